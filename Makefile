@@ -1,0 +1,77 @@
+# Each target makes its own virtual environment under .venv, once, and again when setup.cfg has changed.
+# Nothing has to be there but make, a POSIX shell and Python >= 3.10. ARGS go to the program that is run:
+#
+#     make test ARGS="-k codec -x"        make bench ARGS="--quick"        make PYTHON=/opt/python/bin/python3 demo
+
+VERSIONS = 3.10 3.11 3.12 3.13
+ARGS =
+export PYTHON
+
+.PHONY: help demo test test-all test-lowest coverage lint bench clean $(VERSIONS:%=test-%)
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo         agents index the standard library's documentation and answer questions"
+	@echo "make test         the tests"
+	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
+	@echo "make test-3.12    the tests on one version"
+	@echo "make coverage     the tests, and which lines they reach"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        the benchmarks"
+	@echo "make clean        remove .venv and everything else that is not source"
+
+demo: .venv/demo/.done
+	.venv/demo/bin/python examples/demo.py $(ARGS)
+
+test: .venv/test/.done
+	.venv/test/bin/python -m pytest $(ARGS)
+
+coverage: .venv/test/.done
+	.venv/test/bin/python -m coverage erase
+	.venv/test/bin/python -m coverage run -m pytest $(ARGS)
+	.venv/test/bin/python -m coverage combine --quiet
+	.venv/test/bin/python -m coverage report
+
+lint: .venv/lint/.done
+	.venv/lint/bin/python -m ruff check .
+	.venv/lint/bin/python -m ruff format --check .
+	.venv/lint/bin/python -m mypy
+
+bench: .venv/bench/.done
+	.venv/bench/bin/python -m benchmarks $(ARGS)
+
+# A version that this machine lacks is named in the summary. It is no failure, unless there is none at all.
+test-all:
+	@status=0; tested=0; summary=; \
+	for version in $(VERSIONS) lowest; do \
+	    if ! sh .ci/venv --find $$(echo $$version | sed s/lowest/$(firstword $(VERSIONS))/) >/dev/null; then \
+	        result="NOT TESTED, no such Python on this machine"; \
+	    elif tested=1; $(MAKE) --no-print-directory test-$$version; then result=passed; \
+	    else result=FAILED; status=1; fi; \
+	    summary="$$summary  $$version: $$result\n"; \
+	done; \
+	printf "\nmake test-all:\n$$summary"; [ $$tested$$status = 10 ]
+
+$(VERSIONS:%=test-%): test-%: .venv/test-%/.done
+	.venv/test-$*/bin/python -m pytest $(ARGS)
+
+test-lowest: .venv/test-lowest/.done
+	.venv/test-lowest/bin/python -m pytest $(ARGS)
+
+.venv/test-lowest/.done: setup.cfg setup.py .ci/venv .ci/lowest.py
+	@mkdir -p .venv
+	@"$$(sh .ci/venv --find $(firstword $(VERSIONS)))" .ci/lowest.py > .venv/lowest.txt
+	@sh .ci/venv .venv/test-lowest test $(firstword $(VERSIONS)) .venv/lowest.txt
+
+$(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg setup.py .ci/venv
+	@sh .ci/venv .venv/test-$* test $*
+
+.venv/demo/.done: setup.cfg setup.py .ci/venv
+	@sh .ci/venv .venv/demo demo,cloudpickle
+
+.venv/%/.done: setup.cfg setup.py .ci/venv
+	@sh .ci/venv .venv/$* $*
+
+clean:
+	rm -rf .venv build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

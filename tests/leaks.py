@@ -1,0 +1,163 @@
+"""What a test has left behind: the snapshot and the comparison behind the fixture of ``conftest.py``.
+
+A `Snapshot` is a multiset of texts, one for each thing that this process holds and that a test could leak:
+
+* threads, Python's and those of ZeroMQ contexts, which Python does not know;
+* child processes, also dead ones that nobody has waited for, and processes that are no children any more
+  but were started with this session's ``ZMQAGENTS_RUNTIME`` in their environment (a daemon, an orphan);
+* open descriptors, by what they refer to: a socket, pipe or file by its inode or path, an eventfd or epoll
+  by its kind and therefore by their number;
+* files in the session's runtime directory: sockets, locks and connection files of hosts.
+
+What is there after and was not there before is a leak. Things end a little after the call that ends them
+(a ZeroMQ socket is closed by the context's reaper thread), so `leftovers` looks again for a bounded time.
+
+Some things live as long as the process by design, and `warm_up` makes them before the first snapshot: so
+nothing has to be excused later, and a second context is a leak as it should be. Linux only: elsewhere the
+descriptors and processes are not compared, because there is no /proc.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.resource_tracker
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import zmq
+
+SETTLE_S = 2.0  # DESIGN: whatever a stop ends is gone within 2 s
+_PROC = Path("/proc/self")
+_NATIVE = "native thread "
+_LAZY_FILES = {"/dev/random", "/dev/urandom"}  # opened once by libraries without getrandom(2), never closed
+
+
+def snapshot(runtime_dir: Path) -> Counter[str]:
+    """What this process holds now, one text each; ``runtime_dir`` is the session's ZMQAGENTS_RUNTIME."""
+    return Counter([*_threads(), *_processes(runtime_dir), *_descriptors(), *_files(runtime_dir)])
+
+
+def leftovers(before: Counter[str], runtime_dir: Path, settle_s: float = SETTLE_S) -> list[str]:
+    """What is there now and was not there ``before``; looks until nothing is left or ``settle_s`` is over."""
+    deadline = time.monotonic() + settle_s
+    while (left := _named(snapshot(runtime_dir) - before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def warm_up() -> None:
+    """Make what is made once per process and kept on purpose.
+
+    That is pyzmq's own thread and context for buffers sent without copying, and the context that all
+    clients of a process share.
+    """
+    context = zmq.Context()
+    try:
+        with context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
+            here.bind("inproc://warm-up")
+            there.connect("inproc://warm-up")
+            here.send(bytes(zmq.COPY_THRESHOLD + 1), copy=False)
+            there.recv()
+    finally:
+        context.term()
+    _use_a_client()
+
+
+def _use_a_client() -> None:
+    import zmqagents
+
+    client_class = getattr(zmqagents, "RpcClient", None)
+    if client_class is not None:
+        with client_class("127.0.0.1", 9) as client:  # port 9: discard; nobody answers, and nobody has to
+            client.is_alive()
+
+
+def _threads() -> Iterator[str]:
+    known = set()
+    for thread in threading.enumerate():
+        known.add(str(thread.native_id))
+        yield f"thread {thread.name} ({type(thread).__name__}, ident {thread.ident})"
+    for task in _listing(_PROC / "task"):
+        if task not in known:
+            yield _NATIVE + task
+
+
+def _named(left: Counter[str]) -> list[str]:
+    """``left`` as sorted texts, native threads by their names, and of these only ZeroMQ's.
+
+    Others are pools that a library keeps (BLAS). The comparison goes by number, not by name, because a
+    thread names itself a little after it was started: it would be new once more.
+    """
+    texts = []
+    for text in left.elements():
+        if text.startswith(_NATIVE):
+            name = _text(_PROC / "task" / text.removeprefix(_NATIVE) / "comm").strip()
+            text = f"thread {name} of a ZeroMQ context" if name.startswith("ZMQbg") else ""
+        texts.append(text)
+    return sorted(filter(None, texts))
+
+
+def own_processes(runtime_dir: Path) -> set[int]:
+    """The pids of all processes that this session started and that are still there, in whatever state."""
+    found = {child.pid for child in psutil.Process().children(recursive=True)}
+    marker = f"\0ZMQAGENTS_RUNTIME={runtime_dir}\0".encode()
+    for name in _listing(Path("/proc")):
+        if name.isdigit() and int(name) not in found and int(name) != os.getpid() and marker in _environment(name):
+            found.add(int(name))
+    tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None)  # one per process
+    return found - {tracker}
+
+
+def _processes(runtime_dir: Path) -> Iterator[str]:
+    for pid in own_processes(runtime_dir):
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                yield f"process {pid} ({process.name()}) has ended and nobody waited for it"
+            else:
+                yield f"process {pid}: {' '.join(process.cmdline())[:100]}"
+        except psutil.NoSuchProcess:  # it ended between the two looks
+            continue
+
+
+def _descriptors() -> Iterator[str]:
+    tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_fd", None)
+    for number in _listing(_PROC / "fd"):
+        try:
+            target = os.readlink(_PROC / "fd" / number)
+        except OSError:  # the one that the listing itself had open
+            continue
+        if target not in _LAZY_FILES and int(number) != tracker:
+            yield f"descriptor of {target}"
+
+
+def _files(runtime_dir: Path) -> Iterator[str]:
+    for path in runtime_dir.rglob("*"):
+        if not path.is_dir():
+            yield f"file {path}"
+
+
+def _listing(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:  # no /proc here
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # the thread has just ended
+        return ""
+
+
+def _environment(pid: str) -> bytes:
+    """The environment that a process was started with; empty when it has ended or is another user's."""
+    try:
+        return b"\0" + Path("/proc", pid, "environ").read_bytes() + b"\0"
+    except OSError:
+        return b""

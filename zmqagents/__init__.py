@@ -1,0 +1,73 @@
+"""A ZeroMQ message-broker agent host: plain Python classes, called from anywhere as if they were local.
+
+    from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
+
+The names below load their modules on first use, so that a client never loads a broker, a store or a launcher.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+from . import agent as _agent
+from . import errors as _errors
+from .agent import AgentBase, agent, async_func, concurrent, current_call, stream_func, sync_func
+from .errors import *  # noqa: F403  # the error tree is part of the public names
+
+_LAZY = {
+    "AgentProxy": "proxy",
+    "AsyncResult": "proxy",
+    "BrokerConfig": "config",
+    "RpcAgentServerLauncher": "launcher",
+    "RpcClient": "proxy",
+    "deadline": "proxy",
+    "load_agents_from_dir": "loader",
+    "load_custom_class_from_file": "loader",
+    "register_type": "codec",
+}
+
+__all__ = [
+    *_errors.__all__,
+    *_LAZY,
+    "AgentBase",
+    "__version__",
+    "agent",
+    "async_func",
+    "concurrent",
+    "current_call",
+    "stream_func",
+    "sync_func",
+]  # fmt: skip
+
+if TYPE_CHECKING:
+    from .codec import register_type
+    from .config import BrokerConfig
+    from .launcher import RpcAgentServerLauncher
+    from .loader import load_agents_from_dir, load_custom_class_from_file
+    from .proxy import AgentProxy, AsyncResult, RpcClient, deadline
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+def _distribute(*args: Any) -> Any:
+    """``AgentBase.to_dist`` lives at the bottom; what it needs lives near the top. The two meet here."""
+    from .launcher import distribute
+
+    return distribute(*args)
+
+
+_agent.distributor = _distribute

@@ -1,0 +1,685 @@
+"""The broker: one thread that owns the ROUTER, the ZAP socket, the timers and the `Dispatcher`.
+
+    clients ══► ROUTER ──► frames ──► Dispatcher ──► effects ──► worker pool / ROUTER / store
+                             ▲                                        │
+                             └── inbox (deque) + wake-up descriptor ◄─┘   workers, loop lane, inside calls
+
+Every other thread talks to the router thread by `post`: it appends an event to the inbox and writes the
+wake-up descriptor only while the poller sleeps, so a busy broker pays nothing for it. The router thread reads
+at most `BATCH` messages, then at most `BATCH` events, then looks at the timers, so neither can starve the
+others. It never decodes a body and never runs an agent's code; requests that may block for long (loading a
+class, say) get a thread of their own.
+
+Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). Sends are
+MANDATORY and NOBLOCK: a peer that is gone is detached at once, one that does not read is retried later from a
+queue of its own, and the others do not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import zmq
+
+from . import __version__, codec, endpoints, errors, frames, security
+from .config import BrokerConfig
+from .dispatcher import (
+    AgentRecord, Answer, Dispatcher, Drained, Effect, Interrupt, Keep, Lookup, Peer, Pending, Removed, Resume, Start,
+    Ticket, error_reply,
+)  # fmt: skip
+from .errors import ZmqAgentsError
+from .frames import Call, Code, Kind, Op, Reply
+from .host import AgentHost, ClassTable
+from .inside import InsideLink, InsideServices
+from .models import ModelConfigs
+from .store import FutureStore, StoreLimits, open_store
+from .store.base import State as ResultState
+from .worker import Gate, WorkerPool
+
+__all__ = ["Bound", "Broker"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
+RETRY_S = 0.02  # how often a peer that did not read is tried again
+SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
+POLL_LIMIT_S = 1.0
+CLOSE_LINGER_MS = 500
+ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER})
+
+
+class Bound(NamedTuple):
+    """Where the broker listens. ``port`` is None for a private host."""
+
+    server_id: str
+    host: str
+    port: int | None
+    ipc: str
+    server_key: str | None
+
+
+class Session:
+    """One connected client: a routing id that said HELLO."""
+
+    __slots__ = ("client_id", "last_seen", "outbox", "peer", "role", "routing_id", "token", "user")
+
+    def __init__(self, routing_id: bytes, token: int, client_id: bytes, user: str, role: str, now: float) -> None:
+        self.routing_id = routing_id
+        self.token = token
+        self.client_id = client_id
+        self.user = user
+        self.role = role
+        self.last_seen = now
+        self.peer = Peer(frames.client_prefix(client_id), key=self)
+        self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
+
+
+class Broker:
+    """A host's front end and conductor. Make it, `bind` it, then `run` it in a thread of its own.
+
+    ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
+    that arrive in arguments; ``own_client`` gives an agent's code a client on its own host.
+    """
+
+    def __init__(
+        self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
+        bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
+        pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.classes = classes
+        self.models = models
+        self.bound: Bound | None = None
+        self.finished = threading.Event()  # set when `run` has returned
+        self._clock = clock
+        self._started = time.time()
+        self._unpickler = unpickler
+        self._epoch = secrets.token_hex(8)
+        limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
+        self._store: FutureStore = open_store(config.pool_type, limits, url=config.redis_url)
+        self._dispatcher = Dispatcher(config, classes.spec)
+        services = InsideServices(config.server_id, models, self.post, own_client)
+        self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
+        self._pool = WorkerPool(self._host, self._post_done, config.capacity)
+        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post)
+        self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
+        self._asleep = False
+        # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_r.setblocking(False)
+        self._wake_w.setblocking(False)
+        self._sessions: dict[bytes, Session] = {}
+        self._stalled: set[Session] = set()
+        self._next_zap = self._next_retry = self._next_sweep = 0.0
+        self._stop = False
+        self._bad_peers: dict[bytes, int] = {}
+        self._events: dict[str, Callable[..., list[Effect]]] = {
+            "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
+            "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
+            "done": self._on_done, "managed": self._on_managed, "stop": self._on_stop,
+        }  # fmt: skip
+        self._actions: dict[type, Callable[[Any], None]] = {
+            Start: lambda effect: self._pool.start(effect.ticket), Answer: self._answer, Pending: self._pending,
+            Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
+            Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
+            Drained: self._drained,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------ life: bind, run, stop
+
+    def bind(self) -> Bound:
+        """Bind the sockets and publish the connection file. Raises AddressInUse, ConfigError.
+
+        Called by the thread that will `run`, or handed over to it before anything is polled.
+        """
+        config = self.config
+        security.seed_routing_ids()
+        self._context: zmq.Context[Any] = zmq.Context()
+        try:
+            return self._bind(config)
+        except BaseException:
+            self._close_sockets()
+            raise
+
+    def _bind(self, config: BrokerConfig) -> Bound:
+        keys = None if config.private else security.KeyStore.open()
+        self._auth = security.Authenticator(keys, insecure=config.insecure)
+        self._auth.bind(self._context)
+        self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._set_options(self._router)
+        path = endpoints.ipc_path(config.server_id)
+        self._ipc_lock = endpoints.IpcLock(path)
+        self._ipc_lock.acquire()
+        security.guard_ipc(self._router)
+        old_mask = os.umask(0o177)
+        try:
+            self._router.bind(f"ipc://{path}")
+        finally:
+            os.umask(old_mask)
+        port = server_key = None
+        if not config.private:
+            port = self._bind_tcp(config, keys)
+            server_key = None if config.insecure or keys is None else keys.server_keypair().public
+        self.bound = Bound(config.server_id, config.host, port, path, server_key)
+        self.link.address = f"ipc:{path}" if port is None else f"{config.host}:{port}"
+        self._record = endpoints.ConnectionFile(
+            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
+        )
+        endpoints.publish(self._record)
+        return self.bound
+
+    def _bind_tcp(self, config: BrokerConfig, keys: security.KeyStore | None) -> int:
+        if config.insecure:
+            security.guard_insecure(self._router)
+        elif keys is not None:
+            security.guard_tcp(self._router, keys.server_keypair())
+        interface = "127.0.0.1" if config.local_mode or config.insecure else "*"
+        try:
+            self._router.bind(f"tcp://{interface}:{config.port or '*'}")
+        except zmq.ZMQError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                raise errors.AddressInUse(
+                    f"port {config.port} is in use: stop what listens there, or choose another port (0: any free one)"
+                ) from exc
+            raise errors.LaunchError(f"cannot listen on port {config.port}: {exc}") from exc
+        endpoint: bytes = self._router.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
+        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+
+    def _set_options(self, router: zmq.Socket[bytes]) -> None:
+        router.linger = 0
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        router.setsockopt(zmq.SNDHWM, self.config.max_calls_per_client + 64)
+        router.setsockopt(zmq.RCVHWM, 1000)
+        router.setsockopt(zmq.MAXMSGSIZE, self.config.max_message_bytes + 1024)
+        router.setsockopt(zmq.BACKLOG, 512)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+        router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+        router.setsockopt(zmq.IPV6, 0)
+
+    def run(self) -> None:
+        """Route until stopped, then close everything. Called once, in the router thread."""
+        try:
+            self._loop()
+        except BaseException:
+            log.exception("the router thread of %s failed", self.config.server_id)
+            raise
+        finally:
+            try:
+                self._close()
+            finally:
+                self.finished.set()
+
+    def abandon(self) -> None:
+        """Let go of everything after a `bind` that failed; instead of `run`."""
+        self._store.close()
+        self._wake_w.close()
+        self._wake_r.close()
+        self.finished.set()
+
+    def request_stop(self, grace_s: float | None = None) -> None:
+        """Drain and end, within ``grace_s`` seconds (None: the configured grace). Any thread; idempotent."""
+        self.post("stop", self.config.grace_s if grace_s is None else grace_s)
+
+    def post(self, event: str, *args: Any) -> None:
+        """Hand an event to the router thread. Any thread."""
+        self._inbox.append((self._events[event], args))
+        if self._asleep:
+            self._asleep = False
+            self._wake()
+
+    def _post_done(self, ticket: Ticket, reply: Reply) -> None:
+        self._inbox.append((self._on_done, (ticket, reply)))
+        if self._asleep:
+            self._asleep = False
+            self._wake()
+
+    def _wake(self) -> None:
+        # EAGAIN: the pair is full of wake-ups already. EBADF: the broker has closed.
+        with contextlib.suppress(OSError):
+            self._wake_w.send(b"\0")
+
+    # ------------------------------------------------------------ the loop
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._auth.socket, zmq.POLLIN)
+        poller.register(self._wake_r.fileno(), zmq.POLLIN)
+        while not self._stop:
+            now = self._clock()
+            busy = self._read_messages(now)
+            busy = self._read_inbox() or busy
+            self._look_at_clock()
+            if busy:
+                continue
+            self._asleep = True
+            if self._inbox:  # posted between the last look and the flag
+                self._asleep = False
+                continue
+            poller.poll(self._poll_ms())
+            self._asleep = False
+            self._empty_pipe()
+            self._next_zap = 0.0
+
+    def _poll_ms(self) -> int:
+        wait = POLL_LIMIT_S
+        due = self._dispatcher.next_deadline()
+        if due is not None:
+            wait = min(wait, due - self._clock())
+        if self._stalled:
+            wait = min(wait, RETRY_S)
+        return max(0, int(wait * 1000) + 1)  # rounded up: a timer must be due when the poll ends
+
+    def _empty_pipe(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_r.recv(4096)
+
+    def _read_messages(self, now: float) -> bool:
+        router = self._router
+        for count in range(BATCH):
+            try:
+                routing_id = router.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return count > 0
+            self._on_message(routing_id, self._read_rest(), now)
+        return True
+
+    def _read_rest(self) -> list[bytes] | None:
+        """The frames after the routing id; None for a message of too many, which is read to its end but not kept."""
+        router = self._router
+        parts: list[bytes] = []
+        while router.getsockopt(zmq.RCVMORE):
+            part = router.recv(zmq.NOBLOCK)
+            if len(parts) <= frames.MAX_FRAMES:
+                parts.append(part)
+        return parts if len(parts) <= frames.MAX_FRAMES else None
+
+    def _read_inbox(self) -> bool:
+        inbox = self._inbox
+        for count in range(BATCH):
+            if not inbox:
+                return count > 0
+            handler, args = inbox.popleft()
+            self._carry_out(handler(*args))
+        return True
+
+    def _look_at_clock(self) -> None:
+        now = self._clock()
+        if now >= self._next_zap:
+            self._next_zap = now + ZAP_EVERY_S
+            self._auth.handle()
+        due = self._dispatcher.next_deadline()
+        if due is not None and due <= now:
+            self._carry_out(self._dispatcher.on_tick(now))
+        if self._stalled and now >= self._next_retry:
+            self._next_retry = now + RETRY_S
+            for session in list(self._stalled):
+                self._flush(session)
+        if now >= self._next_sweep:
+            self._next_sweep = now + SILENCE_S / 4
+            for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
+                self._detach(session)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        actions = self._actions
+        for effect in effects:
+            actions[type(effect)](effect)
+
+    # ------------------------------------------------------------ messages of clients
+
+    def _on_message(self, routing_id: bytes, parts: list[bytes] | None, now: float) -> None:
+        try:
+            if not parts:
+                raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
+            head = frames.parse_header(parts[0])
+            session = self._sessions.get(routing_id)
+            if head.kind == Kind.HELLO:
+                self._on_hello(routing_id, frames.parse_client(parts, head), now)
+                return
+            if session is None or session.token != head.token:
+                self._send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
+                return
+            session.last_seen = now
+            message = frames.parse_client(parts, head)
+        except errors.RemoteProtocolError as exc:
+            self._complain(routing_id, exc)
+            return
+        if type(message) is Call:
+            if message.agent == "" and message.method not in (Op.CREATE, Op.MEMORY):
+                self._manage(session, message)
+            else:
+                self._carry_out(self._dispatcher.on_call(session.peer, message, now))
+        elif isinstance(message, frames.Fetch):
+            timeout = message.time_ms / 1000
+            effects = self._dispatcher.on_fetch(session.peer, message.call_id, message.task_id, timeout, now)
+            self._carry_out(effects)
+        elif isinstance(message, frames.Cancel):
+            self._carry_out(self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now))
+        elif isinstance(message, frames.Ping):
+            self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
+        elif isinstance(message, frames.Bye):
+            self._detach(session)
+
+    def _complain(self, routing_id: bytes, exc: Exception) -> None:
+        """Count what a peer did wrong, and log it once for each peer."""
+        seen = self._bad_peers.get(routing_id, 0)
+        if len(self._bad_peers) >= 4096 and not seen:
+            self._bad_peers.clear()  # bounded; a peer may then be logged a second time
+        self._bad_peers[routing_id] = seen + 1
+        if not seen:
+            log.warning("dropping malformed messages of peer %s: %s", routing_id.hex(), exc)
+
+    def _on_hello(self, routing_id: bytes, hello: Any, now: float) -> None:
+        old = self._sessions.get(routing_id)
+        if old is not None:
+            self._detach(old)
+        # The peer is who ZAP let in. One user owns all doors for now, so all who get in are admins.
+        session = Session(routing_id, secrets.randbits(63) | 1, hello.client_id, "", "admin", now)
+        self._sessions[routing_id] = session
+        bound = self.bound
+        assert bound is not None
+        welcome = {
+            "server_id": bound.server_id, "host": bound.host, "port": bound.port, "epoch": self._epoch,
+            "address": self.link.address, "max_message_bytes": self.config.max_message_bytes,
+            "max_timeout_s": self.config.max_timeout_seconds, "pickle": self._unpickler is not None,
+            "version": __version__,
+        }  # fmt: skip
+        head = frames.header(Kind.WELCOME, hello.call_id, session.token)
+        self._send(routing_id, [head, codec.pack(welcome)])
+
+    def _detach(self, session: Session) -> None:
+        self._sessions.pop(session.routing_id, None)
+        self._stalled.discard(session)
+        session.outbox = None
+        self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
+
+    # ------------------------------------------------------------ sending
+
+    def _send(self, routing_id: bytes, message: list[frames.Frame]) -> bool:
+        """False if the peer has no room now; a peer that is gone counts as sent."""
+        try:
+            self._router.send_multipart([routing_id, *message], zmq.NOBLOCK, copy=sum(map(len, message)) < 65_536)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as exc:
+            if exc.errno != errno.EHOSTUNREACH:
+                raise
+            session = self._sessions.get(routing_id)
+            if session is not None:
+                self._detach(session)
+        return True
+
+    def _push(self, session: Session, message: list[frames.Frame]) -> None:
+        if session.outbox is None and self._send(session.routing_id, message):
+            return
+        if session.routing_id not in self._sessions:
+            return
+        if session.outbox is None:
+            session.outbox = deque()
+            self._stalled.add(session)
+        session.outbox.append(message)
+
+    def _flush(self, session: Session) -> None:
+        outbox = session.outbox
+        while outbox:
+            if not self._send(session.routing_id, outbox[0]):
+                return
+            if session.routing_id not in self._sessions:
+                return
+            outbox.popleft()
+        session.outbox = None
+        self._stalled.discard(session)
+
+    # ------------------------------------------------------------ effects
+
+    def _answer(self, effect: Answer) -> None:
+        peer, call_id, reply = effect
+        if peer.local:
+            self.link.deliver(call_id, reply)
+            return
+        if peer.gone:
+            return
+        session: Session = peer.key
+        if reply.code:
+            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code)
+        else:
+            head = frames.header(Kind.RESULT, call_id, session.token)
+        self._push(session, [head, *reply.body])
+
+    def _pending(self, effect: Pending) -> None:
+        if effect.peer.local:
+            self.link.deliver(effect.call_id, None)
+        elif not effect.peer.gone:
+            session: Session = effect.peer.key
+            self._push(session, [frames.header(Kind.PENDING, effect.call_id, session.token)])
+
+    def _keep(self, effect: Keep) -> None:
+        try:
+            self._store.put(effect.task_id, frames.reply_to_bytes(effect.reply))
+        except ZmqAgentsError as exc:  # its caller has the result all the same
+            log.warning("the result of %s is not kept: %s", effect.task_id, exc)
+
+    def _look_up(self, effect: Lookup) -> None:
+        reply = self._stored(effect.task_id)
+        if effect.ticket is not None:
+            now = self._clock()
+            self._carry_out(self._dispatcher.on_dep(effect.ticket, effect.task_id, reply, now))
+        else:
+            self._answer(Answer(effect.peer, effect.call_id, reply))
+
+    def _stored(self, task_id: str) -> Reply:
+        try:
+            found = self._store.get(task_id)
+            if found.state is ResultState.DONE and found.value is not None:
+                return frames.reply_from_bytes(found.value)
+        except ZmqAgentsError as exc:
+            return error_reply(exc, call_id=task_id)
+        error: errors.CallError
+        if found.state is ResultState.EXPIRED:
+            error = errors.ResultExpired(
+                f"the result of {task_id} was dropped: results are kept {self.config.max_expire_time:g} s, at most "
+                f"{self.config.max_pool_size} of them"
+            )
+        elif found.state is ResultState.LOST:
+            error = errors.CallLost(f"the host that ran {task_id} is gone")
+        else:
+            error = errors.UnknownTask(f"{self.config.server_id} does not know the task {task_id!r}")
+        return error_reply(error, call_id=task_id)
+
+    def _resume(self, effect: Resume) -> None:
+        gate: Gate | None = effect.ticket.gate
+        if gate is not None and not effect.ticket.on_loop:
+            gate.open(effect.error)
+
+    def _removed(self, effect: Removed) -> None:
+        record: AgentRecord = effect.agent
+        if not record.holders:
+            record.instance = None
+
+    def _drained(self, effect: Drained) -> None:
+        if effect.cut:
+            log.warning("%s: %d calls were cut off by the stop", self.config.server_id, effect.cut)
+        self._stop = True
+
+    # ------------------------------------------------------------ events of other threads
+
+    def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        return self._dispatcher.on_done(ticket, reply, self._clock())
+
+    def _on_inside_call(
+        self, peer: Peer, call: Call, parent: Ticket | None, wait: bool, gate: Gate | None
+    ) -> list[Effect]:
+        now = self._clock()
+        if wait and parent is not None:
+            parent.gate = gate
+        if call.agent == "" and call.method not in (Op.CREATE, Op.MEMORY):
+            self._manage(None, call)
+            return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
+        return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
+
+    def _on_inside_fetch(self, peer: Peer, call_id: int, task_id: str, timeout: float) -> list[Effect]:
+        return self._dispatcher.on_fetch(peer, call_id, task_id, timeout, self._clock())
+
+    def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str) -> list[Effect]:
+        return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock())
+
+    def _on_wait(self, ticket: Ticket, task_ids: list[str], any_of: bool, gate: Gate) -> list[Effect]:
+        ticket.gate = gate
+        return self._dispatcher.on_wait(ticket, task_ids, self._clock(), any_of=any_of)
+
+    def _on_wait_outside(self, ticket: Ticket, gate: Gate) -> list[Effect]:
+        ticket.gate = gate
+        return self._dispatcher.on_wait_outside(ticket, self._clock())
+
+    def _on_wait_over(self, ticket: Ticket) -> list[Effect]:
+        return self._dispatcher.on_wait_over(ticket, self._clock())
+
+    def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
+        return [Answer(peer, call_id, reply)]
+
+    def _on_stop(self, grace_s: float) -> list[Effect]:
+        now = self._clock()
+        if not self._dispatcher.draining:
+            log.info("%s: stopping, %r", self.config.server_id, self._dispatcher)
+        return self._dispatcher.on_drain(now + grace_s, now)
+
+    # ------------------------------------------------------------ management requests
+
+    def _manage(self, session: Session | None, call: Call) -> None:
+        """Answer a request to the host itself. ``session`` None: made by the host's own code."""
+        peer = self.link.peer if session is None else session.peer
+        try:
+            if call.method in ADMIN_ONLY and session is not None and session.role != "admin":
+                raise errors.PermissionRefused(f"{call.method} needs the role admin")
+            if call.method in (Op.MODELS, Op.REGISTER):  # these may take long: not in this thread
+                name = f"zmqagents-{call.method}"
+                threading.Thread(target=self._manage_apart, args=(peer, call), name=name, daemon=True).start()
+                return
+            reply = Reply(Code.NONE, (codec.pack(self._management_value(call)),))
+        except ZmqAgentsError as exc:
+            reply = error_reply(exc, method=call.method)
+        self._answer(Answer(peer, call.call_id, reply))
+
+    def _management_value(self, call: Call) -> Any:
+        op, options, now = call.method, call.options, self._clock()
+        if op == Op.INFO:
+            return self.info()
+        if op == Op.LIST:
+            return [self._agent_info(record) for record in self._dispatcher.agents.values()]
+        if op == Op.CALLS:
+            return [self._call_info(ticket, now) for ticket in self._dispatcher.tasks.values()]
+        if op == Op.DESCRIBE:
+            record = self._dispatcher.agents.get(str(options.get("id")))
+            if record is None:
+                raise errors.UnknownAgent(f"there is no agent {options.get('id')!r} on {self.config.server_id}")
+            return self._host.description(record)
+        if op == Op.DELETE:
+            self._carry_out(self._dispatcher.remove_agent(str(options.get("id")), now))
+            return True
+        if op == Op.DELETE_ALL:
+            for agent_id in list(self._dispatcher.agents):
+                self._carry_out(self._dispatcher.remove_agent(agent_id, now))
+            return True
+        if op == Op.STOP:
+            grace = options.get("grace_s")
+            good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
+            self.request_stop(float(grace) if good and grace is not None else None)
+            return True
+        raise errors.UnknownMethod(f"the host has no management request {op!r}")
+
+    def _manage_apart(self, peer: Peer, call: Call) -> None:
+        try:
+            payload, *buffers = call.body
+            args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
+            if call.method == Op.MODELS:
+                self.models.add(args[0])
+            else:
+                if not self.config.private:
+                    raise errors.PermissionRefused("only a private host takes classes from its parent")
+                self.classes.add(args[0], replace=True)
+            reply = Reply(Code.NONE, (codec.pack(True),))
+        except ZmqAgentsError as exc:
+            reply = error_reply(exc, method=call.method)
+        except Exception as exc:  # a class body, an unpickler: somebody's code
+            reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
+        self.post("managed", peer, call.call_id, reply)
+
+    def info(self) -> dict[str, Any]:
+        """What ``status`` shows: plain data without secrets."""
+        dispatcher, bound = self._dispatcher, self.bound
+        store = self._store.stats()
+        return {
+            "server_id": self.config.server_id, "version": __version__, "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])), "state": "draining" if dispatcher.draining else "running",
+            "host": self.config.host, "port": bound.port if bound else None,
+            "uptime_s": round(time.time() - self._started, 3), "capacity": self.config.capacity,
+            "agents": len(dispatcher.agents), "classes": self.classes.names(), "models": self.models.names(),
+            "clients": len(self._sessions), "calls_open": len(dispatcher.tasks), "running": dispatcher.running,
+            "waiting": dispatcher.blocked, "worker_threads": self._pool.size,
+            "calls": vars(dispatcher.counters).copy(), "store": dict(store._asdict()),
+            "settings": self.config.public(),
+        }  # fmt: skip
+
+    def _agent_info(self, record: AgentRecord) -> dict[str, Any]:
+        return {
+            "agent_id": record.agent_id, "class": record.spec.name, "type": record.spec.short,
+            "calls": record.calls, "running": len(record.holders), "queued": record.queued,
+            "age_s": round(self._clock() - record.created, 3),
+        }  # fmt: skip
+
+    def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
+        return {
+            "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name,
+            "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
+            "waits_for": [target.task_id for target in ticket.waits_for or ()],
+        }  # fmt: skip
+
+    # ------------------------------------------------------------ the end
+
+    def _close(self) -> None:
+        """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
+        goodbye = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
+        for session in list(self._sessions.values()):
+            with contextlib.suppress(zmq.ZMQError):
+                self._flush(session)
+                self._send(session.routing_id, goodbye)
+        self._asleep = False
+        if not self._pool.close(timeout=1.0):
+            log.warning("%s: some agents' threads did not end", self.config.server_id)
+        self.link.stop()
+        self._store.close()
+        self._close_sockets()
+        self._wake_w.close()
+        self._wake_r.close()
+
+    def _close_sockets(self) -> None:
+        record = getattr(self, "_record", None)
+        if record is not None:
+            endpoints.withdraw(record)
+        router = getattr(self, "_router", None)
+        if router is not None:
+            router.close(linger=CLOSE_LINGER_MS)
+        auth = getattr(self, "_auth", None)
+        if auth is not None:
+            auth.close()
+        self._context.term()  # bounded by the linger
+        lock = getattr(self, "_ipc_lock", None)
+        if lock is not None:
+            lock.release()

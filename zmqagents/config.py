@@ -1,0 +1,134 @@
+"""The settings of one host: a frozen dataclass whose values are checked once, when it is made.
+
+Every way to start a host (launcher, shell, private host) ends in one `BrokerConfig`; nothing else
+carries settings, so a setting cannot be parsed and then dropped on the way to the broker. Seconds
+are floats and say ``_s``; sizes are bytes and say ``_bytes``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from .errors import ConfigError
+
+__all__ = ["BrokerConfig", "DEFAULT_TIMEOUT_S", "generate_server_id", "without_password"]
+
+DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
+MEBIBYTE = 1024 * 1024
+
+_SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def generate_server_id(host: str, port: int | None) -> str:
+    """A short id, new at each call: ``localhost-5000-3f9a1c``."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")[:24] or "host"
+    return "-".join(part for part in (name, str(port) if port else "", secrets.token_hex(3)) if part)
+
+
+def without_password(url: str) -> str:
+    """``url`` as it may be shown: user information and query values are replaced by ``***``."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc
+        if "@" in netloc:
+            netloc = "***@" + netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, netloc, parts.path, "***" if parts.query else "", ""))
+    except ValueError:  # not a URL at all
+        return "***"
+
+
+@dataclass(frozen=True)
+class BrokerConfig:
+    """Everything that a host needs to know. A wrong value is a `ConfigError` that says what to do."""
+
+    host: str = "localhost"  # the name that clients are told; listening is set by local_mode
+    port: int | None = None  # None and 0: a free port, reported back
+    capacity: int = 32  # agents that may run at the same moment: worker threads
+    pool_type: Literal["local", "redis"] = "local"
+    redis_url: str = "redis://localhost:6379"
+    max_pool_size: int = 8192  # finished results kept
+    max_expire_time: float = 7200.0  # seconds that a finished result is kept
+    max_timeout_seconds: float = 5.0  # default deadline of management requests; longest one fetch may wait
+    local_mode: bool = False  # True: loopback and ipc only
+    agent_dir: str | None = None
+    server_id: str = ""  # "": generated
+    studio_url: str | None = None
+    model_config_path: str | None = None
+
+    private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
+    insecure: bool = False  # TCP without CURVE; refused off loopback
+    max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
+    max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
+    max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
+    max_calls: int = 65_536  # accepted and unanswered, of the whole host
+    max_mailbox: int = 16_384  # queued calls of one agent
+    max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
+    grace_s: float = 10.0  # stop: how long running and queued calls may go on
+    switch_interval_s: float = 0.0005  # sys.setswitchinterval of the broker process
+
+    def __post_init__(self) -> None:
+        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_calls_per_client",
+                     "max_calls", "max_mailbox"):  # fmt: skip
+            self._check_count(name, 1)
+        self._check_count("max_threads", 0)
+        for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s"):
+            self._check_seconds(name, above_zero=True)
+        self._check_seconds("grace_s", above_zero=False)
+        self._check_address()
+        if self.pool_type not in ("local", "redis"):
+            raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
+        if self.agent_dir is not None and not Path(self.agent_dir).is_dir():
+            raise ConfigError(f"agent_dir: {str(self.agent_dir)!r} is not a directory; give one that holds .py files")
+        if self.model_config_path is not None and not Path(self.model_config_path).is_file():
+            raise ConfigError(f"model_config_path: there is no file {str(self.model_config_path)!r}")
+        if not self.server_id:
+            object.__setattr__(self, "server_id", generate_server_id(self.host, self.port))
+        if not _SERVER_ID.fullmatch(self.server_id):
+            raise ConfigError(
+                f"server_id must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, "
+                f"not {self.server_id!r}"
+            )
+        if self.max_threads == 0:
+            object.__setattr__(self, "max_threads", self.capacity + 1024)
+        elif self.max_threads < self.capacity:
+            raise ConfigError(f"max_threads ({self.max_threads}) must be at least capacity ({self.capacity})")
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+    def _check_seconds(self, name: str, *, above_zero: bool) -> None:
+        value = getattr(self, name)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
+        if not good or (above_zero and value == 0):
+            least = "more than 0" if above_zero else "0 or more"
+            raise ConfigError(f"{name} must be a number of seconds, {least}, not {value!r}")
+
+    def _check_address(self) -> None:
+        if not isinstance(self.host, str) or not self.host or any(c.isspace() or c == "/" for c in self.host):
+            raise ConfigError(f"host must be a host name or address, not {self.host!r}")
+        port = self.port
+        if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535):
+            raise ConfigError(f"port must be a whole number from 0 (any free port) to 65535, not {port!r}")
+        for name in ("studio_url", "redis_url"):
+            url = getattr(self, name)
+            if url is not None and (not isinstance(url, str) or "://" not in url):
+                raise ConfigError(f"{name} must be a URL such as http://127.0.0.1:5000 or redis://127.0.0.1:6379")
+
+    def replace(self, **changes: Any) -> BrokerConfig:
+        """A copy with ``changes``, checked anew."""
+        return dataclasses.replace(self, **changes)
+
+    def public(self) -> dict[str, Any]:
+        """The settings as ``status`` shows them: URLs without passwords, no secret."""
+        shown = dataclasses.asdict(self)
+        for name in ("redis_url", "studio_url"):
+            shown[name] = without_password(shown[name]) if shown[name] else shown[name]
+        return shown

@@ -1,0 +1,51 @@
+"""Control of a host by whoever started it: one short conversation over its Unix socket, then nothing is left.
+
+The launcher's process may fork later, so this keeps no thread and no ZeroMQ context behind, unlike a
+`Connection`. Wire: HELLO, then one management CALL, as in `frames`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import zmq
+
+from . import codec, frames
+from .client import rebuild_error
+from .errors import HostUnreachable
+from .frames import CLIENT_ID_BYTES, Kind, Op, Reply
+
+__all__ = ["send_stop"]
+
+
+def send_stop(ipc: str, grace_s: float, *, timeout: float) -> None:
+    """Tell the host at the socket path ``ipc`` to drain for ``grace_s`` seconds and end.
+
+    Returns when it has agreed; raises HostUnreachable if it does not within ``timeout`` seconds.
+    """
+    end = time.monotonic() + timeout
+    context: zmq.Context[Any] = zmq.Context()
+    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    try:
+        dealer.linger = 0
+        dealer.connect(f"ipc://{ipc}")
+        hello = codec.pack({"client": os.urandom(CLIENT_ID_BYTES), "versions": [frames.VERSION]})
+        dealer.send_multipart([frames.header(Kind.HELLO), hello])
+        token = frames.parse_header(_receive(dealer, end)[0]).token
+        body = (codec.encode_call((), {}).payload,)
+        dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"grace_s": grace_s}))
+        head, *rest = _receive(dealer, end)
+        parsed = frames.parse_header(head)
+        if parsed.kind == Kind.ERROR:
+            raise rebuild_error(Reply(parsed.code, rest))
+    finally:
+        dealer.close()
+        context.term()
+
+
+def _receive(dealer: zmq.Socket[bytes], end: float) -> list[bytes]:
+    if not dealer.poll(max(0, int((end - time.monotonic()) * 1000))):
+        raise HostUnreachable("the host does not answer on its control socket")
+    return dealer.recv_multipart()

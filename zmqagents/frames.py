@@ -1,0 +1,303 @@
+"""The wire: protocol ZA/1, messages between a client and a broker as lists of frames.
+
+DEALER (client) <-> ROUTER (broker), no empty delimiter. ROUTER prepends the peer's routing id, which
+is never part of a message. A message is a header and, by kind, further frames:
+
+    header, 28 bytes, big endian (struct ">2sBBHHQQI")
+        magic "ZA" | version u8 | kind u8 | flags u16 | code u16 | call_id u64 | token u64 | time_ms u32
+
+    kind           from     frames after the header
+     1 HELLO       client   [map: versions, client, resume?]                        token 0
+     2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none
+     3 FETCH       client   [str: task id]                                          time_ms: how long to wait
+     4 CANCEL      client   none, or [str: task id] of another client's call        call_id: the call
+     5 PING        client   none                                                    call_id: nonce
+     6 BYE         client   none
+    65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows
+    66 RESULT      broker   [payload][buffer]*                                      call_id
+    67 ERROR       broker   [map: see errors.describe]                              call_id, code
+    68 PENDING     broker   none: a FETCH whose time is over                        call_id
+    69 PONG        broker   none                                                    call_id: nonce
+    70 NEED_HELLO  broker   none: the token is unknown                              call_id
+    71 GOODBYE     broker   [map: message]: the broker stops
+    72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
+
+    flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
+    codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
+
+An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
+lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
+ignored; anything else that does not fit is `RemoteProtocolError`: counted, logged once per peer,
+dropped. Call ids are made by the client, 1, 2, 3 ... for each client object; with the client's own
+random id they make the task id (`task_id_of`), which is the same wherever it is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Union
+
+from .codec import pack, unpack
+from .errors import RemoteProtocolError
+
+__all__ = [
+    "CLIENT_ID_BYTES", "MAX_FRAMES", "VERSION", "Call", "Cancel", "Code", "Fetch", "Flag", "Header", "Hello", "Kind",
+    "Op", "Reply", "call_frames", "client_prefix", "header", "parse_client", "parse_header", "reply_from_bytes",
+    "reply_to_bytes", "task_id_of",
+]  # fmt: skip
+
+MAGIC = b"ZA"
+VERSION = 1
+MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
+MAX_TEXT = 255  # characters of an agent id, a method name or a task id
+MAX_META_BYTES = 65_536
+MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
+MAX_DEPS = 4096  # unfinished results among the arguments of one call
+CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
+MAX_TIME_MS = 2**32 - 1
+
+_HEADER = struct.Struct(">2sBBHHQQI")
+HEADER_BYTES = _HEADER.size
+
+Frame = Union[bytes, memoryview]
+
+
+class Kind(enum.IntEnum):
+    HELLO = 1
+    CALL = 2
+    FETCH = 3
+    CANCEL = 4
+    PING = 5
+    BYE = 6
+    WELCOME = 65
+    RESULT = 66
+    ERROR = 67
+    PENDING = 68
+    PONG = 69
+    NEED_HELLO = 70
+    GOODBYE = 71
+    CHUNK = 72
+
+
+class Flag(enum.IntFlag):
+    DETACHED = 1
+    ATTRIBUTE = 2
+    STREAM = 4
+
+
+class Code(enum.IntEnum):
+    NONE = 0
+    AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
+    HOST_ERROR = 2  # rebuilt as exactly the class named
+
+
+class Op:
+    """Names of the management requests: methods of the agent ""."""
+
+    CREATE = "create_agent"
+    DELETE = "delete_agent"
+    DELETE_ALL = "delete_all_agent"
+    DESCRIBE = "describe_agent"
+    LIST = "get_agent_list"
+    INFO = "get_server_info"
+    MEMORY = "get_agent_memory"
+    MODELS = "set_model_configs"
+    REGISTER = "register_class"
+    CALLS = "get_call_list"
+    STOP = "stop"
+
+
+class Header(NamedTuple):
+    magic: bytes
+    version: int
+    kind: int
+    flags: int
+    code: int
+    call_id: int
+    token: int
+    time_ms: int
+
+
+def header(kind: int, call_id: int = 0, token: int = 0, *, flags: int = 0, code: int = 0, time_ms: int = 0) -> bytes:
+    """The header frame of a message of ``kind``."""
+    return _HEADER.pack(MAGIC, VERSION, kind, flags, code, call_id, token, time_ms)
+
+
+def parse_header(frame: Frame) -> Header:
+    """The header of ``frame``; RemoteProtocolError when it is none, or of another version."""
+    try:
+        parsed = Header._make(_HEADER.unpack(frame))
+    except struct.error:
+        raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}") from None
+    if parsed.magic != MAGIC or parsed.version != VERSION:
+        raise RemoteProtocolError(f"not a ZA/{VERSION} header: {bytes(frame[:3])!r}")
+    return parsed
+
+
+def to_time_ms(seconds: float | None) -> int:
+    """``seconds`` for a header's time field; at least 1, since 0 means no limit."""
+    return 0 if seconds is None else min(MAX_TIME_MS, max(1, int(seconds * 1000)))
+
+
+def client_prefix(client_id: bytes) -> str:
+    """The readable form of a client's id, first half of its task ids: 16 lower-case characters."""
+    return base64.b32encode(client_id).decode().lower()
+
+
+def task_id_of(prefix: str, call_id: int) -> str:
+    """The id under which a call is known everywhere: ``mfzwizltoqqhk4tf-17``."""
+    return f"{prefix}-{call_id}"
+
+
+# ---------------------------------------------------------------- replies
+
+
+class Reply(NamedTuple):
+    """What a call ended in: ``code`` NONE and the encoded value, or an error as ``[packed map]``."""
+
+    code: int
+    body: Sequence[Frame]
+
+
+_COUNT = struct.Struct(">BI")
+_LENGTH = struct.Struct(">Q")
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """``reply`` as one value for the store: code u8, count u32, that many lengths u64, then the frames."""
+    parts = [_COUNT.pack(reply.code, len(reply.body)), *(_LENGTH.pack(len(frame)) for frame in reply.body)]
+    return b"".join((*parts, *reply.body))
+
+
+def reply_from_bytes(data: bytes) -> Reply:
+    """The reverse of `reply_to_bytes`; RemoteProtocolError for anything else."""
+    try:
+        code, count = _COUNT.unpack_from(data)
+        start = _COUNT.size + count * _LENGTH.size
+        lengths = [_LENGTH.unpack_from(data, _COUNT.size + i * _LENGTH.size)[0] for i in range(min(count, MAX_FRAMES))]
+    except struct.error:
+        raise RemoteProtocolError("a stored reply is cut short") from None
+    if count > MAX_FRAMES or start + sum(lengths) != len(data):
+        raise RemoteProtocolError("a stored reply is not what it says")
+    body = []
+    for length in lengths:
+        body.append(data[start : start + length])
+        start += length
+    return Reply(code, tuple(body))
+
+
+# ---------------------------------------------------------------- messages of a client, as the broker reads them
+
+
+class Hello(NamedTuple):
+    call_id: int
+    client_id: bytes
+    options: dict[str, Any]
+
+
+class Call(NamedTuple):
+    call_id: int
+    flags: int
+    time_ms: int
+    agent: str
+    method: str
+    deps: Sequence[str]
+    options: dict[str, Any]
+    body: Sequence[Frame]  # payload and buffers
+
+
+class Fetch(NamedTuple):
+    call_id: int
+    task_id: str
+    time_ms: int
+
+
+class Cancel(NamedTuple):
+    call_id: int
+    task_id: str  # "": the sender's own call
+
+
+class Ping(NamedTuple):
+    nonce: int
+
+
+class Bye(NamedTuple):
+    pass
+
+
+ClientMessage = Union[Hello, Call, Fetch, Cancel, Ping, Bye]
+
+
+def call_frames(
+    call_id: int, token: int, agent: str, method: str, body: Sequence[Frame], *,
+    flags: int = 0, timeout_s: float | None = None, deps: Sequence[str] = (), options: dict[str, Any] | None = None,
+) -> list[Frame]:  # fmt: skip
+    """A CALL message. ``timeout_s`` is the time left, None: no deadline."""
+    head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, 0, call_id, token, to_time_ms(timeout_s))
+    return [head, pack([agent, method, deps or None, options or None]), *body]
+
+
+def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientMessage:
+    """The message that a client sent; RemoteProtocolError for anything that is not one."""
+    if not 1 <= len(frames) <= MAX_FRAMES:
+        raise RemoteProtocolError(f"message of {len(frames)} frames, limit {MAX_FRAMES}")
+    if head is None:
+        head = parse_header(frames[0])
+    kind = head.kind
+    if kind == Kind.CALL:
+        return _parse_call(head, frames)
+    if kind == Kind.PING:
+        return Ping(head.call_id)
+    if kind == Kind.HELLO:
+        return _parse_hello(head, frames)
+    if kind == Kind.FETCH:
+        return Fetch(head.call_id, _text(_meta(frames), "task id"), head.time_ms)
+    if kind == Kind.CANCEL:
+        return Cancel(head.call_id, _text(_meta(frames), "task id") if len(frames) > 1 else "")
+    if kind == Kind.BYE:
+        return Bye()
+    raise RemoteProtocolError(f"unknown kind {kind}")
+
+
+def _meta(frames: Sequence[Frame]) -> Any:
+    if len(frames) < 2:
+        raise RemoteProtocolError("message without its second frame")
+    return unpack(frames[1], max_bytes=MAX_META_BYTES)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise RemoteProtocolError(f"{what} is not a text of at most {MAX_TEXT} characters")
+    return value
+
+
+def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
+    meta = _meta(frames)
+    if not isinstance(meta, list) or len(meta) != 4 or len(frames) < 3:
+        raise RemoteProtocolError("CALL takes [agent, method, deps, options] and a payload")
+    agent, method, deps, options = meta
+    if deps is None:
+        deps = ()
+    elif not isinstance(deps, list) or len(deps) > MAX_DEPS or not all(isinstance(dep, str) for dep in deps):
+        raise RemoteProtocolError(f"deps of CALL are not a list of at most {MAX_DEPS} task ids")
+    if options is None:
+        options = {}
+    elif not isinstance(options, dict):
+        raise RemoteProtocolError("options of CALL are not a map")
+    if head.call_id == 0:
+        raise RemoteProtocolError("CALL with id 0")
+    return Call(
+        head.call_id, head.flags, head.time_ms, _text(agent, "agent id"), _text(method, "method name"),
+        deps, options, frames[2:],
+    )  # fmt: skip
+
+
+def _parse_hello(head: Header, frames: Sequence[Frame]) -> Hello:
+    meta = _meta(frames)
+    client_id = meta.get("client") if isinstance(meta, dict) else None
+    if not isinstance(client_id, bytes) or len(client_id) != CLIENT_ID_BYTES:
+        raise RemoteProtocolError("HELLO without a client id")
+    return Hello(head.call_id, client_id, meta)

@@ -1,0 +1,245 @@
+"""The agents of one host, and running one call on one of them.
+
+`AgentHost.run` turns a `Ticket` into a `Reply`, in whichever worker thread it is called; `run_on_loop`
+does the same for ``async def`` methods on the event loop. Bodies are decoded and encoded here and nowhere
+else on the host. Nothing that an agent does, raises or returns gets out as an exception: it becomes an
+error reply, so that every started call is answered exactly once.
+
+`ClassTable` holds the classes that the host may make agents of, by their full name (``module:Class``)
+and, where that is unambiguous, by their short one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from . import codec, errors
+from .agent import AgentBase, CallContext, ClassSpec, HostServices, _current, class_name_of, spec_of
+from .config import BrokerConfig
+from .dispatcher import AgentRecord, Ticket, error_reply
+from .frames import Code, Op, Reply
+
+__all__ = ["AgentHost", "ClassTable"]
+
+Ref = codec.AgentRef | codec.TaskRef
+_NOTHING = Reply(Code.NONE, (codec.pack(None),))
+
+
+class ClassTable:
+    """The agent classes of a host. Thread-safe: read by the router thread, changed by management calls."""
+
+    def __init__(self, classes: Iterable[type] = ()) -> None:
+        self._lock = threading.Lock()
+        self._by_full: dict[str, type] = {}
+        self._by_short: dict[str, list[str]] = {}
+        for cls in classes:
+            self.add(cls)
+
+    def add(self, cls: type, *, replace: bool = False) -> None:
+        """Make ``cls`` known. Another class of the same name is a ConfigError unless ``replace``."""
+        if not isinstance(cls, type):
+            raise errors.ConfigError(f"an agent class must be a class, not {cls!r}")
+        full, short = class_name_of(cls), cls.__name__
+        with self._lock:
+            known = self._by_full.get(full)
+            if known is cls:
+                return
+            others = [name for name in self._by_short.get(short, []) if name != full]
+            if not replace and (known is not None or others):
+                raise errors.ConfigError(
+                    f"two agent classes are called {short}: {_place_of(known or self._by_full[others[0]])} and "
+                    f"{_place_of(cls)}; rename one"
+                )
+            self._by_full[full] = cls
+            names = self._by_short.setdefault(short, [])
+            if full not in names:
+                names.append(full)
+
+    def find(self, name: str) -> type:
+        """The class called ``name``, full or short; UnknownClass lists what there is."""
+        with self._lock:
+            cls = self._by_full.get(name)
+            if cls is not None:
+                return cls
+            fulls = self._by_short.get(name, [])
+            if len(fulls) == 1:
+                return self._by_full[fulls[0]]
+            if fulls:
+                raise errors.UnknownClass(f"{name!r} could be any of {', '.join(fulls)}: say which")
+            known = ", ".join(sorted(self._by_short)) or "none"
+        raise errors.UnknownClass(f"this host knows no agent class {name!r}; it knows: {known}")
+
+    def spec(self, name: str) -> ClassSpec:
+        return spec_of(self.find(name))
+
+    def names(self) -> list[str]:
+        """Full names, sorted."""
+        with self._lock:
+            return sorted(self._by_full)
+
+
+def _place_of(cls: type) -> str:
+    try:
+        return f"{class_name_of(cls)} ({inspect.getfile(cls)})"
+    except (TypeError, OSError):
+        return class_name_of(cls)
+
+
+class AgentHost:
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block."""
+
+    def __init__(
+        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
+        *, unpickler: Callable[[bytes], Any] | None = None, pickler: Callable[[Any], bytes] | None = None,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.classes = classes
+        self.services = services
+        self._bind = bind
+        self._unpickler = unpickler
+        self._pickler = pickler
+        self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
+        # Set by the worker pool: waits for an awaitable on the host's one event loop.
+        self.await_value: Callable[[Awaitable[Any]], Any] = _no_loop
+
+    # ------------------------------------------------------------ running
+
+    def run(self, ticket: Ticket, context: CallContext) -> Reply:
+        """Run ``ticket`` to its end in the calling worker thread. Never raises."""
+        token = _current.set(context)
+        try:
+            value = self._execute(ticket)
+            if inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
+                value = self.await_value(value)
+            return self._encode(ticket, value)
+        except BaseException as exc:  # an agent may raise anything, SystemExit included
+            return self.failure(ticket, exc)
+        finally:
+            _current.reset(token)
+
+    async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
+        """Run an ``async def`` ticket on the event loop. Never raises, but for the loop's own end."""
+        token = _current.set(context)
+        try:
+            return self._encode(ticket, await self._execute(ticket))
+        except asyncio.CancelledError as exc:
+            return self.failure(ticket, exc)
+        except BaseException as exc:
+            return self.failure(ticket, exc)
+        finally:
+            _current.reset(token)
+
+    def _execute(self, ticket: Ticket) -> Any:
+        record = ticket.agent
+        if not ticket.op:
+            args, kwargs = self._arguments(ticket)
+            return getattr(record.instance, ticket.name)(*args, **kwargs)
+        if ticket.op == Op.CREATE:
+            return self._create(ticket, record)
+        if ticket.op == Op.MEMORY:
+            return _memory_of(record.instance)
+        value = getattr(record.instance, ticket.name)  # "attribute"
+        if inspect.ismethod(value) and value.__self__ is record.instance:
+            raise errors.UnknownMethod(f"{record.agent_id} does not offer the method {ticket.name!r} to callers")
+        return value
+
+    def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        replies = ticket.dep_replies
+
+        def resolve(ref: Ref) -> Any:
+            if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
+                return self._value(replies[ref.task_id])
+            bound = self._bind(ref)
+            return bound.result() if isinstance(ref, codec.TaskRef) else bound
+
+        payload, *buffers = ticket.body
+        return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler)
+
+    def _value(self, reply: Reply) -> Any:
+        payload, *buffers = reply.body
+        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler)
+
+    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+        cls = self.classes.find(record.spec.name)
+        args, kwargs = self._arguments(ticket)
+        instance = _make(cls, args, kwargs, record.agent_id, self.services)
+        record.instance = instance
+        return self.description(record)
+
+    def description(self, record: AgentRecord) -> bytes:
+        """``[agent id, class name, class doc, packed {method: [returns, signature, doc]}]``, packed."""
+        spec = record.spec
+        known = self._packed_methods.get(spec.name)
+        if known is None or known[0] is not spec:
+            methods = {m.name: [m.returns, m.signature, m.doc] for m in spec.methods.values()}
+            known = self._packed_methods[spec.name] = (spec, codec.pack(methods))
+        return codec.pack([record.agent_id, spec.name, spec.doc, known[1]])
+
+    # ------------------------------------------------------------ replies
+
+    def _encode(self, ticket: Ticket, value: Any) -> Reply:
+        if value is None:
+            return _NOTHING
+        if ticket.op == Op.CREATE:
+            return Reply(Code.NONE, (value,))
+        limit = self.config.max_message_bytes
+        try:
+            encoded = codec.encode(value, root="result", max_bytes=limit, pickler=self._pickler)
+        except (errors.SerializationError, errors.MessageTooLarge) as exc:
+            label = f"the result of {ticket.label}: {exc}"
+            if isinstance(exc, errors.MessageTooLarge):
+                raise errors.MessageTooLarge(label, exc.size, exc.limit) from None
+            raise errors.SerializationError(label, exc.path, exc.type_name) from None
+        return Reply(Code.NONE, (encoded.payload, *encoded.buffers))
+
+    def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
+        """The reply for ``exc``; whatever is odd about it, there is one."""
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        if isinstance(exc, asyncio.CancelledError):
+            cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
+            return error_reply(cancelled, **where)
+        code = Code.AGENT_ERROR
+        if isinstance(exc, (errors.SerializationError, errors.MessageTooLarge, errors.RemoteProtocolError)):
+            code = Code.HOST_ERROR
+        data = errors.describe(exc, **where)
+        if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__) and exc.args:
+            try:  # the original arguments, where they can travel
+                data["args"] = codec.unpack(codec.pack(list(exc.args)))
+            except Exception:  # an exception may hold anything, a lock say; the message is there
+                data.pop("args", None)
+        try:
+            return Reply(code, (codec.pack(data),))
+        except Exception:  # describe gives plain strings, but nothing may break a reply
+            plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
+            return Reply(code, (codec.pack(plain),))
+
+
+def _no_loop(value: Awaitable[Any]) -> Any:
+    raise errors.ConfigError(f"no event loop to await {value!r} on")
+
+
+def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:
+    if not issubclass(cls, AgentBase):
+        return cls(*args, **kwargs)
+    instance = cls.__new__(cls, *args, **kwargs)  # its id and its host are known before __init__ runs
+    instance.__dict__.update(_zmqagents_id=agent_id, _zmqagents_host=services, _zmqagents_made_with=(args, kwargs))
+    instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    return instance
+
+
+def _memory_of(instance: Any) -> Any:
+    """What the agent remembers: ``.memory.get_memory()``, ``.state.context``, or ``.memory`` itself."""
+    memory = getattr(instance, "memory", None)
+    getter = getattr(memory, "get_memory", None)
+    if callable(getter):
+        return getter()
+    context = getattr(getattr(instance, "state", None), "context", None)
+    if context is not None:
+        return context
+    if memory is None:
+        raise errors.UnknownMethod(f"{type(instance).__name__} has no memory (no attribute 'memory' or 'state.context')")
+    return memory

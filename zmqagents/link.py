@@ -1,0 +1,95 @@
+"""What proxies stand on: one way to send a call, whoever carries it.
+
+A `Link` is a client's `Connection` to a host, or a host's `InsideLink` to itself. A reply comes to a *sink*, on
+the thread that carries it (the I/O thread of a connection, the router thread of a host): a `Waiter` for a thread
+that blocks, an `AsyncResult` for everything else.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from typing import Any, Protocol
+
+from .codec import Encoded
+from .errors import CallTimeout
+from .frames import Reply
+
+__all__ = ["Link", "Sink", "Waiter"]
+
+
+class Sink(Protocol):
+    """Where the outcome of one request goes, exactly once. Neither method may block or raise."""
+
+    def deliver(self, reply: Reply | None) -> None:
+        """The host's word; None: a fetch whose time is over."""
+
+    def fail(self, error: Exception) -> None:
+        """There will be no word of the host."""
+
+
+class Link(abc.ABC):
+    """Sends calls to one host. Any thread may use it.
+
+    ``server_id`` is "" until known; ``address`` is what a reference to an agent carries, so that others can reach
+    the host: ``host:port``, or ``ipc:/path`` of a private host. ``max_bytes`` is the largest message it takes.
+    """
+
+    server_id: str
+    address: str
+    max_bytes: int
+
+    @abc.abstractmethod
+    def call(
+        self, agent: str, method: str, body: Encoded, *,
+        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
+    ) -> Reply:  # fmt: skip
+        """Send a call and block until its reply is there, ``timeout`` seconds at most (None: for ever)."""
+
+    @abc.abstractmethod
+    def submit(
+        self, agent: str, method: str, body: Encoded, sink: Sink, *,
+        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
+    ) -> str:  # fmt: skip
+        """Send a call whose reply goes to ``sink``; its task id."""
+
+    @abc.abstractmethod
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
+        """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there)."""
+
+    @abc.abstractmethod
+    def cancel(self, task_id: str) -> None:
+        """Cancel a task; nothing comes back."""
+
+
+class Waiter:
+    """A sink that one thread blocks on. Cheaper than a `threading.Event`: one bare lock."""
+
+    __slots__ = ("_error", "_lock", "_reply")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._reply: Reply | None = None
+        self._error: Exception | None = None
+
+    def deliver(self, reply: Reply | None) -> None:
+        self._reply = reply
+        self._lock.release()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._lock.release()
+
+    def wait(self, timeout: float | None) -> Reply:
+        """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without any word."""
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise CallTimeout(f"no answer within {timeout:.3g} s")
+        return self.take()
+
+    def take(self) -> Reply:
+        """The reply that is there."""
+        if self._error is not None:
+            raise self._error
+        assert self._reply is not None  # deliver(None) goes to fetches only, and no Waiter fetches
+        return self._reply

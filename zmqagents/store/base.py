@@ -1,0 +1,249 @@
+"""The future store: what became of a task, and its result while that is kept.
+
+A task is in exactly one state:
+
+=========  ======================================================================================
+PENDING    begun and not finished; kept however long it takes, never evicted, free of all limits
+DONE       finished; its value is kept for ``ttl_s`` seconds *from the finish*
+EXPIRED    finished, its value has been dropped: by age, by a limit, or because it never fitted
+LOST       it will never finish (its host died, say), and whether it ran is not known
+UNKNOWN    never heard of, forgotten on request, or settled so long ago that even the mark is gone
+=========  ======================================================================================
+
+::
+
+    UNKNOWN --begin--> PENDING --put--> DONE --age, limit--> EXPIRED
+       |                  |---put of too large a value---> EXPIRED --put of one that fits--> DONE
+       |--put, lose------>|---lose---> LOST                       any state --forget--> UNKNOWN
+
+*The first settlement wins.* Once ``put`` or ``lose`` has settled a task, every later ``begin``,
+``put`` or ``lose`` of it changes nothing, so each may be repeated after a broken connection; a
+result that has expired does not come back. The one exception is a put that was refused for its
+size: it settles the task as EXPIRED, so that nobody waits for ever, and the caller may put
+something shorter in its place, an error that says so.
+
+*A full store drops its oldest finished result.* Oldest is by time of finish: reading a result
+neither renews it nor moves it back. Two limits hold at once, entries and bytes; each result is
+charged `ENTRY_OVERHEAD_BYTES` on top of its length, so that a million empty ones are not free. What
+went is remembered by a mark, the latest ``max_tombstones`` of them, so that its reader learns
+"expired" and not "unknown".
+
+Values are opaque bytes, and every value is legal, ``b""`` and an encoded ``None`` among them:
+what is there is told by the state and never by the value. The store does not wait and wakes
+nobody; pushing a result to those who wait for it is the broker's business.
+
+A backend writes the primitives below the line in `FutureStore`; what is checked and counted here
+it need not check again.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar, NamedTuple
+
+from ..errors import ConfigError, MessageTooLarge, StoreUnavailable
+
+__all__ = ["ENTRY_OVERHEAD_BYTES", "Clock", "Found", "FutureStore", "Mark", "State", "StoreLimits", "StoreStats"]
+
+Clock = Callable[[], float]  # seconds, never going back
+
+# The memory store takes 310 bytes beside the value, with a task id of 36 characters (tracemalloc,
+# CPython 3.11: id, bytes header, two dicts of cachetools, one linked dict). Rounded up, since ids may
+# be longer and a backend may keep more indexes; the same for all, so that all drop the same results.
+ENTRY_OVERHEAD_BYTES = 512
+_LEAST_MAX_BYTES = 2 * ENTRY_OVERHEAD_BYTES
+
+
+class State(enum.Enum):
+    """What a store knows of a task; see the module's table."""
+
+    PENDING = "pending"
+    DONE = "done"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+    LOST = "lost"
+
+
+class Mark(enum.Enum):
+    """Why a settled task has no value: what a backend remembers of it."""
+
+    EXPIRED = "expired"  # was kept, was dropped
+    REFUSED = "refused"  # too large to be kept; the only one that a later put replaces
+    LOST = "lost"
+
+    @property
+    def state(self) -> State:
+        return State.LOST if self is Mark.LOST else State.EXPIRED
+
+
+class Found(NamedTuple):
+    """The answer of `FutureStore.get`; ``value`` is bytes when the state is DONE, else None."""
+
+    state: State
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How much a store keeps. Raises `ConfigError` naming the limit that is wrong."""
+
+    max_entries: int = 8192  # finished results
+    max_bytes: int = 512 * 1024 * 1024  # their lengths, and ENTRY_OVERHEAD_BYTES each
+    ttl_s: float = 7200.0  # from the finish
+    max_tombstones: int = 65_536  # marks of results that went: 11 MB when all are in use
+
+    def __post_init__(self) -> None:
+        value: Any
+        for name, least in (("max_entries", 1), ("max_bytes", _LEAST_MAX_BYTES), ("max_tombstones", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name} of the store must be a whole number of at least {least}, not {value!r}")
+        value = self.ttl_s
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ConfigError(f"ttl_s of the store must be a positive number of seconds, not {value!r}")
+
+    @property
+    def max_value_bytes(self) -> int:
+        """The longest value that fits at all."""
+        return self.max_bytes - ENTRY_OVERHEAD_BYTES
+
+
+class StoreStats(NamedTuple):
+    """A snapshot. The first five are what is there now, the rest counts since this store was opened."""
+
+    kind: str
+    pending: int
+    done: int
+    bytes: int  # with ENTRY_OVERHEAD_BYTES for each of `done`
+    tombstones: int
+    expired: int  # dropped by age
+    evicted: int  # dropped by a limit
+    refused: int = 0  # too large to be kept
+    hits: int = 0  # gets that found a value
+    misses: int = 0  # gets that found EXPIRED, LOST or UNKNOWN; a PENDING one is neither
+
+
+class FutureStore(abc.ABC):
+    """Results by task id. Every method may be called from any thread.
+
+    If ``blocking``, a call may wait for the network, so the router thread must not make it. Each
+    method raises `StoreUnavailable` after `close`, and when the backend cannot be reached.
+    """
+
+    kind: ClassVar[str]
+    blocking: ClassVar[bool]
+
+    def __init__(self, limits: StoreLimits) -> None:
+        self.limits = limits
+        self._lock = threading.Lock()  # guards this object's fields; never held during network I/O
+        self._closed = False
+        self._hits = self._misses = self._refused = 0
+
+    def begin(self, task_id: str) -> None:
+        """The task is PENDING from now on, unless it is settled already."""
+        self._check_open()
+        self._begin(task_id)
+
+    def put(self, task_id: str, value: bytes) -> None:
+        """The task is finished; keep ``value`` for ``ttl_s`` seconds from now. It need not have begun.
+
+        Does nothing if the task is settled already. Raises `MessageTooLarge` if ``value`` is above
+        ``limits.max_value_bytes``: the task is then EXPIRED until something that fits is put.
+        """
+        if not isinstance(value, bytes):  # a buffer that its owner could still change
+            raise TypeError(f"the future store keeps bytes, not {type(value).__name__}")
+        self._check_open()
+        limit = self.limits.max_value_bytes
+        if len(value) <= limit:
+            self._put(task_id, value)
+            return
+        self._mark(task_id, Mark.REFUSED)
+        with self._lock:
+            self._refused += 1
+        raise MessageTooLarge(
+            f"the result of task {task_id} is {len(value):,} bytes, the future store keeps at most {limit:,} "
+            f"(max_bytes less {ENTRY_OVERHEAD_BYTES} for the entry)",
+            len(value),
+            limit,
+        )
+
+    def get(self, task_id: str) -> Found:
+        """What became of the task, with its value if it is DONE. Changes nothing."""
+        self._check_open()
+        found = self._get(task_id)
+        if found.state is not State.PENDING:
+            with self._lock:
+                if found.state is State.DONE:
+                    self._hits += 1
+                else:
+                    self._misses += 1
+        return found
+
+    def lose(self, task_id: str) -> None:
+        """The task will never finish: it is LOST, unless it is settled already."""
+        self._check_open()
+        self._mark(task_id, Mark.LOST)
+
+    def forget(self, task_id: str) -> None:
+        """Drop all that is known of the task, in whatever state: it is UNKNOWN, as if never begun."""
+        self._check_open()
+        self._forget(task_id)
+
+    def stats(self) -> StoreStats:
+        """Figures for `status`. Results that have come of age are dropped first, so it may take a while."""
+        self._check_open()
+        stats = self._stats()
+        with self._lock:
+            return stats._replace(refused=self._refused, hits=self._hits, misses=self._misses)
+
+    def close(self) -> None:
+        """Let go of everything; may be called again. Results in a shared backend stay there."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._close()
+
+    def __enter__(self) -> FutureStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"the {self.kind} future store is closed")
+
+    # ------------------------------------------------------------ what a backend writes
+    # Each is atomic for all that share the backend, and takes time independent of how much it holds.
+
+    @abc.abstractmethod
+    def _begin(self, task_id: str) -> None:
+        """PENDING, if nothing is known of the task."""
+
+    @abc.abstractmethod
+    def _put(self, task_id: str, value: bytes) -> None:
+        """DONE with ``value``, which fits, if the task is UNKNOWN, PENDING or marked REFUSED; keep the limits."""
+
+    @abc.abstractmethod
+    def _mark(self, task_id: str, mark: Mark) -> None:
+        """Settle an UNKNOWN or PENDING task without a value."""
+
+    @abc.abstractmethod
+    def _get(self, task_id: str) -> Found: ...
+
+    @abc.abstractmethod
+    def _forget(self, task_id: str) -> None: ...
+
+    @abc.abstractmethod
+    def _stats(self) -> StoreStats:
+        """All but ``refused``, ``hits`` and ``misses``."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Called once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import ExitStack
+from typing import Literal
 
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 
@@ -27,7 +28,8 @@ class Ours:
         self._open = ExitStack()
         try:
             server = self._open.enter_context(RpcAgentServerLauncher(custom_agent_classes=[Echo]))
-            client = self._open.enter_context(RpcClient(server.host, server.port, transport=transport))
+            override: Literal["tcp"] | None = None if transport == "ipc" else "tcp"
+            client = self._open.enter_context(RpcClient(server.host, server.port, transport=override))
             self._agent = client.create_agent(Echo)
         except BaseException:
             self._open.close()

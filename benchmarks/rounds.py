@@ -32,7 +32,7 @@ class Options:
     rounds: int = 7
     payload_bytes: int = 64
     lat_calls: int = 2_000
-    thr_calls: int = 20_000
+    thr_calls: int = 10_000
     in_flight: int = 256
     warm_up_calls: int = 200
     core: int | None = None  # the core to be pinned to

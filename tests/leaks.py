@@ -80,7 +80,8 @@ def _threads() -> Iterator[str]:
     known = set()
     for thread in threading.enumerate():
         known.add(str(thread.native_id))
-        yield f"thread {thread.name} ({type(thread).__name__}, ident {thread.ident})"
+        if not thread.name.startswith("pytest_timeout"):  # the timer of the running test, with --timeout-method=thread
+            yield f"thread {thread.name} ({type(thread).__name__}, ident {thread.ident})"
     for task in _listing(_PROC / "task"):
         if task not in known:
             yield _NATIVE + task

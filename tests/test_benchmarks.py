@@ -62,17 +62,33 @@ def test_a_misspelt_name_is_a_usage_error(wrong: list[str], capsys: pytest.Captu
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_both_floors_are_measured_over_both_transports(tmp_path: Path) -> None:
-    kept = tmp_path / "run.json"
-    command = ["-m", "benchmarks", "--quick", "--rounds", "2", "--subjects", "echo,workers", "--json", str(kept)]
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+def benchmark(kept: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """A quick run: what it kept, and what it printed."""
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(kept), *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    run = json.loads(kept.read_text())
+    return json.loads(kept.read_text()), result.stdout
+
+
+def assert_plausible(measurements: list[dict[str, Any]]) -> None:
+    assert all(0 < one["p50_us"] <= one["p99_us"] < 1e6 for one in measurements if one["bench"] == "lat")
+    assert all(one["calls_per_s"] > 100 for one in measurements if one["bench"] == "thr")
+
+
+def test_both_floors_are_measured_in_every_mode_and_over_both_transports(tmp_path: Path) -> None:
+    run, printed = benchmark(tmp_path / "run.json", "--rounds", "2", "--subjects", "echo,workers")
     modes = {"pinned", "free"} if hasattr(os, "sched_setaffinity") else {"free"}
     seen = {(one["mode"], one["transport"], one["subject"], one["bench"]) for one in run["measurements"]}
     assert len(seen) == len(modes) * 2 * 2 * 2
     assert {one["round"] for one in run["measurements"]} == {0, 1}
-    assert all(0 < one["p50_us"] <= one["p99_us"] < 1e6 for one in run["measurements"] if one["bench"] == "lat")
-    assert all(one["calls_per_s"] > 100 for one in run["measurements"] if one["bench"] == "thr")
+    assert_plausible(run["measurements"])
     assert run["machine"]["libzmq"]
-    assert "× workers" in result.stdout
+    assert "× workers" in printed
+
+
+def test_ours_is_measured_against_the_floors_and_judged_by_the_budgets(tmp_path: Path) -> None:
+    run, printed = benchmark(tmp_path / "run.json", "--rounds", "1", "--modes", "free", "--transports", "ipc")
+    assert {one["subject"] for one in run["measurements"]} == {"echo", "workers", "zmqagents"}
+    assert_plausible(run["measurements"])
+    assert "sync call p50 / echo, free: " in printed
+    assert "pipelined calls/s / workers, free: " in printed

@@ -22,9 +22,9 @@ PACKAGE = ROOT / "zmqagents"
 
 LAYERS: list[set[str]] = [
     {"errors", "agent"},
-    {"codec", "loader", "trusted"},
+    {"codec", "loader", "trusted", "gate"},
     {"frames", "config", "models", "endpoints", "link"},
-    {"dispatcher", "host", "store", "store.base", "store.memory", "store.redis", "studio"},
+    {"dispatcher", "host", "outlet", "store", "store.base", "store.memory", "store.redis", "studio"},
     {"broker", "worker", "inside", "client", "control", "security"},
     {"launcher", "hosting", "proxy"},
     {"cli", "__main__"},
@@ -36,6 +36,7 @@ SIDEWAYS = {
     ("agent", "errors"),
     ("link", "frames"),
     ("host", "dispatcher"),
+    ("outlet", "dispatcher"),
     ("store", "store.base"),
     ("store", "store.memory"),
     ("store", "store.redis"),
@@ -44,7 +45,6 @@ SIDEWAYS = {
     ("broker", "worker"),
     ("broker", "inside"),
     ("broker", "security"),
-    ("inside", "worker"),
     ("client", "security"),
     ("control", "client"),
     ("hosting", "proxy"),
@@ -66,10 +66,8 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 }
 
 # What a program that only calls agents must not pay for.
-OF_THE_HOST = {
-    f"zmqagents.{name}"
-    for name in ("broker", "worker", "inside", "hosting", "dispatcher", "host", "store", "studio", "models", "cli")
-}
+_HOST = "broker worker inside outlet hosting dispatcher host store studio models cli"
+OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
 
 

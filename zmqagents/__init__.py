@@ -14,19 +14,29 @@ __version__ = "0.1.0"
 
 from . import agent as _agent
 from . import errors as _errors
-from .agent import AgentBase, agent, async_func, concurrent, current_call, stream_func, sync_func
+from .agent import AgentBase as AgentBase
+from .agent import agent as agent
+from .agent import async_func as async_func
+from .agent import concurrent as concurrent
+from .agent import current_call as current_call
+from .agent import stream_func as stream_func
+from .agent import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
 
 _LAZY = {
     "AgentProxy": "proxy",
-    "AsyncResult": "proxy",
+    "AsyncResult": "result",
     "BrokerConfig": "config",
+    "AsyncRpcClient": "aio",
     "RpcAgentServerLauncher": "launcher",
     "RpcClient": "proxy",
     "deadline": "proxy",
     "load_agents_from_dir": "loader",
     "load_custom_class_from_file": "loader",
+    "Stream": "result",
+    "as_completed": "result",
     "register_type": "codec",
+    "wait": "result",
 }
 
 __all__ = [
@@ -43,11 +53,19 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from .codec import register_type
-    from .config import BrokerConfig
-    from .launcher import RpcAgentServerLauncher
-    from .loader import load_agents_from_dir, load_custom_class_from_file
-    from .proxy import AgentProxy, AsyncResult, RpcClient, deadline
+    from .aio import AsyncRpcClient as AsyncRpcClient
+    from .codec import register_type as register_type
+    from .config import BrokerConfig as BrokerConfig
+    from .launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
+    from .loader import load_agents_from_dir as load_agents_from_dir
+    from .loader import load_custom_class_from_file as load_custom_class_from_file
+    from .proxy import AgentProxy as AgentProxy
+    from .proxy import RpcClient as RpcClient
+    from .proxy import deadline as deadline
+    from .result import AsyncResult as AsyncResult
+    from .result import Stream as Stream
+    from .result import as_completed as as_completed
+    from .result import wait as wait
 
 
 def __getattr__(name: str) -> Any:

@@ -178,7 +178,8 @@ def spec_of(cls: type) -> ClassSpec:
     spec = _specs.get(cls)
     if spec is None:
         options = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
-        methods = {name: spec for name in dir(cls) if (spec := _method_spec(cls, name)) is not None}
+        found = ((name, _method_spec(cls, name)) for name in dir(cls))
+        methods = {name: method for name, method in found if method is not None}
         spec = ClassSpec(class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods)
         _specs[cls] = spec
     return spec
@@ -189,7 +190,7 @@ def _method_spec(cls: type, name: str) -> MethodSpec | None:
         return None
     member = inspect.getattr_static(cls, name)
     function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
-    if not callable(function) or isinstance(function, type) or name == "__call__" and not inspect.isroutine(function):
+    if not callable(function) or isinstance(function, type) or (name == "__call__" and not inspect.isroutine(function)):
         return None
     if getattr(function, "__zmqagents_host_only__", False):
         return None
@@ -225,8 +226,8 @@ def _spec_from(cls: type, name: str, function: Any) -> MethodSpec:
 class HostServices(Protocol):
     """What an agent's own code may ask of the host that it lives in.
 
-    ``wait_for`` and ``outside`` are how a wait gives the worker slot back: for results, and for anything that
-    this host cannot see.
+    ``wait_for``, ``wait_for_item`` and ``outside`` are how a wait gives the worker slot back: for results, for the
+    next item of a stream, and for anything that this host cannot see. ``awaiting`` tells of a coroutine's wait.
     """
 
     server_id: str
@@ -234,7 +235,9 @@ class HostServices(Protocol):
     def model_config(self, name: str) -> dict[str, Any]: ...
     def model(self, name: str) -> Any: ...
     def client(self) -> Any: ...
-    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> None: ...
+    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
+    def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool: ...
+    def awaiting(self, call: CallContext, result: Any, fail: Callable[[Any], None]) -> Callable[[], None]: ...
     def outside(self, call: CallContext) -> AbstractContextManager[None]: ...
 
 
@@ -245,7 +248,9 @@ class CallContext:
     ``cancelled``; the agent's code reads it between two pieces of work.
     """
 
-    __slots__ = ("_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "ticket")
+    __slots__ = (
+        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "thread", "ticket",
+    )  # fmt: skip
 
     def __init__(
         self, host: HostServices, call_id: str, agent: str, method: str,
@@ -258,6 +263,8 @@ class CallContext:
         self.deadline = deadline
         self.chain = chain
         self.ticket = ticket  # the host's own record of the call
+        self.thread = 0  # the ident of the thread that runs it
+        self.outlet: Any = None  # where the items of a stream go
         self._cancelled = False
         self._event: threading.Event | None = None  # made by the first wait_cancelled: most calls have none
 
@@ -350,7 +357,7 @@ class AgentBase(metaclass=_AgentMeta):
         if given:
             base: AgentOptions = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
             merged = {key: getattr(base, key) for key in AgentOptions.__slots__} | given
-            cls.__zmqagents_options__ = AgentOptions(**merged)
+            cls.__zmqagents_options__ = AgentOptions(**merged)  # type: ignore[attr-defined]
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name if name is not None else type(self).__name__

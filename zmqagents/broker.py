@@ -35,17 +35,31 @@ import zmq
 from . import __version__, codec, endpoints, errors, frames, security
 from .config import BrokerConfig
 from .dispatcher import (
-    AgentRecord, Answer, Dispatcher, Drained, Effect, Interrupt, Keep, Lookup, Peer, Pending, Removed, Resume, Start,
-    Ticket, error_reply,
+    AgentRecord,
+    Answer,
+    Dispatcher,
+    Drained,
+    Effect,
+    Interrupt,
+    Keep,
+    Lookup,
+    Peer,
+    Pending,
+    Removed,
+    Resume,
+    Start,
+    Ticket,
+    error_reply,
 )  # fmt: skip
 from .errors import ZmqAgentsError
 from .frames import Call, Code, Kind, Op, Reply
+from .gate import Gate
 from .host import AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
 from .models import ModelConfigs
 from .store import FutureStore, StoreLimits, open_store
 from .store.base import State as ResultState
-from .worker import Gate, WorkerPool
+from .worker import WorkerPool
 
 __all__ = ["Bound", "Broker"]
 
@@ -113,7 +127,7 @@ class Broker:
         self._dispatcher = Dispatcher(config, classes.spec)
         services = InsideServices(config.server_id, models, self.post, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
-        self._pool = WorkerPool(self._host, self._post_done, config.capacity)
+        self._pool = WorkerPool(self._host, self._post_done, config.capacity, self.post)
         self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._asleep = False
@@ -129,7 +143,8 @@ class Broker:
         self._events: dict[str, Callable[..., list[Effect]]] = {
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
-            "done": self._on_done, "managed": self._on_managed, "stop": self._on_stop,
+            "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
+            "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
             Start: lambda effect: self._pool.start(effect.ticket), Answer: self._answer, Pending: self._pending,
@@ -215,6 +230,7 @@ class Broker:
 
     def run(self) -> None:
         """Route until stopped, then close everything. Called once, in the router thread."""
+        self.link.router_thread = threading.get_ident()
         try:
             self._loop()
         except BaseException:
@@ -372,6 +388,8 @@ class Broker:
             self._carry_out(effects)
         elif isinstance(message, frames.Cancel):
             self._carry_out(self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now))
+        elif isinstance(message, frames.Credit):
+            self._on_credit(session.peer, message.call_id, message.items)
         elif isinstance(message, frames.Ping):
             self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
@@ -524,11 +542,13 @@ class Broker:
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _on_inside_call(
-        self, peer: Peer, call: Call, parent: Ticket | None, wait: bool, gate: Gate | None
+        self, peer: Peer, call: Call, parent: Ticket | None, gate: Gate | None, serial: int
     ) -> list[Effect]:
+        """``gate``: the code of ``parent`` waits there for the outcome."""
         now = self._clock()
-        if wait and parent is not None:
-            parent.gate = gate
+        wait = parent is not None and gate is not None
+        if parent is not None and gate is not None:
+            _enter(parent, gate, serial)
         if call.agent == "" and call.method not in (Op.CREATE, Op.MEMORY):
             self._manage(None, call)
             return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
@@ -540,16 +560,47 @@ class Broker:
     def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str) -> list[Effect]:
         return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock())
 
-    def _on_wait(self, ticket: Ticket, task_ids: list[str], any_of: bool, gate: Gate) -> list[Effect]:
-        ticket.gate = gate
+    def _on_wait(self, ticket: Ticket, gate: Gate, serial: int, task_ids: list[str], any_of: bool) -> list[Effect]:
+        _enter(ticket, gate, serial)
         return self._dispatcher.on_wait(ticket, task_ids, self._clock(), any_of=any_of)
 
-    def _on_wait_outside(self, ticket: Ticket, gate: Gate) -> list[Effect]:
-        ticket.gate = gate
+    def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+        _enter(ticket, gate, serial)
         return self._dispatcher.on_wait_outside(ticket, self._clock())
 
-    def _on_wait_over(self, ticket: Ticket) -> list[Effect]:
+    def _on_wait_over(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+        if gate.current != serial:  # late word of a wait that has ended
+            return []
         return self._dispatcher.on_wait_over(ticket, self._clock())
+
+    def _on_await(self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None]) -> list[Effect]:
+        """A coroutine awaits a result: it holds no slot, but it may close a cycle."""
+        effects = self._dispatcher.on_wait(ticket, [task_id], self._clock())
+        for effect in effects:
+            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
+                fail(effect.error)
+        return effects
+
+    def _on_unwait(self, ticket: Ticket, task_id: str) -> list[Effect]:
+        return self._dispatcher.on_unwait(ticket, [task_id])
+
+    def _on_chunk(self, ticket: Ticket, number: int, body: tuple[frames.Frame, ...]) -> list[Effect]:
+        """An item of a stream: straight on to its reader."""
+        if ticket.settled or ticket.peer.gone:
+            return []
+        if ticket.peer.local:
+            self.link.chunk(ticket.call_id, body)
+        else:
+            session: Session = ticket.peer.key
+            head = frames.header(Kind.CHUNK, ticket.call_id, session.token, time_ms=number & frames.MAX_TIME_MS)
+            self._push(session, [head, *body])
+        return []
+
+    def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
+        ticket = peer.calls.get(call_id)
+        if ticket is not None and ticket.context is not None and ticket.context.outlet is not None:
+            ticket.context.outlet.grant(items)
+        return []
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         return [Answer(peer, call_id, reply)]
@@ -627,7 +678,8 @@ class Broker:
         store = self._store.stats()
         return {
             "server_id": self.config.server_id, "version": __version__, "pid": os.getpid(),
-            "python": ".".join(map(str, sys.version_info[:3])), "state": "draining" if dispatcher.draining else "running",
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "state": "draining" if dispatcher.draining else "running",
             "host": self.config.host, "port": bound.port if bound else None,
             "uptime_s": round(time.time() - self._started, 3), "capacity": self.config.capacity,
             "agents": len(dispatcher.agents), "classes": self.classes.names(), "models": self.models.names(),
@@ -655,7 +707,7 @@ class Broker:
 
     def _close(self) -> None:
         """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
-        goodbye = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
+        goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
         for session in list(self._sessions.values()):
             with contextlib.suppress(zmq.ZMQError):
                 self._flush(session)
@@ -683,3 +735,9 @@ class Broker:
         lock = getattr(self, "_ipc_lock", None)
         if lock is not None:
             lock.release()
+
+
+def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:
+    """The code of ``ticket`` waits at ``gate``: from now on only words about this wait count."""
+    ticket.gate = gate
+    gate.current = serial

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-
 import heapq
 import itertools
 import logging
 import os
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -34,7 +34,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from . import codec, endpoints, errors, frames, security
 from .agent import current_call
@@ -42,7 +41,7 @@ from .codec import Encoded
 from .frames import CLIENT_ID_BYTES, Code, Kind, Reply
 from .link import Link, Sink, Waiter
 
-__all__ = ["Connection", "Transport", "connect", "rebuild_error"]
+__all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +53,6 @@ PING_IDLE_S = 10.0
 PING_BUSY_S = 5.0
 DEAD_S = 15.0
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
-
-
-def rebuild_error(reply: Reply) -> Exception:
-    """The exception in an error reply; never raises."""
-    try:
-        data = codec.unpack(bytes(reply.body[0]), max_bytes=frames.MAX_ERROR_BYTES)
-    except (errors.RemoteProtocolError, IndexError) as exc:
-        return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
-    if not isinstance(data, dict):
-        return errors.RemoteProtocolError("an error that is no map")
-    return errors.rebuild(data, from_agent=reply.code == Code.AGENT_ERROR)
 
 
 # ---------------------------------------------------------------- where to connect
@@ -152,7 +140,7 @@ class Connection(Link):
         return int(self._known().get("max_message_bytes", 1 << 40))
 
     @property
-    def takes_pickles(self) -> bool:
+    def takes_pickles(self) -> bool:  # type: ignore[override]
         """True for a private host of this program."""
         return bool(self._known().get("pickle", False))
 
@@ -160,21 +148,21 @@ class Connection(Link):
         core = self._core
         return core.welcome if core is not None else {}
 
-    def ensure_ready(self, timeout: float | None) -> dict[str, Any]:
-        """Connect if need be; what the host said of itself in its WELCOME. Raises what stands in the way."""
+    def settle(self, timeout: float | None = 5.0) -> None:
+        """Connect if need be, until the host has said WELCOME. Raises what stands in the way."""
         core = self._open_core()
         if not core.welcome:
             waiter = Waiter()
             core.request(lambda call_id, token, _: [frames.header(Kind.PING, call_id, token)], waiter, timeout)
             self._block(waiter, timeout, "the host")
-        return core.welcome
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
-        waiter = Waiter()
         core = self._open_core()
+        self.check_may_block(f"{agent or 'the host'}.{method}()")
+        waiter = Waiter()
         call_id = core.request(_Call(agent, method, body, flags, options, timeout), waiter, timeout)
         try:
             return self._block(waiter, timeout, f"{agent or 'the host'}.{method}")
@@ -197,6 +185,19 @@ class Connection(Link):
         meta = codec.pack(task_id)
         self._open_core().request(lambda _, token, __: [frames.header(Kind.CANCEL, 0, token), meta], None, None)
 
+    def credit(self, task_id: str, items: int) -> None:
+        call_id = int(task_id.rpartition("-")[2])
+        core = self._core
+        if core is not None and not core.closing:  # of a connection that is gone there is nothing to grant
+            core.request(lambda _, token, __: [frames.header(Kind.CREDIT, call_id, token, time_ms=items)], None, None)
+
+    def check_may_block(self, what: str) -> None:
+        core = self._core
+        if core is not None and core.is_own_thread():
+            raise errors.BlockingCallError(
+                f"{what} in a done-callback would wait for itself: start a thread, or submit"
+            )
+
     def take_up(self) -> None:
         """One more `RpcClient` uses it."""
         with self._lock:
@@ -218,11 +219,11 @@ class Connection(Link):
 
     def _open_core(self) -> _Core:
         core = self._core
-        if core is not None and core.pid == os.getpid() and not core.closing:
+        if core is not None and not core.closing:  # a fork closes the child's copies, see _after_fork
             return core
         with self._lock:
             core = self._core
-            if core is None or core.pid != os.getpid() or core.closing:
+            if core is None or core.closing:
                 core = self._core = _Core(self.target)
                 self._finalizer = weakref.finalize(self, core.close)
             return core
@@ -303,6 +304,9 @@ class _Refetch:
     def fail(self, error: Exception) -> None:
         self._sink.fail(error)
 
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a FETCH gets one answer."""
+
 
 # ---------------------------------------------------------------- the core: one I/O thread and its sockets
 
@@ -381,6 +385,10 @@ class _Core:
         if self._pending.pop(call_id, None) is not None:
             self.request(lambda _, token, __: [frames.header(Kind.CANCEL, call_id, token)], None, None)
 
+    def is_own_thread(self) -> bool:
+        """True in the I/O thread, which runs the done-callbacks."""
+        return self._thread is threading.current_thread()
+
     def close(self) -> None:
         """End the I/O thread; does not wait for it."""
         self.closing = True
@@ -389,7 +397,7 @@ class _Core:
 
     def join(self) -> None:
         """Wait for the I/O thread, unless this is it."""
-        if self._thread is not threading.current_thread():
+        if not self.is_own_thread():
             self._thread.join(5.0)
 
     def _wake(self) -> None:
@@ -463,7 +471,13 @@ class _Core:
     def _send_one(self, request: _Request) -> None:
         dealer = self._dealer
         assert dealer is not None
-        parts = request.make(request.call_id, self._token, self._server_id)
+        try:
+            parts = request.make(request.call_id, self._token, self._server_id)
+        except Exception as exc:  # what cannot be made into a message concerns its own caller only
+            self._pending.pop(request.call_id, None)
+            if request.sink is not None:
+                request.sink.fail(exc)
+            return
         size = sum(map(len, parts))
         limit = int(self.welcome.get("max_message_bytes", 1 << 40))
         if size > limit + 1024:
@@ -502,6 +516,10 @@ class _Core:
             request = self._pending.pop(head.call_id, None)
             if request is not None and request.sink is not None:
                 request.sink.deliver(Reply(head.code if kind == Kind.ERROR else Code.NONE, parts[1:]))
+        elif kind == Kind.CHUNK:
+            request = self._pending.get(head.call_id)
+            if request is not None and request.sink is not None:
+                request.sink.chunk(Reply(Code.NONE, parts[1:]))
         elif kind == Kind.PONG or kind == Kind.PENDING:
             request = self._pending.pop(head.call_id, None)
             if request is not None and request.sink is not None:
@@ -585,7 +603,7 @@ class _Core:
                 parts = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._on_monitor(int(parse_monitor_message(parts)["event"]))
+            self._on_monitor(_MONITOR_EVENT.unpack_from(parts[0])[0])
 
     def _on_monitor(self, event: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -655,6 +673,7 @@ def _copy(error: Exception) -> Exception:
     return type(error)(*error.args)
 
 
+_MONITOR_EVENT = struct.Struct("=hi")  # event, value: zmq_socket_monitor(3)
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -705,6 +724,3 @@ def _close_all() -> None:
         core.close()
     for core in cores:
         core.join()
-
-
-

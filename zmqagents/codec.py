@@ -41,6 +41,11 @@ that fails, or may have packed a bytearray or large bytes in place, `_Walk` goes
 Python: it knows at each moment where it is, hence the path in the errors. So conversions such as
 ``to_dict`` may be called twice.
 
+**Bounds.** Nesting up to `MAX_DEPTH` always travels; more than 1024 levels end msgpack itself. Numbers have
+`MAX_NUMBER_BYTES` at most. A length that a peer declares reserves nothing: that is msgpack's doing, from
+1.2.4 on (before 1.2 it also lost memory at each truncated message). What is not bounded is the time of a
+dict or set whose keys were chosen to collide, which Python prevents for text and bytes only.
+
 Every function here may be called from any thread.
 """
 
@@ -242,7 +247,10 @@ def _reduce_exception(encoder: _Encoder, exc: BaseException) -> Any:
     where: dict[str, str] = {}
     if isinstance(exc, errors.CallError):
         where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
-    return [_EXCEPTION, errors.describe(exc, **where), encoder.nested(list(exc.args))]
+    args = list(exc.args)
+    if isinstance(exc, OSError) and exc.filename is not None:  # OSError takes its file names out of args
+        args += [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
+    return [_EXCEPTION, errors.describe(exc, **where), encoder.nested(args)]
 
 
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -263,7 +271,9 @@ def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
 
 def _zone(text: str) -> dt.tzinfo | None:
     key, _, shift = text.rpartition(":")
-    if key and len(key) <= 64 and _ZONE_NAME.fullmatch(key):
+    if key:
+        if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
+            raise RemoteProtocolError("a time zone whose name is none")
         try:
             return zoneinfo.ZoneInfo(key)
         except (LookupError, ValueError, OSError):  # not known here, or a directory of zones
@@ -369,12 +379,11 @@ def _hides_bytes(pending: list[Any]) -> bool:
         box = pending.pop()
         items = box.values() if type(box) is dict else box
         for kind in set(map(type, items)):
+            large = kind is bytes and any(type(item) is bytes and len(item) > INLINE_LIMIT_BYTES for item in items)
+            if large or kind is bytearray or kind is memoryview:
+                return True
             if kind is list or kind is dict:
                 pending += [item for item in items if type(item) is kind]
-            elif kind is bytearray or kind is memoryview:
-                return True
-            elif kind is bytes and any(type(item) is bytes and len(item) > INLINE_LIMIT_BYTES for item in items):
-                return True
     return False
 
 
@@ -474,7 +483,8 @@ def _shape_of(cls: Any) -> _Shape | None:
 
 
 def _pydantic_shape(cls: Any) -> _Shape:
-    # mode="json" would turn bytes and the like into text; this one leaves them for us.
+    # mode="json" would turn bytes and the like into text; this one leaves them for us. Fields go by name;
+    # a pydantic older than 2.11 takes them so only if they have no alias, or with populate_by_name.
     dump: dict[str, Any] = {"mode": "python", "round_trip": True, "warnings": False}
     if "serialize_as_any" in inspect.signature(cls.model_dump).parameters:  # from pydantic 2.7 on
         dump["serialize_as_any"] = True  # a field that holds a subclass keeps what the subclass adds
@@ -532,9 +542,10 @@ def _numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
     return None  # a masked array, say, is more than its data
 
 
-def _reduce_numpy_scalar(encoder: _Encoder, value: Any) -> Any:
-    if value.dtype.kind in "US":  # not by dtype: numpy drops trailing NULs and has no length of zero
-        return [_SCALAR, value.dtype.kind, value.item()]
+def _reduce_numpy_scalar(_: _Encoder, value: Any) -> Any:
+    kind = value.dtype.kind
+    if kind in "US":  # not by dtype, which has no length of zero and drops trailing NULs, as item() does
+        return [_SCALAR, kind, str.__str__(value) if kind == "U" else bytes(value)]
     return [_SCALAR, _dtype_data(value.dtype), value.tobytes()]
 
 
@@ -1056,7 +1067,11 @@ def _read_exception(decoder: _Decoder, data: dict[str, Any], packed: bytes | Non
         return errors.rebuild(data, from_agent=False)
     args = data.get("args")
     given = tuple(args) if isinstance(args, list) else (str(data.get("message", "")),)
-    exc = errors._instance(cast("type[Exception]", known), known, given)
+    cls = cast("type[Exception]", known)
+    try:
+        exc = cls(*given) if cls.__module__ == "builtins" else errors._instance(cls, cls, given)
+    except Exception:  # one that wants more arguments than could travel: this one at least shows its message
+        return errors.rebuild(data, from_agent=False)
     exc.remote_traceback = str(data.get("traceback", ""))  # type: ignore[attr-defined]
     return exc
 

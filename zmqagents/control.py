@@ -13,9 +13,9 @@ from typing import Any
 import zmq
 
 from . import codec, frames
-from .client import rebuild_error
 from .errors import HostUnreachable
 from .frames import CLIENT_ID_BYTES, Kind, Op, Reply
+from .link import rebuild_error
 
 __all__ = ["send_stop"]
 

@@ -279,7 +279,9 @@ class Dispatcher:
             ticket = self._accept(peer, call, now, parent)
         except ZmqAgentsError as exc:
             self.counters.refused += 1
-            reply = error_reply(exc, agent=call.agent, method=call.method, call_id=task_id_of(peer.prefix, call.call_id))
+            reply = error_reply(
+                exc, agent=call.agent, method=call.method, call_id=task_id_of(peer.prefix, call.call_id)
+            )
             effects.append(Answer(peer, call.call_id, reply))
             if wait and parent is not None:
                 effects.append(Resume(parent))
@@ -681,9 +683,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------ waiting and the wait-for graph
 
-    def _wait(
-        self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float
-    ) -> None:
+    def _wait(self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float) -> None:
         targets = [target for target in targets if not target.settled]
         if not targets:
             effects.append(Resume(ticket))

@@ -322,9 +322,10 @@ def describe(exc: BaseException, *, agent: str = "", method: str = "", call_id: 
     for key, value in (("agent", agent), ("method", method), ("call_id", call_id)):
         if value:
             data[key] = value
-    fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
-    if fields and isinstance(exc, ZmqAgentsError):
-        data["fields"] = fields
+    if isinstance(exc, ZmqAgentsError):  # of foreign classes nothing is read: a property may do anything
+        fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
+        if fields:
+            data["fields"] = fields
     return data
 
 

@@ -13,6 +13,7 @@ is never part of a message. A message is a header and, by kind, further frames:
      4 CANCEL      client   none, or [str: task id] of another client's call        call_id: the call
      5 PING        client   none                                                    call_id: nonce
      6 BYE         client   none
+     7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
     65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows
     66 RESULT      broker   [payload][buffer]*                                      call_id
     67 ERROR       broker   [map: see errors.describe]                              call_id, code
@@ -44,7 +45,7 @@ from .codec import pack, unpack
 from .errors import RemoteProtocolError
 
 __all__ = [
-    "CLIENT_ID_BYTES", "MAX_FRAMES", "VERSION", "Call", "Cancel", "Code", "Fetch", "Flag", "Header", "Hello", "Kind",
+    "CLIENT_ID_BYTES", "MAX_FRAMES", "STREAM_WINDOW", "VERSION", "Call", "Cancel", "Code", "Fetch", "Flag", "Header", "Hello", "Kind",
     "Op", "Reply", "call_frames", "client_prefix", "header", "parse_client", "parse_header", "reply_from_bytes",
     "reply_to_bytes", "task_id_of",
 ]  # fmt: skip
@@ -53,11 +54,12 @@ MAGIC = b"ZA"
 VERSION = 1
 MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
 MAX_TEXT = 255  # characters of an agent id, a method name or a task id
-MAX_META_BYTES = 65_536
+MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
 MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
 MAX_DEPS = 4096  # unfinished results among the arguments of one call
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
+STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 _HEADER = struct.Struct(">2sBBHHQQI")
 HEADER_BYTES = _HEADER.size
@@ -72,6 +74,7 @@ class Kind(enum.IntEnum):
     CANCEL = 4
     PING = 5
     BYE = 6
+    CREDIT = 7
     WELCOME = 65
     RESULT = 66
     ERROR = 67
@@ -224,11 +227,16 @@ class Ping(NamedTuple):
     nonce: int
 
 
+class Credit(NamedTuple):
+    call_id: int
+    items: int
+
+
 class Bye(NamedTuple):
     pass
 
 
-ClientMessage = Union[Hello, Call, Fetch, Cancel, Ping, Bye]
+ClientMessage = Union[Hello, Call, Fetch, Cancel, Ping, Bye, Credit]
 
 
 def call_frames(
@@ -259,6 +267,8 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
         return Cancel(head.call_id, _text(_meta(frames), "task id") if len(frames) > 1 else "")
     if kind == Kind.BYE:
         return Bye()
+    if kind == Kind.CREDIT:
+        return Credit(head.call_id, head.time_ms)
     raise RemoteProtocolError(f"unknown kind {kind}")
 
 

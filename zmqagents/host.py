@@ -12,6 +12,7 @@ and, where that is unambiguous, by their short one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,6 +27,7 @@ from .frames import Code, Op, Reply
 __all__ = ["AgentHost", "ClassTable"]
 
 Ref = codec.AgentRef | codec.TaskRef
+_END = object()
 _NOTHING = Reply(Code.NONE, (codec.pack(None),))
 
 
@@ -111,8 +113,11 @@ class AgentHost:
     def run(self, ticket: Ticket, context: CallContext) -> Reply:
         """Run ``ticket`` to its end in the calling worker thread. Never raises."""
         token = _current.set(context)
+        context.thread = threading.get_ident()
         try:
             value = self._execute(ticket)
+            if ticket.method is not None and ticket.method.returns == "stream":
+                return self._run_stream(ticket, context, value)
             if inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
                 value = self.await_value(value)
             return self._encode(ticket, value)
@@ -124,14 +129,53 @@ class AgentHost:
     async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
         """Run an ``async def`` ticket on the event loop. Never raises, but for the loop's own end."""
         token = _current.set(context)
+        context.thread = threading.get_ident()
         try:
-            return self._encode(ticket, await self._execute(ticket))
+            value = self._execute(ticket)
+            if ticket.method is not None and ticket.method.returns == "stream":
+                return await self._run_stream_on_loop(ticket, context, value)
+            return self._encode(ticket, await value)
         except asyncio.CancelledError as exc:
             return self.failure(ticket, exc)
         except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
             _current.reset(token)
+
+    def _run_stream(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+        """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
+        if context.outlet is None:
+            return self._encode(ticket, list(value))
+        items = iter(value)
+        try:
+            while True:
+                context.outlet.acquire()
+                item = next(items, _END)
+                if item is _END:
+                    return _NOTHING
+                context.outlet.send(self._encoded(ticket, item))
+        finally:
+            close = getattr(items, "close", None)  # a generator's finally blocks run here, in its own thread
+            if close is not None:
+                close()
+
+    async def _run_stream_on_loop(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+        if not hasattr(value, "__aiter__"):  # an async def under @stream_func, which gives the iterable
+            value = await value
+        if context.outlet is None:
+            return self._encode(ticket, [item async for item in value])
+        items = aiter(value)
+        try:
+            while True:
+                await context.outlet.acquire_on_loop()
+                item = await anext(items, _END)
+                if item is _END:
+                    return _NOTHING
+                context.outlet.send(self._encoded(ticket, item))
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
 
     def _execute(self, ticket: Ticket) -> Any:
         record = ticket.agent
@@ -186,15 +230,18 @@ class AgentHost:
             return _NOTHING
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,))
+        encoded = self._encoded(ticket, value)
+        return Reply(Code.NONE, (encoded.payload, *encoded.buffers))
+
+    def _encoded(self, ticket: Ticket, value: Any) -> codec.Encoded:
         limit = self.config.max_message_bytes
         try:
-            encoded = codec.encode(value, root="result", max_bytes=limit, pickler=self._pickler)
+            return codec.encode(value, root="result", max_bytes=limit, pickler=self._pickler)
         except (errors.SerializationError, errors.MessageTooLarge) as exc:
             label = f"the result of {ticket.label}: {exc}"
             if isinstance(exc, errors.MessageTooLarge):
                 raise errors.MessageTooLarge(label, exc.size, exc.limit) from None
             raise errors.SerializationError(label, exc.path, exc.type_name) from None
-        return Reply(Code.NONE, (encoded.payload, *encoded.buffers))
 
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
@@ -206,11 +253,9 @@ class AgentHost:
         if isinstance(exc, (errors.SerializationError, errors.MessageTooLarge, errors.RemoteProtocolError)):
             code = Code.HOST_ERROR
         data = errors.describe(exc, **where)
-        if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__) and exc.args:
-            try:  # the original arguments, where they can travel
+        with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
+            if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__) and exc.args:
                 data["args"] = codec.unpack(codec.pack(list(exc.args)))
-            except Exception:  # an exception may hold anything, a lock say; the message is there
-                data.pop("args", None)
         try:
             return Reply(code, (codec.pack(data),))
         except Exception:  # describe gives plain strings, but nothing may break a reply
@@ -241,5 +286,7 @@ def _memory_of(instance: Any) -> Any:
     if context is not None:
         return context
     if memory is None:
-        raise errors.UnknownMethod(f"{type(instance).__name__} has no memory (no attribute 'memory' or 'state.context')")
+        raise errors.UnknownMethod(
+            f"{type(instance).__name__} has no memory (no attribute 'memory' or 'state.context')"
+        )
     return memory

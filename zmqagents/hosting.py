@@ -3,6 +3,10 @@
 The same `serve` runs in a forked child, in a fresh interpreter and in the calling process, so a setting cannot
 be lost in one of them. The main thread only waits (for a signal, or for the end); the router has its own thread.
 
+A child process (`run_child`) watches its parent from its first moment on, while agent files are still being
+imported, and ends by ``os._exit``: an agent's thread may be stuck for ever, and nothing waits for it. Exit handlers
+(`atexit`) therefore do not run in a child.
+
     exit status   0 stopped as asked    75 the parent process is gone    1 it failed
 """
 
@@ -11,13 +15,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import errors, loader, proxy, trusted
 from .broker import Bound, Broker
@@ -25,19 +32,22 @@ from .config import BrokerConfig
 from .host import ClassTable
 from .models import ModelConfigs, load_model_configs_file
 
-__all__ = ["EXIT_ORPHANED", "serve"]
+__all__ = ["EXIT_ORPHANED", "build", "main", "run_child", "serve"]
 
 log = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
-ORPHAN_GRACE_S = 0.5
-ORPHAN_LIMIT_S = 1.5  # an orphan is gone within 2 s
+ORPHAN_GRACE_S = 0.25
+ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
 
 Ready = Callable[[Bound], None]
 
 
 def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[errors.LoadError] | None = None) -> Broker:
-    """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, StoreUnavailable."""
+    """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, StoreUnavailable.
+
+    ``failures`` gets the errors of agent files that were left out; None: they are logged.
+    """
     table = ClassTable(classes)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
@@ -55,13 +65,14 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
 
 def serve(
     config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
-    life_fd: int | None = None, started: Callable[[Broker], None] | None = None,
-    failures: list[errors.LoadError] | None = None,
+    started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
 ) -> int:  # fmt: skip
-    """Run a host in this process until it is stopped; the exit status.
+    """Run a host in this process until it is stopped; the exit status, 0.
 
-    ``ready`` is called once it listens. ``life_fd``: a pipe whose end means that the parent is gone. Signals are
-    handled when this is the main thread: SIGTERM and SIGINT drain, the second one ends at once.
+    ``started`` gets the broker as soon as it can be asked to stop, then ``ready`` is called once: it listens.
+    Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
+    Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
+    socket and file is closed; a thread that is stuck in an agent's code is left behind.
     """
     _raise_file_limit()
     broker = build(config, classes, failures=failures)
@@ -73,13 +84,12 @@ def serve(
     if started is not None:
         started(broker)
     proxy.adopt(broker.link)
+    crash: list[BaseException] = []
     registration = None
     with _switch_interval(config.switch_interval_s), _signals(broker):
-        router = threading.Thread(target=broker.run, name="zmqagents-router")
+        router = threading.Thread(target=_route, args=(broker, crash), name="zmqagents-router")
         router.start()
         try:
-            if life_fd is not None:
-                threading.Thread(target=_watch_parent, args=(broker, life_fd), name="zmqagents-life", daemon=True).start()
             if config.studio_url and bound.port is not None:
                 from . import studio  # 20 ms that only those who have one pay
 
@@ -90,11 +100,20 @@ def serve(
             broker.finished.wait()
         finally:
             broker.request_stop(0.0)  # nothing if it has stopped
-            router.join()
             if registration is not None:
                 registration.stop(1.0)
+            router.join()
             proxy.disown(broker.link)
+    if crash:
+        raise crash[0]
     return 0
+
+
+def _route(broker: Broker, crash: list[BaseException]) -> None:
+    try:
+        broker.run()
+    except BaseException as exc:  # logged there; here so that whoever serves fails with it
+        crash.append(exc)
 
 
 def _raise_file_limit() -> None:
@@ -104,15 +123,29 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+_intervals: list[float] = []  # of the hosts in this process; the first is what Python had without them
+_intervals_lock = threading.Lock()
+
+
 @contextlib.contextmanager
 def _switch_interval(seconds: float) -> Iterator[None]:
-    """A thread that computes keeps the GIL for this long: the router must not wait 5 ms for its turn."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
+    """A thread that computes keeps the GIL for this long: the router must not wait 5 ms for its turn.
+
+    The setting is of the whole process, so the shortest of all hosts in it holds until the last one ends.
+    """
+    with _intervals_lock:
+        if not _intervals:
+            _intervals.append(sys.getswitchinterval())
+        _intervals.append(seconds)
+        sys.setswitchinterval(min(_intervals[1:]))
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        with _intervals_lock:
+            _intervals.remove(seconds) if seconds != _intervals[0] else _intervals.pop()
+            sys.setswitchinterval(min(_intervals[1:], default=_intervals[0]))
+            if len(_intervals) == 1:
+                _intervals.clear()
 
 
 @contextlib.contextmanager
@@ -131,63 +164,127 @@ def _signals(broker: Broker) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _watch_parent(broker: Broker, life_fd: int) -> None:
-    """Block until the parent's end of the pipe is closed, by whatever death."""
-    with contextlib.suppress(OSError):
-        while os.read(life_fd, 64):
-            pass
-    if broker.finished.is_set():
-        return
-    log.warning("%s: the parent process is gone, ending", broker.config.server_id)
-    broker.request_stop(ORPHAN_GRACE_S)
-    broker.finished.wait(ORPHAN_LIMIT_S)
-    os._exit(EXIT_ORPHANED)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
 
 
 # ---------------------------------------------------------------- a child process
 
 
-def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], ready_fd: int, life_fd: int) -> int:
-    """The whole life of a child: report on ``ready_fd`` as one JSON line, serve, end. Never raises."""
+class Report:
+    """The child's one line to its parent; says nothing when it is said already or nobody listens any more."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def say(self, message: dict[str, Any]) -> None:
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        with contextlib.suppress(OSError), open(fd, "wb") as pipe:
+            pipe.write(json.dumps(message).encode() + b"\n")
+
+
+def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: Report, life_fd: int) -> int:
+    """The whole life of a child, in its main thread: load, listen, report, serve. Never raises; the exit status.
+
+    ``life_fd`` is the read end of a pipe whose other end the parent holds and never writes to.
+    """
+    life = _LifeLine(life_fd)
+    failures: list[errors.LoadError] = []
+
+    def ready(bound: Bound) -> None:
+        report.say({"bound": list(bound), "left_out": [str(failure) for failure in failures]})
+
     try:
+        _forget_parents_signals()
+        life.watch()
         config, classes = load()
-
-        def ready(bound: Bound) -> None:
-            _report(ready_fd, {"bound": list(bound), "pid": os.getpid()})
-
-        return serve(config, classes, ready, life_fd=life_fd)
+        _close_stdin(life_fd)
+        _keep_sockets_to_ourselves()
+        status = serve(config, classes, ready, started=life.end_this, failures=failures)
     except BaseException as exc:  # the parent waits for one line, whatever it says
-        _report(ready_fd, {"error": errors.describe(exc)})
+        report.say({"error": errors.describe(exc)})
         return 1
+    if life.is_cut:
+        log.warning("%s has ended because its parent process is gone", config.server_id)
+        return EXIT_ORPHANED
+    return status
 
 
-def _report(fd: int, message: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # said already, or nobody listens
-        os.write(fd, json.dumps(message).encode() + b"\n")
-        os.close(fd)
+class _LifeLine:
+    """Ends this process when its parent is gone, by whatever death: then the pipe has no writer."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._broker: Broker | None = None
+        self.is_cut = False
+        os.set_inheritable(fd, False)  # it came through an exec
+
+    def end_this(self, broker: Broker) -> None:
+        """``broker`` is what must be stopped in order."""
+        self._broker = broker
+
+    def watch(self) -> None:
+        threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(self._fd, 64):
+                pass
+        self.is_cut = True
+        # Nothing here may block, so there is no logging: what is behind stderr may be gone or full.
+        if self._broker is not None:
+            self._broker.request_stop(ORPHAN_GRACE_S)
+            time.sleep(ORPHAN_LIMIT_S)
+        os._exit(EXIT_ORPHANED)
 
 
-def main() -> None:
-    """``python -m zmqagents.hosting READY_FD LIFE_FD``: a fresh interpreter; its payload is on stdin."""
-    ready_fd, life_fd = int(sys.argv[1]), int(sys.argv[2])
+def _forget_parents_signals() -> None:
+    """A forked child has the parent's handlers, which are about the parent; both kinds have its signal mask."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)) and number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def _close_stdin(life_fd: int) -> None:
+    """The terminal's input is for the parent; in a fresh interpreter it was the payload, read by now."""
+    if life_fd == 0:  # the parent has no stdin, and the number was free
+        return
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null != 0:
+        os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one may have read ahead
+
+
+def _keep_sockets_to_ourselves() -> None:
+    """Processes that agents start with `multiprocessing` must not be forks of this one.
+
+    A fork would hold copies of the listening sockets, and the port would stay taken after our death. A bare
+    ``os.fork()`` in an agent does just that. Python has this start method as its default from 3.14 on.
+    """
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("forkserver")
+
+
+def leave(status: int) -> None:
+    """End the process now; what was printed comes out."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def main(source: BinaryIO, ready_fd: int, life_fd: int) -> None:
+    """A fresh interpreter whose launcher has put the payload, config and classes, on ``source``. Never returns."""
+    os.set_inheritable(ready_fd, False)
 
     def load() -> tuple[BrokerConfig, Sequence[type]]:
-        with open(0, "rb", closefd=False) as stdin:
-            payload = trusted.loads(stdin.read())
-        sys.path[:] = payload["path"]
-        config: BrokerConfig = payload["config"]
-        classes: Sequence[type] = trusted.loads(payload["classes"])
+        config: BrokerConfig = pickle.load(source)
+        classes: Sequence[type] = trusted.loads(source.read())
         return config, classes
 
-    status = run_child(load, ready_fd, life_fd)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # an agent's thread may be stuck for ever: nothing waits for it
-
-
-if __name__ == "__main__":
-    main()
+    leave(run_child(load, Report(ready_fd), life_fd))

@@ -22,11 +22,11 @@ from typing import Any
 from .agent import CallContext, current_call
 from .codec import Encoded
 from .dispatcher import Peer, Ticket
-from .errors import BlockingCallError, HostStopping
-from .frames import CLIENT_ID_BYTES, Call, Reply, client_prefix, task_id_of, to_time_ms
+from .errors import BlockingCallError, HostStopping, ZmqAgentsError
+from .frames import CLIENT_ID_BYTES, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
+from .gate import Gate, thread_gate
 from .link import Link, Sink, Waiter
 from .models import ModelConfigs
-from .worker import Gate
 
 __all__ = ["InsideLink", "InsideServices"]
 
@@ -46,22 +46,22 @@ class InsideLink(Link):
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         self._stopped = False
+        self.router_thread = 0  # its ident, once it runs
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
+        self.check_may_block(f"{agent}.{method}()")
         ticket = own_ticket(self.server_id)
+        waits = ticket is not None and _gives_slot_back(ticket, f"{agent}.{method}()")
         waiter = Waiter()
         call = self._call(agent, method, body, flags, options, timeout, waiter)
-        if ticket is None:
-            self._post("call", self.peer, call, None, False, None)
+        if not waits:
+            self._post("call", self.peer, call, ticket, None, 0)
             return waiter.wait(None)
-        if ticket.on_loop:
-            self._sinks.pop(call.call_id, None)
-            raise BlockingCallError(f"{agent}.{method} would block the event loop: use `await` (an async_func or AsyncRpcClient)")
         gate = thread_gate()
-        self._post("call", self.peer, call, ticket, True, gate)
+        self._post("call", self.peer, call, ticket, gate, gate.begin())
         gate.wait()
         return waiter.take()
 
@@ -70,7 +70,7 @@ class InsideLink(Link):
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
         call = self._call(agent, method, body, flags, options, timeout, sink)
-        self._post("call", self.peer, call, own_ticket(self.server_id), False, None)
+        self._post("call", self.peer, call, own_ticket(self.server_id), None, 0)
         return task_id_of(self.peer.prefix, call.call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
@@ -80,11 +80,24 @@ class InsideLink(Link):
     def cancel(self, task_id: str) -> None:
         self._post("cancel", self.peer, 0, task_id)
 
+    def check_may_block(self, what: str) -> None:
+        if threading.get_ident() == self.router_thread:
+            raise BlockingCallError(f"{what} in a done-callback would stop the host: start a thread, or submit")
+
+    def credit(self, task_id: str, items: int) -> None:
+        self._post("credit", self.peer, int(task_id.rpartition("-")[2]), items)
+
     def deliver(self, call_id: int, reply: Reply | None) -> None:
         """Called by the router thread; None: the time of a fetch is over."""
         sink = self._sinks.pop(call_id, None)
         if sink is not None:
             sink.deliver(reply)
+
+    def chunk(self, call_id: int, body: Sequence[Frame]) -> None:
+        """One item of a stream; called by the router thread."""
+        sink = self._sinks.get(call_id)
+        if sink is not None:
+            sink.chunk(Reply(0, body))
 
     def stop(self) -> None:
         """Fail whatever still waits; called by the router thread as its last act."""
@@ -121,17 +134,6 @@ def own_ticket(server_id: str) -> Ticket | None:
     return ticket
 
 
-_gates = threading.local()
-
-
-def thread_gate() -> Gate:
-    """The gate of the calling thread: a thread waits for one thing at a time."""
-    gate: Gate | None = getattr(_gates, "gate", None)
-    if gate is None:
-        gate = _gates.gate = Gate()
-    return gate
-
-
 class InsideServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
@@ -151,63 +153,110 @@ class InsideServices:
         """An `RpcClient` on this host."""
         return self._client()
 
-    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> None:
-        """Give the slot back until all (or ``any_of``) the results are done, or ``timeout`` seconds.
+    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
+        """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 
-        ``results`` are AsyncResults: ``task_id``, ``server_id``, ``done()``, ``add_done_callback``. Raises
+        ``results`` are AsyncResults: ``task_id``, ``server_id``, ``add_done_callback``. False, at once, if the
+        calling thread is not the call's own (one that the agent started): it holds no slot, and just waits. Raises
         `DeadlockError` when the wait could never end.
         """
         ticket: Ticket = call.ticket
-        if ticket.on_loop and _on_a_loop():
-            raise BlockingCallError("result() would block the event loop: `await` the AsyncResult instead")
-        inside = all(result.server_id == self.server_id for result in results)
-        if inside:
-            gate = thread_gate()
-            self._post("wait", ticket, [result.task_id for result in results], any_of, gate)
-            self._pass(ticket, gate, timeout)
-            return
-        gate = self._begin_outside(ticket)
-        missing = [1 if any_of else len(results)]
-        lock = threading.Lock()
+        if not _gives_slot_back(ticket, "result()"):
+            return False
+        gate = thread_gate()
+        over = (ticket, gate, gate.begin())
+        if all(result.server_id == self.server_id for result in results):
+            self._post("wait", *over, [result.task_id for result in results], any_of)
+        else:
+            self._post("wait_outside", *over)
+            self._end_when_done(over, results, any_of)
+        self._pass(over, timeout)
+        return True
 
-        def one_done(_: Any) -> None:
-            with lock:
-                missing[0] -= 1
-                over = missing[0] == 0
-            if over:
-                self._post("wait_over", ticket)
-
-        for result in results:
-            result.add_done_callback(one_done)
-        self._pass(ticket, gate, timeout)
+    def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool:
+        """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
+        ticket: Ticket = call.ticket
+        if not _gives_slot_back(ticket, "reading a stream"):
+            return False
+        gate = thread_gate()
+        over = (ticket, gate, gate.begin())
+        stream.on_item = lambda: self._post("wait_over", *over)
+        if stream.server_id == self.server_id:
+            self._post("wait", *over, [stream.task_id], False)
+        else:
+            self._post("wait_outside", *over)
+        if stream.ready():  # it came between the look and the wait
+            self._post("wait_over", *over)
+        try:
+            self._pass(over, timeout)
+        finally:
+            stream.on_item = None
+        return True
 
     @contextmanager
     def outside(self, call: CallContext) -> Iterator[None]:
         """The slot is given back within this block, and taken again at its end."""
         ticket: Ticket = call.ticket
-        if ticket.on_loop:
-            if _on_a_loop():
-                raise BlockingCallError("this would block the event loop: use `await` instead")
+        if not _gives_slot_back(ticket, "this call"):
             yield
             return
-        gate = self._begin_outside(ticket)
+        gate = thread_gate()
+        over = (ticket, gate, gate.begin())
+        self._post("wait_outside", *over)
         try:
             yield
         finally:
-            self._post("wait_over", ticket)
+            self._post("wait_over", *over)
             gate.wait()
 
-    def _begin_outside(self, ticket: Ticket) -> Gate:
-        gate = thread_gate()
-        self._post("wait_outside", ticket, gate)
-        return gate
+    def awaiting(self, call: CallContext, result: Any, fail: Callable[[ZmqAgentsError], None]) -> Callable[[], None]:
+        """A coroutine of this host begins to await ``result``; the callable that it gives says that it gave up.
 
-    def _pass(self, ticket: Ticket, gate: Gate, timeout: float | None) -> None:
+        ``fail`` is called, by the router thread, if the wait could never end.
+        """
+        ticket: Ticket = call.ticket
+        if not ticket.on_loop or result.server_id != self.server_id:
+            return _nothing
+        self._post("await", ticket, result.task_id, fail)
+        return lambda: self._post("unwait", ticket, result.task_id)
+
+    def _end_when_done(self, over: Wait, results: Sequence[Any], any_of: bool) -> None:
+        missing = 1 if any_of else len(results)
+        lock = threading.Lock()
+
+        def one_done(_: Any) -> None:
+            nonlocal missing
+            with lock:
+                missing -= 1
+                last = missing == 0
+            if last:
+                self._post("wait_over", *over)
+
+        for result in results:
+            result.add_done_callback(one_done)
+
+    def _pass(self, over: Wait, timeout: float | None) -> None:
+        gate = over[1]
         if timeout is None:
             gate.wait()
         elif not gate.wait(max(0.0, timeout)):
-            self._post("wait_over", ticket)  # if it is over already, the gate is open or about to be
+            self._post("wait_over", *over)  # if it is over already, the gate is open or about to be
             gate.wait()
+
+
+Wait = tuple[Ticket, Gate, int]
+
+
+def _gives_slot_back(ticket: Ticket, what: str) -> bool:
+    """True in the thread that runs ``ticket``; BlockingCallError on an event loop; False in any other thread."""
+    if _on_a_loop():
+        raise BlockingCallError(f"{what} would block the event loop: `await` it instead")
+    context = ticket.context
+    return context is not None and not ticket.on_loop and context.thread == threading.get_ident()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _on_a_loop() -> bool:

@@ -11,11 +11,23 @@ import abc
 import threading
 from typing import Any, Protocol
 
+from . import codec, errors
 from .codec import Encoded
 from .errors import CallTimeout
-from .frames import Reply
+from .frames import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["Link", "Sink", "Waiter"]
+__all__ = ["Link", "Sink", "Waiter", "rebuild_error"]
+
+
+def rebuild_error(reply: Reply) -> Exception:
+    """The exception in an error reply; never raises."""
+    try:
+        data = codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ERROR_BYTES)
+    except (errors.RemoteProtocolError, IndexError) as exc:
+        return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
+    if not isinstance(data, dict):
+        return errors.RemoteProtocolError("an error that is no map")
+    return errors.rebuild(data, from_agent=reply.code == Code.AGENT_ERROR)
 
 
 class Sink(Protocol):
@@ -26,6 +38,9 @@ class Sink(Protocol):
 
     def fail(self, error: Exception) -> None:
         """There will be no word of the host."""
+
+    def chunk(self, item: Reply) -> None:
+        """One item of a stream; before the outcome, and only for calls with the flag STREAM."""
 
 
 class Link(abc.ABC):
@@ -38,6 +53,14 @@ class Link(abc.ABC):
     server_id: str
     address: str
     max_bytes: int
+    takes_pickles: bool = False  # the host is this program's own child
+
+    def settle(self, timeout: float | None = 5.0) -> None:  # noqa: B027  # nothing to do where they always are
+        """See that ``server_id``, ``max_bytes`` and ``takes_pickles`` are known: connect if need be."""
+
+    @abc.abstractmethod
+    def check_may_block(self, what: str) -> None:
+        """Raise BlockingCallError in the thread that carries the replies: there a wait would never end."""
 
     @abc.abstractmethod
     def call(
@@ -61,6 +84,10 @@ class Link(abc.ABC):
     def cancel(self, task_id: str) -> None:
         """Cancel a task; nothing comes back."""
 
+    @abc.abstractmethod
+    def credit(self, task_id: str, items: int) -> None:
+        """Allow the stream ``task_id``, a call made on this link, to send ``items`` more."""
+
 
 class Waiter:
     """A sink that one thread blocks on. Cheaper than a `threading.Event`: one bare lock."""
@@ -80,6 +107,9 @@ class Waiter:
     def fail(self, error: Exception) -> None:
         self._error = error
         self._lock.release()
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: who waits for a value asks for no stream."""
 
     def wait(self, timeout: float | None) -> Reply:
         """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without any word."""

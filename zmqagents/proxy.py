@@ -1,6 +1,6 @@
-"""What callers hold: `AgentProxy`, which looks like the agent, `AsyncResult`, and `RpcClient`.
+"""What callers hold: `AgentProxy`, which looks like the agent, and `RpcClient`, which stands for its host.
 
-All three stand on a `Link` and send nothing by themselves but calls. Arguments are encoded in the caller's
+Both stand on a `Link` and send nothing by themselves but calls. Arguments are encoded in the caller's
 thread, so a value that cannot travel fails there (`SerializationError`); a result is decoded in the thread that
 first reads it. A proxy and a result are references: they pickle, they go as arguments to any agent on any
 host, and arrive as a proxy, or as the finished value.
@@ -9,28 +9,27 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
-import asyncio
-import concurrent.futures
 import contextlib
 import contextvars
 import inspect
-import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from . import codec, errors, trusted
 from .agent import class_name_of, current_call
-from .client import Connection, Target, Transport, connect, rebuild_error, target_of
+from .client import Connection, Target, Transport, connect, target_of
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
-from .frames import Flag, Op, Reply
-from .link import Link
+from .frames import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
+from .link import Link, rebuild_error
+from .result import AsyncResult, Stream, decode_reply
 
-__all__ = ["AgentProxy", "AsyncResult", "RpcClient", "bind_reference", "deadline"]
+__all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]
 
-_MANAGEMENT_TIMEOUT_S = 5.0
+MANAGEMENT_TIMEOUT_S = 5.0
+MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 # ---------------------------------------------------------------- links
 
@@ -58,8 +57,8 @@ def bind_reference(ref: AgentRef | TaskRef) -> Any:
     link = link_for(ref.server_id, ref.address)
     if isinstance(ref, AgentRef):
         methods = {name: [returns, "", ""] for name, returns in ref.methods.items()}
-        return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, described=False, server_id=ref.server_id)
-    return AsyncResult.attach(link, ref.task_id)
+        return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id)
+    return AsyncResult.attach(link, ref.task_id, bind_reference)
 
 
 # ---------------------------------------------------------------- deadlines
@@ -69,8 +68,8 @@ _deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqage
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Every call made in this block must end within ``seconds`` from its start; the narrower of two nested ones holds."""
-    end = time.monotonic() + seconds
+    """Every call made in this block must end within ``seconds`` of its start; of two nested ones the narrower holds."""
+    end = time.monotonic() + _checked_timeout(seconds)
     outer = _deadline.get()
     token = _deadline.set(end if outer is None else min(end, outer))
     try:
@@ -84,14 +83,20 @@ class _Unset:
         return "default"
 
 
-_UNSET = _Unset()
+UNSET = _Unset()
 Timeout = float | None | _Unset
 
 
-def _time_left(timeout: Timeout) -> float | None:
+def _checked_timeout(seconds: object) -> float:
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds != seconds:
+        raise errors.ConfigError(f"a timeout is a number of seconds, or None for none at all, not {seconds!r}")
+    return min(float(seconds), MAX_TIMEOUT_S)
+
+
+def time_left(timeout: Timeout) -> float | None:
     """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
     left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
-    limits = [] if left is None else [left]
+    limits = [] if left is None else [_checked_timeout(left)]
     end = _deadline.get()
     if end is not None:
         limits.append(end - time.monotonic())
@@ -108,168 +113,43 @@ def _time_left(timeout: Timeout) -> float | None:
     return least
 
 
-# ---------------------------------------------------------------- results
-
-
-class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
-    """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
-
-    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
-    and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
-    ``result`` and ``exception`` may be called again and again, from any thread.
-    """
-
-    def __init__(self, link: Link, label: str = "") -> None:
-        super().__init__()
-        self._link = link
-        self._label = label
-        self._decode_lock = threading.Lock()
-        self._decoded = False
-        self.task_id = ""
-
-    @classmethod
-    def attach(cls, link: Link, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of a call that somebody else made."""
-        result = cls(link, task_id)
-        result.task_id = task_id
-        link.fetch(task_id, result, timeout=timeout)
-        return result
-
-    @property
-    def server_id(self) -> str:
-        return self._link.server_id
-
-    # The link's thread calls these two.
-
-    def deliver(self, reply: Reply | None) -> None:
-        if reply is None:
-            self.fail(errors.CallTimeout(f"{self.task_id} was not finished in time"))
-        elif reply.code:
-            self.fail(rebuild_error(reply))
-        else:
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                self.set_result(reply)
-
-    def fail(self, error: Exception) -> None:
-        with contextlib.suppress(concurrent.futures.InvalidStateError):
-            self.set_exception(error)
-
-    # The Future protocol.
-
-    def result(self, timeout: float | None = None) -> Any:
-        """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
-        self._wait(timeout)
-        try:
-            value = super().result(0)
-        except concurrent.futures.TimeoutError:
-            raise errors.CallTimeout(f"{self!r} was not finished within {timeout:.3g} s") from None
-        return self._decode(value)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, None if nothing; waits like `result`."""
-        self._wait(timeout)
-        try:
-            return super().exception(0)
-        except concurrent.futures.TimeoutError:
-            raise errors.CallTimeout(f"{self!r} was not finished within {timeout:.3g} s") from None
-
-    def cancel(self) -> bool:
-        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished."""
-        if self.cancelled():
-            return True
-        if not super().cancel():
-            return False
-        self.set_running_or_notify_cancel()  # so that concurrent.futures.wait sees it
-        with contextlib.suppress(errors.ZmqAgentsError):
-            self._link.cancel(self.task_id)
-        return True
-
-    def _wait(self, timeout: float | None) -> None:
-        if self.done():
-            return
-        call = current_call()
-        if call is not None:
-            call.host.wait_for(call, [self], timeout, False)  # gives the worker slot back meanwhile
-            return
-        with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            super().exception(timeout)
-
-    def _decode(self, value: Any) -> Any:
-        if self._decoded:
-            return value
-        with self._decode_lock:
-            if not self._decoded:
-                self._result = _decode(self._link, value)
-                self._decoded = True
-            return self._result
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self).__await__()
-
-    # It reads like its value.
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"AsyncResult has no attribute {name!r}")
-        return getattr(self.result(), name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.result()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.result())
-
-    def __len__(self) -> int:
-        return len(self.result())
-
-    def __contains__(self, item: object) -> bool:
-        return item in self.result()
-
-    def __bool__(self) -> bool:
-        return True  # `if result:` asks whether there is one, and must not wait
-
-    def __repr__(self) -> str:
-        return f"<AsyncResult {self._label} {self.task_id} {self._state.lower()}>"
-
-    # It travels as a reference.
-
-    def __zmqagents_ref__(self) -> TaskRef:
-        _settle_link(self._link)
-        return TaskRef(self.task_id, self._link.server_id, self._link.address)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        ref = self.__zmqagents_ref__()
-        return _attach, (ref.task_id, ref.server_id, ref.address)
-
-
-def _attach(task_id: str, server_id: str, address: str) -> AsyncResult:
-    return AsyncResult.attach(link_for(server_id, address), task_id)
-
-
-def _settle_link(link: Link) -> None:
-    """A reference names its host, so the host must have said its name."""
-    if not link.server_id and isinstance(link, Connection):
-        link.ensure_ready(_time_left(_MANAGEMENT_TIMEOUT_S))
-
-
-def _decode(link: Link, reply: Reply) -> Any:
-    payload, *buffers = reply.body
-    unpickler = trusted.loads if isinstance(link, Connection) and link.takes_pickles else None
-    return codec.decode(payload, buffers, resolve=_resolve_in_result, unpickler=unpickler)
-
-
-def _resolve_in_result(ref: AgentRef | TaskRef) -> Any:
-    return bind_reference(ref)
-
-
 def _value_of(link: Link, reply: Reply) -> Any:
     if reply.code:
         raise rebuild_error(reply)
-    return _decode(link, reply)
+    return decode_reply(link, reply, bind_reference)
 
 
-def _pickler(link: Link) -> Callable[[Any], bytes] | None:
-    return trusted.dumps if isinstance(link, Connection) and link.takes_pickles else None
+def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
+    """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
+    pickler = trusted.dumps if link.takes_pickles else None
+    body = codec.encode_call(args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, pickler=pickler)
+    if len(body.tasks) > MAX_DEPS:
+        text = f"{label}: {len(body.tasks)} results among the arguments, limit {MAX_DEPS}"
+        raise errors.MessageTooLarge(text, len(body.tasks), MAX_DEPS)
+    return body
+
+
+def checked_name(name: str, error: type[errors.CallError]) -> str:
+    """``name`` if it can be in a message; otherwise nobody has it, and nothing needs to be sent."""
+    if len(name) > MAX_TEXT:
+        raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
+    if not name.isprintable():  # lone surrogates among them
+        raise error(f"no name is like {name[:40]!r}")
+    return name
+
+
+def creation(cls_or_name: type | str, agent_id: str | None) -> tuple[str, dict[str, Any]]:
+    """Class name and options of a create request."""
+    name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
+    if not isinstance(name, str):
+        raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
+    options = {"class": checked_name(name, errors.UnknownClass)}
+    if agent_id is None:
+        return name, options
+    try:
+        return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
+    except errors.UnknownAgent as exc:
+        raise errors.ConfigError(f"agent_id: {exc}") from None
 
 
 # ---------------------------------------------------------------- proxies
@@ -286,7 +166,7 @@ class AgentProxy:
 
     def __init__(
         self, link: Link, agent_id: str, class_name: str, doc: str, methods: Mapping[str, list[str]], *,
-        timeout: Timeout = _UNSET, described: bool = True, server_id: str | None = None,
+        timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
     ) -> None:  # fmt: skip
         own = self.__dict__
         own["_za_link"] = link
@@ -294,7 +174,7 @@ class AgentProxy:
         own["_za_class"] = class_name
         own["_za_methods"] = methods
         own["_za_timeout"] = timeout
-        own["_za_described"] = described
+        own["_za_awaitable"] = awaitable  # made by AsyncRpcClient: every method is awaited
         own["_za_server"] = server_id
         own["__doc__"] = doc
 
@@ -306,9 +186,10 @@ class AgentProxy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"{name!r} is private: {self!r} does not offer it")
+        checked_name(name, errors.UnknownMethod)
         methods = self._za_methods
         if name in methods:
-            method = RemoteMethod(self._za_link, self._za_id, name, methods[name], self._za_timeout)
+            method = self._za_method(name)
             self.__dict__[name] = method  # the next access finds it without coming here
             return method
         return self._za_read(name)
@@ -316,9 +197,7 @@ class AgentProxy:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if "__call__" not in self._za_methods:
             raise TypeError(f"{self._za_class} is not callable: {self!r}")
-        return RemoteMethod(self._za_link, self._za_id, "__call__", self._za_methods["__call__"], self._za_timeout)(
-            *args, **kwargs
-        )
+        return self._za_method("__call__")(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"cannot set {name!r}: {self!r} is a proxy; give the agent a method that sets it")
@@ -334,10 +213,13 @@ class AgentProxy:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AgentProxy):
             return NotImplemented
-        return (self._za_id, self._za_link.address) == (other._za_id, other._za_link.address)
+        mine, theirs = self._za_home(), other._za_home()
+        if not (mine and theirs):  # one has never reached its host
+            mine, theirs = self._za_link.address, other._za_link.address
+        return (self._za_id, mine) == (other._za_id, theirs)
 
     def __hash__(self) -> int:
-        return hash((self._za_id, self._za_link.address))
+        return hash(self._za_id)
 
     def __copy__(self) -> AgentProxy:
         return self
@@ -347,7 +229,7 @@ class AgentProxy:
 
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
-        _settle_link(link)
+        link.settle()
         methods = {name: spec[0] for name, spec in self._za_methods.items()}
         return AgentRef(self._za_server or link.server_id, link.address, self._za_id, self._za_class, methods)
 
@@ -355,12 +237,21 @@ class AgentProxy:
         ref = self.__zmqagents_ref__()
         return bind_reference, (ref,)
 
+    def _za_home(self) -> str:
+        return self._za_server or str(self._za_link.server_id)
+
+    def _za_method(self, name: str) -> Any:
+        method = RemoteMethod(self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout)
+        return method.aio if self._za_awaitable else method
+
     def _za_read(self, name: str) -> Any:
-        link = self._za_link
-        reply = link.call(
-            self._za_id, name, codec.encode_call((), {}), flags=Flag.ATTRIBUTE, timeout=_time_left(self._za_timeout)
-        )
-        return _value_of(link, reply)
+        link, body = self._za_link, codec.encode_call((), {})
+        left = time_left(self._za_timeout)
+        if self._za_awaitable:
+            result = AsyncResult(link, f"{self._za_id}.{name}", bind_reference)
+            result.task_id = link.submit(self._za_id, name, body, result, flags=Flag.ATTRIBUTE, timeout=left)
+            return result
+        return _value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
 class RemoteMethod:
@@ -375,29 +266,36 @@ class RemoteMethod:
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        timeout: Timeout = self._timeout
-        if "timeout" in kwargs and not self._has_timeout():
-            timeout = kwargs.pop("timeout")
-        return self._send(args, kwargs, timeout)
+        body, left = self._prepare(args, kwargs)
+        if self._returns == "value":
+            return _value_of(self._link, self._link.call(self._agent_id, self.__name__, body, timeout=left))
+        return self._submit(body, left)
+
+    def aio(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it without blocking, whatever it returns: something to await, or to read with ``async for``."""
+        return self._submit(*self._prepare(args, kwargs))
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
         spec = [self._returns, self._signature, self.__doc__ or ""]
         return RemoteMethod(self._link, self._agent_id, self.__name__, spec, seconds)
 
-    def _send(self, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout) -> Any:
-        link = self._link
-        left = _time_left(timeout)
-        body = codec.encode_call(
-            args, kwargs, what=f"{self._label}: ", max_bytes=link.max_bytes, pickler=_pickler(link)
-        )
-        if self._returns == "value":
-            reply = link.call(self._agent_id, self.__name__, body, timeout=left)
-            if reply.code:
-                raise rebuild_error(reply)
-            return _decode(link, reply)
-        result = AsyncResult(link, self._label)
-        result.task_id = link.submit(self._agent_id, self.__name__, body, result, flags=Flag.DETACHED, timeout=left)
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
+        timeout = self._timeout
+        if "timeout" in kwargs and not self._has_timeout():
+            timeout = kwargs.pop("timeout")
+        left = time_left(timeout)
+        return request_body(self._link, self._label, args, kwargs), left
+
+    def _submit(self, body: codec.Encoded, left: float | None) -> Any:
+        link, agent_id, name = self._link, self._agent_id, self.__name__
+        if self._returns == "stream":
+            stream = Stream(link, self._label, bind_reference)
+            stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
+            return stream
+        result = AsyncResult(link, self._label, bind_reference)
+        flags = Flag.DETACHED if self._returns == "future" else 0
+        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
         return result
 
     def _has_timeout(self) -> bool:
@@ -414,13 +312,13 @@ class RemoteMethod:
 def _signature_from(text: str) -> inspect.Signature:
     """The signature that ``text`` says, without ``self``; annotations and defaults stay text."""
     try:
-        function = ast.parse(f"def f{text}: ...").body[0]
-        assert isinstance(function, ast.FunctionDef)
-    except (SyntaxError, AssertionError):  # a default whose repr is no Python, or no signature at all
-        function = ast.parse("def f(self, *args, **kwargs): ...").body[0]  # type: ignore[assignment]
-    given = function.args  # type: ignore[union-attr]
+        statement = ast.parse(f"def f{text}: ...").body[0]
+    except SyntaxError:  # a default whose repr is no Python, or no signature at all
+        statement = ast.parse("def f(self, *args, **kwargs): ...").body[0]
+    assert isinstance(statement, ast.FunctionDef)
+    given = statement.args
     kinds = inspect.Parameter
-    positional = [(arg, kinds.POSITIONAL_ONLY) for arg in given.posonlyargs]
+    positional: list[tuple[ast.arg, Any]] = [(arg, kinds.POSITIONAL_ONLY) for arg in given.posonlyargs]
     positional += [(arg, kinds.POSITIONAL_OR_KEYWORD) for arg in given.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
     found = [_parameter(arg, kind, value) for (arg, kind), value in zip(positional, defaults, strict=True)]
@@ -450,7 +348,7 @@ class RpcClient:
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *,
-        transport: Transport | None = None, timeout: Timeout = _UNSET, link: Link | None = None,
+        transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
     ) -> None:  # fmt: skip
         if link is None:
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
@@ -464,38 +362,42 @@ class RpcClient:
         self._use()
 
     @property
+    def link(self) -> Link:
+        """What carries the requests."""
+        return self._link
+
+    @property
     def address(self) -> str:
         """``host:port``, or ``ipc:/path`` of a private host."""
         return self._link.address
 
     # ------------------------------------------------------------ agents
 
-    def create_agent(self, cls_or_name: type | str, *args: Any, agent_id: str | None = None, **kwargs: Any) -> AgentProxy:
+    def create_agent(
+        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None, **kwargs: Any
+    ) -> AgentProxy:
         """Make an agent on the host; its proxy.
 
         ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
         remaining arguments go to its ``__init__``. A given ``agent_id`` that is taken is `AgentExists`.
         """
-        name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
-        if not isinstance(name, str):
-            raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
-        options: dict[str, Any] = {"class": name}
-        if agent_id is not None:
-            options["id"] = agent_id
+        name, options = creation(cls_or_name, agent_id)
         try:
             return self._create(name, args, kwargs, options)
         except errors.UnknownClass:
-            if not isinstance(cls_or_name, type) or not self._takes_pickles():
+            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         self._manage(Op.REGISTER, cls_or_name)
         return self._create(name, args, kwargs, options)
 
     def get_agent(self, agent_id: str) -> AgentProxy:
         """The proxy of an agent that is there; UnknownAgent if it is not."""
-        return self._proxy(self._manage(Op.DESCRIBE, options={"id": agent_id}))
+        checked_name(agent_id, errors.UnknownAgent)
+        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
 
     def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent: its running call ends, its queued ones get `AgentDeleted`. UnknownAgent if there is none."""
+        checked_name(agent_id, errors.UnknownAgent)
         return bool(self._manage(Op.DELETE, options={"id": agent_id}))
 
     def delete_all_agent(self) -> bool:
@@ -508,6 +410,7 @@ class RpcClient:
 
     def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``."""
+        checked_name(agent_id, errors.UnknownAgent)
         return self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
 
     # ------------------------------------------------------------ the host
@@ -541,7 +444,8 @@ class RpcClient:
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it."""
-        return AsyncResult.attach(self._link, task_id, timeout)
+        checked_name(task_id, errors.UnknownTask)
+        return AsyncResult.attach(self._link, task_id, bind_reference, timeout)
 
     # ------------------------------------------------------------ life
 
@@ -572,30 +476,28 @@ class RpcClient:
 
     # ------------------------------------------------------------ requests
 
-    def _takes_pickles(self) -> bool:
-        return isinstance(self._link, Connection) and self._link.takes_pickles
-
     def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> AgentProxy:
         link = self._link
-        if isinstance(link, Connection):
-            link.ensure_ready(_time_left(self._timeout))  # whether it takes pickles decides how to encode
+        link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
-        body = codec.encode_call(args, kwargs, what=f"{short}: ", max_bytes=link.max_bytes, pickler=_pickler(link))
-        reply = link.call("", Op.CREATE, body, options=options, timeout=_time_left(self._timeout))
-        return self._proxy(_value_of(link, reply))
+        body = request_body(link, short, args, kwargs)
+        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
+        return self.proxy_from(_value_of(link, reply))
 
-    def _proxy(self, description: Any) -> AgentProxy:
+    def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
+        """The proxy for a host's description of an agent."""
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
         agent_id, class_name, doc, packed = description
-        return AgentProxy(self._link, agent_id, class_name, doc, _methods(packed), timeout=self._timeout)
+        methods = _methods(packed)
+        return AgentProxy(self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable)
 
     def _manage(
-        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float = _MANAGEMENT_TIMEOUT_S
+        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float = MANAGEMENT_TIMEOUT_S
     ) -> Any:
         link = self._link
-        body = codec.encode_call(args, {}, what=f"{op}: ", max_bytes=link.max_bytes, pickler=_pickler(link))
-        return _value_of(link, link.call("", op, body, options=options, timeout=_time_left(timeout)))
+        body = request_body(link, op, args, {})
+        return _value_of(link, link.call("", op, body, options=options, timeout=time_left(timeout)))
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}
@@ -609,5 +511,3 @@ def _methods(packed: bytes) -> dict[str, list[str]]:
             _known_methods.clear()
         known = _known_methods[packed] = codec.unpack(packed, max_bytes=1 << 24)
     return known
-
-

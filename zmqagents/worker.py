@@ -23,46 +23,22 @@ from typing import Any
 
 from .agent import CallContext
 from .dispatcher import Ticket
-from .errors import ZmqAgentsError
-from .frames import Reply
+from .frames import Flag, Reply
 from .host import AgentHost
+from .outlet import Outlet
 
-__all__ = ["Gate", "WorkerPool"]
+__all__ = ["WorkerPool"]
 
 Done = Callable[[Ticket, Reply], None]
-
-
-class Gate:
-    """Where the code of one call waits until the dispatcher lets it go on (`Resume`)."""
-
-    __slots__ = ("_error", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self._error: ZmqAgentsError | None = None
-
-    def open(self, error: ZmqAgentsError | None = None) -> None:
-        """Called by the router thread, once for each wait."""
-        self._error = error
-        self._lock.release()
-
-    def wait(self, timeout: float = -1) -> bool:
-        """Called by the waiting thread; False after ``timeout`` seconds. Raises the error that it was opened with."""
-        if not self._lock.acquire(timeout=timeout):
-            return False
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return True
 
 
 class WorkerPool:
     """``capacity`` worker threads, stand-ins and the loop lane; see the module's docstring."""
 
-    def __init__(self, host: AgentHost, done: Done, capacity: int) -> None:
+    def __init__(self, host: AgentHost, done: Done, capacity: int, post: Callable[..., None]) -> None:
         self._host = host
         self._done = done
+        self._post = post
         self._capacity = capacity
         self._jobs: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -84,6 +60,8 @@ class WorkerPool:
             self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, ticket.chain,
             ticket,
         )  # fmt: skip
+        if ticket.flags & Flag.STREAM:
+            context.outlet = Outlet(ticket, self._post)
         ticket.context = context
         if ticket.on_loop:
             self._lane.start(ticket)
@@ -233,8 +211,4 @@ class LoopLane:
     def _finished(self, ticket: Ticket, task: asyncio.Task[Reply]) -> None:
         """A task may be cancelled before its first step, so the reply is made here and not in it."""
         del self._tasks[ticket]
-        if task.cancelled():
-            reply = self._host.failure(ticket, asyncio.CancelledError())
-        else:
-            reply = task.result()
-        self._done(ticket, reply)
+        self._done(ticket, self._host.failure(ticket, asyncio.CancelledError()) if task.cancelled() else task.result())

@@ -1,0 +1,471 @@
+"""What a call gives before its value is there: `AsyncResult` for one value, `Stream` for many.
+
+Both are filled by the thread that carries the reply and read by any other; a value is decoded in the thread that
+first reads it. Reading waits, and a wait inside an agent's call goes through its host (`HostServices`), so that it
+gives the worker slot back and a wait that could never end is refused.
+
+Awaiting. Results enter an event loop in batches: one `call_soon_threadsafe` for all that have come since the last
+turn, because the loop's self-pipe costs more than a small call.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import codec, errors, trusted
+from .agent import current_call
+from .codec import AgentRef, TaskRef
+from .frames import STREAM_WINDOW, Reply
+from .link import Link, rebuild_error
+
+if TYPE_CHECKING:
+    import asyncio  # at run time only where a loop is running: 20 ms that other programs need not pay
+
+__all__ = ["AsyncResult", "Stream", "as_completed", "decode_reply", "wait"]
+
+Bind = Callable[[AgentRef | TaskRef], Any]
+
+
+def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
+    """The value of a reply that is no error. ``bind`` makes references live."""
+    payload, *buffers = reply.body
+    return codec.decode(payload, buffers, resolve=bind, unpickler=trusted.loads if link.takes_pickles else None)
+
+
+# ---------------------------------------------------------------- one value
+
+
+class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+    """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
+
+    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
+    and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
+    ``result`` and ``exception`` may be called again and again, from any thread.
+    """
+
+    def __init__(self, link: Link, label: str, bind: Bind) -> None:
+        super().__init__()
+        self._link = link
+        self._label = label
+        self._bind = bind
+        self._decode_lock = threading.Lock()
+        self._decoded = False
+        self.task_id = ""
+
+    @classmethod
+    def attach(cls, link: Link, task_id: str, bind: Bind, timeout: float | None = None) -> AsyncResult:
+        """The result of a call that somebody else made. Sends the request for it."""
+        result = cls(link, task_id, bind)
+        result.task_id = task_id
+        link.fetch(task_id, result, timeout=timeout)
+        return result
+
+    @property
+    def server_id(self) -> str:
+        """The host that has the call; "" until it has answered for the first time."""
+        return self._link.server_id
+
+    # ------------------------------------------------------------ the thread that carries the reply
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is None:
+            self.fail(errors.CallTimeout(f"{self.task_id} was not finished in time"))
+        elif reply.code:
+            self.fail(rebuild_error(reply))
+        else:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+                self.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.set_exception(error)
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a result is no stream."""
+
+    # ------------------------------------------------------------ the Future protocol
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
+        self._wait(timeout)
+        try:
+            value = super().result(0)
+        except concurrent.futures.TimeoutError:
+            if self.done():  # the call itself raised a TimeoutError
+                raise
+            raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
+        return self._decode(value)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised, None if nothing; waits like `result`."""
+        self._wait(timeout)
+        try:
+            return super().exception(0)
+        except concurrent.futures.TimeoutError:
+            raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
+
+    def cancel(self) -> bool:
+        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished."""
+        if self.cancelled():
+            return True
+        if not super().cancel():
+            return False
+        self.set_running_or_notify_cancel()  # so that concurrent.futures.wait sees it
+        with contextlib.suppress(errors.ZmqAgentsError):
+            self._link.cancel(self.task_id)
+        return True
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.done():
+            return
+        call = current_call()
+        if call is not None and call.host.wait_for(call, [self], timeout, False):
+            return  # the worker slot was given back meanwhile
+        self._link.check_may_block("result()")
+        with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            super().exception(timeout)
+
+    def _decode(self, value: Any) -> Any:
+        if self._decoded:
+            return value
+        with self._decode_lock:
+            if not self._decoded:
+                self._result = decode_reply(self._link, value, self._bind)
+                self._decoded = True
+            return self._result
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self.done():
+            yield from self._until_done()
+        return self.result()
+
+    def _until_done(self) -> Generator[Any, None, None]:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        inbox = _inbox_of(loop)
+        self.add_done_callback(lambda _: inbox.post(future, None))
+        call = current_call()
+        give_up = None if call is None else call.host.awaiting(call, self, lambda error: inbox.post(future, error))
+        try:
+            yield from future
+        except asyncio.CancelledError:  # whoever awaited it has gone
+            if give_up is not None:
+                give_up()
+            self.cancel()
+            raise
+
+    # ------------------------------------------------------------ it reads like its value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"AsyncResult has no attribute {name!r}")
+        return getattr(self.result(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.result()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.result())
+
+    def __len__(self) -> int:
+        return len(self.result())
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.result()
+
+    def __bool__(self) -> bool:
+        return True  # `if result:` asks whether there is one, and must not wait
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self._label} {self.task_id} {self._state.lower()}>"
+
+    # ------------------------------------------------------------ it travels as a reference
+
+    def __zmqagents_ref__(self) -> TaskRef:
+        self._link.settle()
+        return TaskRef(self.task_id, self._link.server_id, self._link.address)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._bind, (self.__zmqagents_ref__(),)
+
+
+# ---------------------------------------------------------------- many values
+
+
+class _Inlet:
+    """The sink of a stream: what has come and was not taken. It does not know its `Stream`, so that one may go."""
+
+    def __init__(self) -> None:
+        self.items: deque[Reply] = deque()
+        self.error: Exception | None = None
+        self.ended = False
+        self.on_item: Callable[[], None] | None = None
+        self._changed = threading.Condition()
+        self._futures: list[tuple[_LoopInbox, asyncio.Future[None]]] = []
+
+    def chunk(self, item: Reply) -> None:
+        with self._changed:
+            if self.ended:
+                return
+            self.items.append(item)
+            self._tell()
+
+    def deliver(self, reply: Reply | None) -> None:
+        self._end(rebuild_error(reply) if reply is not None and reply.code else None)
+
+    def fail(self, error: Exception) -> None:
+        self._end(error)
+
+    def close(self) -> bool:
+        """Drop what has come and what will; False if it had ended."""
+        with self._changed:
+            was_open = not self.ended
+            self.ended = True
+            self.items.clear()
+            self._tell()
+            return was_open
+
+    def wait(self, timeout: float | None) -> bool:
+        """Until there is an item or the end; False after ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(self.ready, timeout)
+
+    def ready(self) -> bool:
+        return bool(self.items) or self.ended
+
+    def future(self) -> asyncio.Future[None] | None:
+        """Done when there is an item or the end; None if there is."""
+        with self._changed:
+            if self.ready():
+                return None
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            self._futures.append((_inbox_of(loop), future))
+            return future
+
+    def _end(self, error: Exception | None) -> None:
+        with self._changed:
+            if not self.ended:
+                self.error = error
+                self.ended = True
+                self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        futures, self._futures = self._futures, []
+        for inbox, future in futures:
+            inbox.post(future, None)
+        on_item = self.on_item
+        if on_item is not None:
+            on_item()
+
+
+class Stream:
+    """The items of a generator method, as they are made: an iterator, also an asynchronous one.
+
+    The host makes at most `frames.STREAM_WINDOW` items ahead of the reader. An exception of the generator comes at its
+    place. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator: its ``finally`` runs.
+    One reader at a time.
+    """
+
+    def __init__(self, link: Link, label: str, bind: Bind) -> None:
+        self._link = link
+        self._label = label
+        self._bind = bind
+        self._taken = 0
+        self._finished = False
+        self.inlet = _Inlet()
+        self.task_id = ""
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Any:
+        inlet = self.inlet
+        while not inlet.ready():
+            self._wait()
+        if inlet.items:
+            return self._take()
+        self._finish()
+        raise StopIteration
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        inlet = self.inlet
+        future = inlet.future()
+        if future is not None:
+            await future
+        if inlet.items:
+            return self._take()
+        self._finish()
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """End the stream; the generator on the host is closed. Idempotent."""
+        if self.inlet.close():
+            with contextlib.suppress(errors.ZmqAgentsError):
+                self._link.cancel(self.task_id)
+
+    async def aclose(self) -> None:
+        """The same as `close`."""
+        self.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "ended" if self.inlet.ended else "open"
+        return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
+
+    def _take(self) -> Any:
+        item = self.inlet.items.popleft()
+        self._taken += 1
+        if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
+            self._link.credit(self.task_id, STREAM_WINDOW // 2)
+        return decode_reply(self._link, item, self._bind)
+
+    def _finish(self) -> None:
+        error, self.inlet.error = self.inlet.error, None
+        if error is not None:
+            raise error
+
+    def _wait(self) -> None:
+        call = current_call()
+        if call is not None and call.host.wait_for_item(call, self, None):
+            return
+        self.inlet.wait(None)
+
+    # What `HostServices.wait_for_item` looks at.
+
+    @property
+    def server_id(self) -> str:
+        return self._link.server_id
+
+    def ready(self) -> bool:
+        return self.inlet.ready()
+
+    @property
+    def on_item(self) -> Callable[[], None] | None:
+        return self.inlet.on_item
+
+    @on_item.setter
+    def on_item(self, callback: Callable[[], None] | None) -> None:
+        self.inlet.on_item = callback
+
+
+# ---------------------------------------------------------------- waiting for several
+
+
+def wait(
+    results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
+) -> Any:
+    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
+    everything = list(results)
+    end = None if timeout is None else time.monotonic() + timeout
+    call = current_call()
+    while call is not None:
+        pending = [result for result in everything if not result.done()]
+        if not pending or _enough(everything, pending, return_when):
+            break
+        left = None if end is None else max(0.0, end - time.monotonic())
+        any_of = return_when != concurrent.futures.ALL_COMPLETED
+        if left == 0.0 or not call.host.wait_for(call, pending, left, any_of):
+            break
+    left = None if end is None else max(0.0, end - time.monotonic())
+    return concurrent.futures.wait(everything, left, return_when)
+
+
+def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_when: str) -> bool:
+    if return_when == concurrent.futures.FIRST_COMPLETED:
+        return len(pending) < len(everything)
+    if return_when == concurrent.futures.FIRST_EXCEPTION:
+        finished = [result for result in everything if result.done() and not result.cancelled()]
+        return any(result.exception() is not None for result in finished)
+    return False
+
+
+def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
+    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last."""
+    pending = list(dict.fromkeys(results))
+    end = None if timeout is None else time.monotonic() + timeout
+    while pending:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        done = wait(pending, left, concurrent.futures.FIRST_COMPLETED).done
+        if not done:
+            raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
+        yield from (result for result in pending if result in done)
+        pending = [result for result in pending if result not in done]
+
+
+# ---------------------------------------------------------------- into an event loop
+
+
+class _LoopInbox:
+    """Futures of one event loop that are to be woken; filled by any thread, emptied by the loop's own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._items: deque[tuple[asyncio.Future[None], Exception | None]] = deque()
+        self._posted = False
+
+    def post(self, future: asyncio.Future[None], error: Exception | None) -> None:
+        self._items.append((future, error))
+        if self._posted:
+            return
+        self._posted = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # the loop is closed: nobody awaits in it any more
+            self._items.clear()
+            self._posted = False
+
+    def _drain(self) -> None:
+        self._posted = False  # first: what is appended from here on posts again
+        while self._items:
+            future, error = self._items.popleft()
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+_inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopInbox] = weakref.WeakKeyDictionary()
+_inboxes_lock = threading.Lock()
+
+
+def _inbox_of(loop: asyncio.AbstractEventLoop) -> _LoopInbox:
+    with _inboxes_lock:
+        found = _inboxes.get(loop)
+        if found is None:
+            found = _inboxes[loop] = _LoopInbox(loop)
+        return found

@@ -17,7 +17,6 @@ from .client import Transport
 from .config import DEFAULT_TIMEOUT_S
 from .frames import Op
 from .proxy import (
-    MANAGEMENT_TIMEOUT_S,
     UNSET,
     AgentProxy,
     RpcClient,
@@ -135,9 +134,10 @@ class AsyncRpcClient:
         return await self._send(Op.CREATE, body, options, time_left(self._timeout))
 
     async def _manage(
-        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float = MANAGEMENT_TIMEOUT_S
+        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None
     ) -> Any:
-        return await self._send(op, request_body(self._link, op, args, {}), options, time_left(timeout))
+        left = time_left(self._link.management_timeout_s if timeout is None else timeout)
+        return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
         result = AsyncResult(self._link, op, bind_reference)

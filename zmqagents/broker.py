@@ -136,6 +136,7 @@ class Broker:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._sessions: dict[bytes, Session] = {}
+        self._client_ids: set[bytes] = set()  # of the live sessions
         self._stalled: set[Session] = set()
         self._next_zap = self._next_retry = self._next_sweep = 0.0
         self._stop = False
@@ -283,7 +284,7 @@ class Broker:
             busy = self._read_messages(now)
             busy = self._read_inbox() or busy
             self._look_at_clock()
-            if busy:
+            if busy or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
             if self._inbox:  # posted between the last look and the flag
@@ -314,7 +315,12 @@ class Broker:
                 routing_id = router.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return count > 0
-            self._on_message(routing_id, self._read_rest(), now)
+            parts = self._read_rest()
+            try:
+                self._on_message(routing_id, parts, now)
+            except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
+                log.exception("a message could not be handled")
+                self._answer_broken(routing_id, parts)
         return True
 
     def _read_rest(self) -> list[bytes] | None:
@@ -333,7 +339,10 @@ class Broker:
             if not inbox:
                 return count > 0
             handler, args = inbox.popleft()
-            self._carry_out(handler(*args))
+            try:
+                self._carry_out(handler(*args))
+            except BaseException:  # a bug of ours, or a done-callback that raised SystemExit: the host goes on
+                log.exception("an event could not be handled")
         return True
 
     def _look_at_clock(self) -> None:
@@ -395,6 +404,16 @@ class Broker:
         elif isinstance(message, frames.Bye):
             self._detach(session)
 
+    def _answer_broken(self, routing_id: bytes, parts: list[bytes] | None) -> None:
+        session = self._sessions.get(routing_id)
+        if session is None or not parts:
+            return
+        call_id = frames.parse_header(parts[0]).call_id
+        session.peer.calls.pop(call_id, None)
+        self._answer(
+            Answer(session.peer, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))
+        )
+
     def _complain(self, routing_id: bytes, exc: Exception) -> None:
         """Count what a peer did wrong, and log it once for each peer."""
         seen = self._bad_peers.get(routing_id, 0)
@@ -408,9 +427,12 @@ class Broker:
         old = self._sessions.get(routing_id)
         if old is not None:
             self._detach(old)
+        if hello.client_id in self._client_ids:  # its task ids would be another's
+            raise errors.RemoteProtocolError("HELLO with the client id of another connection")
         # The peer is who ZAP let in. One user owns all doors for now, so all who get in are admins.
         session = Session(routing_id, secrets.randbits(63) | 1, hello.client_id, "", "admin", now)
         self._sessions[routing_id] = session
+        self._client_ids.add(hello.client_id)
         bound = self.bound
         assert bound is not None
         welcome = {
@@ -424,6 +446,7 @@ class Broker:
 
     def _detach(self, session: Session) -> None:
         self._sessions.pop(session.routing_id, None)
+        self._client_ids.discard(session.client_id)
         self._stalled.discard(session)
         session.outbox = None
         self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))

@@ -56,6 +56,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 STOP_MARGIN_S = 2.0  # a host ends within its grace and this
+EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
 LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 
 # The first that fits counts: an agent's own TimeoutError is both an AgentCallError and a TimeoutError.
@@ -115,23 +116,25 @@ class StartVerb(Verb):
     """``start``. The earlier system told its users to type ``--local-mode False`` and took that for True."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for option, value in zip(args, [*args[1:], ""], strict=True):
+        for option, value in zip(args, [*args[1:], ""], strict=False):
             name, _, attached = option.partition("=")
             if name == "--local-mode" and (attached or re.fullmatch(r"(?i)true|false|yes|no|on|off|[01]", value)):
                 raise click.UsageError("--local-mode takes no value: write --local-mode or --no-local-mode", ctx)
         return super().parse_args(ctx, args)
 
 
-class CallVerb(Verb):
-    """A verb with JSON arguments: a negative number is one of them and no option."""
+class DashVerb(Verb):
+    """A verb some of whose arguments begin with a dash, as ``dashed`` says, and are no options for that."""
+
+    dashed = re.compile(r"-\d")  # a negative number
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with_value = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
         marked, previous = [], ""
         for arg in args:
             # No argument of a process holds a NUL, so this is a mark that nobody can have typed.
-            negative = re.match(r"-\d", arg) and previous not in with_value
-            marked.append(f"\0{arg}" if negative else arg)
+            is_argument = self.dashed.match(arg) and previous not in with_value
+            marked.append(f"\0{arg}" if is_argument else arg)
             previous = arg
         rest = super().parse_args(ctx, marked)
         for name, value in ctx.params.items():
@@ -140,6 +143,10 @@ class CallVerb(Verb):
             elif isinstance(value, tuple):
                 ctx.params[name] = tuple(text.lstrip("\0") for text in value)
         return rest
+
+
+class KeyVerb(DashVerb):
+    dashed = re.compile(r"-.{39}$")  # Z85 text may begin with any of its characters
 
 
 class Shell(click.Group):
@@ -507,7 +514,7 @@ def start(strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
         status = hosting.serve(config, [], ready, failures=failures)
     finally:
         _tell_failures(failures)
-    _leave_no_thread(status)
+    _exit_in_time(status)
     return status
 
 
@@ -525,16 +532,15 @@ def _announce(bound: Bound, as_json: bool) -> None:
     click.echo(text)  # flushes
 
 
-def _leave_no_thread(status: int) -> None:
-    """A thread that an agent started and that is no daemon would keep the process for ever: end it with us."""
-    others = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-    if others:
-        log.info("ending, although agents' threads are running: %s", ", ".join(others))
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+def _exit_in_time(status: int) -> None:
+    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
+
+    def watch() -> None:
+        time.sleep(EXIT_LIMIT_S)
+        log.warning("ending, although a thread or an exit handler of an agent's is still running")
         os._exit(status)
+
+    threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()
 
 
 # ---------------------------------------------------------------- one host
@@ -553,13 +559,15 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
     """
     record = locate(host, port, server_id)
     if record is None and (not port or server_id):
-        click.echo(f"no host {server_id + ' ' if server_id else ''}is running on this machine")
+        click.echo(f"no host {server_id + ' ' if server_id else ''}of yours is running on this machine")
         return
     name = f"{record.server_id} at {record.host}:{record.port}" if record else f"{host}:{port}"
     try:
         limit_s = _ask_to_stop(grace, host, port, server_id)
     except errors.HostUnreachable:
-        click.echo(f"no host is running at {host}:{port}" if port else f"{name} was not running any more")
+        if record is not None and record.is_live:
+            raise errors.HostUnreachable(f"{name} does not answer; its process is {record.pid}") from None
+        click.echo(f"no host is running at {record.host if record else host}:{record.port if record else port}")
         return
     except (errors.HostStopping, errors.CallLost, errors.HostLost):  # it was about to end by itself
         limit_s = 0.0
@@ -604,7 +612,8 @@ def status(as_json: bool, **where: Any) -> None:
     if as_json:
         show(info, True)
         return
-    calls, store = info["calls"], info["store"]
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in info["calls"].items())
+    store = info["store"]
     show_facts({
         "host": f"{info['server_id']} at {info['host']}:{info['port']} (pid {info['pid']})",
         "version": f"{info['version']} on Python {info['python']}",
@@ -614,7 +623,7 @@ def status(as_json: bool, **where: Any) -> None:
         "models": ", ".join(info["models"]) or "none",
         "clients": f"{info['clients']}",
         "running": f"{info['running']} of {info['capacity']}, {info['waiting']} waiting",
-        "calls": f"{info['calls_open']} open, " + ", ".join(f"{count} {name}" for name, count in calls.items()),
+        "calls": f"{info['calls_open']} open, {counts}",
         "results": f"{store['done']} kept in the {store['kind']} store, {store['bytes']} bytes",
     })  # fmt: skip
 
@@ -651,7 +660,7 @@ def _show_rows(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool
 # ---------------------------------------------------------------- agents and their calls
 
 
-@shell.command(cls=CallVerb)
+@shell.command(cls=DashVerb)
 @click.argument("class_name", metavar="CLASS")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @option("--agent-id", metavar="ID", help="Its id; default: a new one.")
@@ -682,7 +691,7 @@ def delete(agent: str, **where: Any) -> None:
     click.echo(f"deleted {agent}")
 
 
-@shell.command(cls=CallVerb)
+@shell.command(cls=DashVerb)
 @click.argument("agent")
 @click.argument("method")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
@@ -845,7 +854,7 @@ def keys_show(as_json: bool) -> None:
         show_facts(public)
 
 
-@keys.command("add")
+@keys.command("add", cls=KeyVerb)
 @click.argument("name")
 @click.argument("public_key", metavar="KEY")
 @option("--role", type=click.Choice(["call", "admin"]), default="call", show_default=True, help="What NAME may do.")

@@ -11,9 +11,9 @@ straight from the I/O thread to the sink of the request. The thread starts with 
       CLOSED: every outstanding request fails, at once, with what is known: `HostUnreachable` (nothing was
       sent), `AuthenticationError`, or `CallLost` (it was sent: whether it ran is not known).
 
-A closed connection opens again with the next request. libzmq's own reconnecting is off: a message queued for a
-host that died must not reach its successor. The monitor tells of a crash within milliseconds; a host that
-hangs is noticed by pings.
+A closed connection opens again with the next request. libzmq's own reconnecting is in effect off: a message
+queued for a host that died must not reach its successor. The monitor tells of a crash within milliseconds; a host
+that hangs is noticed by pings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from . import codec, endpoints, errors, frames, security
 from .agent import current_call
 from .codec import Encoded
 from .frames import CLIENT_ID_BYTES, Code, Kind, Reply
-from .link import Link, Sink, Waiter
+from .link import MAX_CHAIN, Link, Refetch, Sink, Waiter
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
 
@@ -144,6 +144,10 @@ class Connection(Link):
         """True for a private host of this program."""
         return bool(self._known().get("pickle", False))
 
+    @property
+    def management_timeout_s(self) -> float:  # type: ignore[override]
+        return float(self._known().get("max_timeout_s", Link.management_timeout_s))
+
     def _known(self) -> dict[str, Any]:
         core = self._core
         return core.welcome if core is not None else {}
@@ -179,7 +183,10 @@ class Connection(Link):
         return frames.task_id_of(core.prefix, call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        self._open_core().request(_Fetch(task_id, timeout), _Refetch(self, task_id, sink, timeout), None)
+        self._fetch(task_id, Refetch(self._fetch, task_id, sink, timeout), timeout)
+
+    def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
+        self._open_core().request(_Fetch(task_id, timeout), sink, None)
 
     def cancel(self, task_id: str) -> None:
         meta = codec.pack(task_id)
@@ -254,7 +261,7 @@ class _Call:
         self.flags = flags
         call = current_call()
         if call is not None:  # so that a chain of calls which comes back to its first host is seen there
-            options = {**(options or {}), "chain": [*call.chain, call.call_id]}
+            options = {**(options or {}), "chain": [*call.chain, call.call_id][-MAX_CHAIN:]}
         self.options = options
         self.deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -277,35 +284,6 @@ class _Fetch:
     def __call__(self, call_id: int, token: int, server_id: str) -> list[frames.Frame]:
         time_ms = frames.MAX_TIME_MS if self.timeout is None else frames.to_time_ms(self.timeout)
         return [frames.header(Kind.FETCH, call_id, token, time_ms=time_ms), self.meta]
-
-
-class _Refetch:
-    """The sink of a FETCH: asks again while the host says that the call is still unfinished."""
-
-    def __init__(self, connection: Connection, task_id: str, sink: Sink, timeout: float | None) -> None:
-        self._connection = connection
-        self._task_id = task_id
-        self._sink = sink
-        self._end = None if timeout is None else time.monotonic() + timeout
-
-    def deliver(self, reply: Reply | None) -> None:
-        if reply is not None:
-            self._sink.deliver(reply)
-            return
-        left = None if self._end is None else self._end - time.monotonic()
-        if left is not None and left <= 0:
-            self._sink.deliver(None)
-            return
-        try:
-            self._connection._open_core().request(_Fetch(self._task_id, left), self, None)
-        except Exception as exc:  # the connection is being closed
-            self.fail(exc)
-
-    def fail(self, error: Exception) -> None:
-        self._sink.fail(error)
-
-    def chunk(self, item: Reply) -> None:
-        """Never comes: a FETCH gets one answer."""
 
 
 # ---------------------------------------------------------------- the core: one I/O thread and its sockets
@@ -347,7 +325,8 @@ class _Core:
         self.welcome: dict[str, Any] = {}
         self.closing = False
         self._ids = itertools.count(1)
-        self._outbox: deque[_Request] = deque()
+        self._outbox: deque[_Request] = deque()  # filled by any thread
+        self._unsent: deque[_Request] = deque()  # the I/O thread's own
         self._pending: dict[int, _Request] = {}  # sent or to be sent, and not answered
         self._timers: list[tuple[float, int]] = []
         self._asleep = False
@@ -435,7 +414,7 @@ class _Core:
         if busy:
             return
         self._asleep = True
-        if (self._outbox and (self._token or self._dealer is None)) or self.closing:
+        if self._outbox or self.closing:
             self._asleep = False
             return
         events = self._poller.poll(self._poll_ms(now))
@@ -451,21 +430,29 @@ class _Core:
             due.append(self._connect_by if not self._token else self._ping_due())
         return max(0, int((min(due) - now) * 1000) + 1) if due else None
 
+    def _take_in(self) -> None:
+        """Move what other threads have asked for to this one's own queue; their deadlines count from now on."""
+        for _ in range(BATCH):
+            if not self._outbox:
+                return
+            request = self._outbox.popleft()
+            if request.deadline is not None and request.sink is not None:
+                self._add_timer(request.deadline, request.call_id)
+            self._unsent.append(request)
+
     def _send_some(self) -> bool:
-        if not self._outbox:
+        self._take_in()
+        if not self._unsent:
             return False
         if self._dealer is None:
             self._connect()
             return self._dealer is None
         if not self._token:
             return False
-        for _ in range(BATCH):
-            if not self._outbox:
-                break
-            request = self._outbox.popleft()
-            if request.sink is not None and request.call_id not in self._pending:
-                continue  # timed out or cancelled before it could be sent
-            self._send_one(request)
+        while self._unsent:
+            request = self._unsent.popleft()
+            if request.sink is None or request.call_id in self._pending:  # else it timed out or was cancelled
+                self._send_one(request)
         return True
 
     def _send_one(self, request: _Request) -> None:
@@ -488,8 +475,6 @@ class _Core:
             return
         request.sent = True
         dealer.send_multipart(parts, zmq.NOBLOCK, copy=size < 65_536)
-        if request.deadline is not None and request.sink is not None:
-            self._add_timer(request.deadline, request.call_id)
 
     def _receive_some(self) -> bool:
         dealer = self._dealer
@@ -505,6 +490,8 @@ class _Core:
                 self._on_message(parts)
             except errors.RemoteProtocolError as exc:
                 log.warning("%s sent what is no message: %s", self.target.address, exc)
+            except BaseException:  # a done-callback may raise anything, SystemExit too
+                log.exception("a callback on a result from %s failed", self.target.address)
             if self._dealer is not dealer:
                 return True
         return True
@@ -545,8 +532,8 @@ class _Core:
             if request is not None and request.sink is not None:
                 request.sink.fail(errors.CallTimeout(f"{self.target.address} did not answer in time"))
         if self._dealer is None:
-            self._expire_unsent(now)
-        elif not self._token:
+            return
+        if not self._token:
             if now >= self._connect_by:
                 self._lost(f"no answer within {CONNECT_TIMEOUT_S:g} s", errors.HostUnreachable)
         elif now >= self._last_heard + DEAD_S and self._last_ping > self._last_heard:
@@ -560,13 +547,6 @@ class _Core:
         if self._last_ping > self._last_heard:
             return self._last_heard + DEAD_S
         return max(self._last_heard, self._last_ping) + (PING_BUSY_S if self._pending else PING_IDLE_S)
-
-    def _expire_unsent(self, now: float) -> None:
-        if not self._outbox:
-            return
-        for request in list(self._outbox):
-            if request.deadline is not None and request.deadline <= now:
-                self._pending.pop(request.call_id, None)
 
     def _add_timer(self, due: float, call_id: int) -> None:
         heapq.heappush(self._timers, (due, call_id))
@@ -584,7 +564,9 @@ class _Core:
             self._fail_all(exc)
             return
         dealer: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
-        dealer.linger = 0
+        # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
+        # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
+        dealer.linger = 1000
         for option, value in _DEALER_OPTIONS:
             dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:
@@ -642,7 +624,6 @@ class _Core:
         if self._dealer is not None and self._token:
             with contextlib.suppress(zmq.ZMQError):
                 self._dealer.send(frames.header(Kind.BYE, 0, self._token), zmq.NOBLOCK)
-                self._dealer.linger = 200
 
     def _disconnect(self) -> None:
         dealer, monitor = self._dealer, self._monitor
@@ -659,13 +640,15 @@ class _Core:
     def _fail_all(self, error: Exception) -> None:
         """Fail every request that is outstanding; those never sent say so."""
         self._outbox.clear()
+        self._unsent.clear()
         while self._pending:
             try:
                 _, request = self._pending.popitem()
             except KeyError:  # another thread took the last one
                 break
             if request.sink is not None:
-                request.sink.fail(_copy(error))
+                lost = isinstance(error, errors.CallLost) and not request.sent
+                request.sink.fail(errors.HostUnreachable(*error.args) if lost else _copy(error))
 
 
 def _copy(error: Exception) -> Exception:
@@ -683,10 +666,12 @@ _EVENTS = (
     | zmq.EVENT_CLOSED
 )
 _DEALER_OPTIONS = (
-    (zmq.RECONNECT_IVL, -1),
+    # Ten minutes, so in effect never: a lost connection is closed here. Not -1, with which libzmq 4.3.5 ends the pipe
+    # in the middle of whatever is being received, drops what had arrived and may abort (fq.cpp, "!_more").
+    (zmq.RECONNECT_IVL, 600_000),
     (zmq.SNDHWM, 0),
     (zmq.RCVHWM, 0),
-    (zmq.HANDSHAKE_IVL, 5000),
+    (zmq.HANDSHAKE_IVL, 30_000),  # more than CONNECT_TIMEOUT_S: a frozen host is unreachable, not one with a wrong key
     (zmq.CONNECT_TIMEOUT, 3000),
     (zmq.TCP_KEEPALIVE, 1),
     (zmq.TCP_KEEPALIVE_IDLE, 30),

@@ -23,26 +23,34 @@ __all__ = ["send_stop"]
 def send_stop(ipc: str, grace_s: float, *, timeout: float) -> None:
     """Tell the host at the socket path ``ipc`` to drain for ``grace_s`` seconds and end.
 
-    Returns when it has agreed; raises HostUnreachable if it does not within ``timeout`` seconds.
+    Returns when it has agreed, or says goodbye; raises HostUnreachable if it does neither within ``timeout``
+    seconds.
     """
     end = time.monotonic() + timeout
     context: zmq.Context[Any] = zmq.Context()
-    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     try:
-        dealer.linger = 0
-        dealer.connect(f"ipc://{ipc}")
-        hello = codec.pack({"client": os.urandom(CLIENT_ID_BYTES), "versions": [frames.VERSION]})
-        dealer.send_multipart([frames.header(Kind.HELLO), hello])
-        token = frames.parse_header(_receive(dealer, end)[0]).token
-        body = (codec.encode_call((), {}).payload,)
-        dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"grace_s": grace_s}))
-        head, *rest = _receive(dealer, end)
-        parsed = frames.parse_header(head)
-        if parsed.kind == Kind.ERROR:
-            raise rebuild_error(Reply(parsed.code, rest))
+        with context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(f"ipc://{ipc}")
+            _stop(dealer, grace_s, end)
+    except zmq.ZMQError as exc:  # no descriptors left, say
+        raise HostUnreachable(f"no control socket: {exc}") from exc
     finally:
-        dealer.close()
         context.term()
+
+
+def _stop(dealer: zmq.Socket[bytes], grace_s: float, end: float) -> None:
+    hello = codec.pack({"client": os.urandom(CLIENT_ID_BYTES), "versions": [frames.VERSION]})
+    dealer.send_multipart([frames.header(Kind.HELLO), hello])
+    token = frames.parse_header(_receive(dealer, end)[0]).token
+    body = (codec.encode_call((), {}).payload,)
+    dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"grace_s": grace_s}))
+    head, *rest = _receive(dealer, end)
+    answer = frames.parse_header(head)
+    if answer.kind == Kind.ERROR:
+        raise rebuild_error(Reply(answer.code, rest))
+    if answer.kind not in (Kind.RESULT, Kind.GOODBYE):
+        raise HostUnreachable(f"the host answers on its control socket with a message of kind {answer.kind}")
 
 
 def _receive(dealer: zmq.Socket[bytes], end: float) -> list[bytes]:

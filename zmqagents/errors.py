@@ -66,6 +66,8 @@ __all__ = [
 
 TRACEBACK_LIMIT_CHARS = 16_384  # the tail is kept: the innermost frames say most
 MESSAGE_LIMIT_CHARS = 4_096
+MAX_GROUP_DEPTH = 4  # exception groups within groups
+MAX_GROUP_MEMBERS = 64
 
 
 class ZmqAgentsError(Exception):
@@ -314,19 +316,33 @@ def describe(exc: BaseException, *, agent: str = "", method: str = "", call_id: 
 
     The caller may add ``args`` (a list) when it knows that they can be encoded. Never raises.
     """
+    data = _describe(exc, 0)
+    for key, value in (("agent", agent), ("method", method), ("call_id", call_id)):
+        if value:
+            data[key] = value
+    return data
+
+
+def _describe(exc: BaseException, depth: int) -> dict[str, Any]:
     if isinstance(exc, AgentCallError) and exc.type_name:  # it came from another agent: keep its name
         name, message = exc.type_name, exc.message
     else:
         name, message = type_name_of(type(exc)), safe_text(exc)
     data: dict[str, Any] = {"type": name, "message": message, "traceback": safe_traceback(exc)}
-    for key, value in (("agent", agent), ("method", method), ("call_id", call_id)):
-        if value:
-            data[key] = value
+    group = _members(exc)
+    if group and depth < MAX_GROUP_DEPTH:
+        data["group"] = [_describe(member, depth + 1) for member in group[:MAX_GROUP_MEMBERS]]
     if isinstance(exc, ZmqAgentsError):  # of foreign classes nothing is read: a property may do anything
         fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
         if fields:
             data["fields"] = fields
     return data
+
+
+def _members(exc: BaseException) -> list[BaseException]:
+    """The exceptions in an ExceptionGroup (Python >= 3.11), none for any other."""
+    group = getattr(builtins, "BaseExceptionGroup", None)
+    return list(exc.exceptions) if group is not None and isinstance(exc, group) else []
 
 
 _FIELDS = ("path", "type_name", "size", "limit", "chain", "retry_after")
@@ -339,6 +355,10 @@ def rebuild(data: Mapping[str, Any], *, from_agent: bool = True) -> Exception:
     original type. False: a host error, exactly the class named. Never raises: whatever is missing
     or of a wrong type in ``data`` ends as a plain `AgentCallError`.
     """
+    return _rebuild(data, from_agent, 0)
+
+
+def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception:
     name = data.get("type")
     original = _types.get(name) if isinstance(name, str) else None
     cls: type[Exception]
@@ -348,6 +368,9 @@ def rebuild(data: Mapping[str, Any], *, from_agent: bool = True) -> Exception:
         cls = _mix(original)
     args = data.get("args")
     message = str(data.get("message", ""))
+    members = data.get("group")
+    if isinstance(members, list) and depth < MAX_GROUP_DEPTH:
+        args = (message, [_rebuild(m, True, depth + 1) for m in members if isinstance(m, Mapping)])
     exc = _instance(cls, original, tuple(args) if isinstance(args, (list, tuple)) else (message,))
     if isinstance(exc, AgentCallError):
         exc.type_name, exc.message = str(name), message

@@ -57,6 +57,7 @@ MAX_TEXT = 255  # characters of an agent id, a method name or a task id
 MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
 MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
 MAX_DEPS = 4096  # unfinished results among the arguments of one call
+MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
@@ -85,7 +86,9 @@ class Kind(enum.IntEnum):
     CHUNK = 72
 
 
-class Flag(enum.IntFlag):
+class Flag:
+    """Bits of a CALL's flags. Plain numbers: ``&`` of an `enum.IntFlag` would cost the broker 0.3 us each time."""
+
     DETACHED = 1
     ATTRIBUTE = 2
     STREAM = 4

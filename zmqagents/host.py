@@ -118,8 +118,11 @@ class AgentHost:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return self._run_stream(ticket, context, value)
-            if inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
-                value = self.await_value(value)
+            if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+                value = value.result()  # `return other.reply(x)`: the caller means its value
+            elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
+                with self.services.outside(context):
+                    value = self.await_value(value)
             return self._encode(ticket, value)
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
@@ -134,7 +137,10 @@ class AgentHost:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return await self._run_stream_on_loop(ticket, context, value)
-            return self._encode(ticket, await value)
+            value = await value
+            if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+                value = await value
+            return self._encode(ticket, value)
         except asyncio.CancelledError as exc:
             return self.failure(ticket, exc)
         except BaseException as exc:
@@ -179,15 +185,18 @@ class AgentHost:
 
     def _execute(self, ticket: Ticket) -> Any:
         record = ticket.agent
-        if not ticket.op:
-            args, kwargs = self._arguments(ticket)
-            return getattr(record.instance, ticket.name)(*args, **kwargs)
         if ticket.op == Op.CREATE:
             return self._create(ticket, record)
+        instance = record.instance
+        if instance is None:
+            raise errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start")
+        if not ticket.op:
+            args, kwargs = self._arguments(ticket)
+            return getattr(instance, ticket.name)(*args, **kwargs)
         if ticket.op == Op.MEMORY:
-            return _memory_of(record.instance)
-        value = getattr(record.instance, ticket.name)  # "attribute"
-        if inspect.ismethod(value) and value.__self__ is record.instance:
+            return _memory_of(instance)
+        value = getattr(instance, ticket.name)  # "attribute"
+        if inspect.ismethod(value) and value.__self__ is instance:
             raise errors.UnknownMethod(f"{record.agent_id} does not offer the method {ticket.name!r} to callers")
         return value
 
@@ -250,17 +259,29 @@ class AgentHost:
             cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
             return error_reply(cancelled, **where)
         code = Code.AGENT_ERROR
-        if isinstance(exc, (errors.SerializationError, errors.MessageTooLarge, errors.RemoteProtocolError)):
+        if isinstance(
+            exc, (errors.SerializationError, errors.MessageTooLarge, errors.RemoteProtocolError, errors.AgentDeleted)
+        ):
             code = Code.HOST_ERROR
         data = errors.describe(exc, **where)
         with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
-            if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__) and exc.args:
-                data["args"] = codec.unpack(codec.pack(list(exc.args)))
+            args = _args_of(exc)
+            if args:
+                data["args"] = codec.unpack(codec.pack(args))
         try:
             return Reply(code, (codec.pack(data),))
         except Exception:  # describe gives plain strings, but nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(code, (codec.pack(plain),))
+
+
+def _args_of(exc: BaseException) -> list[Any]:
+    """The arguments of exceptions of plain classes; what others keep in ``args`` may not be what they are made of."""
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return [exc.errno, exc.strerror, exc.filename, *([None, exc.filename2] if exc.filename2 is not None else [])]
+    if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__):
+        return list(exc.args)
+    return []
 
 
 def _no_loop(value: Awaitable[Any]) -> Any:

@@ -123,7 +123,8 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-_intervals: list[float] = []  # of the hosts in this process; the first is what Python had without them
+_intervals_s: list[float] = []  # what the hosts in this process ask for
+_interval_before_s = 0.0
 _intervals_lock = threading.Lock()
 
 
@@ -133,19 +134,18 @@ def _switch_interval(seconds: float) -> Iterator[None]:
 
     The setting is of the whole process, so the shortest of all hosts in it holds until the last one ends.
     """
+    global _interval_before_s
     with _intervals_lock:
-        if not _intervals:
-            _intervals.append(sys.getswitchinterval())
-        _intervals.append(seconds)
-        sys.setswitchinterval(min(_intervals[1:]))
+        if not _intervals_s:
+            _interval_before_s = sys.getswitchinterval()
+        _intervals_s.append(seconds)
+        sys.setswitchinterval(min(_intervals_s))
     try:
         yield
     finally:
         with _intervals_lock:
-            _intervals.remove(seconds) if seconds != _intervals[0] else _intervals.pop()
-            sys.setswitchinterval(min(_intervals[1:], default=_intervals[0]))
-            if len(_intervals) == 1:
-                _intervals.clear()
+            _intervals_s.remove(seconds)
+            sys.setswitchinterval(min(_intervals_s, default=_interval_before_s))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from .dispatcher import Peer, Ticket
 from .errors import BlockingCallError, HostStopping, ZmqAgentsError
 from .frames import CLIENT_ID_BYTES, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
 from .gate import Gate, thread_gate
-from .link import Link, Sink, Waiter
+from .link import MAX_CHAIN, Link, Refetch, Sink, Waiter
 from .models import ModelConfigs
 
 __all__ = ["InsideLink", "InsideServices"]
@@ -59,6 +59,10 @@ class InsideLink(Link):
         call = self._call(agent, method, body, flags, options, timeout, waiter)
         if not waits:
             self._post("call", self.peer, call, ticket, None, 0)
+            context = current_call()
+            if ticket is None and context is not None:  # code of another host of this process
+                with context.host.outside(context):
+                    return waiter.wait(None)
             return waiter.wait(None)
         gate = thread_gate()
         self._post("call", self.peer, call, ticket, gate, gate.begin())
@@ -74,8 +78,11 @@ class InsideLink(Link):
         return task_id_of(self.peer.prefix, call.call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        call_id = self._register(sink)
-        self._post("fetch", self.peer, call_id, task_id, 1e9 if timeout is None else timeout)
+        fetch = Refetch(self._fetch, task_id, sink, timeout)
+        self._fetch(task_id, fetch, timeout)
+
+    def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
+        self._post("fetch", self.peer, self._register(sink), task_id, 1e9 if timeout is None else timeout)
 
     def cancel(self, task_id: str) -> None:
         self._post("cancel", self.peer, 0, task_id)
@@ -120,6 +127,9 @@ class InsideLink(Link):
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
         timeout: float | None, sink: Sink,
     ) -> Call:  # fmt: skip
+        context = current_call()
+        if context is not None and context.host.server_id != self.server_id:
+            options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
         deps = [ref.task_id for ref in body.tasks if ref.server_id == self.server_id]
         frames = (body.payload, *body.buffers)
         return Call(self._register(sink), flags, to_time_ms(timeout), agent, method, deps, options or {}, frames)

@@ -4,14 +4,17 @@ How the child comes to be (``start_method``):
 
 * ``fork`` where that is safe: Linux, one thread in the process (a live ZeroMQ context counts, its threads are
   seen in /proc), no running event loop. A few milliseconds, and every class is there as it is.
-* ``fresh``: a new interpreter. The settings and the classes reach it on its stdin; classes of ``__main__`` and of
-  notebooks go by value (extra ``cloudpickle``).
+* ``fresh``: a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its
+  stdin, the classes as `trusted` pickles them, so those of ``__main__`` and of notebooks need cloudpickle.
 
 The child binds, then reports where, or why not, as one line on a pipe; `launch` returns or raises then, so there
 is no window between choosing a port and having it. A second pipe is the parent's life line: its end, however
-the parent dies, ends the child within 2 s.
+the parent dies, ends the child within 2 s. Only the parent itself holds the other end; a fork of it lets go.
 
 Stopping is one ladder, each step bounded and logged: control frame, SIGTERM, SIGKILL.
+
+A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
+launcher: what runs on it must not depend on when Python collects an object.
 """
 
 from __future__ import annotations
@@ -27,14 +30,17 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Literal, NoReturn
 
-from . import control, errors, trusted
+from . import control, endpoints, errors, trusted
+from .client import Target, connect
 from .config import DEFAULT_TIMEOUT_S, BrokerConfig, generate_server_id
+from .frames import Op
 from .proxy import AgentProxy, RpcClient
 
 __all__ = ["RpcAgentServerLauncher", "distribute"]
@@ -42,16 +48,22 @@ __all__ = ["RpcAgentServerLauncher", "distribute"]
 log = logging.getLogger(__name__)
 
 StartMethod = Literal["auto", "fork", "fresh"]
+Bound = list[Any]  # `broker.Bound` as it comes out of JSON
 LAUNCH_TIMEOUT_S = 30.0
+CONTROL_TIMEOUT_S = 2.0  # for the host to agree that it will stop
+END_WAIT_S = 2.0  # a host ends at most this long after its grace
 TERM_WAIT_S = 2.0
 KILL_WAIT_S = 5.0
+EXIT_GRACE_S = 1.0  # for hosts that are still there when this process ends
+THREAD_END_S = 0.02  # how long a thread that has been joined may still be seen in /proc
 
 
 class RpcAgentServerLauncher:
     """A host: made with its settings, started by `launch`, ended by `shutdown`; or ``with`` it.
 
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
-    say where it is. Not thread-safe: one thread starts and stops it; any may call what is on it.
+    say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
+    importing the agents' files counts. Any thread may use it.
     """
 
     def __init__(
@@ -60,11 +72,13 @@ class RpcAgentServerLauncher:
         max_pool_size: int = 8192, max_expire_time: float = 7200, max_timeout_seconds: float = 5,
         local_mode: bool = False, agent_dir: str | os.PathLike[str] | None = None,
         custom_agent_classes: Sequence[type] | None = None, server_id: str | None = None, studio_url: str | None = None,
-        *, start_method: StartMethod = "auto", model_config_path: str | os.PathLike[str] | None = None,
-        **more: Any,
+        *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S,
+        model_config_path: str | os.PathLike[str] | None = None, **more: Any,
     ) -> None:  # fmt: skip
         if start_method not in ("auto", "fork", "fresh"):
             raise errors.ConfigError(f"start_method must be 'auto', 'fork' or 'fresh', not {start_method!r}")
+        if not isinstance(launch_timeout_s, (int, float)) or not 0 < launch_timeout_s < 1e6:
+            raise errors.ConfigError(f"launch_timeout_s must be a number of seconds, not {launch_timeout_s!r}")
         try:
             self.config = BrokerConfig(
                 host=host, port=port, capacity=capacity, pool_type=pool_type, redis_url=redis_url,
@@ -76,26 +90,28 @@ class RpcAgentServerLauncher:
         except TypeError as exc:
             raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
         self.start_method = start_method
+        self.launch_timeout_s = launch_timeout_s
         self._classes = list(custom_agent_classes or ())
         for cls in self._classes:
             if not isinstance(cls, type):
                 raise errors.ConfigError(f"custom_agent_classes holds classes, not {cls!r}")
-        self._bound: list[Any] | None = None
+        self._lock = threading.Lock()  # one thread starts or stops a child
+        self._bound: Bound | None = None
         self._child: _Child | None = None
-        self._here: Any = None  # the broker, when it runs in this process
-        self._ended = threading.Event()
-        self._ended.set()
+        self._here: _Here | None = None
 
     # ------------------------------------------------------------ where it is
 
     @property
     def host(self) -> str:
+        """The name under which clients reach it."""
         return self.config.host
 
     @property
     def port(self) -> int | None:
         """The port that it listens on; before `launch` the one asked for."""
-        return self._bound[2] if self._bound else self.config.port
+        bound = self._bound
+        return self.config.port if bound is None else bound[2]
 
     @property
     def server_id(self) -> str:
@@ -104,13 +120,16 @@ class RpcAgentServerLauncher:
     @property
     def pid(self) -> int | None:
         """The process that runs the host, None when there is none."""
-        if self._child is not None:
-            return self._child.pid
+        child = self._child
+        if child is not None and child.poll() is None:
+            return child.pid
         return os.getpid() if self._here is not None else None
 
     @property
     def is_running(self) -> bool:
-        return self._here is not None or (self._child is not None and self._child.poll() is None)
+        """True from the moment that it listens until it has ended, by whatever cause."""
+        child, here = self._child, self._here
+        return (here is not None and here.broker is not None) or (child is not None and child.poll() is None)
 
     @classmethod
     def generate_server_id(cls, host: str, port: int | None) -> str:
@@ -122,101 +141,119 @@ class RpcAgentServerLauncher:
     def launch(self, in_subprocess: bool = True) -> None:
         """Start the host; returns when it listens. Raises AddressInUse, ConfigError, LoadError, LaunchError ...
 
-        ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped.
+        ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped, by
+        `shutdown` in another thread, a client, or a signal (SIGTERM, SIGINT) if this is the main thread.
         """
-        if self.is_running:
-            raise errors.LaunchError(f"{self.server_id} is running already")
-        self._reap()
-        if in_subprocess:
-            start = _fork if self._method() == "fork" else _spawn
-            self._child = start(self.config, self._classes)
-            try:
-                self._bound = self._child.wait_ready(LAUNCH_TIMEOUT_S)
-            except BaseException:
-                child, self._child = self._child, None
-                child.kill()
-                raise
-            _running.add(self)
-        else:
-            self._serve_here()
+        with self._lock:
+            if self._here is not None or (self._child is not None and self._child.poll() is None):
+                raise errors.LaunchError(f"{self.server_id} is running already")
+            self._let_go()
+            _let_go_of_the_dead()
+            if in_subprocess:
+                self._launch_child()
+                return
+            here = self._here = _Here()
+        self._serve(here)
+
+    def _launch_child(self) -> None:
+        start = _fork if self._method() == "fork" else _spawn
+        child = start(self.config, self._classes)
+        try:
+            ready = child.wait_ready(self.launch_timeout_s)
+        except BaseException:
+            child.kill()
+            child.close()
+            raise
+        self._child, self._bound = child, ready["bound"]
+        _running.add(self)
+        for failure in ready["left_out"]:
+            log.warning("%s: agent file left out: %s", self.server_id, failure)
 
     def _method(self) -> str:
-        if self.start_method == "fork":
-            reason = _why_not_fork()
-            if reason:
-                raise errors.LaunchError(f"start_method='fork' is not safe here: {reason}")
-        if self.start_method == "auto":
-            return "fresh" if _why_not_fork() else "fork"
-        return self.start_method
+        if self.start_method == "fresh":
+            return "fresh"
+        reason = _why_not_fork()
+        if reason and self.start_method == "fork":
+            raise errors.LaunchError(f"start_method='fork' is not safe here: {reason}")
+        return "fresh" if reason else "fork"
 
-    def _serve_here(self) -> None:
-        from . import hosting  # here, so that a program with its host elsewhere loads no broker
-
-        def started(broker: Any) -> None:
-            self._here = broker
-
-        self._ended.clear()
+    def _serve(self, here: _Here) -> None:
         try:
-            hosting.serve(self.config, self._classes, lambda bound: self._set_bound(list(bound)), started=started)
-        finally:
-            self._here = self._bound = None
-            self._ended.set()
+            from . import hosting  # here, so that a program with its host elsewhere loads no broker
 
-    def _set_bound(self, bound: list[Any]) -> None:
-        self._bound = bound
+            _running.add(self)
+            hosting.serve(self.config, self._classes, lambda bound: None, started=self._started)
+        finally:
+            _running.discard(self)
+            self._bound = self._here = None
+            here.ended.set()
+
+    def _started(self, broker: Any) -> None:
+        here = self._here
+        assert here is not None
+        self._bound = list(broker.bound)
+        here.broker = broker
+        if here.grace_s is not None:  # stopped before it could hear it
+            broker.request_stop(here.grace_s)
 
     # ------------------------------------------------------------ stop
 
     def wait_until_terminate(self) -> None:
-        """Block until the host has ended."""
-        child = self._child
-        if child is not None:
+        """Block until the host has ended, by whatever cause. Returns at once when there is none."""
+        here, child = self._here, self._child
+        if here is not None:
+            here.ended.wait()
+        elif child is not None:
             child.wait(None)
-        self._ended.wait()
+            with self._lock:
+                if self._child is child:
+                    self._let_go()
 
     def shutdown(self, grace_s: float | None = None) -> None:
-        """Stop the host: calls may go on for ``grace_s`` seconds (default 10). Idempotent and bounded.
+        """Stop the host: calls may go on for ``grace_s`` seconds (default 10), those left are answered then.
 
-        Called in the process that launched it; from any thread when the host runs in this process.
+        Idempotent, and bounded by the grace and some seconds: a host that does not end is killed. In this process
+        that is not possible: there, an agent's thread that does not return is left behind.
         """
         grace_s = self.config.grace_s if grace_s is None else grace_s
-        if self._here is not None:
-            self._here.request_stop(grace_s)
-            self._ended.wait(grace_s + TERM_WAIT_S)
+        here = self._here
+        if here is not None:
+            here.stop(grace_s)
             return
-        child, self._child = self._child, None
-        _running.discard(self)
-        bound, self._bound = self._bound, None
-        if child is None:
-            return
-        try:
-            self._stop_child(child, bound, grace_s)
-        finally:
-            child.close()
+        with self._lock:
+            child, bound = self._child, self._bound
+            if child is None or bound is None:
+                return
+            try:
+                self._stop_child(child, bound, grace_s)
+            finally:  # a second Ctrl-C meanwhile must not leave it behind
+                child.kill()
+                self._let_go()
 
-    def _stop_child(self, child: _Child, bound: list[Any] | None, grace_s: float) -> None:
+    def _stop_child(self, child: _Child, bound: Bound, grace_s: float) -> None:
         if child.poll() is not None:
             return
-        if bound is not None:
-            try:
-                control.send_stop(bound[3], grace_s, timeout=TERM_WAIT_S)
-                if child.wait(grace_s + TERM_WAIT_S) is not None:
-                    return
-                log.warning("%s did not end %.3g s after its grace: SIGTERM", self.server_id, TERM_WAIT_S)
-            except errors.ZmqAgentsError as exc:
-                if child.poll() is not None:
-                    return
-                log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
+        try:
+            control.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
+            if child.wait(grace_s + END_WAIT_S) is not None:
+                return
+            log.warning("%s did not end %g s after its grace: SIGTERM", self.server_id, END_WAIT_S)
+        except errors.ZmqAgentsError as exc:
+            if child.poll() is not None:
+                return
+            log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
         child.signal(signal.SIGTERM)
-        if child.wait(TERM_WAIT_S) is not None:
-            return
-        log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
-        child.kill()
+        if child.wait(TERM_WAIT_S) is None:
+            log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
 
-    def _reap(self) -> None:
-        if self._child is not None:  # it ended by itself
-            self._child.close()
-            self._child = None
+    def _let_go(self) -> None:
+        """Forget a child that has ended. Called with the lock."""
+        child, self._child, self._bound = self._child, None, None
+        _running.discard(self)
+        if child is not None:
+            child.close()
+            if child.poll() != 0:  # it could not clean up after itself
+                endpoints.list_hosts()
 
     def __enter__(self) -> RpcAgentServerLauncher:
         self.launch()
@@ -230,16 +267,35 @@ class RpcAgentServerLauncher:
         return f"<RpcAgentServerLauncher {self.server_id}: {state}>"
 
 
+class _Here:
+    """A host that runs in this process, in the thread that called `launch`."""
+
+    def __init__(self) -> None:
+        self.thread_id = threading.get_ident()
+        self.broker: Any = None  # once it can be asked to stop
+        self.grace_s: float | None = None
+        self.ended = threading.Event()
+
+    def stop(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        if self.broker is not None:
+            self.broker.request_stop(grace_s)
+        if threading.get_ident() != self.thread_id:  # else a signal handler of the very thread that would end it
+            self.ended.wait(grace_s + END_WAIT_S)
+
+
 def _why_not_fork() -> str:
     """Why a fork would not be safe now, "" if it is."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not allow it"
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        return f"the process has {threads} threads (a live ZeroMQ context has some)"
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
         return "an event loop is running"
+    end = time.monotonic() + THREAD_END_S
+    while (threads := len(os.listdir("/proc/self/task"))) > 1:
+        if threading.active_count() > 1 or time.monotonic() > end:
+            return f"the process has {threads} threads (a live ZeroMQ context has some)"
+        time.sleep(0.001)
     return ""
 
 
@@ -247,191 +303,269 @@ def _why_not_fork() -> str:
 
 
 class _Child:
-    """A host process: its pid, the pipe of its report and the life line. ``reap`` gives its exit status or None."""
+    """A host process, seen from its parent: its pid, the pipe of its report and the life line. Any thread."""
 
     def __init__(self, pid: int, ready_r: int, life_w: int, popen: subprocess.Popen[bytes] | None = None) -> None:
         self.pid = pid
         self._ready_r = ready_r
-        self._life_w = life_w
         self._popen = popen
         self._status: int | None = None
         self._lock = threading.Lock()
+        self._pidfd = _pidfd(pid)
+        self._fds = [fd for fd in (ready_r, life_w, self._pidfd) if fd is not None]
 
-    def wait_ready(self, timeout: float) -> list[Any]:
-        """What `Broker.bind` gave in the child; raises what went wrong there."""
-        end = time.monotonic() + timeout
+    def wait_ready(self, timeout_s: float) -> dict[str, Any]:
+        """The child's report that it listens; raises what went wrong there, or LaunchError after ``timeout_s``."""
+        end = time.monotonic() + timeout_s
         data = b""
         while not data.endswith(b"\n"):
-            if not select.select([self._ready_r], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise errors.LaunchError(f"the host process did not report within {timeout:g} s")
-            chunk = os.read(self._ready_r, 65_536)
+            # The process, too: a stranger's fork at the wrong moment may hold the pipe open.
+            if not _readable([self._ready_r, self._pidfd], end - time.monotonic()):
+                raise errors.LaunchError(
+                    f"the host process did not listen within {timeout_s:g} s and was ended; if its agents' files take "
+                    f"so long to import, raise launch_timeout_s"
+                )
+            chunk = os.read(self._ready_r, 65_536) if _readable([self._ready_r], 0) else b""
             if not chunk:
-                status = self.wait(KILL_WAIT_S)
-                raise errors.LaunchError(f"the host process ended before it listened (exit status {status})")
+                raise errors.LaunchError(f"the host process ended before it listened ({self._how_it_ended()})")
             data += chunk
-        message = json.loads(data)
-        if "error" in message:
-            self.wait(KILL_WAIT_S)
-            raise _launch_error(message["error"])
-        bound: list[Any] = message["bound"]
-        return bound
+        report: dict[str, Any] = json.loads(data)
+        if "error" in report:
+            raise _launch_error(report["error"])
+        return report
+
+    def _how_it_ended(self) -> str:
+        status = self.wait(KILL_WAIT_S)
+        if status is None:
+            return "it closed its pipe and goes on"
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}, see its stderr"
 
     def poll(self) -> int | None:
-        """The exit status, None while it runs; reaps the process."""
+        """The exit status, negative for a signal; None while it runs. Reaps the process."""
         with self._lock:
-            if self._status is not None:
-                return self._status
-            if self._popen is not None:
-                self._status = self._popen.poll()
-                return self._status
-            try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # a fork of the launching process has no such child
-                self._status = -1
-                return self._status
-            if pid:
-                self._status = os.waitstatus_to_exitcode(status)
+            if self._status is None:
+                self._status = self._look()
             return self._status
 
-    def wait(self, timeout: float | None) -> int | None:
-        """Wait for its end; None after ``timeout`` seconds."""
-        if self.poll() is not None:
-            return self._status
+    def _look(self) -> int | None:
+        if self._popen is not None:
+            return self._popen.poll()
         try:
-            fd = os.pidfd_open(self.pid)
-        except (AttributeError, OSError):  # not Linux, or an old kernel
-            return self._wait_by_looking(timeout)
-        try:
-            select.select([fd], [], [], timeout)
-        finally:
-            os.close(fd)
-        return self.poll()
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:  # reaped by somebody else, or this is a fork of the launching process
+            return -1
+        return os.waitstatus_to_exitcode(status) if pid else None
 
-    def _wait_by_looking(self, timeout: float | None) -> int | None:
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.poll() is None and (end is None or time.monotonic() < end):
-            time.sleep(0.01)
+    def wait(self, timeout_s: float | None) -> int | None:
+        """Wait for its end; None after ``timeout_s`` seconds."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.poll() is None:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            if self._pidfd is not None:
+                _readable([self._pidfd], left)
+            else:
+                time.sleep(0.01)
         return self._status
 
     def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        """Send a signal, if it still runs: not to another process that has its number by now."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._status is None:
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once and reap it."""
-        if self.poll() is None:
-            self.signal(signal.SIGKILL)
-            self.wait(KILL_WAIT_S)
-        self.close()
+        """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
+        if self.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group of its own yet
+            os.killpg(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+        self.wait(KILL_WAIT_S)
 
     def close(self) -> None:
         """Close the pipes; idempotent."""
-        for fd in (self._ready_r, self._life_w):
-            if fd in _own_ends:
+        with self._lock:
+            fds, self._fds = self._fds, []
+        for fd in fds:
+            if fd in _own_ends:  # else this is a fork of the launching process, which has closed its copies
                 _own_ends.discard(fd)
                 os.close(fd)
 
 
+def _pidfd(pid: int) -> int | None:
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, or an old kernel
+        return None
+    _own_ends.add(fd)
+    return fd
+
+
+def _readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
+    """True as soon as one of ``fds`` can be read, False after ``timeout_s`` seconds. Not select: it ends at 1,024."""
+    poll = select.poll()
+    for fd in fds:
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
+
+
 def _launch_error(data: dict[str, Any]) -> Exception:
-    error = errors.rebuild(data, from_agent=False)
-    if isinstance(error, errors.AgentCallError):  # not one of ours: whatever class or file raised it
-        text = f"the host process could not start: {error}"
-        return errors.LaunchError(f"{text}\n{data.get('traceback', '')}".rstrip())
+    """What the child says went wrong, as the class that it is there; LaunchError for what is not ours."""
+    module, _, name = data["type"].partition(":")
+    kind = getattr(errors, name, None) if module == errors.__name__ else None
+    if isinstance(kind, type) and issubclass(kind, errors.ZmqAgentsError):
+        return kind(data["message"])
+    error = errors.LaunchError(f"the host process could not start: {name}: {data['message']}")
+    error.__cause__ = _InChild(str(data.get("traceback", "")))
     return error
 
 
-# The parent's ends of the pipes of all its children. A fork of the parent must not hold them: a life line ends
-# only when every copy of its end is closed.
+class _InChild(Exception):
+    """The child's traceback, printed above the parent's."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+# The parent's ends of the pipes of all its children, and descriptors of the processes. A fork of the parent must not
+# hold them: a life line ends only when every copy of its end is closed.
 _own_ends: set[int] = set()
+_pipes_lock = threading.Lock()  # held by a fork, so that it finds every end in `_own_ends`
 
 
-def _close_inherited_ends() -> None:
+def _let_go_after_fork() -> None:
+    global _pipes_lock, _private, _private_lock
+    _pipes_lock = threading.Lock()
+    _private_lock = threading.Lock()
+    _private = None
+    for launcher in list(_running):  # theirs may be held by threads that are not here
+        launcher._lock = threading.Lock()
+        if launcher._child is not None:
+            launcher._child._lock = threading.Lock()
+    _running.clear()
     for fd in _own_ends:
         with contextlib.suppress(OSError):
             os.close(fd)
     _own_ends.clear()
-    _running.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_inherited_ends)
+os.register_at_fork(
+    before=lambda: _pipes_lock.acquire(),
+    after_in_parent=lambda: _pipes_lock.release(),
+    after_in_child=_let_go_after_fork,
+)
 
 
 def _pipes() -> tuple[int, int, int, int]:
-    ready_r, ready_w = os.pipe()
-    life_r, life_w = os.pipe()
-    _own_ends.update((ready_r, life_w))
+    with _pipes_lock:
+        ready_r, ready_w = os.pipe()
+        life_r, life_w = os.pipe()
+        _own_ends.update((ready_r, life_w))
     return ready_r, ready_w, life_r, life_w
 
 
-def _fork(config: BrokerConfig, classes: Sequence[type]) -> _Child:
-    ready_r, ready_w, life_r, life_w = _pipes()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run_forked(config, classes, ready_w, life_r)
-    os.close(ready_w)
-    os.close(life_r)
-    return _Child(pid, ready_r, life_w)
-
-
-def _run_forked(config: BrokerConfig, classes: Sequence[type], ready_w: int, life_r: int) -> None:
-    """In the child. Never returns: the parent's code, its finally blocks and exit handlers belong to the parent."""
-    status = 1
-    try:
-        os.setsid()  # Ctrl-C at the terminal is for the parent, which stops us in order
-        signal.set_wakeup_fd(-1)
-        from . import hosting
-
-        status = hosting.run_child(lambda: (config, classes), ready_w, life_r)
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def _spawn(config: BrokerConfig, classes: Sequence[type]) -> _Child:
-    payload = pickle.dumps({"config": config, "path": sys.path, "classes": _pickled(classes)})
+@contextlib.contextmanager
+def _new_pipes() -> Iterator[tuple[int, int, int, int]]:
+    """Both pipes; the child's ends are closed here afterwards, ours too if the child could not be started."""
     ready_r, ready_w, life_r, life_w = _pipes()
     try:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "zmqagents.hosting", str(ready_w), str(life_r)],
-            stdin=subprocess.PIPE, pass_fds=(ready_w, life_r), start_new_session=True, env=_child_environment(),
-        )  # fmt: skip
-    except OSError as exc:
-        _Child(0, ready_r, life_w).close()
-        raise errors.LaunchError(f"cannot start {sys.executable}: {exc}") from exc
+        yield ready_r, ready_w, life_r, life_w
+    except BaseException:
+        for fd in (ready_r, life_w):
+            _own_ends.discard(fd)
+            os.close(fd)
+        raise
     finally:
         os.close(ready_w)
         os.close(life_r)
-    child = _Child(popen.pid, ready_r, life_w, popen)
-    assert popen.stdin is not None
-    with contextlib.suppress(BrokenPipeError), popen.stdin as stdin:  # it ended already: wait_ready tells why
-        stdin.write(payload)
-    return child
 
 
-def _pickled(classes: Sequence[type]) -> bytes:
-    """The classes by reference where a new interpreter can import them, else by value."""
-    if all(_importable(cls) for cls in classes) and not trusted.have_cloudpickle():
-        return pickle.dumps(list(classes))
-    return trusted.dumps(list(classes))
+def _fork(config: BrokerConfig, classes: Sequence[type]) -> _Child:
+    from . import hosting  # in the parent, once, and not in every child
+
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # None, or closed
+            stream.flush()
+    with _new_pipes() as (ready_r, ready_w, life_r, life_w):
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            raise errors.LaunchError(f"cannot fork: {exc}") from exc
+        if pid == 0:
+            _run_forked(hosting, config, classes, ready_w, life_r)
+        return _Child(pid, ready_r, life_w)
 
 
-def _importable(cls: type) -> bool:
-    return cls.__module__ != "__main__" and "<locals>" not in cls.__qualname__
+def _run_forked(hosting: Any, config: BrokerConfig, classes: Sequence[type], ready_w: int, life_r: int) -> NoReturn:
+    """In the child: the parent's code, its finally blocks and exit handlers belong to the parent."""
+    try:
+        os.setsid()  # Ctrl-C at the terminal is for the parent, which stops us in order
+        hosting.leave(hosting.run_child(lambda: (config, classes), hosting.Report(ready_w), life_r))
+    finally:
+        os._exit(1)
 
 
-def _child_environment() -> dict[str, str]:
-    """So that the child finds this very package, however the parent found it."""
+_BOOT = """\
+import pickle, sys
+source = open(0, "rb", closefd=False)
+sys.path[:] = pickle.load(source)
+from zmqagents.hosting import main
+main(source, *map(int, sys.argv[2:]))
+"""
+
+
+def _spawn(config: BrokerConfig, classes: Sequence[type]) -> _Child:
+    if not sys.executable:
+        raise errors.LaunchError("there is no Python interpreter to start (sys.executable is empty): use 'fork'")
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    with _payload(config, classes) as payload, _new_pipes() as (ready_r, ready_w, life_r, life_w):
+        try:
+            popen = subprocess.Popen(
+                [sys.executable, *flags, "-c", _BOOT, config.server_id, str(ready_w), str(life_r)],
+                stdin=payload, pass_fds=(ready_w, life_r), start_new_session=True,
+            )  # fmt: skip
+        except OSError as exc:
+            raise errors.LaunchError(f"cannot start {sys.executable}: {exc}") from exc
+        return _Child(popen.pid, ready_r, life_w, popen)
+
+
+def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
+    """What a fresh interpreter reads on its stdin. A file, not a pipe: writing it cannot block."""
+    try:
+        pickled = trusted.dumps(list(classes))
+    except errors.MissingExtra:
+        raise
+    except Exception as exc:  # pickling runs the classes' own code
+        names = ", ".join(cls.__qualname__ for cls in classes)
+        raise errors.LaunchError(
+            f"the agent classes ({names}) cannot be sent to a new interpreter: {exc}; put them into a module, or "
+            f"launch before any thread is started, so that the host can be a fork"
+        ) from exc
+    # Our own place last: in case the package was found by an entry that is gone from the path.
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    path = [os.path.abspath(entry) if os.path.isdir(entry or ".") else entry for entry in sys.path]
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickled)
+    file.seek(0)
+    return file
 
 
-_running: weakref.WeakSet[RpcAgentServerLauncher] = weakref.WeakSet()
+_running: set[RpcAgentServerLauncher] = set()
+
+
+def _let_go_of_the_dead() -> None:
+    """Hosts that ended by themselves, and whose launchers perhaps nobody has any more, must not stay as zombies."""
+    for launcher in list(_running):
+        child = launcher._child
+        if child is not None and child.poll() is not None and launcher._lock.acquire(blocking=False):
+            try:
+                if launcher._child is child:
+                    launcher._let_go()
+            finally:
+                launcher._lock.release()
 
 
 @atexit.register
@@ -439,30 +573,50 @@ def _shut_down_all() -> None:
     """What this process launched and did not stop ends with it, in order rather than by its life line."""
     for launcher in list(_running):
         with contextlib.suppress(Exception):
-            launcher.shutdown(grace_s=1.0)
+            launcher.shutdown(EXIT_GRACE_S)
 
 
 # ---------------------------------------------------------------- to_dist
 
 
 _private_lock = threading.Lock()
-_private: tuple[int, RpcAgentServerLauncher, RpcClient] | None = None
+_private: _PrivateHost | None = None
 
 
-def private_client() -> RpcClient:
-    """A client on the one private host of this process, which starts now if it has not, and ends with the process."""
+class _PrivateHost:
+    """The one host of this process that only it can reach, and what is sent to it."""
+
+    def __init__(self) -> None:
+        self.launcher = RpcAgentServerLauncher(private=True)
+        self.launcher.launch()
+        bound = self.launcher._bound
+        assert bound is not None
+        self.link = connect(Target("", None, ipc=bound[3]))
+        self.link.settle()  # so that it is known to take pickles
+        self._client = RpcClient(link=self.link)
+        self._known: weakref.WeakSet[type] = weakref.WeakSet()
+
+    def learn(self, cls: type) -> None:
+        """Send a class that the host has not yet. A notebook's cell that runs again makes a new one of its name."""
+        if cls not in self._known:
+            self._client._manage(Op.REGISTER, cls, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
+            self._known.add(cls)
+
+    def end(self) -> None:
+        self._client.close()
+        self.launcher.shutdown()
+
+
+def private_host() -> _PrivateHost:
+    """Starts now if it has not, and ends with the process."""
     global _private
     with _private_lock:
-        if _private is not None and _private[0] == os.getpid() and _private[1].is_running:
-            return _private[2]
-        launcher = RpcAgentServerLauncher(private=True)
-        launcher.launch()
-        assert launcher._bound is not None
-        from .client import Target, connect
-
-        client = RpcClient(link=connect(Target("", None, ipc=launcher._bound[3])))
-        _private = (os.getpid(), launcher, client)
-        return client
+        if _private is not None and not _private.launcher.is_running:
+            _private.end()  # it has died: its agents are gone, the next ones get a new host
+            _private = None
+        if _private is None:
+            _private = _PrivateHost()
+        return _private
 
 
 def stop_private_host() -> None:
@@ -470,22 +624,29 @@ def stop_private_host() -> None:
     global _private
     with _private_lock:
         private, _private = _private, None
-    if private is not None and private[0] == os.getpid():
-        private[2].close()
-        private[1].shutdown()
+        if private is not None:
+            private.end()
 
 
 def distribute(
     cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str | None, where: Mapping[str, Any]
 ) -> AgentProxy:
-    """What ``to_dist`` does: make the agent on the host that ``where`` names, or on the private one."""
+    """What ``to_dist`` does: make the agent on the host that ``where`` names, or on the private one.
+
+    ``where`` is only read: host, port, transport, timeout (the default deadline in seconds of the proxy's calls).
+    """
     unknown = sorted(set(where) - {"host", "port", "transport", "timeout"})
     if unknown:
         raise errors.ConfigError(f"to_dist does not know {', '.join(unknown)}; it takes host, port, transport, timeout")
-    if where.get("port") is None:
-        if where.get("host") is not None:
-            raise errors.ConfigError("to_dist with a host needs its port")
-        return private_client().create_agent(cls, *args, agent_id=agent_id, **kwargs)
-    host, port = where.get("host") or "localhost", where["port"]
-    client = RpcClient(host, port, transport=where.get("transport"), timeout=where.get("timeout", DEFAULT_TIMEOUT_S))
+    timeout = where.get("timeout", DEFAULT_TIMEOUT_S)
+    if where.get("port") is not None:
+        host = where.get("host") or "localhost"
+        client = RpcClient(host, where["port"], transport=where.get("transport"), timeout=timeout)
+    else:
+        given = [name for name in ("host", "transport") if where.get(name) is not None]
+        if given:
+            raise errors.ConfigError(f"to_dist with a {given[0]} needs a port, too")
+        private = private_host()
+        private.learn(cls)
+        client = RpcClient(link=private.link, timeout=timeout)
     return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import abc
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import codec, errors
@@ -16,7 +18,9 @@ from .codec import Encoded
 from .errors import CallTimeout
 from .frames import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["Link", "Sink", "Waiter", "rebuild_error"]
+__all__ = ["MAX_CHAIN", "Link", "Refetch", "Sink", "Waiter", "rebuild_error"]
+
+MAX_CHAIN = 1000  # calls above one that travel with it to another host, the latest ones
 
 
 def rebuild_error(reply: Reply) -> Exception:
@@ -54,6 +58,7 @@ class Link(abc.ABC):
     address: str
     max_bytes: int
     takes_pickles: bool = False  # the host is this program's own child
+    management_timeout_s: float = 5.0  # default deadline of requests to the host itself (its max_timeout_seconds)
 
     def settle(self, timeout: float | None = 5.0) -> None:  # noqa: B027  # nothing to do where they always are
         """See that ``server_id``, ``max_bytes`` and ``takes_pickles`` are known: connect if need be."""
@@ -123,3 +128,35 @@ class Waiter:
             raise self._error
         assert self._reply is not None  # deliver(None) goes to fetches only, and no Waiter fetches
         return self._reply
+
+
+class Refetch:
+    """The sink of a FETCH: asks again while the host says that the call is still unfinished."""
+
+    def __init__(self, fetch: Fetcher, task_id: str, sink: Sink, timeout: float | None) -> None:
+        self._fetch = fetch
+        self._task_id = task_id
+        self._sink = sink
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is not None:
+            self._sink.deliver(reply)
+            return
+        left = None if self._end is None else self._end - time.monotonic()
+        if left is not None and left <= 0:
+            self._sink.deliver(None)
+            return
+        try:
+            self._fetch(self._task_id, self, left)
+        except Exception as exc:  # the link is being closed
+            self.fail(exc)
+
+    def fail(self, error: Exception) -> None:
+        self._sink.fail(error)
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a FETCH gets one answer."""
+
+
+Fetcher = Callable[[str, Sink, "float | None"], None]

@@ -28,7 +28,6 @@ from .result import AsyncResult, Stream, decode_reply
 
 __all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]
 
-MANAGEMENT_TIMEOUT_S = 5.0
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 # ---------------------------------------------------------------- links
@@ -52,11 +51,16 @@ def link_for(server_id: str, address: str) -> Link:
     return _inside.get(server_id) or connect(target_of(address))
 
 
-def bind_reference(ref: AgentRef | TaskRef) -> Any:
-    """A live proxy or result for a reference from the wire. Sends nothing."""
-    link = link_for(ref.server_id, ref.address)
+def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
+    """A live proxy or result for a reference from the wire.
+
+    ``came_by``: the link that brought it. If it leads to the reference's own host it is the one to use: the address
+    may be one that only others can reach.
+    """
+    link = came_by if came_by is not None and came_by.server_id == ref.server_id else None
+    link = link or link_for(ref.server_id, ref.address)
     if isinstance(ref, AgentRef):
-        methods = {name: [returns, "", ""] for name, returns in ref.methods.items()}
+        methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id)
     return AsyncResult.attach(link, ref.task_id, bind_reference)
 
@@ -102,6 +106,7 @@ def time_left(timeout: Timeout) -> float | None:
         limits.append(end - time.monotonic())
     call = current_call()
     if call is not None:
+        call.check()  # who is cancelled starts nothing new
         rest = call.remaining()
         if rest is not None:
             limits.append(rest)
@@ -202,7 +207,8 @@ class AgentProxy:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"cannot set {name!r}: {self!r} is a proxy; give the agent a method that sets it")
 
-    __delattr__ = None  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name!r}: {self!r} is a proxy")
 
     def __dir__(self) -> list[str]:
         return sorted({"agent_id", *(name for name in self._za_methods)})
@@ -230,7 +236,7 @@ class AgentProxy:
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
         link.settle()
-        methods = {name: spec[0] for name, spec in self._za_methods.items()}
+        methods = {name: f"{spec[0]} {spec[1]}" for name, spec in self._za_methods.items()}  # returns, signature
         return AgentRef(self._za_server or link.server_id, link.address, self._za_id, self._za_class, methods)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -282,7 +288,7 @@ class RemoteMethod:
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
         timeout = self._timeout
-        if "timeout" in kwargs and not self._has_timeout():
+        if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
         left = time_left(timeout)
         return request_body(self._link, self._label, args, kwargs), left
@@ -298,8 +304,8 @@ class RemoteMethod:
         result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
         return result
 
-    def _has_timeout(self) -> bool:
-        return "timeout" in self._signature or "**" in self._signature
+    def _takes_timeout(self) -> bool:
+        return "timeout" in self._signature and "timeout" in self.__signature__.parameters
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -492,12 +498,11 @@ class RpcClient:
         methods = _methods(packed)
         return AgentProxy(self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable)
 
-    def _manage(
-        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float = MANAGEMENT_TIMEOUT_S
-    ) -> Any:
+    def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
         link = self._link
         body = request_body(link, op, args, {})
-        return _value_of(link, link.call("", op, body, options=options, timeout=time_left(timeout)))
+        left = time_left(link.management_timeout_s if timeout is None else timeout)
+        return _value_of(link, link.call("", op, body, options=options, timeout=left))
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

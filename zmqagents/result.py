@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import codec, errors, trusted
 from .agent import current_call
-from .codec import AgentRef, TaskRef
+from .codec import TaskRef
 from .frames import STREAM_WINDOW, Reply
 from .link import Link, rebuild_error
 
@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "Stream", "as_completed", "decode_reply", "wait"]
 
-Bind = Callable[[AgentRef | TaskRef], Any]
+Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
 
 def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
     """The value of a reply that is no error. ``bind`` makes references live."""
     payload, *buffers = reply.body
-    return codec.decode(payload, buffers, resolve=bind, unpickler=trusted.loads if link.takes_pickles else None)
+    unpickler = trusted.loads if link.takes_pickles else None
+    return codec.decode(payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler)
 
 
 # ---------------------------------------------------------------- one value

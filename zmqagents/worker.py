@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .agent import CallContext
+from .agent import CallContext, _current, current_call
 from .dispatcher import Ticket
 from .frames import Flag, Reply
 from .host import AgentHost
@@ -143,7 +143,10 @@ class LoopLane:
     def await_value(self, value: Awaitable[Any]) -> Any:
         """Wait in a worker thread for ``value`` to be awaited on the loop."""
 
+        context = current_call()
+
         async def awaited() -> Any:
+            _current.set(context)  # the coroutine runs on behalf of the same call
             return await value
 
         return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()

@@ -1,0 +1,263 @@
+"""What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
+
+Plain data without decisions: who runs next is `dispatcher`'s matter, who waits for whom `waits`'s. The records belong
+to the router thread; a worker thread only reads what is settled before its call starts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from .agent import AgentOptions, CallContext, ClassSpec, MethodSpec
+from .errors import ZmqAgentsError
+from .frames import MAX_CHAIN, Call, Frame, Reply
+
+__all__ = [
+    "AgentRecord", "Answer", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch", "Peer", "Pending",
+    "Removed", "Resume", "Start", "State", "Ticket",
+]  # fmt: skip
+
+
+class State(IntEnum):
+    """Where a call stands; see `dispatcher`. Up to READY its code has not started."""
+
+    PARKED = 0
+    QUEUED = 1
+    READY = 2
+    RUNNING = 3
+    WAITING = 4
+    DONE = 5
+
+
+class Peer:
+    """Whoever sent calls: a client's session, or the host itself (``local``)."""
+
+    __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix")
+
+    def __init__(self, prefix: str, *, key: Any = None, local: bool = False) -> None:
+        self.prefix = prefix  # first half of its task ids
+        self.key = key  # the broker's handle
+        self.local = local
+        self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
+        self.fetches: dict[int, ParkedFetch] = {}
+        self.gone = False
+
+
+class AgentRecord:
+    """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
+
+    __slots__ = (
+        "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox", "options",
+        "removed", "spec",
+    )  # fmt: skip
+
+    def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
+        self.agent_id = agent_id
+        self.spec = spec
+        self.options = options
+        self.created = now
+        self.instance: Any = None
+        self.made = False  # its __init__ has returned
+        self.holders: list[Ticket] = []  # calls that have the turn, in no order
+        # Made when first needed: most agents never queue.
+        self.beside: list[Ticket] | None = None  # calls that run beside the turn, in no order
+        self.mailbox: OrderedDict[Ticket, None] | None = None  # calls that wait for the turn, in order
+        self.calls = 0  # accepted since it was made
+        self.removed = False
+        self.dropped = False  # `Removed` was given
+
+    @property
+    def queued(self) -> int:
+        """Calls in the mailbox."""
+        return len(self.mailbox) if self.mailbox else 0
+
+    def has_room(self) -> bool:
+        """True if a new call need not queue for the turn."""
+        return self.made and not self.mailbox and len(self.holders) < self.options.max_concurrency
+
+    def queue(self, ticket: Ticket) -> None:
+        """Put ``ticket`` at the end of the mailbox."""
+        ticket.state = State.QUEUED
+        if self.mailbox is None:
+            self.mailbox = OrderedDict()
+        self.mailbox[ticket] = None
+
+    def seat(self, ticket: Ticket, *, beside: bool = False) -> None:
+        """Give ``ticket`` the turn, or a place beside it."""
+        ticket.turn = ticket.exclusive and not beside
+        if ticket.turn:
+            row = self.holders
+        else:
+            if self.beside is None:
+                self.beside = []
+            row = self.beside
+        ticket.seat = len(row)
+        row.append(ticket)
+
+    def unseat(self, ticket: Ticket) -> None:
+        """Take back what `seat` gave."""
+        row = self.holders if ticket.turn else self.beside
+        assert row is not None  # it holds ticket
+        last = row.pop()
+        if last is not ticket:  # the last one takes the place: no shifting of a long row
+            row[ticket.seat] = last
+            last.seat = ticket.seat
+        ticket.seat = -1
+        ticket.turn = False
+
+
+class Ticket:
+    """One accepted call."""
+
+    __slots__ = (
+        "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
+        "ended", "exclusive", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
+        "parent", "peer", "returns", "seat", "settled", "slot", "spawned", "started", "state", "task_id", "turn",
+        "wait_any", "wait_error", "waiters", "waits_for",
+    )  # fmt: skip
+
+    def __init__(
+        self, peer: Peer, call: Call, task_id: str, agent: AgentRecord, op: str, method: MethodSpec | None,
+        exclusive: bool, deadline: float | None, now: float,
+    ) -> None:  # fmt: skip
+        self.peer = peer
+        self.call_id = call.call_id
+        self.flags = call.flags
+        self.name = call.method
+        self.body: Sequence[Frame] = call.body
+        self.task_id = task_id
+        self.agent = agent
+        self.op = op  # "" for a method call, else what the host is to do
+        self.method = method
+        self.on_loop = method is not None and method.on_loop
+        self.exclusive = exclusive  # it runs in the agent's turn, not beside it
+        self.deadline = deadline
+        self.accepted = now
+        self.started = now
+        self.state = State.PARKED
+        self.seat = -1  # index in agent.holders (turn) or agent.beside
+        self.turn = self.slot = False  # holds the agent's turn; one of the capacity slots
+        self.owed = False  # it gave its slot back to wait and gets one again
+        self.settled = False  # answered
+        self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
+        self.context: CallContext | None = None  # set by the worker pool when it starts
+        self.gate: Any = None  # the broker's: where its thread waits for Resume
+        # Sets are dicts without values: in order, and a member leaves in no time. None until needed.
+        self.deps: dict[str, Ticket | None] | None = None  # unfinished arguments; None: the store was asked
+        self.dep_replies: dict[str, Reply] | None = None
+        self.dependents: dict[Ticket, None] | None = None  # parked calls that take this one's result
+        self.waiters: dict[Ticket, None] | None = None  # calls whose code waits for this one
+        self.waits_for: dict[Ticket, int] | None = None  # how often (a coroutine may wait for one call twice)
+        self.wait_any = False  # one of them is enough
+        self.wait_error: ZmqAgentsError | None = None  # told to the code when it goes on
+        self.outside: frozenset[str] | None = None  # calls of other hosts that it waits for; empty: not known which
+        self.fetches: dict[ParkedFetch, None] | None = None
+        self.parent: Ticket | None = None  # the nearest call up its chain that has not returned
+        self.spawned: dict[Ticket, None] | None = None  # unfinished calls that its code made; for cancel
+        self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
+        self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
+
+    @property
+    def label(self) -> str:
+        """``agent.method``, as errors name it."""
+        return f"{self.agent.agent_id}.{self.name}"
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Task ids of the calls that this one was made in, outermost first: the nearest ``MAX_CHAIN - 1``."""
+        if self.parent is None and not self.came_by:
+            return ()
+        ids: list[str] = []
+        ticket = self
+        while ticket.parent is not None and len(ids) < MAX_CHAIN - 1:
+            ticket = ticket.parent
+            ids.append(ticket.task_id)
+        ids += reversed(ticket.came_by)
+        return tuple(reversed(ids[: MAX_CHAIN - 1]))
+
+
+class ParkedFetch:
+    """A FETCH that waits in the broker for a call to end."""
+
+    __slots__ = ("call_id", "peer", "settled", "ticket")
+
+    def __init__(self, peer: Peer, call_id: int, ticket: Ticket) -> None:
+        self.peer = peer
+        self.call_id = call_id
+        self.ticket = ticket
+        self.settled = False
+
+
+# ---------------------------------------------------------------- effects
+
+
+class Start(NamedTuple):
+    """Run the ticket: on the event loop if ``ticket.on_loop``, else in a worker thread."""
+
+    ticket: Ticket
+
+
+class Answer(NamedTuple):
+    """Send ``reply`` to the peer's call ``call_id``."""
+
+    peer: Peer
+    call_id: int
+    reply: Reply
+
+
+class Pending(NamedTuple):
+    """Tell the peer that its FETCH found the call still unfinished."""
+
+    peer: Peer
+    call_id: int
+
+
+class Keep(NamedTuple):
+    """Put ``reply`` into the store."""
+
+    task_id: str
+    reply: Reply
+
+
+class Lookup(NamedTuple):
+    """Ask the store for ``task_id``; the answer goes to the peer, or to ``on_dep`` if ``ticket`` is set."""
+
+    peer: Peer
+    call_id: int
+    task_id: str
+    ticket: Ticket | None = None
+
+
+class Resume(NamedTuple):
+    """Let the waiting code of ``ticket`` go on; with ``error`` its wait has failed.
+
+    A thread gets exactly one for each wait. A coroutine gets one only with an error, for the wait just begun: its
+    results reach it by themselves.
+    """
+
+    ticket: Ticket
+    error: ZmqAgentsError | None = None
+
+
+class Interrupt(NamedTuple):
+    """Set ``current_call().cancelled`` of the running ticket; cancel its task if it is on the loop."""
+
+    ticket: Ticket
+
+
+class Removed(NamedTuple):
+    """The agent is deleted and the last of its calls has returned: drop the object."""
+
+    agent: AgentRecord
+
+
+class Drained(NamedTuple):
+    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
+
+    cut: int
+
+
+Effect = Start | Answer | Pending | Keep | Lookup | Resume | Interrupt | Removed | Drained

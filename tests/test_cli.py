@@ -60,6 +60,9 @@ class Worker(AgentBase):
     def given(self, *args, **kwargs):
         return [list(args), kwargs]
 
+    def patient(self, timeout):
+        return timeout
+
     def sleep(self, seconds):
         time.sleep(seconds)
 
@@ -752,11 +755,16 @@ def test_a_private_host_is_meant_only_by_its_id(host: Host, here: Here) -> None:
         (['[1, {"a": [2]}]', "k={}", "text=why?", "n=-2"], [[[1, {"a": [2]}]], {"k": {}, "text": "why?", "n": -2}]),
         (["http://h/?q=1", '"a=b"', "not-a-name=1", "if=1"], [["http://h/?q=1", "a=b", "not-a-name=1", "if=1"], {}]),
         (["a==b", "NaN", "x="], [["NaN"], {"a": "=b", "x": ""}]),
-        (["123456789012345678901234567890", "timeout=5"], [[123456789012345678901234567890], {"timeout": 5}]),
+        (["123456789012345678901234567890"], [[123456789012345678901234567890], {}]),
     ],
 )
 def test_arguments_arrive_as_they_were_typed(on: Here, words: list[str], given: list[Any]) -> None:
     assert on("call", "w", "given", "--json", *words).json == given
+
+
+def test_a_methods_own_parameter_timeout_is_no_deadline(on: Here) -> None:
+    assert on("call", "w", "patient", "timeout=0").out == "0\n"
+    assert on("call", "w", "sleep", "0.5", "timeout=0.05").code == 6  # it has none: as in Python
 
 
 def test_a_value_is_a_text_as_it_is_or_json(on: Here) -> None:

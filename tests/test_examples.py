@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from examples import demo
-from zmqagents import agent
+from zmqagents.agent import CallContext, _current, spec_of
 from zmqagents.errors import CallCancelled
 from zmqagents.loader import load_agents_from_dir
 
@@ -55,13 +55,13 @@ def test_the_directory_offers_the_two_agents() -> None:
 
 
 def test_the_methods_return_what_the_demo_counts_on() -> None:
-    methods = agent.spec_of(Indexer).methods
+    methods = spec_of(Indexer).methods
     returns = {name: method.returns for name, method in methods.items() if name != "__call__"}
     assert returns == {
         "index": "future", "progress": "value", "reply": "future", "search": "future", "statistics": "future",
     }  # fmt: skip
     assert methods["progress"].concurrent
-    assert agent.spec_of(Coordinator).methods["reply"].returns == "future"
+    assert spec_of(Coordinator).methods["reply"].returns == "future"
 
 
 def test_the_shares_divide_the_whole_library() -> None:
@@ -86,12 +86,12 @@ def test_an_indexer_reads_its_share_once_and_reports_progress() -> None:
 def test_a_cancelled_indexer_leaves_and_reads_the_rest_later() -> None:
     indexer: Any = Indexer(share=5, shares=60)
     host: Any = None  # an indexer asks nothing of its host
-    call = agent.CallContext(host, "c1", "indexer-1", "index")
+    call = CallContext(host, "c1", "indexer-1", "index")
     call.cancel()
-    token = agent._current.set(call)
+    token = _current.set(call)
     with pytest.raises(CallCancelled):
         indexer.index()
-    agent._current.reset(token)
+    _current.reset(token)
     assert indexer.progress()["done"] == 0
     assert indexer.index()["modules"] == indexer.progress()["total"]
 

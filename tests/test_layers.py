@@ -22,11 +22,14 @@ PACKAGE = ROOT / "zmqagents"
 
 LAYERS: list[set[str]] = [
     {"errors", "agent"},
-    {"codec", "loader", "trusted", "gate"},
+    {"codec", "loader", "trusted", "gate", "timers"},
     {"frames", "config", "models", "endpoints", "link"},
-    {"dispatcher", "host", "outlet", "store", "store.base", "store.memory", "store.redis", "studio"},
+    {
+        "tickets", "waits", "admission", "dispatcher", "host", "outlet", "store", "store.base", "store.memory",
+        "store.redis", "studio",
+    },
     {"broker", "worker", "inside", "client", "control", "security"},
-    {"launcher", "hosting", "proxy"},
+    {"launcher", "hosting", "result", "proxy", "aio"},
     {"cli", "__main__"},
     {"__init__"},
 ]
@@ -35,6 +38,12 @@ LAYERS: list[set[str]] = [
 SIDEWAYS = {
     ("agent", "errors"),
     ("link", "frames"),
+    ("waits", "tickets"),
+    ("admission", "tickets"),
+    ("admission", "waits"),
+    ("dispatcher", "tickets"),
+    ("dispatcher", "waits"),
+    ("dispatcher", "admission"),
     ("host", "dispatcher"),
     ("outlet", "dispatcher"),
     ("store", "store.base"),
@@ -46,8 +55,10 @@ SIDEWAYS = {
     ("broker", "inside"),
     ("broker", "security"),
     ("client", "security"),
-    ("control", "client"),
     ("hosting", "proxy"),
+    ("proxy", "result"),
+    ("aio", "proxy"),
+    ("aio", "result"),
     ("launcher", "hosting"),
     ("launcher", "proxy"),
     ("__main__", "cli"),
@@ -66,7 +77,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 }
 
 # What a program that only calls agents must not pay for.
-_HOST = "broker worker inside outlet hosting dispatcher host store studio models cli"
+_HOST = "broker worker inside outlet hosting dispatcher tickets waits admission host store studio models cli"
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from zmqagents import agent
+from zmqagents.agent import CallContext, _current
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models import ChatModel, ModelConfigs, check_model_configs, load_model_configs_file, redact
 
@@ -568,15 +568,15 @@ class Host:
 
 
 @pytest.fixture
-def call() -> Iterator[agent.CallContext]:
-    call = agent.CallContext(Host(), "c1", "reader", "reply")
-    token = agent._current.set(call)
+def call() -> Iterator[CallContext]:
+    call = CallContext(Host(), "c1", "reader", "reply")
+    token = _current.set(call)
     yield call
-    agent._current.reset(token)
+    _current.reset(token)
 
 
 def test_a_cancelled_call_stops_in_the_middle_of_a_stream(
-    server: ChatServer, configs: ModelConfigs, call: agent.CallContext
+    server: ChatServer, configs: ModelConfigs, call: CallContext
 ) -> None:
     configs.add(config(client_args={"base_url": server.url}))
     pieces = configs.model("local").stream("hello")
@@ -590,7 +590,7 @@ def test_a_cancelled_call_stops_in_the_middle_of_a_stream(
 
 
 def test_a_request_lasts_no_longer_than_the_calls_deadline(
-    server: ChatServer, configs: ModelConfigs, call: agent.CallContext, monkeypatch: pytest.MonkeyPatch
+    server: ChatServer, configs: ModelConfigs, call: CallContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openai
 

@@ -763,7 +763,8 @@ def _returns(proxy: AgentProxy, method: str) -> str | None:
     """What a method returns (see `agent`), None if there is no such method."""
     if method.startswith("_") and method != "__call__":
         raise errors.UnknownMethod(f"{method!r} is private")
-    return proxy.__zmqagents_ref__().methods.get(method)
+    spec = proxy.__zmqagents_ref__().methods.get(method)
+    return None if spec is None else spec.partition(" ")[0]
 
 
 def _bound(proxy: AgentProxy, method: str) -> Any:
@@ -775,10 +776,10 @@ def _bound(proxy: AgentProxy, method: str) -> Any:
 def _attribute(proxy: AgentProxy, name: str) -> Any:
     try:
         return getattr(proxy, name)
-    except errors.AgentCallError as exc:
-        if exc.type_name == "builtins:AttributeError":
-            raise _no_such_method(proxy, name) from exc
-        raise
+    except errors.UnknownMethod as exc:
+        if isinstance(exc, errors.AgentCallError):  # raised by the agent's own code
+            raise
+        raise _no_such_method(proxy, name) from exc
 
 
 def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:

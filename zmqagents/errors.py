@@ -412,7 +412,10 @@ def _mix(original: type[BaseException] | None) -> type[AgentCallError]:
             mixed = AgentCallError
         else:
             try:
-                mixed = type(original.__name__, (AgentCallError, original), {"__module__": original.__module__})
+                # MemoryError insists on coming first: its instances are laid out by itself.
+                bases = (original, AgentCallError) if original is MemoryError else (AgentCallError, original)
+                members = {"__module__": original.__module__, "__str__": AgentCallError.__str__}
+                mixed = type(original.__name__, bases, members)
             except TypeError:  # a registered class whose layout or metaclass does not mix
                 mixed = AgentCallError
         _mixed[original] = mixed
@@ -423,7 +426,8 @@ def _instance(cls: type[Exception], original: type[BaseException] | None, args: 
     """An instance with ``args`` set, whatever ``__init__`` the class has."""
     try:
         exc = cls.__new__(cls, *args)
-        exc.args = args
+        if not isinstance(exc, OSError):  # which has taken the file names out of them
+            exc.args = args
     except Exception:  # __new__ with a signature of its own
         return AgentCallError(*args)
     if original is not None and original.__module__ == "builtins":

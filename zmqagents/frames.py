@@ -23,6 +23,8 @@ is never part of a message. A message is a header and, by kind, further frames:
     71 GOODBYE     broker   [map: message]: the broker stops
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
+    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
+    the calls that it was made in, outermost first), and what a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
 
@@ -39,15 +41,16 @@ import base64
 import enum
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from .codec import pack, unpack
-from .errors import RemoteProtocolError
+from .errors import MessageTooLarge, RemoteProtocolError
 
 __all__ = [
-    "CLIENT_ID_BYTES", "MAX_FRAMES", "STREAM_WINDOW", "VERSION", "Call", "Cancel", "Code", "Fetch", "Flag", "Header", "Hello", "Kind",
-    "Op", "Reply", "call_frames", "client_prefix", "header", "parse_client", "parse_header", "reply_from_bytes",
-    "reply_to_bytes", "task_id_of",
+    "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
+    "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello", "Kind",
+    "Op", "Ping", "Reply", "call_frames", "client_prefix", "header", "parse_client", "parse_header", "reply_from_bytes",
+    "reply_to_bytes", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -65,7 +68,7 @@ STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller gra
 _HEADER = struct.Struct(">2sBBHHQQI")
 HEADER_BYTES = _HEADER.size
 
-Frame = Union[bytes, memoryview]
+Frame = bytes | memoryview
 
 
 class Kind(enum.IntEnum):
@@ -145,7 +148,7 @@ def parse_header(frame: Frame) -> Header:
 
 def to_time_ms(seconds: float | None) -> int:
     """``seconds`` for a header's time field; at least 1, since 0 means no limit."""
-    return 0 if seconds is None else min(MAX_TIME_MS, max(1, int(seconds * 1000)))
+    return 0 if seconds is None else max(1, int(min(seconds * 1000, MAX_TIME_MS)))
 
 
 def client_prefix(client_id: bytes) -> str:
@@ -186,7 +189,7 @@ def reply_from_bytes(data: bytes) -> Reply:
         lengths = [_LENGTH.unpack_from(data, _COUNT.size + i * _LENGTH.size)[0] for i in range(min(count, MAX_FRAMES))]
     except struct.error:
         raise RemoteProtocolError("a stored reply is cut short") from None
-    if count > MAX_FRAMES or start + sum(lengths) != len(data):
+    if not 1 <= count <= MAX_FRAMES or start + sum(lengths) != len(data):
         raise RemoteProtocolError("a stored reply is not what it says")
     body = []
     for length in lengths:
@@ -239,25 +242,41 @@ class Bye(NamedTuple):
     pass
 
 
-ClientMessage = Union[Hello, Call, Fetch, Cancel, Ping, Bye, Credit]
+ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit
 
 
 def call_frames(
     call_id: int, token: int, agent: str, method: str, body: Sequence[Frame], *,
     flags: int = 0, timeout_s: float | None = None, deps: Sequence[str] = (), options: dict[str, Any] | None = None,
 ) -> list[Frame]:  # fmt: skip
-    """A CALL message. ``timeout_s`` is the time left, None: no deadline."""
+    """A CALL message. ``timeout_s`` is the time left, None: no deadline.
+
+    MessageTooLarge for what the broker would drop without a word.
+    """
+    meta = pack([agent, method, deps or None, options or None])
+    for what, size, limit in (
+        ("bytes beside the arguments", len(meta), MAX_META_BYTES),
+        ("results among the arguments", len(deps), MAX_DEPS),
+        ("frames", len(body) + 2, MAX_FRAMES),
+    ):
+        if size > limit:
+            raise MessageTooLarge(f"a call of {size} {what}, limit {limit}", size, limit)
     head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, 0, call_id, token, to_time_ms(timeout_s))
-    return [head, pack([agent, method, deps or None, options or None]), *body]
+    return [head, meta, *body]
 
 
 def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientMessage:
     """The message that a client sent; RemoteProtocolError for anything that is not one."""
-    if not 1 <= len(frames) <= MAX_FRAMES:
-        raise RemoteProtocolError(f"message of {len(frames)} frames, limit {MAX_FRAMES}")
     if head is None:
+        if not frames:
+            raise RemoteProtocolError("message without a header")
         head = parse_header(frames[0])
     kind = head.kind
+    if kind not in _FRAME_COUNTS:
+        raise RemoteProtocolError(f"unknown kind {kind}")
+    least, most = _FRAME_COUNTS[kind]
+    if not least <= len(frames) <= most:
+        raise RemoteProtocolError(f"kind {kind} in {len(frames)} frames, expected {least} to {most}")
     if kind == Kind.CALL:
         return _parse_call(head, frames)
     if kind == Kind.PING:
@@ -268,17 +287,31 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
         return Fetch(head.call_id, _text(_meta(frames), "task id"), head.time_ms)
     if kind == Kind.CANCEL:
         return Cancel(head.call_id, _text(_meta(frames), "task id") if len(frames) > 1 else "")
-    if kind == Kind.BYE:
-        return Bye()
     if kind == Kind.CREDIT:
         return Credit(head.call_id, head.time_ms)
-    raise RemoteProtocolError(f"unknown kind {kind}")
+    return Bye()
+
+
+# Frames of each kind that a client sends, the header included: at least, at most.
+_FRAME_COUNTS = {
+    int(Kind.HELLO): (2, 2), int(Kind.CALL): (3, MAX_FRAMES), int(Kind.FETCH): (2, 2), int(Kind.CANCEL): (1, 2),
+    int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
+}  # fmt: skip
 
 
 def _meta(frames: Sequence[Frame]) -> Any:
-    if len(frames) < 2:
-        raise RemoteProtocolError("message without its second frame")
     return unpack(frames[1], max_bytes=MAX_META_BYTES)
+
+
+def _texts(value: object, what: str, most: int) -> Sequence[str]:
+    """``value`` as a list of short texts, None as an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > most:
+        raise RemoteProtocolError(f"{what} of CALL is not a list of at most {most} task ids")
+    for each in value:
+        _text(each, what)
+    return value
 
 
 def _text(value: object, what: str) -> str:
@@ -289,22 +322,20 @@ def _text(value: object, what: str) -> str:
 
 def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
     meta = _meta(frames)
-    if not isinstance(meta, list) or len(meta) != 4 or len(frames) < 3:
-        raise RemoteProtocolError("CALL takes [agent, method, deps, options] and a payload")
+    if not isinstance(meta, list) or len(meta) != 4:
+        raise RemoteProtocolError("CALL takes [agent, method, deps, options]")
     agent, method, deps, options = meta
-    if deps is None:
-        deps = ()
-    elif not isinstance(deps, list) or len(deps) > MAX_DEPS or not all(isinstance(dep, str) for dep in deps):
-        raise RemoteProtocolError(f"deps of CALL are not a list of at most {MAX_DEPS} task ids")
     if options is None:
         options = {}
     elif not isinstance(options, dict):
         raise RemoteProtocolError("options of CALL are not a map")
+    elif "chain" in options:
+        options["chain"] = _texts(options["chain"], "chain", MAX_CHAIN)
     if head.call_id == 0:
         raise RemoteProtocolError("CALL with id 0")
     return Call(
         head.call_id, head.flags, head.time_ms, _text(agent, "agent id"), _text(method, "method name"),
-        deps, options, frames[2:],
+        _texts(deps, "deps", MAX_DEPS), options, frames[2:],
     )  # fmt: skip
 
 

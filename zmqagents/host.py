@@ -31,6 +31,14 @@ _END = object()
 _NOTHING = Reply(Code.NONE, (codec.pack(None),))
 
 
+class _Refused(Exception):
+    """The host's own word about a call, to be told apart from the same error raised by the agent's code."""
+
+    def __init__(self, error: errors.ZmqAgentsError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class ClassTable:
     """The agent classes of a host. Thread-safe: read by the router thread, changed by management calls."""
 
@@ -189,16 +197,13 @@ class AgentHost:
             return self._create(ticket, record)
         instance = record.instance
         if instance is None:
-            raise errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start")
+            raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
         if not ticket.op:
             args, kwargs = self._arguments(ticket)
             return getattr(instance, ticket.name)(*args, **kwargs)
         if ticket.op == Op.MEMORY:
             return _memory_of(instance)
-        value = getattr(instance, ticket.name)  # "attribute"
-        if inspect.ismethod(value) and value.__self__ is instance:
-            raise errors.UnknownMethod(f"{record.agent_id} does not offer the method {ticket.name!r} to callers")
-        return value
+        return _attribute_of(instance, ticket)
 
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         replies = ticket.dep_replies
@@ -210,7 +215,10 @@ class AgentHost:
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         payload, *buffers = ticket.body
-        return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler)
+        try:
+            return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler)
+        except errors.RemoteProtocolError as exc:
+            raise _Refused(exc) from exc
 
     def _value(self, reply: Reply) -> Any:
         payload, *buffers = reply.body
@@ -249,8 +257,8 @@ class AgentHost:
         except (errors.SerializationError, errors.MessageTooLarge) as exc:
             label = f"the result of {ticket.label}: {exc}"
             if isinstance(exc, errors.MessageTooLarge):
-                raise errors.MessageTooLarge(label, exc.size, exc.limit) from None
-            raise errors.SerializationError(label, exc.path, exc.type_name) from None
+                raise _Refused(errors.MessageTooLarge(label, exc.size, exc.limit)) from None
+            raise _Refused(errors.SerializationError(label, exc.path, exc.type_name)) from None
 
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
@@ -258,30 +266,44 @@ class AgentHost:
         if isinstance(exc, asyncio.CancelledError):
             cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
             return error_reply(cancelled, **where)
-        code = Code.AGENT_ERROR
-        if isinstance(
-            exc, (errors.SerializationError, errors.MessageTooLarge, errors.RemoteProtocolError, errors.AgentDeleted)
-        ):
-            code = Code.HOST_ERROR
+        if isinstance(exc, _Refused):
+            return error_reply(exc.error, **where)
         data = errors.describe(exc, **where)
         with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
             args = _args_of(exc)
-            if args:
+            if args is not None:
                 data["args"] = codec.unpack(codec.pack(args))
         try:
-            return Reply(code, (codec.pack(data),))
+            return Reply(Code.AGENT_ERROR, (codec.pack(data),))
         except Exception:  # describe gives plain strings, but nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
-            return Reply(code, (codec.pack(plain),))
+            return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
 
 
-def _args_of(exc: BaseException) -> list[Any]:
-    """The arguments of exceptions of plain classes; what others keep in ``args`` may not be what they are made of."""
+def _attribute_of(instance: Any, ticket: Ticket) -> Any:
+    """A public attribute; what is not there, or is a method that the class does not offer, is `UnknownMethod`."""
+    try:
+        value = getattr(instance, ticket.name)
+    except AttributeError as exc:
+        if exc.obj is not instance or exc.name != ticket.name:  # a property that stumbled over something of its own
+            raise
+        spec = ticket.agent.spec
+        text = f"{ticket.agent.agent_id} ({spec.short}) has no public method {ticket.name!r}; it has: "
+        text += ", ".join(sorted(spec.methods)) or "none"
+        raise _Refused(errors.UnknownMethod(text)) from None
+    if inspect.ismethod(value) and value.__self__ is instance:
+        text = f"{ticket.agent.agent_id} does not offer the method {ticket.name!r} to callers"
+        raise _Refused(errors.UnknownMethod(text))
+    return value
+
+
+def _args_of(exc: BaseException) -> list[Any] | None:
+    """The arguments of builtin exceptions and of those that say no more; others may be made of other things."""
     if isinstance(exc, OSError) and exc.filename is not None:
         return [exc.errno, exc.strerror, exc.filename, *([None, exc.filename2] if exc.filename2 is not None else [])]
-    if type(exc).__str__ in (BaseException.__str__, OSError.__str__, KeyError.__str__):
+    if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
         return list(exc.args)
-    return []
+    return None
 
 
 def _no_loop(value: Awaitable[Any]) -> Any:

@@ -136,6 +136,8 @@ def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str
 
 def checked_name(name: str, error: type[errors.CallError]) -> str:
     """``name`` if it can be in a message; otherwise nobody has it, and nothing needs to be sent."""
+    if not isinstance(name, str):
+        raise errors.ConfigError(f"a name is a text, not {name!r}")
     if len(name) > MAX_TEXT:
         raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
     if not name.isprintable():  # lone surrogates among them
@@ -153,7 +155,7 @@ def creation(cls_or_name: type | str, agent_id: str | None) -> tuple[str, dict[s
         return name, options
     try:
         return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
-    except errors.UnknownAgent as exc:
+    except (errors.UnknownAgent, errors.ConfigError) as exc:
         raise errors.ConfigError(f"agent_id: {exc}") from None
 
 
@@ -337,7 +339,8 @@ def _signature_from(text: str) -> inspect.Signature:
 
 def _parameter(arg: ast.arg, kind: Any, default: ast.expr | None = None) -> inspect.Parameter:
     empty = inspect.Parameter.empty
-    annotation = ast.unparse(arg.annotation) if arg.annotation else empty
+    note = arg.annotation  # a text already where the module has `from __future__ import annotations`
+    annotation = empty if note is None else str(note.value) if isinstance(note, ast.Constant) else ast.unparse(note)
     return inspect.Parameter(arg.arg, kind, default=ast.unparse(default) if default else empty, annotation=annotation)
 
 

@@ -39,7 +39,7 @@ def dumps(value: Any) -> bytes:
     with _lock:
         scout = _Scout()
         try:
-            _make_pickler(out, scout).dump(value)
+            _make_pickler(out, scout).dump([_named(item) for item in value] if type(value) is list else _named(value))
         finally:
             scout.done()
     data = out.getvalue()
@@ -71,6 +71,26 @@ def _follow(entries: list[str], packages: dict[str, list[str]], data: bytes) -> 
             spec.submodule_search_locations = places
             sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
     return loads(data)
+
+
+class _Named:
+    """A class with its qualified name, which cloudpickle forgets; unpickling gives the class itself."""
+
+    def __init__(self, cls: type) -> None:
+        self._cls = cls
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _name, (self._cls, self._cls.__qualname__)
+
+
+def _named(value: Any) -> Any:
+    return _Named(value) if isinstance(value, type) else value
+
+
+def _name(cls: type, qualified: str) -> type:
+    if cls.__qualname__ != qualified:
+        cls.__qualname__ = qualified
+    return cls
 
 
 # ---------------------------------------------------------------- how a module is found

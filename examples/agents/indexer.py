@@ -19,6 +19,7 @@ import math
 import re
 import sys
 import sysconfig
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -156,13 +157,17 @@ def public_name(module: str) -> str:
     return public if public in sys.stdlib_module_names else module
 
 
+_parsing = threading.Lock()
+
 Item = tuple[str, str, str, str, int]  # kind, path inside the module, signature, docstring, line
 
 
 def parsed(source: Path) -> Iterator[Item]:
     """The documented public things of a source file, without running it; none if it cannot be read."""
     try:
-        tree = ast.parse(source.read_bytes())
+        data = source.read_bytes()
+        with _parsing:  # Python 3.11's parser is not safe in several threads at once (gh-106905)
+            tree = ast.parse(data)
     except (OSError, SyntaxError, ValueError):
         return
     if doc := ast.get_docstring(tree):

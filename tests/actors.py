@@ -96,7 +96,7 @@ class Desk(AgentBase):
         return seconds
 
     def make_bytes(self, size: int) -> bytes:
-        return bytes(size)
+        return b"\xaa" * size  # not zeros: those would cost no memory
 
     def patient(self, timeout: float) -> float:
         """Has a parameter of its own that is called timeout."""

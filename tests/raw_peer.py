@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -15,8 +16,8 @@ from zmqagents.frames import Header, Kind
 class RawPeer:
     """A DEALER on a host's ipc socket. Everything it sends is up to the test; ``receive`` waits 3 s at most."""
 
-    def __init__(self, launcher: Any, client_id: bytes = b"0123456789", receive_limit: int = 0) -> None:
-        self.client_id = client_id
+    def __init__(self, launcher: Any, client_id: bytes | None = None, receive_limit: int = 0) -> None:
+        self.client_id = client_id or os.urandom(frames.CLIENT_ID_BYTES)
         self.token = 0
         self._context = zmq.Context()
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
@@ -35,9 +36,12 @@ class RawPeer:
         self.socket.close()
         self._context.term()
 
+    def say_hello(self) -> None:
+        self.send(frames.header(Kind.HELLO), codec.pack({"client": self.client_id, "versions": [frames.VERSION]}))
+
     def hello(self) -> Header:
         """Introduce itself; the WELCOME."""
-        self.send(frames.header(Kind.HELLO), codec.pack({"client": self.client_id, "versions": [frames.VERSION]}))
+        self.say_hello()
         welcome, _ = self.receive()
         assert welcome.kind == Kind.WELCOME
         self.token = welcome.token

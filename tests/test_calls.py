@@ -186,7 +186,7 @@ def test_a_message_over_the_limit_fails_where_it_is() -> None:
             assert caught.value.limit == 100_000
         with pytest.raises(MessageTooLarge, match="make_bytes"):
             desk.make_bytes(200_000)
-        assert desk.make_bytes(50_000) == bytes(50_000)
+        assert len(desk.make_bytes(50_000)) == 50_000
 
 
 def test_wrong_arguments_are_a_type_error_at_once(desk: AgentProxy) -> None:

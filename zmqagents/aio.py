@@ -100,6 +100,9 @@ class AsyncRpcClient:
     async def get_call_list(self) -> list[dict[str, Any]]:
         return list(await self._manage(Op.CALLS))
 
+    async def dump(self) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.DUMP))
+
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(await self._manage(Op.MODELS, given))

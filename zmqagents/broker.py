@@ -23,7 +23,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -52,10 +51,11 @@ from .dispatcher import (
     error_reply,
 )  # fmt: skip
 from .errors import ZmqAgentsError
-from .frames import Call, Code, Kind, Op, Reply
+from .frames import Call, Kind, Op, Reply
 from .gate import Gate
 from .host import AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
+from .management import Management
 from .models import ModelConfigs
 from .store import FutureStore, StoreLimits, open_store
 from .store.base import State as ResultState
@@ -71,7 +71,6 @@ RETRY_S = 0.02  # how often a peer that did not read is tried again
 SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
 CLOSE_LINGER_MS = 500
-ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER})
 
 
 class Bound(NamedTuple):
@@ -128,6 +127,10 @@ class Broker:
         services = InsideServices(config.server_id, models, self.post, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(self._host, self._post_done, config.capacity, self.post)
+        self._management = Management(
+            self._dispatcher, self._host, self._pool, self._store, models, unpickler=unpickler,
+            carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
+        )  # fmt: skip
         self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._asleep = False
@@ -638,93 +641,13 @@ class Broker:
 
     def _manage(self, session: Session | None, call: Call) -> None:
         """Answer a request to the host itself. ``session`` None: made by the host's own code."""
-        peer = self.link.peer if session is None else session.peer
-        try:
-            if call.method in ADMIN_ONLY and session is not None and session.role != "admin":
-                raise errors.PermissionRefused(f"{call.method} needs the role admin")
-            if call.method in (Op.MODELS, Op.REGISTER):  # these may take long: not in this thread
-                name = f"zmqagents-{call.method}"
-                threading.Thread(target=self._manage_apart, args=(peer, call), name=name, daemon=True).start()
-                return
-            reply = Reply(Code.NONE, (codec.pack(self._management_value(call)),))
-        except ZmqAgentsError as exc:
-            reply = error_reply(exc, method=call.method)
-        self._answer(Answer(peer, call.call_id, reply))
+        peer, role = (self.link.peer, "admin") if session is None else (session.peer, session.role)
+        reply = self._management.handle(peer, call, role)
+        if reply is not None:
+            self._answer(Answer(peer, call.call_id, reply))
 
-    def _management_value(self, call: Call) -> Any:
-        op, options, now = call.method, call.options, self._clock()
-        if op == Op.INFO:
-            return self.info()
-        if op == Op.LIST:
-            return [self._agent_info(record) for record in self._dispatcher.agents.values()]
-        if op == Op.CALLS:
-            return [self._call_info(ticket, now) for ticket in self._dispatcher.tasks.values()]
-        if op == Op.DESCRIBE:
-            record = self._dispatcher.agents.get(str(options.get("id")))
-            if record is None:
-                raise errors.UnknownAgent(f"there is no agent {options.get('id')!r} on {self.config.server_id}")
-            return self._host.description(record)
-        if op == Op.DELETE:
-            self._carry_out(self._dispatcher.remove_agent(str(options.get("id")), now))
-            return True
-        if op == Op.DELETE_ALL:
-            for agent_id in list(self._dispatcher.agents):
-                self._carry_out(self._dispatcher.remove_agent(agent_id, now))
-            return True
-        if op == Op.STOP:
-            grace = options.get("grace_s")
-            good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
-            self.request_stop(float(grace) if good and grace is not None else None)
-            return True
-        raise errors.UnknownMethod(f"the host has no management request {op!r}")
-
-    def _manage_apart(self, peer: Peer, call: Call) -> None:
-        try:
-            payload, *buffers = call.body
-            args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
-            if call.method == Op.MODELS:
-                self.models.add(args[0])
-            else:
-                if not self.config.private:
-                    raise errors.PermissionRefused("only a private host takes classes from its parent")
-                self.classes.add(args[0], replace=True)
-            reply = Reply(Code.NONE, (codec.pack(True),))
-        except ZmqAgentsError as exc:
-            reply = error_reply(exc, method=call.method)
-        except Exception as exc:  # a class body, an unpickler: somebody's code
-            reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
-        self.post("managed", peer, call.call_id, reply)
-
-    def info(self) -> dict[str, Any]:
-        """What ``status`` shows: plain data without secrets."""
-        dispatcher, bound = self._dispatcher, self.bound
-        store = self._store.stats()
-        return {
-            "server_id": self.config.server_id, "version": __version__, "pid": os.getpid(),
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "state": "draining" if dispatcher.draining else "running",
-            "host": self.config.host, "port": bound.port if bound else None,
-            "uptime_s": round(time.time() - self._started, 3), "capacity": self.config.capacity,
-            "agents": len(dispatcher.agents), "classes": self.classes.names(), "models": self.models.names(),
-            "clients": len(self._sessions), "calls_open": len(dispatcher.tasks), "running": dispatcher.running,
-            "waiting": dispatcher.blocked, "worker_threads": self._pool.size,
-            "calls": vars(dispatcher.counters).copy(), "store": dict(store._asdict()),
-            "settings": self.config.public(),
-        }  # fmt: skip
-
-    def _agent_info(self, record: AgentRecord) -> dict[str, Any]:
-        return {
-            "agent_id": record.agent_id, "class": record.spec.name, "type": record.spec.short,
-            "calls": record.calls, "running": len(record.holders), "queued": record.queued,
-            "age_s": round(self._clock() - record.created, 3),
-        }  # fmt: skip
-
-    def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
-        return {
-            "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name,
-            "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
-            "waits_for": [target.task_id for target in ticket.waits_for or ()],
-        }  # fmt: skip
+    def _where(self) -> dict[str, Any]:
+        return {"port": self.bound.port if self.bound else None, "clients": len(self._sessions)}
 
     # ------------------------------------------------------------ the end
 

@@ -645,7 +645,24 @@ def calls(as_json: bool, **where: Any) -> None:
     """List the calls of a host that are not answered yet."""
     with open_client(**where) as client:
         found = client.get_call_list()
-    _show_rows(found, ("task_id", "agent", "method", "state", "age_s"), as_json, "no open calls")
+    _show_rows(found, ("task_id", "agent", "method", "state", "age_s", "caller", "waits_for"), as_json, "no open calls")
+
+
+@shell.command()
+@on_host
+@as_json
+def dump(as_json: bool, **where: Any) -> None:
+    """Show where the code of each open call is, and what it waits for: to see what is stuck."""
+    with open_client(**where) as client:
+        found = client.dump()
+    if as_json or not found:
+        _show_rows(found, (), as_json, "no open calls")
+        return
+    for call in found:
+        waits = ", ".join(call["waits_for"] + call["behind"])
+        line = f"{call['task_id']}  {call['agent']}.{call['method']}  {call['state']} {call['age_s']} s"
+        click.echo(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else ""))
+        click.echo(call["stack"].rstrip() + "\n" if call["stack"] else "")
 
 
 def _show_rows(rows: list[dict[str, Any]], columns: Sequence[str], as_json: bool, if_none: str) -> None:

@@ -38,8 +38,8 @@ import zmq
 from . import codec, endpoints, errors, frames, security
 from .agent import current_call
 from .codec import Encoded
-from .frames import CLIENT_ID_BYTES, Code, Kind, Reply
-from .link import MAX_CHAIN, Link, Refetch, Sink, Waiter
+from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Code, Kind, Reply
+from .link import Link, Refetch, Sink, Waiter
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
 

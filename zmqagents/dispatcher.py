@@ -40,12 +40,32 @@ from .config import BrokerConfig
 from .errors import ZmqAgentsError
 from .frames import Call, Code, Flag, Op, Reply, task_id_of
 from .tickets import (
-    AgentRecord, Answer, Drained, Effect, Interrupt, Keep, Lookup, ParkedFetch, Peer, Pending, Removed, Resume, Start,
-    State, Ticket,
+    AgentRecord,
+    Answer,
+    Drained,
+    Effect,
+    Interrupt,
+    Keep,
+    Lookup,
+    ParkedFetch,
+    Peer,
+    Pending,
+    Removed,
+    Resume,
+    Start,
+    State,
+    Ticket,
 )  # fmt: skip
 from .timers import Timers
 from .waits import (
-    add_edges, closing_cycle, deadlock_error, drop_edge, drop_edges, note_chain, reenters, stuck_with,
+    add_edges,
+    closing_cycle,
+    deadlock_error,
+    drop_edge,
+    drop_edges,
+    note_chain,
+    reenters,
+    stuck_with,
 )  # fmt: skip
 
 __all__ = [

@@ -116,6 +116,7 @@ class Op:
     MODELS = "set_model_configs"
     REGISTER = "register_class"
     CALLS = "get_call_list"
+    DUMP = "dump"
     STOP = "stop"
 
 

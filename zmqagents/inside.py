@@ -23,9 +23,9 @@ from .agent import CallContext, current_call
 from .codec import Encoded
 from .dispatcher import Peer, Ticket
 from .errors import BlockingCallError, HostStopping, ZmqAgentsError
-from .frames import CLIENT_ID_BYTES, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
+from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
 from .gate import Gate, thread_gate
-from .link import MAX_CHAIN, Link, Refetch, Sink, Waiter
+from .link import Link, Refetch, Sink, Waiter
 from .models import ModelConfigs
 
 __all__ = ["InsideLink", "InsideServices"]

@@ -18,9 +18,7 @@ from .codec import Encoded
 from .errors import CallTimeout
 from .frames import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["MAX_CHAIN", "Link", "Refetch", "Sink", "Waiter", "rebuild_error"]
-
-MAX_CHAIN = 1000  # calls above one that travel with it to another host, the latest ones
+__all__ = ["Link", "Refetch", "Sink", "Waiter", "rebuild_error"]
 
 
 def rebuild_error(reply: Reply) -> Exception:

@@ -446,6 +446,10 @@ class RpcClient:
         """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
         return list(self._manage(Op.CALLS))
 
+    def dump(self) -> list[dict[str, Any]]:
+        """The open calls with the stack of their code and what they wait for: to see what is stuck."""
+        return list(self._manage(Op.DUMP))
+
     def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         """Give the host model configurations; all are checked before any is taken."""
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]

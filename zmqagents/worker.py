@@ -17,6 +17,7 @@ import functools
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -92,10 +93,9 @@ class WorkerPool:
             thread.join(max(0.0, end - time.monotonic()))
         return clean and not any(thread.is_alive() for thread in threads)
 
-    def stacks(self) -> dict[int, str]:
-        """Thread idents and names of the workers, for `dump`."""
-        with self._lock:
-            return {thread.ident: thread.name for thread in self._threads if thread.ident is not None}
+    def stack_on_loop(self, ticket: Ticket) -> str:
+        """Where the coroutine of ``ticket`` is; may be a moment old. For `dump`."""
+        return self._lane.stack(ticket)
 
     def _add_thread(self) -> None:
         name = f"zmqagents-worker-{len(self._threads) + 1}"
@@ -150,6 +150,13 @@ class LoopLane:
             return await value
 
         return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()
+
+    def stack(self, ticket: Ticket) -> str:
+        task = self._tasks.get(ticket)
+        if task is None:
+            return ""
+        lines = [line for frame in task.get_stack(limit=8) for line in traceback.format_stack(frame, limit=1)]
+        return "".join(lines)
 
     def close(self, timeout: float) -> bool:
         """Cancel what runs and stop the loop; False if its thread does not end within ``timeout`` seconds."""

@@ -1,0 +1,186 @@
+"""Requests to the host itself: what there is, how it is, delete, configure, stop.
+
+They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
+are. The two that may take long because they run somebody's code or read much (`Op.REGISTER`, `Op.MODELS`) get a
+thread of their own. Making an agent and reading its memory run an agent's code: those are calls like any other, and
+the dispatcher's matter. All answers are plain data without secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import __version__, codec, errors
+from .dispatcher import Dispatcher, error_reply
+from .frames import Call, Code, Op, Reply
+from .host import AgentHost
+from .models import ModelConfigs
+from .store import FutureStore
+from .tickets import AgentRecord, Effect, Peer, State, Ticket
+from .worker import WorkerPool
+
+__all__ = ["ADMIN_ONLY", "Management"]
+
+ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER})
+STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
+STACK_CHARS = 4_000
+MAX_LISTED_CALLS = 10_000  # a list of more would be read by nobody and hold up the router
+
+
+class Management:
+    """Answers the management requests of one host; see the module's docstring.
+
+    ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``where`` tells what
+    only the broker knows (port, clients).
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, store: FutureStore, models: ModelConfigs, *,
+        unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
+        post: Callable[..., None], where: Callable[[], dict[str, Any]], clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._config = dispatcher.config
+        self._dispatcher = dispatcher
+        self._host = host
+        self._pool = pool
+        self._store = store
+        self._models = models
+        self._unpickler = unpickler
+        self._carry_out = carry_out
+        self._post = post
+        self._where = where
+        self._clock = clock
+        self._started = time.time()
+        self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
+            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.CALLS: self._calls, Op.DUMP: self._dump,
+            Op.DESCRIBE: self._describe, Op.DELETE: self._delete, Op.DELETE_ALL: self._delete_all, Op.STOP: self._stop,
+        }  # fmt: skip
+
+    def handle(self, peer: Peer, call: Call, role: str) -> Reply | None:
+        """The answer; None if it comes later, as the event ``managed``. Called by the router thread."""
+        try:
+            if call.method in ADMIN_ONLY and role != "admin":
+                raise errors.PermissionRefused(f"{call.method} needs the role admin")
+            if call.method in (Op.MODELS, Op.REGISTER):
+                name = f"zmqagents-{call.method}"
+                threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
+                return None
+            request = self._requests.get(call.method)
+            if request is None:
+                raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
+            return Reply(Code.NONE, (codec.pack(request(call.options)),))
+        except errors.ZmqAgentsError as exc:
+            return error_reply(exc, method=call.method)
+
+    def info(self) -> dict[str, Any]:
+        """What ``status`` shows."""
+        dispatcher = self._dispatcher
+        return {
+            "server_id": self._config.server_id, "version": __version__, "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
+            "uptime_s": round(time.time() - self._started, 3), "capacity": self._config.capacity,
+            "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
+            "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
+            "worker_threads": self._pool.size, "calls": vars(dispatcher.counters).copy(),
+            "store": dict(self._store.stats()._asdict()), "settings": self._config.public(),
+        }  # fmt: skip
+
+    # ------------------------------------------------------------ what there is
+
+    def _list(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._agent_info(record) for record in self._dispatcher.agents.values()]
+
+    def _agent_info(self, record: AgentRecord) -> dict[str, Any]:
+        return {
+            "agent_id": record.agent_id, "class": record.spec.name, "type": record.spec.short,
+            "calls": record.calls, "running": len(record.holders), "queued": record.queued,
+            "age_s": round(self._clock() - record.created, 3),
+        }  # fmt: skip
+
+    def _calls(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        now = self._clock()
+        tickets = list(self._dispatcher.tasks.values())
+        return [self._call_info(ticket, now) for ticket in tickets[:MAX_LISTED_CALLS]]
+
+    def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
+        if ticket.parent is not None:
+            caller = f"{ticket.parent.agent.agent_id}.{ticket.parent.name}"
+        else:
+            caller = f"client {ticket.peer.prefix}"
+        waits_for = ticket.waits_for or ()
+        return {
+            "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
+            "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
+            "time_left_s": None if ticket.deadline is None else round(ticket.deadline - now, 3),
+            "waits_for": [target.task_id for target in waits_for] + sorted(ticket.deps or ()),
+        }  # fmt: skip
+
+    def _dump(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
+        now, frames = self._clock(), sys._current_frames()
+        rows = []
+        for ticket in list(self._dispatcher.tasks.values())[:MAX_LISTED_CALLS]:
+            row = self._call_info(ticket, now)
+            queued = ticket.state is State.QUEUED
+            row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
+            row["stack"] = self._stack_of(ticket, frames)
+            rows.append(row)
+        return rows
+
+    def _stack_of(self, ticket: Ticket, frames: dict[int, Any]) -> str:
+        context = ticket.context
+        if context is None:
+            return ""
+        if ticket.on_loop:
+            return self._pool.stack_on_loop(ticket)[-STACK_CHARS:]
+        frame = frames.get(context.thread)
+        return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
+
+    def _describe(self, options: dict[str, Any]) -> bytes:
+        agent_id = options.get("id")
+        record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
+        if record is None:
+            raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+        return self._host.description(record)
+
+    # ------------------------------------------------------------ what changes it
+
+    def _delete(self, options: dict[str, Any]) -> bool:
+        self._carry_out(self._dispatcher.remove_agent(str(options.get("id")), self._clock()))
+        return True
+
+    def _delete_all(self, _: dict[str, Any]) -> bool:
+        for agent_id in list(self._dispatcher.agents):
+            self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
+        return True
+
+    def _stop(self, options: dict[str, Any]) -> bool:
+        grace = options.get("grace_s")
+        good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
+        self._post("stop", float(grace) if good and grace is not None else self._config.grace_s)
+        return True
+
+    def _apart(self, peer: Peer, call: Call) -> None:
+        """In a thread of its own."""
+        try:
+            payload, *buffers = call.body
+            args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
+            if call.method == Op.MODELS:
+                self._models.add(args[0])
+            elif self._config.private:
+                self._host.classes.add(args[0], replace=True)
+            else:
+                raise errors.PermissionRefused("only a private host takes classes from its parent")
+            reply = Reply(Code.NONE, (codec.pack(True),))
+        except errors.ZmqAgentsError as exc:
+            reply = error_reply(exc, method=call.method)
+        except Exception as exc:  # a class body, an unpickler: somebody's code
+            reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
+        self._post("managed", peer, call.call_id, reply)

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "zmqagents"
 LAYERS: list[set[str]] = [
     {"errors", "agent"},
     {"codec", "loader", "trusted", "gate", "timers"},
-    {"frames", "config", "models", "endpoints", "link"},
+    {"frames", "config", "models", "endpoints", "link", "msg"},
     {
         "tickets",
         "waits",

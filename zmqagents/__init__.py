@@ -28,6 +28,7 @@ _LAZY = {
     "AsyncResult": "result",
     "BrokerConfig": "config",
     "AsyncRpcClient": "aio",
+    "Msg": "msg",
     "RpcAgentServerLauncher": "launcher",
     "RpcClient": "proxy",
     "deadline": "proxy",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
     from .loader import load_agents_from_dir as load_agents_from_dir
     from .loader import load_custom_class_from_file as load_custom_class_from_file
+    from .msg import Msg as Msg
     from .proxy import AgentProxy as AgentProxy
     from .proxy import RpcClient as RpcClient
     from .proxy import deadline as deadline

@@ -5,6 +5,7 @@ Everything here refuses by raising, before anything was changed, so that a refus
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
@@ -116,10 +117,8 @@ class Admission:
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
         if name in self._agents:
             raise errors.AgentExists(f"there is already an agent {name!r} ({self._agents[name].spec.name})")
-        options = spec.options
-        limit = call.options.get("max_concurrency")
-        if limit is not None:
-            options = AgentOptions(limit, options.reentrant, options.on_busy)
+        chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
+        options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
         return AgentRecord(name, spec, options, now), Op.CREATE, None
 
 

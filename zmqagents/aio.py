@@ -49,11 +49,12 @@ class AsyncRpcClient:
         return self._client.address
 
     async def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None, **kwargs: Any
-    ) -> AgentProxy:
+        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> AgentProxy:  # fmt: skip
         """Make an agent on the host; its proxy, all of whose methods are awaited."""
         await self._settle()
-        name, options = creation(cls_or_name, agent_id)
+        name, options = creation(cls_or_name, agent_id, agent_options)
         try:
             return self._proxy(await self._create(name, args, kwargs, options))
         except errors.UnknownClass:

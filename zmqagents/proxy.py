@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from . import codec, errors, trusted
-from .agent import class_name_of, current_call
+from .agent import AgentOptions, class_name_of, current_call
 from .client import Connection, Target, Transport, connect, target_of
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
@@ -145,12 +145,19 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     return name
 
 
-def creation(cls_or_name: type | str, agent_id: str | None) -> tuple[str, dict[str, Any]]:
+def creation(
+    cls_or_name: type | str, agent_id: str | None, agent_options: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
     """Class name and options of a create request."""
     name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
     if not isinstance(name, str):
         raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
-    options = {"class": checked_name(name, errors.UnknownClass)}
+    try:
+        chosen = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
+    except TypeError:
+        known = ", ".join(AgentOptions.__slots__)
+        raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
+    options = {"class": checked_name(name, errors.UnknownClass), **chosen}
     if agent_id is None:
         return name, options
     try:
@@ -383,14 +390,16 @@ class RpcClient:
     # ------------------------------------------------------------ agents
 
     def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None, **kwargs: Any
-    ) -> AgentProxy:
+        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> AgentProxy:  # fmt: skip
         """Make an agent on the host; its proxy.
 
         ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
         remaining arguments go to its ``__init__``. A given ``agent_id`` that is taken is `AgentExists`.
+        ``agent_options`` override those of the class for this agent: ``max_concurrency``, ``reentrant``, ``on_busy``.
         """
-        name, options = creation(cls_or_name, agent_id)
+        name, options = creation(cls_or_name, agent_id, agent_options)
         try:
             return self._create(name, args, kwargs, options)
         except errors.UnknownClass:

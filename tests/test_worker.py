@@ -1,0 +1,236 @@
+"""Where calls run: how many at once, in which threads, and how those end."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from actors import Desk, Latch, Node, client_on_host, within
+from zmqagents import AgentBase, RpcClient, async_func, current_call, sync_func
+from zmqagents import concurrent as beside
+from zmqagents.gate import Gate, thread_gate
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Sleeper(AgentBase):
+    @async_func
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return time.time()
+
+    async def nap_on_loop(self, seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return time.time()
+
+
+class Place(AgentBase):
+    """Tells in which thread its methods run."""
+
+    def thread(self) -> str:
+        return threading.current_thread().name
+
+    @sync_func
+    async def loop_thread(self) -> str:
+        return threading.current_thread().name
+
+    @sync_func
+    async def loop_id(self) -> int:
+        return id(asyncio.get_running_loop())
+
+    @beside
+    def call_names(self) -> list[Any]:
+        call = current_call()
+        assert call is not None
+        return [call.agent, call.method, call.call_id, call.cancelled, call.remaining() is not None]
+
+    @sync_func
+    async def call_names_on_loop(self) -> list[Any]:
+        await asyncio.sleep(0)
+        return self.call_names()
+
+    def count_threads(self) -> int:
+        return len([thread for thread in threading.enumerate() if thread.name.startswith("zmqagents-worker")])
+
+    def burn(self, seconds: float) -> int:
+        end, turns = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            turns += 1
+        return turns
+
+    @async_func
+    def burn_later(self, seconds: float) -> int:
+        return self.burn(seconds)
+
+    def own_client(self, agent_id: str) -> Any:
+        """Uses its host as a client does."""
+        call = current_call()
+        assert call is not None
+        return call.host.client().get_agent(agent_id).echo("through its own host")
+
+    def make_another(self) -> Any:
+        call = current_call()
+        assert call is not None
+        return call.host.client().create_agent("Desk")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[RpcClient]:
+    with client_on_host(Place, Sleeper, Desk, Latch, Node, capacity=4) as client:
+        client.is_alive()
+        yield client
+
+
+def test_32_agents_that_sleep_half_a_second_take_half_a_second() -> None:
+    with client_on_host(Sleeper, capacity=32) as client:
+        agents = [client.create_agent(Sleeper) for _ in range(32)]
+        start = time.time()
+        results = [agent.nap(0.5) for agent in agents]
+        ends = [result.result() for result in results]
+        assert max(ends) - start < 0.75  # at the agents: what the tests' own machine does is not measured
+
+
+def test_no_more_agents_run_at_once_than_the_capacity_says() -> None:
+    with client_on_host(Sleeper, capacity=4) as client:
+        agents = [client.create_agent(Sleeper) for _ in range(16)]
+        start = time.time()
+        ends = [result.result() for result in [agent.nap(0.1) for agent in agents]]
+        assert max(ends) - start >= 0.4
+        assert client.get_server_info()["worker_threads"] <= 4
+
+
+def test_coroutines_need_no_worker() -> None:
+    with client_on_host(Sleeper, capacity=1) as client:
+        agents = [client.create_agent(Sleeper) for _ in range(500)]
+        start = time.monotonic()
+        results = [agent.nap_on_loop(0.5) for agent in agents]
+        assert all(result.result() for result in results)
+        assert time.monotonic() - start < 2
+        assert client.get_server_info()["worker_threads"] <= 1
+
+
+def test_stand_ins_come_with_the_waits_and_go_with_them() -> None:
+    with client_on_host(Place, Node, capacity=1) as client:
+        nodes = [client.create_agent(Node) for _ in range(30)]
+        assert nodes[0].down(nodes[1:]) == 30
+        place = client.create_agent(Place)
+        for _ in range(50):  # a stand-in ends when it comes back and finds others idle
+            if place.count_threads() <= 2:
+                break
+        assert place.count_threads() <= 2
+        info = client.get_server_info()
+        assert (info["waiting"], info["running"]) == (0, 0)
+
+
+def test_methods_run_in_workers_and_coroutines_on_the_one_loop(client: RpcClient) -> None:
+    one, two = client.create_agent(Place), client.create_agent(Place)
+    assert one.thread().startswith("zmqagents-worker")
+    assert one.loop_thread() == two.loop_thread() == "zmqagents-loop"
+    assert one.loop_id() == two.loop_id()
+
+
+def test_a_call_knows_who_and_what_it_is(client: RpcClient) -> None:
+    place = client.create_agent(Place)
+    for method in ("call_names", "call_names_on_loop"):
+        agent_id, name, call_id, cancelled, has_deadline = getattr(place, method)()
+        assert (agent_id, name, cancelled, has_deadline) == (place.agent_id, method, False, True)
+        assert call_id
+    assert current_call() is None
+
+
+def test_an_agent_may_use_its_own_host_as_a_client_does(client: RpcClient) -> None:
+    place, desk = client.create_agent(Place), client.create_agent(Desk)
+    assert place.own_client(desk.agent_id) == "through its own host"
+    made = place.make_another()
+    assert made.echo(1) == 1
+    assert client.get_agent(made.agent_id) == made
+
+
+def test_an_agent_may_make_others_on_one_slot() -> None:
+    with client_on_host(Place, Desk, capacity=1) as client:
+        assert client.create_agent(Place).make_another(timeout=3).echo(1, timeout=3) == 1
+
+
+def test_the_host_answers_while_its_workers_compute(client: RpcClient) -> None:
+    burning = [client.create_agent(Place).burn_later(0.6) for _ in range(4)]
+    late = []
+    for _ in range(20):
+        start = time.monotonic()
+        client.get_server_info()
+        late.append(time.monotonic() - start)
+    assert sorted(late)[15] < 0.1
+    assert all(result.result() > 0 for result in burning)
+
+
+def test_a_thread_of_an_agent_keeps_no_result_alive(client: RpcClient) -> None:
+    desk = client.create_agent(Desk)
+    process = psutil.Process(client.get_server_info()["pid"])
+    for _ in range(3):
+        desk.make_bytes(50_000_000)
+    assert desk.echo(1) == 1
+    before = process.memory_info().rss
+    for _ in range(10):
+        desk.make_bytes(50_000_000)
+    assert desk.echo(1) == 1
+    assert process.memory_info().rss - before < 60_000_000
+
+
+def test_a_host_ends_although_a_method_never_returns() -> None:
+    with client_on_host(Sleeper, grace_s=0.1) as client:
+        agent = client.create_agent(Sleeper)
+        stuck = [agent.nap(1e6), client.create_agent(Sleeper).nap_on_loop(1e6)]
+        while client.get_server_info()["calls_open"] < 2:
+            pass
+        start = time.monotonic()
+    assert time.monotonic() - start < 0.1 + 2.5
+    assert all(isinstance(result.exception(0), ConnectionError) for result in stuck)
+
+
+def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(client: RpcClient) -> None:
+    sleeper = client.create_agent(Sleeper)
+    result = sleeper.nap_on_loop(30)
+    result.cancel()
+    with within(1):
+        assert client.create_agent(Place).thread()
+    concurrent.futures.wait([result])
+    assert result.cancelled()
+
+
+# ---------------------------------------------------------------- gates
+
+
+def test_a_gate_lets_one_wait_through_for_each_opening() -> None:
+    gate = Gate()
+    assert not gate.wait(0.01)
+    gate.open()
+    assert gate.wait(1)
+    assert not gate.wait(0)
+
+
+def test_a_gate_may_be_opened_with_an_error_for_the_one_who_waits() -> None:
+    from zmqagents import CallCancelled
+
+    gate = Gate()
+    gate.open(CallCancelled("told"))
+    with pytest.raises(CallCancelled, match="told"):
+        gate.wait(1)
+    gate.open()
+    assert gate.wait(1)  # the error was for one wait only
+
+
+def test_each_thread_has_a_gate_of_its_own() -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        other = pool.submit(thread_gate).result()
+        assert pool.submit(thread_gate).result() is other
+    assert thread_gate() is thread_gate()
+    assert thread_gate() is not other
+    assert thread_gate().begin() < thread_gate().begin()
+
+

@@ -143,8 +143,8 @@ def running(mode: str, **options: Any) -> Iterator[Host]:
 def main() -> None:
     """The program behind `running`: ``MODE OPTIONS_AS_JSON``."""
     mode, options = sys.argv[1], json.loads(sys.argv[2])
-    start_method = "auto" if mode == "main" else mode
-    server = RpcAgentServerLauncher(custom_agent_classes=[Worker], start_method=start_method, **options)
+    options["start_method"] = "auto" if mode == "main" else mode
+    server = RpcAgentServerLauncher(custom_agent_classes=[Worker], **options)
     if mode == "main":
         threading.Thread(target=_attend, args=(server,), daemon=True).start()
         server.launch(in_subprocess=False)
@@ -168,7 +168,7 @@ def _attend(server: RpcAgentServerLauncher) -> None:
 def is_gone(pid: int) -> bool:
     """True once a process has ended, even if nobody has waited for it."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

@@ -282,7 +282,7 @@ def test_results_beyond_the_limit_in_bytes_make_the_oldest_go() -> None:
 
 
 def test_a_client_that_never_reads_costs_a_bounded_amount() -> None:
-    with host(max_calls_per_client=64, capacity=4) as launcher, client_of(launcher) as client:
+    with host(max_calls_per_client=64, capacity=4, max_unread_bytes=16 * 1024 * 1024) as launcher, client_of(launcher) as client:
         desk = client.create_agent(Desk)
         process = psutil.Process(launcher.pid)
         before = process.memory_info().rss

@@ -20,14 +20,41 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from hosts import (
-    MODES, STUCK_S, Host, Parent, Worker, eventually, is_gone, output_of, running, seconds_of, started, told,
-)  # fmt: skip
 
-import zmqagents
+from hosts import (
+    MODES,
+    STUCK_S,
+    Host,
+    Parent,
+    Worker,
+    eventually,
+    is_gone,
+    output_of,
+    running,
+    seconds_of,
+    started,
+    told,
+)  # fmt: skip
+from raw_peer import RawPeer
 from zmqagents import (
-    AddressInUse, AgentBase, CallTimeout, ConfigError, HostStopping, HostUnreachable, LaunchError, LoadError,
-    MissingExtra, ResultExpired, RpcAgentServerLauncher, RpcClient, codec, endpoints, frames, launcher,
+    AddressInUse,
+    AgentBase,
+    CallTimeout,
+    ConfigError,
+    HostStopping,
+    HostUnreachable,
+    LaunchError,
+    LoadError,
+    MissingExtra,
+    ResultExpired,
+    RpcAgentServerLauncher,
+    RpcClient,
+    UnknownClass,
+    codec,
+    endpoints,
+    frames,
+    launcher,
+    load_custom_class_from_file,
 )  # fmt: skip
 
 MODEL = {"config_name": "m", "model_type": "openai_chat", "model_name": "tiny", "api_key": "EMPTY"}
@@ -159,32 +186,15 @@ def test_max_expire_time_is_how_long_a_finished_result_is_kept(wide: Host, narro
 
 
 def test_max_timeout_seconds_is_the_longest_wait_of_one_fetch(narrow: Host) -> None:
-    with narrow.client() as client, raw_peer(narrow) as peer:
+    with narrow.client() as client, RawPeer(narrow) as peer:
+        peer.hello()
         task_id = client.create_agent(Worker).nap(1.0).task_id
         assert eventually(lambda: client.get_server_info()["running"] == 1, 5)
         asked = time.monotonic()
-        peer.send_multipart([frames.header(frames.Kind.FETCH, 7, peer.token, time_ms=60_000), codec.pack(task_id)])
-        answer = frames.parse_header(peer.recv_multipart()[0])
+        peer.send(frames.header(frames.Kind.FETCH, 7, peer.token, time_ms=60_000), codec.pack(task_id))
+        answer, _ = peer.receive()
     assert answer.kind == frames.Kind.PENDING
     assert 0.28 <= time.monotonic() - asked < 0.9
-
-
-class RawPeer(zmq.Socket[bytes]):
-    token = 0
-
-
-@contextlib.contextmanager
-def raw_peer(host: Host) -> Iterator[RawPeer]:
-    """A connection that speaks the wire protocol by hand."""
-    (record,) = [record for record in endpoints.list_hosts() if record.server_id == host.server_id]
-    with zmq.Context() as context, context.socket(zmq.DEALER, socket_class=RawPeer) as dealer:
-        dealer.linger = 0
-        dealer.rcvtimeo = 10_000
-        dealer.connect(f"ipc://{record.ipc}")
-        hello = codec.pack({"client": os.urandom(frames.CLIENT_ID_BYTES), "versions": [frames.VERSION]})
-        dealer.send_multipart([frames.header(frames.Kind.HELLO), hello])
-        dealer.token = frames.parse_header(dealer.recv_multipart()[0]).token
-        yield dealer
 
 
 def test_agent_dir_gives_the_classes_of_its_files_and_of_those_below(narrow: Host) -> None:
@@ -196,7 +206,7 @@ def test_agent_dir_gives_the_classes_of_its_files_and_of_those_below(narrow: Hos
 def test_custom_agent_classes_are_what_the_host_knows_besides(wide: Host) -> None:
     with wide.client() as client:
         assert client.get_server_info()["classes"] == ["hosts:Worker"]
-        with pytest.raises(zmqagents.UnknownClass, match="it knows: Worker"):
+        with pytest.raises(UnknownClass, match="it knows: Worker"):
             client.create_agent("OnTop")
 
 
@@ -224,7 +234,9 @@ def test_an_unknown_option_is_named() -> None:
         RpcAgentServerLauncher(max_agents=3)
 
 
-@pytest.mark.parametrize("given", [{"capacity": 0}, {"start_method": "spawn"}, {"launch_timeout_s": 0}, {"port": 70_000}])
+@pytest.mark.parametrize(
+    "given", [{"capacity": 0}, {"start_method": "spawn"}, {"launch_timeout_s": 0}, {"port": 70_000}]
+)
 def test_a_wrong_value_is_refused_before_anything_starts(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given))):
         RpcAgentServerLauncher(**given)
@@ -312,9 +324,13 @@ def test_wait_until_terminate_returns_when_a_client_stops_the_host() -> None:
 
 def test_an_exception_in_the_with_block_ends_the_host_and_goes_on() -> None:
     server = RpcAgentServerLauncher()
-    with pytest.raises(ZeroDivisionError), server:
+
+    def fail() -> None:
         assert server.is_running
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), server:
+        fail()
     assert not server.is_running
 
 
@@ -716,7 +732,7 @@ def test_classes_that_were_loaded_from_a_file_are_the_same_there(tmp_path: Path)
         "from . import helper\nfrom zmqagents import AgentBase\n"
         "class Loaded(AgentBase):\n    def value(self):\n        with helper.lock: return helper.three()\n"
     )
-    (loaded,) = zmqagents.load_custom_class_from_file(tmp_path / "agents.py")
+    (loaded,) = load_custom_class_from_file(tmp_path / "agents.py")
     # Also where the host reads the directory itself: one class, not two of one name.
     with launched(loaded, agent_dir=tmp_path) as (_, client):
         assert client.create_agent(loaded).value() == 3

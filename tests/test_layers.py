@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
     {
         "tickets",
         "waits",
+        "slots",
         "admission",
         "dispatcher",
         "host",
@@ -48,10 +49,13 @@ SIDEWAYS = {
     ("agent", "errors"),
     ("link", "frames"),
     ("waits", "tickets"),
+    ("slots", "tickets"),
     ("admission", "tickets"),
     ("admission", "waits"),
     ("dispatcher", "tickets"),
     ("dispatcher", "waits"),
+    ("dispatcher", "slots"),
+    ("dispatcher", "slots"),
     ("dispatcher", "admission"),
     ("host", "dispatcher"),
     ("outlet", "dispatcher"),
@@ -88,7 +92,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 }
 
 # What a program that only calls agents must not pay for.
-_HOST = "broker worker inside outlet hosting dispatcher tickets waits admission host store studio models cli"
+_HOST = "broker worker inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
 

@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import Host, Worker, environment, eventually, is_gone, output_of, running
 
-import zmqagents
+from hosts import Host, Worker, environment, eventually, is_gone, output_of, running
 from zmqagents import (
-    AgentBase, AgentExists, CallTimeout, ConfigError, MissingExtra, RpcAgentServerLauncher, RpcClient, endpoints,
+    AgentBase,
+    AgentExists,
+    AgentProxy,
+    CallTimeout,
+    ConfigError,
+    MissingExtra,
+    RpcAgentServerLauncher,
+    RpcClient,
+    SerializationError,
+    endpoints,
     launcher,
+    load_custom_class_from_file,
 )  # fmt: skip
 
 
@@ -93,7 +102,7 @@ def test_instances_of_a_local_class_are_of_that_class_when_they_come_back() -> N
 
 def test_to_dist_true_is_the_same_as_the_method() -> None:
     by_keyword = Applier(abs, to_dist=True)  # type: ignore[call-arg]
-    assert type(by_keyword) is zmqagents.AgentProxy
+    assert type(by_keyword) is AgentProxy
     assert by_keyword.pid() == Applier(abs).to_dist().pid()
 
 
@@ -148,7 +157,7 @@ def test_classes_loaded_from_a_file_go_to_it(tmp_path: Path) -> None:
         "import threading\nfrom zmqagents import AgentBase\nlock = threading.Lock()\n"
         "class FromFile(AgentBase):\n    def value(self):\n        with lock: return 3\n"
     )
-    (loaded,) = zmqagents.load_custom_class_from_file(tmp_path / "agents.py")
+    (loaded,) = load_custom_class_from_file(tmp_path / "agents.py")
     assert loaded().to_dist().value() == 3
 
 
@@ -167,7 +176,7 @@ def test_without_cloudpickle_importable_classes_work_and_others_name_the_extra(m
     class Local(AgentBase):
         pass
 
-    with pytest.raises((MissingExtra, zmqagents.SerializationError), match=r"pip install 'zmqagents\[cloudpickle\]'"):
+    with pytest.raises((MissingExtra, SerializationError), match=r"pip install 'zmqagents\[cloudpickle\]'"):
         Local().to_dist()
 
 

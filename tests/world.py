@@ -15,8 +15,21 @@ from zmqagents.agent import AgentBase, ClassSpec, concurrent, spec_of
 from zmqagents.codec import pack, unpack
 from zmqagents.config import BrokerConfig
 from zmqagents.dispatcher import (
-    AgentRecord, Answer, Dispatcher, Drained, Effect, Interrupt, Keep, Lookup, Peer, Pending, Removed, Resume, Start,
-    State, Ticket,
+    AgentRecord,
+    Answer,
+    Dispatcher,
+    Drained,
+    Effect,
+    Interrupt,
+    Keep,
+    Lookup,
+    Peer,
+    Pending,
+    Removed,
+    Resume,
+    Start,
+    State,
+    Ticket,
 )  # fmt: skip
 from zmqagents.frames import Call, Code, Flag, Op, Reply, task_id_of
 from zmqagents.link import rebuild_error
@@ -176,9 +189,7 @@ class World:
         time_ms = 0 if timeout is None else int(timeout * 1000)
         call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (b"body",))
         before = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
-        effects = self.dispatcher.on_call(
-            peer, call, self.now, parent=parent and parent.t, wait=wait
-        )
+        effects = self.dispatcher.on_call(peer, call, self.now, parent=parent and parent.t, wait=wait)
         ticket = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
         if ticket is None:  # begun and ended in one go, or refused
             ticket = next((e.ticket for e in effects if isinstance(e, Start | Lookup) and e.ticket is not None
@@ -281,22 +292,16 @@ class World:
 
     def finish(self) -> None:
         """Everything that runs returns, until nothing does."""
-        seen = 0
-        while seen < len(self.started):
-            ticket = self.started[seen]
-            if ticket.state is State.RUNNING and (ticket.slot or ticket.on_loop or ticket.settled):
+        while going := [ticket for ticket in self.started if ticket.state is State.RUNNING and not ticket.owed]:
+            for ticket in going:
                 self.done(ticket)
-            seen += 1
-            if seen == len(self.started) and any(t.state is State.RUNNING for t in self.started):
-                seen = 0
 
     def assert_idle(self) -> None:
         """Nothing is open, and nothing of what was is kept."""
         dispatcher = self.dispatcher
         assert dispatcher.tasks == {}
         assert (dispatcher.running, dispatcher.blocked, dispatcher._lingering) == (0, 0, 0)
-        assert not dispatcher._ready
-        assert not dispatcher._resuming
+        assert dispatcher._slots.ready == 0
         assert not dispatcher._news
         assert dispatcher._timers.live == 0
         assert dispatcher.counters.accepted == dispatcher.counters.answered
@@ -306,5 +311,6 @@ class World:
             assert (record.holders, record.beside or [], record.queued) == ([], [], 0)
         for ticket in self.started:
             assert ticket.state is State.DONE
-            assert not (ticket.waits_for or ticket.waiters or ticket.dependents or ticket.spawned or ticket.fetches)
+            left = (ticket.waits_for, ticket.waiters, ticket.dependents, ticket.spawned, ticket.fetches, ticket.returns)
+            assert not any(left)
             assert (ticket.parent, ticket.context, ticket.dep_replies, ticket.body) == (None, None, None, ())

@@ -86,7 +86,7 @@ class Bound(NamedTuple):
 class Session:
     """One connected client: a routing id that said HELLO."""
 
-    __slots__ = ("client_id", "last_seen", "outbox", "peer", "role", "routing_id", "token", "user")
+    __slots__ = ("client_id", "last_seen", "outbox", "peer", "role", "routing_id", "token", "unread_bytes", "user")
 
     def __init__(self, routing_id: bytes, token: int, client_id: bytes, user: str, role: str, now: float) -> None:
         self.routing_id = routing_id
@@ -97,6 +97,7 @@ class Session:
         self.last_seen = now
         self.peer = Peer(frames.client_prefix(client_id), key=self)
         self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
+        self.unread_bytes = 0  # in the outbox
 
 
 class Broker:
@@ -139,7 +140,7 @@ class Broker:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._sessions: dict[bytes, Session] = {}
-        self._client_ids: set[bytes] = set()  # of the live sessions
+        self._clients: dict[bytes, Session] = {}  # the same by client id
         self._stalled: set[Session] = set()
         self._next_zap = self._next_retry = self._next_sweep = 0.0
         self._stop = False
@@ -221,7 +222,7 @@ class Broker:
         router.linger = 0
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         router.setsockopt(zmq.ROUTER_HANDOVER, 0)
-        router.setsockopt(zmq.SNDHWM, self.config.max_calls_per_client + 64)
+        router.setsockopt(zmq.SNDHWM, min(1000, self.config.max_calls_per_client + 64))  # beyond it: outbox
         router.setsockopt(zmq.RCVHWM, 1000)
         router.setsockopt(zmq.MAXMSGSIZE, self.config.max_message_bytes + 1024)
         router.setsockopt(zmq.BACKLOG, 512)
@@ -344,7 +345,7 @@ class Broker:
             handler, args = inbox.popleft()
             try:
                 self._carry_out(handler(*args))
-            except BaseException:  # a bug of ours, or a done-callback that raised SystemExit: the host goes on
+            except Exception:  # a bug of ours: the host goes on
                 log.exception("an event could not be handled")
         return True
 
@@ -355,7 +356,10 @@ class Broker:
             self._auth.handle()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
-            self._carry_out(self._dispatcher.on_tick(now))
+            try:
+                self._carry_out(self._dispatcher.on_tick(now))
+            except Exception:
+                log.exception("the timers could not be handled")
         if self._stalled and now >= self._next_retry:
             self._next_retry = now + RETRY_S
             for session in list(self._stalled):
@@ -368,7 +372,10 @@ class Broker:
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
         for effect in effects:
-            actions[type(effect)](effect)
+            try:
+                actions[type(effect)](effect)
+            except BaseException:  # a bug of ours, or a done-callback that raised SystemExit: the others are owed
+                log.exception("%s could not be carried out", type(effect).__name__)
 
     # ------------------------------------------------------------ messages of clients
 
@@ -430,12 +437,13 @@ class Broker:
         old = self._sessions.get(routing_id)
         if old is not None:
             self._detach(old)
-        if hello.client_id in self._client_ids:  # its task ids would be another's
-            raise errors.RemoteProtocolError("HELLO with the client id of another connection")
+        former = self._clients.get(hello.client_id)
+        if former is not None:  # its connection was lost, which it has noticed before us
+            self._detach(former)
         # The peer is who ZAP let in. One user owns all doors for now, so all who get in are admins.
         session = Session(routing_id, secrets.randbits(63) | 1, hello.client_id, "", "admin", now)
         self._sessions[routing_id] = session
-        self._client_ids.add(hello.client_id)
+        self._clients[hello.client_id] = session
         bound = self.bound
         assert bound is not None
         welcome = {
@@ -449,7 +457,8 @@ class Broker:
 
     def _detach(self, session: Session) -> None:
         self._sessions.pop(session.routing_id, None)
-        self._client_ids.discard(session.client_id)
+        if self._clients.get(session.client_id) is session:
+            del self._clients[session.client_id]
         self._stalled.discard(session)
         session.outbox = None
         self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
@@ -479,6 +488,12 @@ class Broker:
             session.outbox = deque()
             self._stalled.add(session)
         session.outbox.append(message)
+        session.unread_bytes += sum(map(len, message))
+        if session.unread_bytes > self.config.max_unread_bytes:
+            log.warning(
+                "dropping client %s: it has not read %d bytes of replies", session.peer.prefix, session.unread_bytes
+            )
+            self._detach(session)
 
     def _flush(self, session: Session) -> None:
         outbox = session.outbox
@@ -487,8 +502,9 @@ class Broker:
                 return
             if session.routing_id not in self._sessions:
                 return
-            outbox.popleft()
+            session.unread_bytes -= sum(map(len, outbox.popleft()))
         session.outbox = None
+        session.unread_bytes = 0
         self._stalled.discard(session)
 
     # ------------------------------------------------------------ effects

@@ -65,6 +65,7 @@ class BrokerConfig:
     insecure: bool = False  # TCP without CURVE; refused off loopback
     max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
     max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
+    max_unread_bytes: int = 256 * MEBIBYTE  # replies that one client has not read; beyond it the client is dropped
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
     max_calls: int = 65_536  # accepted and unanswered, of the whole host
     max_mailbox: int = 16_384  # queued calls of one agent
@@ -73,7 +74,7 @@ class BrokerConfig:
     switch_interval_s: float = 0.0005  # sys.setswitchinterval of the broker process
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_calls_per_client",
+        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
                      "max_calls", "max_mailbox"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)

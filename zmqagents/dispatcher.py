@@ -27,18 +27,17 @@ at that moment and not before: two calls of such an agent never run at the same 
 
 from __future__ import annotations
 
-import itertools
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from . import admission, errors
+from . import admission, errors, waits
 from .admission import Admission
 from .agent import ClassSpec
-from .codec import pack
 from .config import BrokerConfig
 from .errors import ZmqAgentsError
-from .frames import Call, Code, Flag, Op, Reply, task_id_of
+from .frames import Call, Flag, Op, Reply, error_reply, task_id_of
+from .slots import Slots
 from .tickets import (
     AgentRecord,
     Answer,
@@ -55,32 +54,14 @@ from .tickets import (
     Start,
     State,
     Ticket,
-)  # fmt: skip
+    phase,
+)
 from .timers import Timers
-from .waits import (
-    add_edges,
-    closing_cycle,
-    deadlock_error,
-    drop_edge,
-    drop_edges,
-    note_chain,
-    reenters,
-    stuck_with,
-)  # fmt: skip
 
 __all__ = [
     "AgentRecord", "Answer", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer", "Pending",
     "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
-
-COUNTED_AHEAD = 100  # the text of a time-out counts the calls ahead up to this
-
-
-def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
-    """The host's own refusal as a reply; it arrives as exactly this class."""
-    data = errors.describe(exc, agent=agent, method=method, call_id=call_id)
-    del data["traceback"]  # the host's own frames help no caller
-    return Reply(Code.HOST_ERROR, (pack(data),))
 
 
 @dataclass
@@ -98,8 +79,7 @@ class Counters:
 class Dispatcher:
     """See the module's docstring. ``find_class`` gives a class by name or raises `UnknownClass`.
 
-    ``running`` slots are in use; ``blocked`` threads stand idle because their call waits; ``tasks`` holds every
-    ticket that is not answered, by task id.
+    ``tasks`` holds every ticket that is not answered, by task id.
     """
 
     def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec]) -> None:
@@ -107,23 +87,29 @@ class Dispatcher:
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
-        self.running = 0
-        self.blocked = 0
         self._door = Admission(config, find_class, self.agents, self.tasks)
-        self._capacity = config.capacity
-        self._ready: OrderedDict[Ticket, None] = OrderedDict()
-        self._resuming: deque[Ticket] = deque()
+        self._slots = Slots(config.capacity)
         self._news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self._timers: Timers[Ticket | ParkedFetch] = Timers()
         self._lingering = 0  # settled calls whose code has not returned
         self._drain_deadline: float | None = None
         self._drained = False
 
+    @property
+    def running(self) -> int:
+        """Slots in use."""
+        return self._slots.running
+
+    @property
+    def blocked(self) -> int:
+        """Threads that stand idle because their call waits."""
+        return self._slots.blocked
+
     def __repr__(self) -> str:
         queued = sum(record.queued for record in self.agents.values())
         return (
             f"<Dispatcher [Calls: {len(self.tasks)} open, {self.running} running, {self.blocked} waiting, "
-            f"{queued} queued, {len(self._ready)} ready | Agents: {len(self.agents)}]>"
+            f"{queued} queued, {self._slots.ready} ready | Agents: {len(self.agents)}]>"
         )
 
     # ------------------------------------------------------------ events: calls
@@ -163,6 +149,8 @@ class Dispatcher:
             self._settle(ticket, reply, effects)
             if ticket.op == Op.CREATE and not reply.code:
                 self._made(ticket.agent, now, effects)
+            if self._news:  # before the slot is freed: who waited for this goes on ahead of new calls
+                self._spread(effects, now)
         self._release(ticket, effects, now)
         return self._end(effects, now)
 
@@ -216,7 +204,7 @@ class Dispatcher:
         for task_id in dict.fromkeys(task_ids):
             target = self.tasks.get(task_id)
             if target is not None:
-                drop_edge(ticket, target)
+                waits.drop_edge(ticket, target)
         if not ticket.waits_for and ticket.state is State.WAITING:
             ticket.state = State.RUNNING
         return []
@@ -240,7 +228,7 @@ class Dispatcher:
             self._give_slot_back(ticket, effects, now)
         else:
             ticket.state, ticket.outside = State.RUNNING, None
-            effects.append(Resume(ticket, deadlock_error(cycle, through="other hosts")))
+            effects.append(Resume(ticket, waits.deadlock_error(cycle, through="other hosts")))
         return self._end(effects, now)
 
     def on_wait_over(self, ticket: Ticket, now: float) -> list[Effect]:
@@ -368,7 +356,7 @@ class Dispatcher:
                 parent.spawned = {}
             parent.spawned[ticket] = None
         elif "chain" in call.options:
-            note_chain(ticket, call.options["chain"], self.tasks)
+            waits.note_chain(ticket, call.options["chain"], self.tasks)
         if op == Op.CREATE:
             self.agents[record.agent_id] = record
             record.seat(ticket)
@@ -410,18 +398,8 @@ class Dispatcher:
     # ------------------------------------------------------------ parked: arguments that are not there yet
 
     def _park(self, ticket: Ticket, deps: Sequence[str], effects: list[Effect]) -> None:
-        ticket.deps = {}
-        ticket.dep_replies = {}
-        for task_id in dict.fromkeys(deps):
-            target = self.tasks.get(task_id)
-            if target is None or target is ticket:
-                ticket.deps[task_id] = None
-                effects.append(Lookup(ticket.peer, ticket.call_id, task_id, ticket))
-                continue
-            ticket.deps[task_id] = target
-            if target.dependents is None:
-                target.dependents = {}
-            target.dependents[ticket] = None
+        for task_id in waits.add_deps(ticket, deps, self.tasks):
+            effects.append(Lookup(ticket.peer, ticket.call_id, task_id, ticket))
 
     def _dep_done(self, ticket: Ticket, task_id: str, reply: Reply, effects: list[Effect], now: float) -> None:
         if ticket.settled or ticket.dep_replies is None or not ticket.deps or task_id not in ticket.deps:
@@ -448,7 +426,7 @@ class Dispatcher:
         record = ticket.agent
         if record.queued > self.config.max_mailbox:
             refusal = self._door.full_mailbox(record)
-        elif record.options.on_busy == "reject" and ticket.exclusive and not reenters(ticket):
+        elif record.options.on_busy == "reject" and ticket.exclusive and not waits.reenters(ticket):
             refusal = admission.busy(record)
         else:
             if ticket.waiters or ticket.dependents or ticket.came_by:
@@ -476,15 +454,8 @@ class Dispatcher:
 
     def _admit(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """``ticket`` may run as soon as there is a slot."""
-        if ticket.on_loop:
+        if ticket.on_loop or self._slots.take(ticket):
             self._start(ticket, now, effects)
-        elif self.running < self._capacity:
-            self.running += 1
-            ticket.slot = True
-            self._start(ticket, now, effects)
-        else:
-            ticket.state = State.READY
-            self._ready[ticket] = None
 
     def _start(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         ticket.state = State.RUNNING
@@ -498,10 +469,7 @@ class Dispatcher:
         if state < State.RUNNING:
             self._leave_queue(ticket, state)
         elif ticket.waits_for or ticket.outside is not None:
-            drop_edges(ticket)
-        if ticket.owed:
-            ticket.owed = False
-            self.blocked -= 1
+            waits.drop_edges(ticket)
         for child in ticket.spawned or ():
             child.parent = ticket.parent
         # What is kept by a stale timer or a caller must not keep more; the context points back here.
@@ -515,20 +483,16 @@ class Dispatcher:
                 self._removed_if_idle(record, effects)
             elif had_turn and record.mailbox:
                 self._next_of(record, now, effects)
-        if ticket.slot:
-            ticket.slot = False
-            self.running -= 1
+        if self._slots.free(ticket):
             self._fill_slots(effects, now)
 
     def _leave_queue(self, ticket: Ticket, state: State) -> None:
         if state is State.QUEUED and ticket.agent.mailbox is not None:
             ticket.agent.mailbox.pop(ticket, None)
         elif state is State.READY:
-            del self._ready[ticket]
-        elif state is State.PARKED and ticket.deps:
-            for target in ticket.deps.values():
-                if target is not None and target.dependents is not None:
-                    target.dependents.pop(ticket, None)
+            self._slots.withdraw(ticket)
+        elif state is State.PARKED:
+            waits.drop_deps(ticket)
 
     def _next_of(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         mailbox, limit = record.mailbox, record.options.max_concurrency
@@ -546,25 +510,13 @@ class Dispatcher:
             self._admit(ticket, now, effects)
 
     def _fill_slots(self, effects: list[Effect], now: float) -> None:
-        while self.running < self._capacity:
-            if self._resuming:
-                ticket = self._resuming.popleft()
-                if not ticket.owed:  # it has returned instead
-                    continue
-                self.running += 1
-                ticket.slot = True
-                self._resume(ticket, effects)
-            elif self._ready:
-                ticket, _ = self._ready.popitem(last=False)
-                self.running += 1
-                ticket.slot = True
+        while (ticket := self._slots.next()) is not None:
+            if ticket.state is State.READY:
                 self._start(ticket, now, effects)
             else:
-                return
+                self._resume(ticket, effects)
 
     def _resume(self, ticket: Ticket, effects: list[Effect]) -> None:
-        ticket.owed = False
-        self.blocked -= 1
         effects.append(Resume(ticket, ticket.wait_error))
         ticket.wait_error = None
 
@@ -593,42 +545,39 @@ class Dispatcher:
         ticket.wait_any = any_of
         cycle = self._closes_cycle(ticket, targets, now, effects)
         if cycle is not None:
-            error = deadlock_error(cycle)
+            error = waits.deadlock_error(cycle)
             for target in targets:  # its own calls among them are over: nobody will ever take their results
                 own = ticket.spawned is not None and target in ticket.spawned
-                if own and target.state < State.RUNNING and stuck_with(ticket, [target]):
+                if own and target.state < State.RUNNING and waits.stuck_with(ticket, [target]):
                     self._drop(target, self._error(target, error), effects, now)
             effects.append(Resume(ticket, error))
             return
-        add_edges(ticket, targets)
+        waits.add_edges(ticket, targets)
         ticket.state = State.WAITING
         self._give_slot_back(ticket, effects, now)
 
     def _give_slot_back(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         if ticket.slot:
-            ticket.slot = False
-            ticket.owed = True
-            self.running -= 1
-            self.blocked += 1
+            self._slots.lend(ticket)
             self._fill_slots(effects, now)
 
     def _wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """What ``ticket`` waited for is there: it goes on as soon as it has a slot again."""
-        drop_edges(ticket)
+        waits.drop_edges(ticket)
         ticket.state = State.RUNNING
         if ticket.owed:
-            self._resuming.append(ticket)
+            self._slots.reclaim(ticket)
             self._fill_slots(effects, now)
 
     def _closes_cycle(
         self, ticket: Ticket, targets: list[Ticket] | None, now: float, effects: list[Effect]
     ) -> list[Ticket] | None:
         """The cycle that ``ticket`` closes by waiting for ``targets``, after all that may re-enter has been let in."""
-        while stuck := stuck_with(ticket, targets):
-            inner = next((node for node in stuck if isinstance(node, Ticket) and reenters(node)), None)
+        while stuck := waits.stuck_with(ticket, targets):
+            inner = next((node for node in stuck if isinstance(node, Ticket) and waits.reenters(node)), None)
             if inner is None:
                 self.counters.deadlocks += 1
-                return closing_cycle(ticket, stuck, targets)
+                return waits.closing_cycle(ticket, stuck, targets)
             self._leave_queue(inner, State.QUEUED)
             inner.agent.seat(inner, beside=True)
             self._admit(inner, now, effects)
@@ -638,7 +587,7 @@ class Dispatcher:
         """End a call that has begun to park or queue if that closes a cycle through those who wait for it."""
         cycle = self._closes_cycle(ticket, None, now, effects)
         if cycle is not None:
-            error = deadlock_error(cycle, through="other hosts" if ticket.came_by else "")
+            error = waits.deadlock_error(cycle, through="other hosts" if ticket.came_by else "")
             self._drop(ticket, self._error(ticket, error), effects, now)
 
     # ------------------------------------------------------------ answering
@@ -686,22 +635,23 @@ class Dispatcher:
             for dependent in dependents or ():
                 self._dep_done(dependent, ticket.task_id, reply, effects, now)
             for waiter in waiters or ():
-                waits = waiter.waits_for
-                if waits is not None and ticket in waits:
-                    del waits[ticket]
-                    if waiter.wait_any or not waits:
+                wanted = waiter.waits_for
+                if wanted is not None and ticket in wanted:
+                    del wanted[ticket]
+                    if waiter.wait_any or not wanted:
                         self._wake(waiter, effects, now)
 
     def _cancel(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """Cancel ``ticket`` and the calls that it has made."""
         if not ticket.settled:
             self.counters.cancelled += 1
-            error = errors.CallCancelled(f"{ticket.label} was cancelled: {self._phase(ticket, now)}")
+            error = errors.CallCancelled(f"{ticket.label} was cancelled: {phase(ticket, now, self.config.capacity)}")
             self._give_up(ticket, error, effects, now)
 
     def _time_out(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         spent = now - ticket.accepted
-        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {self._phase(ticket, now)}")
+        where = phase(ticket, now, self.config.capacity)
+        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {where}")
         self.counters.timed_out += 1
         self._give_up(ticket, error, effects, now)
 
@@ -727,19 +677,6 @@ class Dispatcher:
             if ticket.state is State.WAITING:
                 ticket.wait_error = ticket.ended
                 self._wake(ticket, effects, now)
-
-    def _phase(self, ticket: Ticket, now: float) -> str:
-        """Where a call stood: for the text of its error."""
-        queued = now - ticket.accepted
-        if ticket.state is State.PARKED:
-            return f"parked {queued:.2g} s for {len(ticket.deps or ())} unfinished arguments, never started"
-        if ticket.state is State.QUEUED:
-            return f"queued {queued:.2g} s behind {_ahead_of(ticket)}, never started"
-        if ticket.state is State.READY:
-            return f"queued {queued:.2g} s for one of {self.config.capacity} worker slots, never started"
-        if ticket.waits_for:
-            return f"running {now - ticket.started:.2g} s, waiting for {next(iter(ticket.waits_for)).label}"
-        return f"running {now - ticket.started:.2g} s"
 
     def _forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
         record.removed = True
@@ -772,23 +709,12 @@ class Dispatcher:
         left = list(self.tasks.values())
         for ticket in left:
             if not ticket.settled:
-                stopping = errors.HostStopping(f"the host stopped: {ticket.label} was {self._phase(ticket, now)}")
-                self._give_up(ticket, stopping, effects, now)
+                where = phase(ticket, now, self.config.capacity)
+                error = errors.HostStopping(f"the host stopped: {ticket.label} was {where}")
+                self._give_up(ticket, error, effects, now)
         self._spread(effects, now)
-        while self._resuming:  # without a slot: nothing else will start
-            ticket = self._resuming.popleft()
-            if ticket.owed:
-                self._resume(ticket, effects)
+        while (waiting := self._slots.next(beyond=True)) is not None:
+            self._resume(waiting, effects)
         self._drained = True
         effects.append(Drained(len(left)))
         return effects
-
-
-def _ahead_of(ticket: Ticket) -> str:
-    """How many calls the agent of a queued one takes first; counted no further than a glance at the queue."""
-    before = itertools.takewhile(lambda other: other is not ticket, ticket.agent.mailbox or ())
-    queued = sum(1 for _ in itertools.islice(before, COUNTED_AHEAD + 1))
-    ahead = len(ticket.agent.holders) + min(queued, COUNTED_AHEAD)
-    if queued > COUNTED_AHEAD:
-        return f"more than {ahead} calls"
-    return "1 call" if ahead == 1 else f"{ahead} calls"

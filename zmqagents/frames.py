@@ -44,13 +44,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .codec import pack, unpack
-from .errors import MessageTooLarge, RemoteProtocolError
+from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe
 
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello", "Kind",
-    "Op", "Ping", "Reply", "call_frames", "client_prefix", "header", "parse_client", "parse_header", "reply_from_bytes",
-    "reply_to_bytes", "task_id_of", "to_time_ms",
+    "Op", "Ping", "Reply", "call_frames", "client_prefix", "error_reply", "header", "parse_client", "parse_header",
+    "reply_from_bytes", "reply_to_bytes", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -170,6 +170,13 @@ class Reply(NamedTuple):
 
     code: int
     body: Sequence[Frame]
+
+
+def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
+    """The host's own refusal as a reply; it arrives as exactly this class."""
+    data = describe(exc, agent=agent, method=method, call_id=call_id)
+    del data["traceback"]  # the host's own frames help no caller
+    return Reply(Code.HOST_ERROR, (pack(data),))
 
 
 _COUNT = struct.Struct(">BI")

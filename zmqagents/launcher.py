@@ -160,12 +160,12 @@ class RpcAgentServerLauncher:
         child = start(self.config, self._classes)
         try:
             ready = child.wait_ready(self.launch_timeout_s)
+            self._child, self._bound = child, ready["bound"]
+            _running.add(self)
         except BaseException:
             child.kill()
             child.close()
             raise
-        self._child, self._bound = child, ready["bound"]
-        _running.add(self)
         for failure in ready["left_out"]:
             log.warning("%s: agent file left out: %s", self.server_id, failure)
 

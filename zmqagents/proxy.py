@@ -199,7 +199,8 @@ class AgentProxy:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(f"{name!r} is private: {self!r} does not offer it")
+            owner = self.__dict__.get("_za_id")  # not {self!r}: a proxy that is only half made has no repr either
+            raise AttributeError(f"{name!r} is private: agent {owner!r} does not offer it")
         checked_name(name, errors.UnknownMethod)
         methods = self._za_methods
         if name in methods:

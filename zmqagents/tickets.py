@@ -6,6 +6,7 @@ to the router thread; a worker thread only reads what is settled before its call
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
@@ -17,8 +18,10 @@ from .frames import MAX_CHAIN, Call, Frame, Reply
 
 __all__ = [
     "AgentRecord", "Answer", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch", "Peer", "Pending",
-    "Removed", "Resume", "Start", "State", "Ticket",
+    "Removed", "Resume", "Start", "State", "Ticket", "phase",
 ]  # fmt: skip
+
+COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
 class State(IntEnum):
@@ -177,6 +180,30 @@ class Ticket:
             ids.append(ticket.task_id)
         ids += reversed(ticket.came_by)
         return tuple(reversed(ids[: MAX_CHAIN - 1]))
+
+
+def phase(ticket: Ticket, now: float, capacity: int) -> str:
+    """Where a call stands, for the text of its error: ``queued 4.8 s behind 3 calls, never started``."""
+    queued = now - ticket.accepted
+    if ticket.state is State.PARKED:
+        return f"parked {queued:.2g} s for {len(ticket.deps or ())} unfinished arguments, never started"
+    if ticket.state is State.QUEUED:
+        return f"queued {queued:.2g} s behind {_ahead_of(ticket)}, never started"
+    if ticket.state is State.READY:
+        return f"queued {queued:.2g} s for one of {capacity} worker slots, never started"
+    if ticket.waits_for:
+        return f"running {now - ticket.started:.2g} s, waiting for {next(iter(ticket.waits_for)).label}"
+    return f"running {now - ticket.started:.2g} s"
+
+
+def _ahead_of(ticket: Ticket) -> str:
+    """How many calls the agent of a queued one takes first; counted no further than a glance at the queue."""
+    before = itertools.takewhile(lambda other: other is not ticket, ticket.agent.mailbox or ())
+    queued = sum(1 for _ in itertools.islice(before, COUNTED_AHEAD + 1))
+    ahead = len(ticket.agent.holders) + min(queued, COUNTED_AHEAD)
+    if queued > COUNTED_AHEAD:
+        return f"more than {ahead} calls"
+    return "1 call" if ahead == 1 else f"{ahead} calls"
 
 
 class ParkedFetch:

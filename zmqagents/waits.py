@@ -24,8 +24,8 @@ from .errors import DeadlockError
 from .tickets import AgentRecord, State, Ticket
 
 __all__ = [
-    "add_edges", "ancestors", "closing_cycle", "deadlock_error", "drop_edge", "drop_edges", "note_chain", "reenters",
-    "stuck_with",
+    "add_deps", "add_edges", "ancestors", "closing_cycle", "deadlock_error", "drop_deps", "drop_edge", "drop_edges",
+    "note_chain", "reenters", "stuck_with",
 ]  # fmt: skip
 
 Node = Ticket | AgentRecord
@@ -33,7 +33,7 @@ Node = Ticket | AgentRecord
 
 def stuck_with(start: Ticket, targets: Collection[Ticket] | None = None) -> list[Node]:
     """All that can never end if ``start`` waits for ``targets`` (None: for what its record says); [] if it can."""
-    if targets is not None and _moves(targets, start.wait_any):
+    if targets is not None and _moves(start, targets):
         return []
     missing: dict[Node, int] = {}  # live needs that each node lacks
     users: dict[Node, list[Node]] = {}
@@ -113,10 +113,12 @@ def reenters(ticket: Ticket) -> bool:
     )
 
 
-def _moves(targets: Collection[Ticket], any_of: bool) -> bool:
-    """The common case, seen without the graph: what is waited for runs."""
-    enough = any if any_of else all
-    return enough(target.state is State.RUNNING or target.state is State.READY for target in targets)
+def _moves(start: Ticket, targets: Collection[Ticket]) -> bool:
+    """The common case, seen without the graph: what ``start`` waits for runs."""
+    enough = any if start.wait_any else all
+    return enough(
+        (target.state is State.RUNNING or target.state is State.READY) and target is not start for target in targets
+    )
 
 
 def _needs(node: Node) -> list[Node]:
@@ -169,6 +171,31 @@ def drop_edges(ticket: Ticket) -> None:
         if target.waiters is not None:
             target.waiters.pop(ticket, None)
     ticket.waits_for = ticket.outside = None
+
+
+def add_deps(ticket: Ticket, deps: Iterable[str], tasks: Mapping[str, Ticket]) -> list[str]:
+    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or never heard of."""
+    ticket.deps = {}
+    ticket.dep_replies = {}
+    missing = []
+    for task_id in dict.fromkeys(deps):
+        target = tasks.get(task_id)
+        if target is None or target is ticket:
+            ticket.deps[task_id] = None
+            missing.append(task_id)
+            continue
+        ticket.deps[task_id] = target
+        if target.dependents is None:
+            target.dependents = {}
+        target.dependents[ticket] = None
+    return missing
+
+
+def drop_deps(ticket: Ticket) -> None:
+    """``ticket`` needs no results any more."""
+    for target in (ticket.deps or {}).values():
+        if target is not None and target.dependents is not None:
+            target.dependents.pop(ticket, None)
 
 
 def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket]) -> None:

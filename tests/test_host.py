@@ -223,8 +223,9 @@ def test_an_exception_of_a_builtin_type_is_of_both_types(
     assert isinstance(error, AgentCallError)
     assert error.args == original.args
     assert str(original) in str(error)
-    assert error.type_name == f"builtins:{name}"
-    assert f"{name}" in error.remote_traceback
+    kind = type(original).__name__  # OSError makes a subclass of itself by its number
+    assert error.type_name == f"builtins:{kind}"
+    assert kind in error.remote_traceback
     assert (error.agent, error.method) == (raiser.agent_id, method)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import psutil
 import pytest
-import zmq
 
 from hosts import (
     MODES,
@@ -34,7 +33,7 @@ from hosts import (
     seconds_of,
     started,
     told,
-)  # fmt: skip
+)
 from raw_peer import RawPeer
 from zmqagents import (
     AddressInUse,
@@ -51,11 +50,10 @@ from zmqagents import (
     RpcClient,
     UnknownClass,
     codec,
-    endpoints,
     frames,
     launcher,
     load_custom_class_from_file,
-)  # fmt: skip
+)
 
 MODEL = {"config_name": "m", "model_type": "openai_chat", "model_name": "tiny", "api_key": "EMPTY"}
 PLAIN_AGENT = "from zmqagents import AgentBase\nclass {name}(AgentBase):\n    def value(self): return {value}\n"

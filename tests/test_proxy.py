@@ -72,7 +72,7 @@ def test_names_signatures_and_help_need_no_host() -> None:
     signature = inspect.signature(desk.reply)
     assert list(signature.parameters) == ["x", "twice"]
     assert signature.parameters["twice"].kind is inspect.Parameter.KEYWORD_ONLY
-    kinds = [str(parameter.kind) for parameter in inspect.signature(desk.add).parameters.values()]
+    kinds = [parameter.kind.description for parameter in inspect.signature(desk.add).parameters.values()]
     assert kinds == ["positional-only"] * 2 + ["variadic positional", "keyword-only", "variadic keyword"]
     assert inspect.signature(desk.echo).parameters["x"].annotation == "Any"
     assert "Give ``x`` back" in pydoc.render_doc(desk.reply)

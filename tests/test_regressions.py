@@ -49,7 +49,7 @@ from zmqagents import (
     codec,
     frames,
     link,
-)  # fmt: skip
+)
 
 AT_ONCE_S = 1.0  # "in one round trip", generous for two shared cores
 

@@ -30,7 +30,7 @@ from zmqagents import (
     endpoints,
     launcher,
     load_custom_class_from_file,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -55,6 +55,7 @@ from .frames import Call, Kind, Op, Reply
 from .gate import Gate
 from .host import AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
+from .link import Sink
 from .management import Management
 from .models import ModelConfigs
 from .store import FutureStore, StoreLimits, open_store
@@ -104,12 +105,14 @@ class Broker:
     """A host's front end and conductor. Make it, `bind` it, then `run` it in a thread of its own.
 
     ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
-    that arrive in arguments; ``own_client`` gives an agent's code a client on its own host.
+    that arrive in arguments; ``fetch_far`` asks another host for a result;
+    ``own_client`` gives an agent's code a client on its own host.
     """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
         bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
+        fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
@@ -121,6 +124,7 @@ class Broker:
         self._clock = clock
         self._started = time.time()
         self._unpickler = unpickler
+        self._fetch_far = fetch_far
         self._epoch = secrets.token_hex(8)
         limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
         self._store: FutureStore = open_store(config.pool_type, limits, url=config.redis_url)
@@ -149,7 +153,7 @@ class Broker:
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
-            "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
+            "dep": self._on_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
             Start: lambda effect: self._pool.start(effect.ticket), Answer: self._answer, Pending: self._pending,
@@ -537,6 +541,14 @@ class Broker:
             log.warning("the result of %s is not kept: %s", effect.task_id, exc)
 
     def _look_up(self, effect: Lookup) -> None:
+        ticket, task_id = effect.ticket, effect.task_id
+        if ticket is not None and ticket.far is not None and task_id in ticket.far:
+            sink = _FarResult(ticket, task_id, self.post)
+            try:
+                self._fetch_far(codec.TaskRef(task_id, *ticket.far[task_id]), sink)
+            except ZmqAgentsError as exc:  # an address that is none
+                sink.fail(exc)
+            return
         reply = self._stored(effect.task_id)
         if effect.ticket is not None:
             now = self._clock()
@@ -644,6 +656,9 @@ class Broker:
             ticket.context.outlet.grant(items)
         return []
 
+    def _on_dep(self, ticket: Ticket, task_id: str, reply: Reply) -> list[Effect]:
+        return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())
+
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         return [Answer(peer, call_id, reply)]
 
@@ -697,6 +712,26 @@ class Broker:
         lock = getattr(self, "_ipc_lock", None)
         if lock is not None:
             lock.release()
+
+
+class _FarResult:
+    """The sink for an argument that another host has: brings it to the parked call."""
+
+    def __init__(self, ticket: Ticket, task_id: str, post: Callable[..., None]) -> None:
+        self._ticket = ticket
+        self._task_id = task_id
+        self._post = post
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is not None:  # None: a fetch without a time limit has none that could be over
+            self._post("dep", self._ticket, self._task_id, reply)
+
+    def fail(self, error: Exception) -> None:
+        known = error if isinstance(error, ZmqAgentsError) else errors.HostLost(str(error))
+        self._post("dep", self._ticket, self._task_id, error_reply(known, call_id=self._task_id))
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a result is no stream."""
 
 
 def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:

@@ -39,7 +39,7 @@ from . import codec, endpoints, errors, frames, security
 from .agent import current_call
 from .codec import Encoded
 from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Code, Kind, Reply
-from .link import Link, Refetch, Sink, Waiter
+from .link import Link, Refetch, Sink, Waiter, places
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
 
@@ -267,10 +267,13 @@ class _Call:
 
     def __call__(self, call_id: int, token: int, server_id: str) -> list[frames.Frame]:
         left = None if self.deadline is None else self.deadline - time.monotonic()
-        body = self.body
+        body, options = self.body, self.options
+        deps, far = places(body, server_id)
+        if far:
+            options = {**(options or {}), "far": far}
         return frames.call_frames(
             call_id, token, self.agent, self.method, (body.payload, *body.buffers), flags=self.flags, timeout_s=left,
-            deps=[ref.task_id for ref in body.tasks if ref.server_id == server_id], options=self.options,
+            deps=deps, options=options,
         )  # fmt: skip
 
 

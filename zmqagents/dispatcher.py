@@ -350,6 +350,7 @@ class Dispatcher:
         if op != Op.CREATE and not record.has_room():
             self._door.check_busy(record, call, exclusive, parent)
         ticket = Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
+        ticket.far = call.options.get("far")
         if parent is not None:
             ticket.parent = parent
             if parent.spawned is None:

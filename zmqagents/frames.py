@@ -322,6 +322,19 @@ def _texts(value: object, what: str, most: int) -> Sequence[str]:
     return value
 
 
+def _far(value: object) -> dict[str, list[str]]:
+    """Where the results among ``deps`` are that another host has: ``{task id: [server id, address]}``."""
+    if not isinstance(value, dict) or len(value) > MAX_DEPS:
+        raise RemoteProtocolError("far of CALL is not a map of task ids")
+    for task_id, place in value.items():
+        _text(task_id, "task id")
+        if not isinstance(place, list) or len(place) != 2:
+            raise RemoteProtocolError("far of CALL does not say [server id, address]")
+        for text in place:
+            _text(text, "address")
+    return value
+
+
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         raise RemoteProtocolError(f"{what} is not a text of at most {MAX_TEXT} characters")
@@ -337,8 +350,11 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
         options = {}
     elif not isinstance(options, dict):
         raise RemoteProtocolError("options of CALL are not a map")
-    elif "chain" in options:
-        options["chain"] = _texts(options["chain"], "chain", MAX_CHAIN)
+    else:
+        if "chain" in options:
+            options["chain"] = _texts(options["chain"], "chain", MAX_CHAIN)
+        if "far" in options:
+            options["far"] = _far(options["far"])
     if head.call_id == 0:
         raise RemoteProtocolError("CALL with id 0")
     return Call(

@@ -57,7 +57,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
         models.add(load_model_configs_file(config.model_config_path))
     broker = Broker(
         config, table, models, bind_reference=proxy.bind_reference,
-        own_client=lambda: proxy.RpcClient(link=broker.link),
+        fetch_far=proxy.fetch_far, own_client=lambda: proxy.RpcClient(link=broker.link),
         pickler=trusted.dumps if config.private else None, unpickler=trusted.loads if config.private else None,
     )  # fmt: skip
     return broker

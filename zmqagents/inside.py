@@ -25,7 +25,7 @@ from .dispatcher import Peer, Ticket
 from .errors import BlockingCallError, HostStopping, ZmqAgentsError
 from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
 from .gate import Gate, thread_gate
-from .link import Link, Refetch, Sink, Waiter
+from .link import Link, Refetch, Sink, Waiter, places
 from .models import ModelConfigs
 
 __all__ = ["InsideLink", "InsideServices"]
@@ -130,7 +130,9 @@ class InsideLink(Link):
         context = current_call()
         if context is not None and context.host.server_id != self.server_id:
             options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
-        deps = [ref.task_id for ref in body.tasks if ref.server_id == self.server_id]
+        deps, far = places(body, self.server_id)
+        if far:
+            options = {**(options or {}), "far": far}
         frames = (body.payload, *body.buffers)
         return Call(self._register(sink), flags, to_time_ms(timeout), agent, method, deps, options or {}, frames)
 

@@ -18,7 +18,7 @@ from .codec import Encoded
 from .errors import CallTimeout
 from .frames import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["Link", "Refetch", "Sink", "Waiter", "rebuild_error"]
+__all__ = ["Link", "Refetch", "Sink", "Waiter", "places", "rebuild_error"]
 
 
 def rebuild_error(reply: Reply) -> Exception:
@@ -126,6 +126,14 @@ class Waiter:
             raise self._error
         assert self._reply is not None  # deliver(None) goes to fetches only, and no Waiter fetches
         return self._reply
+
+
+def places(body: Encoded, server_id: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The results among the arguments: all task ids, and where those are that another host than ``server_id`` has."""
+    if not body.tasks:
+        return [], {}
+    far = {ref.task_id: [ref.server_id, ref.address] for ref in body.tasks if ref.server_id != server_id}
+    return list(dict.fromkeys(ref.task_id for ref in body.tasks)), far
 
 
 class Refetch:

@@ -23,7 +23,7 @@ from .client import Connection, Target, Transport, connect, target_of
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
 from .frames import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
-from .link import Link, rebuild_error
+from .link import Link, Sink, rebuild_error
 from .result import AsyncResult, Stream, decode_reply
 
 __all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]
@@ -63,6 +63,11 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id)
     return AsyncResult.attach(link, ref.task_id, bind_reference)
+
+
+def fetch_far(ref: TaskRef, sink: Sink) -> None:
+    """Ask the host that has the result of ``ref`` for it."""
+    link_for(ref.server_id, ref.address).fetch(ref.task_id, sink)
 
 
 # ---------------------------------------------------------------- deadlines

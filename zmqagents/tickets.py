@@ -117,7 +117,7 @@ class Ticket:
 
     __slots__ = (
         "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
-        "ended", "exclusive", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
+        "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
         "parent", "peer", "returns", "seat", "settled", "slot", "spawned", "started", "state", "task_id", "turn",
         "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
@@ -160,6 +160,7 @@ class Ticket:
         self.fetches: dict[ParkedFetch, None] | None = None
         self.parent: Ticket | None = None  # the nearest call up its chain that has not returned
         self.spawned: dict[Ticket, None] | None = None  # unfinished calls that its code made; for cancel
+        self.far: dict[str, list[str]] | None = None  # where those of `deps` are that another host has
         self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
 

@@ -186,7 +186,7 @@ while client.get_server_info()["calls_open"] < 22:
 
 def test_the_detached_results_of_a_killed_client_can_be_fetched(server: RpcAgentServerLauncher, client: RpcClient) -> None:
     latch = client.create_agent(Latch)
-    process = _client_process(server, latch.agent_id, "result = latch.hold_async('alive'); print(result.task_id)")
+    process = _client_process(server, latch.agent_id, "result = latch.hold_async('alive'); latch.entered(); print(result.task_id)")
     with process:
         assert process.stdout is not None
         task_id = process.stdout.readline().decode().strip()

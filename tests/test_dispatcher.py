@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 import weakref
 from collections.abc import Callable
@@ -445,7 +446,7 @@ def test_one_slot_is_enough_for_100_calls_that_each_take_the_result_before() -> 
     for number in range(100):
         calls.append(world.send("ab"[number % 2], deps=calls[-1:]))
     assert [call.state for call in calls] == [State.RUNNING] + [State.PARKED] * 99
-    for call, following in zip(calls, calls[1:], strict=False):
+    for call, following in itertools.pairwise(calls):
         world.done(call, ok("result"))
         assert following.started
         assert following.t.dep_replies == {call.task_id: ok("result")}
@@ -1169,8 +1170,10 @@ def test_a_deadline_that_passes_in_the_queue_says_behind_how_many_and_the_call_n
     world.assert_idle()
 
 
-@pytest.mark.parametrize(("before", "text"), [(0, "behind 1 call,"), (98, "behind 99 calls,"), (100, "behind 101 calls,"),
-                                              (101, "behind more than 101 calls,")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [(0, "behind 1 call,"), (98, "behind 99 calls,"), (100, "behind 101 calls,"), (101, "behind more than 101 calls,")],
+)
 def test_the_calls_ahead_are_counted_within_reason(before: int, text: str) -> None:
     world = World()
     world.agent("a")

@@ -303,12 +303,16 @@ class Dispatcher:
         return self._drain_deadline is not None
 
     def remove_agent(self, agent_id: str, now: float) -> list[Effect]:
-        """Delete an agent: calls that run end as usual, the others get `AgentDeleted`. UnknownAgent if none."""
+        """Delete an agent: calls that run go on to their end; streams and the others get `AgentDeleted`. Or UnknownAgent."""
         record = self.agents.get(agent_id)
         if record is None:
             raise self._door.unknown_agent(agent_id)
         effects: list[Effect] = []
         self._forget_agent(record, effects, now, "was deleted")
+        for ticket in (*record.holders, *(record.beside or ())):
+            if ticket.flags & Flag.STREAM:  # it may have no end of its own
+                gone = errors.AgentDeleted(f"{agent_id} was deleted in the middle of {ticket.name}")
+                self._give_up(ticket, gone, effects, now)
         return self._end(effects, now)
 
     def _end(self, effects: list[Effect], now: float) -> list[Effect]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -24,6 +25,8 @@ from .agent import current_call
 from .codec import TaskRef
 from .frames import STREAM_WINDOW, Reply
 from .link import Link, rebuild_error
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import asyncio  # at run time only where a loop is running: 20 ms that other programs need not pay
@@ -81,12 +84,18 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         elif reply.code:
             self.fail(rebuild_error(reply))
         else:
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                self.set_result(reply)
+            self._settle(self.set_result, reply)
 
     def fail(self, error: Exception) -> None:
-        with contextlib.suppress(concurrent.futures.InvalidStateError):
-            self.set_exception(error)
+        self._settle(self.set_exception, error)
+
+    def _settle(self, setter: Callable[[Any], None], outcome: Any) -> None:
+        try:
+            setter(outcome)
+        except concurrent.futures.InvalidStateError:  # cancelled meanwhile
+            pass
+        except BaseException:  # a done-callback raised SystemExit, say: this thread carries the replies of others too
+            log.exception("a done-callback of %r failed", self)
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""
@@ -308,11 +317,23 @@ class Stream:
         inlet = self.inlet
         future = inlet.future()
         if future is not None:
-            await future
+            await self._until(future)
         if inlet.items:
             return self._take()
         self._finish()
         raise StopAsyncIteration
+
+    async def _until(self, future: asyncio.Future[None]) -> None:
+        call = current_call()
+        if call is None:
+            await future
+            return
+        inbox = _inbox_of(future.get_loop())
+        give_up = call.host.awaiting(call, self, lambda error: inbox.post(future, error))
+        try:
+            await future
+        finally:
+            give_up()
 
     def close(self) -> None:
         """End the stream; the generator on the host is closed. Idempotent."""
@@ -339,6 +360,9 @@ class Stream:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the interpreter may be going down
             self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"{self!r} belongs to its reader and cannot be sent: send its items")
 
     def __repr__(self) -> str:
         state = "ended" if self.inlet.ended else "open"

@@ -303,7 +303,7 @@ class Dispatcher:
         return self._drain_deadline is not None
 
     def remove_agent(self, agent_id: str, now: float) -> list[Effect]:
-        """Delete an agent: calls that run go on to their end; streams and the others get `AgentDeleted`. Or UnknownAgent."""
+        """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`."""
         record = self.agents.get(agent_id)
         if record is None:
             raise self._door.unknown_agent(agent_id)

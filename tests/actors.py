@@ -16,7 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, concurrent, current_call, deadline, sync_func
+from zmqagents import (
+    AgentBase,
+    RpcAgentServerLauncher,
+    RpcClient,
+    async_func,
+    concurrent,
+    current_call,
+    deadline,
+    sync_func,
+)
 
 CALL_TIMEOUT_S = 10.0  # of every call in the tests: a call that hangs fails its test, not the session
 HOLD_LIMIT_S = 30.0
@@ -262,15 +271,45 @@ class Node(AgentBase):
     async def ask_on_loop(self, other: Any, method: str, *args: Any) -> Any:
         return await getattr(other, method)(*args)
 
-    async def block_the_loop(self, other: Any) -> Any:
-        return other.value()
+    async def block_the_loop(self, latch: Any) -> Any:
+        return latch.hold()
 
-    async def block_the_loop_with_result(self, other: Any) -> Any:
-        return other.leaf().result()
+    async def block_the_loop_with_result(self, latch: Any) -> Any:
+        return latch.hold_async().result()
 
     async def ask_in_thread(self, other: Any) -> Any:
         both = [asyncio.to_thread(other.value), asyncio.to_thread(other.leaf().result)]
         return await asyncio.gather(*both)
+
+    def numbers(self, n: int) -> Any:
+        yield from range(n)
+
+    async def numbers_on_loop(self, n: int) -> Any:
+        for i in range(n):
+            yield i
+
+    @async_func
+    def read_stream(self, other: Any, n: int) -> int:
+        return sum(other.numbers(n))
+
+    async def read_stream_on_loop(self, other: Any, n: int) -> int:
+        return sum([i async for i in other.numbers_on_loop(n)])
+
+    @async_func
+    def ask_for_argument(self, first: Any, second: Any) -> Any:
+        return second.reply(first.leaf()).result()
+
+    async def ask_for_argument_on_loop(self, first: Any, second: Any) -> Any:
+        return await second.reply(first.leaf())
+
+    @async_func
+    def walk(self, path: list[int], nodes: list[Any]) -> int:
+        """Call the agents of ``path``, each the next."""
+        return 1 + (nodes[path[0]].walk(path[1:], nodes).result() if path else 0)
+
+    async def walk_on_loop(self, path: list[int], nodes: list[Any]) -> int:
+        method = nodes[path[0]].walk if path and path[0] % 2 else nodes[path[0]].walk_on_loop if path else None
+        return 1 + (await method(path[1:], nodes) if method else 0)
 
     def forward(self, other: Any, x: Any) -> Any:
         """Gives the other's AsyncResult as its own value."""

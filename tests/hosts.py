@@ -166,9 +166,10 @@ def _attend(server: RpcAgentServerLauncher) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """True once a process has ended, even if nobody has waited for it."""
+    """True once a process has ended with all its threads, even if nobody has waited for it."""
     try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        process = psutil.Process(pid)
+        return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
     except psutil.NoSuchProcess:
         return True
 

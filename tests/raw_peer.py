@@ -54,9 +54,7 @@ class RawPeer:
         self, call_id: int, agent: Any, method: Any, *args: Any, options: Any = None, deps: Any = None,
         token: int | None = None, flags: int = 0, time_ms: int = 0,
     ) -> None:  # fmt: skip
-        head = frames.header(
-            Kind.CALL, call_id, self.token if token is None else token, flags=flags, time_ms=time_ms
-        )
+        head = frames.header(Kind.CALL, call_id, self.token if token is None else token, flags=flags, time_ms=time_ms)
         self.send(head, codec.pack([agent, method, deps, options]), codec.encode_call(args, {}).payload)
 
     def receive(self) -> tuple[Header, Sequence[bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import socket
 import threading
@@ -17,9 +18,17 @@ import pytest
 from actors import Desk, Latch, Node, client_of, client_on_host, host, within
 from raw_peer import RawPeer, ipc_path
 from zmqagents import (
-    AddressInUse, AgentProxy, CallLost, HostBusy, HostStopping, RpcAgentServerLauncher, RpcClient, __version__, codec,
+    AddressInUse,
+    AgentProxy,
+    CallLost,
+    HostBusy,
+    HostStopping,
+    RpcAgentServerLauncher,
+    RpcClient,
+    __version__,
+    codec,
     frames,
-)  # fmt: skip
+)
 from zmqagents.broker import Broker
 from zmqagents.config import BrokerConfig
 from zmqagents.frames import Code, Flag, Kind
@@ -176,7 +185,9 @@ def test_a_ping_is_answered_with_its_nonce_while_all_slots_are_taken(server: Rpc
         assert (head.kind, head.call_id) == (Kind.PONG, 99)
 
 
-def test_a_call_id_that_is_in_use_runs_once(server: RpcAgentServerLauncher, client: RpcClient, latch: AgentProxy) -> None:
+def test_a_call_id_that_is_in_use_runs_once(
+    server: RpcAgentServerLauncher, client: RpcClient, latch: AgentProxy
+) -> None:
     with RawPeer(server) as peer:
         peer.hello()
         peer.call(1, latch.agent_id, "hold_async", "once", flags=Flag.DETACHED)
@@ -233,7 +244,9 @@ def test_a_client_with_too_many_calls_open_is_refused_at_once() -> None:
     with host(max_calls_per_client=8) as launcher, client_of(launcher) as client:
         latch = client.create_agent(Latch)
         results = [latch.hold_async(i) for i in range(20)]
-        refused = [result for result in results if isinstance(result.exception(1) if _settles(result) else None, HostBusy)]
+        refused = [
+            result for result in results if isinstance(result.exception(1) if _settles(result) else None, HostBusy)
+        ]
         assert len(refused) == 12
         assert "max_calls_per_client" in str(refused[0].exception())
         assert refused[0].exception().retry_after > 0
@@ -282,7 +295,10 @@ def test_results_beyond_the_limit_in_bytes_make_the_oldest_go() -> None:
 
 
 def test_a_client_that_never_reads_costs_a_bounded_amount() -> None:
-    with host(max_calls_per_client=64, capacity=4, max_unread_bytes=16 * 1024 * 1024) as launcher, client_of(launcher) as client:
+    with (
+        host(max_calls_per_client=64, capacity=4, max_unread_bytes=16 * 1024 * 1024) as launcher,
+        client_of(launcher) as client,
+    ):
         desk = client.create_agent(Desk)
         process = psutil.Process(launcher.pid)
         before = process.memory_info().rss
@@ -408,7 +424,5 @@ def _settles(result: Any) -> bool:
 
 
 def _swallow(call: Any, *args: Any) -> None:
-    try:
+    with contextlib.suppress(ConnectionError):
         call(*args)
-    except ConnectionError:
-        pass

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import itertools
+import random
 import sys
 import threading
 import time
@@ -14,9 +17,23 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Counter, Desk, Latch, Node, Together, client_of, client_on_host, host, within
 from zmqagents import (
-    AgentCallError, AgentDeleted, AgentProxy, AsyncResult, BlockingCallError, CallCancelled, CallTimeout, DeadlockError,
-    HostBusy, MessageTooLarge, RpcAgentServerLauncher, RpcClient, SerializationError, UnknownMethod, deadline, errors,
-)  # fmt: skip
+    AgentCallError,
+    AgentDeleted,
+    AgentProxy,
+    AsyncResult,
+    BlockingCallError,
+    CallCancelled,
+    CallTimeout,
+    DeadlockError,
+    HostBusy,
+    MessageTooLarge,
+    RpcAgentServerLauncher,
+    RpcClient,
+    SerializationError,
+    UnknownMethod,
+    deadline,
+    errors,
+)
 from zmqagents.result import as_completed, wait
 
 pytestmark = pytest.mark.timeout(60)
@@ -255,7 +272,13 @@ def test_a_result_among_the_arguments_arrives_as_its_value(desk: AgentProxy, lat
     }[how]()
     assert not result.done()
     latch.release()
-    expected = {"bare": "v", "list": [1, "v"], "dict": {"k": "v"}, "keyword": "v", "deep": [{"k": (1, ["v", {2: "v"}])}]}
+    expected = {
+        "bare": "v",
+        "list": [1, "v"],
+        "dict": {"k": "v"},
+        "keyword": "v",
+        "deep": [{"k": (1, ["v", {2: "v"}])}],
+    }
     assert result.result() == expected[how]
 
 
@@ -341,11 +364,8 @@ def test_more_results_among_the_arguments_than_a_message_can_name_are_refused(de
 
 def test_3000_results_among_the_arguments_arrive_or_are_refused_at_once(desk: AgentProxy) -> None:
     many = [desk.later(i) for i in range(3900)]
-    with within(CALL_TIMEOUT_S / 2):
-        try:
-            assert desk.echo(many) == list(range(3900))
-        except MessageTooLarge:
-            pass
+    with within(CALL_TIMEOUT_S / 2), contextlib.suppress(MessageTooLarge):
+        assert desk.echo(many) == list(range(3900))
 
 
 # ---------------------------------------------------------------- turns
@@ -369,7 +389,7 @@ def test_increments_of_16_threads_are_all_counted(client: RpcClient) -> None:
     desk = client.create_agent(Desk)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         seen = list(pool.map(lambda _: [desk.bump() for _ in range(200)], range(16)))
-    assert sorted(sum(seen, [])) == list(range(1, 3201))
+    assert sorted(itertools.chain(*seen)) == list(range(1, 3201))
     assert all(mine == sorted(mine) for mine in seen)
 
 
@@ -460,10 +480,10 @@ def test_a_coroutine_may_wait_in_threads_of_its_own(client: RpcClient) -> None:
 
 
 @pytest.mark.parametrize("method", ["block_the_loop", "block_the_loop_with_result"])
-def test_blocking_the_event_loop_is_an_error(client: RpcClient, method: str) -> None:
-    node, other = client.create_agent(Node), client.create_agent(Node)
+def test_blocking_the_event_loop_is_an_error(client: RpcClient, latch: AgentProxy, method: str) -> None:
+    node = client.create_agent(Node)
     with pytest.raises(BlockingCallError, match="await"), within(ROUND_TRIP_S):
-        getattr(node, method)(other).result()
+        getattr(node, method)(latch).result()
 
 
 def test_a_blocking_call_in_a_callback_of_an_agent_does_not_stop_the_host(apart: RpcClient) -> None:
@@ -512,6 +532,25 @@ def test_an_agent_that_calls_itself_is_a_deadlock(client: RpcClient) -> None:
     assert a.value() == "value"
 
 
+@pytest.mark.parametrize("method", ["read_stream", "read_stream_on_loop"])
+def test_an_agent_that_reads_a_stream_of_its_own_is_a_deadlock(client: RpcClient, method: str) -> None:
+    a, b = client.create_agent(Node), client.create_agent(Node)
+    assert getattr(a, method)(b, 100).result() == 4950
+    with pytest.raises(DeadlockError), within(ROUND_TRIP_S):
+        getattr(a, method)(a, 3).result()
+    assert a.value() == "value"
+
+
+@pytest.mark.parametrize("method", ["ask_for_argument", "ask_for_argument_on_loop"])
+def test_waiting_for_a_call_whose_argument_needs_ones_own_turn_is_a_deadlock(client: RpcClient, method: str) -> None:
+    a, b = client.create_agent(Node), client.create_agent(Node)
+    assert getattr(a, method)(client.create_agent(Node), b).result() == 1
+    with pytest.raises(DeadlockError) as caught, within(ROUND_TRIP_S):
+        getattr(a, method)(a, b).result()
+    assert str(caught.value).count(a.agent_id) >= 2
+    assert client.get_call_list() == []
+
+
 def test_two_agents_that_wait_for_each_other_are_a_deadlock(server: RpcAgentServerLauncher, latch: AgentProxy) -> None:
     with client_of(server, transport="ipc") as one, client_of(server, transport="tcp") as two:
         a, b = one.create_agent(Node), one.create_agent(Node)
@@ -536,6 +575,27 @@ def test_a_deadlock_over_arguments_is_found(client: RpcClient, latch: AgentProxy
     with within(2 * ROUND_TRIP_S):
         outcomes = [held.exception(), busy.exception()]
     assert any(isinstance(outcome, DeadlockError) for outcome in outcomes)
+
+
+def test_random_walks_over_agents_end_in_a_value_or_a_deadlock_and_leave_nothing() -> None:
+    source = random.Random(5)
+    with client_on_host(capacity=2) as client:
+        nodes = [client.create_agent(Node) for _ in range(5)]
+        results = []
+        for turn in range(200):
+            path = [source.randrange(5) for _ in range(source.randrange(1, 5))]
+            start = nodes[source.randrange(5)]
+            results.append((start.walk if turn % 2 else start.walk_on_loop)(path, nodes))
+        for result in source.sample(results, 20):
+            result.cancel()
+        outcomes = [result.exception() if not result.cancelled() else None for result in results]
+        assert all(outcome is None or isinstance(outcome, DeadlockError) for outcome in outcomes)
+        assert any(outcome is None for outcome in outcomes)
+        deadline_s = time.monotonic() + 2  # what was cancelled while it ran is still coming back
+        while client.get_server_info()["calls_open"] and time.monotonic() < deadline_s:
+            pass
+        info = client.get_server_info()
+        assert (info["calls_open"], info["running"], info["waiting"]) == (0, 0, 0)
 
 
 # ---------------------------------------------------------------- deadlines
@@ -756,6 +816,16 @@ def test_a_deleted_agent_is_told_to_those_who_wait_for_it(client: RpcClient) -> 
     with pytest.raises(errors.UnknownAgent):
         latch.mark(1)
     running.cancel()
+
+
+def test_the_stream_of_a_deleted_agent_ends(client: RpcClient) -> None:
+    node = client.create_agent(Node)
+    with node.numbers(10**9) as stream:
+        assert next(stream) == 0
+        client.delete_agent(node.agent_id)
+        with pytest.raises(AgentDeleted), within(2):
+            for _ in stream:
+                pass
 
 
 def _calls_of(client: RpcClient, proxy: AgentProxy) -> int:

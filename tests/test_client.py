@@ -21,9 +21,16 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
 from zmqagents import (
-    AgentProxy, AuthenticationError, CallLost, CallTimeout, ConfigError, HostLost, HostUnreachable,
-    RpcAgentServerLauncher, RpcClient, UnknownAgent,
-)  # fmt: skip
+    AgentProxy,
+    CallLost,
+    CallTimeout,
+    ConfigError,
+    HostLost,
+    HostUnreachable,
+    RpcAgentServerLauncher,
+    RpcClient,
+    UnknownAgent,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -191,9 +198,9 @@ def test_something_that_is_no_host_is_told() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         try:
-            with RpcClient("127.0.0.1", listener.getsockname()[1], timeout=3) as client:
-                with pytest.raises(ConnectionError), within(4):
-                    client.get_server_info()
+            port = listener.getsockname()[1]
+            with RpcClient("127.0.0.1", port) as client, pytest.raises(ConnectionError), within(4):
+                client.get_server_info()
         finally:
             stop.set()
             listener.shutdown(socket.SHUT_RDWR)
@@ -202,7 +209,9 @@ def test_something_that_is_no_host_is_told() -> None:
 
 def test_a_host_that_says_nothing_is_given_up_by_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, RpcClient("127.0.0.1", silent.getsockname()[1]) as client:
-        proxy = AgentProxy(client.link, "any", "x:Y", "", {"go": ["value", "(self)", ""], "later": ["future", "(self)", ""]})
+        proxy = AgentProxy(
+            client.link, "any", "x:Y", "", {"go": ["value", "(self)", ""], "later": ["future", "(self)", ""]}
+        )
         with pytest.raises((CallTimeout, HostUnreachable)), within(1.5):
             proxy.go(timeout=0.3)
         result = proxy.later(timeout=0.3)
@@ -214,7 +223,7 @@ def test_a_host_that_says_nothing_is_given_up_by_the_deadline() -> None:
 
 
 def test_calls_to_a_frozen_host_end_at_their_deadline(frozen: Any) -> None:
-    _, client, desk = frozen
+    _, _, desk = frozen
     result = desk.later(1, timeout=0.5)
     with pytest.raises(CallTimeout), within(1.6):
         desk.echo(1, timeout=0.5)
@@ -234,13 +243,13 @@ def test_a_new_connection_to_a_frozen_host_ends_at_its_deadline(frozen: Any) -> 
 
 
 def test_a_frozen_host_is_not_alive_and_has_not_refused_a_key(frozen: Any) -> None:
-    launcher, client, _ = frozen
+    launcher, _, _ = frozen
     with client_of(launcher, transport="tcp") as other, within(7):
         assert other.is_alive() is False
 
 
 def test_a_host_that_was_frozen_goes_on(frozen: Any) -> None:
-    launcher, client, desk = frozen
+    launcher, _, desk = frozen
     result = desk.later("kept")
     with pytest.raises(CallTimeout):
         result.result(0.2)
@@ -265,7 +274,24 @@ def test_closing_a_client_fails_what_is_outstanding() -> None:
             other.get_agent(latch.agent_id).release()
 
 
-def test_a_proxy_finds_the_host_again_that_came_back(tmp_path: Any) -> None:
+@pytest.mark.parametrize("odd", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_callback_that_raises_while_a_client_is_closed_keeps_nobody_waiting(odd: type[BaseException]) -> None:
+    def fail(_: Any) -> None:
+        raise odd
+
+    with host() as launcher, client_of(launcher) as client:
+        latch = client.create_agent(Latch)
+        results = [latch.hold_async() for _ in range(20)]
+        timed_out = latch.hold_async(timeout=0.05)
+        for result in (timed_out, *results):
+            result.add_done_callback(fail)
+        assert isinstance(timed_out.exception(2), CallTimeout)
+        assert client.is_alive()
+        client.close()
+        assert {type(result.exception(1)) for result in results} <= {HostLost, CallLost}
+
+
+def test_a_proxy_finds_the_host_again_that_came_back() -> None:
     with host() as first, client_of(first) as client:
         port = first.port
         desk = client.create_agent(Desk, agent_id="phoenix")
@@ -457,12 +483,13 @@ def test_hosts_in_threads_of_one_process_call_each_other_on_one_slot_each() -> N
 import threading
 from actors import Desk, Node, client_of
 from zmqagents import BlockingCallError, DeadlockError, RpcAgentServerLauncher
-launchers = [RpcAgentServerLauncher(capacity=1, custom_agent_classes=[Node, Desk], local_mode=True, grace_s=0.1) for _ in "ab"]
+settings = {"capacity": 1, "custom_agent_classes": [Node, Desk], "local_mode": True, "grace_s": 0.1}
+launchers = [RpcAgentServerLauncher(**settings) for _ in "ab"]
 threads = [threading.Thread(target=launcher.launch, args=(False,)) for launcher in launchers]
 for thread, launcher in zip(threads, launchers):
     thread.start()
     while launcher.port is None:
-        pass
+        assert thread.is_alive()
 with client_of(launchers[0]) as first, client_of(launchers[1]) as second:
     nodes = [(first if i % 2 else second).create_agent(Node) for i in range(10)]
     print(nodes[0].down(nodes[1:]))
@@ -471,16 +498,16 @@ with client_of(launchers[0]) as first, client_of(launchers[1]) as second:
     except DeadlockError:
         print("deadlock")
     try:
-        nodes[0].block_the_loop(nodes[1]).result()
+        nodes[0].ask_on_loop(desk := first.create_agent(Desk), "bump").result()
     except BlockingCallError:
-        print("blocked")
+        print("refused", desk.count)
     result = second.create_agent(Desk).later("from two")
     print(first.create_agent(Desk).echo([result]))
 for thread, launcher in zip(threads, launchers):
     launcher.shutdown()
     thread.join()
 """
-    assert _python(script) == "10\ndeadlock\nblocked\n['from two']\n"
+    assert _python(script) == "10\ndeadlock\nrefused 0\n['from two']\n"
 
 
 def test_a_blocking_call_to_another_host_in_a_coroutine_is_refused_before_it_is_made() -> None:

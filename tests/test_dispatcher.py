@@ -260,6 +260,28 @@ def test_an_agent_is_dropped_when_the_last_call_beside_its_turn_has_returned() -
     assert len(world.removed) == 1
 
 
+def test_deleting_an_agent_ends_its_streams_and_starts_nothing_in_their_place() -> None:
+    world = World()
+    world.agents("a", "b")
+    stream = world.running("a", "co", flags=Flag.STREAM)
+    queued = world.send("a", "co")
+    plain = world.running("a", "progress")
+    inner = world.later(stream, "b")
+    world.remove("a")
+    assert isinstance(stream.error, errors.AgentDeleted)
+    assert "in the middle of co" in str(stream.error)
+    assert isinstance(inner.error, errors.AgentDeleted)
+    assert world.interrupted == [stream.t, inner.t]
+    assert isinstance(queued.error, errors.AgentDeleted)
+    assert not queued.started
+    assert not plain.answered
+    for call in (inner, stream, plain):
+        assert world.removed == []
+        world.done(call)
+    assert len(world.removed) == 1
+    world.assert_idle()
+
+
 def test_an_idle_agent_is_dropped_at_once() -> None:
     world = World()
     record = world.agent("a")
@@ -536,6 +558,30 @@ def test_waiting_outside_costs_no_slot_either() -> None:
     world.done(other)
     assert world.resumes(outer) == [None]
     world.done(outer)
+    world.assert_idle()
+
+
+def test_a_coroutine_that_waits_outside_gives_nothing_up() -> None:
+    world = World()
+    world.agent("a")
+    coroutine = world.running("a", "co")
+    assert world.wait_outside(coroutine) == []
+    assert coroutine.state is State.RUNNING
+
+
+@pytest.mark.parametrize("when", ["while it waits", "before it has a slot again"])
+def test_a_call_that_returns_without_having_been_let_go_on_is_freed_whole(when: str) -> None:
+    world = World(capacity=1)
+    world.agents("a", "b")
+    outer = world.running("a")
+    world.wait_outside(outer)
+    busy = world.running("b")
+    if when != "while it waits":
+        world.wait_over(outer)
+    world.done(outer)
+    assert (world.dispatcher.running, world.dispatcher.blocked) == (1, 0)
+    world.done(busy)
+    assert world.resumed == []
     world.assert_idle()
 
 
@@ -1807,6 +1853,8 @@ def test_a_drained_host_is_silent_but_for_refusals() -> None:
     assert world.see(world.dispatcher.on_tick(world.now + 100)) == []
     assert world.drain() == []
     assert world.detach(world.client) == []
+    world.wait(stuck, "x-1")
+    assert isinstance(world.resumes(stuck)[0], errors.HostStopping)
     assert world.cancel(stuck) == []
     assert isinstance(world.send("b", peer=Peer("other")).error, errors.HostStopping)
     assert isinstance(world.fetch("x-1", peer=Peer("other")).error, errors.HostStopping)
@@ -1884,6 +1932,7 @@ def test_a_call_that_always_leaves_its_successor_behind_keeps_nothing_of_the_pas
         call = following
         assert call.t.chain == ()
     world.started.clear()
+    world.ever_started.clear()
     world.resumed.clear()
     gc.collect()
     assert first() is None
@@ -1911,6 +1960,7 @@ def test_a_finished_call_is_freed_without_the_garbage_collector() -> None:
             call.t.context = Cycle(call.t)  # type: ignore[assignment]
             world.done(call)
         world.started.clear()
+        world.ever_started.clear()
         del call
         assert not [thing for thing in gc.get_objects() if isinstance(thing, Ticket)]
     finally:

@@ -238,5 +238,3 @@ def test_each_thread_has_a_gate_of_its_own() -> None:
     assert thread_gate() is thread_gate()
     assert thread_gate() is not other
     assert thread_gate().begin() < thread_gate().begin()
-
-

@@ -113,7 +113,7 @@ class Sent:
 
     @property
     def started(self) -> bool:
-        return self.ticket in self.world.started
+        return self.ticket in self.world.ever_started
 
     @property
     def replies(self) -> list[Reply]:
@@ -147,6 +147,7 @@ class World:
         self.inside = Peer("inside", local=True)
         self.ids: defaultdict[Peer, int] = defaultdict(int)
         self.started: list[Ticket] = []
+        self.ever_started: set[Ticket] = set()
         self.answers: defaultdict[tuple[Peer, int], list[Reply]] = defaultdict(list)
         self.pendings: list[tuple[Peer, int]] = []
         self.kept: dict[str, Reply] = {}
@@ -156,7 +157,7 @@ class World:
         self.removed: list[AgentRecord] = []
         self.drained: list[int] = []
         self._record: dict[type, Callable[[Any], object]] = {
-            Start: lambda e: self.started.append(e.ticket),
+            Start: self._start,
             Answer: lambda e: self.answers[e.peer, e.call_id].append(e.reply),
             Pending: lambda e: self.pendings.append((e.peer, e.call_id)),
             Keep: lambda e: self.kept.__setitem__(e.task_id, e.reply),
@@ -172,6 +173,11 @@ class World:
         for effect in effects:
             self._record[type(effect)](effect)
         return effects
+
+    def _start(self, effect: Start) -> None:
+        assert effect.ticket not in self.ever_started, "nothing runs twice"
+        self.ever_started.add(effect.ticket)
+        self.started.append(effect.ticket)
 
     # ---------------------------------------------------------------- calls
 
@@ -232,7 +238,7 @@ class World:
     def done(self, sent: Sent | Ticket, reply: Reply | None = None) -> list[Effect]:
         """The code of a call returns."""
         ticket = sent if isinstance(sent, Ticket) else sent.t
-        assert ticket in self.started, "only code that has started can return"
+        assert ticket in self.ever_started, "only code that has started can return"
         return self.see(self.dispatcher.on_done(ticket, reply or ok(), self.now))
 
     # ---------------------------------------------------------------- waiting, time, the end

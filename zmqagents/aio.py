@@ -21,7 +21,7 @@ from .proxy import (
     AgentProxy,
     RpcClient,
     Timeout,
-    bind_reference,
+    bind_awaited,
     checked_name,
     creation,
     request_body,
@@ -111,7 +111,7 @@ class AsyncRpcClient:
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call; ``await`` it."""
         checked_name(task_id, errors.UnknownTask)
-        return AsyncResult.attach(self._link, task_id, bind_reference, timeout)
+        return AsyncResult.attach(self._link, task_id, bind_awaited, timeout)
 
     async def close(self) -> None:
         """Let go of the connection; the last client of this process to the host closes it."""
@@ -144,7 +144,7 @@ class AsyncRpcClient:
         return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
-        result = AsyncResult(self._link, op, bind_reference)
+        result = AsyncResult(self._link, op, bind_awaited)
         result.task_id = self._link.submit("", op, body, result, options=options, timeout=timeout)
         return await result
 

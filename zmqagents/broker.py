@@ -152,6 +152,7 @@ class Broker:
         self._events: dict[str, Callable[..., list[Effect]]] = {
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
+            "wait_credit": self._on_wait_credit, "wait_item": self._on_wait_item, "await_credit": self._on_await_credit,
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
             "dep": self._on_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
@@ -263,7 +264,14 @@ class Broker:
         self.post("stop", self.config.grace_s if grace_s is None else grace_s)
 
     def post(self, event: str, *args: Any) -> None:
-        """Hand an event to the router thread. Any thread."""
+        """Hand an event to the router thread. Any thread.
+
+        The end of a wait counts at once where the router thread itself brings it: between an item of a stream and the
+        word that its reader waits no longer, the wait-for graph would show a cycle that is none. It is posted as well,
+        for the wait itself may still be in the inbox; the second word is nothing.
+        """
+        if event in _AT_ONCE and threading.get_ident() == self.link.router_thread:
+            self._carry_out(self._events[event](*args))
         self._inbox.append((self._events[event], args))
         if self._asleep:
             self._asleep = False
@@ -406,6 +414,8 @@ class Broker:
             else:
                 self._carry_out(self._dispatcher.on_call(session.peer, message, now))
         elif isinstance(message, frames.Fetch):
+            if self._is_stream(session.peer, message.call_id, message.task_id):
+                return
             timeout = message.time_ms / 1000
             effects = self._dispatcher.on_fetch(session.peer, message.call_id, message.task_id, timeout, now)
             self._carry_out(effects)
@@ -608,7 +618,17 @@ class Broker:
             return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
         return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
 
+    def _is_stream(self, peer: Peer, call_id: int, task_id: str) -> bool:
+        ticket = self._dispatcher.tasks.get(task_id)
+        if ticket is None or not ticket.flags & frames.Flag.STREAM:
+            return False
+        error = errors.UnknownTask(f"{task_id} is a stream, which only its caller can read")
+        self._answer(Answer(peer, call_id, error_reply(error, call_id=task_id)))
+        return True
+
     def _on_inside_fetch(self, peer: Peer, call_id: int, task_id: str, timeout: float) -> list[Effect]:
+        if self._is_stream(peer, call_id, task_id):
+            return []
         return self._dispatcher.on_fetch(peer, call_id, task_id, timeout, self._clock())
 
     def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str) -> list[Effect]:
@@ -622,13 +642,38 @@ class Broker:
         _enter(ticket, gate, serial)
         return self._dispatcher.on_wait_outside(ticket, self._clock())
 
+    def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+        """A generator waits for its reader to take items."""
+        reader = ticket.parent
+        if reader is None or reader.settled:
+            return self._on_wait_outside(ticket, gate, serial)
+        if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
+            return self._on_wait(ticket, gate, serial, [], False)
+        return self._on_wait(ticket, gate, serial, [reader.task_id], False)
+
+    def _on_await_credit(
+        self, ticket: Ticket, fail: Callable[[ZmqAgentsError], None], over: Callable[[], bool]
+    ) -> list[Effect]:
+        reader, context = ticket.parent, ticket.context
+        if reader is None or reader.settled or context is None or context.outlet.has_credit:
+            return []
+        return self._on_await(ticket, reader.task_id, fail, over)
+
+    def _on_wait_item(self, ticket: Ticket, gate: Gate, serial: int, stream: Any) -> list[Effect]:
+        """The reader of a stream of this host waits for its next item."""
+        return self._on_wait(ticket, gate, serial, [] if stream.ready() else [stream.task_id], False)
+
     def _on_wait_over(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         if gate.current != serial:  # late word of a wait that has ended
             return []
         return self._dispatcher.on_wait_over(ticket, self._clock())
 
-    def _on_await(self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None]) -> list[Effect]:
-        """A coroutine awaits a result: it holds no slot, but it may close a cycle."""
+    def _on_await(
+        self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+    ) -> list[Effect]:
+        """A coroutine awaits a result, or an item: it holds no slot, but it may close a cycle."""
+        if ready():
+            return []
         effects = self._dispatcher.on_wait(ticket, [task_id], self._clock())
         for effect in effects:
             if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
@@ -652,8 +697,11 @@ class Broker:
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
         ticket = peer.calls.get(call_id)
-        if ticket is not None and ticket.context is not None and ticket.context.outlet is not None:
-            ticket.context.outlet.grant(items)
+        if ticket is None or ticket.context is None or ticket.context.outlet is None:
+            return []
+        ticket.context.outlet.grant(items)
+        if ticket.on_loop and ticket.parent is not None:
+            return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
 
     def _on_dep(self, ticket: Ticket, task_id: str, reply: Reply) -> list[Effect]:
@@ -712,6 +760,9 @@ class Broker:
         lock = getattr(self, "_ipc_lock", None)
         if lock is not None:
             lock.release()
+
+
+_AT_ONCE = frozenset({"wait_over", "unwait"})
 
 
 class _FarResult:

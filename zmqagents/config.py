@@ -79,6 +79,9 @@ class BrokerConfig:
                      "max_calls", "max_mailbox"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
+        for name in ("local_mode", "private", "insecure"):
+            if not isinstance(getattr(self, name), bool):  # "False" would be true
+                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s"):
             self._check_seconds(name, above_zero=True)
         self._check_seconds("grace_s", above_zero=False)

@@ -129,6 +129,7 @@ class Dispatcher:
             self._go_on(waiting, effects)
             return effects
         if call.deps:
+            ticket.far = call.options.get("far")
             self._park(ticket, call.deps, effects)
         if ticket.deps is None:
             self._enqueue(ticket, now, effects)
@@ -309,10 +310,6 @@ class Dispatcher:
             raise self._door.unknown_agent(agent_id)
         effects: list[Effect] = []
         self._forget_agent(record, effects, now, "was deleted")
-        for ticket in (*record.holders, *(record.beside or ())):
-            if ticket.flags & Flag.STREAM:  # it may have no end of its own
-                gone = errors.AgentDeleted(f"{agent_id} was deleted in the middle of {ticket.name}")
-                self._give_up(ticket, gone, effects, now)
         return self._end(effects, now)
 
     def _end(self, effects: list[Effect], now: float) -> list[Effect]:
@@ -354,7 +351,6 @@ class Dispatcher:
         if op != Op.CREATE and not record.has_room():
             self._door.check_busy(record, call, exclusive, parent)
         ticket = Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
-        ticket.far = call.options.get("far")
         if parent is not None:
             ticket.parent = parent
             if parent.spawned is None:
@@ -478,7 +474,7 @@ class Dispatcher:
         for child in ticket.spawned or ():
             child.parent = ticket.parent
         # What is kept by a stale timer or a caller must not keep more; the context points back here.
-        ticket.spawned = ticket.parent = ticket.dep_replies = ticket.context = ticket.gate = None
+        ticket.spawned = ticket.parent = ticket.dep_replies = ticket.returns = ticket.context = ticket.gate = None
         if ticket.seat >= 0:
             had_turn = ticket.turn
             record.unseat(ticket)
@@ -535,18 +531,15 @@ class Dispatcher:
             return errors.HostStopping("the host has stopped")
         if ticket.state is State.DONE:
             return errors.LocalProtocolError(f"{ticket.label} has returned and cannot wait any more")
-        if ticket.slot and self.blocked + self.running >= self.config.max_threads:
+        config = self.config
+        if ticket.slot and self.blocked >= config.max_threads - config.capacity:
             return errors.HostBusy(
-                f"{self.blocked} calls of this host wait for others and {self.running} run: max_threads="
-                f"{self.config.max_threads} allows no further stand-in"
+                f"{self.blocked} calls of this host wait for others: max_threads={config.max_threads} allows no more "
+                f"beside the {config.capacity} that may run (capacity)"
             )
         return None
 
     def _wait(self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float) -> None:
-        targets = [target for target in targets if not target.settled]
-        if not targets:
-            self._go_on(ticket, effects)
-            return
         ticket.wait_any = any_of
         cycle = self._closes_cycle(ticket, targets, now, effects)
         if cycle is not None:
@@ -692,6 +685,10 @@ class Dispatcher:
             if not ticket.settled:
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} before {ticket.name} could start")
                 self._drop(ticket, self._error(ticket, gone), effects, now)
+        for ticket in (*record.holders, *(record.beside or ())):
+            if ticket.flags & Flag.STREAM:  # it may have no end of its own
+                gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
+                self._give_up(ticket, gone, effects, now)
         self._removed_if_idle(record, effects)
 
     @staticmethod

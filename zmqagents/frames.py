@@ -24,7 +24,8 @@ is never part of a message. A message is a header and, by kind, further frames:
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
-    the calls that it was made in, outermost first), and what a management request takes.
+    the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
+    address]}), and what a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
 

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from . import codec, errors
@@ -176,6 +176,8 @@ class AgentHost:
     async def _run_stream_on_loop(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
         if not hasattr(value, "__aiter__"):  # an async def under @stream_func, which gives the iterable
             value = await value
+        if not hasattr(value, "__aiter__"):
+            value = _async_items(value)
         if context.outlet is None:
             return self._encode(ticket, [item async for item in value])
         items = aiter(value)
@@ -278,6 +280,11 @@ class AgentHost:
         except Exception:  # describe gives plain strings, but nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+async def _async_items(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
 
 
 def _attribute_of(instance: Any, ticket: Ticket) -> Any:

@@ -177,7 +177,7 @@ class InsideServices:
             return False
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
-        if all(result.server_id == self.server_id for result in results):
+        if all(getattr(result, "server_id", "") == self.server_id for result in results):
             self._post("wait", *over, [result.task_id for result in results], any_of)
         else:
             self._post("wait_outside", *over)
@@ -194,7 +194,7 @@ class InsideServices:
         over = (ticket, gate, gate.begin())
         stream.on_item = lambda: self._post("wait_over", *over)
         if stream.server_id == self.server_id:
-            self._post("wait", *over, [stream.task_id], False)
+            self._post("wait_item", *over, stream)
         else:
             self._post("wait_outside", *over)
         if stream.ready():  # it came between the look and the wait
@@ -221,16 +221,25 @@ class InsideServices:
             self._post("wait_over", *over)
             gate.wait()
 
-    def awaiting(self, call: CallContext, result: Any, fail: Callable[[ZmqAgentsError], None]) -> Callable[[], None]:
-        """A coroutine of this host begins to await ``result``; the callable that it gives says that it gave up.
+    def awaiting(
+        self, call: CallContext, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+    ) -> Callable[[], None]:
+        """A coroutine of this host begins to await ``result`` (``task_id``, ``server_id``, ``ready()``).
 
-        ``fail`` is called, by the router thread, if the wait could never end.
+        The callable that it gives says that the wait is over; ``ready`` is True when it has ended before the router
+        thread hears of it. ``fail`` is called, by the router thread, if the wait could never end.
         """
         ticket: Ticket = call.ticket
         if not ticket.on_loop or result.server_id != self.server_id:
             return _nothing
-        self._post("await", ticket, result.task_id, fail)
-        return lambda: self._post("unwait", ticket, result.task_id)
+
+        def over() -> None:
+            self._post("unwait", ticket, result.task_id)
+
+        if hasattr(type(result), "on_item"):  # a stream: its wait is over when an item comes, not when it is read
+            result.on_item = over
+        self._post("await", ticket, result.task_id, fail, lambda: ready() or result.ready())
+        return over
 
     def _end_when_done(self, over: Wait, results: Sequence[Any], any_of: bool) -> None:
         missing = 1 if any_of else len(results)

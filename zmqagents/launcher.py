@@ -433,12 +433,12 @@ class _InChild(Exception):
 # The parent's ends of the pipes of all its children, and descriptors of the processes. A fork of the parent must not
 # hold them: a life line ends only when every copy of its end is closed.
 _own_ends: set[int] = set()
-_pipes_lock = threading.Lock()  # held by a fork, so that it finds every end in `_own_ends`
+_pipes_lock = threading.RLock()  # held by a fork, so that it finds every end in `_own_ends`
 
 
 def _let_go_after_fork() -> None:
     global _pipes_lock, _private, _private_lock
-    _pipes_lock = threading.Lock()
+    _pipes_lock = threading.RLock()
     _private_lock = threading.Lock()
     _private = None
     for launcher in list(_running):  # theirs may be held by threads that are not here

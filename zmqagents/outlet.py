@@ -2,7 +2,8 @@
 
 A stream starts with `frames.STREAM_WINDOW` credits; each item takes one, and the reader grants more as it takes
 items. Without a credit the producer stops *before* it makes the next item: a worker thread gives its slot back
-meanwhile, a coroutine is suspended. So a slow reader costs a window of items, never a queue.
+meanwhile, a coroutine is suspended. So a slow reader costs a window of items, never a queue. To wait for a
+credit is to wait for the reader: if that is a call of this host, the wait-for graph knows it.
 
 `acquire` and `send` belong to the producing thread or coroutine, `grant` to the router thread.
 """
@@ -10,6 +11,7 @@ meanwhile, a coroutine is suspended. So a slow reader costs a window of items, n
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 
@@ -51,7 +53,7 @@ class Outlet:
             self._over = (self._ticket, gate, gate.begin())
             if self._take():
                 break
-            self._post("wait_outside", *self._over)
+            self._post("wait_credit", *self._over)
             if self._credit:  # granted between the look and the wait: end it from this side
                 self._post("wait_over", *self._over)
             gate.wait()
@@ -62,8 +64,15 @@ class Outlet:
         """Take a credit, in a coroutine."""
         self._loop = asyncio.get_running_loop()
         while not self._take(register=True):
-            assert self._future is not None
-            await self._future
+            future = self._future
+            assert future is not None
+            self._post("await_credit", self._ticket, functools.partial(self._fail, future), future.done)
+            await future
+
+    def _fail(self, future: asyncio.Future[None], error: Exception) -> None:
+        """The reader waits for what this stream stands in the way of. Called by the router thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(_wake, future, error)
 
     def grant(self, items: int) -> None:
         """``items`` more may be sent."""
@@ -75,6 +84,10 @@ class Outlet:
             self._loop.call_soon_threadsafe(_wake, future)
         if waiting and self._over is not None:  # posted, not done: its wait may still be in the inbox
             self._post("wait_over", *self._over)
+
+    @property
+    def has_credit(self) -> bool:
+        return self._credit > 0
 
     def _take(self, *, register: bool = False) -> bool:
         with self._lock:
@@ -88,6 +101,10 @@ class Outlet:
             return False
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
+def _wake(future: asyncio.Future[None], error: Exception | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
         future.set_result(None)
+    else:
+        future.set_exception(error)

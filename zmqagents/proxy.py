@@ -51,7 +51,7 @@ def link_for(server_id: str, address: str) -> Link:
     return _inside.get(server_id) or connect(target_of(address))
 
 
-def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
+def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
     """A live proxy or result for a reference from the wire.
 
     ``came_by``: the link that brought it. If it leads to the reference's own host it is the one to use: the address
@@ -61,8 +61,13 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     link = link or link_for(ref.server_id, ref.address)
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
-        return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id)
-    return AsyncResult.attach(link, ref.task_id, bind_reference)
+        return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
+    return AsyncResult.attach(link, ref.task_id, bind_awaited if awaitable else bind_reference)
+
+
+def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
+    """The same for what is read through `AsyncRpcClient`: its proxies must not block either."""
+    return bind_reference(ref, came_by, awaitable=True)
 
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:
@@ -262,21 +267,24 @@ class AgentProxy:
         return self._za_server or str(self._za_link.server_id)
 
     def _za_method(self, name: str) -> Any:
-        method = RemoteMethod(self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout)
-        return method.aio if self._za_awaitable else method
+        made = AwaitedMethod if self._za_awaitable else RemoteMethod
+        return made(self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout)
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
         left = time_left(self._za_timeout)
         if self._za_awaitable:
-            result = AsyncResult(link, f"{self._za_id}.{name}", bind_reference)
-            result.task_id = link.submit(self._za_id, name, body, result, flags=Flag.ATTRIBUTE, timeout=left)
+            result = _AttributeResult(link, f"{self._za_id}.{name}", bind_awaited)
+            flags = Flag.ATTRIBUTE | Flag.DETACHED
+            result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
             return result
         return _value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
 class RemoteMethod:
     """One method of a proxy. ``timeout=`` is the call's deadline, unless the method itself has such a parameter."""
+
+    _bind: Any = staticmethod(bind_reference)
 
     def __init__(self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout) -> None:
         self._link = link
@@ -299,7 +307,7 @@ class RemoteMethod:
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
         spec = [self._returns, self._signature, self.__doc__ or ""]
-        return RemoteMethod(self._link, self._agent_id, self.__name__, spec, seconds)
+        return type(self)(self._link, self._agent_id, self.__name__, spec, seconds)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
         timeout = self._timeout
@@ -311,12 +319,11 @@ class RemoteMethod:
     def _submit(self, body: codec.Encoded, left: float | None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
-            stream = Stream(link, self._label, bind_reference)
+            stream = Stream(link, self._label, self._bind)
             stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
             return stream
-        result = AsyncResult(link, self._label, bind_reference)
-        flags = Flag.DETACHED if self._returns == "future" else 0
-        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
+        result = AsyncResult(link, self._label, self._bind)
+        result.task_id = link.submit(agent_id, name, body, result, flags=Flag.DETACHED, timeout=left)
         return result
 
     def _takes_timeout(self) -> bool:
@@ -328,6 +335,22 @@ class RemoteMethod:
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._label}{self._signature}>"
+
+
+class AwaitedMethod(RemoteMethod):
+    """One method of a proxy of `AsyncRpcClient`: it never blocks, and its result is awaited."""
+
+    _bind = staticmethod(bind_awaited)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.aio(*args, **kwargs)
+
+
+class _AttributeResult(AsyncResult):
+    """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise errors.UnknownMethod(f"{self._label} is no public method")
 
 
 def _signature_from(text: str) -> inspect.Signature:

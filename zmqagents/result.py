@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "Stream", "as_completed", "decode_reply", "wait"]
 
+MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
 
@@ -75,6 +76,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def server_id(self) -> str:
         """The host that has the call; "" until it has answered for the first time."""
         return self._link.server_id
+
+    def ready(self) -> bool:
+        """The same as `done`; what a `Stream` has, too."""
+        return self.done()
 
     # ------------------------------------------------------------ the thread that carries the reply
 
@@ -135,6 +140,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _wait(self, timeout: float | None) -> None:
         if self.done():
             return
+        timeout = _bounded(timeout)
         call = current_call()
         if call is not None and call.host.wait_for(call, [self], timeout, False):
             return  # the worker slot was given back meanwhile
@@ -164,7 +170,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         inbox = _inbox_of(loop)
         self.add_done_callback(lambda _: inbox.post(future, None))
         call = current_call()
-        give_up = None if call is None else call.host.awaiting(call, self, lambda error: inbox.post(future, error))
+        give_up = (
+            None
+            if call is None
+            else call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
+        )
         try:
             yield from future
         except asyncio.CancelledError:  # whoever awaited it has gone
@@ -272,13 +282,13 @@ class _Inlet:
                 self._tell()
 
     def _tell(self) -> None:
+        on_item = self.on_item
+        if on_item is not None:  # before anybody is woken: a reader that goes on must not count as waiting
+            on_item()
         self._changed.notify_all()
         futures, self._futures = self._futures, []
         for inbox, future in futures:
             inbox.post(future, None)
-        on_item = self.on_item
-        if on_item is not None:
-            on_item()
 
 
 class Stream:
@@ -329,11 +339,12 @@ class Stream:
             await future
             return
         inbox = _inbox_of(future.get_loop())
-        give_up = call.host.awaiting(call, self, lambda error: inbox.post(future, error))
+        over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
         try:
             await future
         finally:
-            give_up()
+            self.inlet.on_item = None
+            over()
 
     def close(self) -> None:
         """End the stream; the generator on the host is closed. Idempotent."""
@@ -384,6 +395,7 @@ class Stream:
         call = current_call()
         if call is not None and call.host.wait_for_item(call, self, None):
             return
+        self._link.check_may_block("reading a stream")
         self.inlet.wait(None)
 
     # What `HostServices.wait_for_item` looks at.
@@ -412,6 +424,7 @@ def wait(
 ) -> Any:
     """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
     everything = list(results)
+    timeout = _bounded(timeout)
     end = None if timeout is None else time.monotonic() + timeout
     call = current_call()
     while call is not None:
@@ -423,6 +436,9 @@ def wait(
         if left == 0.0 or not call.host.wait_for(call, pending, left, any_of):
             break
     left = None if end is None else max(0.0, end - time.monotonic())
+    unfinished = next((result for result in everything if not result.done()), None)
+    if unfinished is not None:
+        _check_may_block(unfinished, "wait()")
     return concurrent.futures.wait(everything, left, return_when)
 
 
@@ -437,15 +453,65 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
 
 def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last."""
-    pending = list(dict.fromkeys(results))
+    pending = dict.fromkeys(results)
     end = None if timeout is None else time.monotonic() + timeout
+    finished = _Finished(pending)
     while pending:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        done = wait(pending, left, concurrent.futures.FIRST_COMPLETED).done
-        if not done:
-            raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
-        yield from (result for result in pending if result in done)
-        pending = [result for result in pending if result not in done]
+        while not finished.done:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if left == 0.0 or not finished.wait(next(iter(pending)), left):
+                raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
+        result = finished.done.popleft()
+        del pending[result]
+        yield result
+
+
+class _Finished:
+    """Results as they finish. Each is registered once, so that waiting for n of them costs n, not n squared.
+
+    In an agent's call it stands, one after the other, for one result that is not there yet: the call needs them all,
+    so for the wait-for graph any will do.
+    """
+
+    def __init__(self, results: Iterable[AsyncResult]) -> None:
+        self.done: deque[AsyncResult] = deque()
+        self.on_item: Callable[[], None] | None = None
+        self.task_id = self.server_id = ""
+        self._changed = threading.Condition()
+        for result in results:
+            result.add_done_callback(self._add)
+
+    def ready(self) -> bool:
+        return bool(self.done)
+
+    def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
+        """Until another one is done; False after ``timeout`` seconds."""
+        call = current_call()
+        self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
+        if call is not None and call.host.wait_for_item(call, self, _bounded(timeout)):
+            return self.ready() or timeout is None
+        _check_may_block(pending, "as_completed()")
+        with self._changed:
+            return self._changed.wait_for(self.ready, _bounded(timeout))
+
+    def _add(self, result: Any) -> None:
+        with self._changed:
+            self.done.append(result)
+            self._changed.notify_all()
+        on_item = self.on_item
+        if on_item is not None:
+            on_item()
+
+
+def _check_may_block(result: Any, what: str) -> None:
+    link = getattr(result, "_link", None)  # a Future of somebody else's has none
+    if isinstance(link, Link):
+        link.check_may_block(what)
+
+
+def _bounded(timeout: float | None) -> float | None:
+    """``timeout`` as the locks of this platform can take it: ``inf`` is a legal wish."""
+    return None if timeout is None else min(timeout, MAX_WAIT_S)
 
 
 # ---------------------------------------------------------------- into an event loop

@@ -87,8 +87,8 @@ class WorkerPool:
             threads = list(self._threads)
         for _ in threads:
             self._jobs.put(None)
-        clean = self._lane.close(timeout)
         end = time.monotonic() + timeout
+        clean = self._lane.close(timeout)
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         return clean and not any(thread.is_alive() for thread in threads)

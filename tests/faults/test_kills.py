@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from relay import Relay
 
 from actors import Desk, Latch, Node, client_of, host, within
-from relay import Relay
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
 
 pytestmark = pytest.mark.timeout(60)
@@ -128,7 +128,9 @@ class Bomb(AgentBase):
             assert isinstance(bomb().exception(2), (CallLost, HostLost))
 
 
-def test_calls_between_hosts_end_when_the_other_host_is_killed(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+def test_calls_between_hosts_end_when_the_other_host_is_killed(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
     with host() as other, client_of(other) as there:
         latch, node = there.create_agent(Latch), client.create_agent(Node)
         asking = node.ask(latch, "hold")
@@ -184,9 +186,13 @@ while client.get_server_info()["calls_open"] < 22:
     assert (info["clients"], info["calls_open"], info["running"]) == (1, 0, 0)
 
 
-def test_the_detached_results_of_a_killed_client_can_be_fetched(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+def test_the_detached_results_of_a_killed_client_can_be_fetched(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
     latch = client.create_agent(Latch)
-    process = _client_process(server, latch.agent_id, "result = latch.hold_async('alive'); latch.entered(); print(result.task_id)")
+    process = _client_process(
+        server, latch.agent_id, "result = latch.hold_async('alive'); latch.entered(); print(result.task_id)"
+    )
     with process:
         assert process.stdout is not None
         task_id = process.stdout.readline().decode().strip()
@@ -226,45 +232,43 @@ def test_a_client_whose_connection_was_cut_goes_on(
     server: RpcAgentServerLauncher, client: RpcClient, host_too: bool
 ) -> None:
     desk = client.create_agent(Desk)
-    with Relay(server.port or 0) as relay:
-        with RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
-            mine = remote.get_agent(desk.agent_id)
-            for turn in range(5):
-                relay.cut(host_too=host_too)
-                with within(2):
-                    while True:
-                        try:
-                            assert mine.echo(turn) == turn
-                            break
-                        except (CallLost, HostLost, HostUnreachable):  # it was on its way when the connection was cut
-                            continue
+    with Relay(server.port or 0) as relay, RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
+        mine = remote.get_agent(desk.agent_id)
+        for turn in range(5):
+            relay.cut(host_too=host_too)
+            with within(2):
+                while True:
+                    try:
+                        assert mine.echo(turn) == turn
+                        break
+                    except (CallLost, HostLost, HostUnreachable):  # it was on its way when the connection was cut
+                        continue
 
 
 def test_calls_that_are_out_when_the_connection_is_cut_run_at_most_once_and_end(
     server: RpcAgentServerLauncher, client: RpcClient
 ) -> None:
     desk = client.create_agent(Desk)
-    with Relay(server.port or 0) as relay:
-        with RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
-            mine = remote.get_agent(desk.agent_id)
-            done, lost = [], 0
-            stop = threading.Event()
+    with Relay(server.port or 0) as relay, RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
+        mine = remote.get_agent(desk.agent_id)
+        done, lost = [], 0
+        stop = threading.Event()
 
-            def cut() -> None:
-                while not stop.wait(0.05):
-                    relay.cut(host_too=False)
+        def cut() -> None:
+            while not stop.wait(0.05):
+                relay.cut(host_too=False)
 
-            cutter = threading.Thread(target=cut)
-            cutter.start()
-            try:
-                for _ in range(200):
-                    try:
-                        done.append(mine.bump())
-                    except (ConnectionError, TimeoutError):
-                        lost += 1
-            finally:
-                stop.set()
-                cutter.join()
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        try:
+            for _ in range(200):
+                try:
+                    done.append(mine.bump())
+                except (ConnectionError, TimeoutError):
+                    lost += 1
+        finally:
+            stop.set()
+            cutter.join()
     assert len(done) == len(set(done))
     assert len(done) <= desk.count <= len(done) + lost
     assert done
@@ -272,16 +276,15 @@ def test_calls_that_are_out_when_the_connection_is_cut_run_at_most_once_and_end(
 
 def test_a_result_can_be_fetched_by_a_client_that_lost_it(server: RpcAgentServerLauncher, client: RpcClient) -> None:
     latch = client.create_agent(Latch)
-    with Relay(server.port or 0) as relay:
-        with RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
-            result = remote.get_agent(latch.agent_id).hold_async("kept")
-            latch.entered()
-            relay.cut(host_too=False)
-            with within(2):
-                lost = result.exception(5) if not result.done() else result.exception()
-            latch.release()
-            assert lost is None or isinstance(lost, CallLost)
-            assert remote.get_result(result.task_id).result(5) == "kept"
+    with Relay(server.port or 0) as relay, RpcClient("127.0.0.1", relay.port, timeout=10) as remote:
+        result = remote.get_agent(latch.agent_id).hold_async("kept")
+        latch.entered()
+        relay.cut(host_too=False)
+        with within(2):
+            lost = result.exception(5) if not result.done() else result.exception()
+        latch.release()
+        assert lost is None or isinstance(lost, CallLost)
+        assert remote.get_result(result.task_id).result(5) == "kept"
 
 
 def _run(script: str) -> tuple[int, str]:

@@ -1,0 +1,230 @@
+"""The settings of a host: every bound, every refusal in words, and no password in what is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zmqagents.config import BrokerConfig, generate_server_id, without_password
+from zmqagents.errors import ConfigError
+
+COUNTS = [
+    "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
+    "max_calls", "max_mailbox",
+]  # fmt: skip
+SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s"]
+SWITCHES = ["local_mode", "private", "insecure"]
+OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
+          "max_threads", "grace_s"]  # fmt: skip
+
+
+def refused(text: str, **settings: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
+        BrokerConfig(**settings)
+
+
+def test_every_setting_is_tested_here() -> None:
+    assert {field.name for field in dataclasses.fields(BrokerConfig)} == {*COUNTS, *SECONDS, *SWITCHES, *OTHERS}
+
+
+def test_the_defaults_are_those_of_the_launcher() -> None:
+    config = BrokerConfig()
+    assert (config.host, config.port, config.capacity, config.pool_type) == ("localhost", None, 32, "local")
+    assert (config.redis_url, config.max_pool_size) == ("redis://localhost:6379", 8192)
+    assert (config.max_expire_time, config.max_timeout_seconds, config.local_mode) == (7200, 5, False)
+    assert (config.agent_dir, config.studio_url, config.model_config_path) == (None, None, None)
+    assert not config.private
+    assert not config.insecure
+
+
+def test_settings_do_not_change_and_a_changed_copy_is_checked_anew() -> None:
+    config = BrokerConfig(capacity=3, port=5000)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.capacity = 4  # type: ignore[misc]
+    copy = config.replace(port=5001)
+    assert (copy.port, copy.capacity, copy.server_id) == (5001, 3, config.server_id)
+    with pytest.raises(ConfigError, match=r"^capacity must be a whole number of at least 1, not 0$"):
+        config.replace(capacity=0)
+    with pytest.raises(TypeError, match="no_such_setting"):
+        config.replace(no_such_setting=1)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_is_a_whole_number_from_1_on(name: str) -> None:
+    assert getattr(BrokerConfig(**{name: 1}), name) == 1
+    assert getattr(BrokerConfig(**{name: 1000}), name) == 1000
+    for wrong in (0, -1, 1.0, "8", True, None, [1]):
+        refused(f"{name} must be a whole number of at least 1, not {wrong!r}", **{name: wrong})
+
+
+@pytest.mark.parametrize("name", [*SECONDS, "grace_s"])
+def test_a_time_is_a_number_of_seconds(name: str) -> None:
+    for good in (0.001, 1, 2.5, 1e8):
+        assert getattr(BrokerConfig(**{name: good}), name) == good
+    least = "0 or more" if name == "grace_s" else "more than 0"
+    for wrong in (-0.1, 1e9, float("inf"), float("nan"), "5", True, None):
+        refused(f"{name} must be a number of seconds, {least}, not {wrong!r}", **{name: wrong})
+
+
+def test_only_the_grace_may_be_zero() -> None:
+    assert BrokerConfig(grace_s=0).grace_s == 0
+    for name in SECONDS:
+        refused(f"{name} must be a number of seconds, more than 0, not 0", **{name: 0})
+
+
+def test_the_threads_are_enough_for_the_capacity() -> None:
+    assert BrokerConfig(capacity=5).max_threads == 5 + 1024, "the default leaves room for stand-ins"
+    assert BrokerConfig(capacity=5, max_threads=5).max_threads == 5
+    refused("max_threads (4) must be at least capacity (5)", capacity=5, max_threads=4)
+    refused("max_threads must be a whole number of at least 0, not -1", max_threads=-1)
+    refused("max_threads must be a whole number of at least 0, not 1.5", max_threads=1.5)
+
+
+@given(st.integers(0, 65535))
+def test_any_port_number_will_do(port: int) -> None:
+    assert BrokerConfig(port=port).port == port
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 80.0, "80", True])
+def test_a_port_out_of_range_is_refused(port: object) -> None:
+    refused(f"port must be a whole number from 0 (any free port) to 65535, not {port!r}", port=port)
+
+
+# ---------------------------------------------------------------- names, places, addresses
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.0.0.7", "::1", "agents.example.org", "bücher.example"])
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    assert BrokerConfig(host=host).host == host
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a\n", "tcp://a", "a/b", None, 7, b"a"])
+def test_what_cannot_be_a_host_is_refused(host: object) -> None:
+    refused(f"host must be a host name or address, not {host!r}", host=host)
+
+
+@pytest.mark.parametrize("pool_type", ["local", "redis"])
+def test_the_two_stores(pool_type: str) -> None:
+    assert BrokerConfig(pool_type=pool_type).pool_type == pool_type  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pool_type", ["", "Redis", "memory", None, ["local"]])
+def test_there_is_no_other_store(pool_type: object) -> None:
+    refused(f"pool_type must be 'local' or 'redis', not {pool_type!r}", pool_type=pool_type)
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://:pw@h", "unix:///run/redis.sock", "http://[::1]:80/x?y=1"])
+@pytest.mark.parametrize("name", ["redis_url", "studio_url"])
+def test_a_url_has_a_scheme(name: str, url: str) -> None:
+    assert getattr(BrokerConfig(**{name: url}), name) == url
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "secret@host", "", 7, b"redis://h"])
+@pytest.mark.parametrize("name", ["redis_url", "studio_url"])
+def test_what_is_no_url_is_refused_without_being_repeated(name: str, url: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a URL such as ") as caught:
+        BrokerConfig(**{name: url})
+    assert "secret" not in str(caught.value), "it may hold a password"
+
+
+def test_an_agent_dir_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.touch()
+    assert BrokerConfig(agent_dir=str(tmp_path)).agent_dir == str(tmp_path)
+    for wrong in (tmp_path / "gone", file):
+        refused(f"agent_dir: {str(wrong)!r} is not a directory; give one that holds .py files", agent_dir=str(wrong))
+
+
+def test_a_model_config_file_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "models.json"
+    file.touch()
+    assert BrokerConfig(model_config_path=str(file)).model_config_path == str(file)
+    for wrong in (tmp_path / "gone.json", tmp_path):
+        refused(f"model_config_path: there is no file {str(wrong)!r}", model_config_path=str(wrong))
+
+
+@pytest.mark.parametrize("server_id", ["a", "A-1_b.c", "9", "x" * 64])
+def test_a_server_id_may_be_chosen(server_id: str) -> None:
+    assert BrokerConfig(server_id=server_id).server_id == server_id
+
+
+@pytest.mark.parametrize("server_id", ["-a", ".a", "a b", "a/b", "../a", "a\n", "ä", "x" * 65])
+def test_a_server_id_that_could_not_be_a_file_name_is_refused(server_id: str) -> None:
+    refused("server_id must be 1 to 64 letters, digits, '.', '_' or '-'", server_id=server_id)
+
+
+def test_a_server_id_is_made_where_none_is_chosen() -> None:
+    first, second = BrokerConfig(port=5000), BrokerConfig(port=5000)
+    assert re.fullmatch(r"localhost-5000-[0-9a-f]{6}", first.server_id)
+    assert first.server_id != second.server_id
+
+
+@given(st.text(max_size=100), st.none() | st.integers(0, 65535))
+def test_a_made_server_id_is_valid_whatever_the_host_is_called(host: str, port: int | None) -> None:
+    assert BrokerConfig(server_id=generate_server_id(host, port)).server_id
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "start"),
+    [
+        ("localhost", None, "localhost"),
+        ("10.0.0.7", 80, "10-0-0-7-80"),
+        ("::", 0, "host"),
+        ("x" * 99, 1, "x" * 24 + "-1"),
+    ],
+)
+def test_a_made_server_id_says_where_the_host_is(host: str, port: int | None, start: str) -> None:
+    assert re.fullmatch(re.escape(start) + "-[0-9a-f]{6}", generate_server_id(host, port))
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:s3cret@db:6379", "redis://***@db:6379"),
+        ("rediss://me:s3cret@db/1", "rediss://***@db/1"),
+        ("redis://me:s3@cret@db", "redis://***@db"),
+        ("http://studio/api#s3cret", "http://studio/api"),
+        ("http://[s3cret", "***"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+    if "://[" not in url:
+        config = BrokerConfig(redis_url=url, studio_url=url)
+        assert config.public()["redis_url"] == config.public()["studio_url"] == shown
+        assert config.redis_url == url, "the setting itself is whole"
+
+
+def test_a_url_of_a_socket_is_shown_without_its_secrets() -> None:
+    # Pythons differ in whether they keep the empty host of "unix:///".
+    assert without_password("unix:///run/redis.sock?password=s3cret").replace("///", "/") == "unix:/run/redis.sock?***"
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_shown_as_a_url_can_be_shown(url: str) -> None:
+    assert isinstance(without_password(url), str)
+
+
+@given(st.from_regex(r"[A-Za-z0-9]{4,12}", fullmatch=True), st.sampled_from(["redis", "rediss", "http"]))
+def test_no_password_is_shown(password: str, scheme: str) -> None:
+    assert without_password(f"{scheme}://user:{password}@host/0") == f"{scheme}://***@host/0"
+
+
+def test_all_settings_are_shown() -> None:
+    shown = BrokerConfig(studio_url=None).public()
+    assert shown.keys() == {field.name for field in dataclasses.fields(BrokerConfig)}
+    assert shown["studio_url"] is None
+    assert shown["capacity"] == 32

@@ -1,0 +1,380 @@
+"""The wire: whatever arrives is a message or a `RemoteProtocolError`, and what we send is what arrives."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from zmqagents import errors, frames
+from zmqagents.codec import pack, unpack
+from zmqagents.frames import Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
+from zmqagents.link import rebuild_error
+
+FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT]
+ID = b"0123456789"
+
+u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
+call_ids = st.integers(1, 2**64 - 1)
+texts = st.text(max_size=frames.MAX_TEXT)
+bodies = st.lists(st.binary(max_size=50), min_size=1, max_size=5)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=300) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8) | st.integers(0, 9), inner, max_size=5)
+    ),
+    max_leaves=10,
+)
+
+
+def message(kind: int, *rest: bytes, call_id: int = 1, **fields: int) -> list[bytes]:
+    return [frames.header(kind, call_id, **fields), *rest]
+
+
+def parsed(parts: list[Any]) -> object:
+    """The message, None for a `RemoteProtocolError`; anything else is a failure of the test."""
+    try:
+        return frames.parse_client(parts)
+    except errors.RemoteProtocolError:
+        return None
+
+
+# ---------------------------------------------------------------- whatever arrives
+
+
+@given(st.lists(st.binary(max_size=60), max_size=6))
+def test_random_frames_are_a_message_or_a_protocol_error(parts: list[bytes]) -> None:
+    parsed(parts)
+
+
+@given(u8, u16, u64, u32, st.lists(st.binary(max_size=60) | plain.map(pack), max_size=4))
+@example(Kind.CALL, 0, 1, 0, [pack(["a", "m", ["x"] * 5000, None]), b""])
+@example(Kind.CALL, 0, 1, 0, [pack(["a", "m", None, {"chain": [1]}]), b""])
+@example(Kind.CALL, 0, 1, 0, [b"\x94\xa1a\xa1m\xc0\x81\x91\x01\x02", b""])  # a map whose key is a list
+@example(Kind.CALL, 0, 1, 0, [b"\xdd\xff\xff\xff\xff", b""])  # a list that says it is long
+@example(Kind.HELLO, 0, 1, 0, [pack([1])])
+@example(Kind.FETCH, 0, 1, 0, [pack({})])
+def test_a_good_header_before_random_frames_changes_nothing(
+    kind: int, flags: int, call_id: int, time_ms: int, rest: list[bytes]
+) -> None:
+    parts = message(kind, *rest, call_id=call_id, flags=flags, time_ms=time_ms)
+    as_bytes = parsed(parts)
+    assert (parsed([memoryview(part) for part in parts]) is None) == (as_bytes is None)
+    if kind not in FROM_CLIENTS:
+        assert as_bytes is None
+
+
+@given(st.sampled_from(FROM_CLIENTS), st.integers(0, 27), u8, st.data())
+def test_a_message_with_one_byte_changed_is_a_message_or_a_protocol_error(
+    kind: Kind, place: int, value: int, data: st.DataObject
+) -> None:
+    parts = {
+        Kind.CALL: frames.call_frames(1, 2, "a", "m", [b"p"], deps=["x-1"], options={"chain": ["y-1"]}),
+        Kind.HELLO: message(kind, pack({"client": ID})), Kind.FETCH: message(kind, pack("x-1")),
+    }.get(kind, message(kind))  # fmt: skip
+    which = data.draw(st.integers(0, len(parts) - 1))
+    changed = bytearray(parts[which])
+    changed[place % len(changed)] = value
+    parts[which] = bytes(changed)
+    parsed(parts)
+
+
+def test_nothing_is_not_a_message() -> None:
+    with pytest.raises(errors.RemoteProtocolError, match="without a header"):
+        frames.parse_client([])
+
+
+@pytest.mark.parametrize("head", [b"", b"ZA", b"ZA" + bytes(25), b"ZA" + bytes(27)])
+def test_a_header_has_28_bytes(head: bytes) -> None:
+    with pytest.raises(errors.RemoteProtocolError, match=f"header of {len(head)} bytes, expected 28"):
+        frames.parse_header(head)
+
+
+@pytest.mark.parametrize("start", [b"ZB\x01", b"ZA\x02", b"GET"])
+def test_a_header_begins_with_the_name_and_the_version(start: bytes) -> None:
+    with pytest.raises(errors.RemoteProtocolError, match=r"not a ZA/1 header: b'"):
+        frames.parse_header(start + bytes(25))
+
+
+@pytest.mark.parametrize(("kind", "counts"), [
+    (Kind.HELLO, {2}), (Kind.CALL, set(range(3, frames.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
+    (Kind.PING, {1}), (Kind.BYE, {1}), (Kind.CREDIT, {1}),
+])  # fmt: skip
+def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[int]) -> None:
+    second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID})}.get(kind, pack("x-1"))
+    for count in range(1, frames.MAX_FRAMES + 3):
+        parts = message(kind, *[second] * (count - 1))
+        assert (parsed(parts) is not None) == (count in counts), count
+
+
+@pytest.mark.parametrize("kind", [0, 8, 64, 65, 66, 72, 255])
+def test_a_kind_that_clients_do_not_send_is_named(kind: int) -> None:
+    with pytest.raises(errors.RemoteProtocolError, match=f"unknown kind {kind}"):
+        frames.parse_client(message(kind))
+
+
+def call_with(*meta: Any, call_id: int = 1) -> list[bytes]:
+    return message(Kind.CALL, pack(list(meta)), b"payload", call_id=call_id)
+
+
+LONG = "x" * (frames.MAX_TEXT + 1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (call_with("a", "m", None, None, call_id=0), "CALL with id 0"),
+        (call_with("a", "m", None), r"CALL takes \[agent, method, deps, options\]"),
+        (message(Kind.CALL, pack("text"), b""), r"CALL takes \[agent, method, deps, options\]"),
+        (call_with(7, "m", None, None), "agent id is not a text of at most 255"),
+        (call_with("a", LONG, None, None), "method name is not a text of at most 255"),
+        (call_with("a", "m", "x-1", None), "deps of CALL is not a list of at most 4096"),
+        (call_with("a", "m", ["x"] * 4097, None), "deps of CALL is not a list of at most 4096"),
+        (call_with("a", "m", [7], None), "deps is not a text"),
+        (call_with("a", "m", [LONG], None), "deps is not a text"),
+        (call_with("a", "m", None, []), "options of CALL are not a map"),
+        (call_with("a", "m", None, {"chain": "x-1"}), "chain of CALL is not a list of at most 256"),
+        (call_with("a", "m", None, {"chain": ["x"] * 257}), "chain of CALL is not a list of at most 256"),
+        (call_with("a", "m", None, {"chain": [None]}), "chain is not a text"),
+        (call_with("a", "m", None, {"chain": [LONG]}), "chain is not a text"),
+        (call_with("a", "m", None, {"far": ["x"]}), "far of CALL is not a map"),
+        (call_with("a", "m", None, {"far": {1: ["s", "h:1"]}}), "task id is not a text"),
+        (call_with("a", "m", None, {"far": {"x-1": ["s"]}}), r"far of CALL does not say \[server id, address\]"),
+        (call_with("a", "m", None, {"far": {"x-1": ["s", LONG]}}), "address is not a text"),
+        (message(Kind.FETCH, pack(7)), "task id is not a text"),
+        (message(Kind.CANCEL, pack(LONG)), "task id is not a text"),
+        (message(Kind.HELLO, pack({})), "HELLO without a client id"),
+        (message(Kind.HELLO, pack({"client": ID[1:]})), "HELLO without a client id"),
+        (message(Kind.HELLO, pack([ID])), "HELLO without a client id"),
+        (message(Kind.CALL, bytes(frames.MAX_META_BYTES + 1), b""), "262,145 bytes where at most 262,144 may be"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_words(parts: list[bytes], text: str) -> None:
+    with pytest.raises(errors.RemoteProtocolError, match=text):
+        frames.parse_client(parts)
+
+
+def test_as_many_results_and_links_as_are_allowed_do_fit() -> None:
+    task_id = frames.task_id_of("m" * 16, 2**64 - 1)
+    parts = frames.call_frames(
+        1,
+        1,
+        "a" * 255,
+        "m" * 255,
+        [b"p"],
+        deps=[task_id] * frames.MAX_DEPS,
+        options={"chain": [task_id] * frames.MAX_CHAIN},
+    )
+    call = frames.parse_client(parts)
+    assert isinstance(call, Call)
+    assert len(call.deps) == frames.MAX_DEPS
+    assert len(call.options["chain"]) == frames.MAX_CHAIN
+
+
+# ---------------------------------------------------------------- what we send is what arrives
+
+
+@given(u8, u16, u16, u64, u64, u32)
+def test_a_header_arrives_as_it_was_sent(
+    kind: int, flags: int, code: int, call_id: int, token: int, time_ms: int
+) -> None:
+    head = frames.parse_header(frames.header(kind, call_id, token, flags=flags, code=code, time_ms=time_ms))
+    assert head == (b"ZA", 1, kind, flags, code, call_id, token, time_ms)
+
+
+@given(
+    call_ids,
+    u64,
+    texts,
+    texts,
+    bodies,
+    u16,
+    st.none() | st.floats(0.001, 4e6),
+    st.lists(texts, max_size=5),
+    st.dictionaries(st.text(max_size=5).filter(lambda key: key not in ("chain", "far")), plain, max_size=3),
+    st.none() | st.lists(texts, max_size=5),
+)
+def test_a_call_arrives_as_it_was_sent(
+    call_id: int, token: int, agent: str, method: str, body: list[bytes], flags: int, timeout: float | None,
+    deps: list[str], options: dict[str, Any], chain: list[str] | None,
+) -> None:  # fmt: skip
+    if chain is not None:
+        options = {**options, "chain": chain}
+    parts = frames.call_frames(
+        call_id, token, agent, method, body, flags=flags, timeout_s=timeout, deps=deps, options=options
+    )
+    call = frames.parse_client(parts)
+    assert isinstance(call, Call)
+    assert frames.parse_header(parts[0]).token == token
+    assert (call.call_id, call.flags, call.agent, call.method) == (call_id, flags, agent, method)
+    assert (list(call.deps), list(call.body)) == (deps, body)
+    assert pack(call.options) == pack(options)  # as bytes: a nan is not equal to itself
+    assert call.time_ms == (0 if timeout is None else int(timeout * 1000))
+
+
+@given(
+    call_ids, texts, u32, st.binary(min_size=10, max_size=10), st.dictionaries(st.text(max_size=5), plain, max_size=3)
+)
+def test_the_other_messages_arrive_as_they_were_sent(
+    call_id: int, task_id: str, time_ms: int, client_id: bytes, options: dict[str, Any]
+) -> None:
+    options = {**options, "client": client_id}
+    hello = frames.parse_client(message(Kind.HELLO, pack(options), call_id=call_id))
+    assert isinstance(hello, Hello)
+    assert (hello.call_id, hello.client_id, pack(hello.options)) == (call_id, client_id, pack(options))
+    for parts, expected in (
+        (message(Kind.FETCH, pack(task_id), call_id=call_id, time_ms=time_ms), Fetch(call_id, task_id, time_ms)),
+        (message(Kind.CANCEL, call_id=call_id), Cancel(call_id, "")),
+        (message(Kind.CANCEL, pack(task_id), call_id=call_id), Cancel(call_id, task_id)),
+        (message(Kind.PING, call_id=call_id), Ping(call_id)),
+        (message(Kind.CREDIT, call_id=call_id, time_ms=time_ms), Credit(call_id, time_ms)),
+        (message(Kind.BYE, call_id=call_id), ()),
+    ):
+        assert frames.parse_client(parts) == expected
+
+
+def test_payload_and_buffers_go_through_without_a_copy() -> None:
+    payload, buffer = b"p" * 100, memoryview(bytearray(1_000_000))
+    parts = frames.call_frames(1, 1, "a", "m", [payload, buffer])
+    call = frames.parse_client(parts)
+    assert isinstance(call, Call)
+    assert call.body[0] is payload
+    assert call.body[1] is buffer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"deps": ["x"] * (frames.MAX_DEPS + 1)}, "4097 results among the arguments, limit 4096"),
+        ({"body": [b""] * 71}, "73 frames, limit 72"),
+        ({"options": {"big": "x" * frames.MAX_META_BYTES}}, "bytes beside the arguments, limit 262144"),
+    ],
+)
+def test_what_the_broker_would_drop_is_not_sent(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(errors.MessageTooLarge, match=text) as caught:
+        frames.call_frames(1, 1, "a", "m", **{"body": [b"p"], **arguments})
+    assert caught.value.size > caught.value.limit > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "time_ms"),
+    [
+        (None, 0),
+        (0.0, 1),
+        (-5.0, 1),
+        (0.0001, 1),
+        (1.5, 1500),
+        (1e12, frames.MAX_TIME_MS),
+        (float("inf"), frames.MAX_TIME_MS),
+    ],
+)
+def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | None, time_ms: int) -> None:
+    assert frames.to_time_ms(seconds) == time_ms
+    assert frames.parse_header(frames.header(Kind.CALL, time_ms=time_ms)).time_ms == time_ms
+
+
+def test_flags_do_not_overlap_and_fit() -> None:
+    flags = [Flag.DETACHED, Flag.ATTRIBUTE, Flag.STREAM]
+    assert sum(flags) == flags[0] | flags[1] | flags[2] < 2**16
+
+
+@given(st.binary(min_size=10, max_size=10), st.binary(min_size=10, max_size=10), call_ids, call_ids)
+def test_task_ids_differ_where_client_or_call_do(one: bytes, other: bytes, first: int, second: int) -> None:
+    ids = frames.task_id_of(frames.client_prefix(one), first), frames.task_id_of(frames.client_prefix(other), second)
+    assert (ids[0] == ids[1]) == ((one, first) == (other, second))
+    assert re.fullmatch(r"[a-z2-7]{16}-[0-9]{1,20}", ids[0])
+
+
+# ---------------------------------------------------------------- replies as the store keeps them
+
+
+@given(u8, bodies)
+def test_a_reply_comes_back_from_the_store_as_it_was(code: int, body: list[bytes]) -> None:
+    data = frames.reply_to_bytes(Reply(code, [memoryview(frame) for frame in body]))
+    assert frames.reply_from_bytes(data) == Reply(code, tuple(body))
+
+
+def store_reply(data: bytes) -> Reply | None:
+    try:
+        return frames.reply_from_bytes(data)
+    except errors.RemoteProtocolError:
+        return None
+
+
+@given(st.binary(max_size=100))
+@example(b"")
+@example(struct.pack(">BI", 0, 0))
+@example(struct.pack(">BI", 0, 2**32 - 1))
+@example(struct.pack(">BIQ", 0, 1, 2**64 - 1))
+@example(struct.pack(">BIQQ", 0, 2, 2**64 - 1, 1))
+def test_random_bytes_from_the_store_are_a_reply_or_a_protocol_error(data: bytes) -> None:
+    reply = store_reply(data)
+    if reply is not None:
+        assert frames.reply_to_bytes(reply) == data
+        assert 1 <= len(reply.body) <= frames.MAX_FRAMES
+
+
+@given(u8, bodies, st.data())
+def test_a_reply_that_was_cut_short_or_grew_is_refused(code: int, body: list[bytes], data: st.DataObject) -> None:
+    stored = frames.reply_to_bytes(Reply(code, body))
+    assert store_reply(stored[: data.draw(st.integers(0, len(stored) - 1))]) is None
+    assert store_reply(stored + b"x") is None
+
+
+def test_the_hosts_own_refusal_arrives_as_the_class_it_is_without_a_traceback() -> None:
+    refusal = errors.HostBusy("full")
+    refusal.retry_after = 2.5
+    reply = frames.error_reply(refusal, agent="a", method="m", call_id="x-1")
+    assert reply.code == Code.HOST_ERROR
+    error = rebuild_error(reply)
+    assert type(error) is errors.HostBusy
+    assert (str(error), error.agent, error.method, error.call_id, error.retry_after) == ("full", "a", "m", "x-1", 2.5)
+    assert "traceback" not in unpack(reply.body[0])
+
+
+# ---------------------------------------------------------------- the table at the top of the module
+
+
+def table() -> list[tuple[int, str, str]]:
+    rows = re.findall(r"^ {4,5}(\d+) ([A-Z_]+) +(client|broker) ", frames.__doc__ or "", re.MULTILINE)
+    return [(int(number), name, sender) for number, name, sender in rows]
+
+
+def test_the_table_lists_every_kind_and_who_sends_it() -> None:
+    assert {name: number for number, name, _ in table()} == {kind.name: kind.value for kind in Kind}
+    assert [name for _, name, sender in table() if sender == "client"] == [kind.name for kind in FROM_CLIENTS]
+
+
+def test_the_header_is_what_the_table_says() -> None:
+    doc = frames.__doc__ or ""
+    match = re.search(r'header, (\d+) bytes, big endian \(struct "([^"]+)"\)', doc)
+    assert match is not None
+    assert struct.calcsize(match[2]) == int(match[1]) == len(frames.header(Kind.PING))
+    assert struct.pack(match[2], b"ZA", 1, 2, 3, 4, 5, 6, 7) == frames.header(2, 5, 6, flags=3, code=4, time_ms=7)
+    fields = re.findall(r"(\w+) u(\d+)", doc.split("kind  ")[0])
+    sizes = {"B": 8, "H": 16, "I": 32, "Q": 64}
+    assert [int(bits) for _, bits in fields] == [sizes[letter] for letter in match[2][3:]]
+    assert [name for name, _ in fields] == list(frames.Header._fields[1:])
+
+
+@pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM"])
+def test_the_table_gives_the_bits_of_the_flags(flag: str) -> None:
+    assert re.search(rf"\b{getattr(Flag, flag)} {flag}\b", frames.__doc__ or "")
+
+
+def test_every_management_request_has_a_name_of_its_own() -> None:
+    names = [value for key, value in vars(frames.Op).items() if key.isupper()]
+    assert len(names) == len(set(names)) > 10
+
+
+@pytest.mark.parametrize("parse", [frames.parse_header, lambda head: frames.parse_client([head])])
+def test_the_version_is_the_first_thing_that_is_looked_at(parse: Callable[[bytes], object]) -> None:
+    newer = bytearray(frames.header(99))
+    newer[2] = 2
+    with pytest.raises(errors.RemoteProtocolError, match="not a ZA/1 header"):
+        parse(bytes(newer))

@@ -37,6 +37,7 @@ from zmqagents import (
     async_func,
     concurrent,
     stream_func,
+    sync_func,
 )
 from zmqagents.frames import STREAM_WINDOW
 
@@ -46,7 +47,10 @@ FLAT_MIB = 4.0  # how much a process may grow by while items flow through it: le
 
 
 class Source(AgentBase):
-    """Makes items. ``made`` counts those of the latest stream, ``ended`` the streams whose finally has run."""
+    """Makes items. ``made`` counts those of the latest stream, ``ended`` the streams whose finally has run.
+
+    Those two and `open_gate` run on the host's event loop: they answer also while a generator sits on the only slot.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,16 +124,19 @@ class Source(AgentBase):
     def echo(self, x: Any) -> Any:
         return x
 
+    @sync_func
     @concurrent
-    def made(self) -> int:
+    async def made(self) -> int:
         return self._made
 
+    @sync_func
     @concurrent
-    def ended(self) -> int:
+    async def ended(self) -> int:
         return self._ended
 
+    @sync_func
     @concurrent
-    def open_gate(self) -> None:
+    async def open_gate(self) -> None:
         self._gate.set()
 
 

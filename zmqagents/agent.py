@@ -237,6 +237,7 @@ class HostServices(Protocol):
     def client(self) -> Any: ...
     def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool: ...
+    def check_blocking(self, what: str) -> None: ...
     def awaiting(
         self, call: CallContext, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
     ) -> Callable[[], None]: ...
@@ -251,7 +252,8 @@ class CallContext:
     """
 
     __slots__ = (
-        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "thread", "ticket",
+        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "over", "thread",
+        "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -265,6 +267,7 @@ class CallContext:
         self.deadline = deadline
         self.chain = chain
         self.ticket = ticket  # the host's own record of the call
+        self.over = False  # the method has returned: what it left behind runs for nobody
         self.thread = 0  # the ident of the thread that runs it
         self.outlet: Any = None  # where the items of a stream go
         self._cancelled = False
@@ -307,8 +310,12 @@ _current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("z
 
 
 def current_call() -> CallContext | None:
-    """The call that this thread or coroutine runs on a host, None outside of one."""
-    return _current.get()
+    """The call that this thread or coroutine runs on a host, None outside of one.
+
+    None as well in a task or thread that the method has left behind: the call is over.
+    """
+    call = _current.get()
+    return None if call is None or call.over else call
 
 
 # ---------------------------------------------------------------- AgentBase

@@ -69,6 +69,7 @@ log = logging.getLogger(__name__)
 BATCH = 64
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 RETRY_S = 0.02  # how often a peer that did not read is tried again
+PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
 SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
 CLOSE_LINGER_MS = 500
@@ -146,7 +147,8 @@ class Broker:
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
         self._stalled: set[Session] = set()
-        self._next_zap = self._next_retry = self._next_sweep = 0.0
+        self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
+        self._next_zap = self._next_retry = self._next_sweep = self._next_probe = 0.0
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
         self._events: dict[str, Callable[..., list[Effect]]] = {
@@ -376,10 +378,19 @@ class Broker:
             self._next_retry = now + RETRY_S
             for session in list(self._stalled):
                 self._flush(session)
+        if self._starving and now >= self._next_probe:
+            self._next_probe = now + PROBE_S
+            self._probe_readers()
         if now >= self._next_sweep:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
+
+    def _probe_readers(self) -> None:
+        """A stream whose reader has died would wait for its credit, and keep the turn: sending tells who is gone."""
+        self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
+        for session in {ticket.peer.key for ticket in self._starving}:
+            self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -645,6 +656,8 @@ class Broker:
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """A generator waits for its reader to take items."""
         reader = ticket.parent
+        if not ticket.peer.local:
+            self._starving.add(ticket)
         if reader is None or reader.settled:
             return self._on_wait_outside(ticket, gate, serial)
         if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
@@ -655,6 +668,8 @@ class Broker:
         self, ticket: Ticket, fail: Callable[[ZmqAgentsError], None], over: Callable[[], bool]
     ) -> list[Effect]:
         reader, context = ticket.parent, ticket.context
+        if not ticket.peer.local:
+            self._starving.add(ticket)
         if reader is None or reader.settled or context is None or context.outlet.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
@@ -700,6 +715,7 @@ class Broker:
         if ticket is None or ticket.context is None or ticket.context.outlet is None:
             return []
         ticket.context.outlet.grant(items)
+        self._starving.discard(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []

@@ -164,6 +164,9 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
+        call = current_call()
+        if call is not None:
+            call.host.check_blocking(f"{agent or 'the host'}.{method}()")
         core = self._open_core()
         self.check_may_block(f"{agent or 'the host'}.{method}()")
         waiter = Waiter()

@@ -7,6 +7,7 @@ come twice, or late, and must not end the next one.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from .errors import ZmqAgentsError
 
@@ -16,12 +17,14 @@ __all__ = ["Gate", "thread_gate"]
 class Gate:
     """A lock that the router thread opens, once for each wait, possibly with an error for the waiting code."""
 
-    __slots__ = ("_error", "_lock", "current", "serial")
+    __slots__ = ("_error", "_lock", "awaits", "current", "outside", "serial")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._error: ZmqAgentsError | None = None
+        self.awaits = 0  # of an event loop that the thread itself runs
+        self.outside: Any = None  # the wait that these are, for the dispatcher
         self.serial = 0  # of the thread's latest wait; written by that thread
         self.current = 0  # of the wait that the dispatcher knows of; written by the router thread
 

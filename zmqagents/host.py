@@ -135,6 +135,7 @@ class AgentHost:
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
         finally:
+            context.over = True
             _current.reset(token)
 
     async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
@@ -154,6 +155,7 @@ class AgentHost:
         except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
+            context.over = True
             _current.reset(token)
 
     def _run_stream(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:

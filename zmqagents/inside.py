@@ -53,6 +53,9 @@ class InsideLink(Link):
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
         self.check_may_block(f"{agent}.{method}()")
+        here = current_call()
+        if here is not None:
+            here.host.check_blocking(f"{agent}.{method}()")
         ticket = own_ticket(self.server_id)
         waits = ticket is not None and _gives_slot_back(ticket, f"{agent}.{method}()")
         waiter = Waiter()
@@ -230,7 +233,9 @@ class InsideServices:
         thread hears of it. ``fail`` is called, by the router thread, if the wait could never end.
         """
         ticket: Ticket = call.ticket
-        if not ticket.on_loop or result.server_id != self.server_id:
+        if not ticket.on_loop:
+            return self._await_in_thread(call)
+        if result.server_id != self.server_id:
             return _nothing
 
         def over() -> None:
@@ -240,6 +245,30 @@ class InsideServices:
             result.on_item = over
         self._post("await", ticket, result.task_id, fail, lambda: ready() or result.ready())
         return over
+
+    def _await_in_thread(self, call: CallContext) -> Callable[[], None]:
+        """A plain method runs an event loop of its own, and that awaits: the slot is given back while anything does."""
+        if call.thread != threading.get_ident():
+            return _nothing
+        gate = thread_gate()
+        waits = gate.awaits
+        gate.awaits += 1
+        if not waits:
+            gate.outside = (call.ticket, gate, gate.begin())
+            self._post("wait_outside", *gate.outside)
+
+        def over() -> None:
+            gate.awaits -= 1
+            if not gate.awaits:
+                self._post("wait_over", *gate.outside)
+                gate.wait()  # for a slot: a moment's halt of that loop, which is the price of running one in a worker
+
+        return over
+
+    def check_blocking(self, what: str) -> None:
+        """Raise BlockingCallError on an event loop."""
+        if _on_a_loop():
+            raise BlockingCallError(f"{what} would block the event loop: `await` it instead")
 
     def _end_when_done(self, over: Wait, results: Sequence[Any], any_of: bool) -> None:
         missing = 1 if any_of else len(results)

@@ -255,9 +255,10 @@ class AgentProxy:
 
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
-        link.settle()
+        if not self._za_home():
+            link.settle()
         methods = {name: f"{spec[0]} {spec[1]}" for name, spec in self._za_methods.items()}  # returns, signature
-        return AgentRef(self._za_server or link.server_id, link.address, self._za_id, self._za_class, methods)
+        return AgentRef(self._za_home(), link.address, self._za_id, self._za_class, methods)
 
     def __reduce__(self) -> tuple[Any, ...]:
         ref = self.__zmqagents_ref__()
@@ -268,7 +269,9 @@ class AgentProxy:
 
     def _za_method(self, name: str) -> Any:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
-        return made(self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout)
+        return made(
+            self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout, home=self._za_server or ""
+        )
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
@@ -286,7 +289,10 @@ class RemoteMethod:
 
     _bind: Any = staticmethod(bind_reference)
 
-    def __init__(self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout) -> None:
+    def __init__(
+        self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = ""
+    ) -> None:
+        self._home = home
         self._link = link
         self._agent_id = agent_id
         self._returns, self._signature, self.__doc__ = spec
@@ -307,7 +313,7 @@ class RemoteMethod:
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
         spec = [self._returns, self._signature, self.__doc__ or ""]
-        return type(self)(self._link, self._agent_id, self.__name__, spec, seconds)
+        return type(self)(self._link, self._agent_id, self.__name__, spec, seconds, home=self._home)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
         timeout = self._timeout
@@ -322,7 +328,7 @@ class RemoteMethod:
             stream = Stream(link, self._label, self._bind)
             stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
             return stream
-        result = AsyncResult(link, self._label, self._bind)
+        result = AsyncResult(link, self._label, self._bind, self._home)
         result.task_id = link.submit(agent_id, name, body, result, flags=Flag.DETACHED, timeout=left)
         return result
 

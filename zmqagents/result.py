@@ -55,8 +55,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     ``result`` and ``exception`` may be called again and again, from any thread.
     """
 
-    def __init__(self, link: Link, label: str, bind: Bind) -> None:
+    def __init__(self, link: Link, label: str, bind: Bind, home: str = "") -> None:
         super().__init__()
+        self._home = home  # the host's id, where it was known before the link was first used
         self._link = link
         self._label = label
         self._bind = bind
@@ -75,7 +76,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     @property
     def server_id(self) -> str:
         """The host that has the call; "" until it has answered for the first time."""
-        return self._link.server_id
+        return self._home or self._link.server_id
 
     def ready(self) -> bool:
         """The same as `done`; what a `Stream` has, too."""
@@ -178,10 +179,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         try:
             yield from future
         except asyncio.CancelledError:  # whoever awaited it has gone
-            if give_up is not None:
-                give_up()
             self.cancel()
             raise
+        finally:
+            if give_up is not None:
+                give_up()
 
     # ------------------------------------------------------------ it reads like its value
 
@@ -211,8 +213,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     # ------------------------------------------------------------ it travels as a reference
 
     def __zmqagents_ref__(self) -> TaskRef:
-        self._link.settle()
-        return TaskRef(self.task_id, self._link.server_id, self._link.address)
+        if not self.server_id:
+            self._link.settle()
+        return TaskRef(self.task_id, self.server_id, self._link.address)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._bind, (self.__zmqagents_ref__(),)
@@ -261,6 +264,11 @@ class _Inlet:
 
     def ready(self) -> bool:
         return bool(self.items) or self.ended
+
+    def pop(self) -> Reply | None:
+        """The next item, None if there is none now."""
+        with self._changed:
+            return self.items.popleft() if self.items else None
 
     def future(self) -> asyncio.Future[None] | None:
         """Done when there is an item or the end; None if there is."""
@@ -312,26 +320,29 @@ class Stream:
         return self
 
     def __next__(self) -> Any:
-        inlet = self.inlet
-        while not inlet.ready():
+        while True:
+            item = self.inlet.pop()
+            if item is not None:
+                return self._take(item)
+            if self.inlet.ended:
+                self._finish()
+                raise StopIteration
             self._wait()
-        if inlet.items:
-            return self._take()
-        self._finish()
-        raise StopIteration
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> Any:
-        inlet = self.inlet
-        future = inlet.future()
-        if future is not None:
-            await self._until(future)
-        if inlet.items:
-            return self._take()
-        self._finish()
-        raise StopAsyncIteration
+        while True:
+            item = self.inlet.pop()
+            if item is not None:
+                return self._take(item)
+            if self.inlet.ended:
+                self._finish()
+                raise StopAsyncIteration
+            future = self.inlet.future()
+            if future is not None:
+                await self._until(future)
 
     async def _until(self, future: asyncio.Future[None]) -> None:
         call = current_call()
@@ -379,8 +390,7 @@ class Stream:
         state = "ended" if self.inlet.ended else "open"
         return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
 
-    def _take(self) -> Any:
-        item = self.inlet.items.popleft()
+    def _take(self, item: Reply) -> Any:
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)

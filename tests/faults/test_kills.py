@@ -108,7 +108,7 @@ with host(Desk) as launcher, client_of(launcher) as client:
     outcomes = {type(result.exception(5)).__name__ for result in results}
     assert outcomes <= {"NoneType", "HostStopping", "CallLost", "HostLost"}, outcomes
 """
-    for _ in range(8):
+    for _ in range(6):
         assert _run(script) == (0, "")
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
@@ -60,6 +61,8 @@ def frozen() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, AgentProxy]]:
         desk = client.create_agent(Desk)
         assert launcher.pid is not None
         os.kill(launcher.pid, signal.SIGSTOP)
+        while psutil.Process(launcher.pid).status() != psutil.STATUS_STOPPED:
+            pass  # the signal takes effect a little after kill() has returned
         try:
             yield launcher, client, desk
         finally:

@@ -103,12 +103,14 @@ def test_an_agent_that_rejects_when_busy_rejects_a_parked_call_when_its_argument
     world.agent("a", "Picky")
     world.agent("b")
     argument = world.running("b")
-    parked = world.send("a", deps=[argument])
-    assert not parked.answered, "nobody knows yet whether the agent will be busy then"
-    holder = world.running("a")
+    first = world.running("a")
+    parked = [world.send("a", deps=[argument]), world.send("a", deps=[argument])]
+    assert not any(call.answered for call in parked), "nobody knows yet whether the agent will be busy then"
+    world.done(first)
     world.done(argument)
-    assert isinstance(parked.error, errors.HostBusy)
-    world.done(holder)
+    assert [call.started for call in parked] == [True, False]
+    assert isinstance(parked[1].error, errors.HostBusy)
+    world.done(parked[0])
     world.assert_idle()
 
 
@@ -896,6 +898,18 @@ def test_a_wait_that_a_coroutine_gave_up_closes_no_cycle() -> None:
     assert third.started
 
 
+def test_a_coroutine_that_waits_for_any_may_go_on_and_is_in_nobodys_way() -> None:
+    world = World()
+    world.agents(*"abc")
+    coroutine = world.running("a", "co")
+    first, second = world.running("b"), world.running("c")
+    assert world.wait(coroutine, first, second, any_of=True) == []
+    assert coroutine.state is State.RUNNING
+    assert not first.t.waiters
+    assert world.nested(first, "a").state is State.QUEUED
+    assert world.dispatcher.counters.deadlocks == 0
+
+
 def test_the_refused_wait_of_a_coroutine_leaves_its_others() -> None:
     world = World()
     world.agents("a", "b")
@@ -961,6 +975,17 @@ def test_a_stranger_may_not_enter_a_reentrant_agent() -> None:
     left, right = world.running("a"), world.running("b")
     world.nested(left, "b", "n")
     assert isinstance(world.nested(right, "a", "n").error, errors.DeadlockError)
+
+
+def test_a_chain_that_does_not_have_the_turn_may_not_re_enter() -> None:
+    world = World()
+    world.agent("a", "Again")
+    world.agent("b")
+    beside = world.running("a", "progress")
+    middle = world.nested(beside, "b")
+    stranger = world.running("a")
+    world.nested(stranger, "b", "n")
+    assert isinstance(world.nested(middle, "a", "n").error, errors.DeadlockError)
 
 
 def test_a_reentrant_call_that_was_parked_is_let_in_when_its_arguments_are_there() -> None:

@@ -7,6 +7,7 @@ reader which waits for its stream, give it back.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import signal
@@ -337,6 +338,38 @@ def _break(stream: Stream) -> None:
                 break
 
     asyncio.run(read())
+
+
+@pytest.mark.parametrize("how", ["value", "result", "await", "stream", "timeout"])
+def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient, source: AgentProxy, how: str) -> None:
+    """A traceback holds the frames that it went through, and those what was in them: until it is gone, no longer."""
+    other = client.create_agent(Source)
+
+    async def fail_on_loop() -> None:
+        await other.count_as_value.aio()
+
+    def fail() -> None:
+        stream = source.count(ENDLESS)
+        next(stream)
+        if how == "value":
+            other.count_as_value()
+        elif how == "result":
+            other.count_as_value.aio().result()
+        elif how == "await":
+            asyncio.run(fail_on_loop())
+        elif how == "stream":
+            list(other.breaks(0))
+        else:
+            source.echo(1, timeout=0.05)
+
+    gc.disable()
+    try:
+        with pytest.raises((TypeError, KeyError, CallTimeout)) as caught:
+            fail()
+        del caught
+        assert source.echo("free", timeout=1.0) == "free"
+    finally:
+        gc.enable()
 
 
 def test_closing_it_from_another_thread_wakes_its_reader(source: AgentProxy) -> None:

@@ -807,13 +807,14 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 @shell.command()
 @click.argument("task_id")
 @on_host
+@click.option("--wait/--no-wait", default=True, help="Wait for it if need be (default), or exit 6 if it is not there.")
 @within
 @as_json
 @with_traceback
-def result(task_id: str, timeout: float | None, as_json: bool, traceback: bool, **where: Any) -> None:
+def result(task_id: str, wait: bool, timeout: float | None, as_json: bool, traceback: bool, **where: Any) -> None:
     """Print the result of a call, made by whomever, waiting for it if need be."""
     with open_client(**where) as client:
-        value = client.get_result(task_id, timeout).result()
+        value = client.get_result(task_id, timeout if wait else 0.001).result()
         show(value, as_json)
 
 

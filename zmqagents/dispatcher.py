@@ -343,7 +343,7 @@ class Dispatcher:
         deadline = now + call.time_ms / 1000 if call.time_ms else None
         if parent is not None and parent.deadline is not None and (deadline is None or parent.deadline < deadline):
             deadline = parent.deadline
-        if self._drain_deadline is not None and (parent is None or self._drained):
+        if self._drain_deadline is not None and parent is None:
             raise errors.HostStopping("the host is stopping and takes no new calls")
         self._door.check(peer, call, task_id, deadline, now, parent)
         record, op, method = self._door.target(call, now)

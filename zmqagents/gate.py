@@ -44,7 +44,10 @@ class Gate:
             return False
         error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle would keep the caller's frames alive
         return True
 
 

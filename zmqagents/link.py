@@ -122,8 +122,12 @@ class Waiter:
 
     def take(self) -> Reply:
         """The reply that is there."""
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # see Gate.wait
         assert self._reply is not None  # deliver(None) goes to fetches only, and no Waiter fetches
         return self._reply
 

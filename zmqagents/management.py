@@ -164,7 +164,10 @@ class Management:
     def _stop(self, options: dict[str, Any]) -> bool:
         grace = options.get("grace_s")
         good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
-        self._post("stop", float(grace) if good and grace is not None else self._config.grace_s)
+        now = self._clock()
+        grace_s = float(grace) if good and grace is not None else self._config.grace_s
+        # At once, not as an event: whoever has the answer knows that no new call is taken.
+        self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 
     def _apart(self, peer: Peer, call: Call) -> None:

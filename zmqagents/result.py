@@ -110,14 +110,17 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def result(self, timeout: float | None = None) -> Any:
         """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
-        self._wait(timeout)
         try:
-            value = super().result(0)
-        except concurrent.futures.TimeoutError:
-            if self.done():  # the call itself raised a TimeoutError
-                raise
-            raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
-        return self._decode(value)
+            self._wait(timeout)
+            try:
+                value = super().result(0)
+            except concurrent.futures.TimeoutError:
+                if self.done():  # the call itself raised a TimeoutError
+                    raise
+                raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
+            return self._decode(value)
+        finally:
+            del self  # as in the standard library: the error that is raised here must not refer to itself
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, None if nothing; waits like `result`."""
@@ -159,9 +162,12 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             return self._result
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if not self.done():
-            yield from self._until_done()
-        return self.result()
+        try:
+            if not self.done():
+                yield from self._until_done()
+            return self.result()
+        finally:
+            del self
 
     def _until_done(self) -> Generator[Any, None, None]:
         import asyncio
@@ -399,7 +405,10 @@ class Stream:
     def _finish(self) -> None:
         error, self.inlet.error = self.inlet.error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame, and this frame the stream: it would not be closed
 
     def _wait(self) -> None:
         call = current_call()

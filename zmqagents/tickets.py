@@ -79,7 +79,7 @@ class AgentRecord:
 
     def has_room(self) -> bool:
         """True if a new call need not queue for the turn."""
-        return self.made and not self.mailbox and len(self.holders) < self.options.max_concurrency
+        return self.made and len(self.holders) < self.options.max_concurrency  # whoever queues has seen it full
 
     def queue(self, ticket: Ticket) -> None:
         """Put ``ticket`` at the end of the mailbox."""

@@ -125,8 +125,6 @@ def _needs(node: Node) -> list[Node]:
     """What must end before ``node`` can; all of it, or for turns and ``wait_any`` one of it."""
     if isinstance(node, AgentRecord):
         return list(node.holders)
-    if node.settled:  # its code has been told to stop: it waits for nothing any more
-        return []
     if node.state is State.WAITING:
         outside = node.outside
         if outside is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -98,14 +100,15 @@ class Sleeper(AgentBase):
         return asyncio.run(ask())
 
     async def block(self, other: Any, how: str) -> Any:
+        """What is awaited here runs on the same loop, so it cannot be there before it is blocked for."""
         ways: dict[str, Callable[[], Any]] = {
             "call": lambda: other.echo(1),
             "attribute": lambda: other.colour,
-            "result": lambda: other.later(1).result(),
-            "item": lambda: other.later([1])[0],
-            "wait": lambda: wait([other.later(1), other.later(2)]),
-            "as_completed": lambda: list(as_completed([other.later(1)])),
-            "stream": lambda: list(other.listed(3)),
+            "result": lambda: other.soon(1).result(),
+            "item": lambda: other.soon([1])[0],
+            "wait": lambda: wait([other.soon(1), other.soon(2)]),
+            "as_completed": lambda: list(as_completed([other.soon(1)])),
+            "stream": lambda: list(other.listed_on_loop(3)),
             "client": lambda: current_call().host.client().get_agent_list(),  # type: ignore[union-attr]
         }
         return ways[how]()
@@ -205,7 +208,8 @@ def test_each_method_of_a_proxy_is_awaited(server: RpcAgentServerLauncher) -> No
 def test_agents_are_made_found_listed_asked_and_deleted(server: RpcAgentServerLauncher) -> None:
     async def use() -> None:
         async with async_client(server) as client:
-            shelf = await client.create_agent("Shelf", colour="red", agent_id="a1", agent_options={"max_concurrency": 2})
+            options = {"max_concurrency": 2}
+            shelf = await client.create_agent("Shelf", colour="red", agent_id="a1", agent_options=options)
             assert await (await client.get_agent("a1")).colour == "red"
             assert await client.get_agent("a1") == shelf
             assert await client.get_agent_memory("a1") == ["hello", {"n": 1}]
@@ -285,11 +289,10 @@ def test_a_host_that_dies_is_told_to_everyone_who_awaits() -> None:
             latches = [await client.create_agent(Latch) for _ in range(5)]
             results = [latch.sleep_for_ever() for latch in latches]
             await asyncio.gather(*[latch.entered() for latch in latches])
-            assert server.pid is not None
-            await client.stop(grace_s=0)
-            with within(2.5):
-                errors = await asyncio.gather(*results, return_exceptions=True)
-            assert {isinstance(error, (ConnectionError, CallLost)) for error in errors} == {True}
+            os.kill((await client.get_server_info())["pid"], signal.SIGKILL)
+            with within(1.0):
+                outcomes = await asyncio.gather(*results, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {CallLost}
 
     with host() as server:
         asyncio.run(use(server))
@@ -318,8 +321,7 @@ def test_the_loop_turns_while_requests_are_out(server: RpcAgentServerLauncher) -
             await latch.entered()
             start = time.monotonic()
             requests = [
-                asyncio.ensure_future(request)
-                for request in (latch.mark(1), client.create_agent(Desk), latch.marks)
+                asyncio.ensure_future(request) for request in (latch.mark(1), client.create_agent(Desk), latch.marks)
             ]
             await asyncio.sleep(0.05)
             lag = time.monotonic() - start
@@ -441,7 +443,8 @@ def test_asyncios_own_functions_take_results(client: RpcClient) -> None:
     async def use() -> None:
         assert await asyncio.gather(*[desk.soon(i) for i in range(10)]) == list(range(10))
         assert await asyncio.wrap_future(desk.later(1)) == 1
-        assert sorted([await each for each in asyncio.as_completed([desk.soon(i) for i in range(10)])]) == list(range(10))
+        first_done = asyncio.as_completed([desk.soon(i) for i in range(10)])
+        assert sorted([await each for each in first_done]) == list(range(10))
         tasks = [asyncio.ensure_future(desk.soon(i)) for i in range(10)]
         done, pending = await asyncio.wait(tasks, timeout=CALL_TIMEOUT_S)
         assert (len(done), len(pending)) == (10, 0)
@@ -472,14 +475,14 @@ def test_results_enter_the_loop_in_batches(client: RpcClient) -> None:
 # ---------------------------------------------------------------- async def methods
 
 
-def test_2000_sleeping_coroutines_need_no_worker(client: RpcClient) -> None:
-    sleepers = [client.create_agent(Sleeper) for _ in range(2000)]
+def test_1000_sleeping_coroutines_need_no_worker(client: RpcClient) -> None:
+    sleepers = [client.create_agent(Sleeper) for _ in range(1000)]
 
     async def use() -> list[float]:
         return list(await asyncio.gather(*[sleeper.sleep(0.5) for sleeper in sleepers]))
 
     with within(3.0):
-        assert asyncio.run(use()) == [0.5] * 2000
+        assert asyncio.run(use()) == [0.5] * 1000
     assert client.get_server_info()["worker_threads"] <= 1
 
 

@@ -165,6 +165,7 @@ class Reader(AgentBase):
     def passed_on(self, source: Any, n: int) -> Any:
         return source.count(n)
 
+    @async_func
     def of_itself(self, me: Any) -> int:
         return sum(me.twice(me, 1))
 
@@ -340,13 +341,10 @@ def _break(stream: Stream) -> None:
     asyncio.run(read())
 
 
-@pytest.mark.parametrize("how", ["value", "result", "await", "stream", "timeout"])
+@pytest.mark.parametrize("how", ["value", "result", "stream", "timeout"])
 def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient, source: AgentProxy, how: str) -> None:
     """A traceback holds the frames that it went through, and those what was in them: until it is gone, no longer."""
     other = client.create_agent(Source)
-
-    async def fail_on_loop() -> None:
-        await other.count_as_value.aio()
 
     def fail() -> None:
         stream = source.count(ENDLESS)
@@ -355,8 +353,6 @@ def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient,
             other.count_as_value()
         elif how == "result":
             other.count_as_value.aio().result()
-        elif how == "await":
-            asyncio.run(fail_on_loop())
         elif how == "stream":
             list(other.breaks(0))
         else:
@@ -518,8 +514,7 @@ def test_the_deadline_of_the_inner_stream_is_the_callers(reader: AgentProxy, sou
 @pytest.mark.parametrize("how", ["of_itself", "of_itself_on_loop"])
 def test_an_agent_that_reads_its_own_stream_is_a_deadlock(reader: AgentProxy, how: str) -> None:
     with within(1.0), pytest.raises(DeadlockError, match=f"{reader.agent_id}.*{reader.agent_id}"):
-        value = getattr(reader, how)(reader)
-        value.result()
+        getattr(reader, how)(reader).result()
 
 
 def test_calling_the_agent_whose_stream_one_reads_is_a_deadlock_and_not_a_hang(

@@ -37,7 +37,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-from .errors import CallCancelled, ConfigError, UnknownMethod
+from .errors import CallCancelled, CallTimeout, ConfigError, UnknownMethod
 
 __all__ = [
     "AgentBase",
@@ -297,9 +297,11 @@ class CallContext:
         return self.cancelled
 
     def check(self) -> None:
-        """Raise `CallCancelled` if cancelled."""
-        if self.cancelled:
+        """Raise `CallCancelled` if cancelled, `CallTimeout` if the deadline has passed."""
+        if self._cancelled:
             raise CallCancelled(f"{self.agent}.{self.method} was cancelled")
+        if self.cancelled:
+            raise CallTimeout(f"{self.agent}.{self.method} has passed its deadline")
 
     def remaining(self) -> float | None:
         """Seconds until the deadline (0.0 when it has passed), None when there is none."""

@@ -156,6 +156,7 @@ class Broker:
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
             "wait_credit": self._on_wait_credit, "wait_item": self._on_wait_item, "await_credit": self._on_await_credit,
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
+            "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
             "dep": self._on_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -697,6 +698,21 @@ class Broker:
 
     def _on_unwait(self, ticket: Ticket, task_id: str) -> list[Effect]:
         return self._dispatcher.on_unwait(ticket, [task_id])
+
+    def _on_await_outside(
+        self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+    ) -> list[Effect]:
+        """The same for a call of another host."""
+        if ready():
+            return []
+        effects = self._dispatcher.on_await_outside(ticket, task_id, self._clock())
+        for effect in effects:
+            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
+                fail(effect.error)
+        return effects
+
+    def _on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
+        return self._dispatcher.on_unawait_outside(ticket, task_id)
 
     def _on_chunk(self, ticket: Ticket, number: int, body: tuple[frames.Frame, ...]) -> list[Effect]:
         """An item of a stream: straight on to its reader."""

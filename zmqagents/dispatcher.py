@@ -23,13 +23,15 @@ Deadlock (`waits`). A wait that could never end is refused with `DeadlockError`,
 It is looked for whenever a call begins to wait, and when a call that somebody may wait for begins to queue.
 Where the class is ``reentrant``, a call that comes back in its own chain is let in beside the turn instead,
 at that moment and not before: two calls of such an agent never run at the same time.
+
+What this module decides with lies below it: `tickets` (the records and the effects), `admission` (what is
+accepted at all), `slots`, `timers` and `waits`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from . import admission, errors, waits
 from .admission import Admission
@@ -41,6 +43,7 @@ from .slots import Slots
 from .tickets import (
     AgentRecord,
     Answer,
+    Counters,
     Drained,
     Effect,
     Interrupt,
@@ -62,18 +65,6 @@ __all__ = [
     "AgentRecord", "Answer", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer", "Pending",
     "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
-
-
-@dataclass
-class Counters:
-    """Totals since the start. ``accepted`` equals ``answered`` when no call is open."""
-
-    accepted: int = 0
-    answered: int = 0
-    refused: int = 0
-    timed_out: int = 0
-    cancelled: int = 0
-    deadlocks: int = 0
 
 
 class Dispatcher:
@@ -206,9 +197,37 @@ class Dispatcher:
             target = self.tasks.get(task_id)
             if target is not None:
                 waits.drop_edge(ticket, target)
-        if not ticket.waits_for and ticket.state is State.WAITING:
-            ticket.state = State.RUNNING
+        self._run_again(ticket)
         return []
+
+    def on_await_outside(self, ticket: Ticket, task_id: str, now: float) -> list[Effect]:
+        """A coroutine awaits the call ``task_id`` of another host, beside whatever else it awaits."""
+        effects: list[Effect] = []
+        refusal = self._no_wait(ticket)
+        if refusal is not None:
+            return [Resume(ticket, refusal)]
+        before = ticket.outside
+        ticket.state = State.WAITING
+        ticket.outside = (before or frozenset()) | {task_id}
+        cycle = self._closes_cycle(ticket, None, now, effects) if ticket.returns else None
+        if cycle is not None:
+            ticket.outside = before
+            self._run_again(ticket)
+            effects.append(Resume(ticket, waits.deadlock_error(cycle, through="other hosts")))
+        return self._end(effects, now)
+
+    def on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
+        """That wait is over."""
+        if ticket.on_loop and ticket.outside is not None:
+            ticket.outside = (ticket.outside - {task_id}) or None
+            self._run_again(ticket)
+        return []
+
+    @staticmethod
+    def _run_again(ticket: Ticket) -> None:
+        """A coroutine that awaits nothing more is running."""
+        if ticket.state is State.WAITING and not ticket.waits_for and not ticket.outside:
+            ticket.state = State.RUNNING
 
     def on_wait_outside(self, ticket: Ticket, now: float, *, task_ids: Iterable[str] = ()) -> list[Effect]:
         """The code of ``ticket`` waits for something that this host cannot see.

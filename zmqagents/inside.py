@@ -235,15 +235,15 @@ class InsideServices:
         ticket: Ticket = call.ticket
         if not ticket.on_loop:
             return self._await_in_thread(call)
-        if result.server_id != self.server_id:
-            return _nothing
+        inside = result.server_id == self.server_id
 
         def over() -> None:
-            self._post("unwait", ticket, result.task_id)
+            self._post("unwait" if inside else "unawait_outside", ticket, result.task_id)
 
         if hasattr(type(result), "on_item"):  # a stream: its wait is over when an item comes, not when it is read
             result.on_item = over
-        self._post("await", ticket, result.task_id, fail, lambda: ready() or result.ready())
+        begin = "await" if inside else "await_outside"
+        self._post(begin, ticket, result.task_id, fail, lambda: ready() or result.ready())
         return over
 
     def _await_in_thread(self, call: CallContext) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from .errors import ZmqAgentsError
 from .frames import MAX_CHAIN, Call, Frame, Reply
 
 __all__ = [
-    "AgentRecord", "Answer", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch", "Peer", "Pending",
-    "Removed", "Resume", "Start", "State", "Ticket", "phase",
+    "AgentRecord", "Answer", "Counters", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch", "Peer",
+    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "phase",
 ]  # fmt: skip
 
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
@@ -33,6 +34,18 @@ class State(IntEnum):
     RUNNING = 3
     WAITING = 4
     DONE = 5
+
+
+@dataclass
+class Counters:
+    """Totals since the start. ``accepted`` equals ``answered`` when no call is open."""
+
+    accepted: int = 0
+    answered: int = 0
+    refused: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    deadlocks: int = 0
 
 
 class Peer:

@@ -129,7 +129,8 @@ def _needs(node: Node) -> list[Node]:
         outside = node.outside
         if outside is None:
             return list(node.waits_for or ())
-        return [back for back in node.returns or () if not outside or not outside.isdisjoint(back.came_by)]
+        backs = [back for back in node.returns or () if not outside or not outside.isdisjoint(back.came_by)]
+        return [*(node.waits_for or ()), *backs]
     if node.state is State.QUEUED:
         return [node.agent]
     if node.state is State.PARKED:

@@ -386,9 +386,9 @@ def test_a_flood_of_malformed_messages_is_logged_once_and_others_are_served(
 
 def test_a_flood_of_hellos_opens_one_session(peer: RawPeer, client: RpcClient) -> None:
     before = client.get_server_info()["clients"]
-    for _ in range(2000):
+    for _ in range(500):  # fewer than the replies that a peer may leave unread before they are dropped
         peer.say_hello()
-    for _ in range(2000):
+    for _ in range(500):
         peer.token = peer.receive()[0].token
     assert client.get_server_info()["clients"] <= before
     _still_good(peer)

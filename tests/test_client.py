@@ -493,24 +493,35 @@ for thread, launcher in zip(threads, launchers):
     thread.start()
     while launcher.port is None:
         assert thread.is_alive()
-with client_of(launchers[0]) as first, client_of(launchers[1]) as second:
-    nodes = [(first if i % 2 else second).create_agent(Node) for i in range(10)]
-    print(nodes[0].down(nodes[1:]))
-    try:
-        nodes[0].ask(nodes[1], "ask", nodes[0], "value").result()
-    except DeadlockError:
-        print("deadlock")
-    try:
-        nodes[0].ask_on_loop(desk := first.create_agent(Desk), "bump").result()
-    except BlockingCallError:
-        print("refused", desk.count)
-    result = second.create_agent(Desk).later("from two")
-    print(first.create_agent(Desk).echo([result]))
-for thread, launcher in zip(threads, launchers):
-    launcher.shutdown()
-    thread.join()
+try:
+    with client_of(launchers[0]) as first, client_of(launchers[1]) as second:
+        nodes = [(first if i % 2 else second).create_agent(Node) for i in range(10)]
+        print(nodes[0].down(nodes[1:]))
+        try:
+            nodes[0].ask(nodes[1], "ask", nodes[0], "value").result()
+        except DeadlockError:
+            print("deadlock")
+        try:
+            nodes[0].ask_on_loop(desk := first.create_agent(Desk), "bump").result()
+        except BlockingCallError:
+            print("refused", desk.count)
+        result = second.create_agent(Desk).later("from two")
+        print(first.create_agent(Desk).echo([result]))
+finally:
+    for thread, launcher in zip(threads, launchers):
+        launcher.shutdown()
+        thread.join()
 """
     assert _python(script) == "10\ndeadlock\nrefused 0\n['from two']\n"
+
+
+def test_a_result_goes_to_another_host_however_fresh_it_is() -> None:
+    with client_on_host() as first, client_on_host() as second:
+        here, there = first.create_agent(Desk), second.create_agent(Desk)
+        for i in range(10):  # its call and the question for its result go to the host by different connections
+            large = there.later(bytes(50_000_000))  # and this one is in the way of the call
+            assert here.echo([there.later(i)]) == [i]
+            large.cancel()
 
 
 def test_a_blocking_call_to_another_host_in_a_coroutine_is_refused_before_it_is_made() -> None:

@@ -1090,10 +1090,50 @@ def test_waiting_for_a_chain_that_has_come_back_already_is_a_deadlock(known: boo
     back = world.send("a", "n", chain=[outer.task_id, "there-1"])
     world.wait_outside(outer, *(["there-1"] if known else []))
     (error,) = world.resumes(outer)
-    assert isinstance(error, errors.DeadlockError)
-    assert "other hosts" in str(error)
+    assert_deadlock(error, "a.m", "other hosts", "a.n", "a.m")
     assert outer.t.slot
     world.done(outer)
+    assert back.started
+
+
+def test_a_coroutine_may_await_other_hosts_and_this_one_at_once() -> None:
+    world = World()
+    world.agents("a", "b")
+    coroutine = world.running("a", "co")
+    here = world.later(coroutine, "b")
+    for task_id in ("there-1", "there-2"):
+        assert world.await_outside(coroutine, task_id) == []
+    world.wait(coroutine, here)
+    world.done(here)
+    assert coroutine.state is State.WAITING, "for the other hosts"
+    unawait = world.dispatcher.on_unawait_outside
+    assert unawait(coroutine.t, "there-1") == []
+    assert coroutine.state is State.WAITING
+    assert coroutine.t.outside == {"there-2"}
+    unawait(coroutine.t, "there-1")
+    unawait(coroutine.t, "there-2")
+    assert coroutine.state is State.RUNNING
+    world.done(coroutine)
+    world.assert_idle()
+
+
+def test_a_coroutine_whose_chain_has_come_back_to_it_is_a_deadlock_of_that_wait_alone() -> None:
+    world = World()
+    world.agent("a")
+    coroutine = world.running("a", "co")
+    world.await_outside(coroutine, "there-2")
+    back = world.send("a", "n", chain=[coroutine.task_id, "there-1"])
+    assert back.state is State.QUEUED
+    world.await_outside(coroutine, "there-1")
+    (error,) = world.resumes(coroutine)
+    assert_deadlock(error, "a.co", "other hosts", "a.n", "a.co")
+    assert coroutine.t.outside == {"there-2"}
+    direct = world.send("a", "n", chain=[coroutine.task_id, "there-2"])
+    assert_deadlock(direct.error, "a.n", "a.co", "other hosts", "a.n")
+    world.cancel(coroutine)
+    world.await_outside(coroutine, "there-3")
+    assert isinstance(world.resumes(coroutine)[1], errors.CallCancelled)
+    world.done(coroutine)
     assert back.started
 
 

@@ -244,8 +244,10 @@ class Life(RuleBasedStateMachine):
     # -------------------------------------------------- who is there
 
     def code(self) -> list[Ticket]:
-        """Calls whose code can do something now."""
-        return [t for t in self.world.started if t.state is State.RUNNING and not t.owed]
+        """Calls whose code can do something now; a coroutine that waits may have another task that does not."""
+        threads = [t for t in self.world.started if not t.on_loop and t.state is State.RUNNING and not t.owed]
+        coroutines = [t for t in self.world.started if t.on_loop and t.state in (State.RUNNING, State.WAITING)]
+        return threads + coroutines
 
     def open(self) -> list[Sent]:
         return [sent for sent in self.sent if sent.ticket is not None and not sent.t.settled]
@@ -325,6 +327,10 @@ class Life(RuleBasedStateMachine):
     def wait_outside(self, who: int, known: bool) -> None:
         ticket = self.code()[who % len(self.code())]
         self.begin_wait(ticket)
+        if ticket.on_loop:
+            self.world.await_outside(self.as_sent(ticket), "there-1" if known else "there-2")
+            self.outside.add(ticket)
+            return
         self.world.wait_outside(self.as_sent(ticket), *(["there-1"] if known else []))
         if ticket.outside is not None:
             self.outside.add(ticket)
@@ -335,8 +341,10 @@ class Life(RuleBasedStateMachine):
         waiting = [t for t in self.world.started if t.state is State.WAITING]
         ticket = waiting[who % len(waiting)]
         if ticket.on_loop:
-            target = next(iter(ticket.waits_for or {}))
-            assert self.world.dispatcher.on_unwait(ticket, [target.task_id]) == []
+            for target in list(ticket.waits_for or {})[:1]:
+                assert self.world.dispatcher.on_unwait(ticket, [target.task_id]) == []
+            for task_id in ticket.outside or ():
+                assert self.world.dispatcher.on_unawait_outside(ticket, task_id) == []
         else:
             self.world.wait_over(self.as_sent(ticket))
 
@@ -463,7 +471,9 @@ class Life(RuleBasedStateMachine):
                 world.dep(lookup, ok())
             for ticket in [t for t in world.started if t.outside is not None]:
                 world.wait_over(self.as_sent(ticket))
-            going = self.code()
+                for task_id in ticket.outside or ():
+                    assert world.dispatcher.on_unawait_outside(ticket, task_id) == []
+            going = [ticket for ticket in self.code() if ticket.state is State.RUNNING]
             if not going:
                 break
             for ticket in going:

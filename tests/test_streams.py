@@ -558,9 +558,10 @@ def test_reading_in_a_done_callback_is_refused(source: AgentProxy, client: RpcCl
         done.set()
 
     other = client.create_agent(Source)
-    source.echo.aio(1).add_done_callback(on_done)
+    with source.count(ENDLESS):  # has the turn, so the callback is there before the result is
+        source.echo.aio(1).add_done_callback(on_done)
     with within(2.0):
-        done.wait()
+        done.wait(CALL_TIMEOUT_S)
     assert seen == [BlockingCallError]
     assert other.echo(1) == 1
 

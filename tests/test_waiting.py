@@ -184,8 +184,8 @@ def test_results_and_other_futures_are_waited_for_together(waiter: AgentProxy, s
 
 
 @pytest.mark.parametrize("how", ["result", "wait", "as_completed"])
-def test_waiting_in_a_done_callback_is_refused(client: RpcClient, sleeper: AgentProxy, how: str) -> None:
-    latch = client.create_agent(Latch)
+def test_waiting_in_a_done_callback_is_refused(client: RpcClient, how: str) -> None:
+    latch, trigger = client.create_agent(Latch), client.create_agent(Latch)
     never = latch.hold_async()
     ways = {"result": never.result, "wait": lambda: wait([never]), "as_completed": lambda: list(as_completed([never]))}
     seen: list[Any] = []
@@ -198,7 +198,8 @@ def test_waiting_in_a_done_callback_is_refused(client: RpcClient, sleeper: Agent
             seen.append(type(exc))
         done.set()
 
-    sleeper.sleep(0.0).add_done_callback(on_done)
+    trigger.hold_beside.aio().add_done_callback(on_done)
+    trigger.release()
     with within(2.0):
         done.wait(CALL_TIMEOUT_S)
     assert seen == [BlockingCallError]

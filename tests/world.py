@@ -250,6 +250,9 @@ class World:
     def wait_outside(self, ticket: Sent, *task_ids: str) -> list[Effect]:
         return self.see(self.dispatcher.on_wait_outside(ticket.t, self.now, task_ids=task_ids))
 
+    def await_outside(self, coroutine: Sent, task_id: str) -> list[Effect]:
+        return self.see(self.dispatcher.on_await_outside(coroutine.t, task_id, self.now))
+
     def wait_over(self, ticket: Sent) -> list[Effect]:
         return self.see(self.dispatcher.on_wait_over(ticket.t, self.now))
 

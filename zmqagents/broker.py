@@ -655,11 +655,15 @@ class Broker:
         return self._dispatcher.on_wait_outside(ticket, self._clock())
 
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
-        """A generator waits for its reader to take items."""
+        """A generator waits for its reader to take items.
+
+        That is an edge to a reader in a worker thread, which does one thing at a time. A coroutine may wait in one task
+        and read in another, so nothing can be said of it.
+        """
         reader = ticket.parent
         if not ticket.peer.local:
             self._starving.add(ticket)
-        if reader is None or reader.settled:
+        if reader is None or reader.settled or reader.on_loop:
             return self._on_wait_outside(ticket, gate, serial)
         if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
             return self._on_wait(ticket, gate, serial, [], False)
@@ -671,7 +675,7 @@ class Broker:
         reader, context = ticket.parent, ticket.context
         if not ticket.peer.local:
             self._starving.add(ticket)
-        if reader is None or reader.settled or context is None or context.outlet.has_credit:
+        if reader is None or reader.settled or reader.on_loop or context is None or context.outlet.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
 

@@ -213,7 +213,7 @@ class Dispatcher:
         if cycle is not None:
             ticket.outside = before
             self._run_again(ticket)
-            effects.append(Resume(ticket, waits.deadlock_error(cycle, through="other hosts")))
+            effects.append(Resume(ticket, waits.deadlock_error(cycle)))
         return self._end(effects, now)
 
     def on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
@@ -248,7 +248,7 @@ class Dispatcher:
             self._give_slot_back(ticket, effects, now)
         else:
             ticket.state, ticket.outside = State.RUNNING, None
-            effects.append(Resume(ticket, waits.deadlock_error(cycle, through="other hosts")))
+            effects.append(Resume(ticket, waits.deadlock_error(cycle)))
         return self._end(effects, now)
 
     def on_wait_over(self, ticket: Ticket, now: float) -> list[Effect]:
@@ -604,7 +604,7 @@ class Dispatcher:
         """End a call that has begun to park or queue if that closes a cycle through those who wait for it."""
         cycle = self._closes_cycle(ticket, None, now, effects)
         if cycle is not None:
-            error = waits.deadlock_error(cycle, through="other hosts" if ticket.came_by else "")
+            error = waits.deadlock_error(cycle)
             self._drop(ticket, self._error(ticket, error), effects, now)
 
     # ------------------------------------------------------------ answering
@@ -655,7 +655,9 @@ class Dispatcher:
                 wanted = waiter.waits_for
                 if wanted is not None and ticket in wanted:
                     del wanted[ticket]
-                    if waiter.wait_any or not wanted:
+                    if waiter.on_loop:
+                        self._run_again(waiter)
+                    elif waiter.wait_any or not wanted:
                         self._wake(waiter, effects, now)
 
     def _cancel(self, ticket: Ticket, effects: list[Effect], now: float) -> None:

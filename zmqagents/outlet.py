@@ -3,7 +3,8 @@
 A stream starts with `frames.STREAM_WINDOW` credits; each item takes one, and the reader grants more as it takes
 items. Without a credit the producer stops *before* it makes the next item: a worker thread gives its slot back
 meanwhile, a coroutine is suspended. So a slow reader costs a window of items, never a queue. To wait for a
-credit is to wait for the reader: if that is a call of this host, the wait-for graph knows it.
+credit is to wait for the reader: if that is a call of this host in a worker thread, the wait-for graph
+knows it.
 
 `acquire` and `send` belong to the producing thread or coroutine, `grant` to the router thread.
 """

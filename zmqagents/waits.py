@@ -19,6 +19,7 @@ wait makes stuck includes the call that begins it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from .errors import DeadlockError
 from .tickets import AgentRecord, State, Ticket
@@ -85,11 +86,13 @@ def closing_cycle(start: Ticket, stuck: Iterable[Node], targets: Collection[Tick
     return [start, *reversed(way)]
 
 
-def deadlock_error(cycle: list[Ticket], *, through: str = "") -> DeadlockError:
-    """The error that refuses ``cycle``, which was closed ``through`` something that is not seen here."""
-    labels = [ticket.label for ticket in cycle]
-    if through:
-        labels.insert(-1, through)
+def deadlock_error(cycle: list[Ticket]) -> DeadlockError:
+    """The error that refuses ``cycle``, whose first call is also its last; says where it leaves this host."""
+    labels = [cycle[0].label]
+    for waiter, target in pairwise(cycle):
+        if target in (waiter.returns or ()) and target not in (waiter.waits_for or ()):
+            labels.append("other hosts")
+        labels.append(target.label)
     error = DeadlockError(f"deadlock: {' -> '.join(labels)}: each waits for the next, so none of them would ever end")
     error.chain = labels
     return error

@@ -112,7 +112,7 @@ with host(Desk) as launcher, client_of(launcher) as client:
         assert _run(script) == (0, "")
 
 
-def test_an_agent_that_ends_its_process_ends_the_calls_of_its_clients(server: RpcAgentServerLauncher) -> None:
+def test_an_agent_that_ends_its_process_ends_the_calls_of_its_clients() -> None:
     script = """
 import os
 from zmqagents import AgentBase

@@ -12,6 +12,7 @@ import ast
 import contextlib
 import contextvars
 import inspect
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from .result import AsyncResult, Stream, decode_reply
 
 __all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]
 
+FAR_PATIENCE_S = 1.0
+FAR_RETRY_S = 0.02
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 # ---------------------------------------------------------------- links
@@ -71,8 +74,42 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
 
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:
-    """Ask the host that has the result of ``ref`` for it."""
-    link_for(ref.server_id, ref.address).fetch(ref.task_id, sink)
+    """Ask the host that has, or is about to have, the result of ``ref`` for it."""
+    _FarFetch(link_for(ref.server_id, ref.address), ref.task_id, sink).send()
+
+
+class _FarFetch:
+    """A fetch that may overtake the call it asks for: that one comes over another connection, its caller's own.
+
+    So `UnknownTask` is believed only after `FAR_PATIENCE_S`.
+    """
+
+    def __init__(self, link: Link, task_id: str, sink: Sink) -> None:
+        self._link = link
+        self._task_id = task_id
+        self._sink = sink
+        self._believe_at = time.monotonic() + FAR_PATIENCE_S
+
+    def send(self) -> None:
+        try:
+            self._link.fetch(self._task_id, self)
+        except errors.ZmqAgentsError as exc:  # the link is being closed
+            self._sink.fail(exc)
+
+    def deliver(self, reply: Reply | None) -> None:
+        early = time.monotonic() < self._believe_at
+        if reply is not None and reply.code and early and isinstance(rebuild_error(reply), errors.UnknownTask):
+            again = threading.Timer(FAR_RETRY_S, self.send)
+            again.daemon = True
+            again.start()
+        else:
+            self._sink.deliver(reply)
+
+    def fail(self, error: Exception) -> None:
+        self._sink.fail(error)
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a FETCH gets one answer."""
 
 
 # ---------------------------------------------------------------- deadlines

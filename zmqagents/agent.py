@@ -252,8 +252,8 @@ class CallContext:
     """
 
     __slots__ = (
-        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "over", "thread",
-        "ticket",
+        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "over",
+        "spares", "thread", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -267,6 +267,7 @@ class CallContext:
         self.deadline = deadline
         self.chain = chain
         self.ticket = ticket  # the host's own record of the call
+        self.spares = False  # it was cancelled alone: what its coroutine awaits goes on
         self.over = False  # the method has returned: what it left behind runs for nobody
         self.thread = 0  # the ident of the thread that runs it
         self.outlet: Any = None  # where the items of a stream go

@@ -432,7 +432,9 @@ class Broker:
             effects = self._dispatcher.on_fetch(session.peer, message.call_id, message.task_id, timeout, now)
             self._carry_out(effects)
         elif isinstance(message, frames.Cancel):
-            self._carry_out(self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now))
+            self._carry_out(
+                self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now, alone=message.alone)
+            )
         elif isinstance(message, frames.Credit):
             self._on_credit(session.peer, message.call_id, message.items)
         elif isinstance(message, frames.Ping):
@@ -643,8 +645,8 @@ class Broker:
             return []
         return self._dispatcher.on_fetch(peer, call_id, task_id, timeout, self._clock())
 
-    def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str) -> list[Effect]:
-        return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock())
+    def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str, alone: bool) -> list[Effect]:
+        return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock(), alone=alone)
 
     def _on_wait(self, ticket: Ticket, gate: Gate, serial: int, task_ids: list[str], any_of: bool) -> list[Effect]:
         _enter(ticket, gate, serial)

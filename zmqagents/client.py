@@ -38,7 +38,7 @@ import zmq
 from . import codec, endpoints, errors, frames, security
 from .agent import current_call
 from .codec import Encoded
-from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Code, Kind, Reply
+from .frames import CLIENT_ID_BYTES, MAX_CHAIN, Code, Flag, Kind, Reply
 from .link import Link, Refetch, Sink, Waiter, places
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
@@ -191,9 +191,11 @@ class Connection(Link):
     def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
         self._open_core().request(_Fetch(task_id, timeout), sink, None)
 
-    def cancel(self, task_id: str) -> None:
-        meta = codec.pack(task_id)
-        self._open_core().request(lambda _, token, __: [frames.header(Kind.CANCEL, 0, token), meta], None, None)
+    def cancel(self, task_id: str, *, alone: bool = False) -> None:
+        meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0
+        self._open_core().request(
+            lambda _, token, __: [frames.header(Kind.CANCEL, 0, token, flags=flags), meta], None, None
+        )
 
     def credit(self, task_id: str, items: int) -> None:
         call_id = int(task_id.rpartition("-")[2])

@@ -146,15 +146,16 @@ class Dispatcher:
         self._release(ticket, effects, now)
         return self._end(effects, now)
 
-    def on_cancel(self, peer: Peer, call_id: int, task_id: str, now: float) -> list[Effect]:
-        """Cancel a call and the calls that it has made: the peer's own by ``call_id``, or any by ``task_id``.
+    def on_cancel(self, peer: Peer, call_id: int, task_id: str, now: float, *, alone: bool = False) -> list[Effect]:
+        """Cancel a call and (unless ``alone``) the calls that it has made: the peer's own by ``call_id``, or any by
+        ``task_id``.
 
         A cancel that arrives before its call is remembered, and that call never runs.
         """
         effects: list[Effect] = []
         ticket = self.tasks.get(task_id) if task_id else peer.calls.get(call_id)
         if ticket is not None:
-            self._cancel(ticket, effects, now)
+            self._cancel(ticket, effects, now, alone=alone)
         elif not task_id and call_id in peer.fetches:
             self._forget_fetch(peer.fetches[call_id])
         else:
@@ -660,12 +661,12 @@ class Dispatcher:
                     elif waiter.wait_any or not wanted:
                         self._wake(waiter, effects, now)
 
-    def _cancel(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
-        """Cancel ``ticket`` and the calls that it has made."""
+    def _cancel(self, ticket: Ticket, effects: list[Effect], now: float, *, alone: bool = False) -> None:
+        """Cancel ``ticket`` and (unless ``alone``) the calls that it has made."""
         if not ticket.settled:
             self.counters.cancelled += 1
             error = errors.CallCancelled(f"{ticket.label} was cancelled: {phase(ticket, now, self.config.capacity)}")
-            self._give_up(ticket, error, effects, now)
+            self._give_up(ticket, error, effects, now, alone=alone)
 
     def _time_out(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         spent = now - ticket.accepted
@@ -674,14 +675,19 @@ class Dispatcher:
         self.counters.timed_out += 1
         self._give_up(ticket, error, effects, now)
 
-    def _give_up(self, root: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
+    def _give_up(
+        self, root: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float, *, alone: bool = False
+    ) -> None:
         """Answer ``root`` and its unfinished children with an error; stop their code where that is possible."""
         left = [root]
         while left:
             ticket = left.pop()
             if ticket.settled:
                 continue
-            left += reversed(ticket.spawned or {})
+            if not alone:
+                left += reversed(ticket.spawned or {})
+            elif ticket.context is not None:
+                ticket.context.spares = True
             if ticket is not root:
                 reason = f"{ticket.label}: its caller {root.label} has ended ({error})"
                 ticket.ended = type(error)(reason)

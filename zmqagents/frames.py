@@ -27,6 +27,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), and what a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
+    flags of CANCEL: 8 ALONE (not the calls that it has made)
     codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
@@ -96,6 +97,7 @@ class Flag:
     DETACHED = 1
     ATTRIBUTE = 2
     STREAM = 4
+    ALONE = 8  # of CANCEL
 
 
 class Code(enum.IntEnum):
@@ -236,6 +238,7 @@ class Fetch(NamedTuple):
 class Cancel(NamedTuple):
     call_id: int
     task_id: str  # "": the sender's own call
+    alone: bool = False  # the calls that it has made go on
 
 
 class Ping(NamedTuple):
@@ -295,7 +298,8 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
     if kind == Kind.FETCH:
         return Fetch(head.call_id, _text(_meta(frames), "task id"), head.time_ms)
     if kind == Kind.CANCEL:
-        return Cancel(head.call_id, _text(_meta(frames), "task id") if len(frames) > 1 else "")
+        task_id = _text(_meta(frames), "task id") if len(frames) > 1 else ""
+        return Cancel(head.call_id, task_id, bool(head.flags & Flag.ALONE))
     if kind == Kind.CREDIT:
         return Credit(head.call_id, head.time_ms)
     return Bye()

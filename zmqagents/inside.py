@@ -87,8 +87,8 @@ class InsideLink(Link):
     def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
         self._post("fetch", self.peer, self._register(sink), task_id, 1e9 if timeout is None else timeout)
 
-    def cancel(self, task_id: str) -> None:
-        self._post("cancel", self.peer, 0, task_id)
+    def cancel(self, task_id: str, *, alone: bool = False) -> None:
+        self._post("cancel", self.peer, 0, task_id, alone)
 
     def check_may_block(self, what: str) -> None:
         if threading.get_ident() == self.router_thread:

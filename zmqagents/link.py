@@ -84,8 +84,8 @@ class Link(abc.ABC):
         """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there)."""
 
     @abc.abstractmethod
-    def cancel(self, task_id: str) -> None:
-        """Cancel a task; nothing comes back."""
+    def cancel(self, task_id: str, *, alone: bool = False) -> None:
+        """Cancel a task and, unless ``alone``, the calls that it has made; nothing comes back."""
 
     @abc.abstractmethod
     def credit(self, task_id: str, items: int) -> None:

@@ -130,15 +130,18 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         except concurrent.futures.TimeoutError:
             raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
 
-    def cancel(self) -> bool:
-        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished."""
+    def cancel(self, *, recursive: bool = True) -> bool:
+        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished.
+
+        The calls that it has made are cancelled with it, unless ``recursive`` is False.
+        """
         if self.cancelled():
             return True
         if not super().cancel():
             return False
         self.set_running_or_notify_cancel()  # so that concurrent.futures.wait sees it
         with contextlib.suppress(errors.ZmqAgentsError):
-            self._link.cancel(self.task_id)
+            self._link.cancel(self.task_id, alone=not recursive)
         return True
 
     def _wait(self, timeout: float | None) -> None:
@@ -185,7 +188,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         try:
             yield from future
         except asyncio.CancelledError:  # whoever awaited it has gone
-            self.cancel()
+            if call is None or not call.spares:
+                self.cancel()
             raise
         finally:
             if give_up is not None:

@@ -200,7 +200,7 @@ def test_each_method_of_a_proxy_is_awaited(server: RpcAgentServerLauncher) -> No
             assert await shelf.colour == "red"
             assert [i async for i in shelf.listed(3)] == [0, 1, 2]
             assert [i async for i in shelf.listed_on_loop(3)] == [0, 1, 2]
-            assert await asyncio.gather(shelf.echo(6), shelf.soon(7), shelf.colour) == [6, 7, "red"]
+            assert list(await asyncio.gather(shelf.echo(6), shelf.soon(7), shelf.colour)) == [6, 7, "red"]
 
     asyncio.run(use())
 
@@ -465,7 +465,7 @@ def test_results_enter_the_loop_in_batches(client: RpcClient) -> None:
             wake_ups += 1
             return call_soon_threadsafe(*args, **options)
 
-        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        loop.call_soon_threadsafe = counted  # type: ignore[assignment]
         assert await asyncio.gather(*[sleeper.sleep(0.2) for sleeper in sleepers]) == [0.2] * 500
         return wake_ups
 

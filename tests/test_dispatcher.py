@@ -1511,6 +1511,20 @@ def test_a_cancel_reaches_the_calls_that_the_call_has_made() -> None:
     world.assert_idle()
 
 
+def test_a_cancel_alone_leaves_the_calls_that_the_call_has_made() -> None:
+    world = World()
+    world.agents("a", "b", "c")
+    root = world.running("a")
+    asked, child = world.later(root, "b"), world.nested(root, "c")
+    world.see(world.dispatcher.on_cancel(root.peer, root.call_id, "", world.now, alone=True))
+    assert isinstance(root.error, errors.CallCancelled)
+    assert isinstance(world.resumes(root)[0], errors.CallCancelled)
+    assert world.interrupted == [root.t]
+    world.finish()
+    assert asked.value == child.value == "ok"
+    world.assert_idle()
+
+
 def test_a_cancel_leaves_the_calls_that_others_have_made() -> None:
     world = World()
     world.agents("a", "b")

@@ -231,6 +231,7 @@ def test_the_other_messages_arrive_as_they_were_sent(
         (message(Kind.FETCH, pack(task_id), call_id=call_id, time_ms=time_ms), Fetch(call_id, task_id, time_ms)),
         (message(Kind.CANCEL, call_id=call_id), Cancel(call_id, "")),
         (message(Kind.CANCEL, pack(task_id), call_id=call_id), Cancel(call_id, task_id)),
+        (message(Kind.CANCEL, call_id=call_id, flags=Flag.ALONE), Cancel(call_id, "", True)),
         (message(Kind.PING, call_id=call_id), Ping(call_id)),
         (message(Kind.CREDIT, call_id=call_id, time_ms=time_ms), Credit(call_id, time_ms)),
         (message(Kind.BYE, call_id=call_id), ()),
@@ -279,8 +280,10 @@ def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | 
 
 
 def test_flags_do_not_overlap_and_fit() -> None:
-    flags = [Flag.DETACHED, Flag.ATTRIBUTE, Flag.STREAM]
-    assert sum(flags) == flags[0] | flags[1] | flags[2] < 2**16
+    flags = [value for name, value in vars(Flag).items() if name.isupper()]
+    assert len(flags) == 4
+    assert all(flag.bit_count() == 1 for flag in flags)
+    assert sum(set(flags)) == sum(flags) < 2**16
 
 
 @given(st.binary(min_size=10, max_size=10), st.binary(min_size=10, max_size=10), call_ids, call_ids)
@@ -362,7 +365,7 @@ def test_the_header_is_what_the_table_says() -> None:
     assert [name for name, _ in fields] == list(frames.Header._fields[1:])
 
 
-@pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM"])
+@pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM", "ALONE"])
 def test_the_table_gives_the_bits_of_the_flags(flag: str) -> None:
     assert re.search(rf"\b{getattr(Flag, flag)} {flag}\b", frames.__doc__ or "")
 

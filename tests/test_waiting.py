@@ -20,9 +20,11 @@ from hosts import environment, eventually, output_of, started, told
 from zmqagents import (
     AgentBase,
     AgentProxy,
+    AsyncRpcClient,
     BlockingCallError,
     CallCancelled,
     CallTimeout,
+    DeadlockError,
     RpcAgentServerLauncher,
     RpcClient,
     as_completed,
@@ -81,12 +83,13 @@ class Waiter(AgentBase):
 
     def wait_for_both_kinds(self, other: Any) -> int:
         with concurrent.futures.ThreadPoolExecutor(1) as executor:
-            return len(wait([other.sleep(0.05), executor.submit(time.sleep, 0.05)], 5).done)
+            both: list[Any] = [other.sleep(0.05), executor.submit(time.sleep, 0.05)]
+            return len(wait(both, 5).done)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(*CLASSES, Sleeper, Waiter, capacity=1) as launcher:
+    with host(*CLASSES, Sleeper, Waiter, Roundabout, capacity=1) as launcher:
         yield launcher
 
 
@@ -179,14 +182,15 @@ def test_a_wait_that_is_too_short_says_for_what(client: RpcClient, timeout: floa
 
 def test_results_and_other_futures_are_waited_for_together(waiter: AgentProxy, sleeper: AgentProxy) -> None:
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        assert len(wait([sleeper.sleep(0.05), executor.submit(time.sleep, 0.05)], 5).done) == 2
+        both: list[Any] = [sleeper.sleep(0.05), executor.submit(time.sleep, 0.05)]
+        assert len(wait(both, 5).done) == 2
     assert waiter.wait_for_both_kinds(sleeper) == 2
 
 
 @pytest.mark.parametrize("how", ["result", "wait", "as_completed"])
 def test_waiting_in_a_done_callback_is_refused(client: RpcClient, how: str) -> None:
-    latch, trigger = client.create_agent(Latch), client.create_agent(Latch)
-    never = latch.hold_async()
+    one, other = client.create_agent(Latch), client.create_agent(Latch)
+    never = one.sleep_for_ever()
     ways = {"result": never.result, "wait": lambda: wait([never]), "as_completed": lambda: list(as_completed([never]))}
     seen: list[Any] = []
     done = threading.Event()
@@ -198,13 +202,13 @@ def test_waiting_in_a_done_callback_is_refused(client: RpcClient, how: str) -> N
             seen.append(type(exc))
         done.set()
 
-    trigger.hold_beside.aio().add_done_callback(on_done)
-    trigger.release()
+    other.entered.aio().add_done_callback(on_done)
+    entering = other.sleep_for_ever()
     with within(2.0):
         done.wait(CALL_TIMEOUT_S)
     assert seen == [BlockingCallError]
-    latch.release()
-    assert never.result() is None
+    never.cancel()
+    entering.cancel()
 
 
 # ---------------------------------------------------------------- how soon
@@ -287,7 +291,7 @@ def test_1000_cancels_at_random_moments_leave_nothing_behind() -> None:
         chance = random.Random(7)
         seconds = 10.0
         for _ in range(4):
-            results = []
+            results: list[Any] = []
             for _ in range(250):
                 one, other = chance.sample(sleepers, 2)
                 kind = chance.randrange(5)
@@ -389,3 +393,57 @@ def test_the_shell_prints_a_result_and_the_agents_error(server: RpcAgentServerLa
     failed = as_server(server, "result", bad.task_id)
     assert failed.returncode == 1
     assert "no luck" in failed.stderr
+
+
+# ---------------------------------------------------------------- over a socket to one's own host
+
+
+class Roundabout(AgentBase):
+    """Knows where its host listens and goes there as strangers do."""
+
+    @async_func
+    def ask(self, where: list[Any], agent_id: str, how: str) -> Any:
+        with RpcClient(*where) as client:
+            agent = client.get_agent(agent_id)
+            if how == "result":
+                return agent.later(1).result()
+            if how == "wait":
+                return len(wait([agent.later(1), agent.later(2)]).done)
+            return agent.echo(1)
+
+    async def ask_on_loop(self, where: list[Any], agent_id: str, how: str) -> Any:
+        async with AsyncRpcClient(*where) as client:
+            agent = await client.get_agent(agent_id)
+            return await getattr(agent, how)(1)
+
+    def echo(self, x: Any) -> Any:
+        return x
+
+
+@pytest.fixture
+def roundabout(client: RpcClient) -> AgentProxy:
+    return client.create_agent(Roundabout)
+
+
+@pytest.mark.parametrize(("how", "expected"), [("value", 1), ("result", 1), ("wait", 2)])
+def test_an_agent_may_reach_its_own_host_as_strangers_do(
+    server: RpcAgentServerLauncher, client: RpcClient, roundabout: AgentProxy, how: str, expected: int
+) -> None:
+    desk = client.create_agent(Desk)
+    assert roundabout.ask([server.host, server.port], desk.agent_id, how).result() == expected
+
+
+@pytest.mark.parametrize("method", ["echo", "later"])
+def test_a_coroutine_may_reach_its_own_host_as_strangers_do(
+    server: RpcAgentServerLauncher, client: RpcClient, roundabout: AgentProxy, method: str
+) -> None:
+    desk = client.create_agent(Desk)
+    assert roundabout.ask_on_loop([server.host, server.port], desk.agent_id, method).result() == 1
+
+
+@pytest.mark.parametrize(("method", "how"), [("ask", "value"), ("ask_on_loop", "echo")])
+def test_a_circle_over_a_socket_to_ones_own_host_is_a_deadlock(
+    server: RpcAgentServerLauncher, roundabout: AgentProxy, method: str, how: str
+) -> None:
+    with within(1.0), pytest.raises(DeadlockError, match=roundabout.agent_id):
+        getattr(roundabout, method)([server.host, server.port], roundabout.agent_id, how).result()

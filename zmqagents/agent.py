@@ -104,12 +104,14 @@ class AgentOptions:
     """How the host treats the agents of a class."""
 
     max_concurrency: int = 1  # calls of one agent that may run at the same moment
-    reentrant: bool = False  # a call chain that comes back to this agent runs at once
+    reentrant: bool = False  # a call chain that comes back to this agent is let in, where it would be stuck otherwise
     on_busy: OnBusy = "enqueue"  # "reject": a call that would have to queue is HostBusy
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_concurrency, int) or self.max_concurrency < 1:
+        if type(self.max_concurrency) is not int or self.max_concurrency < 1:
             raise ConfigError(f"max_concurrency must be a whole number of at least 1, not {self.max_concurrency!r}")
+        if not isinstance(self.reentrant, bool):
+            raise ConfigError(f"reentrant must be True or False, not {self.reentrant!r}")
         if self.on_busy not in ("enqueue", "reject"):
             raise ConfigError(f"on_busy must be 'enqueue' or 'reject', not {self.on_busy!r}")
 

@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import zmq
@@ -652,9 +652,9 @@ class Broker:
         _enter(ticket, gate, serial)
         return self._dispatcher.on_wait(ticket, task_ids, self._clock(), any_of=any_of)
 
-    def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+    def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int, task_ids: Sequence[str] = ()) -> list[Effect]:
         _enter(ticket, gate, serial)
-        return self._dispatcher.on_wait_outside(ticket, self._clock())
+        return self._dispatcher.on_wait_outside(ticket, self._clock(), task_ids=task_ids)
 
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """A generator waits for its reader to take items.

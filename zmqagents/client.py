@@ -52,6 +52,7 @@ CONNECT_TIMEOUT_S = 5.0
 PING_IDLE_S = 10.0
 PING_BUSY_S = 5.0
 DEAD_S = 15.0
+FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
 
 
@@ -408,6 +409,7 @@ class _Core:
             error = errors.HostLost(f"the connection to {self.target.address} failed: {exc!r}")
         finally:
             self.closing = True
+            self._flush()
             self._say_bye()
             self._disconnect()
             self._fail_all(error)
@@ -627,6 +629,17 @@ class _Core:
         """The connection is no more: fail what is outstanding. The next request connects anew."""
         self._disconnect()
         self._fail_all(kind(f"{self.target.address}: {why}"))
+
+    def _flush(self) -> None:
+        """Send what was asked for before the end: a program may make its calls and exit."""
+        end = time.monotonic() + FLUSH_S
+        with contextlib.suppress(zmq.ZMQError, errors.ZmqAgentsError):
+            while (self._outbox or self._unsent) and time.monotonic() < end:
+                self._send_some()
+                if self._outbox or self._unsent:  # not connected yet
+                    self._poller.poll(20)
+                    self._receive_some()
+                    self._read_monitor()
 
     def _say_bye(self) -> None:
         if self._dealer is not None and self._token:

@@ -88,6 +88,11 @@ class BrokerConfig:
         self._check_address()
         if self.pool_type not in ("local", "redis"):
             raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
+        for name in ("agent_dir", "model_config_path"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise ConfigError(f"{name} must be a path as text, not {getattr(self, name)!r}")
+        if not isinstance(self.server_id, str):
+            raise ConfigError(f"server_id must be a text, not {self.server_id!r}")
         if self.agent_dir is not None and not Path(self.agent_dir).is_dir():
             raise ConfigError(f"agent_dir: {str(self.agent_dir)!r} is not a directory; give one that holds .py files")
         if self.model_config_path is not None and not Path(self.model_config_path).is_file():

@@ -183,7 +183,10 @@ class InsideServices:
         if all(getattr(result, "server_id", "") == self.server_id for result in results):
             self._post("wait", *over, [result.task_id for result in results], any_of)
         else:
-            self._post("wait_outside", *over)
+            far = [
+                result.task_id for result in results if getattr(result, "server_id", self.server_id) != self.server_id
+            ]
+            self._post("wait_outside", *over, [] if any_of else far)
             self._end_when_done(over, results, any_of)
         self._pass(over, timeout)
         return True

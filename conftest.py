@@ -42,6 +42,8 @@ _ENVIRONMENT = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before the first import of the package: nothing may have read the user's own settings."""
+    # Started in the background of a shell, this process and its children would ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("AS_SERVER_")]:
         del os.environ[name]
     for name, path in _ENVIRONMENT.items():

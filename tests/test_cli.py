@@ -794,7 +794,7 @@ def test_a_call_that_nobody_waits_for_can_be_listed_cancelled_and_read(host: Hos
     second = on("call", "w", "slow", "0.0", "--no-wait", "--json").json["task_id"]
     rows = on("calls", "--json").json
     assert [row["task_id"] for row in rows] == [first.out.strip(), second]
-    assert on("calls").out.splitlines()[0].split() [:5] == ["task_id", "agent", "method", "state", "age_s"]
+    assert on("calls").out.splitlines()[0].split()[:5] == ["task_id", "agent", "method", "state", "age_s"]
     assert on("result", first.out.strip(), "--timeout", "0").code == 6
     assert on("cancel", second).out == f"cancelled {second}\n"
     cancelled = on("result", second)

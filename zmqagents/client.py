@@ -52,6 +52,7 @@ CONNECT_TIMEOUT_S = 5.0
 PING_IDLE_S = 10.0
 PING_BUSY_S = 5.0
 DEAD_S = 15.0
+EXIT_WAIT_S = 1.5
 FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
 
@@ -724,9 +725,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 @atexit.register
 def _close_all() -> None:
-    """At exit: nobody is left waiting, and ZeroMQ's own clean-up finds no open socket."""
+    """At exit: nobody is left waiting, what was sent is written, and ZeroMQ's own clean-up finds no open socket."""
     cores = [core for core in list(_cores) if core.pid == os.getpid()]
     for core in cores:
         core.close()
     for core in cores:
         core.join()
+    if _context is not None and _context[0] == os.getpid():
+        # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits. The sockets'
+        # linger bounds it, and this bounds it once more, should a socket be open that is not ours to close.
+        end = threading.Thread(target=_context[1].term, name="zmqagents-end", daemon=True)
+        end.start()
+        end.join(EXIT_WAIT_S)

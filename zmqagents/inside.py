@@ -36,6 +36,8 @@ Post = Callable[..., None]
 class InsideLink(Link):
     """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread."""
 
+    inside = True
+
     def __init__(self, server_id: str, address: str, max_bytes: int, post: Post) -> None:
         self.server_id = server_id
         self.address = address
@@ -180,7 +182,7 @@ class InsideServices:
             return False
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
-        if all(getattr(result, "server_id", "") == self.server_id for result in results):
+        if all(self._is_own(result) for result in results):
             self._post("wait", *over, [result.task_id for result in results], any_of)
         else:
             far = [
@@ -199,7 +201,7 @@ class InsideServices:
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
         stream.on_item = lambda: self._post("wait_over", *over)
-        if stream.server_id == self.server_id:
+        if self._is_own(stream):
             self._post("wait_item", *over, stream)
         else:
             self._post("wait_outside", *over)
@@ -210,6 +212,10 @@ class InsideServices:
         finally:
             stream.on_item = None
         return True
+
+    def _is_own(self, result: Any) -> bool:
+        """Made on this host's inside link. One asked for over a socket may be unknown to the dispatcher yet."""
+        return getattr(result, "inside", False) is True and result.server_id == self.server_id
 
     @contextmanager
     def outside(self, call: CallContext) -> Iterator[None]:
@@ -238,7 +244,7 @@ class InsideServices:
         ticket: Ticket = call.ticket
         if not ticket.on_loop:
             return self._await_in_thread(call)
-        inside = result.server_id == self.server_id
+        inside = self._is_own(result)
 
         def over() -> None:
             self._post("unwait" if inside else "unawait_outside", ticket, result.task_id)

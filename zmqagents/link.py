@@ -56,6 +56,7 @@ class Link(abc.ABC):
     address: str
     max_bytes: int
     takes_pickles: bool = False  # the host is this program's own child
+    inside: bool = False  # a host's link to itself: its dispatcher knows of each call before its maker goes on
     management_timeout_s: float = 5.0  # default deadline of requests to the host itself (its max_timeout_seconds)
 
     def settle(self, timeout: float | None = 5.0) -> None:  # noqa: B027  # nothing to do where they always are

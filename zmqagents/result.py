@@ -78,6 +78,11 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """The host that has the call; "" until it has answered for the first time."""
         return self._home or self._link.server_id
 
+    @property
+    def inside(self) -> bool:
+        """True for a call of a host's own code to an agent of the same host."""
+        return self._link.inside
+
     def ready(self) -> bool:
         """The same as `done`; what a `Stream` has, too."""
         return self.done()
@@ -427,6 +432,10 @@ class Stream:
     def server_id(self) -> str:
         return self._link.server_id
 
+    @property
+    def inside(self) -> bool:
+        return self._link.inside
+
     def ready(self) -> bool:
         return self.inlet.ready()
 
@@ -500,6 +509,7 @@ class _Finished:
         self.done: deque[AsyncResult] = deque()
         self.on_item: Callable[[], None] | None = None
         self.task_id = self.server_id = ""
+        self.inside = False
         self._changed = threading.Condition()
         for result in results:
             result.add_done_callback(self._add)
@@ -511,6 +521,7 @@ class _Finished:
         """Until another one is done; False after ``timeout`` seconds."""
         call = current_call()
         self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
+        self.inside = getattr(pending, "inside", False)
         if call is not None and call.host.wait_for_item(call, self, _bounded(timeout)):
             return self.ready() or timeout is None
         _check_may_block(pending, "as_completed()")

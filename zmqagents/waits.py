@@ -132,7 +132,11 @@ def _needs(node: Node) -> list[Node]:
         outside = node.outside
         if outside is None:
             return list(node.waits_for or ())
-        backs = [back for back in node.returns or () if not outside or not outside.isdisjoint(back.came_by)]
+        backs = [
+            back
+            for back in node.returns or ()
+            if not outside or back.task_id in outside or not outside.isdisjoint(back.came_by)
+        ]
         return [*(node.waits_for or ()), *backs]
     if node.state is State.QUEUED:
         return [node.agent]

@@ -154,6 +154,7 @@ class Broker:
         self._events: dict[str, Callable[..., list[Effect]]] = {
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
+            "go_outside": self._on_go_outside,
             "wait_credit": self._on_wait_credit, "wait_item": self._on_wait_item, "await_credit": self._on_await_credit,
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
@@ -655,6 +656,20 @@ class Broker:
     def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int, task_ids: Sequence[str] = ()) -> list[Effect]:
         _enter(ticket, gate, serial)
         return self._dispatcher.on_wait_outside(ticket, self._clock(), task_ids=task_ids)
+
+    def _on_go_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+        """The same from a thread that does not look at its gate now: it blocks on the outside thing itself.
+
+        So where the wait would close a cycle it is not this wait that is refused, but the call that came back.
+        """
+        now = self._clock()
+        effects = self._on_wait_outside(ticket, gate, serial)
+        stuck = next(
+            (e.error for e in effects if isinstance(e, Resume) and isinstance(e.error, errors.DeadlockError)), None
+        )
+        if stuck is None:
+            return effects
+        return [*self._dispatcher.refuse_returns(ticket, stuck, now), *self._on_wait_outside(ticket, gate, serial)]
 
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """A generator waits for its reader to take items.

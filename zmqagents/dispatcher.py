@@ -601,6 +601,14 @@ class Dispatcher:
             self._admit(inner, now, effects)
         return None
 
+    def refuse_returns(self, ticket: Ticket, error: ZmqAgentsError, now: float) -> list[Effect]:
+        """End the calls that came back in the chain of ``ticket`` and have not started: they wait for it."""
+        effects: list[Effect] = []
+        for back in list(ticket.returns or ()):
+            if not back.settled and back.state < State.RUNNING:
+                self._drop(back, self._error(back, error), effects, now)
+        return self._end(effects, now)
+
     def _refuse_if_stuck(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """End a call that has begun to park or queue if that closes a cycle through those who wait for it."""
         cycle = self._closes_cycle(ticket, None, now, effects)

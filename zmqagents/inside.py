@@ -226,7 +226,7 @@ class InsideServices:
             return
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
-        self._post("wait_outside", *over)
+        self._post("go_outside", *over)
         try:
             yield
         finally:

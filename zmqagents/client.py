@@ -126,7 +126,7 @@ class Connection(Link):
     def __init__(self, target: Target) -> None:
         self.target = target
         self.address = target.address
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may let a client go in a thread that holds it
         self._core: _Core | None = None
         self._finalizer: weakref.finalize[[], Connection] | None = None
         self._users = 0  # RpcClients that hold it; the last one to close closes it
@@ -708,7 +708,7 @@ def _after_fork() -> None:
     _context_lock = threading.Lock()
     _connections_lock = threading.Lock()
     for connection in list(_connections.values()):
-        connection._lock = threading.Lock()
+        connection._lock = threading.RLock()
     for core in list(_cores):
         core.closing = True
         core._asleep = False

@@ -126,10 +126,11 @@ class Connection(Link):
     def __init__(self, target: Target) -> None:
         self.target = target
         self.address = target.address
-        self._lock = threading.RLock()  # the garbage collector may let a client go in a thread that holds it
+        self._lock = threading.Lock()
         self._core: _Core | None = None
         self._finalizer: weakref.finalize[[], Connection] | None = None
-        self._users = 0  # RpcClients that hold it; the last one to close closes it
+        # One for each RpcClient that holds it; the last one to close closes it.
+        self._holds: deque[None] = deque()
 
     # Known once connected; until then what any host allows.
 
@@ -214,14 +215,13 @@ class Connection(Link):
 
     def take_up(self) -> None:
         """One more `RpcClient` uses it."""
-        with self._lock:
-            self._users += 1
+        self._holds.append(None)
 
     def let_go(self) -> bool:
-        """One fewer; True if that was the last."""
-        with self._lock:
-            self._users -= 1
-            return self._users <= 0
+        """One fewer; True if that was the last. Takes no lock: the garbage collector may call it in any thread."""
+        with contextlib.suppress(IndexError):
+            self._holds.pop()
+        return not self._holds
 
     def close(self) -> None:
         """Close the sockets and wait for the I/O thread; what is outstanding fails. Used again, it opens anew."""
@@ -708,7 +708,7 @@ def _after_fork() -> None:
     _context_lock = threading.Lock()
     _connections_lock = threading.Lock()
     for connection in list(_connections.values()):
-        connection._lock = threading.RLock()
+        connection._lock = threading.Lock()
     for core in list(_cores):
         core.closing = True
         core._asleep = False

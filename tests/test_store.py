@@ -536,7 +536,7 @@ def test_any_sequence_of_operations_agrees_with_the_model(backend: str) -> None:
 class Hammer:
     """Threads that each own some tasks, know their states, and read those of the others."""
 
-    limits = StoreLimits(max_entries=200, max_bytes=bytes_for(*[400] * 100), ttl_s=0.01)
+    limits = StoreLimits(max_entries=100, max_bytes=bytes_for(*[400] * 50), ttl_s=0.05)  # evicts at 2,000 puts a second
     tasks_each = 50
 
     def __init__(self, store: FutureStore) -> None:

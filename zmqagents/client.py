@@ -52,7 +52,6 @@ CONNECT_TIMEOUT_S = 5.0
 PING_IDLE_S = 10.0
 PING_BUSY_S = 5.0
 DEAD_S = 15.0
-EXIT_WAIT_S = 1.5
 FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
 
@@ -373,6 +372,10 @@ class _Core:
         """Nobody waits for this call any more: cancel it on the host."""
         if self._pending.pop(call_id, None) is not None:
             self.request(lambda _, token, __: [frames.header(Kind.CANCEL, call_id, token)], None, None)
+
+    def is_alive(self) -> bool:
+        """Whether its sockets may still be open."""
+        return self._thread.is_alive()
 
     def is_own_thread(self) -> bool:
         """True in the I/O thread, which runs the done-callbacks."""
@@ -731,9 +734,8 @@ def _close_all() -> None:
         core.close()
     for core in cores:
         core.join()
-    if _context is not None and _context[0] == os.getpid():
-        # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits. The sockets'
-        # linger bounds it, and this bounds it once more, should a socket be open that is not ours to close.
-        end = threading.Thread(target=_context[1].term, name="zmqagents-end", daemon=True)
-        end.start()
-        end.join(EXIT_WAIT_S)
+    ended = not any(core.is_alive() for core in cores)
+    if ended and _context is not None and _context[0] == os.getpid():
+        # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits; their linger
+        # bounds it. (A thread of our own could bound it once more, but Python 3.12 starts none at exit.)
+        _context[1].term()

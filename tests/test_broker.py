@@ -43,20 +43,6 @@ def server() -> Iterator[RpcAgentServerLauncher]:
         yield launcher
 
 
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
-
-
-@pytest.fixture
-def latch(client: RpcClient) -> Iterator[AgentProxy]:
-    latch = client.create_agent(Latch)
-    yield latch
-    latch.release()
-
-
 # ---------------------------------------------------------------- sockets
 
 

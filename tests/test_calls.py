@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 
-from actors import CALL_TIMEOUT_S, Counter, Desk, Latch, Node, Together, client_of, client_on_host, host, within
+from actors import CALL_TIMEOUT_S, Counter, Desk, Latch, Node, Together, client_of, client_on_host, within
 from zmqagents import (
     AgentCallError,
     AgentDeleted,
@@ -38,31 +38,6 @@ from zmqagents.result import as_completed, wait
 
 pytestmark = pytest.mark.timeout(60)
 ROUND_TRIP_S = 1.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(capacity=8) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
-
-
-@pytest.fixture
-def desk(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Desk)
-
-
-@pytest.fixture
-def latch(client: RpcClient) -> Iterator[AgentProxy]:
-    latch = client.create_agent(Latch)
-    yield latch
-    latch.release()
 
 
 @pytest.fixture

@@ -36,24 +36,6 @@ from zmqagents import (
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(capacity=8) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
-
-
-@pytest.fixture
-def desk(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Desk)
-
-
 @pytest.fixture
 def frozen() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, AgentProxy]]:
     """A host that was stopped by SIGSTOP after a client had connected."""

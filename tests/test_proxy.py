@@ -13,12 +13,11 @@ import pydoc
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from actors import Desk, Latch, Node, client_of, host, within
+from actors import Desk, Node, client_of, host, within
 from zmqagents import (
     AgentProxy,
     AsyncResult,
@@ -33,31 +32,6 @@ from zmqagents import (
 from zmqagents.proxy import bind_reference
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(capacity=8) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
-
-
-@pytest.fixture
-def desk(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Desk)
-
-
-@pytest.fixture
-def latch(client: RpcClient) -> Iterator[AgentProxy]:
-    latch = client.create_agent(Latch)
-    yield latch
-    latch.release()
 
 
 @pytest.fixture

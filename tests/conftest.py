@@ -1,0 +1,38 @@
+"""The host, client and agents that tests of calls need; a module with other needs defines its own by these names."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from actors import Desk, Latch, client_of, host
+from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RpcAgentServerLauncher]:
+    """A host for the tests of one module."""
+    with host(capacity=8) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
+    """A client of `server`, connected."""
+    with client_of(server) as client:
+        client.is_alive()
+        yield client
+
+
+@pytest.fixture
+def desk(client: RpcClient) -> AgentProxy:
+    """A new agent on `server`."""
+    return client.create_agent(Desk)
+
+
+@pytest.fixture
+def latch(client: RpcClient) -> Iterator[AgentProxy]:
+    """An agent that holds calls until it is released, at the latest at the end of the test."""
+    latch = client.create_agent(Latch)
+    yield latch
+    latch.release()

@@ -1,4 +1,5 @@
 """The host, client and agents that tests of calls need; a module with other needs defines its own by these names."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -469,7 +469,7 @@ def test_results_enter_the_loop_in_batches(client: RpcClient) -> None:
         assert await asyncio.gather(*[sleeper.sleep(0.2) for sleeper in sleepers]) == [0.2] * 500
         return wake_ups
 
-    assert asyncio.run(use()) < 250
+    assert asyncio.run(use()) < 400  # 500 without batches; fewer the busier the loop is
 
 
 # ---------------------------------------------------------------- async def methods

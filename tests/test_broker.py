@@ -27,12 +27,14 @@ from zmqagents import (
     RpcClient,
     __version__,
     codec,
+    deadline,
     frames,
 )
 from zmqagents.broker import Broker
 from zmqagents.config import BrokerConfig
-from zmqagents.frames import Code, Flag, Kind
+from zmqagents.frames import Code, Flag, Kind, Reply
 from zmqagents.hosting import build
+from zmqagents.link import rebuild_error
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -224,32 +226,47 @@ def test_bye_drops_what_the_client_had_queued(server: RpcAgentServerLauncher, la
 # ---------------------------------------------------------------- limits
 
 
-def test_a_client_with_too_many_calls_open_is_refused_at_once() -> None:
+def test_a_client_keeps_to_the_calls_it_may_have_open_and_refuses_to_queue_far_more() -> None:
     with host(max_calls_per_client=8) as launcher, client_of(launcher) as client:
         latch = client.create_agent(Latch)
-        results = [latch.hold_async(i) for i in range(20)]
-        while sum(result.done() for result in results) < 12:
-            pass
-        refused = [result for result in results if result.done()]
-        assert {type(result.exception()) for result in refused} == {HostBusy}
-        assert len(refused) == 12
-        assert "max_calls_per_client" in str(refused[0].exception())
-        assert refused[0].exception().retry_after > 0
-        with client_of(launcher, transport="tcp") as other:
-            other.get_agent(latch.agent_id).release()  # another client is not concerned
-        assert [result.result() for result in results if result not in refused] == list(range(8))
+        results = [latch.hold_async(i) for i in range(16)]  # 8 at the host, 8 wait here for their turn
+        with pytest.raises(HostBusy, match="16 calls of this client are open") as refused:
+            latch.hold_async(16)
+        assert refused.value.retry_after > 0
+        with client_of(launcher, transport="tcp") as other:  # another client is not concerned
+            assert other.get_server_info()["calls_open"] == 8
+            other.get_agent(latch.agent_id).release()
+        assert [result.result() for result in results] == list(range(16))
 
 
-def test_a_host_with_too_many_calls_open_refuses_more() -> None:
+def test_a_peer_that_ignores_its_limit_is_refused_at_once() -> None:
+    with host(max_calls_per_client=8) as launcher, client_of(launcher) as client, RawPeer(launcher) as peer:
+        latch = client.create_agent(Latch)
+        peer.hello()
+        for call_id in range(1, 10):
+            peer.call(call_id, latch.agent_id, "hold")
+        head, rest = peer.receive()
+        assert (head.kind, head.call_id) == (Kind.ERROR, 9)
+        error = rebuild_error(Reply(head.code, rest))
+        assert isinstance(error, HostBusy)
+        assert "max_calls_per_client" in str(error)
+        latch.release()
+
+
+def test_a_full_host_is_asked_again_until_there_is_room_or_the_deadline_is_near() -> None:
     with client_on_host(max_calls=8) as client:
         latch = client.create_agent(Latch)
         results = [latch.hold_async(i) for i in range(8)]
-        with pytest.raises(HostBusy, match="max_calls"), within(1):
+        with pytest.raises(HostBusy, match="max_calls"), within(2), deadline(0.5):
             client.create_agent(Desk)
+        waiting = latch.mark_later("there was room")
         assert client.is_alive()
-        results[-1].cancel()  # makes room for the one that opens the latch
+        assert not waiting.done()
+        for result in results[6:]:  # makes room for the one that waits, and for the one that opens the latch
+            result.cancel()
         latch.release()
-        assert [result.result() for result in results[:-1]] == list(range(7))
+        assert [result.result() for result in results[:6]] == list(range(6))
+        assert waiting.result(10) == "there was room"
         assert client.create_agent(Desk).echo(1) == 1
 
 

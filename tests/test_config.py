@@ -18,7 +18,7 @@ COUNTS = [
     "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
     "max_calls", "max_mailbox",
 ]  # fmt: skip
-SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s"]
+SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "insecure"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s"]  # fmt: skip

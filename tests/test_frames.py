@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from zmqagents import errors, frames
 from zmqagents.codec import pack, unpack
-from zmqagents.frames import Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
+from zmqagents.frames import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
 from zmqagents.link import rebuild_error
 
-FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT]
+FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT, Kind.ACK]
 ID = b"0123456789"
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
@@ -104,6 +104,7 @@ def test_a_header_begins_with_the_name_and_the_version(start: bytes) -> None:
 @pytest.mark.parametrize(("kind", "counts"), [
     (Kind.HELLO, {2}), (Kind.CALL, set(range(3, frames.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
     (Kind.PING, {1}), (Kind.BYE, {1}), (Kind.CREDIT, {1}),
+    (Kind.ACK, {1}),
 ])  # fmt: skip
 def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[int]) -> None:
     second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID})}.get(kind, pack("x-1"))
@@ -112,7 +113,7 @@ def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[
         assert (parsed(parts) is not None) == (count in counts), count
 
 
-@pytest.mark.parametrize("kind", [0, 8, 64, 65, 66, 72, 255])
+@pytest.mark.parametrize("kind", [0, 9, 64, 65, 66, 72, 255])
 def test_a_kind_that_clients_do_not_send_is_named(kind: int) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=f"unknown kind {kind}"):
         frames.parse_client(message(kind))
@@ -234,6 +235,7 @@ def test_the_other_messages_arrive_as_they_were_sent(
         (message(Kind.CANCEL, call_id=call_id, flags=Flag.ALONE), Cancel(call_id, "", True)),
         (message(Kind.PING, call_id=call_id), Ping(call_id)),
         (message(Kind.CREDIT, call_id=call_id, time_ms=time_ms), Credit(call_id, time_ms)),
+        (message(Kind.ACK, call_id=call_id), Ack(call_id)),
         (message(Kind.BYE, call_id=call_id), ()),
     ):
         assert frames.parse_client(parts) == expected
@@ -281,7 +283,7 @@ def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | 
 
 def test_flags_do_not_overlap_and_fit() -> None:
     flags = [value for name, value in vars(Flag).items() if name.isupper()]
-    assert len(flags) == 4
+    assert len(flags) == 7
     assert all(flag.bit_count() == 1 for flag in flags)
     assert sum(set(flags)) == sum(flags) < 2**16
 
@@ -365,7 +367,7 @@ def test_the_header_is_what_the_table_says() -> None:
     assert [name for name, _ in fields] == list(frames.Header._fields[1:])
 
 
-@pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM", "ALONE"])
+@pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM", "ALONE", "RESENT", "RESUMED", "IDEMPOTENT"])
 def test_the_table_gives_the_bits_of_the_flags(flag: str) -> None:
     assert re.search(rf"\b{getattr(Flag, flag)} {flag}\b", frames.__doc__ or "")
 
@@ -381,3 +383,12 @@ def test_the_version_is_the_first_thing_that_is_looked_at(parse: Callable[[bytes
     newer[2] = 2
     with pytest.raises(errors.RemoteProtocolError, match="not a ZA/1 header"):
         parse(bytes(newer))
+
+
+@given(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_a_call_says_which_replies_its_client_still_needs_if_that_is_not_too_far_back(call_id: int, back: int) -> None:
+    needed = max(0, call_id - back)
+    parts = frames.call_frames(call_id, 1, "agent", "method", (b"",), needed=needed)
+    call = frames.parse_client([bytes(part) for part in parts])
+    assert isinstance(call, frames.Call)
+    assert call.needed == (needed if needed and call_id - needed < 0xFFFF else 0)

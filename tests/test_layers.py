@@ -37,8 +37,10 @@ LAYERS: list[set[str]] = [
         "store.memory",
         "store.redis",
         "studio",
+        "ledger",
+        "outstanding",
     },
-    {"broker", "management", "worker", "inside", "client", "control", "security"},
+    {"broker", "management", "worker", "inside", "client", "channel", "control", "security"},
     {"launcher", "hosting", "result", "proxy", "aio"},
     {"cli", "__main__"},
     {"__init__"},
@@ -70,6 +72,8 @@ SIDEWAYS = {
     ("broker", "inside"),
     ("broker", "security"),
     ("client", "security"),
+    ("client", "channel"),
+    ("channel", "security"),
     ("hosting", "proxy"),
     ("proxy", "result"),
     ("aio", "proxy"),
@@ -92,7 +96,9 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 }
 
 # What a program that only calls agents must not pay for.
-_HOST = "broker worker inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
+_HOST = (
+    "broker ledger worker inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
+)
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
 

@@ -19,6 +19,7 @@ from .agent import agent as agent
 from .agent import async_func as async_func
 from .agent import concurrent as concurrent
 from .agent import current_call as current_call
+from .agent import idempotent as idempotent
 from .agent import stream_func as stream_func
 from .agent import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
@@ -48,6 +49,7 @@ __all__ = [
     "agent",
     "async_func",
     "concurrent",
+    "idempotent",
     "current_call",
     "stream_func",
     "sync_func",

@@ -53,7 +53,9 @@ class Admission:
             raise errors.CallTimeout(f"{call.agent}.{call.method} timed out before it arrived, never started")
         config = self._config
         if len(self._tasks) >= config.max_calls:
-            raise errors.HostBusy(f"the host has {len(self._tasks)} calls open, limit {config.max_calls} (max_calls)")
+            full = errors.HostBusy(f"the host has {len(self._tasks)} calls open, limit {config.max_calls} (max_calls)")
+            full.passes = True
+            raise full
         if len(peer.calls) >= config.max_calls_per_client and not peer.local:
             raise errors.HostBusy(
                 f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"

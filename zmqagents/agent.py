@@ -90,6 +90,12 @@ def concurrent(function: F) -> F:
     return function
 
 
+def idempotent(function: F) -> F:
+    """Running the method twice does no harm: after a crash of the host the client sends the call to its successor."""
+    function.__zmqagents_idempotent__ = True  # type: ignore[attr-defined]
+    return function
+
+
 def _host_only(function: F) -> F:
     """Public to the agent's own code, but not reachable by callers."""
     function.__zmqagents_host_only__ = True  # type: ignore[attr-defined]
@@ -154,6 +160,12 @@ class MethodSpec:
     concurrent: bool
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
+    idempotent: bool = False
+
+    @property
+    def mark(self) -> str:
+        """How a caller is to call it: ``returns``, with a ``!`` behind it if it may be sent twice."""
+        return f"{self.returns}!" if self.idempotent else self.returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +230,7 @@ def _spec_from(cls: type, name: str, function: Any) -> MethodSpec:
         signature = ""
     return MethodSpec(
         name, returns, on_loop, bool(getattr(function, "__zmqagents_concurrent__", False)), signature,
-        inspect.getdoc(function) or "",
+        inspect.getdoc(function) or "", bool(getattr(function, "__zmqagents_idempotent__", False)),
     )  # fmt: skip
 
 

@@ -51,10 +51,11 @@ from .dispatcher import (
     error_reply,
 )  # fmt: skip
 from .errors import ZmqAgentsError
-from .frames import Call, Kind, Op, Reply
+from .frames import Call, Code, Kind, Op, Reply
 from .gate import Gate
 from .host import AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
+from .ledger import Ledger
 from .link import Sink
 from .management import Management
 from .models import ModelConfigs
@@ -67,9 +68,12 @@ __all__ = ["Bound", "Broker"]
 log = logging.getLogger(__name__)
 
 BATCH = 64
+ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 RETRY_S = 0.02  # how often a peer that did not read is tried again
 PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
+MAX_LOST = 1024  # clients that are waited for after their connection broke
+BUSY_MS = 100  # when a client is to try again that came at a limit of the host
 SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
 CLOSE_LINGER_MS = 500
@@ -86,20 +90,32 @@ class Bound(NamedTuple):
 
 
 class Session:
-    """One connected client: a routing id that said HELLO."""
+    """One client: a routing id that said HELLO. It outlives its connection by ``resume_s``."""
 
-    __slots__ = ("client_id", "last_seen", "outbox", "peer", "role", "routing_id", "token", "unread_bytes", "user")
+    __slots__ = (
+        "client_id", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role", "routing_id", "token",
+        "unread_bytes", "user",
+    )  # fmt: skip
 
-    def __init__(self, routing_id: bytes, token: int, client_id: bytes, user: str, role: str, now: float) -> None:
-        self.routing_id = routing_id
-        self.token = token
-        self.client_id = client_id
+    def __init__(self, hello: frames.Hello, user: str, role: str, max_bytes: int) -> None:
+        self.client_id = hello.client_id
+        self.resume: Any = hello.options.get("resume")
         self.user = user
         self.role = role
-        self.last_seen = now
-        self.peer = Peer(frames.client_prefix(client_id), key=self)
-        self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
+        self.peer = Peer(frames.client_prefix(hello.client_id), key=self)
+        self.ledger = Ledger(max_bytes)
         self.unread_bytes = 0  # in the outbox
+        self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
+        self.lost = False  # its connection is gone; it may come back by another
+
+    def take_seat(self, routing_id: bytes, now: float) -> None:
+        """From now on it is reached by that connection."""
+        self.routing_id = routing_id
+        self.token = secrets.randbits(63) | 1
+        self.last_seen = now
+        self.lost = False
+        self.outbox = None  # what it held is in the ledger
+        self.unread_bytes = 0
 
 
 class Broker:
@@ -146,9 +162,11 @@ class Broker:
         self._wake_w.setblocking(False)
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
+        self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
         self._stalled: set[Session] = set()
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._next_zap = self._next_retry = self._next_sweep = self._next_probe = 0.0
+        self._next_zap = self._next_retry = self._next_sweep = self._next_probe = self._next_roll_call = 0.0
+        self._roll_call_due = False
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
         self._events: dict[str, Callable[..., list[Effect]]] = {
@@ -189,6 +207,7 @@ class Broker:
         self._auth.bind(self._context)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
+        self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = endpoints.ipc_path(config.server_id)
         self._ipc_lock = endpoints.IpcLock(path)
         self._ipc_lock.acquire()
@@ -298,6 +317,7 @@ class Broker:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._auth.socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         poller.register(self._wake_r.fileno(), zmq.POLLIN)
         while not self._stop:
             now = self._clock()
@@ -322,6 +342,10 @@ class Broker:
             wait = min(wait, due - self._clock())
         if self._stalled:
             wait = min(wait, RETRY_S)
+        if self._roll_call_due:
+            wait = min(wait, ROLL_CALL_EVERY_S)
+        if self._lost:
+            wait = min(wait, self.config.resume_s / 4)
         return max(0, int(wait * 1000) + 1)  # rounded up: a timer must be due when the poll ends
 
     def _empty_pipe(self) -> None:
@@ -370,6 +394,9 @@ class Broker:
         if now >= self._next_zap:
             self._next_zap = now + ZAP_EVERY_S
             self._auth.handle()
+            if self._read_monitor() and now >= self._next_roll_call:
+                self._next_roll_call = now + ROLL_CALL_EVERY_S
+                self._call_roll()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
             try:
@@ -383,15 +410,34 @@ class Broker:
         if self._starving and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             self._probe_readers()
+        if self._lost:
+            session = next(iter(self._lost))
+            if now - session.last_seen > self.config.resume_s:
+                self._detach(session)
         if now >= self._next_sweep:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
 
+    def _read_monitor(self) -> bool:
+        """True if some connection has ended, or had when nobody looked after who it was."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+                self._roll_call_due = True
+        return self._roll_call_due
+
+    def _call_roll(self) -> None:
+        """Find out who has gone: the monitor does not say, but sending does."""
+        self._roll_call_due = False
+        for session in list(self._sessions.values()):
+            if session.outbox is None:
+                self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+
     def _probe_readers(self) -> None:
         """A stream whose reader has died would wait for its credit, and keep the turn: sending tells who is gone."""
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
-        for session in {ticket.peer.key for ticket in self._starving}:
+        for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
             self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _carry_out(self, effects: list[Effect]) -> None:
@@ -411,7 +457,9 @@ class Broker:
             head = frames.parse_header(parts[0])
             session = self._sessions.get(routing_id)
             if head.kind == Kind.HELLO:
-                self._on_hello(routing_id, frames.parse_client(parts, head), now)
+                hello = frames.parse_client(parts, head)
+                assert isinstance(hello, frames.Hello)
+                self._on_hello(routing_id, hello, now)
                 return
             if session is None or session.token != head.token:
                 self._send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
@@ -422,6 +470,10 @@ class Broker:
             self._complain(routing_id, exc)
             return
         if type(message) is Call:
+            if message.needed > session.ledger.needed:
+                session.ledger.acknowledge(message.needed)
+            if message.flags & frames.Flag.RESENT and self._came_before(session, message.call_id):
+                return
             if message.agent == "" and message.method not in (Op.CREATE, Op.MEMORY):
                 self._manage(session, message)
             else:
@@ -438,6 +490,8 @@ class Broker:
             )
         elif isinstance(message, frames.Credit):
             self._on_credit(session.peer, message.call_id, message.items)
+        elif isinstance(message, frames.Ack):
+            session.ledger.acknowledge(message.needed)
         elif isinstance(message, frames.Ping):
             self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
@@ -462,35 +516,82 @@ class Broker:
         if not seen:
             log.warning("dropping malformed messages of peer %s: %s", routing_id.hex(), exc)
 
-    def _on_hello(self, routing_id: bytes, hello: Any, now: float) -> None:
-        old = self._sessions.get(routing_id)
-        if old is not None:
-            self._detach(old)
-        former = self._clients.get(hello.client_id)
-        if former is not None:  # its connection was lost, which it has noticed before us
-            self._detach(former)
+    def _came_before(self, session: Session, call_id: int) -> bool:
+        """True if this call is open, or was answered: then it is answered again."""
+        if call_id in session.peer.calls or call_id < session.ledger.needed:
+            return True
+        try:
+            reply = session.ledger.find(call_id)
+        except KeyError:
+            return False
+        if reply is None:
+            task_id = frames.task_id_of(session.peer.prefix, call_id)
+            limit = self.config.max_unread_bytes
+            lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
+            reply = error_reply(lost, call_id=task_id)
+        self._push_reply(session, call_id, reply)
+        return True
+
+    def _on_hello(self, routing_id: bytes, hello: frames.Hello, now: float) -> None:
         # The peer is who ZAP let in. One user owns all doors for now, so all who get in are admins.
-        session = Session(routing_id, secrets.randbits(63) | 1, hello.client_id, "", "admin", now)
+        user, role = "", "admin"
+        session = self._clients.get(hello.client_id)
+        flags = 0
+        if session is None:
+            session = Session(hello, user, role, self.config.max_unread_bytes)
+            self._clients[hello.client_id] = session
+        elif (session.resume, session.user) != (hello.options.get("resume"), user):
+            self._complain(routing_id, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
+            return
+        else:  # its former connection is lost, which it may have noticed before us
+            self._lose(session)
+            flags = frames.Flag.RESUMED
+        other = self._sessions.get(routing_id)
+        if other is not None and other is not session:
+            self._detach(other)
+        session.take_seat(routing_id, now)
         self._sessions[routing_id] = session
-        self._clients[hello.client_id] = session
         bound = self.bound
         assert bound is not None
         welcome = {
             "server_id": bound.server_id, "host": bound.host, "port": bound.port, "epoch": self._epoch,
             "address": self.link.address, "max_message_bytes": self.config.max_message_bytes,
             "max_timeout_s": self.config.max_timeout_seconds, "pickle": self._unpickler is not None,
-            "version": __version__,
+            "version": __version__, "max_calls": self.config.max_calls_per_client,
+            "max_open_bytes": max(self.config.max_message_bytes, self.config.max_unread_bytes),
         }  # fmt: skip
-        head = frames.header(Kind.WELCOME, hello.call_id, session.token)
+        head = frames.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
         self._send(routing_id, [head, codec.pack(welcome)])
 
+    def _lose(self, session: Session) -> None:
+        """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
+        if session.lost:
+            return
+        session.lost = True
+        session.last_seen = self._clock()
+        self._leave_seat(session)
+        self._lost[session] = None
+        if len(self._lost) > MAX_LOST:
+            self._detach(next(iter(self._lost)))
+        for ticket in [t for t in session.peer.calls.values() if t.flags & frames.Flag.STREAM]:
+            self._carry_out(self._dispatcher.on_cancel(session.peer, ticket.call_id, "", self._clock()))
+
     def _detach(self, session: Session) -> None:
-        self._sessions.pop(session.routing_id, None)
+        """The client is gone for good."""
+        self._leave_seat(session)
+        self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]
+        self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
+
+    def _is_seated(self, session: Session) -> bool:
+        return self._sessions.get(session.routing_id) is session
+
+    def _leave_seat(self, session: Session) -> None:
+        if self._sessions.get(session.routing_id) is session:
+            del self._sessions[session.routing_id]
         self._stalled.discard(session)
         session.outbox = None
-        self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
 
     # ------------------------------------------------------------ sending
 
@@ -505,13 +606,13 @@ class Broker:
                 raise
             session = self._sessions.get(routing_id)
             if session is not None:
-                self._detach(session)
+                self._lose(session)
         return True
 
     def _push(self, session: Session, message: list[frames.Frame]) -> None:
-        if session.outbox is None and self._send(session.routing_id, message):
+        if session.lost or (session.outbox is None and self._send(session.routing_id, message)):
             return
-        if session.routing_id not in self._sessions:
+        if not self._is_seated(session):  # sending has shown that it is gone
             return
         if session.outbox is None:
             session.outbox = deque()
@@ -529,7 +630,7 @@ class Broker:
         while outbox:
             if not self._send(session.routing_id, outbox[0]):
                 return
-            if session.routing_id not in self._sessions:
+            if not self._is_seated(session):
                 return
             session.unread_bytes -= sum(map(len, outbox.popleft()))
         session.outbox = None
@@ -546,10 +647,17 @@ class Broker:
         if peer.gone:
             return
         session: Session = peer.key
-        if reply.code:
-            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code)
-        else:
+        if reply.code != Code.BUSY:  # nothing was executed
+            session.ledger.note(call_id, reply)
+        self._push_reply(session, call_id, reply)
+
+    def _push_reply(self, session: Session, call_id: int, reply: Reply) -> None:
+        if not reply.code:
             head = frames.header(Kind.RESULT, call_id, session.token)
+        elif reply.code == Code.BUSY:
+            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code, time_ms=BUSY_MS)
+        else:
+            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code)
         self._push(session, [head, *reply.body])
 
     def _pending(self, effect: Pending) -> None:
@@ -779,7 +887,11 @@ class Broker:
             self._answer(Answer(peer, call.call_id, reply))
 
     def _where(self) -> dict[str, Any]:
-        return {"port": self.bound.port if self.bound else None, "clients": len(self._sessions)}
+        return {
+            "port": self.bound.port if self.bound else None,
+            "clients": len(self._sessions),
+            "clients_lost": len(self._lost),
+        }
 
     # ------------------------------------------------------------ the end
 
@@ -805,6 +917,10 @@ class Broker:
             endpoints.withdraw(record)
         router = getattr(self, "_router", None)
         if router is not None:
+            monitor = getattr(self, "_monitor", None)
+            if monitor is not None:
+                router.disable_monitor()  # before its socket is closed, or the close hangs
+                monitor.close(linger=0)
             router.close(linger=CLOSE_LINGER_MS)
         auth = getattr(self, "_auth", None)
         if auth is not None:

@@ -781,7 +781,7 @@ def _returns(proxy: AgentProxy, method: str) -> str | None:
     if method.startswith("_") and method != "__call__":
         raise errors.UnknownMethod(f"{method!r} is private")
     spec = proxy.__zmqagents_ref__().methods.get(method)
-    return None if spec is None else spec.partition(" ")[0]
+    return None if spec is None else spec.partition(" ")[0].rstrip("!")
 
 
 def _bound(proxy: AgentProxy, method: str) -> Any:

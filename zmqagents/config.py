@@ -66,6 +66,7 @@ class BrokerConfig:
     max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
     max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
     max_unread_bytes: int = 256 * MEBIBYTE  # replies that one client has not read; beyond it the client is dropped
+    resume_s: float = 5.0  # how long the calls of a client whose connection broke go on until it is back
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
     max_calls: int = 65_536  # accepted and unanswered, of the whole host
     max_mailbox: int = 16_384  # queued calls of one agent
@@ -82,7 +83,7 @@ class BrokerConfig:
         for name in ("local_mode", "private", "insecure"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s"):
+        for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):
             self._check_seconds(name, above_zero=True)
         self._check_seconds("grace_s", above_zero=False)
         self._check_address()

@@ -219,7 +219,7 @@ class CallCancelled(CallError, concurrent.futures.CancelledError):
 
 
 class CallLost(CallError, ConnectionError):
-    """The host that had the call is gone; whether the call ran is not known."""
+    """The host that had the call is gone, or the connection to it; whether the call ran is not known."""
 
 
 class BlockingCallError(CallError, RuntimeError):
@@ -227,9 +227,14 @@ class BlockingCallError(CallError, RuntimeError):
 
 
 class HostBusy(CallError, RuntimeError):
-    """A limit of the host is reached and nothing was executed; try again after ``retry_after`` s."""
+    """A limit is reached and nothing was executed; try again after ``retry_after`` s.
+
+    ``passes``: it is a limit of the whole host, which passes by itself; clients then try again until the call's
+    deadline, so that this is raised only after it.
+    """
 
     retry_after: float = 0.1
+    passes: bool = False
 
 
 class HostStopping(CallError, ConnectionError):

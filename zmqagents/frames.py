@@ -7,14 +7,16 @@ is never part of a message. A message is a header and, by kind, further frames:
         magic "ZA" | version u8 | kind u8 | flags u16 | code u16 | call_id u64 | token u64 | time_ms u32
 
     kind           from     frames after the header
-     1 HELLO       client   [map: versions, client, resume?]                        token 0
-     2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none
+     1 HELLO       client   [map: versions, client, resume]                         token 0
+     2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
+                                                                                    code: see needed
      3 FETCH       client   [str: task id]                                          time_ms: how long to wait
      4 CANCEL      client   none, or [str: task id] of another client's call        call_id: the call
      5 PING        client   none                                                    call_id: nonce
      6 BYE         client   none
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
-    65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows
+     8 ACK         client   none                                                    call_id: the lowest id needed
+    65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
     66 RESULT      broker   [payload][buffer]*                                      call_id
     67 ERROR       broker   [map: see errors.describe]                              call_id, code
     68 PENDING     broker   none: a FETCH whose time is over                        call_id
@@ -27,8 +29,15 @@ is never part of a message. A message is a header and, by kind, further frames:
     the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), and what a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
+    16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
+    flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
     codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
+
+Replies are kept until the client needs them no more, so that they outlive a broken connection. `needed`, the lowest
+id that it still needs, comes as the call_id of ACK, and in CALL as code = call_id - needed + 1, 0 if that is more
+than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
+secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
@@ -50,9 +59,9 @@ from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descri
 
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
-    "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello", "Kind",
-    "Op", "Ping", "Reply", "call_frames", "client_prefix", "error_reply", "header", "parse_client", "parse_header",
-    "reply_from_bytes", "reply_to_bytes", "task_id_of", "to_time_ms",
+    "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
+    "Kind", "Op", "Ping", "Reply", "call_frames", "client_prefix", "error_reply", "header", "parse_client",
+    "parse_header", "reply_from_bytes", "reply_to_bytes", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -81,6 +90,7 @@ class Kind(enum.IntEnum):
     PING = 5
     BYE = 6
     CREDIT = 7
+    ACK = 8
     WELCOME = 65
     RESULT = 66
     ERROR = 67
@@ -98,12 +108,16 @@ class Flag:
     ATTRIBUTE = 2
     STREAM = 4
     ALONE = 8  # of CANCEL
+    RESENT = 16
+    RESUMED = 32  # of WELCOME
+    IDEMPOTENT = 64
 
 
 class Code(enum.IntEnum):
     NONE = 0
     AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
     HOST_ERROR = 2  # rebuilt as exactly the class named
+    BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
 
 
 class Op:
@@ -179,7 +193,7 @@ def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_
     """The host's own refusal as a reply; it arrives as exactly this class."""
     data = describe(exc, agent=agent, method=method, call_id=call_id)
     del data["traceback"]  # the host's own frames help no caller
-    return Reply(Code.HOST_ERROR, (pack(data),))
+    return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
 
 
 _COUNT = struct.Struct(">BI")
@@ -227,6 +241,7 @@ class Call(NamedTuple):
     deps: Sequence[str]
     options: dict[str, Any]
     body: Sequence[Frame]  # payload and buffers
+    needed: int = 0  # the client needs no reply below this id
 
 
 class Fetch(NamedTuple):
@@ -250,18 +265,23 @@ class Credit(NamedTuple):
     items: int
 
 
+class Ack(NamedTuple):
+    needed: int
+
+
 class Bye(NamedTuple):
     pass
 
 
-ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit
+ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack
 
 
 def call_frames(
     call_id: int, token: int, agent: str, method: str, body: Sequence[Frame], *,
     flags: int = 0, timeout_s: float | None = None, deps: Sequence[str] = (), options: dict[str, Any] | None = None,
+    needed: int = 0,
 ) -> list[Frame]:  # fmt: skip
-    """A CALL message. ``timeout_s`` is the time left, None: no deadline.
+    """A CALL message. ``timeout_s`` is the time left, None: no deadline; ``needed`` 0: not said.
 
     MessageTooLarge for what the broker would drop without a word.
     """
@@ -273,7 +293,8 @@ def call_frames(
     ):
         if size > limit:
             raise MessageTooLarge(f"a call of {size} {what}, limit {limit}", size, limit)
-    head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, 0, call_id, token, to_time_ms(timeout_s))
+    behind = call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
+    head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, behind, call_id, token, to_time_ms(timeout_s))
     return [head, meta, *body]
 
 
@@ -302,6 +323,8 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
         return Cancel(head.call_id, task_id, bool(head.flags & Flag.ALONE))
     if kind == Kind.CREDIT:
         return Credit(head.call_id, head.time_ms)
+    if kind == Kind.ACK:
+        return Ack(head.call_id)
     return Bye()
 
 
@@ -309,6 +332,7 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
 _FRAME_COUNTS = {
     int(Kind.HELLO): (2, 2), int(Kind.CALL): (3, MAX_FRAMES), int(Kind.FETCH): (2, 2), int(Kind.CANCEL): (1, 2),
     int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
+    int(Kind.ACK): (1, 1),
 }  # fmt: skip
 
 
@@ -364,7 +388,7 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
         raise RemoteProtocolError("CALL with id 0")
     return Call(
         head.call_id, head.flags, head.time_ms, _text(agent, "agent id"), _text(method, "method name"),
-        _texts(deps, "deps", MAX_DEPS), options, frames[2:],
+        _texts(deps, "deps", MAX_DEPS), options, frames[2:], head.call_id - head.code + 1 if head.code else 0,
     )  # fmt: skip
 
 

@@ -236,11 +236,11 @@ class AgentHost:
         return self.description(record)
 
     def description(self, record: AgentRecord) -> bytes:
-        """``[agent id, class name, class doc, packed {method: [returns, signature, doc]}]``, packed."""
+        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
         spec = record.spec
         known = self._packed_methods.get(spec.name)
         if known is None or known[0] is not spec:
-            methods = {m.name: [m.returns, m.signature, m.doc] for m in spec.methods.values()}
+            methods = {m.name: [m.mark, m.signature, m.doc] for m in spec.methods.values()}
             known = self._packed_methods[spec.name] = (spec, codec.pack(methods))
         return codec.pack([record.agent_id, spec.name, spec.doc, known[1]])
 

@@ -121,6 +121,11 @@ class Waiter:
             raise CallTimeout(f"no answer within {timeout:.3g} s")
         return self.take()
 
+    @property
+    def done(self) -> bool:
+        """Whether its word is there."""
+        return self._reply is not None or self._error is not None
+
     def take(self) -> Reply:
         """The reply that is there."""
         error, self._error = self._error, None

@@ -294,7 +294,7 @@ class AgentProxy:
         link = self._za_link
         if not self._za_home():
             link.settle()
-        methods = {name: f"{spec[0]} {spec[1]}" for name, spec in self._za_methods.items()}  # returns, signature
+        methods = {name: f"{spec[0]} {spec[1]}" for name, spec in self._za_methods.items()}  # mark, signature
         return AgentRef(self._za_home(), link.address, self._za_id, self._za_class, methods)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -332,7 +332,9 @@ class RemoteMethod:
         self._home = home
         self._link = link
         self._agent_id = agent_id
-        self._returns, self._signature, self.__doc__ = spec
+        mark, self._signature, self.__doc__ = spec
+        self._returns = mark.rstrip("!")
+        self._flags = Flag.IDEMPOTENT if mark.endswith("!") else 0
         self._timeout = timeout
         self._label = f"{agent_id}.{name}"
         self.__name__ = self.__qualname__ = name
@@ -340,7 +342,8 @@ class RemoteMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
-            return _value_of(self._link, self._link.call(self._agent_id, self.__name__, body, timeout=left))
+            link = self._link
+            return _value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
     def aio(self, *args: Any, **kwargs: Any) -> Any:
@@ -349,7 +352,7 @@ class RemoteMethod:
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
-        spec = [self._returns, self._signature, self.__doc__ or ""]
+        spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
         return type(self)(self._link, self._agent_id, self.__name__, spec, seconds, home=self._home)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
@@ -366,7 +369,8 @@ class RemoteMethod:
             stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
             return stream
         result = AsyncResult(link, self._label, self._bind, self._home)
-        result.task_id = link.submit(agent_id, name, body, result, flags=Flag.DETACHED, timeout=left)
+        flags = Flag.DETACHED | self._flags
+        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
         return result
 
     def _takes_timeout(self) -> bool:
@@ -590,9 +594,11 @@ class RpcClient:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return _value_of(link, link.call("", op, body, options=options, timeout=left))
+        flags = Flag.IDEMPOTENT if op in _ONLY_READ else 0
+        return _value_of(link, link.call("", op, body, flags=flags, options=options, timeout=left))
 
 
+_ONLY_READ = frozenset({Op.DESCRIBE, Op.LIST, Op.INFO, Op.CALLS, Op.DUMP})
 _known_methods: dict[bytes, dict[str, list[str]]] = {}
 
 

@@ -1,0 +1,60 @@
+"""What a host remembers of the replies that it has given to one client."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zmqagents.frames import Reply
+from zmqagents.ledger import NOTE_BYTES, Ledger
+
+
+def reply(size: int) -> Reply:
+    return Reply(0, (b"x" * size,))
+
+
+def test_a_reply_is_there_until_the_client_needs_it_no_more() -> None:
+    ledger = Ledger(1 << 20)
+    ledger.note(1, reply(10))
+    ledger.note(2, reply(20))
+    assert ledger.find(1) == reply(10)
+    ledger.acknowledge(2)
+    with pytest.raises(KeyError):
+        ledger.find(1)
+    assert ledger.find(2) == reply(20)
+    assert ledger.bytes == 20 + NOTE_BYTES
+
+
+def test_beyond_the_limit_the_oldest_replies_go_but_not_that_they_were_given() -> None:
+    ledger = Ledger(3 * (1000 + NOTE_BYTES))
+    for call_id in range(1, 6):
+        ledger.note(call_id, reply(1000))
+    assert [ledger.find(call_id) is None for call_id in range(1, 6)] == [True, True, False, False, False]
+    assert ledger.bytes <= 3 * (1000 + NOTE_BYTES)
+
+
+def test_an_acknowledgement_of_everything_that_ever_may_come_costs_no_time() -> None:
+    ledger = Ledger(1 << 20)
+    ledger.note(7, reply(1))
+    ledger.acknowledge(2**63)
+    assert (len(ledger), ledger.bytes) == (0, 0)
+    ledger.note(8, reply(1))  # not needed
+    assert len(ledger) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["note", "acknowledge"]), st.integers(1, 40), st.integers(0, 500))))
+def test_it_keeps_just_what_was_noted_and_is_needed_and_counts_its_bytes(steps: list[tuple[str, int, int]]) -> None:
+    ledger, model, needed = Ledger(1 << 30), dict[int, Reply](), 1
+    for what, number, size in steps:
+        if what == "note" and number not in model:
+            ledger.note(number, reply(size))
+            if number >= needed:
+                model[number] = reply(size)
+        elif what == "acknowledge":
+            ledger.acknowledge(number)
+            needed = max(needed, number)
+            model = {call_id: kept for call_id, kept in model.items() if call_id >= needed}
+        assert len(ledger) == len(model)
+        assert {call_id: ledger.find(call_id) for call_id in model} == model
+        assert ledger.bytes == sum(len(kept.body[0]) + NOTE_BYTES for kept in model.values())

@@ -1,0 +1,757 @@
+"""The sockets of one client: a DEALER, its monitor and whoever reads them.
+
+One thread at a time *leads*: it alone sends, receives and looks at the clock (the lock ``_lead``). That is the I/O
+thread, which also runs the done-callbacks, connects, pings and recovers. But handing a reply from one thread to
+another costs more than all the rest of a short call; so when only blocked callers use the connection, the I/O
+thread rests, and a caller reads the socket itself until its reply is there (the leader/followers pattern, Schmidt
+et al., 2000). Whoever else comes meanwhile wakes the leader, which sends the request and leaves the socket to the
+I/O thread.
+
+    CONNECTING --handshake--> GREETING (HELLO sent) --WELCOME--> READY
+        |                                                          | connection lost
+        | refused: AuthenticationError; nothing listens            v
+        v                                       +----------- RECOVERING: a new socket, again and again
+    CLOSED: what is outstanding fails <---------+                  | WELCOME
+                                                                   v
+    READY: a host that knows this client is asked again for all that is outstanding, and runs nothing twice;
+    another one (it crashed and was started anew) only for what may be repeated. The rest is `CallLost`.
+
+libzmq's own reconnecting is in effect off: a message queued for a host that died must not reach its successor. The
+monitor tells of a crash within milliseconds; a host that hangs is noticed by pings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import secrets
+import socket
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from . import codec, errors, frames, security
+from .frames import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
+from .link import Sink, Waiter, rebuild_error
+from .outstanding import Message, Outstanding, Repeat, Request
+
+__all__ = ["Channel", "Resolve", "after_fork", "close_all"]
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[], "tuple[str, str | None]"]  # the ZeroMQ endpoint now, and the host's CURVE key (None on ipc)
+
+BATCH = 64
+CONNECT_TIMEOUT_S = 5.0
+PING_IDLE_S = 10.0
+PING_BUSY_S = 5.0
+DEAD_S = 15.0
+FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
+LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
+
+RETRY_S = (0.03, 0.25)  # pause before the next attempt to connect again: the first, and the longest
+DEAD_HOST_S = 0.4  # nothing listens any more for so long: what cannot be repeated is lost
+GIVE_UP_S = 30.0  # after that, what can be repeated is lost as well
+QUIET_HOST_S = 10.0  # the same for a host that cannot be reached but has not refused: a cut cable
+
+LEAD_S = 1.0  # a caller leads no longer than that; after it the I/O thread looks after the connection
+LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before the I/O thread rests
+ACK_AFTER = 64  # replies after which the host is told what it may forget, if no call does that
+ACK_WITHIN_S = 0.5
+
+
+class Channel:
+    """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
+
+    def __init__(self, resolve: Resolve, address: str) -> None:
+        self.pid = os.getpid()
+        self.address = address
+        self.prefix_bytes = os.urandom(CLIENT_ID_BYTES)
+        self.prefix = frames.client_prefix(self.prefix_bytes)
+        self.welcome: dict[str, Any] = {}
+        self.closing = False
+        self._ended = False
+        self._resolve = resolve
+        self._secret = secrets.token_bytes(16)
+        self._book = Outstanding()
+        self._lead = threading.Lock()
+        self._resting = False  # the I/O thread leaves the socket to callers
+        self._rest = threading.Lock()
+        self._rest.acquire()
+        self._streak = 0  # lone calls in a row
+        self._streak_thread = 0
+        self._interrupted = False  # a leading caller was: half a message may be read or written
+        self._asleep = False
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_r.setblocking(False)
+        self._wake_w.setblocking(False)
+        self._wake_fd = self._wake_r.fileno()
+        self._dealer: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._items: list[tuple[Any, int]] = [(self._wake_fd, zmq.POLLIN)]
+        self._token = 0
+        self._server_id = ""
+        self._epoch = ""
+        self._limit = 1 << 40
+        self._connect_by = 0.0
+        self._last_heard = self._last_ping = 0.0
+        self._unacknowledged = 0
+        self._ack_by = 0.0
+        self._lost_at: float | None = None  # recovering since
+        self._next_try = 0.0
+        self._pause_s = RETRY_S[0]
+        self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
+        channels.add(self)
+        self._thread.start()
+
+    # ------------------------------------------------------------ any thread
+
+    def request(self, message: Message, sink: Sink | None, timeout: float | None) -> int:
+        """Send ``message``; its answer goes to ``sink`` (None: there is none), a timeout too. The call's id."""
+        deadline = None if timeout is None else time.monotonic() + timeout + LATE_S
+        call_id = self._book.add(Request(message, sink, deadline))
+        if sink is not None:
+            self._streak = 0
+        self._wake()
+        return call_id
+
+    def ask(self, message: Message, waiter: Waiter, limit_s: float | None) -> int:
+        """Send ``message`` for a thread that is going to wait for ``waiter``, and may read the socket meanwhile."""
+        call_id = self._book.add(Request(message, waiter, None))
+        if self._resting and self._lead.acquire(blocking=False):
+            self._lead_for(waiter, limit_s)
+        else:
+            me = threading.get_ident()
+            self._streak = self._streak + 1 if self._streak_thread == me else 0
+            self._streak_thread = me
+            self._wake()
+        return call_id
+
+    def forget(self, call_id: int) -> None:
+        """Nobody waits for this call any more: cancel it on the host."""
+        if self._book.drop(call_id):
+            self.request(Plain(Kind.CANCEL, call_id), None, None)
+
+    def is_alive(self) -> bool:
+        """Whether its sockets may still be open."""
+        return self._thread.is_alive()
+
+    def is_own_thread(self) -> bool:
+        """True in the I/O thread, which runs the done-callbacks."""
+        return self._thread is threading.current_thread()
+
+    def close(self) -> None:
+        """End the I/O thread; does not wait for it."""
+        self.closing = True
+        if self.pid == os.getpid():
+            self._wake()
+
+    def join(self) -> None:
+        """Wait for the I/O thread, unless this is it."""
+        if not self.is_own_thread():
+            self._thread.join(5.0)
+
+    def _wake(self) -> None:
+        """See that somebody looks at the outbox soon."""
+        if self._resting:
+            self._resting = False
+            with contextlib.suppress(RuntimeError):  # woken already
+                self._rest.release()
+        if self._asleep:
+            self._asleep = False
+            with contextlib.suppress(OSError):  # full of wake-ups already, or closed
+                self._wake_w.send(b"\0")
+        if self._ended:  # it has missed the last look at the outbox
+            self._fail(self._book.take_all(), errors.HostLost(f"the connection to {self.address} is closed"))
+
+    # ------------------------------------------------------------ a caller that leads
+
+    def _lead_for(self, waiter: Waiter, limit_s: float | None) -> None:
+        """Send and receive until the answer is there, something else is to be done, or `LEAD_S` is over."""
+        end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
+        try:
+            if self._token:
+                self._send_some()
+                while not waiter.done and self._wait_for_one(end):
+                    pass
+        except BaseException:  # KeyboardInterrupt, anywhere in here
+            self._interrupted = True
+            raise
+        finally:
+            self._asleep = False
+            self._lead.release()
+            book = self._book
+            if not waiter.done or book.waiting or book.asking or book.outbox or self._interrupted:
+                self._wake()
+
+    def _wait_for_one(self, end: float) -> bool:
+        """Receive the next message; False when the socket is the I/O thread's."""
+        left = end - time.monotonic()
+        if left <= 0 or not self._token:
+            return False
+        self._asleep = True
+        if self._book.outbox or not self._resting or self.closing:
+            return False
+        ready = zmq.zmq_poll(self._items, int(left * 1000) + 1)
+        self._asleep = False
+        dealer = self._dealer
+        if len(ready) != 1 or ready[0][0] is not dealer or dealer is None:
+            return False
+        self._take(dealer.recv_multipart(zmq.NOBLOCK))
+        return not self._book.postponed  # which needs somebody who looks at the clock
+
+    # ------------------------------------------------------------ the I/O thread
+
+    def _run(self) -> None:
+        error: Exception = errors.HostLost(f"the connection to {self.address} was closed")
+        try:
+            while not self.closing:
+                with self._lead:
+                    self._lead_until_lonely()
+                self._let_callers_lead()
+        except zmq.ContextTerminated:
+            pass
+        except BaseException as exc:  # a bug: nobody may be left waiting
+            log.exception("the connection to %s failed", self.address)
+            error = errors.HostLost(f"the connection to {self.address} failed: {exc!r}")
+        finally:
+            self.closing = True
+            with self._lead:
+                self._flush()
+                self._say_bye()
+                self._disconnect()
+            self._ended = True
+            self._fail(self._book.take_all(), error)
+            self._wake_w.close()
+            self._wake_r.close()
+
+    def _lead_until_lonely(self) -> None:
+        self._streak = 0
+        while not self.closing:
+            self._turn()
+            if self._streak >= LONE_CALLS and self._token and not (self._book or self._book.unsent):
+                return
+
+    def _let_callers_lead(self) -> None:
+        """Rest until somebody asks for this thread, or nobody has used the connection for a second."""
+        book = self._book
+        last = 0
+        self._resting = True
+        while self._resting and not (self.closing or book.asking or book.outbox):
+            if self._rest.acquire(timeout=LEAD_S):
+                break
+            if last == book.highest:
+                break
+            last = book.highest
+        self._resting = False
+        self._rest.acquire(blocking=False)  # a wake-up that came too late is not to count the next time
+
+    def _turn(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            if self._dealer is not None:
+                self._lost("a caller was interrupted", errors.CallLost)
+        busy = self._send_some()
+        busy = self._receive_some() or busy
+        now = time.monotonic()
+        self._look_at_clock(now)
+        if self._book.take_ready(now) or busy:
+            return
+        self._asleep = True
+        if self._book.outbox or self.closing:
+            self._asleep = False
+            return
+        events = zmq.zmq_poll(self._items, self._poll_ms(now))
+        self._asleep = False
+        with contextlib.suppress(BlockingIOError):
+            self._wake_r.recv(4096)
+        if self._monitor is not None and any(where is self._monitor for where, _ in events):
+            self._read_monitor()
+
+    def _poll_ms(self, now: float) -> int:
+        due = [self._book.next_due()]
+        if self._dealer is not None:
+            due.append(self._connect_by if not self._token else self._ping_due())
+            if self._unacknowledged:
+                due.append(self._ack_by)
+        elif self._lost_at is not None:
+            due.append(self._next_try)
+        times = [when for when in due if when is not None]
+        return max(0, int((min(times) - now) * 1000) + 1) if times else -1
+
+    def _look_at_clock(self, now: float) -> None:
+        book = self._book
+        for request in book.take_overdue(now):
+            assert request.sink is not None
+            request.sink.fail(errors.CallTimeout(f"{self.address} did not answer in time"))
+        if self._dealer is None:
+            if self._lost_at is not None and not book:
+                self._lost_at = None  # nothing to recover for
+            return
+        if not self._token:
+            if now >= self._connect_by:
+                self._lost(f"no answer within {CONNECT_TIMEOUT_S:g} s", errors.HostUnreachable)
+        elif now >= self._last_heard + DEAD_S and self._last_ping > self._last_heard:
+            self._lost(f"silent for {DEAD_S:g} s", errors.CallLost)
+        elif now >= self._ping_due():
+            self._last_ping = now
+            self._dealer.send(frames.header(Kind.PING, 0, self._token), zmq.NOBLOCK)
+        elif self._unacknowledged >= ACK_AFTER or (self._unacknowledged and now >= self._ack_by):
+            self._acknowledge()
+
+    def _ping_due(self) -> float:
+        """When to ask for a sign of life, or to give the host up."""
+        if self._last_ping > self._last_heard:
+            return self._last_heard + DEAD_S
+        return max(self._last_heard, self._last_ping) + (PING_BUSY_S if self._book else PING_IDLE_S)
+
+    def _acknowledge(self) -> None:
+        """Tell the host which replies it need not keep."""
+        assert self._dealer is not None
+        self._unacknowledged = 0
+        self._dealer.send(frames.header(Kind.ACK, self._book.lowest(), self._token), zmq.NOBLOCK)
+
+    # ------------------------------------------------------------ whoever leads: sending and receiving
+
+    def _send_some(self) -> bool:
+        book = self._book
+        book.take_in()
+        if not book.unsent and self._lost_at is None:
+            return False
+        if self._dealer is None:
+            if self._lost_at is None or time.monotonic() >= self._next_try:
+                self._connect()
+            return False
+        if not self._token:
+            return False
+        sent = False
+        while (request := book.next_to_send()) is not None:
+            if not self._send_one(request):
+                break
+            sent = True
+        return sent
+
+    def _send_one(self, request: Request) -> bool:
+        """False if it has to wait until others are answered."""
+        dealer, book = self._dealer, self._book
+        assert dealer is not None
+        needed = book.lowest()
+        try:
+            parts = request.message.to_frames(request.call_id, self._token, self._server_id, needed, request.resent)
+        except Exception as exc:  # what cannot be made into a message concerns its own caller only
+            self._fail([request], exc)
+            return True
+        size = sum(map(len, parts))
+        if size > self._limit + 1024:
+            text = f"a message of {size:,} bytes, limit {self._limit:,} (max_message_bytes of the host)"
+            self._fail([request], errors.MessageTooLarge(text, size, self._limit))
+            return True
+        if not book.has_room_for(size):
+            book.put_back(request)
+            return False
+        book.sent(request, size)
+        if request.message.is_call:
+            self._unacknowledged = 0
+        last = len(parts) - 1
+        if size < 65_536:
+            for at, part in enumerate(parts):
+                dealer.send(part, zmq.SNDMORE | zmq.NOBLOCK if at < last else zmq.NOBLOCK)
+        else:
+            dealer.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        return True
+
+    def _receive_some(self) -> bool:
+        dealer = self._dealer
+        if dealer is None:
+            return False
+        for count in range(BATCH):
+            try:
+                parts = dealer.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return count > 0
+            self._take(parts)
+            if self._dealer is not dealer:
+                return True
+        return True
+
+    def _take(self, parts: list[bytes]) -> None:
+        self._last_heard = time.monotonic()
+        try:
+            self._on_message(parts)
+        except errors.RemoteProtocolError as exc:
+            log.warning("%s sent what is no message: %s", self.address, exc)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a done-callback may raise anything, SystemExit too
+            log.exception("a callback on a result from %s failed", self.address)
+
+    def _on_message(self, parts: list[bytes]) -> None:
+        head = frames.parse_header(parts[0])
+        kind = head.kind
+        if kind == Kind.RESULT or kind == Kind.ERROR:
+            self._on_answer(head, parts)
+        elif kind == Kind.CHUNK:
+            request = self._book.find(head.call_id)
+            if request is not None and request.sink is not None:
+                request.sink.chunk(Reply(Code.NONE, parts[1:]))
+        elif kind == Kind.PENDING:
+            self._on_pending(head.call_id)
+        elif kind == Kind.PONG:
+            request = self._book.answered(head.call_id)
+            if request is not None and request.sink is not None:
+                request.sink.deliver(Reply(Code.NONE, ()))
+        elif kind == Kind.WELCOME:
+            self._on_welcome(head, parts)
+        elif kind == Kind.GOODBYE:
+            self._end(errors.HostStopping(f"{self.address}: it has stopped"))
+        elif kind == Kind.NEED_HELLO:
+            self._lost("it does not know this connection any more", errors.CallLost)
+        else:
+            raise errors.RemoteProtocolError(f"unknown kind {kind}")
+
+    def _on_answer(self, head: frames.Header, parts: list[bytes]) -> None:
+        book = self._book
+        if head.kind == Kind.RESULT:
+            code = int(Code.NONE)
+        else:
+            code = head.code
+            if code == Code.BUSY and self._try_later(head):
+                return
+        if not self._unacknowledged:
+            self._ack_by = self._last_heard + ACK_WITHIN_S
+        self._unacknowledged += 1
+        request = book.answered(head.call_id)
+        if request is None or request.sink is None:
+            return
+        reply = Reply(code, parts[1:])
+        if type(request.message) is Reask and request.message.has_lost(reply):
+            request.sink.fail(errors.CallLost(f"{self.address}: {request.message.why}"))
+        else:
+            request.sink.deliver(reply)
+
+    def _try_later(self, head: frames.Header) -> bool:
+        """The host was busy: ask again, with some jitter. False if nobody waits, or not for so long."""
+        request = self._book.find(head.call_id)
+        if request is None:
+            return False
+        due = time.monotonic() + max(0.005, head.time_ms / 1000) * random.uniform(0.5, 1.5)
+        deadline = request.message.deadline
+        if deadline is not None and due >= deadline:
+            return False
+        self._book.try_later(request, due)
+        return True
+
+    def _on_pending(self, call_id: int) -> None:
+        request = self._book.answered(call_id)
+        if request is None or request.sink is None:
+            return
+        if type(request.message) is Reask:  # its owner knows nothing of the question: ask again
+            self._book.keep(request)
+            self._book.put_back(request)
+        else:
+            request.sink.deliver(None)
+
+    # ------------------------------------------------------------ connecting
+
+    def _connect(self) -> None:
+        try:
+            endpoint, server_key = self._resolve()
+            keys = security.KeyStore.open().client_keypair() if server_key is not None else None
+        except errors.ZmqAgentsError as exc:
+            if self._lost_at is None:
+                self._end(exc)
+            else:  # a host that is about to start again has no connection file
+                self._lost(str(exc), errors.HostUnreachable, refused=True)
+            return
+        dealer: zmq.Socket[bytes] = process_context().socket(zmq.DEALER)
+        # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
+        # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
+        dealer.linger = 1000
+        for option, value in _DEALER_OPTIONS:
+            dealer.setsockopt(option, value)
+        if server_key is not None and keys is not None:
+            security.client_curve(dealer, keys, server_key)
+        self._dealer = dealer
+        self._monitor = dealer.get_monitor_socket(_EVENTS)
+        self._items = [(self._wake_fd, zmq.POLLIN), (dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
+        self._token = 0
+        self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
+        dealer.connect(endpoint)
+
+    def _read_monitor(self) -> None:
+        while self._monitor is not None:
+            try:
+                parts = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._on_monitor(_MONITOR_EVENT.unpack_from(parts[0])[0])
+
+    def _on_monitor(self, event: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._greet()
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._end(errors.AuthenticationError(f"{self.address}: it refused this client's key"))
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._doubt("the handshake failed: its key is another one, or it is no host")
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._doubt("the handshake failed: it does not speak this protocol")
+        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+            self._receive_all()
+            if self._dealer is not None:
+                if self._token:
+                    self._lost("the connection was lost", errors.CallLost)
+                else:
+                    self._lost("nothing listens there", errors.HostUnreachable, refused=True)
+
+    def _doubt(self, why: str) -> None:
+        """A handshake broke off. While recovering, that is most likely a connection that was cut once more."""
+        if self._lost_at is None:
+            self._end(errors.AuthenticationError(f"{self.address}: {why}"))
+        else:
+            self._lost(why, errors.HostUnreachable, refused=True)
+
+    def _receive_all(self) -> None:
+        """What the host sent before it went, a GOODBYE say, is still worth reading."""
+        while self._receive_some():
+            pass
+
+    def _greet(self) -> None:
+        assert self._dealer is not None
+        self._last_heard = self._last_ping = time.monotonic()
+        hello = codec.pack({"client": self.prefix_bytes, "versions": [frames.VERSION], "resume": self._secret})
+        self._dealer.send_multipart([frames.header(Kind.HELLO), hello], zmq.NOBLOCK)
+
+    def _on_welcome(self, head: frames.Header, parts: list[bytes]) -> None:
+        welcome = codec.unpack(parts[1], max_bytes=frames.MAX_META_BYTES) if len(parts) > 1 else None
+        if not isinstance(welcome, dict):
+            raise errors.RemoteProtocolError("WELCOME without its map")
+        book = self._book
+        epoch, former = str(welcome.get("epoch", "")), self._epoch
+        same_results = epoch == former or (
+            welcome.get("results") is not None and welcome.get("results") == self.welcome.get("results")
+        )
+        self.welcome = welcome
+        self._server_id = str(welcome.get("server_id", ""))
+        self._limit = int(welcome.get("max_message_bytes", 1 << 40))
+        self._epoch = epoch
+        book.max_calls = int(welcome.get("max_calls", 1 << 30))
+        book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))
+        self._token = head.token
+        self._lost_at = None
+        self._pause_s = RETRY_S[0]
+        if former:
+            self._ask_again(bool(head.flags & Flag.RESUMED), same_results)
+
+    # ------------------------------------------------------------ losing the connection, and having it back
+
+    def _lost(self, why: str, kind: type[Exception], *, refused: bool = False) -> None:
+        """The connection is no more. What is outstanding is kept for the next, as long as there may be one.
+
+        ``refused``: nobody listens, so it is the host that has gone, and not a cable.
+        """
+        self._disconnect()
+        if not self._epoch:  # there never was one
+            self._fail(self._book.take_all(), kind(f"{self.address}: {why}"))
+            return
+        now = time.monotonic()
+        if self._lost_at is None:
+            self._lost_at = now
+            self._pause_s = RETRY_S[0]
+        text = f"{self.address}: {why}"
+        self._fail(self._book.take(lambda request: request.message.repeat is Repeat.NEVER), errors.CallLost(text))
+        lost_for_s = now - self._lost_at
+        if lost_for_s >= (DEAD_HOST_S if refused else QUIET_HOST_S):
+            self._fail(
+                self._book.take(lambda request: request.message.repeat is not Repeat.SAFE), errors.CallLost(text)
+            )
+        if lost_for_s >= GIVE_UP_S or not self._book:
+            self._end(errors.CallLost(text))
+            return
+        self._next_try = now + self._pause_s * random.uniform(0.8, 1.2)
+        self._pause_s = min(2 * self._pause_s, RETRY_S[1])
+
+    def _end(self, error: Exception) -> None:
+        """There will be no connection: all that is outstanding fails. The next request connects anew."""
+        self._disconnect()
+        self._lost_at = None
+        self._fail(self._book.take_all(), error)
+
+    def _ask_again(self, resumed: bool, same_results: bool) -> None:
+        """Queue what was sent over the former connection; ``same_results``: the host can see what became of it."""
+        why = "the connection was lost, and the host knows no more what became of the call"
+
+        def again(request: Request) -> bool:
+            message = request.message
+            if message.repeat is Repeat.NEVER:
+                return False
+            if resumed:
+                request.resent = True
+            elif message.repeat is Repeat.ONCE:
+                task_id = message.kept_as(frames.task_id_of(self.prefix, request.call_id)) if same_results else None
+                if task_id is None:
+                    return False
+                request.message = Reask(task_id, why)
+            return True
+
+        lost = self._book.carry_over(again)
+        self._fail(lost, errors.CallLost(f"{self.address}: {why}"))
+
+    def _flush(self) -> None:
+        """Send what was asked for before the end: a program may make its calls and exit."""
+        book = self._book
+        end = time.monotonic() + FLUSH_S
+        with contextlib.suppress(zmq.ZMQError, errors.ZmqAgentsError):
+            while (book.outbox or book.unsent) and time.monotonic() < end:
+                self._send_some()
+                if book.outbox or book.unsent:  # not connected yet
+                    zmq.zmq_poll(self._items, 20)
+                    self._receive_some()
+                    self._read_monitor()
+
+    def _say_bye(self) -> None:
+        if self._dealer is not None and self._token:
+            with contextlib.suppress(zmq.ZMQError):
+                self._dealer.send(frames.header(Kind.BYE, 0, self._token), zmq.NOBLOCK)
+
+    def _disconnect(self) -> None:
+        dealer, monitor = self._dealer, self._monitor
+        self._dealer = self._monitor = None
+        self._token = 0
+        self._unacknowledged = 0
+        self._items = [(self._wake_fd, zmq.POLLIN)]
+        if dealer is None or monitor is None:
+            return
+        dealer.disable_monitor()  # before its socket is closed, or the close hangs
+        monitor.close(linger=0)
+        dealer.close()
+
+    def _fail(self, requests: list[Request], error: Exception) -> None:
+        """``requests`` end in ``error``; those never sent say so."""
+        for request in requests:
+            self._book.drop(request.call_id)
+            if request.sink is not None:
+                unsent = isinstance(error, errors.CallLost) and not request.sent
+                request.sink.fail(errors.HostUnreachable(*error.args) if unsent else _copy(error))
+
+    def fail_in_child(self) -> None:
+        """After a fork, in the child: the parent's sockets and threads are not here; who waits on a copy is told."""
+        self.closing = True
+        self._asleep = self._resting = False
+        for request in self._book.take_all():
+            if request.sink is not None:
+                with contextlib.suppress(RuntimeError):  # its lock is free: the parent's thread had just answered
+                    request.sink.fail(errors.HostLost("this process was forked while the call was out"))
+
+
+class Plain:
+    """A message of a header alone, or of a header and one frame."""
+
+    __slots__ = ("_call_id", "_fields", "_kind", "_meta")
+
+    repeat = Repeat.SAFE
+    is_call = False
+    deadline: float | None = None
+
+    def __init__(self, kind: Kind, call_id: int | None = None, meta: bytes | None = None, **fields: int) -> None:
+        self._kind = kind
+        self._call_id = call_id  # that it is about, None: its own
+        self._meta = meta
+        self._fields = fields
+
+    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[frames.Frame]:
+        about = call_id if self._call_id is None else self._call_id
+        head = frames.header(self._kind, about, token, **self._fields)
+        return [head] if self._meta is None else [head, self._meta]
+
+    def kept_as(self, task_id: str) -> str | None:
+        return None
+
+
+class Reask(Plain):
+    """Ask for the result of a call whose connection was lost, in the place of the call."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, task_id: str, why: str) -> None:
+        super().__init__(Kind.FETCH, None, codec.pack(task_id), time_ms=frames.MAX_TIME_MS)
+        self.why = why
+
+    @staticmethod
+    def has_lost(reply: Reply) -> bool:
+        """Whether the answer says that nobody knows."""
+        return reply.code == Code.HOST_ERROR and isinstance(rebuild_error(reply), errors.UnknownTask)
+
+
+def _copy(error: Exception) -> Exception:
+    """One exception object for each waiter: raising adds a traceback to it."""
+    return type(error)(*error.args)
+
+
+# ---------------------------------------------------------------- the process
+
+
+_context: tuple[int, zmq.Context[Any]] | None = None
+_context_lock = threading.Lock()
+channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def process_context() -> zmq.Context[Any]:
+    """The ZeroMQ context of all connections of this process; a new one after a fork."""
+    global _context
+    with _context_lock:
+        if _context is None or _context[0] != os.getpid():
+            _context = (os.getpid(), zmq.Context())
+        return _context[1]
+
+
+def after_fork() -> None:
+    """In the child; see `Channel.fail_in_child`."""
+    global _context_lock
+    _context_lock = threading.Lock()
+    for channel in list(channels):
+        channel.fail_in_child()
+
+
+def close_all() -> None:
+    """At exit: nobody is left waiting, what was sent is written, and ZeroMQ's own clean-up finds no open socket."""
+    mine = [channel for channel in list(channels) if channel.pid == os.getpid()]
+    for channel in mine:
+        channel.close()
+    for channel in mine:
+        channel.join()
+    ended = not any(channel.is_alive() for channel in mine)
+    if ended and _context is not None and _context[0] == os.getpid():
+        # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits; their linger
+        # bounds it. (A thread of our own could bound it once more, but Python 3.12 starts none at exit.)
+        _context[1].term()
+
+
+_MONITOR_EVENT = struct.Struct("=hi")  # event, value: zmq_socket_monitor(3)
+_EVENTS = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+)
+_DEALER_OPTIONS = (
+    # Ten minutes, so in effect never: a lost connection is closed here. Not -1, with which libzmq 4.3.5 ends the pipe
+    # in the middle of whatever is being received, drops what had arrived and may abort (fq.cpp, "!_more").
+    (zmq.RECONNECT_IVL, 600_000),
+    (zmq.SNDHWM, 0),
+    (zmq.RCVHWM, 0),
+    (zmq.HANDSHAKE_IVL, 30_000),  # more than CONNECT_TIMEOUT_S: a frozen host is unreachable, not one with a wrong key
+    (zmq.CONNECT_TIMEOUT, 3000),
+    (zmq.TCP_KEEPALIVE, 1),
+    (zmq.TCP_KEEPALIVE_IDLE, 30),
+    (zmq.TCP_KEEPALIVE_INTVL, 5),
+    (zmq.TCP_KEEPALIVE_CNT, 3),
+)

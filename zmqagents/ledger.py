@@ -1,0 +1,72 @@
+"""The replies that a client may still need: what makes a call run at most once over a connection that breaks.
+
+Call ids are the client's own and never used twice. Every reply is noted here when it is sent and forgotten when the
+client says that it needs it no more (see `frames`). So of a CALL that is sent again after a broken connection it is
+known whether it was answered; whether it is still open, its `Peer` knows; and if neither, it has never come.
+
+``max_bytes`` bounds the replies of one client. Beyond it the oldest go, but not the fact that they were given:
+their calls do not run again.
+"""
+
+from __future__ import annotations
+
+from .frames import Reply
+
+__all__ = ["Ledger"]
+
+NOTE_BYTES = 256  # counted for a reply beside its length
+
+
+class Ledger:
+    """The ledger of one client. Owned by the router thread."""
+
+    __slots__ = ("_max_bytes", "_notes", "bytes", "needed")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._notes: dict[int, Reply | None] = {}  # by call id, in order of the answers; None: dropped for its size
+        self.bytes = 0
+        self.needed = 1  # the client needs no reply below this id
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    def note(self, call_id: int, reply: Reply) -> None:
+        """``reply`` is the answer to the call."""
+        if call_id < self.needed:
+            return
+        former = self._notes.get(call_id)
+        if former is not None:
+            self.bytes -= _size(former)
+        self._notes[call_id] = reply
+        self.bytes += _size(reply)
+        if self.bytes > self._max_bytes:
+            self._drop_oldest()
+
+    def find(self, call_id: int) -> Reply | None:
+        """The reply of an answered call; None if it was dropped, KeyError if there was none."""
+        return self._notes[call_id]
+
+    def acknowledge(self, needed: int) -> None:
+        """The client needs no reply below ``needed``. Costs one look for each of them, however far the leap."""
+        notes, low = self._notes, self.needed
+        if needed <= low:
+            return
+        self.needed = needed
+        ids = range(low, needed) if needed - low <= len(notes) else [each for each in notes if each < needed]
+        for call_id in ids:
+            reply = notes.pop(call_id, None)
+            if reply is not None:
+                self.bytes -= _size(reply)
+
+    def _drop_oldest(self) -> None:
+        for call_id, reply in self._notes.items():
+            if reply is not None:
+                self._notes[call_id] = None  # the same key: the dict keeps its order and size
+                self.bytes -= _size(reply)
+                if self.bytes <= self._max_bytes:
+                    return
+
+
+def _size(reply: Reply) -> int:
+    return sum(map(len, reply.body)) + NOTE_BYTES

@@ -594,11 +594,9 @@ class RpcClient:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        flags = Flag.IDEMPOTENT if op in _ONLY_READ else 0
-        return _value_of(link, link.call("", op, body, flags=flags, options=options, timeout=left))
+        return _value_of(link, link.call("", op, body, options=options, timeout=left))
 
 
-_ONLY_READ = frozenset({Op.DESCRIBE, Op.LIST, Op.INFO, Op.CALLS, Op.DUMP})
 _known_methods: dict[bytes, dict[str, list[str]]] = {}
 
 

@@ -19,7 +19,7 @@ COUNTS = [
     "max_calls", "max_mailbox",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
-SWITCHES = ["local_mode", "private", "insecure"]
+SWITCHES = ["local_mode", "private", "insecure", "fast_lane"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s"]  # fmt: skip
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "zmqagents"
 
 LAYERS: list[set[str]] = [
-    {"errors", "agent"},
+    {"errors", "agent", "pace"},
     {"codec", "loader", "trusted", "gate", "timers"},
     {"frames", "config", "models", "endpoints", "link", "msg"},
     {
@@ -40,7 +40,7 @@ LAYERS: list[set[str]] = [
         "ledger",
         "outstanding",
     },
-    {"broker", "management", "worker", "inside", "client", "channel", "control", "security"},
+    {"broker", "management", "worker", "helm", "inside", "client", "channel", "control", "security"},
     {"launcher", "hosting", "result", "proxy", "aio"},
     {"cli", "__main__"},
     {"__init__"},
@@ -49,6 +49,7 @@ LAYERS: list[set[str]] = [
 # The imports along one line that are meant: (who, whom).
 SIDEWAYS = {
     ("agent", "errors"),
+    ("agent", "pace"),
     ("link", "frames"),
     ("waits", "tickets"),
     ("slots", "tickets"),
@@ -69,6 +70,7 @@ SIDEWAYS = {
     ("broker", "management"),
     ("management", "worker"),
     ("broker", "worker"),
+    ("broker", "helm"),
     ("broker", "inside"),
     ("broker", "security"),
     ("client", "security"),
@@ -97,7 +99,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 
 # What a program that only calls agents must not pay for.
 _HOST = (
-    "broker ledger worker inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
+    "broker ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}

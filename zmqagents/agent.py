@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 from .errors import CallCancelled, CallTimeout, ConfigError, UnknownMethod
+from .pace import Pace
 
 __all__ = [
     "AgentBase",
@@ -161,6 +162,7 @@ class MethodSpec:
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
     idempotent: bool = False
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # of its runs in this process
 
     @property
     def mark(self) -> str:

@@ -7,8 +7,11 @@
 Every other thread talks to the router thread by `post`: it appends an event to the inbox and writes the
 wake-up descriptor only while the poller sleeps, so a busy broker pays nothing for it. The router thread reads
 at most `BATCH` messages, then at most `BATCH` events, then looks at the timers, so neither can starve the
-others. It never decodes a body and never runs an agent's code; requests that may block for long (loading a
-class, say) get a thread of their own.
+others. Requests that may block for long (loading a class, say) get a thread of their own.
+
+The fast lane: methods that are known to be short are run by the router thread itself, between two messages, and
+their bodies decoded there. Which thread that is may change in the middle of such a run, see `helm`; so whatever the
+loop needs is in this object, and nothing is half done when an agent's code begins.
 
 Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). Sends are
 MANDATORY and NOBLOCK: a peer that is gone is detached at once, one that does not read is retried later from a
@@ -53,7 +56,8 @@ from .dispatcher import (
 from .errors import ZmqAgentsError
 from .frames import Call, Code, Kind, Op, Reply
 from .gate import Gate
-from .host import AgentHost, ClassTable
+from .helm import Helm, Relieved
+from .host import NOTHING, AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
 from .ledger import Ledger
 from .link import Sink
@@ -76,6 +80,8 @@ MAX_LOST = 1024  # clients that are waited for after their connection broke
 BUSY_MS = 100  # when a client is to try again that came at a limit of the host
 SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
+TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
+FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
 CLOSE_LINGER_MS = 500
 
 
@@ -137,6 +143,7 @@ class Broker:
         self.classes = classes
         self.models = models
         self.bound: Bound | None = None
+        self.crash: BaseException | None = None  # what ended the router thread, if it was no stop
         self.finished = threading.Event()  # set when `run` has returned
         self._clock = clock
         self._started = time.time()
@@ -153,7 +160,9 @@ class Broker:
             self._dispatcher, self._host, self._pool, self._store, models, unpickler=unpickler,
             carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
         )  # fmt: skip
-        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post)
+        self._helm = Helm(self._route)
+        self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
+        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._asleep = False
         # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
@@ -179,7 +188,7 @@ class Broker:
             "dep": self._on_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
-            Start: lambda effect: self._pool.start(effect.ticket), Answer: self._answer, Pending: self._pending,
+            Start: self._start, Answer: self._answer, Pending: self._pending,
             Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
             Drained: self._drained,
@@ -262,18 +271,28 @@ class Broker:
         router.setsockopt(zmq.IPV6, 0)
 
     def run(self) -> None:
-        """Route until stopped, then close everything. Called once, in the router thread."""
-        self.link.router_thread = threading.get_ident()
+        """Route until stopped, then close everything. Called once, in the router thread.
+
+        It returns when that is done or, where an agent's code has kept this thread and another one took its place,
+        when it is not needed any more: `finished` tells the end, and ``crash`` what went wrong.
+        """
+        self._helm.run()
+
+    def _route(self) -> None:
         try:
             self._loop()
-        except BaseException:
-            log.exception("the router thread of %s failed", self.config.server_id)
+        except Relieved:
             raise
+        except BaseException as exc:
+            log.exception("the router thread of %s failed", self.config.server_id)
+            self.crash = exc
+        try:
+            self._close()
+        except BaseException as exc:
+            log.exception("%s could not be closed", self.config.server_id)
+            self.crash = self.crash or exc
         finally:
-            try:
-                self._close()
-            finally:
-                self.finished.set()
+            self.finished.set()
 
     def abandon(self) -> None:
         """Let go of everything after a `bind` that failed; instead of `run`."""
@@ -293,7 +312,7 @@ class Broker:
         word that its reader waits no longer, the wait-for graph would show a cycle that is none. It is posted as well,
         for the wait itself may still be in the inbox; the second word is nothing.
         """
-        if event in _AT_ONCE and threading.get_ident() == self.link.router_thread:
+        if self._helm.steers() and event in _AT_ONCE:
             self._carry_out(self._events[event](*args))
         self._inbox.append((self._events[event], args))
         if self._asleep:
@@ -320,9 +339,11 @@ class Broker:
         poller.register(self._monitor, zmq.POLLIN)
         poller.register(self._wake_r.fileno(), zmq.POLLIN)
         while not self._stop:
-            now = self._clock()
-            busy = self._read_messages(now)
+            busy = self._read_messages()
             busy = self._read_inbox() or busy
+            if self._quick:
+                self._run_quick(self._clock() + TURN_S)
+                busy = True
             self._look_at_clock()
             if busy or self._stop:  # stopped just now, by the end of its grace
                 continue
@@ -352,8 +373,10 @@ class Broker:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 
-    def _read_messages(self, now: float) -> bool:
+    def _read_messages(self) -> bool:
         router = self._router
+        now = self._clock()
+        end = now + TURN_S
         for count in range(BATCH):
             try:
                 routing_id = router.recv(zmq.NOBLOCK)
@@ -365,6 +388,10 @@ class Broker:
             except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
                 log.exception("a message could not be handled")
                 self._answer_broken(routing_id, parts)
+            if self._quick:
+                now = self._run_quick(end)
+                if now >= end:
+                    break
         return True
 
     def _read_rest(self) -> list[bytes] | None:
@@ -388,6 +415,39 @@ class Broker:
             except Exception:  # a bug of ours: the host goes on
                 log.exception("an event could not be handled")
         return True
+
+    def _run_quick(self, end: float) -> float:
+        """Run what is on the fast lane, but begin nothing after ``end``; the time. Raises `Relieved`."""
+        helm, lane, clock = self._helm, self._quick, self._clock
+        now = clock()
+        while lane and now < end:
+            ticket = lane.popleft()
+            if not helm.can_watch():
+                self._pool.start(ticket)
+                continue
+            if ticket.settled:  # cancelled before it could begin
+                reply = NOTHING
+            else:
+                reply = self._run_here(ticket, now)
+                now = clock()
+            try:
+                self._carry_out(self._dispatcher.on_done(ticket, reply, now))
+            except Exception:  # a bug of ours: the host goes on
+                log.exception("the end of %s could not be handled", ticket.task_id)
+        return now
+
+    def _run_here(self, ticket: Ticket, now: float) -> Reply:
+        """Run an agent's code in the router thread, which it may not be any more when that comes back: `Relieved`."""
+        method = ticket.method
+        assert method is not None
+        self._helm.begin()
+        reply = self._host.run(ticket, self._pool.prepare(ticket))
+        if not self._helm.end():
+            method.pace.disappoint()
+            self._post_done(ticket, reply)
+            raise Relieved
+        method.pace.note(self._clock() - now)
+        return reply
 
     def _look_at_clock(self) -> None:
         now = self._clock()
@@ -638,6 +698,19 @@ class Broker:
         self._stalled.discard(session)
 
     # ------------------------------------------------------------ effects
+
+    def _start(self, effect: Start) -> None:
+        ticket = effect.ticket
+        method = ticket.method
+        if method is not None and method.pace.quick and self._may_be_quick(ticket):
+            self._quick.append(ticket)
+        else:
+            self._pool.start(ticket)
+
+    def _may_be_quick(self, ticket: Ticket) -> bool:
+        """Whether this call of a quick method may take the fast lane; its arguments may still be slow to come by."""
+        body = ticket.body
+        return self.config.fast_lane and not ticket.dep_replies and len(body) == 1 and len(body[0]) <= FAST_LANE_BYTES
 
     def _answer(self, effect: Answer) -> None:
         peer, call_id, reply = effect
@@ -903,7 +976,9 @@ class Broker:
                 self._flush(session)
                 self._send(session.routing_id, goodbye)
         self._asleep = False
-        if not self._pool.close(timeout=1.0):
+        self._helm.close(timeout=0.0)  # what keeps the pool keeps these
+        clean = self._pool.close(timeout=1.0)
+        if not self._helm.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
         self.link.stop()
         self._store.close()

@@ -72,6 +72,7 @@ class BrokerConfig:
     max_mailbox: int = 16_384  # queued calls of one agent
     max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
     grace_s: float = 10.0  # stop: how long running and queued calls may go on
+    fast_lane: bool = True  # short methods may be run by the router thread itself
     switch_interval_s: float = 0.0005  # sys.setswitchinterval of the broker process
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class BrokerConfig:
                      "max_calls", "max_mailbox"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
-        for name in ("local_mode", "private", "insecure"):
+        for name in ("local_mode", "private", "insecure", "fast_lane"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):

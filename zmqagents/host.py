@@ -24,11 +24,11 @@ from .config import BrokerConfig
 from .dispatcher import AgentRecord, Ticket, error_reply
 from .frames import Code, Op, Reply
 
-__all__ = ["AgentHost", "ClassTable"]
+__all__ = ["NOTHING", "AgentHost", "ClassTable"]
 
 Ref = codec.AgentRef | codec.TaskRef
 _END = object()
-_NOTHING = Reply(Code.NONE, (codec.pack(None),))
+NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
 
 
 class _Refused(Exception):
@@ -168,7 +168,7 @@ class AgentHost:
                 context.outlet.acquire()
                 item = next(items, _END)
                 if item is _END:
-                    return _NOTHING
+                    return NOTHING
                 context.outlet.send(self._encoded(ticket, item))
         finally:
             close = getattr(items, "close", None)  # a generator's finally blocks run here, in its own thread
@@ -188,7 +188,7 @@ class AgentHost:
                 await context.outlet.acquire_on_loop()
                 item = await anext(items, _END)
                 if item is _END:
-                    return _NOTHING
+                    return NOTHING
                 context.outlet.send(self._encoded(ticket, item))
         finally:
             close = getattr(items, "aclose", None)
@@ -248,7 +248,7 @@ class AgentHost:
 
     def _encode(self, ticket: Ticket, value: Any) -> Reply:
         if value is None:
-            return _NOTHING
+            return NOTHING
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,))
         encoded = self._encoded(ticket, value)

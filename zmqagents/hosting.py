@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
+ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
 
 Ready = Callable[[Bound], None]
@@ -84,10 +85,10 @@ def serve(
     if started is not None:
         started(broker)
     proxy.adopt(broker.link)
-    crash: list[BaseException] = []
     registration = None
     with _switch_interval(config.switch_interval_s), _signals(broker):
-        router = threading.Thread(target=_route, args=(broker, crash), name="zmqagents-router")
+        # A daemon, for an agent's code may be stuck in it.
+        router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
         router.start()
         try:
             if config.studio_url and bound.port is not None:
@@ -102,18 +103,12 @@ def serve(
             broker.request_stop(0.0)  # nothing if it has stopped
             if registration is not None:
                 registration.stop(1.0)
-            router.join()
+            broker.finished.wait()
+            router.join(ROUTER_LIMIT_S)
             proxy.disown(broker.link)
-    if crash:
-        raise crash[0]
+    if broker.crash is not None:
+        raise broker.crash
     return 0
-
-
-def _route(broker: Broker, crash: list[BaseException]) -> None:
-    try:
-        broker.run()
-    except BaseException as exc:  # logged there; here so that whoever serves fails with it
-        crash.append(exc)
 
 
 def _raise_file_limit() -> None:

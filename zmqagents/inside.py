@@ -34,11 +34,14 @@ Post = Callable[..., None]
 
 
 class InsideLink(Link):
-    """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread."""
+    """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread.
+
+    ``steers()`` is true in the router thread, outside of an agent's code (see `Helm.steers`).
+    """
 
     inside = True
 
-    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post) -> None:
+    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post, steers: Callable[[], bool]) -> None:
         self.server_id = server_id
         self.address = address
         self.max_bytes = max_bytes
@@ -48,7 +51,7 @@ class InsideLink(Link):
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         self._stopped = False
-        self.router_thread = 0  # its ident, once it runs
+        self._steers = steers
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
@@ -93,7 +96,7 @@ class InsideLink(Link):
         self._post("cancel", self.peer, 0, task_id, alone)
 
     def check_may_block(self, what: str) -> None:
-        if threading.get_ident() == self.router_thread:
+        if self._steers():
             raise BlockingCallError(f"{what} in a done-callback would stop the host: start a thread, or submit")
 
     def credit(self, task_id: str, items: int) -> None:

@@ -55,15 +55,19 @@ class WorkerPool:
         """Worker threads alive."""
         return len(self._threads)
 
-    def start(self, ticket: Ticket) -> None:
-        """Run ``ticket``; ``done`` is called when its code has returned."""
-        context = CallContext(
+    def prepare(self, ticket: Ticket) -> CallContext:
+        """What the code of ``ticket`` will know of itself."""
+        context = ticket.context = CallContext(
             self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, ticket.chain,
             ticket,
         )  # fmt: skip
+        return context
+
+    def start(self, ticket: Ticket) -> None:
+        """Run ``ticket``; ``done`` is called when its code has returned."""
+        context = self.prepare(ticket)
         if ticket.flags & Flag.STREAM:
             context.outlet = Outlet(ticket, self._post)
-        ticket.context = context
         if ticket.on_loop:
             self._lane.start(ticket)
             return
@@ -108,7 +112,10 @@ class WorkerPool:
             ticket = self._jobs.get()
             if ticket is None or ticket.context is None:
                 break
+            began = time.perf_counter()
             reply = self._host.run(ticket, ticket.context)
+            if ticket.method is not None and ticket.context is not None:
+                self._note(ticket, time.perf_counter() - began)
             with self._lock:
                 self._busy -= 1
                 surplus = len(self._threads) > max(self._capacity, self._busy + 1)
@@ -120,6 +127,17 @@ class WorkerPool:
                 return
         with self._lock:
             self._threads.discard(threading.current_thread())
+
+    @staticmethod
+    def _note(ticket: Ticket, seconds: float) -> None:
+        method = ticket.method
+        assert method is not None
+        if method.returns == "stream":
+            return
+        if ticket.gate is not None or ticket.spawned:
+            method.pace.disappoint()
+        else:
+            method.pace.note(seconds)
 
 
 class LoopLane:

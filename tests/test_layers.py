@@ -99,7 +99,8 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 
 # What a program that only calls agents must not pay for.
 _HOST = (
-    "broker ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store studio models cli"
+    "broker ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store studio models"
+    " cli"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}

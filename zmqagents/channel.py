@@ -510,15 +510,16 @@ class Channel:
             if self._dealer is not None:
                 if self._token:
                     self._lost("the connection was lost", errors.CallLost)
-                else:
-                    self._lost("nothing listens there", errors.HostUnreachable, refused=True)
+                else:  # CLOSED: the connection was refused; DISCONNECTED: it was taken, and cut
+                    refused = event == zmq.EVENT_CLOSED
+                    self._lost("nothing listens there", errors.HostUnreachable, refused=refused)
 
     def _doubt(self, why: str) -> None:
         """A handshake broke off. While recovering, that is most likely a connection that was cut once more."""
         if self._lost_at is None:
             self._end(errors.AuthenticationError(f"{self.address}: {why}"))
         else:
-            self._lost(why, errors.HostUnreachable, refused=True)
+            self._lost(why, errors.HostUnreachable)
 
     def _receive_all(self) -> None:
         """What the host sent before it went, a GOODBYE say, is still worth reading."""

@@ -36,11 +36,12 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
+import zmq.backend
 
 from . import codec, errors, frames, security
 from .frames import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
 from .link import Sink, Waiter, rebuild_error
-from .outstanding import Message, Outstanding, Repeat, Request
+from .outstanding import LARGE_BYTES, Message, Outstanding, Repeat, Request
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
 
@@ -64,6 +65,7 @@ QUIET_HOST_S = 10.0  # the same for a host that cannot be reached but has not re
 LAST = int(zmq.NOBLOCK)  # plain numbers: "|" of two flags costs 1.5 us each time
 MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
+SHORT_MS = 1
 LEAD_S = 1.0  # a caller leads no longer than that; after it the I/O thread looks after the connection
 LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before the I/O thread rests
 ACK_AFTER = 64  # replies after which the host is told what it may forget, if no call does that
@@ -178,12 +180,13 @@ class Channel:
 
     def _lead_for(self, waiter: Waiter, limit_s: float | None) -> None:
         """Send and receive until the answer is there, something else is to be done, or `LEAD_S` is over."""
-        end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
         try:
             if self._token:
                 self._send_some()
-                while not waiter.done and self._wait_for_one(end):
-                    pass
+                if not self._answered_at_once(waiter):
+                    end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
+                    while not waiter.done and self._wait_for_one(end):
+                        pass
         except BaseException:  # KeyboardInterrupt, anywhere in here
             self._interrupted = True
             raise
@@ -191,13 +194,23 @@ class Channel:
             self._asleep = False
             self._lead.release()
             book = self._book
-            if not waiter.done or book.waiting or book.asking or book.outbox or self._interrupted:
+            if book.waiting or book.asking or book.outbox or self._interrupted:
                 self._wake()
+
+    def _answered_at_once(self, waiter: Waiter) -> bool:
+        """Wait `SHORT_MS` for the answer alone, which is cheaper than to look at everything that may happen."""
+        dealer = self._dealer
+        assert dealer is not None
+        try:
+            self._take(_receive(dealer, 0))
+        except zmq.Again:
+            return False
+        return waiter.done
 
     def _wait_for_one(self, end: float) -> bool:
         """Receive the next message; False when the socket is the I/O thread's."""
         left = end - time.monotonic()
-        if left <= 0 or not self._token:
+        if left <= 0 or not self._token or self._book.postponed:  # which needs somebody who looks at the clock
             return False
         self._asleep = True
         if self._book.outbox or not self._resting or self.closing:
@@ -207,8 +220,8 @@ class Channel:
         dealer = self._dealer
         if len(ready) != 1 or ready[0][0] is not dealer or dealer is None:
             return False
-        self._take(dealer.recv_multipart(zmq.NOBLOCK))
-        return not self._book.postponed  # which needs somebody who looks at the clock
+        self._take(_receive(dealer, LAST))
+        return True
 
     # ------------------------------------------------------------ the I/O thread
 
@@ -363,9 +376,9 @@ class Channel:
         if request.message.is_call:
             self._unacknowledged = 0
         last = len(parts) - 1
-        if size < 65_536:
+        if size < LARGE_BYTES:
             for at, part in enumerate(parts):
-                dealer.send(part, MORE if at < last else LAST)
+                _send(dealer, part, MORE if at < last else LAST)
         else:
             dealer.send_multipart(parts, zmq.NOBLOCK, copy=False)
         return True
@@ -376,7 +389,7 @@ class Channel:
             return False
         for count in range(BATCH):
             try:
-                parts = dealer.recv_multipart(zmq.NOBLOCK)
+                parts = _receive(dealer, LAST)
             except zmq.Again:
                 return count > 0
             self._take(parts)
@@ -384,7 +397,7 @@ class Channel:
                 return True
         return True
 
-    def _take(self, parts: list[bytes]) -> None:
+    def _take(self, parts: list[frames.Frame]) -> None:
         self._last_heard = time.monotonic()
         try:
             self._on_message(parts)
@@ -395,7 +408,7 @@ class Channel:
         except BaseException:  # a done-callback may raise anything, SystemExit too
             log.exception("a callback on a result from %s failed", self.address)
 
-    def _on_message(self, parts: list[bytes]) -> None:
+    def _on_message(self, parts: list[frames.Frame]) -> None:
         head = frames.parse_header(parts[0])
         kind = head.kind
         if kind == Kind.RESULT or kind == Kind.ERROR:
@@ -419,7 +432,7 @@ class Channel:
         else:
             raise errors.RemoteProtocolError(f"unknown kind {kind}")
 
-    def _on_answer(self, head: frames.Header, parts: list[bytes]) -> None:
+    def _on_answer(self, head: frames.Header, parts: list[frames.Frame]) -> None:
         book = self._book
         if head.kind == Kind.RESULT:
             code = int(Code.NONE)
@@ -477,6 +490,7 @@ class Channel:
         # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
         # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
         dealer.linger = 1000
+        dealer.setsockopt(zmq.RCVTIMEO, SHORT_MS)
         for option, value in _DEALER_OPTIONS:
             dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:
@@ -532,7 +546,7 @@ class Channel:
         hello = codec.pack({"client": self.prefix_bytes, "versions": [frames.VERSION], "resume": self._secret})
         self._dealer.send_multipart([frames.header(Kind.HELLO), hello], zmq.NOBLOCK)
 
-    def _on_welcome(self, head: frames.Header, parts: list[bytes]) -> None:
+    def _on_welcome(self, head: frames.Header, parts: list[frames.Frame]) -> None:
         welcome = codec.unpack(parts[1], max_bytes=frames.MAX_META_BYTES) if len(parts) > 1 else None
         if not isinstance(welcome, dict):
             raise errors.RemoteProtocolError("WELCOME without its map")
@@ -736,6 +750,21 @@ def close_all() -> None:
         # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits; their linger
         # bounds it. (A thread of our own could bound it once more, but Python 3.12 starts none at exit.)
         _context[1].term()
+
+
+# The convenience layer above these checks arguments, which takes as long as the work itself.
+_send: Any = zmq.backend.Socket.send
+_recv: Any = zmq.backend.Socket.recv
+
+
+def _receive(socket: zmq.Socket[bytes], flags: int) -> list[frames.Frame]:
+    """One message; zmq.Again if there is none. Large frames are not copied."""
+    frame = _recv(socket, flags, False)
+    parts = [frame.bytes if len(frame) < LARGE_BYTES else frame.buffer]
+    while frame.more:
+        frame = _recv(socket, flags, False)
+        parts.append(frame.bytes if len(frame) < LARGE_BYTES else frame.buffer)
+    return parts
 
 
 _MONITOR_EVENT = struct.Struct("=hi")  # event, value: zmq_socket_monitor(3)

@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -285,17 +286,27 @@ def call_frames(
 
     MessageTooLarge for what the broker would drop without a word.
     """
-    meta = pack([agent, method, deps or None, options or None])
-    for what, size, limit in (
-        ("bytes beside the arguments", len(meta), MAX_META_BYTES),
-        ("results among the arguments", len(deps), MAX_DEPS),
-        ("frames", len(body) + 2, MAX_FRAMES),
-    ):
-        if size > limit:
-            raise MessageTooLarge(f"a call of {size} {what}, limit {limit}", size, limit)
+    meta = _plain_meta(agent, method) if not (deps or options) else pack([agent, method, deps or None, options or None])
+    if len(meta) > MAX_META_BYTES or len(deps) > MAX_DEPS or len(body) + 2 > MAX_FRAMES:
+        raise _too_large(len(meta), len(deps), len(body) + 2)
     behind = call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
     head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, behind, call_id, token, to_time_ms(timeout_s))
     return [head, meta, *body]
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_meta(agent: str, method: str) -> bytes:
+    return pack([agent, method, None, None])
+
+
+def _too_large(meta_bytes: int, deps: int, frames: int) -> MessageTooLarge:
+    limits = (
+        ("bytes beside the arguments", meta_bytes, MAX_META_BYTES),
+        ("results among the arguments", deps, MAX_DEPS),
+        ("frames", frames, MAX_FRAMES),
+    )
+    what, size, limit = next(each for each in limits if each[1] > each[2])
+    return MessageTooLarge(f"a call of {size} {what}, limit {limit}", size, limit)
 
 
 def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientMessage:

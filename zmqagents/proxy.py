@@ -147,6 +147,8 @@ def _checked_timeout(seconds: object) -> float:
 def time_left(timeout: Timeout) -> float | None:
     """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
     left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
+    if left is DEFAULT_TIMEOUT_S and _deadline.get() is None and current_call() is None:
+        return left
     limits = [] if left is None else [_checked_timeout(left)]
     end = _deadline.get()
     if end is not None:

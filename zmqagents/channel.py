@@ -413,7 +413,10 @@ class Channel:
         elif kind == Kind.WELCOME:
             self._on_welcome(head, parts)
         elif kind == Kind.GOODBYE:
-            self._end(errors.HostStopping(f"{self.address}: it has stopped"))
+            if head.code:  # it ends this session alone, and says why
+                self._end(rebuild_error(Reply(head.code, parts[1:])))
+            else:
+                self._end(errors.HostStopping(f"{self.address}: it has stopped"))
         elif kind == Kind.NEED_HELLO:
             self._lost("it does not know this connection any more", errors.CallLost)
         else:

@@ -111,9 +111,11 @@ class Admission:
         """
         limit = self._config.max_queued_bytes * (2 if peer.local else 1)
         if queued and queued + size > limit:
-            raise errors.HostBusy(
+            full = errors.HostBusy(
                 f"calls with {queued:,} bytes of arguments wait on the host, limit {limit:,} (max_queued_bytes)"
             )
+            full.passes = True
+            raise full
 
     def full_mailbox(self, record: AgentRecord) -> errors.HostBusy:
         limit = self._config.max_mailbox

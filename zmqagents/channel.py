@@ -23,6 +23,7 @@ monitor tells of a crash within milliseconds; a host that hangs is noticed by pi
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import random
@@ -698,8 +699,8 @@ class Reask(Plain):
 
 
 def _copy(error: Exception) -> Exception:
-    """One exception object for each waiter: raising adds a traceback to it."""
-    return type(error)(*error.args)
+    """One exception object for each waiter, with all it says: raising adds a traceback to it."""
+    return copy.copy(error)
 
 
 # ---------------------------------------------------------------- the process

@@ -964,6 +964,36 @@ def test_a_wrong_key_or_name_is_exit_code_2(
     assert told in ended.err
 
 
+def test_doctor_looks_at_the_keys_and_at_what_may_be_downloaded(
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "keys"
+    monkeypatch.setenv("ZMQAGENTS_KEYS", str(store))
+    public = here("keys", "show", "--json").json["client"]
+    assert here("keys", "add", "far.example:1", public).code == 0
+    assert here("doctor").code == 0
+    (store / "authorized" / "twice.pub").write_text(f"public = {public}\n")
+    (store / "known_hosts" / "far.example_1.pub").chmod(0o622)
+    ill = here("doctor", "--file-root", str(tmp_path))
+    assert ill.code == 2
+    lines = ill.err.splitlines()
+    assert [line.split(": ", 1)[0] for line in lines] == ["problem"] * 3
+    assert "twice.pub holds the same key as self.pub, which counts" in lines[0]
+    assert "far.example_1.pub is open to others (mode 0622): chmod 600" in lines[1]
+    assert f"--file-root: the key store {store} could be read through {tmp_path}" in lines[2]
+
+
+def test_doctor_sees_that_the_path_of_a_socket_is_too_long(
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir(mode=0o700)
+    monkeypatch.setenv("ZMQAGENTS_RUNTIME", str(long))
+    ill = here("doctor")
+    assert ill.code == 2
+    assert "set ZMQAGENTS_RUNTIME to a shorter directory" in ill.err
+
+
 def test_doctor_names_what_stands_in_the_way(here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     healthy = here("doctor")
     assert (healthy.code, healthy.err) == (0, "")

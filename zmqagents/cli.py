@@ -1036,14 +1036,20 @@ def doctor(ctx: click.Context, /, as_json: bool, **settings: Any) -> int:
             problems.append(_name_the_option(ctx, " ".join(str(exc).split())))
             return None
 
-    from . import endpoints
+    from . import endpoints, files
 
-    attempt(lambda: BrokerConfig(**settings))
+    config = attempt(lambda: BrokerConfig(**settings))
+    store = attempt(_store)
+    if store is not None:
+        problems += store.problems()
+        if config is not None:
+            attempt(lambda: files.hold_apart(config.file_roots, store.path))
     report = {
         "versions": _versions(),
         "settings": {name: _with_origin(ctx, name, value) for name, value in settings.items()},
-        "key_store": attempt(lambda: str(_store().path)),
-        "runtime_dir": attempt(lambda: str(endpoints.runtime_dir())),
+        "key_store": str(store.path) if store is not None else None,
+        # Of the longest name that a host may have: the whole path must fit into the address of a socket.
+        "runtime_dir": attempt(lambda: os.path.dirname(endpoints.ipc_path("x" * endpoints.MAX_NAME_CHARS))),
         "hosts": [dataclasses.asdict(record) for record in endpoints.list_hosts()],
         "problems": problems,
     }

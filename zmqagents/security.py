@@ -203,6 +203,20 @@ class KeyStore:
         self._signature = signature if settled else "unsettled"
         return self._peers
 
+    def problems(self) -> list[str]:
+        """What is wrong with the files of clients and known hosts, one line for each file that does not count."""
+        found: list[str] = []
+        seen: dict[str, str] = {}
+        for path in sorted(self.path.glob("*/*.pub")):
+            try:
+                if path.parent.name == "authorized":
+                    _read_peer(path, seen)
+                else:
+                    _read_host(path)
+            except (ConfigError, FileNotFoundError) as exc:
+                found.append(str(exc))
+        return found
+
     def remember_host(self, host: str, port: int, public_key: str) -> None:
         """Keep the public key (Z85) of the host at ``host:port``; replaces an earlier one."""
         path = self._host_file(host, port)
@@ -327,23 +341,27 @@ def _write_peer(path: Path, public_key: str, role: str) -> None:
 def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
     seen: dict[str, str] = {}
     for path in paths:
-        name = path.name.removesuffix(".pub")
         try:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"{path} has a name that cannot be a user id")
-            # In a directory that nobody else can enter a public key may be readable; writable it may not be.
-            fields = _fields(path, forbidden=0o022)
-            key = _checked_key(fields.get("public", ""), path)
-            role = _checked_role(fields.get("role", "call"), path)
-            if key in seen:
-                raise ConfigError(f"{path} holds the same key as {seen[key]}.pub, which counts")
+            yield _read_peer(path, seen)
         except FileNotFoundError:  # revoked since the directory was read
             continue
         except ConfigError as exc:
             log.warning("authorised key ignored: %s", exc)
-            continue
-        seen[key] = name
-        yield key, Peer(name, role)
+
+
+def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:
+    """The key in one file, and whose it is; ``seen``: the names of the keys read before."""
+    name = path.name.removesuffix(".pub")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{path} has a name that cannot be a user id")
+    # In a directory that nobody else can enter a public key may be readable; writable it may not be.
+    fields = _fields(path, forbidden=0o022)
+    key = _checked_key(fields.get("public", ""), path)
+    role = _checked_role(fields.get("role", "call"), path)
+    if key in seen:
+        raise ConfigError(f"{path} holds the same key as {seen[key]}.pub, which counts")
+    seen[key] = name
+    return key, Peer(name, role)
 
 
 def _read_host(path: Path) -> str:

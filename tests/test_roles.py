@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
@@ -21,6 +22,7 @@ from zmqagents import (
     AuthenticationError,
     CallCancelled,
     CallLost,
+    ConfigError,
     PermissionRefused,
     RpcAgentServerLauncher,
     RpcClient,
@@ -371,6 +373,17 @@ def test_who_comes_in_without_a_key_may_call_and_no_more(caplog: pytest.LogCaptu
             assert client.create_agent("Desk").echo(1) == 1
             with pytest.raises(PermissionRefused, match="stop needs the role admin; insecure has call"):
                 client.stop()
+
+
+def test_off_this_machine_the_words_must_be_said(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="insecure opens the host to whoever can reach its port"):
+        RpcAgentServerLauncher(insecure=True)
+    with host(insecure="yes-i-mean-it", local_mode=False) as launcher:
+        assert "insecure: anybody who can reach this machine can call its agents" in caplog.text
+        connections = psutil.Process(launcher.pid).net_connections("tcp")
+        assert [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN] == ["0.0.0.0"]
+        with RpcClient("127.0.0.1", launcher.port, transport="tcp-insecure", timeout=CALL_TIMEOUT_S) as client:
+            assert client.create_agent("Desk").echo(1) == 1
 
 
 def test_a_host_with_keys_lets_nobody_in_without_one(house: House) -> None:

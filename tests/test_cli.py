@@ -428,6 +428,10 @@ def test_a_host_that_hangs_is_exit_code_4_for_status_and_for_stop() -> None:
         (["--pool-type", "disk"], "--pool-type"),
         (["--log-level", "loud"], "--log-level"),
         (["--insecure"], "--insecure opens the host to whoever can reach its port: add --local-mode"),
+        (["--insecure=sure"], "--insecure must be True, False or 'yes-i-mean-it', not 'sure'"),
+        (["--file-root", "/nowhere"], "--file-root: '/nowhere' is not a directory"),
+        (["--max-message-mb", "0"], "'--max-message-mb': '0' is not a number of MiB above 0"),
+        (["--max-pool-mb", "many"], "'--max-pool-mb': 'many' is not a number of MiB above 0"),
         (["extra"], "extra"),
     ],
 )
@@ -488,7 +492,7 @@ def test_every_verb_explains_itself_and_each_of_its_options(here: Here, flag: st
     assert undocumented == []
 
 
-KEY_VERBS = ["path", "show", "add", "list", "remove"]
+KEY_VERBS = ["path", "show", "add", "list", "remove", "forget"]
 
 
 @pytest.mark.parametrize(
@@ -541,6 +545,8 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "redis_url": "redis://***@localhost:1/2", "max_pool_size": 7, "max_expire_time": 8.5,
         "max_timeout_seconds": 2.5, "local_mode": True, "model_config_path": str(models), "agent_dir": agent_dir,
         "server_id": "flipped", "studio_url": "http://***@127.0.0.1:9/x", "grace_s": 0.25, "insecure": True,
+        "file_roots": [agent_dir, str(tmp_path)], "max_message_bytes": 3 << 19, "max_pool_bytes": 2 << 20,
+        "max_queued_bytes": 3 << 20,
     }  # fmt: skip
     default = BrokerConfig().public()
     assert [name for name, value in wanted.items() if default[name] == value] == ["pool_type"]
@@ -549,6 +555,8 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "--redis-url", "redis://me:sk-secret@localhost:1/2", "--max-pool-size", "7", "--max-expire", "8.5",
         "--max-timeout-seconds", "2.5", "--local-mode", "--model-config-path", str(models), "--agent-dir", agent_dir,
         "--server-id", "flipped", "--studio-url", "http://me:sk-secret@127.0.0.1:9/x", "--grace", "0.25", "--insecure",
+        "--file-root", agent_dir, "--file-root", str(tmp_path), "--max-message-mb", "1.5", "--max-pool-mb", "2",
+        "--max-queued-mb", "3",
     ]  # fmt: skip
     with started(*options) as host:
         shown = run("status", "--server-id", "flipped", "--json")
@@ -677,7 +685,8 @@ def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypa
         "HOST": "127.0.0.1", "PORT": "7411", "CAPACITY": "3", "POOL_TYPE": "redis", "REDIS_URL": "redis://h:1",
         "MAX_POOL_SIZE": "7", "MAX_EXPIRE_TIME": "8.5", "MAX_TIMEOUT_SECONDS": "2.5", "LOCAL_MODE": "true",
         "MODEL_CONFIG_PATH": __file__, "AGENT_DIR": str(Path(__file__).parent), "SERVER_ID": "x",
-        "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true",
+        "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true", "FILE_ROOT": str(Path(__file__).parent),
+        "MAX_MESSAGE_MB": "1", "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3",
     }  # fmt: skip
     for name, value in given.items():
         monkeypatch.setenv(f"AS_SERVER_{name}", value)
@@ -928,6 +937,8 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
     assert here("keys", "remove", "bob").code == 0
     assert "ann               admin" in here("keys", "list").out
     assert here("keys", "remove", "ann").out == "removed ann\n"
+    assert here("keys", "forget", "FAR.example:7411").out == "forgot FAR.example:7411\n"
+    assert here("keys", "add", "far.example:7411", own["server"]).code == 0
     assert here("keys", "remove", "far.example:7411").code == 0
     assert [row["name"] for row in here("keys", "list", "--json").json] == ["self"]
 
@@ -940,6 +951,8 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
         (["add", "host:port", "x" * 40], "'host:port' is no HOST:PORT"),
         (["remove", "nobody"], "there is no key of 'nobody'; as_server keys list shows those there are"),
         (["remove", "far.example:1"], "there is no key of 'far.example:1'"),
+        (["forget", "far.example:1"], "there is no key of 'far.example:1'"),
+        (["forget", "nobody"], "'nobody' is no HOST:PORT"),
     ],
 )
 def test_a_wrong_key_or_name_is_exit_code_2(
@@ -949,6 +962,36 @@ def test_a_wrong_key_or_name_is_exit_code_2(
     ended = here("keys", *words)
     assert (ended.code, ended.out) == (2, "")
     assert told in ended.err
+
+
+def test_doctor_looks_at_the_keys_and_at_what_may_be_downloaded(
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = tmp_path / "keys"
+    monkeypatch.setenv("ZMQAGENTS_KEYS", str(store))
+    public = here("keys", "show", "--json").json["client"]
+    assert here("keys", "add", "far.example:1", public).code == 0
+    assert here("doctor").code == 0
+    (store / "authorized" / "twice.pub").write_text(f"public = {public}\n")
+    (store / "known_hosts" / "far.example_1.pub").chmod(0o622)
+    ill = here("doctor", "--file-root", str(tmp_path))
+    assert ill.code == 2
+    lines = ill.err.splitlines()
+    assert [line.split(": ", 1)[0] for line in lines] == ["problem"] * 3
+    assert "twice.pub holds the same key as self.pub, which counts" in lines[0]
+    assert "far.example_1.pub is open to others (mode 0622): chmod 600" in lines[1]
+    assert f"--file-root: the key store {store} could be read through {tmp_path}" in lines[2]
+
+
+def test_doctor_sees_that_the_path_of_a_socket_is_too_long(
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir(mode=0o700)
+    monkeypatch.setenv("ZMQAGENTS_RUNTIME", str(long))
+    ill = here("doctor")
+    assert ill.code == 2
+    assert "set ZMQAGENTS_RUNTIME to a shorter directory" in ill.err
 
 
 def test_doctor_names_what_stands_in_the_way(here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

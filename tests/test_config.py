@@ -16,12 +16,12 @@ from zmqagents.errors import ConfigError
 
 COUNTS = [
     "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
-    "max_calls", "max_mailbox",
+    "max_calls", "max_mailbox", "max_queued_bytes",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
-SWITCHES = ["local_mode", "private", "insecure", "fast_lane"]
+SWITCHES = ["local_mode", "private", "fast_lane"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
-          "max_threads", "grace_s"]  # fmt: skip
+          "max_threads", "grace_s", "insecure", "file_roots"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -186,7 +186,37 @@ def test_a_made_server_id_says_where_the_host_is(host: str, port: int | None, st
     assert re.fullmatch(re.escape(start) + "-[0-9a-f]{6}", generate_server_id(host, port))
 
 
+def test_without_keys_a_host_stays_on_this_machine_unless_the_words_are_said() -> None:
+    assert BrokerConfig().open_to == ""
+    assert BrokerConfig(insecure=True, local_mode=True).open_to == "any user of this machine"
+    assert BrokerConfig(insecure="yes-i-mean-it", local_mode=True).open_to == "any user of this machine"
+    assert BrokerConfig(insecure="yes-i-mean-it").open_to == "anybody who can reach this machine"
+    refused("insecure opens the host to whoever can reach its port: add --local-mode", insecure=True)
+    for wrong in ("yes", "True", "", 1, 0, None):
+        refused(f"insecure must be True, False or 'yes-i-mean-it', not {wrong!r}", insecure=wrong, local_mode=True)
+
+
+def test_file_roots_are_directories_as_they_really_are(tmp_path: Path) -> None:
+    real, link, file = tmp_path / "real", tmp_path / "link", tmp_path / "file"
+    real.mkdir()
+    link.symlink_to(real)
+    file.touch()
+    assert BrokerConfig().file_roots == ()
+    given: Any = [link, str(real), str(tmp_path)]
+    assert BrokerConfig(file_roots=given).file_roots == (str(real), str(tmp_path))
+    for wrong in (str(file), str(tmp_path / "gone"), "", b"/tmp", 7):
+        refused(f"file_roots: {str(wrong)!r} is not a directory", file_roots=[wrong])
+    for wrong in (str(real), real, 7, None):
+        refused(f"file_roots must be a list of directories, not {wrong!r}", file_roots=wrong)
+
+
 # ---------------------------------------------------------------- what is shown
+
+
+def test_a_setting_with_a_password_is_in_no_repr() -> None:
+    shown = repr(BrokerConfig(redis_url="redis://:s3cret@db", studio_url="http://me:s3cret@studio", port=7411))
+    assert "7411" in shown
+    assert "s3cret" not in shown
 
 
 @pytest.mark.parametrize(

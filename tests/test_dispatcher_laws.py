@@ -410,6 +410,12 @@ class Life(RuleBasedStateMachine):
             assert not any(ticket.owed and ticket.state is State.RUNNING for ticket in started)
 
     @invariant()
+    def bytes_of_calls_that_have_not_started_are_counted(self) -> None:
+        dispatcher = self.world.dispatcher
+        waiting = [t for t in dispatcher.tasks.values() if t.state < State.RUNNING]
+        assert dispatcher.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
+
+    @invariant()
     def turns_are_held_by_no_more_than_may(self) -> None:
         for record in self.world.dispatcher.agents.values():
             assert len(record.holders) <= record.options.max_concurrency

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "zmqagents"
 LAYERS: list[set[str]] = [
     {"errors", "agent", "pace"},
     {"codec", "loader", "trusted", "gate", "timers"},
-    {"frames", "config", "models", "endpoints", "link", "msg"},
+    {"frames", "config", "models", "endpoints", "files", "link", "msg"},
     {
         "tickets",
         "waits",
@@ -69,6 +69,7 @@ SIDEWAYS = {
     ("store.redis", "store.base"),
     ("broker", "management"),
     ("management", "worker"),
+    ("management", "security"),
     ("broker", "worker"),
     ("broker", "helm"),
     ("broker", "inside"),

@@ -87,7 +87,7 @@ class Host:
                 identity, *body = self.router.recv_multipart(copy=False)
                 user = security.user_of(body[-1])
                 role = self.authenticator.role_of(user or "") if self.authenticator else None
-                self.router.send_multipart([identity.bytes, f"{user} {role}".encode()])
+                self.router.send_multipart([identity.bytes, f"{security.name_of(str(user))} {role}".encode()])
 
     def __enter__(self) -> Host:
         self._thread.start()
@@ -620,23 +620,49 @@ def test_a_client_key_that_is_none_is_a_config_error(ctx: zmq.Context[zmq.Socket
         ("uid:", None),
         ("uid:-1", None),
         ("uid:²", None),
-        ("key:self", "admin"),
-        ("key:bob", "call"),
-        ("key:eve", None),
+        ("key:self:{self}", "admin"),
+        ("key:bob:{bob}", "call"),
+        ("key:self:{bob}", None),
+        ("key:bob:", None),
+        ("key:bob", None),
+        ("key:eve:{eve}", None),
         ("insecure", None),
         ("", None),
         ("self", None),
     ],
 )
 def test_roles_come_from_the_hosts_own_table(keys: KeyStore, user: str, role: str | None) -> None:
-    keys.authorize("bob", new_pair().public)
-    assert Authenticator(keys).role_of(user) == role
+    public = {"self": keys.client_keypair().public, "bob": new_pair().public, "eve": new_pair().public}
+    keys.authorize("bob", public["bob"])
+    assert Authenticator(keys).role_of(user.format(**public)) == role
+
+
+def test_a_name_that_got_another_key_is_another_user(keys: KeyStore) -> None:
+    old, new = new_pair().public, new_pair().public
+    authenticator = Authenticator(keys)
+    keys.authorize("bob", old)
+    assert authenticator.role_of(f"key:bob:{old}") == "call"
+    keys.authorize("bob", new, "admin")
+    assert authenticator.role_of(f"key:bob:{old}") is None
+    assert authenticator.role_of(f"key:bob:{new}") == "admin"
+
+
+def test_known_hosts_are_listed_and_forgotten(keys: KeyStore) -> None:
+    one, two = new_pair().public, new_pair().public
+    assert keys.known_hosts() == []
+    keys.remember_host("Far.Example", 7411, one)
+    keys.remember_host("::1", 80, two)
+    assert keys.known_hosts() == [("::1", 80, two), ("far.example", 7411, one)]
+    assert keys.forget_host("FAR.example", 7411)
+    assert not keys.forget_host("far.example", 7411)
+    assert keys.known_hosts() == [("::1", 80, two)]
+    assert keys.server_key_for("far.example", 7411) is None
 
 
 def test_a_user_allowed_on_ipc_beside_our_own_may_call_but_not_administrate() -> None:
     authenticator = Authenticator(None, uids={os.geteuid(), 4242})
     assert authenticator.role_of("uid:4242") == "call"
-    assert authenticator.role_of("key:self") is None  # no store, no keys
+    assert authenticator.role_of(f"key:self:{new_pair().public}") is None  # no store, no keys
 
 
 @contextlib.contextmanager
@@ -722,7 +748,7 @@ def test_a_store_that_fails_refuses_the_peer_and_the_handler_goes_on(
         assert "ZeroDivisionError" in caplog.text
         asker.send_multipart(request)
         assert authenticator.handle() == 1
-        assert asker.recv_multipart()[3:6] == [b"200", b"OK", b"key:self"]
+        assert asker.recv_multipart()[3:6] == [b"200", b"OK", f"key:self:{keys.client_keypair().public}".encode()]
 
 
 def test_a_flood_of_handshakes_takes_the_router_thread_in_portions() -> None:

@@ -184,7 +184,7 @@ class World:
     def send(
         self, agent: str, method: str = "m", *, peer: Peer | None = None, call_id: int | None = None,
         timeout: float | None = None, flags: int = 0, deps: Iterable[Sent | str] = (), parent: Sent | None = None,
-        wait: bool = False, **options: Any,
+        wait: bool = False, body: bytes = b"body", **options: Any,
     ) -> Sent:  # fmt: skip
         """A call arrives; with ``parent``, from the code of that call."""
         peer = peer or (self.client if parent is None else self.inside)
@@ -193,7 +193,7 @@ class World:
             call_id = self.ids[peer]
         task_ids = [dep if isinstance(dep, str) else dep.task_id for dep in deps]
         time_ms = 0 if timeout is None else int(timeout * 1000)
-        call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (b"body",))
+        call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (body,))
         before = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
         effects = self.dispatcher.on_call(peer, call, self.now, parent=parent and parent.t, wait=wait)
         ticket = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
@@ -310,7 +310,7 @@ class World:
         dispatcher = self.dispatcher
         assert dispatcher.tasks == {}
         assert (dispatcher.running, dispatcher.blocked, dispatcher._lingering) == (0, 0, 0)
-        assert dispatcher._slots.ready == 0
+        assert dispatcher._slots.ready == dispatcher.queued_bytes == 0
         assert not dispatcher._news
         assert dispatcher._timers.live == 0
         assert dispatcher.counters.accepted == dispatcher.counters.answered

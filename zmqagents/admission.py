@@ -18,7 +18,12 @@ from .waits import ancestors
 
 __all__ = ["Admission", "busy"]
 
+HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
 MAX_EARLY_CANCELS = 4096  # cancels remembered whose call is not, or no longer, here; beyond it the oldest goes
+
+
+_DOWNLOAD = MethodSpec(Op.DOWNLOAD, "stream", False, True, "(path)", "The size of a file, then its bytes.")
+_FILES = ClassSpec("zmqagents.files:FileRoots", "FileRoots", "", AgentOptions())
 
 
 class Admission:
@@ -33,6 +38,8 @@ class Admission:
         self._agents = agents
         self._tasks = tasks
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
+        self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
+        self._files.made = True
 
     def cancel_early(self, task_id: str) -> None:
         """The call of this id is cancelled, should it still come."""
@@ -41,9 +48,10 @@ class Admission:
             self._early_cancels.popitem(last=False)
 
     def check(
-        self, peer: Peer, call: Call, task_id: str, deadline: float | None, now: float, parent: Ticket | None
-    ) -> None:
-        """Refuse what comes too late, or what is too much."""
+        self, peer: Peer, call: Call, task_id: str, deadline: float | None, now: float, parent: Ticket | None,
+        size: int,
+    ) -> None:  # fmt: skip
+        """Refuse what comes too late, or what is too much. ``size``: bytes of the body."""
         if parent is not None and parent.ended is not None:
             raise type(parent.ended)(f"{call.agent}.{call.method}: its caller has ended ({parent.ended})")
         if self._early_cancels and task_id in self._early_cancels:
@@ -52,6 +60,9 @@ class Admission:
         if deadline is not None and deadline <= now:
             raise errors.CallTimeout(f"{call.agent}.{call.method} timed out before it arrived, never started")
         config = self._config
+        if size > config.max_message_bytes + HEAD_BYTES:  # our own clients do not send it
+            text = f"{call.agent}.{call.method}: arguments of {size:,} bytes, limit {config.max_message_bytes:,}"
+            raise errors.MessageTooLarge(f"{text} (max_message_bytes)", size, config.max_message_bytes)
         if len(self._tasks) >= config.max_calls:
             full = errors.HostBusy(f"the host has {len(self._tasks)} calls open, limit {config.max_calls} (max_calls)")
             full.passes = True
@@ -92,6 +103,20 @@ class Admission:
                     return
             raise busy(record)
 
+    def check_bytes(self, peer: Peer, size: int, queued: int) -> None:
+        """Refuse a call that would have to queue, with ``size`` bytes, behind ``queued`` of others.
+
+        An empty queue takes any one call. The host's own calls may queue as much again: they are made by calls that
+        run, and these must end for the queue to get shorter.
+        """
+        limit = self._config.max_queued_bytes * (2 if peer.local else 1)
+        if queued and queued + size > limit:
+            full = errors.HostBusy(
+                f"calls with {queued:,} bytes of arguments wait on the host, limit {limit:,} (max_queued_bytes)"
+            )
+            full.passes = True
+            raise full
+
     def full_mailbox(self, record: AgentRecord) -> errors.HostBusy:
         limit = self._config.max_mailbox
         return errors.HostBusy(f"{record.agent_id} has {limit} calls queued, which is the limit (max_mailbox)")
@@ -99,8 +124,10 @@ class Admission:
     def unknown_agent(self, agent_id: object) -> errors.UnknownAgent:
         return errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
 
-    def _management(self, call: Call, now: float) -> tuple[AgentRecord, str, None]:
-        """A request to the host itself that runs an agent's code; the broker answers all others."""
+    def _management(self, call: Call, now: float) -> tuple[AgentRecord, str, MethodSpec | None]:
+        """A request to the host itself that takes a worker; the broker answers all others."""
+        if call.method == Op.DOWNLOAD:
+            return self._files, Op.DOWNLOAD, _DOWNLOAD
         name = call.options.get("id")
         if call.method == Op.MEMORY:
             record = self._agents.get(name) if isinstance(name, str) else None

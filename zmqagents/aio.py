@@ -8,13 +8,15 @@ give a plain value; streams are read with ``async for``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from . import errors
 from .client import Transport
 from .config import DEFAULT_TIMEOUT_S
+from .files import Incoming, Progress
 from .frames import Op
 from .proxy import (
     UNSET,
@@ -30,6 +32,19 @@ from .proxy import (
 from .result import AsyncResult
 
 __all__ = ["AsyncRpcClient"]
+
+
+T = TypeVar("T")
+
+
+async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
+    """Run it in a thread, which has ended when this returns, also when this is cancelled."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class AsyncRpcClient:
@@ -101,12 +116,26 @@ class AsyncRpcClient:
     async def get_call_list(self) -> list[dict[str, Any]]:
         return list(await self._manage(Op.CALLS))
 
+    async def cancel(self, task_id: str) -> bool:
+        return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
+
     async def dump(self) -> list[dict[str, Any]]:
         return list(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(await self._manage(Op.MODELS, given))
+
+    async def download_file(
+        self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
+        progress: Progress | None = None, *, timeout: Timeout = UNSET,
+    ) -> int:  # fmt: skip
+        """Copy a file of the host; see `RpcClient.download_file`. Disks are waited for in other threads."""
+        with Incoming(local_path, progress) as file, self._client.open_download(remote_path, timeout) as stream:
+            async for item in stream:
+                await _to_its_end(file.take, item)
+                file.report()
+            return await _to_its_end(file.finish)
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call; ``await`` it."""

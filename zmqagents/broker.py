@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import secrets
 import socket
@@ -54,14 +55,15 @@ from .dispatcher import (
     error_reply,
 )  # fmt: skip
 from .errors import ZmqAgentsError
-from .frames import Call, Code, Kind, Op, Reply
+from .files import hold_apart
+from .frames import Call, Code, Kind, Reply
 from .gate import Gate
 from .helm import Helm, Relieved
 from .host import NOTHING, AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
 from .ledger import Ledger
 from .link import Sink
-from .management import Management
+from .management import RUN_AS_CALLS, Management
 from .models import ModelConfigs
 from .store import FutureStore, StoreLimits, open_store
 from .store.base import State as ResultState
@@ -78,6 +80,9 @@ RETRY_S = 0.02  # how often a peer that did not read is tried again
 PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
 MAX_LOST = 1024  # clients that are waited for after their connection broke
 BUSY_MS = 100  # when a client is to try again that came at a limit of the host
+ROLES_EVERY_S = (
+    0.25  # how often the roles of clients with keys are looked at; the key store reads once a second at most
+)
 SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
@@ -103,12 +108,12 @@ class Session:
         "unread_bytes", "user",
     )  # fmt: skip
 
-    def __init__(self, hello: frames.Hello, user: str, role: str, max_bytes: int) -> None:
+    def __init__(self, hello: frames.Hello, user: str, role: security.Role, max_bytes: int) -> None:
         self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
         self.user = user
         self.role = role
-        self.peer = Peer(frames.client_prefix(hello.client_id), key=self)
+        self.peer = Peer(frames.client_prefix(hello.client_id), key=self, user=user)
         self.ledger = Ledger(max_bytes)
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
@@ -176,6 +181,8 @@ class Broker:
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_zap = self._next_retry = self._next_sweep = self._next_probe = self._next_roll_call = 0.0
         self._roll_call_due = False
+        self._next_look = math.inf  # at the roles, while somebody is here by a key
+        self._hello_from: str | None = None  # the user of the HELLO just read
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
         self._events: dict[str, Callable[..., list[Effect]]] = {
@@ -212,7 +219,9 @@ class Broker:
 
     def _bind(self, config: BrokerConfig) -> Bound:
         keys = None if config.private else security.KeyStore.open()
-        self._auth = security.Authenticator(keys, insecure=config.insecure)
+        if keys is not None:
+            hold_apart(config.file_roots, keys.path)
+        self._auth = security.Authenticator(keys, insecure=bool(config.insecure))
         self._auth.bind(self._context)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
@@ -243,7 +252,7 @@ class Broker:
             security.guard_insecure(self._router)
         elif keys is not None:
             security.guard_tcp(self._router, keys.server_keypair())
-        interface = "127.0.0.1" if config.local_mode or config.insecure else "*"
+        interface = "127.0.0.1" if config.local_mode else "*"
         try:
             self._router.bind(f"tcp://{interface}:{config.port or '*'}")
         except zmq.ZMQError as exc:
@@ -357,7 +366,7 @@ class Broker:
             self._next_zap = 0.0
 
     def _poll_ms(self) -> int:
-        wait = POLL_LIMIT_S
+        wait = min(POLL_LIMIT_S, self._next_look - self._clock())
         due = self._dispatcher.next_deadline()
         if due is not None:
             wait = min(wait, due - self._clock())
@@ -399,7 +408,11 @@ class Broker:
         router = self._router
         parts: list[bytes] = []
         while router.getsockopt(zmq.RCVMORE):
-            part = router.recv(zmq.NOBLOCK)
+            if len(parts) == 1 and parts[0][3:4] == _HELLO:
+                frame = router.recv(zmq.NOBLOCK, copy=False)
+                self._hello_from, part = security.user_of(frame), frame.bytes
+            else:
+                part = router.recv(zmq.NOBLOCK)
             if len(parts) <= frames.MAX_FRAMES:
                 parts.append(part)
         return parts if len(parts) <= frames.MAX_FRAMES else None
@@ -470,6 +483,9 @@ class Broker:
         if self._starving and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             self._probe_readers()
+        if now >= self._next_look:
+            self._next_look = math.inf
+            self._look_at_roles(now)
         if self._lost:
             session = next(iter(self._lost))
             if now - session.last_seen > self.config.resume_s:
@@ -534,7 +550,7 @@ class Broker:
                 session.ledger.acknowledge(message.needed)
             if message.flags & frames.Flag.RESENT and self._came_before(session, message.call_id):
                 return
-            if message.agent == "" and message.method not in (Op.CREATE, Op.MEMORY):
+            if message.agent == "" and message.method not in RUN_AS_CALLS:
                 self._manage(session, message)
             else:
                 self._carry_out(self._dispatcher.on_call(session.peer, message, now))
@@ -545,6 +561,8 @@ class Broker:
             effects = self._dispatcher.on_fetch(session.peer, message.call_id, message.task_id, timeout, now)
             self._carry_out(effects)
         elif isinstance(message, frames.Cancel):
+            if not self._management.may_cancel(session.peer, session.role, message.task_id):
+                return  # there is nobody to tell: a CANCEL has no answer
             self._carry_out(
                 self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now, alone=message.alone)
             )
@@ -593,8 +611,11 @@ class Broker:
         return True
 
     def _on_hello(self, routing_id: bytes, hello: frames.Hello, now: float) -> None:
-        # The peer is who ZAP let in. One user owns all doors for now, so all who get in are admins.
-        user, role = "", "admin"
+        user = self._hello_from or ""
+        role = self._auth.role_of(user)
+        if role is None:
+            self._send_away(routing_id, errors.AuthenticationError("this key was revoked"))
+            return
         session = self._clients.get(hello.client_id)
         flags = 0
         if session is None:
@@ -605,12 +626,15 @@ class Broker:
             return
         else:  # its former connection is lost, which it may have noticed before us
             self._lose(session)
+            session.role = role
             flags = frames.Flag.RESUMED
         other = self._sessions.get(routing_id)
         if other is not None and other is not session:
             self._detach(other)
         session.take_seat(routing_id, now)
         self._sessions[routing_id] = session
+        if user.startswith("key:"):
+            self._next_look = min(self._next_look, now + ROLES_EVERY_S)
         bound = self.bound
         assert bound is not None
         welcome = {
@@ -622,6 +646,26 @@ class Broker:
         }  # fmt: skip
         head = frames.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
         self._send(routing_id, [head, codec.pack(welcome)])
+
+    def _send_away(self, routing_id: bytes, error: ZmqAgentsError) -> None:
+        code, body = error_reply(error)
+        self._send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
+
+    def _look_at_roles(self, now: float) -> None:
+        """Keys may be changed and removed while their clients are here, or about to come back."""
+        for session in [session for session in self._clients.values() if session.user.startswith("key:")]:
+            role = self._auth.role_of(session.user)
+            if role is not None:
+                session.role = role
+                self._next_look = now + ROLES_EVERY_S
+                continue
+            who = security.name_of(session.user)
+            log.warning("%s: %s was revoked: its session has ended", self.config.server_id, who)
+            error = errors.AuthenticationError(f"the key of {who.partition(':')[2]} was revoked")
+            self._carry_out(self._dispatcher.on_revoke(session.peer, error, now))
+            if not session.lost:
+                self._send_away(session.routing_id, error)
+            self._detach(session)
 
     def _lose(self, session: Session) -> None:
         """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
@@ -809,7 +853,7 @@ class Broker:
         wait = parent is not None and gate is not None
         if parent is not None and gate is not None:
             _enter(parent, gate, serial)
-        if call.agent == "" and call.method not in (Op.CREATE, Op.MEMORY):
+        if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._manage(None, call)
             return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
         return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
@@ -954,8 +998,10 @@ class Broker:
 
     def _manage(self, session: Session | None, call: Call) -> None:
         """Answer a request to the host itself. ``session`` None: made by the host's own code."""
-        peer, role = (self.link.peer, "admin") if session is None else (session.peer, session.role)
-        reply = self._management.handle(peer, call, role)
+        if session is None:
+            peer, reply = self.link.peer, self._management.handle(self.link.peer, call, "admin")
+        else:
+            peer, reply = session.peer, self._management.handle(session.peer, call, session.role)
         if reply is not None:
             self._answer(Answer(peer, call.call_id, reply))
 
@@ -1006,6 +1052,7 @@ class Broker:
             lock.release()
 
 
+_HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 _AT_ONCE = frozenset({"wait_over", "unwait"})
 
 

@@ -23,6 +23,7 @@ monitor tells of a crash within milliseconds; a host that hangs is noticed by pi
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import random
@@ -426,7 +427,10 @@ class Channel:
         elif kind == Kind.WELCOME:
             self._on_welcome(head, parts)
         elif kind == Kind.GOODBYE:
-            self._end(errors.HostStopping(f"{self.address}: it has stopped"))
+            if head.code:  # it ends this session alone, and says why
+                self._end(rebuild_error(Reply(head.code, parts[1:])))
+            else:
+                self._end(errors.HostStopping(f"{self.address}: it has stopped"))
         elif kind == Kind.NEED_HELLO:
             self._lost("it does not know this connection any more", errors.CallLost)
         else:
@@ -709,8 +713,8 @@ class Reask(Plain):
 
 
 def _copy(error: Exception) -> Exception:
-    """One exception object for each waiter: raising adds a traceback to it."""
-    return type(error)(*error.args)
+    """One exception object for each waiter, with all it says: raising adds a traceback to it."""
+    return copy.copy(error)
 
 
 # ---------------------------------------------------------------- the process

@@ -3,6 +3,7 @@
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls               one host: end it, look at it
     create delete call result cancel       its agents and their calls
+    download                               its files
     keys doctor completion                 this machine's side: keys, settings, the shell
 
 Which host: ``--port`` (and ``--host``), or ``--server-id``, or neither when one host of this user runs on this
@@ -40,7 +41,7 @@ import click
 from click.core import ParameterSource
 
 from . import __version__, errors
-from .config import DEFAULT_TIMEOUT_S, BrokerConfig, without_password
+from .config import DEFAULT_TIMEOUT_S, MEAN_IT, MEBIBYTE, BrokerConfig, without_password
 
 if TYPE_CHECKING:
     from .broker import Bound
@@ -70,6 +71,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.MissingExtra, 2),
     (errors.UnknownAgent, 2),
     (errors.UnknownClass, 2),
+    (errors.UnknownFile, 2),
     (errors.UnknownMethod, 2),
     (errors.UnknownTask, 2),
     (errors.AgentExists, 2),
@@ -215,6 +217,29 @@ def _seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> fl
     return seconds
 
 
+def megabytes(value: str | int) -> int:
+    """The type of options that are a size: MiB on the command line, bytes inside (and so in the default)."""
+    if isinstance(value, int):
+        return value
+    try:
+        size = float(value) * MEBIBYTE
+    except ValueError:
+        size = math.nan
+    if not 1 <= size < 2**60:
+        raise click.BadParameter(f"{value!r} is not a number of MiB above 0")
+    return int(size)
+
+
+def _insecure(ctx: click.Context, param: click.Parameter, text: Any) -> bool | str:
+    """The callback of ``--insecure``, which may stand alone; from the environment it is a word."""
+    word = str(text).lower()
+    if word in ("true", "1", "yes", "on", "t", "y"):
+        return True
+    if word in ("", "false", "0", "no", "off", "f", "n"):
+        return False
+    return str(text)  # which BrokerConfig judges
+
+
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
     """A click option that may also come from the environment, as ``AS_SERVER_<OPTION>``."""
     words = names[0].partition("/")[0].lstrip("-").replace("-", "_")
@@ -224,7 +249,10 @@ def option(*names: str, **attributes: Any) -> Callable[[F], F]:
 def _setting(name: str, words: str, *others: str, **attributes: Any) -> Callable[[F], F]:
     """The option for one field of `BrokerConfig`; the field's default is the option's."""
     default = getattr(BrokerConfig, name)
-    shown = default not in (None, "", False)
+    shown: bool | str = default not in (None, "", False, ())
+    if attributes.get("type") is megabytes:
+        shown = f"{default / MEBIBYTE:g}"
+        attributes["metavar"] = "MIB"
     return option(words, *others, name, default=default, show_default=shown, **attributes)
 
 
@@ -243,7 +271,27 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("server_id", "--server-id", metavar="ID", help="Name of the host; default: a new one."),
     _setting("studio_url", "--studio-url", metavar="URL", help="Studio to register with."),
     _setting("grace_s", "--grace", type=float, help="Seconds that calls may go on when the host is stopped."),
-    _setting("insecure", "--insecure", is_flag=True, help="TCP without encryption and keys; needs --local-mode."),
+    _setting(
+        "insecure",
+        "--insecure",
+        type=str,
+        is_flag=False,
+        flag_value="true",
+        callback=_insecure,
+        metavar=f"[={MEAN_IT}]",
+        help=f"TCP without any key: with --local-mode, or ={MEAN_IT} for every interface.",
+    ),
+    _setting(
+        "file_roots",
+        "--file-root",
+        multiple=True,
+        type=click.Path(),
+        metavar="DIR",
+        help="Directory whose files may be downloaded; may be given several times.",
+    ),
+    _setting("max_message_bytes", "--max-message-mb", type=megabytes, help="Largest message, arguments or result."),
+    _setting("max_pool_bytes", "--max-pool-mb", type=megabytes, help="Finished results kept, all together."),
+    _setting("max_queued_bytes", "--max-queued-mb", type=megabytes, help="Arguments of calls that wait, in all."),
 )
 
 
@@ -495,8 +543,6 @@ def start(strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
     An agent file that cannot be loaded is reported and left out, unless --strict.
     """
     config = BrokerConfig(**settings)
-    if config.insecure and not config.local_mode:
-        raise errors.ConfigError("insecure opens the host to whoever can reach its port: add --local-mode")
     from . import hosting, loader
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -506,8 +552,8 @@ def start(strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        if config.insecure:
-            say(f"warning: --insecure: any user of this machine can call the agents on port {bound.port}")
+        if config.open_to:
+            say(f"warning: --insecure: {config.open_to} can call the agents on port {bound.port}")
         _announce(bound, as_json)
 
     try:
@@ -824,9 +870,8 @@ def result(task_id: str, wait: bool, timeout: float | None, as_json: bool, trace
 def cancel(task_id: str, **where: Any) -> None:
     """Cancel a call: one that waits never runs, one that runs is told."""
     with open_client(**where) as client:
-        # A cancellation has no answer of its own. Whoever waits for the call is told how it ended, so wait for it.
-        ending = client.get_result(task_id, timeout=5.0)
-        client.link.cancel(task_id)
+        ending = client.get_result(task_id, timeout=5.0)  # asked for first: it tells how the call has ended
+        client.cancel(task_id)
         try:
             ending.result()
         except errors.CallCancelled:
@@ -835,6 +880,40 @@ def cancel(task_id: str, **where: Any) -> None:
         except errors.AgentCallError:
             pass
     click.echo(f"{task_id} had ended already")
+
+
+# ---------------------------------------------------------------- files
+
+
+@shell.command()
+@click.argument("remote", metavar="FILE")
+@click.argument("local", metavar="[TO]", required=False, type=click.Path())
+@on_host
+@within
+@as_json
+def download(remote: str, local: str | None, timeout: float | None, as_json: bool, **where: Any) -> None:
+    """Copy a file of a host here, or to TO, a directory or a file name, and print where it is.
+
+    The host serves only what lies below the directories that it was started with as --file-root. FILE is absolute, or
+    relative to one of them. A copy that is interrupted leaves nothing under the final name.
+    """
+    path = local or "."
+    if os.path.isdir(path):
+        path = os.path.join(path, os.path.basename(remote))
+    shown = sys.stderr.isatty()
+
+    def progress(there: int, total: int) -> None:
+        if shown:
+            click.echo(f"\r{remote}: {there / MEBIBYTE:.1f} of {total / MEBIBYTE:.1f} MiB", nl=there == total, err=True)
+
+    with open_client(timeout=timeout, **where) as client:
+        try:
+            size = client.download_file(remote, path, progress)
+        except errors.ZmqAgentsError:
+            raise
+        except OSError as exc:
+            raise errors.ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+    show({"path": path, "bytes": size} if as_json else os.path.normpath(path), as_json)
 
 
 # ---------------------------------------------------------------- keys
@@ -881,14 +960,10 @@ def keys_add(name: str, public_key: str, role: str) -> None:
     """Let the client NAME with its public KEY call the hosts of this user; or, with HOST:PORT for NAME, know the
     KEY of that host. An earlier key of the name is replaced. Hosts that run see it within a second.
     """
-    store = _store()
-    host, colon, port = name.rpartition(":")
-    if colon:
-        if not port.isdecimal():
-            raise click.UsageError(f"{name!r} is no HOST:PORT")
-        store.remember_host(host, int(port), public_key)
+    if ":" in name:
+        _store().remember_host(*_host_and_port(name), public_key)
     else:
-        store.authorize(name, public_key, "admin" if role == "admin" else "call")
+        _store().authorize(name, public_key, "admin" if role == "admin" else "call")
     click.echo(f"added {name}")
 
 
@@ -899,7 +974,7 @@ def keys_list(as_json: bool) -> None:
     store = _store()
     rows: list[dict[str, Any]] = []
     rows += [{"name": peer.name, "role": peer.role, "public": key} for key, peer in store.authorized().items()]
-    rows += [{"name": name, "role": "host", "public": store.server_key_for(*at)} for name, at in _known_hosts(store)]
+    rows += [{"name": f"{host}:{port}", "role": "host", "public": key} for host, port, key in store.known_hosts()]
     rows.sort(key=lambda row: (row["role"] == "host", row["name"]))
     _show_rows(rows, ("name", "role", "public"), as_json, "no keys")
 
@@ -908,35 +983,36 @@ def keys_list(as_json: bool) -> None:
 @click.argument("name")
 def keys_remove(name: str) -> None:
     """Refuse the client NAME from now on; or, with HOST:PORT, forget that host's key."""
-    store = _store()
     if ":" in name:
-        places = [at for known, at in _known_hosts(store) if known == name.lower()]
-        for host, port in places:
-            _host_file(store, host, port).unlink(missing_ok=True)
-        removed = bool(places)
-    else:
-        removed = store.revoke(name)
-    if not removed:
-        raise errors.ConfigError(f"there is no key of {name!r}; as_server keys list shows those there are")
+        _forget(name)
+    elif not _store().revoke(name):
+        raise _no_such_key(name)
     click.echo(f"removed {name}")
 
 
-def _known_hosts(store: KeyStore) -> list[tuple[str, tuple[str, int]]]:
-    """``host:port`` and its two parts, of each host elsewhere whose key is kept; by file name, see `security`."""
-    from urllib.parse import unquote
-
-    found = []
-    for path in (store.path / "known_hosts").glob("*_*.pub"):
-        host, _, port = path.stem.rpartition("_")
-        if port.isdecimal():
-            found.append((f"{unquote(host)}:{port}", (unquote(host), int(port))))
-    return found
+@keys.command("forget")
+@click.argument("name", metavar="HOST:PORT")
+def keys_forget(name: str) -> None:
+    """Know the key of the host at HOST:PORT no more."""
+    _forget(name)
+    click.echo(f"forgot {name}")
 
 
-def _host_file(store: KeyStore, host: str, port: int) -> Any:
-    from urllib.parse import quote
+def _forget(name: str) -> None:
+    host, port = _host_and_port(name)
+    if not _store().forget_host(host, port):
+        raise _no_such_key(name)
 
-    return store.path / "known_hosts" / f"{quote(host, safe='')}_{port}.pub"
+
+def _host_and_port(name: str) -> tuple[str, int]:
+    host, colon, port = name.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise click.UsageError(f"{name!r} is no HOST:PORT")
+    return host, int(port)
+
+
+def _no_such_key(name: str) -> errors.ConfigError:
+    return errors.ConfigError(f"there is no key of {name!r}; as_server keys list shows those there are")
 
 
 # ---------------------------------------------------------------- this machine
@@ -960,14 +1036,20 @@ def doctor(ctx: click.Context, /, as_json: bool, **settings: Any) -> int:
             problems.append(_name_the_option(ctx, " ".join(str(exc).split())))
             return None
 
-    from . import endpoints
+    from . import endpoints, files
 
-    attempt(lambda: BrokerConfig(**settings))
+    config = attempt(lambda: BrokerConfig(**settings))
+    store = attempt(_store)
+    if store is not None:
+        problems += store.problems()
+        if config is not None:
+            attempt(lambda: files.hold_apart(config.file_roots, store.path))
     report = {
         "versions": _versions(),
         "settings": {name: _with_origin(ctx, name, value) for name, value in settings.items()},
-        "key_store": attempt(lambda: str(_store().path)),
-        "runtime_dir": attempt(lambda: str(endpoints.runtime_dir())),
+        "key_store": str(store.path) if store is not None else None,
+        # Of the longest name that a host may have: the whole path must fit into the address of a socket.
+        "runtime_dir": attempt(lambda: os.path.dirname(endpoints.ipc_path("x" * endpoints.MAX_NAME_CHARS))),
         "hosts": [dataclasses.asdict(record) for record in endpoints.list_hosts()],
         "problems": problems,
     }

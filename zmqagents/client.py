@@ -26,7 +26,7 @@ from .outstanding import Repeat
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
 
-Transport = Literal["ipc", "tcp"]
+Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
 
 
 # ---------------------------------------------------------------- where to connect
@@ -50,6 +50,8 @@ class Target:
         if self.ipc is not None:
             return f"ipc://{self.ipc}", None
         assert self.port is not None
+        if self.transport == "tcp-insecure":
+            return f"tcp://{self.host}:{self.port}", None
         found = endpoints.find_host(self.host, self.port)
         if found is not None and self.transport != "tcp":
             return f"ipc://{found.ipc}", None

@@ -8,8 +8,10 @@ are floats and say ``_s``; sizes are bytes and say ``_bytes``.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +19,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .errors import ConfigError
 
-__all__ = ["BrokerConfig", "DEFAULT_TIMEOUT_S", "generate_server_id", "without_password"]
+__all__ = ["BrokerConfig", "DEFAULT_TIMEOUT_S", "MEBIBYTE", "MEAN_IT", "generate_server_id", "without_password"]
 
 DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
 MEBIBYTE = 1024 * 1024
+MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -51,18 +54,19 @@ class BrokerConfig:
     port: int | None = None  # None and 0: a free port, reported back
     capacity: int = 32  # agents that may run at the same moment: worker threads
     pool_type: Literal["local", "redis"] = "local"
-    redis_url: str = "redis://localhost:6379"
+    redis_url: str = dataclasses.field(default="redis://localhost:6379", repr=False)  # may hold a password
     max_pool_size: int = 8192  # finished results kept
     max_expire_time: float = 7200.0  # seconds that a finished result is kept
     max_timeout_seconds: float = 5.0  # default deadline of management requests; longest one fetch may wait
     local_mode: bool = False  # True: loopback and ipc only
     agent_dir: str | None = None
     server_id: str = ""  # "": generated
-    studio_url: str | None = None
+    studio_url: str | None = dataclasses.field(default=None, repr=False)
     model_config_path: str | None = None
 
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
-    insecure: bool = False  # TCP without CURVE; refused off loopback
+    insecure: bool | str = False  # TCP without keys: True with local_mode, "yes-i-mean-it" on every interface
+    file_roots: tuple[str, ...] = ()  # directories below which `download_file` may read; none: nothing
     max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
     max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
     max_unread_bytes: int = 256 * MEBIBYTE  # replies that one client has not read; beyond it the client is dropped
@@ -70,6 +74,7 @@ class BrokerConfig:
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
     max_calls: int = 65_536  # accepted and unanswered, of the whole host
     max_mailbox: int = 16_384  # queued calls of one agent
+    max_queued_bytes: int = 512 * MEBIBYTE  # arguments of all calls that have not started
     max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
     grace_s: float = 10.0  # stop: how long running and queued calls may go on
     fast_lane: bool = True  # short methods may be run by the router thread itself
@@ -78,16 +83,18 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes",
                      "max_calls_per_client",
-                     "max_calls", "max_mailbox"):  # fmt: skip
+                     "max_calls", "max_mailbox", "max_queued_bytes"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
-        for name in ("local_mode", "private", "insecure", "fast_lane"):
+        for name in ("local_mode", "private", "fast_lane"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):
             self._check_seconds(name, above_zero=True)
         self._check_seconds("grace_s", above_zero=False)
         self._check_address()
+        self._check_insecure()
+        object.__setattr__(self, "file_roots", _checked_roots(self.file_roots))
         if self.pool_type not in ("local", "redis"):
             raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
         for name in ("agent_dir", "model_config_path"):
@@ -134,6 +141,22 @@ class BrokerConfig:
             if url is not None and (not isinstance(url, str) or "://" not in url):
                 raise ConfigError(f"{name} must be a URL such as http://127.0.0.1:5000 or redis://127.0.0.1:6379")
 
+    def _check_insecure(self) -> None:
+        if not isinstance(self.insecure, bool) and self.insecure != MEAN_IT:
+            raise ConfigError(f"insecure must be True, False or {MEAN_IT!r}, not {self.insecure!r}")
+        if self.insecure is True and not self.local_mode and not self.private:
+            raise ConfigError(
+                "insecure opens the host to whoever can reach its port: add --local-mode (local_mode=True), which "
+                f"keeps the port to this machine, or say insecure={MEAN_IT}"
+            )
+
+    @property
+    def open_to(self) -> str:
+        """Who can call the agents without any key, "" if nobody can."""
+        if not self.insecure or self.private:
+            return ""
+        return "any user of this machine" if self.local_mode else "anybody who can reach this machine"
+
     def replace(self, **changes: Any) -> BrokerConfig:
         """A copy with ``changes``, checked anew."""
         return dataclasses.replace(self, **changes)
@@ -143,4 +166,17 @@ class BrokerConfig:
         shown = dataclasses.asdict(self)
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
+        shown["file_roots"] = list(self.file_roots)
         return shown
+
+
+def _checked_roots(roots: object) -> tuple[str, ...]:
+    """Directories as absolute paths without links; the file service looks at nothing else of them."""
+    if isinstance(roots, (str, bytes, os.PathLike)) or not isinstance(roots, Iterable):
+        raise ConfigError(f"file_roots must be a list of directories, not {roots!r}")
+    found = []
+    for root in roots:
+        if not isinstance(root, (str, os.PathLike)) or not os.path.isdir(root):
+            raise ConfigError(f"file_roots: {str(root)!r} is not a directory")
+        found.append(os.path.realpath(root))
+    return tuple(dict.fromkeys(found))

@@ -82,6 +82,7 @@ class Dispatcher:
         self._slots = Slots(config.capacity)
         self._news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self._timers: Timers[Ticket | ParkedFetch] = Timers()
+        self.queued_bytes = 0  # of the arguments of calls that have not started
         self._lingering = 0  # settled calls whose code has not returned
         self._drain_deadline: float | None = None
         self._drained = False
@@ -171,6 +172,18 @@ class Dispatcher:
         for ticket in list(peer.calls.values()):
             if not ticket.flags & Flag.DETACHED:
                 self._cancel(ticket, effects, now)
+        return self._end(effects, now)
+
+    def on_revoke(self, peer: Peer, error: ZmqAgentsError, now: float) -> list[Effect]:
+        """The user of ``peer`` may not be here any more: ``error`` is what all that it asked for ends in."""
+        effects: list[Effect] = []
+        for fetch in list(peer.fetches.values()):
+            self._forget_fetch(fetch)
+            effects.append(Answer(peer, fetch.call_id, error_reply(error)))
+        for ticket in [ticket for ticket in self.tasks.values() if ticket.peer.user == peer.user]:
+            if not ticket.settled:  # by the end of the call that has made it
+                self.counters.cancelled += 1
+                self._give_up(ticket, error, effects, now)
         return self._end(effects, now)
 
     # ------------------------------------------------------------ events: waiting
@@ -365,12 +378,17 @@ class Dispatcher:
             deadline = parent.deadline
         if self._drain_deadline is not None and parent is None:
             raise errors.HostStopping("the host is stopping and takes no new calls")
-        self._door.check(peer, call, task_id, deadline, now, parent)
+        size = sum(map(len, call.body))
+        self._door.check(peer, call, task_id, deadline, now, parent, size)
         record, op, method = self._door.target(call, now)
         exclusive = not method.concurrent if method is not None else op == Op.CREATE
         if op != Op.CREATE and not record.has_room():
             self._door.check_busy(record, call, exclusive, parent)
+        if self.queued_bytes + size > self.config.max_queued_bytes and not self._has_place(record, op, exclusive, call):
+            self._door.check_bytes(peer, size, self.queued_bytes)
         ticket = Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
+        ticket.queued_bytes = size
+        self.queued_bytes += size
         if parent is not None:
             ticket.parent = parent
             if parent.spawned is None:
@@ -380,6 +398,7 @@ class Dispatcher:
             waits.note_chain(ticket, call.options["chain"], self.tasks)
         if op == Op.CREATE:
             self.agents[record.agent_id] = record
+            record.owner = peer.user
             record.seat(ticket)
         record.calls += 1
         peer.calls[call.call_id] = ticket
@@ -388,6 +407,15 @@ class Dispatcher:
         if deadline is not None:
             self._timers.add(deadline, ticket)
         return ticket
+
+    def _has_place(self, record: AgentRecord, op: str, exclusive: bool, call: Call) -> bool:
+        """Whether a call that takes a slot can have it at once."""
+        has_turn = op == Op.CREATE or record.has_room() or (record.made and not exclusive)
+        return has_turn and self._slots.running < self.config.capacity and not call.deps
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        self.queued_bytes -= ticket.queued_bytes
+        ticket.queued_bytes = 0
 
     def _refuse(
         self, peer: Peer, call: Call, exc: ZmqAgentsError, waiting: Ticket | None, effects: list[Effect]
@@ -410,7 +438,7 @@ class Dispatcher:
         """A call that is open came again: ignored, but answered to a peer that has come back under its old name."""
         if ticket.peer is peer:
             return
-        if not ticket.peer.gone:
+        if not ticket.peer.gone or ticket.peer.user != peer.user:
             raise errors.RemoteProtocolError(f"{ticket.task_id} is in use by another connection")
         ticket.peer.calls.pop(ticket.call_id, None)
         ticket.peer = peer
@@ -481,6 +509,7 @@ class Dispatcher:
     def _start(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         ticket.state = State.RUNNING
         ticket.started = now
+        self._unqueue(ticket)
         effects.append(Start(ticket))
 
     def _release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
@@ -631,6 +660,7 @@ class Dispatcher:
         if ticket.deadline is not None:
             self._timers.over()
         ticket.body = ()
+        self._unqueue(ticket)
         peer = ticket.peer
         peer.calls.pop(ticket.call_id, None)
         del self.tasks[ticket.task_id]

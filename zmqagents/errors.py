@@ -58,6 +58,7 @@ __all__ = [
     "StoreUnavailable",
     "UnknownAgent",
     "UnknownClass",
+    "UnknownFile",
     "UnknownMethod",
     "UnknownTask",
     "ZmqAgentsError",
@@ -190,6 +191,10 @@ class UnknownAgent(CallError, LookupError):
 
 class UnknownClass(CallError, LookupError):
     """The host knows no agent class of this name; the text lists those that it knows."""
+
+
+class UnknownFile(CallError, FileNotFoundError):
+    """The host serves no file of this name."""
 
 
 class UnknownMethod(CallError, AttributeError):

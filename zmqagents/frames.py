@@ -22,7 +22,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     68 PENDING     broker   none: a FETCH whose time is over                        call_id
     69 PONG        broker   none                                                    call_id: nonce
     70 NEED_HELLO  broker   none: the token is unknown                              call_id
-    71 GOODBYE     broker   [map: message]: the broker stops
+    71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
@@ -134,6 +134,8 @@ class Op:
     MODELS = "set_model_configs"
     REGISTER = "register_class"
     CALLS = "get_call_list"
+    CANCEL = "cancel_call"
+    DOWNLOAD = "download_file"
     DUMP = "dump"
     STOP = "stop"
 

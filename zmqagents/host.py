@@ -15,13 +15,14 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from . import codec, errors
 from .agent import AgentBase, CallContext, ClassSpec, HostServices, _current, class_name_of, spec_of
 from .config import BrokerConfig
 from .dispatcher import AgentRecord, Ticket, error_reply
+from .files import CHUNK_BYTES, FileRoots
 from .frames import Code, Op, Reply
 
 __all__ = ["NOTHING", "AgentHost", "ClassTable"]
@@ -109,6 +110,7 @@ class AgentHost:
         self.config = config
         self.classes = classes
         self.services = services
+        self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
         self._bind = bind
         self._unpickler = unpickler
         self._pickler = pickler
@@ -199,6 +201,8 @@ class AgentHost:
         record = ticket.agent
         if ticket.op == Op.CREATE:
             return self._create(ticket, record)
+        if ticket.op == Op.DOWNLOAD:
+            return self._download(ticket)
         instance = record.instance
         if instance is None:
             raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
@@ -208,6 +212,15 @@ class AgentHost:
         if ticket.op == Op.MEMORY:
             return _memory_of(instance)
         return _attribute_of(instance, ticket)
+
+    def _download(self, ticket: Ticket) -> Iterator[int | bytes]:
+        if ticket.context is None or ticket.context.outlet is None:  # it would be made a list, of any length
+            raise _Refused(errors.RemoteProtocolError("a file comes as a stream: the flag is missing"))
+        args, _ = self._arguments(ticket)
+        try:
+            yield from self._files.read(args[0] if args else None)
+        except errors.ZmqAgentsError as exc:
+            raise _Refused(exc) from exc
 
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         replies = ticket.dep_replies

@@ -149,6 +149,8 @@ class RpcAgentServerLauncher:
                 raise errors.LaunchError(f"{self.server_id} is running already")
             self._let_go()
             _let_go_of_the_dead()
+            if self.config.open_to:
+                log.warning("%s: insecure: %s can call its agents", self.server_id, self.config.open_to)
             if in_subprocess:
                 self._launch_child()
                 return

@@ -2,8 +2,21 @@
 
 They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
 are. The two that may take long because they run somebody's code or read much (`Op.REGISTER`, `Op.MODELS`) get a
-thread of their own. Making an agent and reading its memory run an agent's code: those are calls like any other, and
-the dispatcher's matter. All answers are plain data without secrets.
+thread of their own. Making an agent, reading its memory and reading a file may take long, too: those are calls like any
+other (`RUN_AS_CALLS`), and the dispatcher's matter. All answers are plain data without secrets.
+
+Who may ask for what (`Management.check`); the host's own code, agents that call agents, may do all of it:
+
+    request                              role call                       role admin
+    create_agent, describe_agent         yes                             yes
+    calls, attributes, memory            yes                             yes
+    a result by its task id              yes: the id is the key to it    yes
+    get_agent_list, get_server_info      yes                             yes
+    download_file, below --file-root     yes                             yes
+    delete_agent                         agents that it has made         all
+    get_call_list, cancel_call           its own calls                   all
+    stop, delete_all_agent, dump         no                              yes
+    set_model_configs, register_class    no                              yes
 """
 
 from __future__ import annotations
@@ -21,13 +34,15 @@ from .dispatcher import Dispatcher, error_reply
 from .frames import Call, Code, Op, Reply
 from .host import AgentHost
 from .models import ModelConfigs
+from .security import Role, name_of
 from .store import FutureStore
 from .tickets import AgentRecord, Effect, Peer, State, Ticket
 from .worker import WorkerPool
 
-__all__ = ["ADMIN_ONLY", "Management"]
+__all__ = ["ADMIN_ONLY", "RUN_AS_CALLS", "Management"]
 
-ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER})
+RUN_AS_CALLS = frozenset({Op.CREATE, Op.MEMORY, Op.DOWNLOAD})
+ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP})
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
 MAX_LISTED_CALLS = 10_000  # a list of more would be read by nobody and hold up the router
@@ -57,16 +72,41 @@ class Management:
         self._where = where
         self._clock = clock
         self._started = time.time()
+        self._nobody = Peer("")
         self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
-            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.CALLS: self._calls, Op.DUMP: self._dump,
+            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.DUMP: self._dump, Op.CANCEL: self._cancel,
             Op.DESCRIBE: self._describe, Op.DELETE: self._delete, Op.DELETE_ALL: self._delete_all, Op.STOP: self._stop,
         }  # fmt: skip
 
-    def handle(self, peer: Peer, call: Call, role: str) -> Reply | None:
+    def check(self, peer: Peer, role: Role, call: Call) -> None:
+        """Raise `PermissionRefused` for what ``role`` does not allow; see the table of the module."""
+        if role == "admin":
+            return
+        if call.method in ADMIN_ONLY:
+            raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
+        subject = str(call.options.get("id"))
+        if call.method == Op.DELETE:
+            record = self._dispatcher.agents.get(subject)
+            if record is not None and record.owner != peer.user:
+                raise errors.PermissionRefused(f"{subject} was made by somebody else: only an admin may delete it")
+        if call.method == Op.CANCEL:
+            ticket = self._dispatcher.tasks.get(subject)
+            if ticket is not None and ticket.owner != peer.user:
+                raise errors.PermissionRefused(f"{subject} is somebody else's call: only an admin may cancel it")
+
+    def may_cancel(self, peer: Peer, role: Role, task_id: str) -> bool:
+        """The same for a CANCEL, which has no answer: an open call of its user, or one that it may yet make."""
+        if role == "admin" or not task_id:  # "": by its own number of the call
+            return True
+        ticket = self._dispatcher.tasks.get(task_id)
+        return task_id.startswith(f"{peer.prefix}-") if ticket is None else ticket.owner == peer.user
+
+    def handle(self, peer: Peer, call: Call, role: Role) -> Reply | None:
         """The answer; None if it comes later, as the event ``managed``. Called by the router thread."""
         try:
-            if call.method in ADMIN_ONLY and role != "admin":
-                raise errors.PermissionRefused(f"{call.method} needs the role admin")
+            self.check(peer, role, call)
+            if call.method == Op.CALLS:
+                return Reply(Code.NONE, (codec.pack(self._calls(None if role == "admin" else peer.user)),))
             if call.method in (Op.MODELS, Op.REGISTER):
                 name = f"zmqagents-{call.method}"
                 threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
@@ -88,8 +128,9 @@ class Management:
             "uptime_s": round(time.time() - self._started, 3), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
-            "worker_threads": self._pool.size, "calls": vars(dispatcher.counters).copy(),
-            "store": dict(self._store.stats()._asdict()), "settings": self._config.public(),
+            "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
+            "calls": vars(dispatcher.counters).copy(), "store": dict(self._store.stats()._asdict()),
+            "settings": self._config.public(),
         }  # fmt: skip
 
     # ------------------------------------------------------------ what there is
@@ -104,9 +145,10 @@ class Management:
             "age_s": round(self._clock() - record.created, 3),
         }  # fmt: skip
 
-    def _calls(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+    def _calls(self, user: str | None) -> list[dict[str, Any]]:
+        """The open calls of ``user``, None: of all."""
         now = self._clock()
-        tickets = list(self._dispatcher.tasks.values())
+        tickets = [ticket for ticket in self._dispatcher.tasks.values() if user is None or ticket.owner == user]
         return [self._call_info(ticket, now) for ticket in tickets[:MAX_LISTED_CALLS]]
 
     def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
@@ -155,6 +197,13 @@ class Management:
     def _delete(self, options: dict[str, Any]) -> bool:
         self._carry_out(self._dispatcher.remove_agent(str(options.get("id")), self._clock()))
         return True
+
+    def _cancel(self, options: dict[str, Any]) -> bool:
+        task_id = str(options.get("id"))
+        is_open = task_id in self._dispatcher.tasks
+        if is_open:
+            self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
+        return is_open
 
     def _delete_all(self, _: dict[str, Any]) -> bool:
         for agent_id in list(self._dispatcher.agents):

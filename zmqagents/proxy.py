@@ -12,6 +12,7 @@ import ast
 import contextlib
 import contextvars
 import inspect
+import os
 import threading
 import time
 import weakref
@@ -23,6 +24,7 @@ from .agent import AgentOptions, class_name_of, current_call
 from .client import Connection, Target, Transport, connect, target_of
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
+from .files import Incoming, Progress
 from .frames import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
 from .link import Link, Sink, rebuild_error
 from .result import AsyncResult, Stream, decode_reply
@@ -436,7 +438,8 @@ class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
 
     All clients of one process to one host share a connection, which opens with the first request and closes with
-    the last client. On the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP.
+    the last client. On the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP,
+    ``"tcp-insecure"`` TCP without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
     """
 
@@ -447,8 +450,8 @@ class RpcClient:
         if link is None:
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
-            if transport not in (None, "ipc", "tcp"):
-                raise errors.ConfigError(f"transport must be 'ipc', 'tcp' or None, not {transport!r}")
+            if transport not in (None, "ipc", "tcp", "tcp-insecure"):
+                raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
             link = connect(Target(host, port, transport))
         self._link = link
         self._timeout = timeout
@@ -533,6 +536,10 @@ class RpcClient:
         """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
         return list(self._manage(Op.CALLS))
 
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
+        return bool(self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
+
     def dump(self) -> list[dict[str, Any]]:
         """The open calls with the stack of their code and what they wait for: to see what is stuck."""
         return list(self._manage(Op.DUMP))
@@ -546,6 +553,32 @@ class RpcClient:
         """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it."""
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult.attach(self._link, task_id, bind_reference, timeout)
+
+    def download_file(
+        self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
+        progress: Progress | None = None, *, timeout: Timeout = UNSET,
+    ) -> int:  # fmt: skip
+        """Copy a file of the host to ``local_path``, which appears when it is whole; its size in bytes.
+
+        The host serves only what lies below its ``--file-root`` directories; ``remote_path`` is absolute, or relative
+        to one of them. Raises PermissionRefused or UnknownFile, and OSError for ``local_path``. ``progress(bytes there,
+        bytes in all)`` is called in this thread, with each chunk; what it raises ends the download. ``timeout``: for
+        the whole file, default that of this client.
+        """
+        with Incoming(local_path, progress) as file, self.open_download(remote_path, timeout) as stream:
+            for item in stream:
+                file.take(item)
+                file.report()
+            return file.finish()
+
+    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
+        """The stream of a file: its size, then its bytes."""
+        link, path = self._link, os.fspath(remote_path)
+        stream = Stream(link, Op.DOWNLOAD, bind_reference)
+        left = time_left(self._timeout if isinstance(timeout, _Unset) else timeout)
+        body = request_body(link, Op.DOWNLOAD, (path,), {})
+        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
+        return stream
 
     # ------------------------------------------------------------ life
 

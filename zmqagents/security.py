@@ -5,7 +5,7 @@ every connection before the peer's first message is read:
 
     domain       mechanism   accepted                                  user id
     za.ipc       NULL        the peer's uid (SO_PEERCRED) is allowed   uid:<n>
-    za.tcp       CURVE       its public key is in ``authorized/``      key:<name>
+    za.tcp       CURVE       its public key is in ``authorized/``      key:<name>:<public key>
     za.insecure  NULL        any peer, if insecure was asked for       insecure
     otherwise                nobody: status 400
 
@@ -31,6 +31,8 @@ The key store is made on first use and makes one user's host and clients trust e
 
 A file is lines of ``name = value``; a line that begins with ``#`` is a comment. Keys are Z85, 40 characters.
 Secrets never appear in a repr, a log line or an error.
+
+The key is part of the user id because a name may get another key: then sessions of the old one are over, too.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ __all__ = [
     "guard_insecure",
     "guard_ipc",
     "guard_tcp",
+    "name_of",
     "seed_routing_ids",
     "user_of",
 ]
@@ -163,9 +166,9 @@ class KeyStore:
         self._signature = None
 
     def revoke(self, name: str) -> bool:
-        """Refuse new connections of ``name`` from now (running hosts: within a second); False if it was not there.
+        """Refuse ``name`` from now (running hosts: within a second); False if it was not there.
 
-        A connection that stands stays; its `Authenticator.role_of` becomes None.
+        Connections that stand lose their role (`Authenticator.role_of` is None), upon which a host ends their sessions.
         """
         try:
             self._file_of(name).unlink()
@@ -200,10 +203,45 @@ class KeyStore:
         self._signature = signature if settled else "unsettled"
         return self._peers
 
+    def problems(self) -> list[str]:
+        """What is wrong with the files of clients and known hosts, one line for each file that does not count."""
+        found: list[str] = []
+        seen: dict[str, str] = {}
+        for path in sorted(self.path.glob("*/*.pub")):
+            try:
+                if path.parent.name == "authorized":
+                    _read_peer(path, seen)
+                else:
+                    _read_host(path)
+            except (ConfigError, FileNotFoundError) as exc:
+                found.append(str(exc))
+        return found
+
     def remember_host(self, host: str, port: int, public_key: str) -> None:
         """Keep the public key (Z85) of the host at ``host:port``; replaces an earlier one."""
         path = self._host_file(host, port)
         write_private(path, f"public = {_checked_key(public_key, path)}\n".encode())
+
+    def forget_host(self, host: str, port: int) -> bool:
+        """Know the host at ``host:port`` no more; False if it was not known."""
+        try:
+            self._host_file(host, port).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def known_hosts(self) -> list[tuple[str, int, str]]:
+        """``(host, port, public key)`` of the hosts elsewhere whose keys are kept, sorted.
+
+        Raises ConfigError for a damaged file, naming it.
+        """
+        found = []
+        for path in (self.path / "known_hosts").glob("*_*.pub"):
+            name, _, port = path.stem.rpartition("_")
+            if port.isdecimal():
+                with contextlib.suppress(FileNotFoundError):  # forgotten meanwhile
+                    found.append((urllib.parse.unquote(name), int(port), _read_host(path)))
+        return sorted(found)
 
     def server_key_for(self, host: str, port: int) -> str | None:
         """The public key that the host at ``host:port`` must prove to have, None if none is known.
@@ -211,9 +249,8 @@ class KeyStore:
         A remembered one comes first (``localhost`` may be a tunnel); otherwise, for this machine, our own. Raises
         ConfigError for a damaged file.
         """
-        path = self._host_file(host, port)
         try:
-            return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
+            return _read_host(self._host_file(host, port))
         except FileNotFoundError:
             return self._server.public if is_this_machine(host) else None
 
@@ -304,23 +341,31 @@ def _write_peer(path: Path, public_key: str, role: str) -> None:
 def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
     seen: dict[str, str] = {}
     for path in paths:
-        name = path.name.removesuffix(".pub")
         try:
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"{path} has a name that cannot be a user id")
-            # In a directory that nobody else can enter a public key may be readable; writable it may not be.
-            fields = _fields(path, forbidden=0o022)
-            key = _checked_key(fields.get("public", ""), path)
-            role = _checked_role(fields.get("role", "call"), path)
-            if key in seen:
-                raise ConfigError(f"{path} holds the same key as {seen[key]}.pub, which counts")
+            yield _read_peer(path, seen)
         except FileNotFoundError:  # revoked since the directory was read
             continue
         except ConfigError as exc:
             log.warning("authorised key ignored: %s", exc)
-            continue
-        seen[key] = name
-        yield key, Peer(name, role)
+
+
+def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:
+    """The key in one file, and whose it is; ``seen``: the names of the keys read before."""
+    name = path.name.removesuffix(".pub")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{path} has a name that cannot be a user id")
+    # In a directory that nobody else can enter a public key may be readable; writable it may not be.
+    fields = _fields(path, forbidden=0o022)
+    key = _checked_key(fields.get("public", ""), path)
+    role = _checked_role(fields.get("role", "call"), path)
+    if key in seen:
+        raise ConfigError(f"{path} holds the same key as {seen[key]}.pub, which counts")
+    seen[key] = name
+    return key, Peer(name, role)
+
+
+def _read_host(path: Path) -> str:
+    return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
 
 
 def _look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
@@ -431,11 +476,13 @@ class Authenticator:
 
     def role_of(self, user_id: str) -> Role | None:
         """What a user (see `user_of`) may do now; None if it is unknown or was revoked since it connected."""
-        kind, _, name = user_id.partition(":")
-        if kind == "uid" and name.isdecimal() and int(name) in self._uids:
-            return "admin" if int(name) == os.geteuid() else "call"
+        kind, _, rest = user_id.partition(":")
+        if kind == "uid" and rest.isdecimal() and int(rest) in self._uids:
+            return "admin" if int(rest) == os.geteuid() else "call"
         if kind == "key" and self._keys is not None:
-            return next((peer.role for peer in self._keys.authorized().values() if peer.name == name), None)
+            name, _, public = rest.partition(":")
+            peer = self._keys.authorized().get(public)
+            return peer.role if peer is not None and peer.name == name else None
         return "call" if user_id == INSECURE_USER and self._insecure else None
 
     def _reply(self, request: list[bytes]) -> list[bytes]:
@@ -468,7 +515,7 @@ class Authenticator:
             case (b"za.tcp", b"CURVE", [key]) if len(key) == 32:
                 public = z85.encode(key).decode()
                 peer = self._keys.authorized().get(public) if self._keys is not None else None
-                return (f"key:{peer.name}", "") if peer else (None, f"{address} with the unknown key {public}")
+                return (f"key:{peer.name}:{public}", "") if peer else (None, f"{address} with the unknown key {public}")
             case (b"za.insecure", b"NULL", []) if self._insecure:
                 return INSECURE_USER, ""
         return None, f"{address} with mechanism {mechanism[:20]!r} in domain {domain[:20]!r}"
@@ -555,6 +602,11 @@ def seed_routing_ids() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
+
+
+def name_of(user_id: str) -> str:
+    """A user id as people read it, without the key: ``key:bob``."""
+    return ":".join(user_id.split(":", 2)[:2])
 
 
 def user_of(frame: zmq.Frame) -> str | None:

@@ -51,10 +51,11 @@ class Counters:
 class Peer:
     """Whoever sent calls: a client's session, or the host itself (``local``)."""
 
-    __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix")
+    __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix", "user")
 
-    def __init__(self, prefix: str, *, key: Any = None, local: bool = False) -> None:
+    def __init__(self, prefix: str, *, key: Any = None, local: bool = False, user: str = "") -> None:
         self.prefix = prefix  # first half of its task ids
+        self.user = user  # whom the authentication has found it to be; "": the host's own code
         self.key = key  # the broker's handle
         self.local = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
@@ -67,7 +68,7 @@ class AgentRecord:
 
     __slots__ = (
         "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox", "options",
-        "removed", "spec",
+        "owner", "removed", "spec",
     )  # fmt: skip
 
     def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
@@ -76,6 +77,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
+        self.owner = ""  # the user who has made it, "": the host's own code
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
@@ -131,8 +133,8 @@ class Ticket:
     __slots__ = (
         "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
         "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
-        "parent", "peer", "returns", "seat", "settled", "slot", "spawned", "started", "state", "task_id", "turn",
-        "wait_any", "wait_error", "waiters", "waits_for",
+        "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
+        "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +146,7 @@ class Ticket:
         self.flags = call.flags
         self.name = call.method
         self.body: Sequence[Frame] = call.body
+        self.queued_bytes = 0  # of the body, until the call starts
         self.task_id = task_id
         self.agent = agent
         self.op = op  # "" for a method call, else what the host is to do
@@ -176,6 +179,14 @@ class Ticket:
         self.far: dict[str, list[str]] | None = None  # where those of `deps` are that another host has
         self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
+
+    @property
+    def owner(self) -> str:
+        """The user whose call this is, or in whose call it was made; "": the host's own code."""
+        ticket = self
+        while ticket.parent is not None:
+            ticket = ticket.parent
+        return ticket.peer.user
 
     @property
     def label(self) -> str:

@@ -149,7 +149,11 @@ def test_a_method_runs_in_a_worker_until_it_has_been_short_for_a_while() -> None
 
 
 def test_the_record_is_that_of_the_class_and_its_method(client: RpcClient, runner: AgentProxy) -> None:
-    assert any(is_router(client.create_agent(Runner).act()) for _ in range(5))
+    for _ in range(20):  # until no noise comes between the two
+        quicken(runner)
+        if is_router(client.create_agent(Runner).act()):
+            return
+    raise AssertionError("a new agent of the class always began in a worker")
 
 
 def test_the_fast_lane_can_be_switched_off() -> None:

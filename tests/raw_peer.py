@@ -59,8 +59,8 @@ class RawPeer:
 
     def receive(self) -> tuple[Header, Sequence[bytes]]:
         """The next message: its header and what follows."""
-        head, *rest = self.socket.recv_multipart()
-        return frames.parse_header(head), rest
+        head, rest = frames.split_answer(self.socket.recv_multipart())
+        return head, [bytes(frame) for frame in rest]
 
     def answer_to(self, call_id: int) -> tuple[Header, Sequence[bytes]]:
         """The answer to ``call_id``; others that come first are dropped."""

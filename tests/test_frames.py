@@ -392,3 +392,45 @@ def test_a_call_says_which_replies_its_client_still_needs_if_that_is_not_too_far
     call = frames.parse_client([bytes(part) for part in parts])
     assert isinstance(call, frames.Call)
     assert call.needed == (needed if needed and call_id - needed < 0xFFFF else 0)
+
+
+# ---------------------------------------------------------------- what is short goes in one frame
+
+BODY = b"p" * (frames.JOIN_BYTES + 1)
+
+
+@pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b""]])
+def test_a_call_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
+    parts = frames.call_frames(7, 5, "a", "m", body, deps=["x-1"], needed=3)
+    assert (len(parts) == 1) == (len(body) == 1 and len(body[0]) <= frames.JOIN_BYTES)
+    head = frames.header(Kind.CALL, 7, 5, code=5)
+    apart = frames.parse_client([head, pack(["a", "m", ["x-1"], None]), *body])
+    assert frames.parse_client(parts)._replace(body=body) == apart._replace(body=body)  # type: ignore[union-attr]
+    assert [bytes(frame) for frame in frames.parse_client(parts).body] == body  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b"p", BODY], []])
+def test_an_answer_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
+    parts = frames.answer_frames(Kind.RESULT, 7, 5, body)
+    assert (len(parts) == 1) == (not body or (len(body) == 1 and len(body[0]) <= frames.JOIN_BYTES))
+    for form in (parts, [frames.header(Kind.RESULT, 7, 5), *body]):
+        head, said = frames.split_answer(form)
+        assert (head.kind, head.call_id, head.token) == (Kind.RESULT, 7, 5)
+        assert list(said) == body
+
+
+def test_a_call_in_one_frame_that_is_cut_or_has_company_is_refused() -> None:
+    (whole,) = frames.call_frames(7, 5, "a", "m", [b""])
+    for end in range(frames.HEADER_BYTES + 1, len(whole)):
+        with pytest.raises(errors.RemoteProtocolError):
+            frames.parse_client([whole[:end]])
+    with pytest.raises(errors.RemoteProtocolError, match="CALL in 2 frames"):
+        frames.parse_client([whole, b"payload"])
+
+
+def test_the_agents_and_methods_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_MAX_PLAIN_TARGETS", 10)
+    for number in range(35):
+        parts = frames.call_frames(1, 5, f"agent-{number}", "m", [b"p"])
+        assert all(frames.parse_client(parts).agent == f"agent-{number}" for _ in range(2))  # type: ignore[union-attr]
+        assert len(frames._plain_targets) <= 10

@@ -88,6 +88,14 @@ POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
 CLOSE_LINGER_MS = 500
+ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
+
+# As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
+_NOBLOCK = int(zmq.NOBLOCK)
+_SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 
 
 class Bound(NamedTuple):
@@ -225,6 +233,8 @@ class Broker:
         self._auth.bind(self._context)
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
+        # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
+        self._send_frame: Callable[[frames.Frame, int, bool], Any] = super(zmq.Socket, self._router).send  # type: ignore[misc]
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = endpoints.ipc_path(config.server_id)
         self._ipc_lock = endpoints.IpcLock(path)
@@ -347,23 +357,30 @@ class Broker:
         poller.register(self._auth.socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         poller.register(self._wake_r.fileno(), zmq.POLLIN)
+        more = True  # there may be messages
         while not self._stop:
-            busy = self._read_messages()
-            busy = self._read_inbox() or busy
+            more = more and self._read_messages()
+            more = self._read_inbox() or more
             if self._quick:
+                more = True
                 self._run_quick(self._clock() + TURN_S)
-                busy = True
             self._look_at_clock()
-            if busy or self._stop:  # stopped just now, by the end of its grace
+            if more or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
             if self._inbox:  # posted between the last look and the flag
                 self._asleep = False
+                more = True
                 continue
-            poller.poll(self._poll_ms())
+            ready = poller.poll(self._poll_ms())
             self._asleep = False
-            self._empty_pipe()
-            self._next_zap = 0.0
+            for source, _ in ready:
+                if source is self._router:
+                    more = True
+                elif type(source) is int:
+                    self._empty_pipe()
+                else:
+                    self._next_zap = 0.0
 
     def _poll_ms(self) -> int:
         wait = min(POLL_LIMIT_S, self._next_look - self._clock())
@@ -383,15 +400,17 @@ class Broker:
             self._wake_r.recv(4096)
 
     def _read_messages(self) -> bool:
+        """Handle what is there, `BATCH` of them at most; True if there may be more."""
         router = self._router
         now = self._clock()
         end = now + TURN_S
         for count in range(BATCH):
             try:
-                routing_id = router.recv(zmq.NOBLOCK)
+                frame = router.recv(_NOBLOCK, False)
             except zmq.Again:
-                return count > 0
-            parts = self._read_rest()
+                return False
+            routing_id = frame.bytes
+            parts = self._read_rest(frame)
             try:
                 self._on_message(routing_id, parts, now)
             except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
@@ -401,23 +420,28 @@ class Broker:
                 now = self._run_quick(end)
                 if now >= end:
                     break
+            # A lone message is the rule where callers wait; to ask is cheaper than to be told by an exception.
+            if not count and not router.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
+                return False
         return True
 
-    def _read_rest(self) -> list[bytes] | None:
-        """The frames after the routing id; None for a message of too many, which is read to its end but not kept."""
-        router = self._router
-        parts: list[bytes] = []
-        while router.getsockopt(zmq.RCVMORE):
+    def _read_rest(self, frame: zmq.Frame) -> list[frames.Frame] | None:
+        """The frames after the routing id; None for a message of too many, which is read to its end but not kept.
+
+        Large ones stay where ZeroMQ has put them.
+        """
+        recv = self._router.recv
+        parts: list[frames.Frame] = []
+        while frame.more:
+            frame = recv(_NOBLOCK, False)
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
-                frame = router.recv(zmq.NOBLOCK, copy=False)
-                self._hello_from, part = security.user_of(frame), frame.bytes
-            else:
-                part = router.recv(zmq.NOBLOCK)
+                self._hello_from = security.user_of(frame)
             if len(parts) <= frames.MAX_FRAMES:
-                parts.append(part)
+                parts.append(frame.bytes if len(frame) < ZERO_COPY_BYTES else frame.buffer)
         return parts if len(parts) <= frames.MAX_FRAMES else None
 
     def _read_inbox(self) -> bool:
+        """Handle the events of other threads, `BATCH` of them at most; True if there were any."""
         inbox = self._inbox
         for count in range(BATCH):
             if not inbox:
@@ -526,7 +550,7 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: bytes, parts: list[bytes] | None, now: float) -> None:
+    def _on_message(self, routing_id: bytes, parts: list[frames.Frame] | None, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
@@ -575,7 +599,7 @@ class Broker:
         elif isinstance(message, frames.Bye):
             self._detach(session)
 
-    def _answer_broken(self, routing_id: bytes, parts: list[bytes] | None) -> None:
+    def _answer_broken(self, routing_id: bytes, parts: list[frames.Frame] | None) -> None:
         session = self._sessions.get(routing_id)
         if session is None or not parts:
             return
@@ -701,8 +725,13 @@ class Broker:
 
     def _send(self, routing_id: bytes, message: list[frames.Frame]) -> bool:
         """False if the peer has no room now; a peer that is gone counts as sent."""
+        send = self._send_frame
         try:
-            self._router.send_multipart([routing_id, *message], zmq.NOBLOCK, copy=sum(map(len, message)) < 65_536)
+            send(routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
+            for frame in message[:-1]:
+                send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
+            frame = message[-1]
+            send(frame, _NOBLOCK, len(frame) < ZERO_COPY_BYTES)
         except zmq.Again:
             return False
         except zmq.ZMQError as exc:
@@ -769,13 +798,10 @@ class Broker:
         self._push_reply(session, call_id, reply)
 
     def _push_reply(self, session: Session, call_id: int, reply: Reply) -> None:
-        if not reply.code:
-            head = frames.header(Kind.RESULT, call_id, session.token)
-        elif reply.code == Code.BUSY:
-            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code, time_ms=BUSY_MS)
-        else:
-            head = frames.header(Kind.ERROR, call_id, session.token, code=reply.code)
-        self._push(session, [head, *reply.body])
+        code, body = reply
+        kind = _ERROR if code else _RESULT
+        time_ms = BUSY_MS if code == Code.BUSY else 0
+        self._push(session, frames.answer_frames(kind, call_id, session.token, body, code=code, time_ms=time_ms))
 
     def _pending(self, effect: Pending) -> None:
         if effect.peer.local:
@@ -968,8 +994,8 @@ class Broker:
             self.link.chunk(ticket.call_id, body)
         else:
             session: Session = ticket.peer.key
-            head = frames.header(Kind.CHUNK, ticket.call_id, session.token, time_ms=number & frames.MAX_TIME_MS)
-            self._push(session, [head, *body])
+            number &= frames.MAX_TIME_MS
+            self._push(session, frames.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number))
         return []
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:

@@ -33,7 +33,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
@@ -410,14 +410,14 @@ class Channel:
             log.exception("a callback on a result from %s failed", self.address)
 
     def _on_message(self, parts: list[frames.Frame]) -> None:
-        head = frames.parse_header(parts[0])
+        head, body = frames.split_answer(parts)
         kind = head.kind
         if kind == Kind.RESULT or kind == Kind.ERROR:
-            self._on_answer(head, parts)
+            self._on_answer(head, body)
         elif kind == Kind.CHUNK:
             request = self._book.find(head.call_id)
             if request is not None and request.sink is not None:
-                request.sink.chunk(Reply(Code.NONE, parts[1:]))
+                request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)
         elif kind == Kind.PONG:
@@ -436,7 +436,7 @@ class Channel:
         else:
             raise errors.RemoteProtocolError(f"unknown kind {kind}")
 
-    def _on_answer(self, head: frames.Header, parts: list[frames.Frame]) -> None:
+    def _on_answer(self, head: frames.Header, body: Sequence[frames.Frame]) -> None:
         book = self._book
         if head.kind == Kind.RESULT:
             code = int(Code.NONE)
@@ -450,7 +450,7 @@ class Channel:
         request = book.answered(head.call_id)
         if request is None or request.sink is None:
             return
-        reply = Reply(code, parts[1:])
+        reply = Reply(code, body)
         if type(request.message) is Reask and request.message.has_lost(reply):
             request.sink.fail(errors.CallLost(f"{self.address}: {request.message.why}"))
         else:

@@ -45,10 +45,9 @@ def _stop(dealer: zmq.Socket[bytes], grace_s: float, end: float) -> None:
     token = frames.parse_header(_receive(dealer, end)[0]).token
     body = (codec.encode_call((), {}).payload,)
     dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"grace_s": grace_s}))
-    head, *rest = _receive(dealer, end)
-    answer = frames.parse_header(head)
+    answer, said = frames.split_answer(_receive(dealer, end))
     if answer.kind == Kind.ERROR:
-        raise rebuild_error(Reply(answer.code, rest))
+        raise rebuild_error(Reply(answer.code, said))
     if answer.kind not in (Kind.RESULT, Kind.GOODBYE):
         raise HostUnreachable(f"the host answers on its control socket with a message of kind {answer.kind}")
 

@@ -326,22 +326,32 @@ def describe(exc: BaseException, *, agent: str = "", method: str = "", call_id: 
 
     The caller may add ``args`` (a list) when it knows that they can be encoded. Never raises.
     """
-    data = _describe(exc, 0)
+    return _with_place(_describe(exc, 0, True), agent, method, call_id)
+
+
+def describe_briefly(exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "") -> dict[str, Any]:
+    """The same without the traceback, which takes 200 us to write down."""
+    return _with_place(_describe(exc, 0, False), agent, method, call_id)
+
+
+def _with_place(data: dict[str, Any], agent: str, method: str, call_id: str) -> dict[str, Any]:
     for key, value in (("agent", agent), ("method", method), ("call_id", call_id)):
         if value:
             data[key] = value
     return data
 
 
-def _describe(exc: BaseException, depth: int) -> dict[str, Any]:
+def _describe(exc: BaseException, depth: int, with_traceback: bool) -> dict[str, Any]:
     if isinstance(exc, AgentCallError) and exc.type_name:  # it came from another agent: keep its name
         name, message = exc.type_name, exc.message
     else:
         name, message = type_name_of(type(exc)), safe_text(exc)
-    data: dict[str, Any] = {"type": name, "message": message, "traceback": safe_traceback(exc)}
+    data: dict[str, Any] = {"type": name, "message": message}
+    if with_traceback:
+        data["traceback"] = safe_traceback(exc)
     group = _members(exc)
     if group and depth < MAX_GROUP_DEPTH:
-        data["group"] = [_describe(member, depth + 1) for member in group[:MAX_GROUP_MEMBERS]]
+        data["group"] = [_describe(member, depth + 1, with_traceback) for member in group[:MAX_GROUP_MEMBERS]]
     if isinstance(exc, ZmqAgentsError):  # of foreign classes nothing is read: a property may do anything
         fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
         if fields:

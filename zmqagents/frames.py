@@ -6,6 +6,9 @@ is never part of a message. A message is a header and, by kind, further frames:
     header, 28 bytes, big endian (struct ">2sBBHHQQI")
         magic "ZA" | version u8 | kind u8 | flags u16 | code u16 | call_id u64 | token u64 | time_ms u32
 
+    Each frame costs both sides a microsecond or two, so what is short goes in one with the header: of CALL, list and
+    payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Both forms are legal.
+
     kind           from     frames after the header
      1 HELLO       client   [map: versions, client, resume]                         token 0
      2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
@@ -56,13 +59,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .codec import pack, unpack
-from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe
+from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
 
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "call_frames", "client_prefix", "error_reply", "header", "parse_client",
-    "parse_header", "reply_from_bytes", "reply_to_bytes", "task_id_of", "to_time_ms",
+    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frames", "client_prefix", "error_reply", "header",
+    "parse_client", "parse_header", "reply_from_bytes", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -77,8 +80,12 @@ CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
+JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
+
 _HEADER = struct.Struct(">2sBBHHQQI")
+_JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
 HEADER_BYTES = _HEADER.size
+JOINED_BYTES = _JOINED.size
 
 Frame = bytes | memoryview
 
@@ -100,6 +107,9 @@ class Kind(enum.IntEnum):
     NEED_HELLO = 70
     GOODBYE = 71
     CHUNK = 72
+
+
+_CALL = int(Kind.CALL)  # comparing and packing a member of an enum costs several times as much
 
 
 class Flag:
@@ -159,12 +169,17 @@ def header(kind: int, call_id: int = 0, token: int = 0, *, flags: int = 0, code:
 def parse_header(frame: Frame) -> Header:
     """The header of ``frame``; RemoteProtocolError when it is none, or of another version."""
     try:
-        parsed = Header._make(_HEADER.unpack(frame))
+        fields = _HEADER.unpack_from(frame)
     except struct.error:
         raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}") from None
-    if parsed.magic != MAGIC or parsed.version != VERSION:
+    if len(frame) != HEADER_BYTES and fields[2] not in _JOINABLE:
+        raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}")
+    if fields[0] != MAGIC or fields[1] != VERSION:
         raise RemoteProtocolError(f"not a ZA/{VERSION} header: {bytes(frame[:3])!r}")
-    return parsed
+    return Header._make(fields)
+
+
+_JOINABLE = frozenset({int(Kind.CALL), int(Kind.RESULT), int(Kind.ERROR), int(Kind.CHUNK)})
 
 
 def to_time_ms(seconds: float | None) -> int:
@@ -194,8 +209,7 @@ class Reply(NamedTuple):
 
 def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
     """The host's own refusal as a reply; it arrives as exactly this class."""
-    data = describe(exc, agent=agent, method=method, call_id=call_id)
-    del data["traceback"]  # the host's own frames help no caller
+    data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
     return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
 
 
@@ -292,8 +306,31 @@ def call_frames(
     if len(meta) > MAX_META_BYTES or len(deps) > MAX_DEPS or len(body) + 2 > MAX_FRAMES:
         raise _too_large(len(meta), len(deps), len(body) + 2)
     behind = call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
-    head = _HEADER.pack(MAGIC, VERSION, Kind.CALL, flags, behind, call_id, token, to_time_ms(timeout_s))
+    time_ms = to_time_ms(timeout_s)
+    if len(body) == 1 and len(body[0]) <= JOIN_BYTES and len(meta) <= JOIN_BYTES:
+        head = _JOINED.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms, len(meta))
+        return [b"".join((head, meta, body[0]))]
+    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms)
     return [head, meta, *body]
+
+
+def answer_frames(
+    kind: int, call_id: int, token: int, body: Sequence[Frame], *, code: int = 0, time_ms: int = 0
+) -> list[Frame]:
+    """A RESULT, ERROR or CHUNK message."""
+    head = _HEADER.pack(MAGIC, VERSION, kind, 0, code, call_id, token, time_ms)
+    if len(body) == 1 and len(body[0]) <= JOIN_BYTES:
+        return [head + body[0]]
+    return [head, *body]
+
+
+def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
+    """The header of a broker's message, and the frames after it; RemoteProtocolError as `parse_header`."""
+    first = frames[0]
+    head = parse_header(first)
+    if len(first) > HEADER_BYTES:
+        return head, (first[HEADER_BYTES:], *frames[1:])
+    return head, frames[1:]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -318,12 +355,14 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
             raise RemoteProtocolError("message without a header")
         head = parse_header(frames[0])
     kind = head.kind
+    if kind == _CALL and len(frames[0]) > HEADER_BYTES:
+        frames = _unjoined(frames)
     if kind not in _FRAME_COUNTS:
         raise RemoteProtocolError(f"unknown kind {kind}")
     least, most = _FRAME_COUNTS[kind]
     if not least <= len(frames) <= most:
         raise RemoteProtocolError(f"kind {kind} in {len(frames)} frames, expected {least} to {most}")
-    if kind == Kind.CALL:
+    if kind == _CALL:
         return _parse_call(head, frames)
     if kind == Kind.PING:
         return Ping(head.call_id)
@@ -347,6 +386,17 @@ _FRAME_COUNTS = {
     int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
     int(Kind.ACK): (1, 1),
 }  # fmt: skip
+
+
+def _unjoined(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The three frames of a CALL that came as one."""
+    first = frames[0]
+    if len(frames) > 1 or len(first) < JOINED_BYTES:
+        raise RemoteProtocolError(f"CALL in {len(frames)} frames, the first of {len(first)} bytes")
+    end = JOINED_BYTES + _JOINED.unpack_from(first)[-1]
+    if end > len(first):
+        raise RemoteProtocolError("CALL whose list is longer than the message")
+    return first, first[JOINED_BYTES:end], first[end:]
 
 
 def _meta(frames: Sequence[Frame]) -> Any:
@@ -383,7 +433,15 @@ def _text(value: object, what: str) -> str:
     return value
 
 
+_plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
+_MAX_PLAIN_TARGETS = 8_192
+
+
 def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
+    needed = head.call_id - head.code + 1 if head.code else 0
+    plain = _plain_targets.get(frames[1]) if type(frames[1]) is bytes else None
+    if plain is not None and head.call_id:
+        return Call(head.call_id, head.flags, head.time_ms, *plain, (), {}, frames[2:], needed)
     meta = _meta(frames)
     if not isinstance(meta, list) or len(meta) != 4:
         raise RemoteProtocolError("CALL takes [agent, method, deps, options]")
@@ -399,10 +457,14 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
             options["far"] = _far(options["far"])
     if head.call_id == 0:
         raise RemoteProtocolError("CALL with id 0")
+    target = _text(agent, "agent id"), _text(method, "method name")
+    if deps is None and not options and type(frames[1]) is bytes:
+        if len(_plain_targets) >= _MAX_PLAIN_TARGETS:
+            _plain_targets.clear()
+        _plain_targets[frames[1]] = target
     return Call(
-        head.call_id, head.flags, head.time_ms, _text(agent, "agent id"), _text(method, "method name"),
-        _texts(deps, "deps", MAX_DEPS), options, frames[2:], head.call_id - head.code + 1 if head.code else 0,
-    )  # fmt: skip
+        head.call_id, head.flags, head.time_ms, *target, _texts(deps, "deps", MAX_DEPS), options, frames[2:], needed
+    )
 
 
 def _parse_hello(head: Header, frames: Sequence[Frame]) -> Hello:

@@ -88,6 +88,8 @@ POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
 CLOSE_LINGER_MS = 500
+PUSH_AT = 32  # replies that may wait for others, and how long, while short methods run
+PUSH_S = 0.0002
 ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
 
 # As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
@@ -185,9 +187,10 @@ class Broker:
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
+        self._unsent: list[tuple[Session, list[frames.Frame]]] = []  # replies of this turn
         self._stalled: set[Session] = set()
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._next_zap = self._next_retry = self._next_sweep = self._next_probe = self._next_roll_call = 0.0
+        self._push_by = self._next_zap = self._next_retry = self._next_sweep = self._next_probe = self._next_roll_call = 0.0
         self._roll_call_due = False
         self._next_look = math.inf  # at the roles, while somebody is here by a key
         self._hello_from: str | None = None  # the user of the HELLO just read
@@ -365,6 +368,8 @@ class Broker:
                 more = True
                 self._run_quick(self._clock() + TURN_S)
             self._look_at_clock()
+            if self._unsent:
+                self._push_all()
             if more or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
@@ -458,6 +463,9 @@ class Broker:
         helm, lane, clock = self._helm, self._quick, self._clock
         now = clock()
         while lane and now < end:
+            if self._unsent and (len(self._unsent) >= PUSH_AT or now >= self._push_by):
+                self._push_all()
+                self._push_by = now + PUSH_S
             ticket = lane.popleft()
             if not helm.can_watch():
                 self._pool.start(ticket)
@@ -743,6 +751,15 @@ class Broker:
         return True
 
     def _push(self, session: Session, message: list[frames.Frame]) -> None:
+        """Send soon: ZeroMQ wakes its own thread and writes to the peer once for several messages, not for each."""
+        self._unsent.append((session, message))
+
+    def _push_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for session, message in unsent:
+            self._push_now(session, message)
+
+    def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
         if session.lost or (session.outbox is None and self._send(session.routing_id, message)):
             return
         if not self._is_seated(session):  # sending has shown that it is gone

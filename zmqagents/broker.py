@@ -190,7 +190,8 @@ class Broker:
         self._unsent: list[tuple[Session, list[frames.Frame]]] = []  # replies of this turn
         self._stalled: set[Session] = set()
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._push_by = self._next_zap = self._next_retry = self._next_sweep = self._next_probe = self._next_roll_call = 0.0
+        self._push_by = self._next_zap = self._next_retry = self._next_sweep = self._next_probe = 0.0
+        self._next_roll_call = 0.0
         self._roll_call_due = False
         self._next_look = math.inf  # at the roles, while somebody is here by a key
         self._hello_from: str | None = None  # the user of the HELLO just read

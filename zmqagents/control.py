@@ -46,6 +46,8 @@ def _stop(dealer: zmq.Socket[bytes], grace_s: float, end: float) -> None:
     body = (codec.encode_call((), {}).payload,)
     dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"grace_s": grace_s}))
     answer, said = frames.split_answer(_receive(dealer, end))
+    while answer.kind == Kind.PONG:  # the host asks who is still there, when another connection ends
+        answer, said = frames.split_answer(_receive(dealer, end))
     if answer.kind == Kind.ERROR:
         raise rebuild_error(Reply(answer.code, said))
     if answer.kind not in (Kind.RESULT, Kind.GOODBYE):

@@ -98,6 +98,10 @@ _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
+MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
+# libzmq's high-water mark counts messages. So those above LARGE_BYTES are counted here in bytes until they are written.
+LARGE_BYTES = 32_768
+IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
 
 
 class Bound(NamedTuple):
@@ -114,7 +118,8 @@ class Session:
     """One client: a routing id that said HELLO. It outlives its connection by ``resume_s``."""
 
     __slots__ = (
-        "client_id", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role", "routing_id", "token",
+        "client_id", "in_flight", "in_flight_bytes", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role",
+        "routing_id", "token",
         "unread_bytes", "user",
     )  # fmt: skip
 
@@ -137,6 +142,8 @@ class Session:
         self.lost = False
         self.outbox = None  # what it held is in the ledger
         self.unread_bytes = 0
+        self.in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
+        self.in_flight_bytes = 0
 
 
 class Broker:
@@ -179,6 +186,7 @@ class Broker:
         self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
         self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
+        self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._asleep = False
         # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
         self._wake_r, self._wake_w = socket.socketpair()
@@ -284,7 +292,7 @@ class Broker:
         router.setsockopt(zmq.ROUTER_HANDOVER, 0)
         router.setsockopt(zmq.SNDHWM, min(1000, self.config.max_calls_per_client + 64))  # beyond it: outbox
         router.setsockopt(zmq.RCVHWM, 1000)
-        router.setsockopt(zmq.MAXMSGSIZE, self.config.max_message_bytes + 1024)
+        router.setsockopt(zmq.MAXMSGSIZE, self._message_limit)
         router.setsockopt(zmq.BACKLOG, 512)
         router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         router.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -416,9 +424,9 @@ class Broker:
             except zmq.Again:
                 return False
             routing_id = frame.bytes
-            parts = self._read_rest(frame)
+            parts, size = self._read_rest(frame)
             try:
-                self._on_message(routing_id, parts, now)
+                self._on_message(routing_id, parts, size, now)
             except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
                 log.exception("a message could not be handled")
                 self._answer_broken(routing_id, parts)
@@ -431,20 +439,26 @@ class Broker:
                 return False
         return True
 
-    def _read_rest(self, frame: zmq.Frame) -> list[frames.Frame] | None:
-        """The frames after the routing id; None for a message of too many, which is read to its end but not kept.
+    def _read_rest(self, frame: zmq.Frame) -> tuple[list[frames.Frame] | None, int]:
+        """The frames after the routing id, and their bytes in all. Large ones stay where ZeroMQ has put them.
 
-        Large ones stay where ZeroMQ has put them.
+        A message that is too much is read to its end but not kept: None for too many frames, the header alone for too
+        many bytes. (libzmq holds a message until it is whole, and has no limit for that: see tests/faults.)
         """
         recv = self._router.recv
         parts: list[frames.Frame] = []
+        size = 0
+        limit = self._message_limit
         while frame.more:
             frame = recv(_NOBLOCK, False)
+            size += len(frame)
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
                 self._hello_from = security.user_of(frame)
-            if len(parts) <= frames.MAX_FRAMES:
+            if size > limit:
+                del parts[1:]
+            elif len(parts) <= frames.MAX_FRAMES:
                 parts.append(frame.bytes if len(frame) < ZERO_COPY_BYTES else frame.buffer)
-        return parts if len(parts) <= frames.MAX_FRAMES else None
+        return parts if len(parts) <= frames.MAX_FRAMES else None, size
 
     def _read_inbox(self) -> bool:
         """Handle the events of other threads, `BATCH` of them at most; True if there were any."""
@@ -559,7 +573,7 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: bytes, parts: list[frames.Frame] | None, now: float) -> None:
+    def _on_message(self, routing_id: bytes, parts: list[frames.Frame] | None, size: int, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
@@ -574,6 +588,9 @@ class Broker:
                 self._send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
                 return
             session.last_seen = now
+            if size > self._message_limit:
+                self._refuse_size(session, head.call_id, size)
+                return
             message = frames.parse_client(parts, head)
         except errors.RemoteProtocolError as exc:
             self._complain(routing_id, exc)
@@ -607,6 +624,11 @@ class Broker:
             self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
             self._detach(session)
+
+    def _refuse_size(self, session: Session, call_id: int, size: int) -> None:
+        limit = self.config.max_message_bytes
+        text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+        self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
     def _answer_broken(self, routing_id: bytes, parts: list[frames.Frame] | None) -> None:
         session = self._sessions.get(routing_id)
@@ -732,7 +754,7 @@ class Broker:
 
     # ------------------------------------------------------------ sending
 
-    def _send(self, routing_id: bytes, message: list[frames.Frame]) -> bool:
+    def _send(self, routing_id: bytes, message: list[Any]) -> bool:
         """False if the peer has no room now; a peer that is gone counts as sent."""
         send = self._send_frame
         try:
@@ -751,6 +773,24 @@ class Broker:
                 self._lose(session)
         return True
 
+    def _send_counted(self, session: Session, message: list[frames.Frame]) -> bool:
+        """As `_send`, but of large messages libzmq gets only so many bytes at a time."""
+        size = sum(map(len, message))
+        if size < LARGE_BYTES:
+            return self._send(session.routing_id, message)
+        in_flight = session.in_flight
+        while in_flight and in_flight[0][0].done:
+            session.in_flight_bytes -= in_flight.popleft()[1]
+        if session.in_flight_bytes >= IN_FLIGHT_BYTES:
+            return False
+        # Frames are written in order: once the last one is let go, all are.
+        last = zmq.Frame(message[-1], track=True, copy=False, copy_threshold=0)
+        if not self._send(session.routing_id, [*message[:-1], last]):
+            return False
+        in_flight.append((last.tracker, size))
+        session.in_flight_bytes += size
+        return True
+
     def _push(self, session: Session, message: list[frames.Frame]) -> None:
         """Send soon: ZeroMQ wakes its own thread and writes to the peer once for several messages, not for each."""
         self._unsent.append((session, message))
@@ -761,7 +801,7 @@ class Broker:
             self._push_now(session, message)
 
     def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
-        if session.lost or (session.outbox is None and self._send(session.routing_id, message)):
+        if session.lost or (session.outbox is None and self._send_counted(session, message)):
             return
         if not self._is_seated(session):  # sending has shown that it is gone
             return
@@ -776,10 +816,12 @@ class Broker:
             )
             self._detach(session)
 
-    def _flush(self, session: Session) -> None:
+    def _flush(self, session: Session, *, at_end: bool = False) -> None:
+        """Send what was left unread; ``at_end``: as much as libzmq takes, for there is no later."""
         outbox = session.outbox
         while outbox:
-            if not self._send(session.routing_id, outbox[0]):
+            sent = self._send(session.routing_id, outbox[0]) if at_end else self._send_counted(session, outbox[0])
+            if not sent:
                 return
             if not self._is_seated(session):
                 return
@@ -1063,7 +1105,7 @@ class Broker:
         goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
         for session in list(self._sessions.values()):
             with contextlib.suppress(zmq.ZMQError):
-                self._flush(session)
+                self._flush(session, at_end=True)
                 self._send(session.routing_id, goodbye)
         self._asleep = False
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these

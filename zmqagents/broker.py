@@ -29,7 +29,7 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -99,6 +99,8 @@ _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
+MAX_FAR_HOSTS = 64  # asked for results at the same time: each takes a connection and a thread
+COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
 # libzmq's high-water mark counts messages. So those above LARGE_BYTES are counted here in bytes until they are written.
 LARGE_BYTES = 32_768
 IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
@@ -205,6 +207,8 @@ class Broker:
         self._hello_from: str | None = None  # the user of the HELLO just read
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
+        self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
+        self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
         self._events: dict[str, Callable[..., list[Effect]]] = {
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
@@ -212,7 +216,7 @@ class Broker:
             "wait_credit": self._on_wait_credit, "wait_item": self._on_wait_item, "await_credit": self._on_await_credit,
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
-            "dep": self._on_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
+            "far_dep": self._on_far_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
             Start: self._start, Answer: self._answer, Pending: self._pending,
@@ -641,12 +645,12 @@ class Broker:
         )
 
     def _complain(self, routing_id: bytes, exc: Exception) -> None:
-        """Count what a peer did wrong, and log it once for each peer."""
+        """Count what a peer did wrong, and log it once for each peer, though not for each of a flood of them."""
         seen = self._bad_peers.get(routing_id, 0)
         if len(self._bad_peers) >= 4096 and not seen:
             self._bad_peers.clear()  # bounded; a peer may then be logged a second time
         self._bad_peers[routing_id] = seen + 1
-        if not seen:
+        if not seen and self._complaints.take(self._clock()):
             log.warning("dropping malformed messages of peer %s: %s", routing_id.hex(), exc)
 
     def _came_before(self, session: Session, call_id: int) -> bool:
@@ -879,11 +883,7 @@ class Broker:
     def _look_up(self, effect: Lookup) -> None:
         ticket, task_id = effect.ticket, effect.task_id
         if ticket is not None and ticket.far is not None and task_id in ticket.far:
-            sink = _FarResult(ticket, task_id, self.post)
-            try:
-                self._fetch_far(codec.TaskRef(task_id, *ticket.far[task_id]), sink)
-            except ZmqAgentsError as exc:  # an address that is none
-                sink.fail(exc)
+            self._ask_far(ticket, codec.TaskRef(task_id, *ticket.far[task_id]))
             return
         reply = self._stored(effect.task_id)
         if effect.ticket is not None:
@@ -891,6 +891,19 @@ class Broker:
             self._carry_out(self._dispatcher.on_dep(effect.ticket, effect.task_id, reply, now))
         else:
             self._answer(Answer(effect.peer, effect.call_id, reply))
+
+    def _ask_far(self, ticket: Ticket, ref: codec.TaskRef) -> None:
+        """Have an argument of ``ticket`` brought by the host that has it. The address was chosen by the caller."""
+        asked = self._far_asked
+        sink = _FarResult(ticket, ref, self.post)
+        asked[ref.address] += 1
+        if len(asked) > MAX_FAR_HOSTS:
+            sink.fail(errors.HostBusy(f"{self.config.server_id} waits for results of {MAX_FAR_HOSTS} other hosts"))
+            return
+        try:
+            self._fetch_far(ref, sink)
+        except ZmqAgentsError as exc:  # an address that is none
+            sink.fail(exc)
 
     def _stored(self, task_id: str) -> Reply:
         try:
@@ -1068,8 +1081,11 @@ class Broker:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
 
-    def _on_dep(self, ticket: Ticket, task_id: str, reply: Reply) -> list[Effect]:
-        return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())
+    def _on_far_dep(self, ticket: Ticket, ref: codec.TaskRef, reply: Reply) -> list[Effect]:
+        self._far_asked[ref.address] -= 1
+        if self._far_asked[ref.address] <= 0:
+            del self._far_asked[ref.address]
+        return self._dispatcher.on_dep(ticket, ref.task_id, reply, self._clock())
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         return [Answer(peer, call_id, reply)]
@@ -1138,6 +1154,22 @@ class Broker:
             lock.release()
 
 
+class _Quota:
+    """So many in so many seconds."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._start = -seconds
+        self._taken = 0
+
+    def take(self, now: float) -> bool:
+        if now - self._start >= self._seconds:
+            self._start, self._taken = now, 0
+        self._taken += 1
+        return self._taken <= self._limit
+
+
 _HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 _AT_ONCE = frozenset({"wait_over", "unwait"})
 
@@ -1145,18 +1177,18 @@ _AT_ONCE = frozenset({"wait_over", "unwait"})
 class _FarResult:
     """The sink for an argument that another host has: brings it to the parked call."""
 
-    def __init__(self, ticket: Ticket, task_id: str, post: Callable[..., None]) -> None:
+    def __init__(self, ticket: Ticket, ref: codec.TaskRef, post: Callable[..., None]) -> None:
         self._ticket = ticket
-        self._task_id = task_id
+        self._ref = ref
         self._post = post
 
     def deliver(self, reply: Reply | None) -> None:
         if reply is not None:  # None: a fetch without a time limit has none that could be over
-            self._post("dep", self._ticket, self._task_id, reply)
+            self._post("far_dep", self._ticket, self._ref, reply)
 
     def fail(self, error: Exception) -> None:
         known = error if isinstance(error, ZmqAgentsError) else errors.HostLost(str(error))
-        self._post("dep", self._ticket, self._task_id, error_reply(known, call_id=self._task_id))
+        self._post("far_dep", self._ticket, self._ref, error_reply(known, call_id=self._ref.task_id))
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""

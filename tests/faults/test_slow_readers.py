@@ -1,0 +1,205 @@
+"""Clients that do not read: they cost a bounded amount, and harm nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scale import MIB, Memory, pick, soak_only
+from zmtp import Wire, connect_ipc
+
+import hosts
+from actors import CLASSES, Desk, host, within
+from raw_peer import RawPeer
+from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, codec, frames
+from zmqagents.frames import Flag, Kind
+
+pytestmark = pytest.mark.timeout(pick(60, 300))
+
+LIMIT = 16 * MIB  # of unread replies, of one client
+POOL = 16 * MIB  # of finished results in the store
+ROOM = 64  # MiB beyond the limit: what libzmq and the kernel hold
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RpcAgentServerLauncher]:
+    with host(*CLASSES, Maker, Fountain, capacity=4, max_unread_bytes=LIMIT, max_pool_bytes=POOL) as launcher:
+        yield launcher
+
+
+def _settled(client: RpcClient, within_s: float = 10) -> None:
+    assert hosts.eventually(lambda: client.get_server_info()["calls_open"] == 0, within_s)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [(10_240, 10_000), (32_000, 2000), (100_000, 2000), (1_000_000, pick(200, 1000)), (17_000_000, pick(6, 30))],
+)  # fmt: skip
+def test_replies_of_any_size_that_nobody_reads_cost_no_more_than_the_limit(
+    server: RpcAgentServerLauncher, client: RpcClient, size: int, count: int
+) -> None:
+    desk = client.create_agent(Desk)
+    memory = Memory(server.pid)
+    with RawPeer(server, receive_limit=1) as peer:
+        peer.hello()
+        for call_id in range(1, count + 1):
+            peer.call(call_id, desk.agent_id, "make_bytes", size)
+            if call_id % 100 == 0:
+                with within(1):
+                    assert desk.echo("served") == "served"
+                memory.grown  # noqa: B018
+        _settled(client)
+        assert max(memory.most, memory.grown) < LIMIT / MIB + ROOM
+    assert desk.echo("others are served") == "others are served"
+
+
+def test_large_replies_arrive_whole_and_in_order_at_a_reader_who_comes_late(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    desk = client.create_agent(Desk)
+    count = 30
+    with RawPeer(server, receive_limit=1) as peer:
+        peer.hello()
+        for call_id in range(1, count + 1):
+            peer.call(call_id, desk.agent_id, "make_bytes", call_id * 40_000)  # 19 MB: below the limit and 24 MiB
+        _settled(client)
+        for call_id in range(1, count + 1):
+            head, (payload, *buffers) = peer.receive()
+            assert (head.kind, head.call_id) == (Kind.RESULT, call_id)
+            assert codec.decode(payload, buffers) == b"\xaa" * (call_id * 40_000)
+
+
+def test_a_stream_whose_reader_grants_everything_and_reads_nothing_costs_no_more_than_the_limit(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    fountain = client.create_agent(Fountain)
+    memory = Memory(server.pid)
+    with RawPeer(server, receive_limit=1) as peer:
+        peer.hello()
+        peer.call(1, fountain.agent_id, "flow", 100_000, flags=Flag.STREAM)
+        peer.send(frames.header(Kind.CREDIT, 1, peer.token, time_ms=frames.MAX_TIME_MS))
+        memory.watch(0.5)
+        # Dropped for what it did not read, it holds the agent no longer.
+        assert hosts.eventually(lambda: client.get_server_info()["calls_open"] == 0, 10)
+        assert max(memory.most, memory.grown) < LIMIT / MIB + ROOM
+    with within(2):
+        assert list(fountain.flow(1, 3)) == [b"\xaa"] * 3
+
+
+def test_a_peer_that_says_bye_and_hello_and_never_reads_costs_no_more(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    """A new session is on the old connection, with what waits in it."""
+    desk = client.create_agent(Desk)
+    memory = Memory(server.pid)
+    with Wire(connect_ipc(server)) as wire:
+        token = wire.hello()
+        for _ in range(pick(5, 50)):
+            for call_id in range(1, 41):
+                wire.send(*_make_bytes(desk.agent_id, call_id, token, 1_000_000))
+            _settled(client)
+            wire.send(frames.header(Kind.BYE, 0, token))
+            wire.send(frames.header(Kind.HELLO), codec.pack({"client": os.urandom(10), "versions": [1]}))
+            assert memory.grown < LIMIT / MIB + ROOM
+            while True:  # the WELCOME is behind what was not read
+                head, _ = wire.receive()
+                if head.kind == Kind.WELCOME:
+                    token = head.token
+                    break
+
+
+def test_many_connections_that_never_read_cost_their_limits(client: RpcClient, server: RpcAgentServerLauncher) -> None:
+    desk = client.create_agent(Desk)
+    memory = Memory(server.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            wire = stack.enter_context(Wire(connect_ipc(server)))
+            token = wire.hello()
+            for call_id in range(1, 101):
+                wire.send(*_make_bytes(desk.agent_id, call_id, token, 1_000_000))
+            _settled(client)
+            with within(1):
+                assert desk.echo(1) == 1
+        # Each was dropped: what libzmq has of its messages is all that is left.
+        assert memory.grown < 8 * 32 + ROOM
+
+
+def _make_bytes(agent_id: str, call_id: int, token: int, size: int) -> list[bytes]:
+    head = frames.header(Kind.CALL, call_id, token)
+    return [head, codec.pack([agent_id, "make_bytes", None, None]), codec.encode_call((size,), {}).payload]
+
+
+# ---------------------------------------------------------------- a client that is stopped, and goes on
+
+READER = """
+import json, sys
+from collections import Counter
+from zmqagents import RpcClient
+port, agent_id, latch_id, count, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+client = RpcClient("localhost", int(port), timeout=60)
+desk, latch = client.get_agent(agent_id), client.get_agent(latch_id)
+start = latch.hold_async()
+results = [desk.make_later(size, start) for _ in range(count)]
+client.is_alive()
+print(json.dumps("sent"), flush=True)
+outcomes = Counter()
+for result in results:
+    error = result.exception()
+    assert error is not None or result.result() == b"\\xaa" * size
+    outcomes[type(error).__name__] += 1
+late = Counter(type(client.get_result(r.task_id).exception()).__name__ for r in results if r.exception() is not None)
+client.close()
+print(json.dumps([outcomes, late]), flush=True)
+"""
+
+
+class Maker(Desk):
+    @async_func
+    def make_later(self, size: int, start: Any) -> bytes:
+        return b"\xaa" * size
+
+
+class Fountain(Desk):
+    def flow(self, size: int, count: int = 1_000_000) -> Any:
+        for _ in range(count):
+            yield b"\xaa" * size
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "transport"),
+    [
+        (4000, 10_240, "tcp"),
+        *(
+            pytest.param(count, size, transport, marks=soak_only)
+            for count, size in ((10_000, 10_240), (300, 1_000_000), (100, 10_000_000), (16_000, 100))
+            for transport in ("ipc", "tcp")
+        ),
+    ],
+)
+def test_a_client_that_is_stopped_amid_thousands_of_replies_gets_all_or_errors_when_it_goes_on(
+    server: RpcAgentServerLauncher, client: RpcClient, latch: AgentProxy, count: int, size: int, transport: str
+) -> None:
+    maker, other = client.create_agent(Maker), client.create_agent(Desk)
+    memory = Memory(server.pid)
+    source = READER.replace("timeout=60", f"timeout=60, transport={transport!r}")
+    with hosts.started(source, str(server.port), maker.agent_id, latch.agent_id, str(count), str(size)) as program:
+        assert hosts.told(program) == "sent"
+        program.send_signal(signal.SIGSTOP)
+        latch.release()
+        _settled(client, 20)
+        with within(1):
+            assert other.echo("served") == "served"
+        assert max(memory.most, memory.grown) < (LIMIT + POOL) / MIB + ROOM
+        program.send_signal(signal.SIGCONT)
+        with within(20):
+            outcomes, late = hosts.told(program)
+    assert sum(outcomes.values()) == count
+    assert set(outcomes) <= {"NoneType", "CallLost"}
+    # What it did not get is still to be had, or was dropped by the limits of the store.
+    assert sum(late.values()) == outcomes.get("CallLost", 0)
+    assert set(late) <= {"NoneType", "ResultExpired"}
+    assert outcomes["NoneType"] > 0

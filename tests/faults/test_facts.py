@@ -1,0 +1,379 @@
+"""What libzmq does that this package is built around: each fact by experiment, and beside it that a host is not hit.
+
+When a new libzmq behaves otherwise, the test of the fact fails and says which precaution is no longer needed. Facts
+about authentication (no handler, no domain, names that peers give themselves, the start of the routing ids, a second
+bind of an ipc path) are in test_security.py.
+
+An experiment that ends in an abort, or that forks, is a program of its own; its exit status is the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from scale import MIB, Memory, pick
+from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
+
+import hosts
+import zmqagents
+from actors import Desk, client_of, host, within
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec, frames
+from zmqagents.frames import Kind
+
+pytestmark = pytest.mark.timeout(60)
+
+SOURCES = {path.name: path.read_text(encoding="utf-8") for path in Path(zmqagents.__file__).parent.rglob("*.py")}
+ABORTED = -signal.SIGABRT
+
+
+def _program(source: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", source, *arguments], capture_output=True, text=True, env=hosts.environment(), timeout=40
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+# ---------------------------------------------------------------- heartbeats of ZMTP abort a slow reader
+
+SLOW_READER = """
+import sys, time, zmq
+heartbeats = sys.argv[1] == "with"
+router, dealer = zmq.Context().socket(zmq.ROUTER), zmq.Context().socket(zmq.DEALER)
+router.linger = dealer.linger = 0
+router.sndhwm = 0
+dealer.rcvhwm = 1
+dealer.rcvbuf = 4096
+if heartbeats:
+    dealer.heartbeat_ivl, dealer.heartbeat_timeout = 100, 200
+router.bind("tcp://127.0.0.1:*")
+dealer.connect(router.last_endpoint.decode())
+dealer.send(b"here I am")
+routing_id, _ = router.recv_multipart()
+for _ in range(300):
+    router.send_multipart([routing_id, bytes(30_000)])
+time.sleep(0.7)
+received = 0
+while dealer.poll(300):
+    dealer.recv()
+    received += 1
+print(received, flush=True)
+import os; os._exit(0)
+"""
+
+
+def test_fact_heartbeats_abort_a_connecting_socket_that_reads_slowly() -> None:
+    status, _, errors = _program(SLOW_READER, "with")
+    assert status == ABORTED
+    assert "_input_stopped" in errors
+
+
+def test_without_heartbeats_a_slow_reader_reads_everything() -> None:
+    assert _program(SLOW_READER, "without") == (0, "300\n", "")
+
+
+@pytest.mark.parametrize("option", ["HEARTBEAT", "heartbeat_ivl", "ROUTER_HANDOVER, 1", "ROUTING_ID"])
+def test_options_that_must_not_be_used_are_not(option: str) -> None:
+    assert [name for name, source in SOURCES.items() if option in source] == []
+
+
+def test_heartbeats_of_a_peer_are_answered(server: RpcAgentServerLauncher) -> None:
+    with Wire(connect_ipc(server)) as wire:
+        wire.hello()
+        wire.end.sendall(command(b"PING", b"\0\0" + b"hello"))
+        assert wire.read_frame()[1] == b"\x04PONGhello"
+
+
+# ---------------------------------------------------------------- a PING in what was not read when its peer went
+
+PING_AND_GO = """
+import os, socket, sys, time, zmq
+sys.path.insert(0, sys.argv[1])
+from zmtp import Wire, command, frame
+router = zmq.Context().socket(zmq.ROUTER)
+router.linger, router.rcvhwm = 0, int(sys.argv[2])
+router.bind("tcp://127.0.0.1:*")
+port = int(router.last_endpoint.decode().rpartition(":")[2])
+with Wire(socket.create_connection(("127.0.0.1", port))) as wire:
+    wire.end.sendall((frame(bytes(50)) * 20 + command(b"PING", b"\\0\\0x")) * 2000)
+time.sleep(0.3)
+while router.poll(300):
+    router.recv_multipart()
+print("alive", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("high_water_mark", ["1", "1000"])
+def test_fact_a_peer_that_floods_pings_and_goes_aborts_a_socket_with_a_high_water_mark(high_water_mark: str) -> None:
+    """At the mark the input is stopped, and the end of the connection is an error; what is read then is a PING."""
+    status, _, errors = _program(PING_AND_GO, os.path.dirname(__file__), high_water_mark)
+    assert status == ABORTED
+    assert "!_io_error" in errors
+
+
+def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_socket_without_a_high_water_mark() -> None:
+    assert _program(PING_AND_GO, os.path.dirname(__file__), "0") == (0, "alive\n", "")
+
+
+@pytest.mark.xfail(reason="the ROUTER has a high-water mark: it bounds what clients without credits may pile up")
+def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host() -> None:
+    with host() as launcher, client_of(launcher) as client:
+        for _ in range(3):
+            with Wire(connect_ipc(launcher)) as wire:
+                ping = frame(frames.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
+                wire.end.sendall(ping * 100)
+        assert client.is_alive()
+        assert launcher.is_running
+
+
+@pytest.mark.parametrize(
+    "rude",
+    [
+        command(b"PING"), command(b"PING", b"\0"), command(b"PING", b"\0\0" + bytes(70_000)),
+        command(b"PONG", bytes(300)),
+        command(b"SUBSCRIBE", b"x"), command(b"CANCEL"), command(b"ERROR", b"\x05hello"), command(b"ERROR", b"\xff"),
+        command(b"READY"), command(b""), frame(b"", 4), frame(b"\xff", 4), frame(b"x", 5), bytes([0xF8, 1, 0]),
+        b"\x02" + b"\xff" * 8, b"\x02\x80" + bytes(7), b"\x06" + b"\x7f" * 8,
+    ],
+)  # fmt: skip
+def test_commands_that_no_peer_sends_after_the_handshake(
+    server: RpcAgentServerLauncher, client: RpcClient, rude: bytes
+) -> None:
+    with Wire(connect_ipc(server)) as wire:
+        wire.hello()
+        wire.end.sendall(rude)
+        assert client.is_alive()
+    assert server.is_running
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"Socket_Type": b"ROUTER"}, {"Socket_Type": b"PUB"}, {"Socket_Type": b""}, {"Socket_Type": b"x" * 5000},
+        {"Identity": b"\0"}, {"Identity": b"x" * 256}, {"Identity": bytes(5)}, {"User_Id": b"uid:0"}, {"": b""},
+        {"Resource": b"../../etc"},
+    ],
+)  # fmt: skip
+def test_odd_properties_in_the_handshake(
+    server: RpcAgentServerLauncher, client: RpcClient, properties: dict[str, bytes]
+) -> None:
+    with connect_ipc(server) as end:
+        with contextlib.suppress(ConnectionError):  # cut off
+            Wire(end, **properties).hello()
+        assert client.is_alive()
+    assert server.is_running
+
+
+# ---------------------------------------------------------------- a routing id that is claimed by another
+
+CLAIM = """
+import socket, sys, zmq
+sys.path.insert(0, sys.argv[1])
+from zmtp import Wire
+router = zmq.Context().socket(zmq.ROUTER)
+router.linger, router.rcvtimeo = 0, 2000
+router.bind("tcp://127.0.0.1:*")
+address = router.last_endpoint.decode()
+def honest():
+    dealer = zmq.Context.instance().socket(zmq.DEALER)
+    dealer.connect(address)
+    dealer.send(b"x")
+    return router.recv_multipart()[0]
+number = int.from_bytes(honest()[1:], "big") + int(sys.argv[2])
+end = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+rude = Wire(end, identity=b"\\0" + (number % 2**32).to_bytes(4, "big"))
+rude.send(b"x")
+router.recv_multipart()
+honest()
+print("alive", flush=True)
+import os; os._exit(0)
+"""
+
+
+def test_fact_a_peer_that_claims_the_next_routing_id_aborts_the_process() -> None:
+    status, _, errors = _program(CLAIM, os.path.dirname(__file__), "1")
+    assert status == ABORTED
+    assert "Assertion failed: ok" in errors
+
+
+def test_a_peer_that_claims_another_routing_id_is_like_any_other() -> None:
+    assert _program(CLAIM, os.path.dirname(__file__), "1000")[:2] == (0, "alive\n")
+
+
+def test_two_peers_of_one_routing_id_do_not_get_each_others_replies(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    desk = client.create_agent(Desk)
+    with Wire(connect_ipc(server), identity=b"twin") as first:
+        token = first.hello()
+        with Wire(connect_ipc(server), identity=b"twin") as second:
+            second.send(frames.header(Kind.HELLO), codec.pack({"client": os.urandom(10), "versions": [1]}))
+            meta = codec.pack([desk.agent_id, "echo", None, None])
+            second.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("second",), {}).payload)
+            first.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("first",), {}).payload)
+            _, (payload,) = first.receive()
+            assert codec.decode(payload) == "first"
+            second.end.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                second.receive()
+        first.send(frames.header(Kind.CALL, 2, token), meta, codec.encode_call(("again",), {}).payload)
+        assert codec.decode(first.receive()[1][0]) == "again"
+
+
+# ---------------------------------------------------------------- a message without an end
+
+
+def test_fact_a_message_that_does_not_end_is_held_by_libzmq_without_limit_until_its_peer_goes() -> None:
+    """MAXMSGSIZE is for each frame and the high-water mark for whole messages. It needs a peer that was let in.
+
+    So the bound is the memory that the system gives to the host: `MemoryMax=` of its unit, or a container's.
+    """
+    with host(max_message_bytes=MIB) as launcher, client_of(launcher) as client:
+        desk, memory = client.create_agent(Desk), Memory(launcher.pid)
+        sent = pick(100, 2000)
+        with Wire(connect_ipc(launcher)) as wire:
+            wire.hello()
+            for _ in range(sent):
+                wire.end.sendall(frame(bytes(MIB), MORE))
+            assert hosts.eventually(lambda: memory.grown > 0.9 * sent, 5)
+            with within(1):
+                assert desk.echo("served") == "served"
+        assert hosts.eventually(lambda: memory.grown < 0.2 * sent, 5)
+        assert desk.bump() == 1
+
+
+def test_a_stranger_cannot_send_a_message_without_an_end(server: RpcAgentServerLauncher) -> None:
+    memory = Memory(server.pid)
+    for start in (greeting(b"NULL"), greeting(b"CURVE"), b""):
+        with connect_tcp(server.port) as end:
+            end.sendall(start)
+            with pytest.raises((ConnectionError, TimeoutError)):
+                end.sendall(frame(bytes(MIB), MORE) * 50)
+    assert memory.grown < 8
+
+
+def test_a_message_of_a_million_empty_frames_is_let_go_at_its_end(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    """While it is read, at about a million frames a second, the host reads nothing else."""
+    desk = client.create_agent(Desk)
+    with Wire(connect_ipc(server)) as wire:
+        token = wire.hello()
+        wire.end.sendall(frame(frames.header(Kind.CALL, 1, token), MORE))
+        for _ in range(10):
+            wire.end.sendall(frame(b"", MORE) * pick(20_000, 100_000))
+        assert desk.echo("before") == "before"
+        wire.end.sendall(frame(b""))
+        with within(pick(2, 8)):
+            assert desk.echo("after") == "after"
+
+
+# ---------------------------------------------------------------- processes that inherit the sockets
+
+INHERITED = """
+import os, signal, subprocess, sys, time, zmq
+router = zmq.Context().socket(zmq.ROUTER)
+router.bind("tcp://127.0.0.1:*")
+print(router.last_endpoint.decode(), flush=True)
+router.recv()
+if sys.argv[1] == "fork":
+    child = os.fork()
+    if not child:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+else:
+    child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid
+print(child, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("how", "is_seen"), [("fork", False), ("exec", True)])
+def test_fact_a_forked_child_keeps_the_port_and_the_connections_of_a_dead_parent(how: str, is_seen: bool) -> None:
+    with hosts.started(INHERITED, how) as program, zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        assert program.stdout is not None
+        address = program.stdout.readline().strip()
+        dealer.linger = 0
+        with dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
+            dealer.connect(address)
+            dealer.send(b"x")
+            child = int(program.stdout.readline())
+            try:
+                program.kill()
+                program.wait()
+                assert bool(monitor.poll(3000 if is_seen else 300)) is is_seen
+                assert _may_bind(context, address) is is_seen
+            finally:
+                os.kill(child, signal.SIGKILL)
+            dealer.disable_monitor()
+
+
+def _may_bind(context: zmq.Context[Any], address: str) -> bool:
+    with context.socket(zmq.ROUTER) as router:
+        try:
+            router.bind(address)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EADDRINUSE:
+                raise
+            return False
+    return True
+
+
+class Starter(AgentBase):
+    def start_program(self) -> int:
+        self.program = subprocess.Popen(["sleep", "60"])
+        return self.program.pid
+
+
+def test_a_program_that_an_agent_starts_does_not_hide_the_death_of_its_host() -> None:
+    with host(Starter) as launcher, client_of(launcher, transport="tcp") as client:
+        pid = client.create_agent(Starter).start_program()
+        try:
+            os.kill(launcher.pid or 0, signal.SIGKILL)
+            launcher.wait_until_terminate()
+            with within(1):
+                assert not client.is_alive()
+            with host(port=launcher.port) as successor, client_of(successor) as again:
+                assert again.is_alive()
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- unbind
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_fact_unbind_ends_the_connections_that_there_are(transport: str, tmp_path: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        router.linger = dealer.linger = 0
+        router.router_mandatory = True
+        router.bind("tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{tmp_path}/s")
+        address = router.last_endpoint.rstrip(b"\0").decode()
+        dealer.connect(address)
+        dealer.send(b"x")
+        routing_id, _ = router.recv_multipart()
+        router.unbind(address)
+
+        def is_cut() -> bool:
+            try:
+                router.send_multipart([routing_id, b"reply"], zmq.NOBLOCK)
+            except zmq.ZMQError as exc:
+                return exc.errno == zmq.EHOSTUNREACH
+            return False
+
+        assert hosts.eventually(is_cut, 2)
+
+
+def test_a_host_that_stops_does_not_unbind_its_router() -> None:
+    assert re.findall(r"(\w+)\.unbind\(", "".join(SOURCES.values())) == ["_socket"]  # the authenticator's own

@@ -160,15 +160,15 @@ class Relay:
     def trouble(self, seed: int, every_s: float, *kinds: str) -> Iterator[list[str]]:
         """During the block something happens to the connections again and again; what, is in the list.
 
-        ``kinds`` are names of `_TROUBLES`, by default all. The gaps are random, ``every_s`` seconds on average.
+        ``kinds`` are names of `TROUBLES`, by default all. The gaps are random, ``every_s`` seconds on average.
         """
         source, stop, done = random.Random(seed), threading.Event(), []
 
         def make() -> None:
             while not stop.wait(source.uniform(0.2, 1.8) * every_s):
-                name = source.choice(kinds or tuple(_TROUBLES))
+                name = source.choice(kinds or tuple(TROUBLES))
                 done.append(name)
-                _TROUBLES[name](self, source)
+                TROUBLES[name](self, source)
                 if name in ("hold", "delay"):
                     stop.wait(source.uniform(0.1, 1.0) * every_s)
                     self.delay_s = 0.0
@@ -308,7 +308,7 @@ def _reset(pair: _Pair) -> None:
         end.close()
 
 
-_TROUBLES: dict[str, Callable[[Relay, Any], object]] = {
+TROUBLES: dict[str, Callable[[Relay, Any], object]] = {
     "cut": lambda relay, _: relay.cut(),
     "cut, the host does not notice": lambda relay, _: relay.cut(host_too=False),
     "reset": lambda relay, _: relay.reset(),

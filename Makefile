@@ -7,7 +7,7 @@ VERSIONS = 3.10 3.11 3.12 3.13
 ARGS =
 export PYTHON
 
-.PHONY: help demo test test-all test-lowest coverage lint bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test test-all test-lowest soak coverage lint bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
+	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        the benchmarks"
@@ -25,6 +26,9 @@ demo: .venv/demo/.done
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(ARGS)
+
+soak: .venv/test/.done
+	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -71,7 +70,7 @@ class Management:
         self._post = post
         self._where = where
         self._clock = clock
-        self._started = time.time()
+        self._started = clock()
         self._nobody = Peer("")
         self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
             Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.DUMP: self._dump, Op.CANCEL: self._cancel,
@@ -125,7 +124,7 @@ class Management:
             "server_id": self._config.server_id, "version": __version__, "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
-            "uptime_s": round(time.time() - self._started, 3), "capacity": self._config.capacity,
+            "uptime_s": round(self._clock() - self._started, 3), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,

@@ -1,0 +1,219 @@
+"""Processes that stop and go on (SIGSTOP, SIGCONT), clocks that jump, calls that come twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scale import pick, soak_only
+
+import hosts
+from actors import CLASSES, Desk, Latch, client_of, host, within
+from raw_peer import RawPeer
+from zmqagents import AgentBase, CallLost, CallTimeout, RpcAgentServerLauncher, RpcClient, concurrent
+
+pytestmark = pytest.mark.timeout(pick(60, 300))
+
+
+class Clock(AgentBase):
+    """Sets the wall clock of its host, as far as Python can see it."""
+
+    def jump(self, seconds: float) -> float:
+        now = time.time
+        time.time = lambda: now() + seconds  # type: ignore[assignment]
+        return time.time()
+
+    def give(self, value: Any) -> Any:
+        return value
+
+    def reply(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    @concurrent
+    def here(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def server() -> Iterator[RpcAgentServerLauncher]:
+    with host(*CLASSES, Clock, capacity=4, max_expire_time=60) as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
+    with client_of(server, timeout=30) as client:
+        client.is_alive()
+        yield client
+
+
+@contextlib.contextmanager
+def _frozen(launcher: RpcAgentServerLauncher) -> Iterator[None]:
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(launcher.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+@pytest.mark.parametrize("seconds", [pick(1.0, 10.0)])
+def test_calls_that_were_made_before_and_during_a_pause_of_the_host_give_their_values(
+    server: RpcAgentServerLauncher, transport: Any, seconds: float
+) -> None:
+    with client_of(server, transport=transport, timeout=30) as client:
+        desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+        before = [latch.hold_async(i) for i in range(10)]
+        latch.entered()
+        with _frozen(server):
+            during = [desk.later(i) for i in range(1000)]
+            time.sleep(seconds)
+        assert [result.result() for result in during] == list(range(1000))
+        latch.release()
+        assert [result.result() for result in before] == list(range(10))
+
+
+def test_calls_whose_deadline_passed_in_the_pause_do_not_run(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+    desk = client.create_agent(Desk)
+    with _frozen(server), within(2):
+        with pytest.raises(CallTimeout):
+            desk.bump(timeout=0.3)
+        time.sleep(0.3)
+    assert client.is_alive()
+    assert desk.count == 0
+
+
+@soak_only
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_host_that_is_frozen_for_longer_than_the_ping_limit_is_given_up_and_found_again(
+    server: RpcAgentServerLauncher, transport: Any
+) -> None:
+    with client_of(server, transport=transport, timeout=60) as client:
+        latch, desk = client.create_agent(Latch), client.create_agent(Desk)
+        result = latch.hold_async("kept")
+        latch.entered()
+        with _frozen(server), within(20):
+            assert isinstance(result.exception(), CallLost)
+        assert hosts.eventually(client.is_alive, 10)
+        latch.release()
+        assert client.get_result(result.task_id).result(10) == "kept"
+        assert desk.bump() == 1
+
+
+CALLER = """
+import json, sys
+from zmqagents import RpcClient
+client = RpcClient("localhost", int(sys.argv[1]), transport=sys.argv[3] or None, timeout=30)
+node = client.get_agent(sys.argv[2])
+stream = iter(node.numbers(10_000))
+print(json.dumps(next(stream)), flush=True)
+print(json.dumps([sum(stream), node.value(), [r.result() for r in [node.leaf() for _ in range(100)]]]), flush=True)
+client.close()
+"""
+
+
+@pytest.mark.parametrize("transport", ["", "tcp"])
+def test_a_client_that_is_stopped_in_a_stream_goes_on_where_it_was(
+    server: RpcAgentServerLauncher, client: RpcClient, transport: str
+) -> None:
+    from actors import Node
+
+    node, desk = client.create_agent(Node), client.create_agent(Desk)
+    with hosts.started(CALLER, str(server.port), node.agent_id, transport) as program:
+        assert hosts.told(program) == 0
+        program.send_signal(signal.SIGSTOP)
+        with within(pick(3, 12)):
+            time.sleep(pick(1.5, 10))
+            assert desk.echo("served") == "served"
+        program.send_signal(signal.SIGCONT)
+        assert hosts.told(program) == [sum(range(10_000)), "value", [1] * 100]
+
+
+@pytest.mark.parametrize("seconds", [86_400.0 * 365, -86_400.0 * 365])
+def test_a_jump_of_the_hosts_wall_clock_ends_no_deadline_and_no_result(
+    server: RpcAgentServerLauncher, client: RpcClient, seconds: float
+) -> None:
+    clock, latch = client.create_agent(Clock), client.create_agent(Latch)
+    kept, held, napping = clock.give.aio(1), latch.hold_async("held"), clock(0.5)
+    latch.entered()
+    assert kept.result() == 1
+    done = client.get_agent(clock.agent_id)(0)
+    assert done.result() == 0
+    clock.jump(seconds)
+    assert napping.result() == 0.5
+    assert client.get_result(done.task_id).result() == 0  # kept for 60 s
+    with pytest.raises(CallTimeout), within(3):
+        latch.hold_beside(timeout=0.5)
+    assert client.get_server_info()["uptime_s"] >= 0
+    latch.release()
+    assert held.result() == "held"
+    with client_of(server, transport="tcp") as remote:  # keys are looked at by their times
+        assert remote.is_alive()
+
+
+@pytest.mark.parametrize("seconds", [86_400.0 * 365, -86_400.0 * 365])
+def test_a_jump_of_the_clients_wall_clock_ends_no_deadline(
+    server: RpcAgentServerLauncher, client: RpcClient, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latch = client.create_agent(Latch)
+    held = latch.hold_async("held")
+    latch.entered()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + seconds)
+    with pytest.raises(CallTimeout), within(3):
+        latch.hold_beside(timeout=0.5)
+    latch.release()
+    assert held.result() == "held"
+
+
+def test_a_peer_that_sends_one_call_twice_has_it_run_once(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    with RawPeer(server) as peer:
+        peer.hello()
+        for _ in range(50):
+            peer.call(1, latch.agent_id, "hold", "once")
+        latch.entered()
+        latch.release()
+        peer.answer_to(1)
+        peer.call(2, desk.agent_id, "bump")
+        peer.answer_to(2)
+        assert latch.entered() == 1
+
+
+@pytest.mark.xfail(reason="what has ended is forgotten at once", strict=True)
+def test_a_peer_that_sends_a_call_again_after_its_end_gets_the_same_answer(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    desk = client.create_agent(Desk)
+    with RawPeer(server) as peer:
+        peer.hello()
+        answers = []
+        for _ in range(2):
+            peer.call(1, desk.agent_id, "bump")
+            answers.append(peer.answer_to(1)[1])
+        assert desk.count == 1
+        assert answers[0] == answers[1]
+
+
+def test_a_pause_of_every_client_thread_but_the_io_thread_loses_nothing(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    """A done-callback that sleeps holds the thread that brings the replies: they wait, in order."""
+    desk = client.create_agent(Desk)
+    seen: list[int] = []
+    held = threading.Event()
+    first = desk.later(0)
+    first.add_done_callback(lambda _: held.wait(pick(0.5, 8)))
+    results = [desk.later(i) for i in range(1, 2000)]
+    for result in results:
+        result.add_done_callback(lambda result: seen.append(result.result()))
+    assert [result.result() for result in results] == list(range(1, 2000))
+    assert seen == list(range(1, 2000))

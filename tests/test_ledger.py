@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,19 @@ def test_beyond_the_limit_the_oldest_replies_go_but_not_that_they_were_given() -
         ledger.note(call_id, reply(1000))
     assert [ledger.find(call_id) is None for call_id in range(1, 6)] == [True, True, False, False, False]
     assert ledger.bytes <= 3 * (1000 + NOTE_BYTES)
+
+
+def test_replies_beyond_the_limit_cost_the_same_time_however_many_went_before() -> None:
+    ledger, took = Ledger(100_000), []
+    for start in range(1, 100_001, 20_000):
+        began = time.perf_counter()
+        for call_id in range(start, start + 20_000):
+            ledger.note(call_id, reply(100))
+        took.append(time.perf_counter() - began)
+    assert ledger.bytes <= 100_000
+    assert min(took[3:]) < 10 * min(
+        took[:2]
+    )  # it was a thousand times as long when each looked at all that went before
 
 
 def test_an_acknowledgement_of_everything_that_ever_may_come_costs_no_time() -> None:

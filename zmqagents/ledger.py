@@ -10,6 +10,8 @@ their calls do not run again.
 
 from __future__ import annotations
 
+from collections import deque
+
 from .frames import Reply
 
 __all__ = ["Ledger"]
@@ -20,11 +22,12 @@ NOTE_BYTES = 256  # counted for a reply beside its length
 class Ledger:
     """The ledger of one client. Owned by the router thread."""
 
-    __slots__ = ("_max_bytes", "_notes", "bytes", "needed")
+    __slots__ = ("_kept", "_max_bytes", "_notes", "bytes", "needed")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._notes: dict[int, Reply | None] = {}  # by call id, in order of the answers; None: dropped for its size
+        self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
         self.bytes = 0
         self.needed = 1  # the client needs no reply below this id
 
@@ -39,6 +42,9 @@ class Ledger:
         if former is not None:
             self.bytes -= _size(former)
         self._notes[call_id] = reply
+        self._kept.append(call_id)
+        if len(self._kept) > 2 * len(self._notes) + 64:  # mostly acknowledged ones
+            self._kept = deque(each for each, kept in self._notes.items() if kept is not None)
         self.bytes += _size(reply)
         if self.bytes > self._max_bytes:
             self._drop_oldest()
@@ -60,12 +66,12 @@ class Ledger:
                 self.bytes -= _size(reply)
 
     def _drop_oldest(self) -> None:
-        for call_id, reply in self._notes.items():
+        notes, kept = self._notes, self._kept
+        while kept and self.bytes > self._max_bytes:
+            reply = notes.get(call_id := kept.popleft())
             if reply is not None:
-                self._notes[call_id] = None  # the same key: the dict keeps its order and size
+                notes[call_id] = None
                 self.bytes -= _size(reply)
-                if self.bytes <= self._max_bytes:
-                    return
 
 
 def _size(reply: Reply) -> int:

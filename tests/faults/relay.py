@@ -101,7 +101,7 @@ class Relay:
         return len(self._pairs)
 
     def cut(self, *, host_too: bool = True) -> None:
-        """End all connections; ``host_too`` False: the host's ends stay open, and silent. Replies held back are lost."""
+        """End all connections; ``host_too`` False: the host's ends stay open, and silent. What is held back is lost."""
         with self._lock:
             self._replies_held = False
             for pair in self._pairs:

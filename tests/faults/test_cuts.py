@@ -44,9 +44,9 @@ pytestmark = pytest.mark.timeout(pick(60, 600))
 
 CALLS = pick(3000, 10_000)
 DEADLINE_S = 20.0
-# What share of the calls must give their value although the connection is cut all the time. Without a resumed session
-# a call that was out when the connection ended is lost.
-SUCCESS_SHARE = 0.3
+# What share of the calls must give their value although the connection is cut all the time: sessions are resumed, so
+# it is all of them, but for a first connection that is cut before there is a session.
+SUCCESS_SHARE = 0.98
 # What a call may end in. AuthenticationError: the connection was cut within its handshake.
 LOSSES = (errors.CallLost, errors.HostLost, errors.HostUnreachable, errors.CallTimeout, errors.AuthenticationError)
 
@@ -141,10 +141,18 @@ class Account:
 # ---------------------------------------------------------------- the calls
 
 
+def _through(remote: RpcClient, ledger: AgentProxy) -> AgentProxy:
+    """The agent over the connection in trouble. A first connection that is cut is not made again by itself."""
+    for _ in range(100):
+        with contextlib.suppress(ConnectionError):
+            return remote.get_agent(ledger.agent_id)
+    raise AssertionError("never connected")
+
+
 def _blocking(relay: Relay, ledger: AgentProxy, account: Account, count: int) -> None:
     """Eight threads, one call after the other."""
     with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote, ThreadPoolExecutor(8) as pool:
-        mine = remote.get_agent(ledger.agent_id)
+        mine = _through(remote, ledger)
         for _ in pool.map(lambda i: account.book(i, lambda: mine.enter(i)), range(count)):
             pass
 
@@ -152,7 +160,7 @@ def _blocking(relay: Relay, ledger: AgentProxy, account: Account, count: int) ->
 def _futures(relay: Relay, ledger: AgentProxy, account: Account, count: int) -> None:
     """Up to 64 calls out."""
     with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
-        mine = remote.get_agent(ledger.agent_id)
+        mine = _through(remote, ledger)
         out = []
         for i in range(count):
             out.append((i, mine.enter_later(i, bytes(i % 3 * 1000))))
@@ -214,7 +222,7 @@ def test_each_kind_of_trouble_alone(relay: Relay, ledger: AgentProxy, kind: str)
     account, count = Account(), pick(200, 2000)
     with relay.trouble(11, 0.03, kind):
         _futures(relay, ledger, account, count)
-    account.check(ledger, count, share=0.05)
+    account.check(ledger, count)
 
 
 def test_large_results_through_a_connection_that_is_cut_in_the_middle_of_them(relay: Relay, ledger: AgentProxy) -> None:
@@ -226,7 +234,7 @@ def test_large_results_through_a_connection_that_is_cut_in_the_middle_of_them(re
             if i % 3 == 1:
                 relay.cut_after(source.randrange(400_000))
             account.book(i, lambda i=i: mine.give(i, 300_000))
-    account.check(ledger, count, share=0.3)
+    account.check(ledger, count)
 
 
 class FileLedger(AgentBase):
@@ -330,14 +338,14 @@ class Tap(AgentBase):
 def test_a_client_connects_as_soon_as_its_host_takes_connections_again(
     server: RpcAgentServerLauncher, relay: Relay
 ) -> None:
-    with RpcClient("127.0.0.1", relay.port, timeout=5) as remote:
+    with RpcClient("127.0.0.1", relay.port, timeout=1) as remote:
         assert remote.is_alive()
-        for _ in range(3):
-            relay.refusing = True
+        for _ in range(pick(1, 10)):
+            relay.refuse()
             relay.cut()
-            with within(3):
+            with within(8):  # a lost connection is tried again for as long as a request may take
                 assert not _is_alive(remote)
-            relay.refusing = False
+            relay.accept()
             with within(3):
                 assert hosts.eventually(lambda: _is_alive(remote), 3)
 
@@ -351,9 +359,9 @@ def _is_alive(remote: RpcClient) -> bool:
 @pytest.mark.xfail(reason="one handshake that ends early is taken for a wrong key")
 def test_a_connection_that_is_cut_within_the_handshake_is_no_refused_key(relay: Relay) -> None:
     with RpcClient("127.0.0.1", relay.port, timeout=5) as remote:
-        relay.refusing = True
+        relay.refuse()
         assert not remote.is_alive()
-        relay.refusing = False
+        relay.accept()
         assert hosts.eventually(remote.is_alive, 3)
 
 

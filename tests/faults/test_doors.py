@@ -22,7 +22,7 @@ import hosts
 import zmqagents
 from actors import Desk, within
 from raw_peer import RawPeer, ipc_path
-from zmqagents import RpcAgentServerLauncher, RpcClient, ZmqAgentsError, codec, frames
+from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, ZmqAgentsError, codec, frames
 from zmqagents.client import connect, target_of
 from zmqagents.frames import Kind
 
@@ -207,24 +207,24 @@ def test_another_unix_user_gets_neither_ipc_nor_tcp(server: RpcAgentServerLaunch
 # ---------------------------------------------------------------- strangers among friends
 
 
-@pytest.mark.xfail(reason="a HELLO with a client id that is in use ends the session that has it", strict=True)
+@pytest.mark.parametrize("key", [{}, {"resume": None}, {"resume": b""}, {"resume": b"a key that is not it"}])
 def test_a_stranger_who_says_hello_with_anothers_client_id_harms_it_not(
-    server: RpcAgentServerLauncher, client: RpcClient, latch: Any
+    server: RpcAgentServerLauncher, client: RpcClient, latch: AgentProxy, key: dict[str, Any]
 ) -> None:
-    """The id is no secret: it is in every task id."""
-    with RawPeer(server) as victim:
-        victim.hello()
+    """The id is no secret: it is in every task id. The key with which a session goes on is one."""
+    with RawPeer(server) as victim, RawPeer(server) as stranger:
+        hello = {"client": victim.client_id, "versions": [1]}
+        victim.send(frames.header(Kind.HELLO), codec.pack({**hello, "resume": os.urandom(16)}))
+        victim.token = victim.receive()[0].token
         victim.call(1, latch.agent_id, "hold", "mine")
         latch.entered()
-        with RawPeer(server, client_id=victim.client_id) as stranger:
-            stranger.say_hello()
-            assert client.is_alive()
-            latch.release()
-            head, (payload,) = victim.answer_to(1)
-            assert (head.kind, codec.decode(payload)) == (Kind.RESULT, "mine")
-            assert all(
-                stranger.receive()[0].kind != Kind.RESULT for _ in iter(lambda: stranger.hears_nothing(50), True)
-            )
+        stranger.send(frames.header(Kind.HELLO), codec.pack({**hello, **key}))
+        assert stranger.hears_nothing(50)
+        latch.release()
+        head, (payload,) = victim.answer_to(1)
+        assert (head.kind, codec.decode(payload)) == (Kind.RESULT, "mine")
+        assert stranger.hears_nothing(50)
+    assert client.is_alive()
 
 
 @pytest.mark.parametrize(

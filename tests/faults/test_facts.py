@@ -221,13 +221,12 @@ def test_two_peers_of_one_routing_id_do_not_get_each_others_replies(
             meta = codec.pack([desk.agent_id, "echo", None, None])
             second.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("second",), {}).payload)
             first.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("first",), {}).payload)
-            _, (payload,) = first.receive()
-            assert codec.decode(payload) == "first"
+            assert codec.decode(first.answer_to(1)[1][0]) == "first"
             second.end.settimeout(0.2)
             with pytest.raises(TimeoutError):
-                second.receive()
+                second.answer_to(1)
         first.send(frames.header(Kind.CALL, 2, token), meta, codec.encode_call(("again",), {}).payload)
-        assert codec.decode(first.receive()[1][0]) == "again"
+        assert codec.decode(first.answer_to(2)[1][0]) == "again"
 
 
 # ---------------------------------------------------------------- a message without an end

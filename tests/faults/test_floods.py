@@ -256,7 +256,7 @@ def stuck() -> Iterator[tuple[RpcAgentServerLauncher, AgentProxy]]:
         assert all(result.exception(20) is None for result in kept)
 
 
-def test_50000_calls_to_a_stuck_agent_are_refused_and_cost_no_memory(
+def test_thousands_of_calls_to_a_stuck_agent_are_refused_and_cost_no_memory(
     stuck: tuple[RpcAgentServerLauncher, AgentProxy],
 ) -> None:
     launcher, latch = stuck
@@ -264,11 +264,12 @@ def test_50000_calls_to_a_stuck_agent_are_refused_and_cost_no_memory(
         peer.hello()
         memory = None
         rest = [codec.pack([latch.agent_id, "hold_async", None, None]), codec.encode_call((), {}).payload]
-        for start in range(0, 50_000, 500):
+        for start in range(0, pick(20_000, 1_000_000), 500):
             for call_id in range(start + 1, start + 501):
                 peer.send(frames.header(Kind.CALL, call_id, peer.token, flags=Flag.DETACHED), *rest)
-            for _ in range(500):
-                assert peer.receive()[0].kind == Kind.ERROR
+            for call_id in range(start + 1, start + 501):
+                assert peer.answer_to(call_id)[0].kind == Kind.ERROR
+            peer.send(frames.header(Kind.ACK, start + 501, peer.token))
             memory = memory or Memory(launcher.pid)
         assert memory is not None
         assert memory.grown < 4

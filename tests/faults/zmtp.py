@@ -98,14 +98,24 @@ class Wire:
         return head.token
 
     def receive(self) -> tuple[frames.Header, list[bytes]]:
-        """The next message; commands on the way are dropped."""
-        parts = []
-        flags = MORE
-        while flags & (MORE | COMMAND):
-            flags, body = self.read_frame()
-            if not flags & COMMAND:
-                parts.append(body)
-        return frames.parse_header(parts[0]), parts[1:]
+        """The next message; commands on the way are dropped, and PONGs that nobody asked for."""
+        while True:
+            parts = []
+            flags = MORE
+            while flags & (MORE | COMMAND):
+                flags, body = self.read_frame()
+                if not flags & COMMAND:
+                    parts.append(body)
+            head, rest = frames.split_answer(parts)
+            if (head.kind, head.call_id) != (Kind.PONG, 0):
+                return head, [bytes(frame) for frame in rest]
+
+    def answer_to(self, call_id: int) -> tuple[frames.Header, list[bytes]]:
+        """The answer to ``call_id``; others that come first are dropped."""
+        while True:
+            head, rest = self.receive()
+            if head.call_id == call_id:
+                return head, rest
 
     def read_frame(self) -> tuple[int, bytes]:
         flags = self._read(1)[0]

@@ -132,8 +132,9 @@ def messages(draw: Any) -> Any:
         rest = [
             _packed({"client": client, "versions": draw(values), **draw(st.just({}) | st.just({"resume": b"x" * 16}))})
         ]
-    damage = draw(st.sampled_from([None] * 12 + ["cut", "flip", "drop", "twice"]))
+    damage = draw(st.sampled_from([None] * 12 + ["cut", "flip", "drop", "twice", "join", "join", "join"]))
     place, byte = draw(st.integers(0, 27)), draw(st.integers(0, 255))
+    length = draw(st.none() | st.integers(0, 65_535))  # of the list in a CALL of one frame; None: the right one
 
     def make(session_token: int) -> list[bytes]:
         head = frames.header(
@@ -146,6 +147,10 @@ def messages(draw: Any) -> Any:
             parts[0] = head[:place] + bytes([byte]) + head[place + 1 :]
         elif damage == "drop":
             parts = parts[1:] or [b""]
+        elif damage == "join":
+            meta = rest[0] if rest else b""
+            said = min(len(meta), 65_535) if length is None else length
+            parts = [head + said.to_bytes(2, "big") + b"".join(rest[:2]), *rest[2:]]
         elif damage == "twice":
             parts = [*parts, *parts]
         return parts

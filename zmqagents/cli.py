@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .proxy import AgentProxy, RpcClient
     from .result import AsyncResult
     from .security import KeyStore
+    from .systemd import Notifier
 
 __all__ = ["main", "shell"]
 
@@ -529,52 +530,77 @@ def shell(ctx: click.Context) -> None:
 
 @shell.command(cls=StartVerb)
 @settings
+@option("--restart", is_flag=True, help="Start the host again when it crashes; its agents are gone then.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
     help="What is logged to stderr.",
 )  # fmt: skip
 @as_json
-def start(strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
+def start(restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
     """Run a host in the foreground.
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
     An agent file that cannot be loaded is reported and left out, unless --strict.
+
+    With --restart a host that crashes is started again on the same port, with growing pauses; after 5 crashes within
+    a minute it is given up with exit code 70.
     """
     config = BrokerConfig(**settings)
     from . import hosting, loader
+    from .systemd import Notifier
 
+    hosting.show_stacks_on_request()
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
+    notifier = Notifier.from_environment()
+    if restart:
+        return _keep_running(config, as_json, notifier)
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        if config.open_to:
-            say(f"warning: --insecure: {config.open_to} can call the agents on port {bound.port}")
-        _announce(bound, as_json)
+        _announce(bound, os.getpid(), config.open_to, as_json)
 
     try:
-        status = hosting.serve(config, [], ready, failures=failures)
+        status = hosting.serve(config, [], ready, failures=failures, notifier=notifier)
     finally:
         _tell_failures(failures)
     _exit_in_time(status)
     return status
 
 
-def _tell_failures(failures: list[errors.LoadError]) -> None:
+def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> int:
+    """``start --restart``: this process supervises, and the host is its child."""
+    if notifier.watchdog_s is not None:
+        raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
+    from .broker import Bound
+    from .launcher import LAUNCH_TIMEOUT_S
+    from .supervisor import Supervisor
+
+    def ready(report: dict[str, Any], pid: int) -> None:
+        _tell_failures(report["left_out"])
+        _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
+
+    supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
+    return supervisor.run(ready)
+
+
+def _tell_failures(failures: list[Any]) -> None:
     while failures:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, as_json: bool) -> None:
+def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
     server_id, host, port, ipc, _ = bound
+    if open_to:
+        say(f"warning: --insecure: {open_to} can call the agents on port {port}")
     if as_json:
-        text = _line({"server_id": server_id, "host": host, "port": port, "pid": os.getpid(), "ipc": ipc})
+        text = _line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
     else:
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {os.getpid()})"
+        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
     click.echo(text)  # flushes
 
 

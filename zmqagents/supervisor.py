@@ -51,7 +51,7 @@ _HOPELESS = (errors.ConfigError, errors.LoadError, errors.MissingExtra)
 class Crashes:
     """When to start again, decided from the moments of the crashes alone. Times in seconds of one monotonic clock."""
 
-    def __init__(self, limit: int = LIMIT, window_s: float = WINDOW_S) -> None:
+    def __init__(self, limit: int, window_s: float) -> None:
         self.limit = limit
         self.window_s = window_s
         self._moments: deque[float] = deque()
@@ -101,7 +101,7 @@ class Supervisor:
         ``ready`` gets the report and the pid of the first host. Raises what kept that one from starting, or a later
         one from starting again if it would do so for ever.
         """
-        crashes = Crashes()
+        crashes = Crashes(LIMIT, WINDOW_S)
         with _wake_ups() as self._wake_r:
             report = self._start()
             if report is None:

@@ -20,13 +20,18 @@ from hosts import STUCK_S, Worker, environment, eventually, is_gone, output_of, 
 from raw_peer import RawPeer
 from zmqagents import (
     AddressInUse,
+    AgentBase,
     ConfigError,
     HostUnreachable,
     LaunchError,
     RpcAgentServerLauncher,
     RpcClient,
+    SerializationError,
+    async_func,
+    cli,
     codec,
     endpoints,
+    idempotent,
     supervisor,
 )
 from zmqagents.frames import Kind
@@ -392,3 +397,77 @@ def test_a_host_that_hears_nothing_is_killed_by_its_supervisor() -> None:
         assert pid_at(said["port"]) is None
         with pytest.raises(HostUnreachable), RpcClient("localhost", said["port"]) as client:
             client.get_agent_list()
+
+
+# ---------------------------------------------------------------- agents that are there at each start
+
+
+class Shelf(AgentBase):
+    """Slow to make, so that whoever comes too early would find nothing."""
+
+    def __init__(self, size: int = 1, *, colour: str = "grey") -> None:
+        super().__init__()
+        if size < 0:
+            raise ValueError("a shelf has a size")
+        time.sleep(0.2)
+        self.about = [size, colour]
+
+    @idempotent
+    @async_func
+    def look(self, number: int) -> list[Any]:
+        time.sleep(0.001)
+        return [number, *self.about]
+
+
+def test_idempotent_calls_go_on_with_the_next_host_on_agents_that_are_made_at_each_start() -> None:
+    agents = {"shelf": (Shelf, {"size": 3, "colour": "red"}), "other": f"{Shelf.__module__}:Shelf"}
+    with (
+        RpcAgentServerLauncher(agents=agents, restart=True) as server,
+        RpcClient(server.host, server.port) as client,
+    ):
+        assert client.get_agent("other").about == [1, "grey"]  # without a wait: it was there first
+        shelf = client.get_agent("shelf")
+        results = [shelf.look(number) for number in range(200)]
+        results[20].result(10)
+        pid = server.pid
+        assert pid is not None
+        start = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        assert [result.result(10) for result in results] == [[number, 3, "red"] for number in range(200)]
+        assert time.monotonic() - start < READY_S + 2
+        assert server.pid not in (None, pid)
+
+
+@pytest.mark.parametrize(
+    ("agents", "kind", "words"),
+    [
+        ({"shelf": (Shelf, {"size": -1})}, LaunchError, "agent shelf could not be made.*a shelf has a size"),
+        ({"shelf": (Shelf, {"sise": 1})}, LaunchError, "agent shelf could not be made.*sise"),
+        ({"shelf": "Cupboard"}, ConfigError, "shelf cannot be made.*Cupboard"),
+        ({"shelf": (Shelf, {"size": object()})}, SerializationError, "shelf.*size.*object"),
+        ({"shelf": 3}, ConfigError, "agents must be"),
+        ({"shelf": (Shelf, [])}, ConfigError, "agents must be"),
+        ({"": Shelf}, ConfigError, "agents must be"),
+        ([Shelf], ConfigError, "agents must be"),
+    ],
+)
+def test_an_agent_that_cannot_be_made_at_the_start_keeps_the_host_from_starting(
+    agents: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        RpcAgentServerLauncher(agents=agents, start_method="fresh").launch()
+
+
+def test_agents_of_the_command_line_are_there_when_the_host_says_that_it_listens(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text("from zmqagents import AgentBase\nclass A(AgentBase): pass\n")
+    options = ["--agent-dir", str(tmp_path), "--agent", "one=A", "--agent", "two=A"]
+    with shell(*options) as (_, said), RpcClient("localhost", said["port"]) as client:
+        assert [agent["agent_id"] for agent in client.get_agent_list()] == ["one", "two"]
+        assert client.get_server_info()["settings"]["agents"] == {"one": "A", "two": "A"}
+        os.kill(said["pid"], signal.SIGKILL)
+        another_pid(said["port"], said["pid"])
+        assert len(client.get_agent_list()) == 2
+    for wrong in ("one", "=A", "one="):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["start", "--agent", wrong])
+        assert ended.value.code == 2

@@ -367,6 +367,8 @@ class Broker:
         poller.register(self._auth.socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         poller.register(self._wake_r.fileno(), zmq.POLLIN)
+        for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
+            self._read_inbox()
         more = True  # there may be messages
         while not self._stop:
             more = more and self._read_messages()

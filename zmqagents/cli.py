@@ -241,6 +241,19 @@ def _insecure(ctx: click.Context, param: click.Parameter, text: Any) -> bool | s
     return str(text)  # which BrokerConfig judges
 
 
+def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    """The callback of ``--agent ID=CLASS``."""
+    agents: dict[str, Any] = {}
+    for text in texts:
+        agent_id, _, class_name = text.partition("=")
+        if not agent_id or not class_name:
+            raise click.BadParameter(f"{text!r} is not ID=CLASS", ctx, param)
+        if agent_id in agents:
+            raise click.BadParameter(f"{agent_id!r} is given twice", ctx, param)
+        agents[agent_id] = (class_name, {})
+    return agents
+
+
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
     """A click option that may also come from the environment, as ``AS_SERVER_<OPTION>``."""
     words = names[0].partition("/")[0].lstrip("-").replace("-", "_")
@@ -530,14 +543,18 @@ def shell(ctx: click.Context) -> None:
 
 @shell.command(cls=StartVerb)
 @settings
-@option("--restart", is_flag=True, help="Start the host again when it crashes; its agents are gone then.")
+@option(
+    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
+    help="An agent to make at each start, before anybody is served; as often as needed.",
+)  # fmt: skip
+@option("--restart", is_flag=True, help="Start the host again when it crashes.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
     help="What is logged to stderr.",
 )  # fmt: skip
 @as_json
-def start(restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
+def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
     """Run a host in the foreground.
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
@@ -545,9 +562,9 @@ def start(restart: bool, strict: bool, log_level: str, as_json: bool, **settings
     An agent file that cannot be loaded is reported and left out, unless --strict.
 
     With --restart a host that crashes is started again on the same port, with growing pauses; after 5 crashes within
-    a minute it is given up with exit code 70.
+    a minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
-    config = BrokerConfig(**settings)
+    config = BrokerConfig(**settings, agents=declared)
     from . import hosting, loader
     from .systemd import Notifier
 

@@ -35,7 +35,9 @@ from typing import Any, BinaryIO, NoReturn
 from . import descriptors, endpoints, errors, loader, proxy, trusted
 from .broker import Bound, Broker
 from .config import BrokerConfig
+from .frames import Op
 from .host import ClassTable
+from .link import Waiter, rebuild_error
 from .models import ModelConfigs, load_model_configs_file
 from .systemd import Notifier
 
@@ -88,40 +90,74 @@ def serve(
     descriptors.raise_limit()
     endpoints.sweep()
     broker = build(config, classes, failures=failures)
-    try:
-        bound = broker.bind()
-    except BaseException:
-        broker.abandon()
-        raise
-    if started is not None:
-        started(broker)
-    proxy.adopt(broker.link)
-    registration = None
-    with (
-        _switch_interval(config.switch_interval_s), _signals(broker), descriptors.not_for_forks(bound.port, bound.ipc)
-    ):  # fmt: skip
-        # A daemon, for an agent's code may be stuck in it.
-        router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
-        router.start()
+    with _signals(broker):  # before there is anything that a signal would leave behind
         try:
-            if config.studio_url and bound.port is not None:
-                from . import studio  # 20 ms that only those who have one pay
+            bound = broker.bind()
+        except BaseException:
+            broker.abandon()
+            raise
+        if started is not None:
+            started(broker)
+        with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
+            _run(broker, bound, ready, notifier or Notifier())
+    return 0
 
-                registration = studio.register_in_background(
-                    config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port
-                )
-            ready(bound)
-            _attend(broker, bound, notifier or Notifier())
+
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
+    registration = None
+    proxy.adopt(broker.link)
+    # A daemon, for an agent's code may be stuck in it.
+    router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
+    try:
+        try:
+            declared = _declare(broker)
         finally:
-            broker.request_stop(0.0)  # nothing if it has stopped
-            if registration is not None:
-                registration.stop(1.0)
-            broker.finished.wait()
-            router.join(ROUTER_LIMIT_S)
-            proxy.disown(broker.link)
+            router.start()  # also where it only has to close
+        for agent_id, made in declared.items():
+            _see_it_made(agent_id, made)
+        registration = _register(broker.config, bound)
+        ready(bound)
+        _attend(broker, bound, notifier)
+    finally:
+        broker.request_stop(0.0)  # nothing if it has stopped
+        if registration is not None:
+            registration.stop(1.0)
+        broker.finished.wait()
+        router.join(ROUTER_LIMIT_S)
+        proxy.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
-    return 0
+
+
+def _register(config: BrokerConfig, bound: Bound) -> Any:
+    if not config.studio_url or bound.port is None:
+        return None
+    from . import studio  # 20 ms that only those who have one pay
+
+    return studio.register_in_background(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
+
+
+def _declare(broker: Broker) -> dict[str, Waiter]:
+    """Ask for the agents of the settings before the router thread reads its first message.
+
+    So no caller can come too early: one who calls again what a crash has interrupted waits until they are made.
+    """
+    made = {}
+    for agent_id, (class_name, kwargs) in broker.config.agents.items():
+        _, options = proxy.creation(class_name, agent_id, None)
+        body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
+        made[agent_id] = Waiter()
+        broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)
+    return made
+
+
+def _see_it_made(agent_id: str, made: Waiter) -> None:
+    reply = made.wait(None)  # whoever started this process bounds it
+    if reply.code:
+        error = rebuild_error(reply)
+        if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
+            raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
+        raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
 
 
 def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:

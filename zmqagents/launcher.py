@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from . import children, control, endpoints, errors
+from .agent import class_name_of
 from .client import Target, connect
 from .config import DEFAULT_TIMEOUT_S, BrokerConfig, generate_server_id
 from .frames import Op
@@ -57,7 +58,9 @@ class RpcAgentServerLauncher:
 
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
     say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
-    importing the agents' files counts. ``restart``: see the module. Any thread may use it.
+    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before anybody
+    is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    Any thread may use it.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class RpcAgentServerLauncher:
         local_mode: bool = False, agent_dir: str | os.PathLike[str] | None = None,
         custom_agent_classes: Sequence[type] | None = None, server_id: str | None = None, studio_url: str | None = None,
         *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S, restart: bool = False,
-        model_config_path: str | os.PathLike[str] | None = None, **more: Any,
+        model_config_path: str | os.PathLike[str] | None = None,
+        agents: Mapping[str, type | str | tuple[type | str, dict[str, Any]]] | None = None, **more: Any,
     ) -> None:  # fmt: skip
         if start_method not in ("auto", "fork", "fresh"):
             raise errors.ConfigError(f"start_method must be 'auto', 'fork' or 'fresh', not {start_method!r}")
@@ -75,13 +79,16 @@ class RpcAgentServerLauncher:
             raise errors.ConfigError(f"launch_timeout_s must be a number of seconds, not {launch_timeout_s!r}")
         if not isinstance(restart, bool):
             raise errors.ConfigError(f"restart must be True or False, not {restart!r}")
+        if agents is not None and not isinstance(agents, Mapping):
+            raise errors.ConfigError(f"agents must be a dictionary of agent ids to classes, not {agents!r}")
         try:
             self.config = BrokerConfig(
                 host=host, port=port, capacity=capacity, pool_type=pool_type, redis_url=redis_url,
                 max_pool_size=max_pool_size, max_expire_time=max_expire_time, max_timeout_seconds=max_timeout_seconds,
                 local_mode=local_mode, agent_dir=None if agent_dir is None else os.fspath(agent_dir),
                 server_id=server_id or "", studio_url=studio_url,
-                model_config_path=None if model_config_path is None else os.fspath(model_config_path), **more,
+                model_config_path=None if model_config_path is None else os.fspath(model_config_path),
+                agents={agent_id: _declared(what) for agent_id, what in (agents or {}).items()}, **more,
             )  # fmt: skip
         except TypeError as exc:
             raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
@@ -89,6 +96,10 @@ class RpcAgentServerLauncher:
         self.launch_timeout_s = launch_timeout_s
         self.restart = restart
         self._classes = list(custom_agent_classes or ())
+        for what in (agents or {}).values():
+            cls = what[0] if isinstance(what, tuple) else what
+            if isinstance(cls, type) and cls not in self._classes:
+                self._classes.append(cls)
         for cls in self._classes:
             if not isinstance(cls, type):
                 raise errors.ConfigError(f"custom_agent_classes holds classes, not {cls!r}")
@@ -305,6 +316,12 @@ class _Here:
 
 
 _running: set[RpcAgentServerLauncher] = set()
+
+
+def _declared(what: Any) -> Any:
+    """An entry of ``agents`` as `BrokerConfig` has it, which checks the rest."""
+    cls, kwargs = what if isinstance(what, tuple) and len(what) == 2 else (what, {})
+    return class_name_of(cls) if isinstance(cls, type) else cls, kwargs
 
 
 def _pid_at(ipc: str) -> int | None:

@@ -165,6 +165,7 @@ class Supervisor:
     def _stop_child(self, child: children.Child) -> None:
         child.kill()
         child.close()
+        endpoints.sweep()  # it may have listened already
 
     def _begin(self) -> children.Child:
         if children.why_not_fork():

@@ -471,3 +471,16 @@ def test_agents_of_the_command_line_are_there_when_the_host_says_that_it_listens
         with pytest.raises(SystemExit) as ended:
             cli.main(["start", "--agent", wrong])
         assert ended.value.code == 2
+
+
+def test_a_host_that_is_not_ready_in_time_leaves_nothing_although_it_listens() -> None:
+    server = RpcAgentServerLauncher(agents={"slow": Snail}, launch_timeout_s=1)
+    with pytest.raises(LaunchError, match="launch_timeout_s"):
+        server.launch()
+    assert not [path for path in endpoints.runtime_dir().iterdir() if server.server_id in path.name]
+
+
+class Snail(AgentBase):
+    def __init__(self) -> None:
+        super().__init__()
+        time.sleep(60)

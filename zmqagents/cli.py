@@ -13,7 +13,7 @@ prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSIO
 
     exit code   0 done                    3 cannot listen             6 timed out
                 1 the agent raised        4 not reachable             130 interrupted
-                2 usage or settings       5 refused key
+                2 usage or settings       5 refused key             70 start --restart: given up
 
 What is wrong is one line on stderr and never a traceback of ours; `Verb` and `Shell` see to both. Verbs import what
 they need when they run: ``as_server --version`` loads no ZeroMQ, ``as_server start`` nothing that it does not use.
@@ -532,7 +532,8 @@ def shell(ctx: click.Context) -> None:
 
     \b
     Exit codes: 0 done, 1 the agent raised (or the host could not finish the call), 2 usage, settings or an
-    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 130 interrupted.
+    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 70 given up after too many crashes,
+    130 interrupted.
 
     Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
     """

@@ -176,6 +176,7 @@ class RpcAgentServerLauncher:
         except BaseException:
             child.kill()
             child.close()
+            endpoints.sweep()  # it may have listened already
             raise
         for failure in ready["left_out"]:
             log.warning("%s: agent file left out: %s", self.server_id, failure)
@@ -284,7 +285,7 @@ class RpcAgentServerLauncher:
         if child is not None:
             child.close()
             if child.poll() != 0:  # it could not clean up after itself
-                endpoints.list_hosts()
+                endpoints.sweep()
 
     def __enter__(self) -> RpcAgentServerLauncher:
         self.launch()

@@ -249,3 +249,22 @@ def test_sigusr2_writes_the_stacks_of_all_threads_also_while_the_gil_is_held(
             hogging.result(10)  # and it goes on
         program.kill()
         assert eventually(lambda: is_gone(pid), 2.5)
+
+
+def test_processes_of_agents_of_the_shell_command_do_not_keep_its_port(tmp_path: Path) -> None:
+    (tmp_path / "agents.py").write_text(
+        "import multiprocessing, time\nfrom zmqagents import AgentBase\nclass Parent(AgentBase):\n"
+        "    def start_one(self):\n"
+        "        child = multiprocessing.Process(target=time.sleep, args=(60,))\n        child.start()\n"
+        "        return child.pid, multiprocessing.get_start_method()\n"
+    )
+    with shell("--agent-dir", str(tmp_path)) as (process, port), RpcClient("localhost", port) as client:
+        child, method = client.create_agent("Parent").start_one()
+        try:
+            process.kill()
+            process.wait()
+            assert (method, is_gone(child)) == ("forkserver", False)
+            with shell("--port", str(port)):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -570,6 +570,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     from .systemd import Notifier
 
     hosting.show_stacks_on_request()
+    hosting.keep_sockets_to_ourselves()
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes

@@ -268,7 +268,7 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
         life.watch()
         config, classes = load()
         close_stdin(life_fd)
-        _keep_sockets_to_ourselves()
+        keep_sockets_to_ourselves()
         status = serve(config, classes, ready, started=life.end_this, failures=failures)
     except BaseException as exc:  # the parent waits for one line, whatever it says
         report.say({"error": errors.describe(exc)})
@@ -358,7 +358,7 @@ def close_stdin(life_fd: int) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one may have read ahead
 
 
-def _keep_sockets_to_ourselves() -> None:
+def keep_sockets_to_ourselves() -> None:
     """Processes that agents start with `multiprocessing` must not be forks of this one.
 
     A fork would hold copies of the listening sockets, and the port would stay taken after our death. A bare

@@ -280,6 +280,8 @@ def fork(body: Body, *, new_session: bool = True) -> Child:
                 if new_session:
                     os.setsid()
                 body(ready_w, life_r)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         return Child(pid, ready_r, life_w)

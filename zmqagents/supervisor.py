@@ -88,7 +88,7 @@ class Supervisor:
         self._life_fd = life_fd
         self._new_session = new_session
         self._notifier = notifier or Notifier()
-        self._wake_r = -1
+        self._wake_r = self._wake_w = -1
         self._child: children.Child | None = None
         self._signals = 0
         self._is_last = False  # what runs now is not to be started again
@@ -102,7 +102,7 @@ class Supervisor:
         one from starting again if it would do so for ever.
         """
         crashes = Crashes(LIMIT, WINDOW_S)
-        with _wake_ups() as self._wake_r:
+        with _wake_ups() as (self._wake_r, self._wake_w):
             report = self._start()
             if report is None:
                 return self._status(0)
@@ -174,7 +174,8 @@ class Supervisor:
 
     def _be_the_host(self, ready_fd: int, life_fd: int) -> NoReturn:
         """In the fork: what belongs to the supervisor goes, and it is a host like any other."""
-        for fd in (signal.set_wakeup_fd(-1), self._wake_r, self._life_fd):
+        signal.set_wakeup_fd(-1)
+        for fd in (self._wake_r, self._wake_w, self._life_fd):
             if fd is not None:
                 os.close(fd)
         hosting.run_forked(self.config, self._classes, ready_fd, life_fd)
@@ -237,15 +238,15 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _wake_ups() -> Iterator[int]:
-    """A descriptor that can be read once SIGTERM or SIGINT has come: a byte for each."""
+def _wake_ups() -> Iterator[tuple[int, int]]:
+    """A pipe whose first end can be read once SIGTERM or SIGINT has come: a byte for each."""
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)
     os.set_blocking(wake_w, False)
     old_fd = signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield wake_r
+        yield wake_r, wake_w
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code

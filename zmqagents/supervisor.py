@@ -151,16 +151,17 @@ class Supervisor:
         """A child that listens, and its report; None if it was not to start after all."""
         child = self._child = self._begin()
         try:
-            return child.wait_ready(
-                self._launch_timeout_s, [fd for fd in (self._wake_r, self._life_fd) if fd is not None]
-            )
-        except children.Interrupted:
-            self._hear()
-            self._stop_child(child)
-            return None
+            while not (self._signals or self._is_orphan):
+                interrupts = [fd for fd in (self._wake_r, self._life_fd) if fd is not None]
+                try:
+                    return child.wait_ready(self._launch_timeout_s, interrupts)
+                except children.Interrupted:  # or only told that this start is the last
+                    self._hear()
         except BaseException:
             self._stop_child(child)
             raise
+        self._stop_child(child)
+        return None
 
     def _stop_child(self, child: children.Child) -> None:
         child.kill()

@@ -22,6 +22,10 @@ import pytest
 from hosts import STUCK_S, environment, eventually, is_gone, output_of, started, told
 from zmqagents import AgentBase, HostStopping, RpcClient, async_func, endpoints
 
+soak_only = pytest.mark.skipif(
+    os.environ.get("ZMQAGENTS_SOAK", "") in ("", "0"), reason="a thorough run only: ZMQAGENTS_SOAK=1"
+)
+
 AGENTS = """
 import os, time
 from zmqagents import AgentBase, async_func
@@ -80,7 +84,10 @@ def shell(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 # ---------------------------------------------------------------- every caller is answered
 
 
-@pytest.mark.parametrize("restart", [[], ["--restart"]], ids=["alone", "supervised"])
+@pytest.mark.parametrize(
+    "restart",
+    [pytest.param([], id="alone"), pytest.param(["--restart"], id="supervised", marks=soak_only)],
+)
 def test_sigterm_with_a_stuck_method_answers_50_callers_and_ends_within_the_grace_and_two_seconds(
     agent_dir: str, restart: list[str]
 ) -> None:
@@ -151,7 +158,10 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a signal at the end of a pipe")
-@pytest.mark.parametrize(("method", "restart"), [("fork", ""), ("fresh", ""), ("fork", "restart")])
+@pytest.mark.parametrize(
+    ("method", "restart"),
+    [("fork", ""), pytest.param("fresh", "", marks=soak_only), pytest.param("fork", "restart", marks=soak_only)],
+)
 def test_a_host_whose_agent_keeps_the_gil_does_not_outlive_its_parent(
     method: str, restart: str, tmp_path: Path
 ) -> None:
@@ -175,9 +185,12 @@ RpcAgentServerLauncher(custom_agent_classes=[Worker], start_method=method, resta
 """
 
 
-@pytest.mark.parametrize(("method", "restart"), [("fork", ""), ("fresh", ""), ("fresh", "restart")])
+@pytest.mark.parametrize(
+    ("method", "restart"),
+    [pytest.param("fork", "", marks=soak_only), pytest.param("fresh", "", marks=soak_only), ("fresh", "restart")],
+)
 def test_a_launcher_that_is_killed_at_any_moment_of_the_launch_leaves_nothing(method: str, restart: str) -> None:
-    for pause_s in (0.0, 0.01, 0.03, 0.1, 0.3):  # from before the child is there until it listens
+    for pause_s in (0.0, 0.02, 0.1, 0.3):  # from before the child is there until it listens
         with started(MOMENTS, method, restart) as program:
             told(program)
             time.sleep(pause_s)

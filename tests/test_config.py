@@ -21,7 +21,7 @@ COUNTS = [
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "fast_lane"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
-          "max_threads", "grace_s", "insecure", "file_roots"]  # fmt: skip
+          "max_threads", "grace_s", "insecure", "file_roots", "agents"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -258,3 +258,17 @@ def test_all_settings_are_shown() -> None:
     assert shown.keys() == {field.name for field in dataclasses.fields(BrokerConfig)}
     assert shown["studio_url"] is None
     assert shown["capacity"] == 32
+
+
+# ---------------------------------------------------------------- agents
+
+
+def test_agents_are_ids_with_class_names_and_keyword_arguments() -> None:
+    assert BrokerConfig().agents == {}
+    assert BrokerConfig(agents={"a": ("A", {"x": 1})}).agents == {"a": ("A", {"x": 1})}
+    for wrong in ([], {"a": "A"}, {"a": ("A",)}, {"": ("A", {})}, {1: ("A", {})}, {"a": ("A", {1: 2})}):
+        refused("agents must be a dictionary of agent ids to pairs", agents=wrong)
+
+
+def test_the_arguments_of_agents_are_not_shown() -> None:
+    assert BrokerConfig(agents={"a": ("A", {"key": "sk-secret"})}).public()["agents"] == {"a": "A"}

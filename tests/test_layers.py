@@ -22,7 +22,7 @@ PACKAGE = ROOT / "zmqagents"
 
 LAYERS: list[set[str]] = [
     {"errors", "agent", "pace"},
-    {"codec", "loader", "trusted", "gate", "timers"},
+    {"codec", "loader", "trusted", "gate", "timers", "descriptors", "systemd"},
     {"frames", "config", "models", "endpoints", "files", "link", "msg"},
     {
         "tickets",
@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
         "outstanding",
     },
     {"broker", "management", "worker", "helm", "inside", "client", "channel", "control", "security"},
-    {"launcher", "hosting", "result", "proxy", "aio"},
+    {"launcher", "children", "hosting", "supervisor", "result", "proxy", "aio"},
     {"cli", "__main__"},
     {"__init__"},
 ]
@@ -82,6 +82,10 @@ SIDEWAYS = {
     ("aio", "proxy"),
     ("aio", "result"),
     ("launcher", "hosting"),
+    ("launcher", "children"),
+    ("launcher", "supervisor"),
+    ("supervisor", "children"),
+    ("supervisor", "hosting"),
     ("launcher", "proxy"),
     ("__main__", "cli"),
 }
@@ -101,7 +105,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 # What a program that only calls agents must not pay for.
 _HOST = (
     "broker ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store studio models"
-    " cli"
+    " cli supervisor descriptors"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}

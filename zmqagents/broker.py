@@ -217,6 +217,7 @@ class Broker:
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
             "far_dep": self._on_far_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
+            "beat": self._on_beat,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
             Start: self._start, Answer: self._answer, Pending: self._pending,
@@ -340,6 +341,11 @@ class Broker:
         """Drain and end, within ``grace_s`` seconds (None: the configured grace). Any thread; idempotent."""
         self.post("stop", self.config.grace_s if grace_s is None else grace_s)
 
+    @property
+    def draining(self) -> bool:
+        """Whether it has been told to end. Any thread."""
+        return self._dispatcher.draining
+
     def post(self, event: str, *args: Any) -> None:
         """Hand an event to the router thread. Any thread.
 
@@ -373,6 +379,8 @@ class Broker:
         poller.register(self._auth.socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         poller.register(self._wake_r.fileno(), zmq.POLLIN)
+        for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
+            self._read_inbox()
         more = True  # there may be messages
         while not self._stop:
             more = more and self._read_messages()
@@ -1089,6 +1097,12 @@ class Broker:
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         return [Answer(peer, call_id, reply)]
+
+    @staticmethod
+    def _on_beat(alive: threading.Event) -> list[Effect]:
+        """Somebody wants to know whether the router thread still goes round."""
+        alive.set()
+        return []
 
     def _on_stop(self, grace_s: float) -> list[Effect]:
         now = self._clock()

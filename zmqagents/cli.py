@@ -13,7 +13,7 @@ prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSIO
 
     exit code   0 done                    3 cannot listen             6 timed out
                 1 the agent raised        4 not reachable             130 interrupted
-                2 usage or settings       5 refused key
+                2 usage or settings       5 refused key             70 start --restart: given up
 
 What is wrong is one line on stderr and never a traceback of ours; `Verb` and `Shell` see to both. Verbs import what
 they need when they run: ``as_server --version`` loads no ZeroMQ, ``as_server start`` nothing that it does not use.
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .proxy import AgentProxy, RpcClient
     from .result import AsyncResult
     from .security import KeyStore
+    from .systemd import Notifier
 
 __all__ = ["main", "shell"]
 
@@ -238,6 +239,19 @@ def _insecure(ctx: click.Context, param: click.Parameter, text: Any) -> bool | s
     if word in ("", "false", "0", "no", "off", "f", "n"):
         return False
     return str(text)  # which BrokerConfig judges
+
+
+def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    """The callback of ``--agent ID=CLASS``."""
+    agents: dict[str, Any] = {}
+    for text in texts:
+        agent_id, _, class_name = text.partition("=")
+        if not agent_id or not class_name:
+            raise click.BadParameter(f"{text!r} is not ID=CLASS", ctx, param)
+        if agent_id in agents:
+            raise click.BadParameter(f"{agent_id!r} is given twice", ctx, param)
+        agents[agent_id] = (class_name, {})
+    return agents
 
 
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
@@ -518,7 +532,8 @@ def shell(ctx: click.Context) -> None:
 
     \b
     Exit codes: 0 done, 1 the agent raised (or the host could not finish the call), 2 usage, settings or an
-    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 130 interrupted.
+    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 70 given up after too many crashes,
+    130 interrupted.
 
     Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
     """
@@ -529,52 +544,82 @@ def shell(ctx: click.Context) -> None:
 
 @shell.command(cls=StartVerb)
 @settings
+@option(
+    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
+    help="An agent to make at each start, before anybody is served; as often as needed.",
+)  # fmt: skip
+@option("--restart", is_flag=True, help="Start the host again when it crashes.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
     help="What is logged to stderr.",
 )  # fmt: skip
 @as_json
-def start(strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
+def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
     """Run a host in the foreground.
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
     An agent file that cannot be loaded is reported and left out, unless --strict.
-    """
-    config = BrokerConfig(**settings)
-    from . import hosting, loader
 
+    With --restart a host that crashes is started again on the same port, with growing pauses; after 5 crashes within
+    a minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
+    """
+    config = BrokerConfig(**settings, agents=declared)
+    from . import hosting, loader
+    from .systemd import Notifier
+
+    hosting.show_stacks_on_request()
+    hosting.keep_sockets_to_ourselves()
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
+    notifier = Notifier.from_environment()
+    if restart:
+        return _keep_running(config, as_json, notifier)
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        if config.open_to:
-            say(f"warning: --insecure: {config.open_to} can call the agents on port {bound.port}")
-        _announce(bound, as_json)
+        _announce(bound, os.getpid(), config.open_to, as_json)
 
     try:
-        status = hosting.serve(config, [], ready, failures=failures)
+        status = hosting.serve(config, [], ready, failures=failures, notifier=notifier)
     finally:
         _tell_failures(failures)
     _exit_in_time(status)
     return status
 
 
-def _tell_failures(failures: list[errors.LoadError]) -> None:
+def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> int:
+    """``start --restart``: this process supervises, and the host is its child."""
+    if notifier.watchdog_s is not None:
+        raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
+    from .broker import Bound
+    from .launcher import LAUNCH_TIMEOUT_S
+    from .supervisor import Supervisor
+
+    def ready(report: dict[str, Any], pid: int) -> None:
+        _tell_failures(report["left_out"])
+        _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
+
+    supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
+    return supervisor.run(ready)
+
+
+def _tell_failures(failures: list[Any]) -> None:
     while failures:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, as_json: bool) -> None:
+def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
     server_id, host, port, ipc, _ = bound
+    if open_to:
+        say(f"warning: --insecure: {open_to} can call the agents on port {port}")
     if as_json:
-        text = _line({"server_id": server_id, "host": host, "port": port, "pid": os.getpid(), "ipc": ipc})
+        text = _line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
     else:
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {os.getpid()})"
+        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
     click.echo(text)  # flushes
 
 

@@ -46,6 +46,13 @@ def without_password(url: str) -> str:
         return "***"
 
 
+def _is_declared(item: Any) -> bool:
+    match item:
+        case str(agent_id), (str(class_name), dict(kwargs)):
+            return bool(agent_id and class_name and all(isinstance(name, str) for name in kwargs))
+    return False
+
+
 @dataclass(frozen=True)
 class BrokerConfig:
     """Everything that a host needs to know. A wrong value is a `ConfigError` that says what to do."""
@@ -63,6 +70,9 @@ class BrokerConfig:
     server_id: str = ""  # "": generated
     studio_url: str | None = dataclasses.field(default=None, repr=False)
     model_config_path: str | None = None
+
+    # Made at every start before anybody is served: id -> class name, keyword arguments of its __init__.
+    agents: dict[str, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
     insecure: bool | str = False  # TCP without keys: True with local_mode, "yes-i-mean-it" on every interface
@@ -100,6 +110,8 @@ class BrokerConfig:
         for name in ("agent_dir", "model_config_path"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise ConfigError(f"{name} must be a path as text, not {getattr(self, name)!r}")
+        if not isinstance(self.agents, dict) or not all(map(_is_declared, self.agents.items())):
+            raise ConfigError("agents must be a dictionary of agent ids to pairs: class name, keyword arguments")
         if not isinstance(self.server_id, str):
             raise ConfigError(f"server_id must be a text, not {self.server_id!r}")
         if self.agent_dir is not None and not Path(self.agent_dir).is_dir():
@@ -162,8 +174,9 @@ class BrokerConfig:
         return dataclasses.replace(self, **changes)
 
     def public(self) -> dict[str, Any]:
-        """The settings as ``status`` shows them: URLs without passwords, no secret."""
-        shown = dataclasses.asdict(self)
+        """The settings as ``status`` shows them: URLs without passwords, agents without arguments, no secret."""
+        shown = dataclasses.asdict(dataclasses.replace(self, agents={}))
+        shown["agents"] = {agent_id: class_name for agent_id, (class_name, _) in self.agents.items()}
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
         shown["file_roots"] = list(self.file_roots)

@@ -59,6 +59,7 @@ __all__ = [
     "publish",
     "read_private",
     "runtime_dir",
+    "sweep",
     "withdraw",
     "write_private",
 ]
@@ -71,6 +72,7 @@ StrPath = str | os.PathLike[str]
 MAX_IPC_PATH_BYTES = 107 if sys.platform == "linux" else 103
 MAX_FILE_BYTES = 65_536  # connection files take about 300 bytes, key files 150
 MAX_NAME_CHARS = 32
+DRAFT_AGE_S = 60.0  # a file that is written takes milliseconds until it has its name
 LOCK_WAIT_S = 0.25  # a client that looks whether a lock is free holds it for some microseconds
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
 
@@ -431,6 +433,23 @@ def withdraw(record: ConnectionFile) -> None:
 def list_hosts() -> list[ConnectionFile]:
     """This user's live hosts on this machine, the oldest first. Removes what dead ones left behind."""
     return sorted((record for record in _records() if _live(record)), key=lambda record: record.started)
+
+
+def sweep() -> None:
+    """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
+    list_hosts()
+    for place in _places():
+        with contextlib.suppress(ConfigError, OSError):
+            directory = private_dir(place, create=False)
+            for lock in directory.glob("*.ipc.lock"):  # of those that died before their record was written
+                with contextlib.suppress(AddressInUse, ConfigError), IpcLock(str(lock)[: -len(".lock")], wait_s=0):
+                    pass
+            for draft in directory.glob(".*"):
+                if (
+                    re.search(r"\.json\.[0-9a-f]{12}$", draft.name)
+                    and time.time() - draft.stat().st_mtime > DRAFT_AGE_S
+                ):
+                    draft.unlink()
 
 
 def find_host(host: str, port: int) -> ConnectionFile | None:

@@ -8,31 +8,40 @@ imported, and ends by ``os._exit``: an agent's thread may be stuck for ever, and
 (`atexit`) therefore do not run in a child.
 
     exit status   0 stopped as asked    75 the parent process is gone    1 it failed
+                  -SIGALRM: the parent process is gone, and an agent did not let any other thread run
+
+SIGUSR2 makes a child, and ``as_server start``, write the stack of every thread to stderr and go on; so does a crash
+in C code, which ends it. Both need no working interpreter.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import faulthandler
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
-from . import errors, loader, proxy, trusted
+from . import descriptors, endpoints, errors, loader, proxy, trusted
 from .broker import Bound, Broker
 from .config import BrokerConfig
+from .frames import Op
 from .host import ClassTable
+from .link import Waiter, rebuild_error
 from .models import ModelConfigs, load_model_configs_file
+from .systemd import Notifier
 
-__all__ = ["EXIT_ORPHANED", "build", "main", "run_child", "serve"]
+__all__ = ["EXIT_ORPHANED", "Report", "build", "main", "run_child", "run_forked", "serve", "show_stacks_on_request"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +49,8 @@ EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
+LOOK_EVERY_S = 10.0  # how often the descriptors are counted
+TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
 
 Ready = Callable[[Bound], None]
 
@@ -67,55 +78,113 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
 def serve(
     config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
+    notifier: Notifier | None = None,
 ) -> int:  # fmt: skip
     """Run a host in this process until it is stopped; the exit status, 0.
 
     ``started`` gets the broker as soon as it can be asked to stop, then ``ready`` is called once: it listens.
     Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
-    socket and file is closed; a thread that is stuck in an agent's code is left behind.
+    socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
     """
-    _raise_file_limit()
+    descriptors.raise_limit()
+    endpoints.sweep()
     broker = build(config, classes, failures=failures)
-    try:
-        bound = broker.bind()
-    except BaseException:
-        broker.abandon()
-        raise
-    if started is not None:
-        started(broker)
-    proxy.adopt(broker.link)
-    registration = None
-    with _switch_interval(config.switch_interval_s), _signals(broker):
-        # A daemon, for an agent's code may be stuck in it.
-        router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
-        router.start()
+    with _signals(broker):  # before there is anything that a signal would leave behind
         try:
-            if config.studio_url and bound.port is not None:
-                from . import studio  # 20 ms that only those who have one pay
-
-                registration = studio.register_in_background(
-                    config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port
-                )
-            ready(bound)
-            broker.finished.wait()
-        finally:
-            broker.request_stop(0.0)  # nothing if it has stopped
-            if registration is not None:
-                registration.stop(1.0)
-            broker.finished.wait()
-            router.join(ROUTER_LIMIT_S)
-            proxy.disown(broker.link)
-    if broker.crash is not None:
-        raise broker.crash
+            bound = broker.bind()
+        except BaseException:
+            broker.abandon()
+            raise
+        if started is not None:
+            started(broker)
+        with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
+            _run(broker, bound, ready, notifier or Notifier())
     return 0
 
 
-def _raise_file_limit() -> None:
-    """Each client takes a descriptor; the soft limit is often 1024."""
-    with contextlib.suppress(ValueError, OSError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
+    registration = None
+    proxy.adopt(broker.link)
+    # A daemon, for an agent's code may be stuck in it.
+    router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
+    try:
+        try:
+            declared = _declare(broker)
+        finally:
+            router.start()  # also where it only has to close
+        for agent_id, made in declared.items():
+            _see_it_made(agent_id, made)
+        registration = _register(broker.config, bound)
+        ready(bound)
+        _attend(broker, bound, notifier)
+    finally:
+        broker.request_stop(0.0)  # nothing if it has stopped
+        if registration is not None:
+            registration.stop(1.0)
+        broker.finished.wait()
+        router.join(ROUTER_LIMIT_S)
+        proxy.disown(broker.link)
+    if broker.crash is not None:
+        raise broker.crash
+
+
+def _register(config: BrokerConfig, bound: Bound) -> Any:
+    if not config.studio_url or bound.port is None:
+        return None
+    from . import studio  # 20 ms that only those who have one pay
+
+    return studio.register_in_background(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
+
+
+def _declare(broker: Broker) -> dict[str, Waiter]:
+    """Ask for the agents of the settings before the router thread reads its first message.
+
+    So no caller can come too early: one who calls again what a crash has interrupted waits until they are made.
+    """
+    made = {}
+    for agent_id, (class_name, kwargs) in broker.config.agents.items():
+        _, options = proxy.creation(class_name, agent_id, None)
+        body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
+        made[agent_id] = Waiter()
+        broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)
+    return made
+
+
+def _see_it_made(agent_id: str, made: Waiter) -> None:
+    reply = made.wait(None)  # whoever started this process bounds it
+    if reply.code:
+        error = rebuild_error(reply)
+        if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
+            raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
+        raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
+
+
+def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
+    """Wait for the end of the host; meanwhile look after its descriptors, and tell the service manager how it is.
+
+    It is alive as long as the router thread answers: what another thread does says nothing of the host.
+    """
+    where = f"listening on port {bound.port} as {bound.server_id}"
+    notifier.ready(where)
+    gauge, alive = descriptors.Gauge(bound.server_id), threading.Event()
+    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, (notifier.watchdog_s or LOOK_EVERY_S) / 4)
+    next_look = time.monotonic()
+    told = False
+    alive.set()
+    while not broker.finished.wait(every_s):
+        if time.monotonic() >= next_look:
+            gauge.look()
+            next_look = time.monotonic() + LOOK_EVERY_S
+        if notifier and broker.draining and not told:
+            told = True
+            notifier.stopping("stopping: running and queued calls may end")
+        if notifier.watchdog_s is not None and alive.is_set():
+            notifier.alive()
+            alive.clear()
+            broker.post("beat", alive)
+    if not told:
+        notifier.stopping("stopped")
 
 
 _intervals_s: list[float] = []  # what the hosts in this process ask for
@@ -166,17 +235,20 @@ def _signals(broker: Broker) -> Iterator[None]:
 
 
 class Report:
-    """The child's one line to its parent; says nothing when it is said already or nobody listens any more."""
+    """The child's one line to its parent."""
 
     def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)  # it came through an exec, perhaps
         self._fd: int | None = fd
 
-    def say(self, message: dict[str, Any]) -> None:
+    def say(self, message: dict[str, Any]) -> bool:
+        """False if it is said already; nothing when nobody listens any more."""
         fd, self._fd = self._fd, None
         if fd is None:
-            return
+            return False
         with contextlib.suppress(OSError), open(fd, "wb") as pipe:
             pipe.write(json.dumps(message).encode() + b"\n")
+        return True
 
 
 def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: Report, life_fd: int) -> int:
@@ -191,11 +263,12 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
         report.say({"bound": list(bound), "left_out": [str(failure) for failure in failures]})
 
     try:
-        _forget_parents_signals()
+        forget_parents_signals()
+        show_stacks_on_request()
         life.watch()
         config, classes = load()
-        _close_stdin(life_fd)
-        _keep_sockets_to_ourselves()
+        close_stdin(life_fd)
+        keep_sockets_to_ourselves()
         status = serve(config, classes, ready, started=life.end_this, failures=failures)
     except BaseException as exc:  # the parent waits for one line, whatever it says
         report.say({"error": errors.describe(exc)})
@@ -220,6 +293,7 @@ class _LifeLine:
         self._broker = broker
 
     def watch(self) -> None:
+        self._set_alarm()
         threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
 
     def _watch(self) -> None:
@@ -230,11 +304,40 @@ class _LifeLine:
         # Nothing here may block, so there is no logging: what is behind stderr may be gone or full.
         if self._broker is not None:
             self._broker.request_stop(ORPHAN_GRACE_S)
+            time.sleep(0.05)  # the kernel's signal comes at the same moment as the end of the pipe
+            signal.alarm(2)  # instead of its 1 s: this thread runs, so the end can be an orderly one
             time.sleep(ORPHAN_LIMIT_S)
         os._exit(EXIT_ORPHANED)
 
+    def _set_alarm(self) -> None:
+        """Have the kernel end us where Python cannot: an agent in C code that keeps the GIL lets no thread run.
 
-def _forget_parents_signals() -> None:
+        At the end of the pipe the kernel sends SIGHUP, number 1. The handler is libc's own alarm(), which takes the
+        number for seconds; SIGALRM, with the action that a process is born with, ends it 1 s later.
+        """
+        if not sys.platform.startswith("linux"):
+            return
+        libc = ctypes.CDLL(None)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGHUP})
+        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
+        fcntl.fcntl(self._fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._fd, _F_SETSIG, signal.SIGHUP)
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
+
+
+def show_stacks_on_request() -> None:
+    """SIGUSR2 writes the stacks of all threads to stderr, also while the GIL is held; and so does a crash."""
+    with contextlib.suppress(Exception):  # no stderr
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+
+
+def forget_parents_signals() -> None:
     """A forked child has the parent's handlers, which are about the parent; both kinds have its signal mask."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
@@ -244,7 +347,7 @@ def _forget_parents_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
-def _close_stdin(life_fd: int) -> None:
+def close_stdin(life_fd: int) -> None:
     """The terminal's input is for the parent; in a fresh interpreter it was the payload, read by now."""
     if life_fd == 0:  # the parent has no stdin, and the number was free
         return
@@ -255,7 +358,7 @@ def _close_stdin(life_fd: int) -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one may have read ahead
 
 
-def _keep_sockets_to_ourselves() -> None:
+def keep_sockets_to_ourselves() -> None:
     """Processes that agents start with `multiprocessing` must not be forks of this one.
 
     A fork would hold copies of the listening sockets, and the port would stay taken after our death. A bare
@@ -265,7 +368,7 @@ def _keep_sockets_to_ourselves() -> None:
         multiprocessing.set_start_method("forkserver")
 
 
-def leave(status: int) -> None:
+def leave(status: int) -> NoReturn:
     """End the process now; what was printed comes out."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
@@ -273,13 +376,18 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-def main(source: BinaryIO, ready_fd: int, life_fd: int) -> None:
-    """A fresh interpreter whose launcher has put the payload, config and classes, on ``source``. Never returns."""
-    os.set_inheritable(ready_fd, False)
+def run_forked(config: BrokerConfig, classes: Sequence[type], ready_fd: int, life_fd: int) -> NoReturn:
+    """The whole life of a fork of the launching process."""
+    leave(run_child(lambda: (config, classes), Report(ready_fd), life_fd))
 
-    def load() -> tuple[BrokerConfig, Sequence[type]]:
-        config: BrokerConfig = pickle.load(source)
-        classes: Sequence[type] = trusted.loads(source.read())
-        return config, classes
 
-    leave(run_child(load, Report(ready_fd), life_fd))
+def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
+    """A fresh interpreter whose launcher has put the payload, config and classes, on ``source``."""
+    leave(run_child(lambda: load_payload(source), Report(int(ready_fd)), int(life_fd)))
+
+
+def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
+    """What `children.spawn` has written, but for the path."""
+    config: BrokerConfig = pickle.load(source)
+    classes: Sequence[type] = trusted.loads(source.read())
+    return config, classes

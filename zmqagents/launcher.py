@@ -11,6 +11,9 @@ The child binds, then reports where, or why not, as one line on a pipe; `launch`
 is no window between choosing a port and having it. A second pipe is the parent's life line: its end, however
 the parent dies, ends the child within 2 s. Only the parent itself holds the other end; a fork of it lets go.
 
+With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
+crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
+
 Stopping is one ladder, each step bounded and logged: control frame, SIGTERM, SIGKILL.
 
 A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
@@ -19,25 +22,18 @@ launcher: what runs on it must not depend on when Python collects an object.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
-import json
 import logging
 import os
-import pickle
-import select
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, Literal, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from . import control, endpoints, errors, trusted
+from . import children, control, endpoints, errors
+from .agent import class_name_of
 from .client import Target, connect
 from .config import DEFAULT_TIMEOUT_S, BrokerConfig, generate_server_id
 from .frames import Op
@@ -53,9 +49,8 @@ LAUNCH_TIMEOUT_S = 30.0
 CONTROL_TIMEOUT_S = 2.0  # for the host to agree that it will stop
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 TERM_WAIT_S = 2.0
-KILL_WAIT_S = 5.0
+LAST_RUN = b"."  # said to a supervisor: the host is not to be started again
 EXIT_GRACE_S = 1.0  # for hosts that are still there when this process ends
-THREAD_END_S = 0.02  # how long a thread that has been joined may still be seen in /proc
 
 
 class RpcAgentServerLauncher:
@@ -63,7 +58,9 @@ class RpcAgentServerLauncher:
 
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
     say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
-    importing the agents' files counts. Any thread may use it.
+    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before anybody
+    is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    Any thread may use it.
     """
 
     def __init__(
@@ -72,32 +69,43 @@ class RpcAgentServerLauncher:
         max_pool_size: int = 8192, max_expire_time: float = 7200, max_timeout_seconds: float = 5,
         local_mode: bool = False, agent_dir: str | os.PathLike[str] | None = None,
         custom_agent_classes: Sequence[type] | None = None, server_id: str | None = None, studio_url: str | None = None,
-        *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S,
-        model_config_path: str | os.PathLike[str] | None = None, **more: Any,
+        *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S, restart: bool = False,
+        model_config_path: str | os.PathLike[str] | None = None,
+        agents: Mapping[str, type | str | tuple[type | str, dict[str, Any]]] | None = None, **more: Any,
     ) -> None:  # fmt: skip
         if start_method not in ("auto", "fork", "fresh"):
             raise errors.ConfigError(f"start_method must be 'auto', 'fork' or 'fresh', not {start_method!r}")
         if not isinstance(launch_timeout_s, (int, float)) or not 0 < launch_timeout_s < 1e6:
             raise errors.ConfigError(f"launch_timeout_s must be a number of seconds, not {launch_timeout_s!r}")
+        if not isinstance(restart, bool):
+            raise errors.ConfigError(f"restart must be True or False, not {restart!r}")
+        if agents is not None and not isinstance(agents, Mapping):
+            raise errors.ConfigError(f"agents must be a dictionary of agent ids to classes, not {agents!r}")
         try:
             self.config = BrokerConfig(
                 host=host, port=port, capacity=capacity, pool_type=pool_type, redis_url=redis_url,
                 max_pool_size=max_pool_size, max_expire_time=max_expire_time, max_timeout_seconds=max_timeout_seconds,
                 local_mode=local_mode, agent_dir=None if agent_dir is None else os.fspath(agent_dir),
                 server_id=server_id or "", studio_url=studio_url,
-                model_config_path=None if model_config_path is None else os.fspath(model_config_path), **more,
+                model_config_path=None if model_config_path is None else os.fspath(model_config_path),
+                agents={agent_id: _declared(what) for agent_id, what in (agents or {}).items()}, **more,
             )  # fmt: skip
         except TypeError as exc:
             raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
         self.start_method = start_method
         self.launch_timeout_s = launch_timeout_s
+        self.restart = restart
         self._classes = list(custom_agent_classes or ())
+        for what in (agents or {}).values():
+            cls = what[0] if isinstance(what, tuple) else what
+            if isinstance(cls, type) and cls not in self._classes:
+                self._classes.append(cls)
         for cls in self._classes:
             if not isinstance(cls, type):
                 raise errors.ConfigError(f"custom_agent_classes holds classes, not {cls!r}")
         self._lock = threading.Lock()  # one thread starts or stops a child
         self._bound: Bound | None = None
-        self._child: _Child | None = None
+        self._child: children.Child | None = None
         self._here: _Here | None = None
 
     # ------------------------------------------------------------ where it is
@@ -119,15 +127,15 @@ class RpcAgentServerLauncher:
 
     @property
     def pid(self) -> int | None:
-        """The process that runs the host, None when there is none."""
-        child = self._child
-        if child is not None and child.poll() is None:
-            return child.pid
+        """The process that runs the host, None when there is none: also while it is being started again."""
+        child, bound = self._child, self._bound
+        if child is not None and bound is not None and child.poll() is None:
+            return _pid_at(bound[3]) if self.restart else child.pid
         return os.getpid() if self._here is not None else None
 
     @property
     def is_running(self) -> bool:
-        """True from the moment that it listens until it has ended, by whatever cause."""
+        """True from the moment that it listens until it has ended, by whatever cause, and is not started again."""
         child, here = self._child, self._here
         return (here is not None and here.broker is not None) or (child is not None and child.poll() is None)
 
@@ -154,12 +162,13 @@ class RpcAgentServerLauncher:
             if in_subprocess:
                 self._launch_child()
                 return
+            if self.restart:
+                raise errors.LaunchError("restart=True needs a process of its own for the host: in_subprocess=True")
             here = self._here = _Here()
         self._serve(here)
 
     def _launch_child(self) -> None:
-        start = _fork if self._method() == "fork" else _spawn
-        child = start(self.config, self._classes)
+        child = self._begin()
         try:
             ready = child.wait_ready(self.launch_timeout_s)
             self._child, self._bound = child, ready["bound"]
@@ -167,14 +176,31 @@ class RpcAgentServerLauncher:
         except BaseException:
             child.kill()
             child.close()
+            endpoints.sweep()  # it may have listened already
             raise
         for failure in ready["left_out"]:
             log.warning("%s: agent file left out: %s", self.server_id, failure)
 
+    def _begin(self) -> children.Child:
+        config, classes, limit_s = self.config, self._classes, self.launch_timeout_s
+        if self._method() == "fresh":
+            if self.restart:
+                return children.spawn("zmqagents.supervisor", config, classes, str(limit_s))
+            return children.spawn("zmqagents.hosting", config, classes)
+        if self.restart:
+            from . import supervisor
+
+            return children.fork(
+                lambda ready_w, life_r: supervisor.run_forked(config, classes, limit_s, ready_w, life_r)
+            )
+        from . import hosting  # in the parent, once, and not in every child
+
+        return children.fork(lambda ready_w, life_r: hosting.run_forked(config, classes, ready_w, life_r))
+
     def _method(self) -> str:
         if self.start_method == "fresh":
             return "fresh"
-        reason = _why_not_fork()
+        reason = children.why_not_fork()
         if reason and self.start_method == "fork":
             raise errors.LaunchError(f"start_method='fork' is not safe here: {reason}")
         return "fresh" if reason else "fork"
@@ -232,10 +258,14 @@ class RpcAgentServerLauncher:
                 child.kill()
                 self._let_go()
 
-    def _stop_child(self, child: _Child, bound: Bound, grace_s: float) -> None:
+    def _stop_child(self, child: children.Child, bound: Bound, grace_s: float) -> None:
+        if self.restart:
+            child.say(LAST_RUN)
         if child.poll() is not None:
             return
         try:
+            if self.restart and _pid_at(bound[3]) is None:
+                raise errors.HostUnreachable("it is being started again")
             control.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
             if child.wait(grace_s + END_WAIT_S) is not None:
                 return
@@ -255,7 +285,7 @@ class RpcAgentServerLauncher:
         if child is not None:
             child.close()
             if child.poll() != 0:  # it could not clean up after itself
-                endpoints.list_hosts()
+                endpoints.sweep()
 
     def __enter__(self) -> RpcAgentServerLauncher:
         self.launch()
@@ -286,161 +316,22 @@ class _Here:
             self.ended.wait(grace_s + END_WAIT_S)
 
 
-def _why_not_fork() -> str:
-    """Why a fork would not be safe now, "" if it is."""
-    if not sys.platform.startswith("linux"):
-        return f"{sys.platform} does not allow it"
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
-        return "an event loop is running"
-    end = time.monotonic() + THREAD_END_S
-    while (threads := len(os.listdir("/proc/self/task"))) > 1:
-        if threading.active_count() > 1 or time.monotonic() > end:
-            return f"the process has {threads} threads (a live ZeroMQ context has some)"
-        time.sleep(0.001)
-    return ""
+_running: set[RpcAgentServerLauncher] = set()
 
 
-# ---------------------------------------------------------------- child processes
+def _declared(what: Any) -> Any:
+    """An entry of ``agents`` as `BrokerConfig` has it, which checks the rest."""
+    cls, kwargs = what if isinstance(what, tuple) and len(what) == 2 else (what, {})
+    return class_name_of(cls) if isinstance(cls, type) else cls, kwargs
 
 
-class _Child:
-    """A host process, seen from its parent: its pid, the pipe of its report and the life line. Any thread."""
-
-    def __init__(self, pid: int, ready_r: int, life_w: int, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self.pid = pid
-        self._ready_r = ready_r
-        self._popen = popen
-        self._status: int | None = None
-        self._lock = threading.Lock()
-        self._pidfd = _pidfd(pid)
-        self._fds = [fd for fd in (ready_r, life_w, self._pidfd) if fd is not None]
-
-    def wait_ready(self, timeout_s: float) -> dict[str, Any]:
-        """The child's report that it listens; raises what went wrong there, or LaunchError after ``timeout_s``."""
-        end = time.monotonic() + timeout_s
-        data = b""
-        while not data.endswith(b"\n"):
-            # The process, too: a stranger's fork at the wrong moment may hold the pipe open.
-            if not _readable([self._ready_r, self._pidfd], end - time.monotonic()):
-                raise errors.LaunchError(
-                    f"the host process did not listen within {timeout_s:g} s and was ended; if its agents' files take "
-                    f"so long to import, raise launch_timeout_s"
-                )
-            chunk = os.read(self._ready_r, 65_536) if _readable([self._ready_r], 0) else b""
-            if not chunk:
-                raise errors.LaunchError(f"the host process ended before it listened ({self._how_it_ended()})")
-            data += chunk
-        report: dict[str, Any] = json.loads(data)
-        if "error" in report:
-            raise _launch_error(report["error"])
-        return report
-
-    def _how_it_ended(self) -> str:
-        status = self.wait(KILL_WAIT_S)
-        if status is None:
-            return "it closed its pipe and goes on"
-        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}, see its stderr"
-
-    def poll(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs. Reaps the process."""
-        with self._lock:
-            if self._status is None:
-                self._status = self._look()
-            return self._status
-
-    def _look(self) -> int | None:
-        if self._popen is not None:
-            return self._popen.poll()
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # reaped by somebody else, or this is a fork of the launching process
-            return -1
-        return os.waitstatus_to_exitcode(status) if pid else None
-
-    def wait(self, timeout_s: float | None) -> int | None:
-        """Wait for its end; None after ``timeout_s`` seconds."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while self.poll() is None:
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            if self._pidfd is not None:
-                _readable([self._pidfd], left)
-            else:
-                time.sleep(0.01)
-        return self._status
-
-    def signal(self, number: int) -> None:
-        """Send a signal, if it still runs: not to another process that has its number by now."""
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if self._status is None:
-                os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
-        if self.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group of its own yet
-            os.killpg(self.pid, signal.SIGKILL)
-        self.signal(signal.SIGKILL)
-        self.wait(KILL_WAIT_S)
-
-    def close(self) -> None:
-        """Close the pipes; idempotent."""
-        with self._lock:
-            fds, self._fds = self._fds, []
-        for fd in fds:
-            if fd in _own_ends:  # else this is a fork of the launching process, which has closed its copies
-                _own_ends.discard(fd)
-                os.close(fd)
-
-
-def _pidfd(pid: int) -> int | None:
-    try:
-        fd = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, or an old kernel
-        return None
-    _own_ends.add(fd)
-    return fd
-
-
-def _readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
-    """True as soon as one of ``fds`` can be read, False after ``timeout_s`` seconds. Not select: it ends at 1,024."""
-    poll = select.poll()
-    for fd in fds:
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
-
-
-def _launch_error(data: dict[str, Any]) -> Exception:
-    """What the child says went wrong, as the class that it is there; LaunchError for what is not ours."""
-    module, _, name = data["type"].partition(":")
-    kind = getattr(errors, name, None) if module == errors.__name__ else None
-    if isinstance(kind, type) and issubclass(kind, errors.ZmqAgentsError):
-        return kind(data["message"])
-    error = errors.LaunchError(f"the host process could not start: {name}: {data['message']}")
-    error.__cause__ = _InChild(str(data.get("traceback", "")))
-    return error
-
-
-class _InChild(Exception):
-    """The child's traceback, printed above the parent's."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
-# The parent's ends of the pipes of all its children, and descriptors of the processes. A fork of the parent must not
-# hold them: a life line ends only when every copy of its end is closed.
-_own_ends: set[int] = set()
-_pipes_lock = threading.RLock()  # held by a fork, so that it finds every end in `_own_ends`
+def _pid_at(ipc: str) -> int | None:
+    """The process that listens at a socket path, as its connection file says."""
+    return next((record.pid for record in endpoints.list_hosts() if record.ipc == ipc), None)
 
 
 def _let_go_after_fork() -> None:
-    global _pipes_lock, _private, _private_lock
-    _pipes_lock = threading.RLock()
+    global _private, _private_lock
     _private_lock = threading.Lock()
     _private = None
     for launcher in list(_running):  # theirs may be held by threads that are not here
@@ -448,114 +339,9 @@ def _let_go_after_fork() -> None:
         if launcher._child is not None:
             launcher._child._lock = threading.Lock()
     _running.clear()
-    for fd in _own_ends:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _own_ends.clear()
 
 
-os.register_at_fork(
-    before=lambda: _pipes_lock.acquire(),
-    after_in_parent=lambda: _pipes_lock.release(),
-    after_in_child=_let_go_after_fork,
-)
-
-
-def _pipes() -> tuple[int, int, int, int]:
-    with _pipes_lock:
-        ready_r, ready_w = os.pipe()
-        life_r, life_w = os.pipe()
-        _own_ends.update((ready_r, life_w))
-    return ready_r, ready_w, life_r, life_w
-
-
-@contextlib.contextmanager
-def _new_pipes() -> Iterator[tuple[int, int, int, int]]:
-    """Both pipes; the child's ends are closed here afterwards, ours too if the child could not be started."""
-    ready_r, ready_w, life_r, life_w = _pipes()
-    try:
-        yield ready_r, ready_w, life_r, life_w
-    except BaseException:
-        for fd in (ready_r, life_w):
-            _own_ends.discard(fd)
-            os.close(fd)
-        raise
-    finally:
-        os.close(ready_w)
-        os.close(life_r)
-
-
-def _fork(config: BrokerConfig, classes: Sequence[type]) -> _Child:
-    from . import hosting  # in the parent, once, and not in every child
-
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # None, or closed
-            stream.flush()
-    with _new_pipes() as (ready_r, ready_w, life_r, life_w):
-        try:
-            pid = os.fork()
-        except OSError as exc:
-            raise errors.LaunchError(f"cannot fork: {exc}") from exc
-        if pid == 0:
-            _run_forked(hosting, config, classes, ready_w, life_r)
-        return _Child(pid, ready_r, life_w)
-
-
-def _run_forked(hosting: Any, config: BrokerConfig, classes: Sequence[type], ready_w: int, life_r: int) -> NoReturn:
-    """In the child: the parent's code, its finally blocks and exit handlers belong to the parent."""
-    try:
-        os.setsid()  # Ctrl-C at the terminal is for the parent, which stops us in order
-        hosting.leave(hosting.run_child(lambda: (config, classes), hosting.Report(ready_w), life_r))
-    finally:
-        os._exit(1)
-
-
-_BOOT = """\
-import pickle, sys
-source = open(0, "rb", closefd=False)
-sys.path[:] = pickle.load(source)
-from zmqagents.hosting import main
-main(source, *map(int, sys.argv[2:]))
-"""
-
-
-def _spawn(config: BrokerConfig, classes: Sequence[type]) -> _Child:
-    if not sys.executable:
-        raise errors.LaunchError("there is no Python interpreter to start (sys.executable is empty): use 'fork'")
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
-    with _payload(config, classes) as payload, _new_pipes() as (ready_r, ready_w, life_r, life_w):
-        try:
-            popen = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT, config.server_id, str(ready_w), str(life_r)],
-                stdin=payload, pass_fds=(ready_w, life_r), start_new_session=True,
-            )  # fmt: skip
-        except OSError as exc:
-            raise errors.LaunchError(f"cannot start {sys.executable}: {exc}") from exc
-        return _Child(popen.pid, ready_r, life_w, popen)
-
-
-def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
-    """What a fresh interpreter reads on its stdin. A file, not a pipe: writing it cannot block."""
-    try:
-        pickled = trusted.dumps(list(classes))
-    except errors.MissingExtra:
-        raise
-    except Exception as exc:  # pickling runs the classes' own code
-        names = ", ".join(cls.__qualname__ for cls in classes)
-        raise errors.LaunchError(
-            f"the agent classes ({names}) cannot be sent to a new interpreter: {exc}; put them into a module, or "
-            f"launch before any thread is started, so that the host can be a fork"
-        ) from exc
-    # Our own place last: in case the package was found by an entry that is gone from the path.
-    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = [os.path.abspath(entry) if os.path.isdir(entry or ".") else entry for entry in sys.path]
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickled)
-    file.seek(0)
-    return file
-
-
-_running: set[RpcAgentServerLauncher] = set()
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _let_go_of_the_dead() -> None:

@@ -42,7 +42,7 @@ LAYERS: list[set[str]] = [
     },
     {"broker", "management", "worker", "helm", "inside", "client", "channel", "control", "security"},
     {"launcher", "hosting", "result", "proxy", "aio"},
-    {"cli", "__main__"},
+    {"cli", "loadgen", "__main__"},
     {"__init__"},
 ]
 
@@ -83,6 +83,7 @@ SIDEWAYS = {
     ("aio", "result"),
     ("launcher", "hosting"),
     ("launcher", "proxy"),
+    ("cli", "loadgen"),
     ("__main__", "cli"),
 }
 
@@ -96,6 +97,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
     "openai": ("openai", {"models"}),
     "cloudpickle": ("cloudpickle", {"trusted"}),
     "click": ("click", {"cli"}),
+    "hdrh": ("hdrhistogram", {"loadgen"}),
 }
 
 # What a program that only calls agents must not pay for.
@@ -104,7 +106,7 @@ _HOST = (
     " cli"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
-HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
+HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}
 
 
 def module_name(path: Path) -> str:
@@ -210,6 +212,7 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     asked = config["options"]["install_requires"].split()
     for extra in ("cloudpickle", "models", "numpy"):
         asked += config["options.extras_require"][extra].split()
+    asked += [text for text in config["options.extras_require"]["bench"].split() if text.startswith("hdrhistogram")]
     assert {re.split(r"[>=<\[]", text)[0] for text in asked} == {distribution for distribution, _ in DOORS.values()}
 
 

@@ -12,15 +12,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import machine, report
+from . import machine, ours, report
 from .budgets import CASES, MODES, TRANSPORTS, Mode
 from .cases import Options
-from .driver import OURS, PEERS, python_of
+from .driver import OURS, PEER_ENVIRONMENTS, PEERS, python_of
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 FORMAT = 1  # of the JSON file
@@ -94,13 +93,24 @@ def plans(given: argparse.Namespace) -> list[Plan]:
         ours = (OURS,) if OURS in given.subjects else ()
         for mode in [mode for mode in case.modes if mode in given.modes]:
             for transport in transports if case.every_transport else transports[:1]:
-                peers = () if transport == "curve" else tuple(p for p in case.peers if p in given.peers)
-                subjects = (*floors, *ours, *peers)
                 core = pinned if mode == "pinned" else None
-                options = dataclasses.replace(base, subjects=subjects, transport=transport, core=core)
-                if subjects and (ours or case.floors):
+                options = dataclasses.replace(base, subjects=(*floors, *ours), transport=transport, core=core)
+                if options.subjects and (ours or case.floors):
                     found.append(Plan(name, mode, options))
+                if transport == transports[0] and (mode == "free" or name == "B1"):
+                    found += peer_plans(name, mode, options, [peer for peer in case.peers if peer in given.peers])
     return found
+
+
+def peer_plans(name: str, mode: Mode, options: Options, peers: list[str]) -> Iterator[Plan]:
+    """Each peer takes turns with ours and the floor, but not with other peers: some of them are never quite idle.
+
+    Over ipc means the fastest way that a peer has on one machine.
+    """
+    floor = (CASES[name].floor,) if CASES[name].floor and options.subjects else ()
+    for number, peer in enumerate(peers, 1):
+        subjects = (*floor, OURS, peer)
+        yield Plan(name, mode, dataclasses.replace(options, subjects=subjects, first_round=number * options.rounds))
 
 
 def measure(plan: Plan) -> Iterator[list[report.Measurement]]:
@@ -160,15 +170,20 @@ def take(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run: dict[str, Any] = {"format": FORMAT, "machine": machine.describe()}
     options = vars(given).items()
     run["options"] = {name: value for name, value in options if not isinstance(value, Path) and value is not None}
-    missing = [name for name in given.peers if not os.path.exists(python_of(name))]
-    for name in missing:
-        print(f"{name}: not measured, it is not installed (make bench-peers)", file=sys.stderr)
+    missing = {name: why_missing(name) for name in given.peers if not os.path.exists(python_of(name))}
     given.peers = [name for name in given.peers if name not in missing]
-    with tempfile.TemporaryDirectory(prefix="zb") as keys:
-        os.environ.setdefault("ZMQAGENTS_KEYS", keys)  # not the user's own, which a benchmark has no need of
+    with ours.own_keys():
         run["measurements"], failed = measure_all(given)
     run["missing_peers"] = missing
     return run, failed
+
+
+def why_missing(peer: str) -> str:
+    """Why there is no environment for a peer."""
+    try:
+        return (PEER_ENVIRONMENTS / f"{peer}.failed").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "it is not installed (make bench-peers)"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -192,9 +207,20 @@ def tell(run: dict[str, Any], given: argparse.Namespace) -> None:
     print(*facts, "", *report.plain(verdicts), sep="\n")
     if given.all_figures or given.subjects != [OURS, "floors"] or given.peers:
         print("", *report.plain(figures), sep="\n")
-    print(*report.not_offered(run["measurements"]), sep="\n")
+    absent = [f"{name}: not measured, {why}" for name, why in run.get("missing_peers", {}).items()]
+    absent += report.not_offered(run["measurements"])
+    print("", *absent, sep="\n", end="\n" if absent else "")
     if given.markdown:
-        text = [*(f"* {fact}" for fact in facts), "", *report.markdown(verdicts), "", *report.markdown(figures), ""]
+        text = [
+            *(f"* {fact}" for fact in facts),
+            "",
+            *report.markdown(verdicts),
+            "",
+            *report.markdown(figures),
+            "",
+            *(f"* {line}" for line in absent),
+            "",
+        ]
         given.markdown.write_text("\n".join(text), encoding="utf-8")
     if given.json:
         given.json.write_text(json.dumps(run) + "\n", encoding="utf-8")

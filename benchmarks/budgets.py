@@ -26,8 +26,8 @@ class Case(NamedTuple):
 
 CASES: dict[str, Case] = {
     "B1": Case("b01_sync_call", "blocking calls", MODES, True, ("echo", "workers"), PEERS, "echo"),
-    "B2": Case("b02_pipelined", "256 calls in flight", MODES, True, ("echo", "workers", "dealers"), PEERS, "workers"),
-    "B3": Case("b03_clients", "clients at once", MODES, True, ("echo", "workers", "dealers"), PEERS, "workers"),
+    "B2": Case("b02_pipelined", "256 calls in flight", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
+    "B3": Case("b03_clients", "clients at once", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
     "B4": Case("b04_large", "large payloads", ("free",), True, ("echo", "raw"), PEERS, "echo"),
     "B5": Case("b05_sleepers", "32 agents sleep 0.5 s", peers=PEERS),
     "B6": Case("b06_long_method", "a method of 6 s", peers=PEERS),

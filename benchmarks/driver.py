@@ -25,7 +25,7 @@ from .loops import LOOPS, Client, NotOffered
 
 ROOT = Path(__file__).parents[1]
 PEER_ENVIRONMENTS = ROOT / ".bench" / "peers"
-FLOORS = ("echo", "workers", "dealers", "raw")
+FLOORS = ("echo", "workers", "tight", "raw")
 OURS = "zmqagents"
 PEERS = ("ray", "pyro5", "zerorpc", "rpyc", "xoscar", "dask", "agentscope")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -48,6 +50,19 @@ def host(options: Options, *classes: type, **more: Any) -> Iterator[tuple[RpcAge
         client(server.host, server.port, options.transport) as connected,
     ):
         yield server, connected
+
+
+@contextlib.contextmanager
+def own_keys() -> Iterator[None]:
+    """A key store for this run: a benchmark has no need of the user's own."""
+    with tempfile.TemporaryDirectory(prefix="zb") as directory:
+        is_set = "ZMQAGENTS_KEYS" in os.environ
+        os.environ.setdefault("ZMQAGENTS_KEYS", directory)
+        try:
+            yield
+        finally:
+            if not is_set:
+                del os.environ["ZMQAGENTS_KEYS"]
 
 
 def client(host: str, port: int | None, transport: str) -> RpcClient:

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..driver import Process
+from ..driver import PEERS, Process
 from ..loops import NotOffered
 
 Measurement = dict[str, Any]
 T = TypeVar("T")
 
 WARM_UP_CALLS = 200
+PEER_CLIENTS = 8  # of some of them each is hundreds of MiB and a second of CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Options:
     store: str = "local"
     redis_url: str = "redis://localhost:6379"
     rounds: int = 7
+    first_round: int = 0  # its number: figures of the same subject in several runs of a case are put together
     quick: bool = False
     core: int | None = None  # the core to be pinned to
 
@@ -114,12 +116,13 @@ def take_turns(
     with contextlib.ExitStack() as stack:
         subjects: list[Subject] = []
         for name in options.subjects:
-            subjects.append(stack.enter_context(contextlib.closing(Subject(name, options, clients))))
+            count = min(clients, PEER_CLIENTS) if name in PEERS else clients
+            subjects.append(stack.enter_context(contextlib.closing(Subject(name, options, count))))
         if warm_up:
             for subject in subjects:
                 for client in subject.clients:
                     client.ask("lat", calls=WARM_UP_CALLS, payload_bytes=64)
-        for number in range(options.rounds):
+        for number in range(options.first_round, options.first_round + options.rounds):
             found: list[Measurement] = []
             for subject in in_turn(subjects, number):
                 try:

@@ -18,7 +18,7 @@ def rounds(options: Options) -> Iterator[list[Measurement]]:
 
     def measure(subject: Subject) -> list[Measurement]:
         found = []
-        for count in counts:
+        for count in [count for count in counts if count <= len(subject.clients)]:
             clients = subject.clients[:count]
             begin = time.monotonic() + HEAD_START_S
             for client in clients:

@@ -41,6 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
     parser.add_argument("--charts", type=Path, metavar="DIR", help="draw charts there")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables into this page, between its marks")
     parser.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="say what has changed since; 1 if for the worse"
     )
@@ -172,6 +173,7 @@ def take(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run["options"] = {name: value for name, value in options if not isinstance(value, Path) and value is not None}
     missing = {name: why_missing(name) for name in given.peers if not os.path.exists(python_of(name))}
     given.peers = [name for name in given.peers if name not in missing]
+    run["machine"] |= machine.peers(given.peers)
     with ours.own_keys():
         run["measurements"], failed = measure_all(given)
     run["missing_peers"] = missing
@@ -224,10 +226,26 @@ def tell(run: dict[str, Any], given: argparse.Namespace) -> None:
         given.markdown.write_text("\n".join(text), encoding="utf-8")
     if given.json:
         given.json.write_text(json.dumps(run) + "\n", encoding="utf-8")
+    if given.page:
+        tables = {"budgets": verdicts, "peers": report.side_by_side(series)}
+        blocks = {name: "\n".join(report.restructured(table)) for name, table in tables.items()}
+        blocks["machine"] = "\n".join(f":{name}: {value}" for name, value in run["machine"].items())
+        given.page.write_text(renewed(given.page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     if given.charts:
         from . import charts  # matplotlib takes a second to import
 
         charts.draw(run["measurements"], given.charts)
+
+
+def renewed(page: str, blocks: dict[str, str]) -> str:
+    """``page`` with each block in place of what stands between ``.. begin NAME`` and ``.. end NAME``."""
+    for name, block in blocks.items():
+        begin, end = f".. begin {name}\n", f".. end {name}\n"
+        if begin not in page or end not in page:
+            raise SystemExit(f"the page has no marks '.. begin {name}' and '.. end {name}'")
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{block}\n\n{end}{rest.partition(end)[2]}"
+    return page
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of one run for the documentation: SVG, drawn by matplotlib, on a white and on a dark page alike.
+"""Pictures of one run for the documentation: SVG, drawn by matplotlib.
 
 latency.svg      how blocking calls are distributed (B1), pinned and free
 clients.svg      calls per second against the number of clients at once (B3)
@@ -20,10 +20,12 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from . import report
-from .driver import FLOORS, OURS
+from .driver import FLOORS, OURS, PEERS
 from .loops import SHARES
 
 WIDTH, HEIGHT = 9.0, 3.6  # inches
+GREYS = ("black", "dimgrey", "darkgrey", "lightgrey")
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 pyplot.rcParams.update({
     "svg.hashsalt": "zmqagents",  # the same figures give the same file
@@ -64,7 +66,8 @@ def latency(measurements: list[report.Measurement], directory: Path) -> Path | N
         place.set_xticks([0.01, 0.1, 0.5, 0.9, 0.99, 0.999], ["1 %", "10 %", "50 %", "90 %", "99 %", "99.9 %"])
         place.minorticks_off()
     places[0][0].set_ylabel("µs at most")
-    return finish(figure, places[0][0], directory / "latency.svg")
+    places[0][0].yaxis.set_major_formatter("{x:,.0f}")
+    return finish(figure, places[0][-1], directory / "latency.svg")
 
 
 def clients(series: report.Series, directory: Path) -> Path | None:
@@ -125,15 +128,17 @@ def points_of(series: report.Series, case: str, figure: str, **where: str) -> di
 
 
 def style(subject: str) -> dict[str, Any]:
-    """Ours stands out; floors are dashed."""
+    """Ours stands out; floors are grey and dashed; each has its colour in every picture."""
     if subject == OURS:
         return {"color": "tab:red", "linewidth": 2, "zorder": 3}
-    return {"linewidth": 1, "linestyle": "--" if subject in FLOORS else "-"}
+    if subject in FLOORS:
+        return {"color": GREYS[FLOORS.index(subject)], "linewidth": 1, "linestyle": "--"}
+    return {"color": COLOURS[PEERS.index(subject)], "linewidth": 1}
 
 
 def finish(figure: Any, legend: Axes | None, path: Path) -> Path:
     if legend is not None:
-        legend.legend(fontsize=8)
+        legend.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import zmq
 
 import zmqagents
 
-from .driver import ROOT
+from .driver import ROOT, python_of
+from .peers import REQUIREMENTS
 
 
 def describe() -> dict[str, Any]:
@@ -33,6 +35,16 @@ def describe() -> dict[str, Any]:
         "zmqagents": zmqagents.__version__,
         "revision": _revision(),
     }
+
+
+def peers(names: list[str]) -> dict[str, str]:
+    """The versions of peers, each asked in its own environment."""
+    found = {}
+    for name in names:
+        package = re.split(r"[\[=<>]", REQUIREMENTS[name][0])[0]
+        source = f"import importlib.metadata as m; print(m.version({package!r}))"
+        found[name] = subprocess.run([python_of(name), "-c", source], capture_output=True, text=True).stdout.strip()
+    return found
 
 
 def _cpu() -> str:

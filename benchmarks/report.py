@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .budgets import ANY_PEER, BUDGETS, CASES, Budget
-from .driver import OURS, PEERS
+from .driver import FLOORS, OURS, PEERS
 
 Measurement = dict[str, Any]
 
@@ -144,6 +144,29 @@ def figure_table(series: Series) -> Table:
     return lines
 
 
+# What subjects are compared by, side by side: title, and where the figure is.
+_COLUMNS: tuple[tuple[str, str, str, int | None, str], ...] = (
+    ("sync p50 pinned, µs", "B1", "pinned", None, "p50_us"),
+    ("sync p50 free, µs", "B1", "free", None, "p50_us"),
+    ("pipelined, calls/s", "B2", "free", None, "calls_per_s"),
+    ("8 clients, calls/s", "B3", "free", 8, "calls_per_s"),
+    ("1 MiB, MB/s", "B4", "free", 1, "mb_per_s"),
+    ("16 MiB, MB/s", "B4", "free", 16, "mb_per_s"),
+    ("32 × sleep 0.5, s", "B5", "free", None, "wall_s"),
+    ("after 6 s, ms late", "B6", "free", None, "median_delay_ms"),
+)
+
+
+def side_by_side(series: Series) -> Table:
+    """A line for each subject, over the transport that it takes on one machine."""
+    subjects = [name for name in (*FLOORS, OURS, *PEERS) if any(key.subject == name for key in series)]
+    lines = [["subject", *(title for title, *_ in _COLUMNS)]]
+    for name in subjects:
+        keys = [Key(case, mode, "ipc", point, figure, name) for _, case, mode, point, figure in _COLUMNS]
+        lines.append([name, *(shown(value_of(series[key].values()).median) if key in series else "–" for key in keys)])
+    return lines
+
+
 def plain(table: Table) -> Iterator[str]:
     """The table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -160,6 +183,16 @@ def markdown(table: Table) -> Iterator[str]:
     yield "|" + "|".join("--:" if r else "---" for r in right) + "|"
     for line in table[1:]:
         yield "| " + " | ".join(line) + " |"
+
+
+def restructured(table: Table) -> Iterator[str]:
+    """The table in reStructuredText; the first column may not be empty."""
+    titles = [table[0][0] or "\\", *table[0][1:]]
+    lines = [titles, *table[1:]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    yield from (rule, rows[0], rule, *rows[1:], rule)
 
 
 def is_number(cells: Sequence[str]) -> bool:

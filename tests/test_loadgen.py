@@ -69,18 +69,20 @@ def put(client: RpcClient, method: str = "", **load: Any) -> Summary:
 
 def test_the_host_itself_is_asked_as_often_as_the_rate_says(client: RpcClient) -> None:
     seconds: list[tuple[float, int]] = []
-    load = Load(client.address, clients=3, rate=200, duration_s=1.5)
+    load = Load(client.address, clients=3, rate=200, duration_s=1.2)
     summary = loadgen.run(load, lambda at_s, interval: seconds.append((at_s, interval.sent)))
-    assert (summary.total.sent, summary.total.answered) == (300, 300)
+    assert (summary.total.sent, summary.total.answered) == (240, 240)
     assert not summary.total.errors
-    assert summary.took_s >= 1.4
-    assert sum(sent for _, sent in seconds) == 300
+    assert summary.took_s >= 1.1
+    assert sum(sent for _, sent in seconds) == 240
     assert seconds[0][0] == 1.0
-    assert 0 < seconds[0][1] < 300  # a report while it ran
+    assert 0 < seconds[0][1] < 240  # a report while it ran
 
 
 def test_an_agent_gets_the_payload_and_the_arguments_of_every_call(client: RpcClient, agent: Any) -> None:
-    summary = put(client, "take", payload_bytes=50, args=[1, "two"], kwargs={"three": 3}, clients=2)
+    summary = put(
+        client, "take", payload_bytes=50, args=[1, "two"], kwargs={"three": 3}, clients=2, rate=200, duration_s=0.5
+    )
     assert summary.total.answered == 100
     assert agent.lengths == [53] * 102  # each client has made one to warm up
 
@@ -107,14 +109,14 @@ def test_a_latency_counts_from_when_the_call_was_due_also_if_it_was_sent_later(c
 
 
 def test_calls_that_fail_are_counted_by_their_error_and_not_as_latencies(client: RpcClient, agent: Any) -> None:
-    total = put(client, "fail_sometimes").total  # the first call, to warm up, is an odd one
+    total = put(client, "fail_sometimes", rate=200, duration_s=0.5).total  # the first call, to warm up, is an odd one
     assert (total.sent, total.answered, dict(total.errors)) == (100, 50, {"ValueError": 50})
 
 
 def test_more_than_the_host_can_do_ends_in_timeouts_and_the_run_ends(client: RpcClient, agent: Any) -> None:
     started = time.monotonic()
-    total = put(client, "work", args=[0.2], rate=50, timeout_s=1.0).total
-    assert total.answered + sum(total.errors.values()) == total.sent == 50
+    total = put(client, "work", args=[0.2], rate=50, duration_s=0.5, timeout_s=0.7).total
+    assert total.answered + sum(total.errors.values()) == total.sent == 25
     assert set(total.errors) == {"CallTimeout"}
     assert time.monotonic() - started < 20
 
@@ -150,12 +152,12 @@ def test_a_host_that_dies_meanwhile_costs_its_calls_and_not_the_run() -> None:
                 client.stop(0.0)
             told.append(interval.answered)
 
-        total = loadgen.run(Load(client.address, rate=100, duration_s=2.5), kill).total
+        total = loadgen.run(Load(client.address, rate=100, duration_s=1.5), kill).total
     assert told[0] > 50
-    assert total.sent == 250
-    assert total.answered + sum(total.errors.values()) == 250
-    assert set(total.errors) <= {"HostUnreachable", "CallLost", "HostStopping", "HostLost"}
+    assert total.sent == 150
+    assert total.answered + sum(total.errors.values()) == 150
     assert total.errors
+    assert all(issubclass(getattr(errors, name), ConnectionError) for name in total.errors)
 
 
 # ---------------------------------------------------------------- the shell

@@ -167,6 +167,14 @@ def side_by_side(series: Series) -> Table:
     return lines
 
 
+def memory(series: Series) -> Table:
+    """What each agent, stored result and connected client takes on the host."""
+    names = {"bytes_of_agents": "an agent", "bytes_of_results": "a stored result of 64 bytes",
+             "bytes_of_clients": "a connected client"}  # fmt: skip
+    found = {key.figure: value_of(values.values()).median for key, values in series.items() if key.figure in names}
+    return [["what", "bytes"], *([text, f"{found[name]:,.0f}"] for name, text in names.items() if name in found)]
+
+
 def plain(table: Table) -> Iterator[str]:
     """The table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -227,7 +227,9 @@ def tell(run: dict[str, Any], given: argparse.Namespace) -> None:
     if given.json:
         given.json.write_text(json.dumps(run) + "\n", encoding="utf-8")
     if given.page:
-        tables = {"budgets": verdicts, "peers": report.side_by_side(series), "memory": report.memory(series)}
+        has_peers = any(key.subject in PEERS for key in series)  # else the page keeps those of an earlier run
+        peers = report.side_by_side(series) if has_peers else []
+        tables = {"budgets": verdicts, "peers": peers, "memory": report.memory(series)}
         blocks = {name: "\n".join(report.restructured(table)) for name, table in tables.items() if len(table) > 1}
         blocks["machine"] = "\n".join(f":{name}: {value}" for name, value in run["machine"].items())
         given.page.write_text(renewed(given.page.read_text(encoding="utf-8"), blocks), encoding="utf-8")

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 
 from . import Measurement, Options, Subject, run, take_turns
 
+METHOD_S = 6.0
 CALLERS = 20
 APART_S = 0.02
 
 
 def rounds(options: Options) -> Iterator[list[Measurement]]:
-    seconds = options.scaled(6.0, 1.0)
-
     def measure(subject: Subject) -> list[Measurement]:
         for client in subject.clients:
-            client.tell("late", seconds=seconds)
+            client.tell("late", seconds=METHOD_S)
             time.sleep(APART_S)
         delays = sorted(client.hear()["delay_ms"] for client in subject.clients)
         return [{"figures": {"worst_delay_ms": delays[-1], "median_delay_ms": delays[len(delays) // 2]}}]

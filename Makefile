@@ -7,7 +7,7 @@ VERSIONS = 3.10 3.11 3.12 3.13
 ARGS =
 export PYTHON
 
-.PHONY: help demo test test-all test-lowest soak coverage lint bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test test-all test-lowest soak coverage lint bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,9 @@ help:
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach"
 	@echo "make lint         ruff and mypy"
-	@echo "make bench        the benchmarks"
+	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
+	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
+	@echo "make soak-bench   ten minutes at half load"
 	@echo "make clean        remove .venv and everything else that is not source"
 
 demo: .venv/demo/.done
@@ -43,6 +45,12 @@ lint: .venv/lint/.done
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks $(ARGS)
+
+bench-peers: .venv/bench/.done
+	.venv/bench/bin/python -m benchmarks.peers $(ARGS)
+
+soak-bench: .venv/bench/.done
+	.venv/bench/bin/python -m benchmarks.soak $(ARGS)
 
 # A version that this machine lacks is named in the summary. It is no failure, unless there is none at all.
 test-all:
@@ -77,5 +85,5 @@ $(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg setup.py .ci/ven
 	@sh .ci/venv .venv/$* $*
 
 clean:
-	rm -rf .venv build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .bench build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

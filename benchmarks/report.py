@@ -1,135 +1,267 @@
-"""From single measurements to a table: medians over the rounds, spreads, ratios to the floors, budgets."""
+"""From single measurements to what people read: medians over the rounds, spreads, ratios, ✓ and ✗, comparisons."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import statistics
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import zmq
+from .budgets import ANY_PEER, BUDGETS, CASES, Budget
+from .driver import FLOORS, OURS, PEERS
 
 Measurement = dict[str, Any]
 
-_WHERE = ("mode", "transport", "subject")
-_FIGURES = {"lat": ("p50_us", "p99_us"), "thr": ("calls_per_s",)}
+REGRESSION = 0.15  # more than that worse, and beyond the noise, is a regression
 
 
-class Row(NamedTuple):
-    """One line of the table: the median over the rounds of one figure."""
+class Key(NamedTuple):
+    """One series of figures, one for each round."""
 
-    bench: str
+    case: str
     mode: str
     transport: str
+    point: int | None
+    figure: str
     subject: str
-    figure: str
+
+
+Series = dict[Key, dict[int, float]]
+
+
+class Value(NamedTuple):
+    """The median over the rounds, and (third quartile − first quartile) / median."""
+
     median: float
-    spread: float  # (largest - smallest) / median
-    to_echo: float | None  # median over the rounds of this / echo in the same round; None without that floor
-    to_workers: float | None
+    spread: float
 
 
-class Budget(NamedTuple):
-    """A bound on a ratio of ours, from the design: ``limit`` must hold, ``reach`` is hoped for."""
-
-    name: str
-    figure: str
-    ratio: str
-    at_most: bool
-    limit: float
-    reach: float
+def value_of(figures: Iterable[float]) -> Value:
+    found = list(figures)
+    median = statistics.median(found)
+    if len(found) < 2 or not median:
+        return Value(median, 0.0)
+    first, _, third = statistics.quantiles(found, n=4, method="inclusive")
+    return Value(median, (third - first) / abs(median))
 
 
-BUDGETS = (
-    Budget("sync call p50 / echo", "p50_us", "to_echo", True, 3.0, 1.3),
-    Budget("pipelined calls/s / workers", "calls_per_s", "to_workers", False, 0.25, 0.5),
+def series_of(measurements: Iterable[Measurement]) -> Series:
+    """All series, in the order of their first appearance."""
+    found: Series = {}
+    for one in measurements:
+        for figure, value in one["figures"].items():
+            key = Key(one["case"], one["mode"], one["transport"], one.get("point"), figure, one["subject"])
+            found.setdefault(key, {})[one["round"]] = value
+    return found
+
+
+def ratio_of(series: Series, key: Key, over: str) -> Value | None:
+    """``key`` over the same figure of the subject ``over``, each in its round; None where that was not measured."""
+    under = series.get(key._replace(subject=over))
+    pairs = [(value, under[number]) for number, value in series[key].items() if under and number in under]
+    return value_of(ours / floor for ours, floor in pairs) if pairs else None
+
+
+def more_is_better(figure: str) -> bool:
+    return figure.endswith("_per_s")
+
+
+def shown(value: float) -> str:
+    """A number with three or four digits that count."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+class Verdict(NamedTuple):
+    """How one budget stands."""
+
+    budget: Budget
+    over: str  # the subject that it was divided by, "" if none
+    figure: float  # ours, not divided
+    value: Value
+
+    @property
+    def mark(self) -> str:
+        """✓ or ✗, with a star where the "reach for" is reached; in brackets where it is not judged."""
+        star = " ★" if self.budget.is_reached(self.value.median) else ""
+        mark = ("✓" if self.budget.holds(self.value.median) else "✗") + star
+        return f"({mark})" if self.budget.beside else mark
+
+
+def verdicts(series: Series) -> Iterator[Verdict]:
+    """The budgets for which there are figures."""
+    for budget in BUDGETS:
+        key = Key(budget.case, budget.mode, budget.transport, budget.point, budget.figure, OURS)
+        if key not in series:
+            continue
+        over = best_peer(series, key) if budget.over == ANY_PEER else budget.over
+        value = ratio_of(series, key, over) if over else value_of(series[key].values())
+        if value is not None and (over or not budget.over):
+            yield Verdict(budget, over, statistics.median(series[key].values()), value)
+
+
+def best_peer(series: Series, key: Key) -> str:
+    """The peer that does best at one figure; "" if none was measured."""
+    medians = {
+        name: statistics.median(series[theirs].values())
+        for name in PEERS
+        if (theirs := key._replace(subject=name)) in series
+    }
+    choose: Callable[..., str] = max if more_is_better(key.figure) else min
+    return choose(medians, key=lambda name: medians[name]) if medians else ""
+
+
+# ---------------------------------------------------------------- tables
+
+Table = list[list[str]]  # the first line has the titles
+
+
+def verdict_table(found: Iterable[Verdict]) -> Table:
+    lines = [["", "budget", "ours", "over", "ratio", "spread", "at least", "reach for", ""]]
+    for budget, over, figure, value, *_ in found:
+        verdict = Verdict(budget, over, figure, value)
+        ratio = shown(value.median) if over else ""
+        bounds = f"{budget.sign} {budget.limit:,}", f"{budget.sign} {budget.reach:,}"
+        lines.append(
+            [budget.case, budget.what, shown(figure), over, ratio, f"{value.spread:.0%}", *bounds, verdict.mark]
+        )
+    return lines
+
+
+def figure_table(series: Series) -> Table:
+    """Every figure of every subject, with its ratios to the floors."""
+    lines = [["", "figure", "mode", "over", "point", "subject", "median", "spread", "× echo", "× workers"]]
+    for key in sorted(series, key=lambda key: (list(CASES).index(key.case), key[4], key[1:4])):
+        value = value_of(series[key].values())
+        ratios = [ratio_of(series, key, floor) for floor in ("echo", "workers")]
+        lines.append([
+            key.case, key.figure, key.mode, key.transport, "" if key.point is None else f"{key.point:,}", key.subject,
+            shown(value.median), f"{value.spread:.0%}", *("" if r is None else shown(r.median) for r in ratios),
+        ])  # fmt: skip
+    return lines
+
+
+# What subjects are compared by, side by side: title, and where the figure is.
+_COLUMNS: tuple[tuple[str, str, str, int | None, str], ...] = (
+    ("sync p50 pinned, µs", "B1", "pinned", None, "p50_us"),
+    ("sync p50 free, µs", "B1", "free", None, "p50_us"),
+    ("pipelined, calls/s", "B2", "free", None, "calls_per_s"),
+    ("8 clients, calls/s", "B3", "free", 8, "calls_per_s"),
+    ("1 MiB, MB/s", "B4", "free", 1, "mb_per_s"),
+    ("16 MiB, MB/s", "B4", "free", 16, "mb_per_s"),
+    ("32 × sleep 0.5, s", "B5", "free", None, "wall_s"),
+    ("after 6 s, ms late", "B6", "free", None, "median_delay_ms"),
 )
 
 
-def rows(measurements: Iterable[Measurement]) -> list[Row]:
-    """One row for each benchmark, mode, transport, subject and figure, in the order in which they first appear."""
-    series: dict[tuple[str, str, str, str, str], dict[int, float]] = {}
+def side_by_side(series: Series) -> Table:
+    """A line for each subject, over the transport that it takes on one machine."""
+    subjects = [name for name in (*FLOORS, OURS, *PEERS) if any(key.subject == name for key in series)]
+    lines = [["subject", *(title for title, *_ in _COLUMNS)]]
+    for name in subjects:
+        keys = [Key(case, mode, "ipc", point, figure, name) for _, case, mode, point, figure in _COLUMNS]
+        lines.append([name, *(shown(value_of(series[key].values()).median) if key in series else "–" for key in keys)])
+    return lines
+
+
+def memory(series: Series) -> Table:
+    """What each agent, stored result and connected client takes on the host."""
+    names = {"bytes_of_agents": "an agent", "bytes_of_results": "a stored result of 64 bytes",
+             "bytes_of_clients": "a connected client"}  # fmt: skip
+    found = {key.figure: value_of(values.values()).median for key, values in series.items() if key.figure in names}
+    return [["what", "bytes"], *([text, f"{found[name]:,.0f}"] for name, text in names.items() if name in found)]
+
+
+def plain(table: Table) -> Iterator[str]:
+    """The table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    right = [is_number(column[1:]) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def markdown(table: Table) -> Iterator[str]:
+    """The table in Markdown."""
+    right = [is_number(column[1:]) for column in zip(*table, strict=True)]
+    yield "| " + " | ".join(table[0]) + " |"
+    yield "|" + "|".join("--:" if r else "---" for r in right) + "|"
+    for line in table[1:]:
+        yield "| " + " | ".join(line) + " |"
+
+
+def restructured(table: Table) -> Iterator[str]:
+    """The table in reStructuredText; the first column may not be empty."""
+    titles = [table[0][0] or "\\", *table[0][1:]]
+    lines = [titles, *table[1:]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    yield from (rule, rows[0], rule, *rows[1:], rule)
+
+
+def is_number(cells: Sequence[str]) -> bool:
+    """Whether a column is set to the right."""
+    return all(not cell or cell[0].isdigit() or cell[0] == "-" for cell in cells)
+
+
+def not_offered(measurements: Iterable[Measurement]) -> Iterator[str]:
+    """Who was asked for what it does not have."""
+    said = set()
     for one in measurements:
-        for figure in _FIGURES[one["bench"]]:
-            key = (one["bench"], *(one[name] for name in _WHERE), figure)
-            series.setdefault(key, {})[one["round"]] = one[figure]
-
-    def ratio(key: tuple[str, str, str, str, str], floor: str) -> float | None:
-        bench, mode, transport, _, figure = key
-        under = series.get((bench, mode, transport, floor, figure))
-        if under is None:
-            return None
-        return statistics.median(value / under[number] for number, value in series[key].items())
-
-    found = []
-    for key, values in series.items():
-        median = statistics.median(values.values())
-        spread = (max(values.values()) - min(values.values())) / median
-        found.append(Row(*key, median, spread, ratio(key, "echo"), ratio(key, "workers")))
-    return sorted(found, key=lambda row: (row.bench, row.figure, row.mode, row.transport))
+        line = f"{one['subject']} in {one['case']}: not measured, {one.get('not_offered')}"
+        if one.get("not_offered") and line not in said:
+            said.add(line)
+            yield line
 
 
-def table(found: Iterable[Row]) -> Iterator[str]:
-    """The rows as text lines, aligned, with a blank line where another figure or place begins."""
-    line = "{:<12} {:<7} {:<5} {:<10} {:>10} {:>7} {:>8} {:>10}"
-    yield line.format("figure", "mode", "over", "subject", "median", "spread", "× echo", "× workers")
-    place = None
-    for row in found:
-        if place != (place := (row.figure, row.mode, row.transport)):
-            yield ""
-        numbers = f"{row.median:,.0f}", f"{row.spread:.0%}", _times(row.to_echo), _times(row.to_workers)
-        yield line.format(row.figure, row.mode, row.transport, row.subject, *numbers)
+# ---------------------------------------------------------------- comparisons
 
 
-def verdicts(found: Iterable[Row]) -> Iterator[str]:
-    """How ours stand to the budgets, over the transport that a caller on the same machine gets."""
-    for budget in BUDGETS:
-        for row in found:
-            if (row.subject, row.transport, row.figure) != ("zmqagents", "ipc", budget.figure):
-                continue
-            value: float | None = getattr(row, budget.ratio)
-            if value is None:
-                continue
-            holds = value <= budget.limit if budget.at_most else value >= budget.limit
-            sign = "≤" if budget.at_most else "≥"
-            yield (
-                f"{budget.name}, {row.mode}: {value:.2f} (budget {sign} {budget.limit}, hoped for {sign} "
-                f"{budget.reach}) {'holds' if holds else 'MISSED'}"
-            )
+class Change(NamedTuple):
+    """One figure of ours, then and now; as a ratio to the case's floor where it has one."""
+
+    key: Key
+    over: str
+    old: Value
+    new: Value
+
+    @property
+    def relative(self) -> float:
+        """The change relative to the old value, above zero if for the better."""
+        change = self.new.median / self.old.median - 1
+        return change if more_is_better(self.key.figure) else -change
+
+    @property
+    def is_beyond_noise(self) -> bool:
+        return abs(self.relative) > max(self.old.spread, self.new.spread)
+
+    @property
+    def is_regression(self) -> bool:
+        return self.relative < -REGRESSION and self.is_beyond_noise
+
+    def __str__(self) -> str:
+        where = " ".join(str(part) for part in self.key[:5] if part is not None)
+        over = f" / {self.over}" if self.over else ""
+        word = "REGRESSION" if self.is_regression else "better" if self.relative > 0 else "worse"
+        noise = max(self.old.spread, self.new.spread)
+        return (
+            f"{where}{over}: {shown(self.old.median)} → {shown(self.new.median)}, "
+            f"{abs(self.relative):.0%} {word} (noise {noise:.0%})"
+        )
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    versions = {name: importlib.metadata.version(name) for name in ("pyzmq", "msgpack")}
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "libzmq": zmq.zmq_version(),
-        "load_before": os.getloadavg()[0],  # above about 0.3, somebody else was measured too
-        **versions,
-        "zmqagents": _our_version(),
-    }
-
-
-def _times(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{ratio:.2f}"
-
-
-def _cpu() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _our_version() -> str:
-    import zmqagents
-
-    return zmqagents.__version__
+def changes(old: Series, new: Series) -> Iterator[Change]:
+    """All figures of ours that are in both."""
+    for key in new:
+        if key.subject != OURS or key not in old:
+            continue
+        floor = CASES[key.case].floor
+        then, now = ratio_of(old, key, floor), ratio_of(new, key, floor)
+        if then is None or now is None:
+            floor, then, now = "", value_of(old[key].values()), value_of(new[key].values())
+        if then.median:
+            yield Change(key, floor, then, now)

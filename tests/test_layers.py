@@ -42,7 +42,7 @@ LAYERS: list[set[str]] = [
     },
     {"broker", "management", "worker", "helm", "inside", "client", "channel", "control", "security"},
     {"launcher", "children", "hosting", "supervisor", "result", "proxy", "aio"},
-    {"cli", "__main__"},
+    {"cli", "loadgen", "__main__"},
     {"__init__"},
 ]
 
@@ -87,6 +87,7 @@ SIDEWAYS = {
     ("supervisor", "children"),
     ("supervisor", "hosting"),
     ("launcher", "proxy"),
+    ("cli", "loadgen"),
     ("__main__", "cli"),
 }
 
@@ -100,6 +101,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
     "openai": ("openai", {"models"}),
     "cloudpickle": ("cloudpickle", {"trusted"}),
     "click": ("click", {"cli"}),
+    "hdrh": ("hdrhistogram", {"loadgen"}),
 }
 
 # What a program that only calls agents must not pay for.
@@ -108,7 +110,7 @@ _HOST = (
     " cli supervisor descriptors"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
-HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle"}
+HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}
 
 
 def module_name(path: Path) -> str:
@@ -214,6 +216,7 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     asked = config["options"]["install_requires"].split()
     for extra in ("cloudpickle", "models", "numpy"):
         asked += config["options.extras_require"][extra].split()
+    asked += [text for text in config["options.extras_require"]["bench"].split() if text.startswith("hdrhistogram")]
     assert {re.split(r"[>=<\[]", text)[0] for text in asked} == {distribution for distribution, _ in DOORS.values()}
 
 

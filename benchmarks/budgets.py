@@ -1,0 +1,106 @@
+"""What is measured and what is bounded: the cases, and the budgets that the design gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .driver import PEERS
+
+Mode = Literal["pinned", "free"]
+MODES: tuple[Mode, ...] = ("pinned", "free")
+TRANSPORTS = ("ipc", "tcp", "curve")
+
+
+class Case(NamedTuple):
+    """A script in `cases`, and how it is run."""
+
+    script: str
+    title: str
+    modes: tuple[Mode, ...] = ("free",)
+    every_transport: bool = False  # False: only over the first one that is asked for
+    floors: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    floor: str = ""  # the one that figures are compared with from run to run
+
+
+CASES: dict[str, Case] = {
+    "B1": Case("b01_sync_call", "blocking calls", MODES, True, ("echo", "workers"), PEERS, "echo"),
+    "B2": Case("b02_pipelined", "256 calls in flight", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
+    "B3": Case("b03_clients", "clients at once", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
+    "B4": Case("b04_large", "large payloads", ("free",), True, ("echo", "raw"), PEERS, "echo"),
+    "B5": Case("b05_sleepers", "32 agents sleep 0.5 s", peers=PEERS),
+    "B6": Case("b06_long_method", "a method of 6 s", peers=PEERS),
+    "B7": Case("b07_many_agents", "10,000 agents"),
+    "B8": Case("b08_flat_cost", "cost against size", ("pinned",)),
+    "B9": Case("b09_busy_host", "8 threads burn CPU"),
+    "B10": Case("b10_start", "start"),
+    "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
+    "B12": Case("b12_results", "10,000 results"),
+}
+
+ANY_PEER = "peers"  # the best of them
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A bound on one figure of ours: ``limit`` must hold, ``reach`` is hoped for.
+
+    ``over``: the figure is divided by that of this subject in the same round. ``beside``: shown, not judged.
+    """
+
+    case: str
+    what: str
+    figure: str
+    limit: float
+    reach: float
+    over: str = ""
+    at_most: bool = True
+    mode: Mode = "free"
+    transport: str = "ipc"
+    point: int | None = None
+    beside: bool = False
+
+    def holds(self, value: float) -> bool:
+        return value <= self.limit if self.at_most else value >= self.limit
+
+    def is_reached(self, value: float) -> bool:
+        return value <= self.reach if self.at_most else value >= self.reach
+
+    @property
+    def sign(self) -> str:
+        return "≤" if self.at_most else "≥"
+
+
+def _more(case: str, what: str, limit: float, reach: float, *, figure: str = "calls_per_s", **where: object) -> Budget:
+    return Budget(case, what, figure, limit, reach, at_most=False, **where)  # type: ignore[arg-type]
+
+
+BUDGETS = (
+    Budget("B1", "sync call p50, pinned", "p50_us", 3.0, 1.3, "echo", mode="pinned"),
+    Budget("B1", "sync call p50, free", "p50_us", 3.0, 1.3, "echo", beside=True),
+    Budget("B1", "sync call p50, pinned", "p50_us", 1.0, 1.0, ANY_PEER, mode="pinned", beside=True),
+    _more("B2", "pipelined calls/s", 0.25, 0.5, over="workers"),
+    _more("B2", "pipelined calls/s, pinned", 0.25, 0.5, over="workers", mode="pinned", beside=True),
+    _more("B2", "pipelined calls/s", 1.0, 1.0, over=ANY_PEER),
+    _more("B3", "8 clients, calls/s", 0.7, 1.0, over="workers", point=8),
+    _more("B3", "8 clients, calls/s, pinned", 0.7, 1.0, over="workers", point=8, mode="pinned", beside=True),
+    _more("B3", "8 clients, calls/s", 1.0, 1.0, over=ANY_PEER, point=8),
+    _more("B4", "1 MiB echo, ipc", 0.8, 1.0, figure="mb_per_s", over="echo", point=1),
+    _more("B4", "16 MiB echo, ipc", 0.8, 1.0, figure="mb_per_s", over="echo", point=16),
+    _more("B4", "1 MiB echo, TCP + CURVE", 0.8, 1.0, figure="mb_per_s", over="echo", point=1, transport="curve"),
+    _more("B4", "16 MiB echo, TCP + CURVE", 0.8, 1.0, figure="mb_per_s", over="echo", point=16, transport="curve"),
+    Budget("B5", "32 agents × sleep(0.5), s", "wall_s", 0.55, 0.51),
+    Budget("B6", "worst delay after a 6 s method, ms", "worst_delay_ms", 20, 5),
+    _more("B7", "agents made per second", 3_000, 5_500, figure="agents_per_s"),
+    Budget("B7", "bytes for each agent", "bytes_each", 2_048, 512),
+    Budget("B8", "cost: 10,000 agents / 10", "agents_cost_ratio", 1.3, 1.1, mode="pinned"),
+    Budget("B8", "cost: 100,000 results / 0", "results_cost_ratio", 1.3, 1.1, mode="pinned"),
+    Budget("B8", "cost: 200 clients / 1", "clients_cost_ratio", 1.3, 1.1, mode="pinned"),
+    Budget("B9", "ping p99 beside 8 burners, ms", "ping_p99_ms", 60, 10),
+    Budget("B10", "start to first answer, s", "start_s", 0.5, 0.25),
+    Budget("B10", "idle memory, MiB", "idle_mib", 45, 30),
+    Budget("B11", "10,000 async sleeps of 1 s, s", "wall_s", 3.0, 1.5),
+    _more("B12", "results made per second", 8_000, 20_000, figure="made_per_s"),
+    _more("B12", "results collected per second", 8_000, 20_000, figure="collected_per_s"),
+)

@@ -1,0 +1,69 @@
+"""Pyro5 with its msgpack serializer, over a Unix socket where the transport is ipc. It has no asynchronous calls."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import Pyro5.api
+
+from ..loops import NotOffered
+
+Pyro5.config.SERIALIZER = "msgpack"
+
+
+@Pyro5.api.expose
+class Echo:
+    def echo(self, value: bytes) -> bytes:
+        return value
+
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return time.monotonic()
+
+
+@contextlib.contextmanager
+def serve(name: str, setup: dict[str, Any], directory: str) -> Iterator[str]:
+    at = {"unixsocket": f"{directory}/pyro"} if setup["transport"] == "ipc" else {"host": "127.0.0.1"}
+    with Pyro5.api.Daemon(**at) as daemon:
+        uri = daemon.register(Echo())
+        thread = threading.Thread(target=daemon.requestLoop, daemon=True)
+        thread.start()
+        yield str(uri)
+        daemon.shutdown()
+        thread.join()
+
+
+class Client:
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._proxy = Pyro5.api.Proxy(uri)
+
+    def call(self, payload: bytes) -> bytes:
+        return self._proxy.echo(payload)
+
+    def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
+        raise NotOffered("a proxy has one call under way; a batch is one message")
+
+    def naps(self, seconds: float, count: int) -> None:
+        def nap(_: int) -> None:
+            with Pyro5.api.Proxy(self._uri) as proxy:
+                proxy.nap(seconds)
+
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(nap, range(count)))
+
+    def late(self, seconds: float) -> float:
+        ended: float = self._proxy.nap(seconds)
+        return time.monotonic() - ended
+
+    def close(self) -> None:
+        self._proxy._pyroRelease()
+
+
+def connect(name: str, where: str) -> Client:
+    return Client(where)

@@ -1,0 +1,82 @@
+"""RPyC with its threaded server, over a Unix socket where the transport is ipc. Its compression is off: it is meant
+for other data and slower networks, and makes the random bytes that are sent here ten times slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import rpyc
+from rpyc.core.channel import Channel
+from rpyc.utils.server import ThreadedServer
+
+CONFIG = {"sync_request_timeout": None}
+Channel.COMPRESSION_THRESHOLD = 1 << 40
+
+
+class Echo(rpyc.Service):
+    def exposed_echo(self, value: bytes) -> bytes:
+        return value
+
+    def exposed_nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return time.monotonic()
+
+
+@contextlib.contextmanager
+def serve(name: str, setup: dict[str, Any], directory: str) -> Iterator[Any]:
+    path = f"{directory}/rpyc"
+    at = {"socket_path": path} if setup["transport"] == "ipc" else {"hostname": "127.0.0.1", "port": 0}
+    server = ThreadedServer(Echo, protocol_config=CONFIG, **at)
+    thread = threading.Thread(target=server.start, daemon=True)
+    thread.start()
+    yield path if setup["transport"] == "ipc" else server.port
+    server.close()
+    thread.join()
+
+
+class Client:
+    def __init__(self, where: Any) -> None:
+        self._where = where
+        self._connection = self._connect()
+        self._echo = self._connection.root.echo
+
+    def _connect(self) -> Any:
+        if isinstance(self._where, str):
+            return rpyc.utils.factory.unix_connect(self._where, config=CONFIG)
+        return rpyc.connect("127.0.0.1", self._where, config=CONFIG)
+
+    def call(self, payload: bytes) -> bytes:
+        return self._echo(payload)
+
+    def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
+        echo = rpyc.async_(self._echo)
+        results = deque(echo(payload) for _ in range(min(in_flight, calls)))
+        for _ in range(in_flight, calls):
+            results.popleft().wait()
+            results.append(echo(payload))
+        for result in results:
+            result.wait()
+
+    def naps(self, seconds: float, count: int) -> None:
+        """A connection has one thread in the server, so each nap has a connection."""
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(contextlib.closing(self._connect())) for _ in range(count)]
+            for result in [rpyc.async_(connection.root.nap)(seconds) for connection in connections]:
+                result.wait()
+
+    def late(self, seconds: float) -> float:
+        ended: float = self._connection.root.nap(seconds)
+        return time.monotonic() - ended
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def connect(name: str, where: Any) -> Client:
+    return Client(where)

@@ -1,0 +1,47 @@
+"""What a program pays that only calls agents: the import of the client, beside those of pyzmq and msgpack."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from test_layers import HEAVY, OF_THE_HOST, ROOT
+
+FOREIGN = "import zmq, msgpack"
+CLIENT = f"{FOREIGN}; from zmqagents import AgentBase, AsyncResult, RpcClient, deadline"
+LIMIT_S = 0.15
+RUNS = 4
+
+
+def cpu_s(source: str, environment: dict[str, str]) -> float:
+    """CPU time of a program, which on a busy machine says more than the wall's: an import waits for nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", source], check=True, cwd=ROOT, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_importing_the_client_costs_little_beyond_pyzmq_and_msgpack(tmp_path: Path) -> None:
+    # Compiled files, as an installed package has them: the first run writes them, the best of the others counts.
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    cpu_s(CLIENT, environment)
+    pairs = [(cpu_s(FOREIGN, environment), cpu_s(CLIENT, environment)) for _ in range(RUNS)]
+    assert min(ours for _, ours in pairs) - min(foreign for foreign, _ in pairs) <= LIMIT_S
+
+
+def loaded_by(source: str) -> set[str]:
+    program = f"import json, sys; {source}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return set(json.loads(done.stdout))
+
+
+def test_what_a_client_imports_is_nothing_heavy_and_nothing_of_the_host() -> None:
+    loaded = loaded_by(CLIENT) - loaded_by(FOREIGN)
+    assert "zmqagents.proxy" in loaded
+    of_the_library = {"multiprocessing", "subprocess", "http", "email", "ssl", "sqlite3", "xml"}
+    assert not loaded & (OF_THE_HOST | HEAVY | of_the_library)

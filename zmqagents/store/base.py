@@ -49,7 +49,17 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..errors import ConfigError, MessageTooLarge, StoreUnavailable
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Clock", "Found", "FutureStore", "Mark", "State", "StoreLimits", "StoreStats"]
+__all__ = [
+    "ENTRY_OVERHEAD_BYTES",
+    "Clock",
+    "Entry",
+    "Found",
+    "FutureStore",
+    "Mark",
+    "State",
+    "StoreLimits",
+    "StoreStats",
+]
 
 Clock = Callable[[], float]  # seconds, never going back
 
@@ -129,6 +139,14 @@ class StoreStats(NamedTuple):
     misses: int = 0  # gets that found EXPIRED, LOST or UNKNOWN; a PENDING one is neither
 
 
+class Entry(NamedTuple):
+    """One result that is kept, without its value."""
+
+    task_id: str
+    bytes: int  # with ENTRY_OVERHEAD_BYTES
+    age_s: float  # since its finish
+
+
 class FutureStore(abc.ABC):
     """Results by task id. Every method may be called from any thread.
 
@@ -159,19 +177,12 @@ class FutureStore(abc.ABC):
         if not isinstance(value, bytes):  # a buffer that its owner could still change
             raise TypeError(f"the future store keeps bytes, not {type(value).__name__}")
         self._check_open()
-        limit = self.limits.max_value_bytes
-        if len(value) <= limit:
+        refusal = self._refusal(task_id, value)
+        if refusal is None:
             self._put(task_id, value)
             return
         self._mark(task_id, Mark.REFUSED)
-        with self._lock:
-            self._refused += 1
-        raise MessageTooLarge(
-            f"the result of task {task_id} is {len(value):,} bytes, the future store keeps at most {limit:,} "
-            f"(max_bytes less {ENTRY_OVERHEAD_BYTES} for the entry)",
-            len(value),
-            limit,
-        )
+        raise refusal
 
     def get(self, task_id: str) -> Found:
         """What became of the task, with its value if it is DONE. Changes nothing."""
@@ -202,6 +213,11 @@ class FutureStore(abc.ABC):
         with self._lock:
             return stats._replace(refused=self._refused, hits=self._hits, misses=self._misses)
 
+    def entries(self, most: int) -> list[Entry]:
+        """The latest results that are kept, at most ``most``, the youngest first."""
+        self._check_open()
+        return self._entries(most)
+
     def close(self) -> None:
         """Let go of everything; may be called again. Results in a shared backend stay there."""
         with self._lock:
@@ -218,6 +234,20 @@ class FutureStore(abc.ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable(f"the {self.kind} future store is closed")
+
+    def _refusal(self, task_id: str, value: bytes) -> MessageTooLarge | None:
+        """Why ``value`` cannot be kept, None if it can; what is refused is counted."""
+        limit = self.limits.max_value_bytes
+        if len(value) <= limit:
+            return None
+        with self._lock:
+            self._refused += 1
+        return MessageTooLarge(
+            f"the result of task {task_id} is {len(value):,} bytes, the future store keeps at most {limit:,} "
+            f"(max_bytes less {ENTRY_OVERHEAD_BYTES} for the entry)",
+            len(value),
+            limit,
+        )
 
     # ------------------------------------------------------------ what a backend writes
     # Each is atomic for all that share the backend, and takes time independent of how much it holds.
@@ -243,6 +273,9 @@ class FutureStore(abc.ABC):
     @abc.abstractmethod
     def _stats(self) -> StoreStats:
         """All but ``refused``, ``hits`` and ``misses``."""
+
+    @abc.abstractmethod
+    def _entries(self, most: int) -> list[Entry]: ...
 
     @abc.abstractmethod
     def _close(self) -> None:

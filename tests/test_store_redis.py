@@ -104,10 +104,10 @@ def test_results_outlive_the_store_that_made_them(server: RedisServer) -> None:
 
 def test_many_settlements_go_in_one_exchange_and_each_tells_its_own_failure(server: RedisServer) -> None:
     with opened(server.url, "many", max_bytes=2000) as store:
-        outcomes = store.settle(
+        failures = store.settle(
             [("a", None), ("b", b"value"), ("c", bytes(3000)), ("d", Mark.LOST), *((f"x{n}", b"") for n in range(600))]
         )
-        assert [type(outcome) for outcome in outcomes[:4]] == [type(None), type(None), MessageTooLarge, type(None)]
+        assert {task: type(error) for task, error in failures.items()} == {"c": MessageTooLarge}
         assert [found.state for found in store.watch(["a", "b", "c", "d", "x599", "nobody"])] == [
             State.PENDING, State.EXPIRED, State.EXPIRED, State.LOST, State.DONE, State.UNKNOWN,
         ]  # fmt: skip
@@ -390,17 +390,19 @@ def test_a_full_redis_refuses_results_and_nothing_else(binary: Path) -> None:
     options = {"maxmemory": "8mb", "maxmemory_policy": "noeviction"}
     with running_redis(binary, **options) as server:  # noqa: SIM117
         with opened(server.url, "n", "me") as store:
-            outcomes = [store.settle([(f"t-{number}", bytes(500_000))])[0] for number in range(40)]
-            kept = outcomes.count(None)
+            failures = [store.settle([(f"t-{number}", bytes(500_000))]) for number in range(40)]
+            kept = failures.count({})
             assert 2 < kept < 40
-            assert [type(outcome) for outcome in outcomes[kept:]] == [StoreFull] * (40 - kept)
+            assert [type(failure[f"t-{kept + n}"]) for n, failure in enumerate(failures[kept:])] == [StoreFull] * (
+                40 - kept
+            )
             with pytest.raises(StoreFull, match="maxmemory"):
                 store.put("more", bytes(500_000))
             assert [store.get(f"t-{number}").state for number in range(kept)] == [State.DONE] * kept
             assert store.get(f"t-{kept}").state is State.UNKNOWN, "nothing was left half done"
             assert store.stats().bytes == kept * (500_000 + 512)
-            outcomes = store.settle([("more", bytes(500_000)), ("lost", Mark.LOST)])
-            assert [type(outcome) for outcome in outcomes] == [StoreFull, type(None)]
+            failure = store.settle([("more", bytes(500_000)), ("lost", Mark.LOST)])
+            assert [(task, type(error)) for task, error in failure.items()] == [("more", StoreFull)]
             store.beat()
             assert store.watch(["more"])[0].state is State.UNKNOWN
             store.forget("t-0")

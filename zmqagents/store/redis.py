@@ -17,6 +17,8 @@ Hosts that share a namespace should have the same limits: each one applies its o
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,8 +47,8 @@ ABSENCE_S = 1.5  # three beats of everybody missed: not a dead host but an absen
 WATCH_S = 60.0  # an entry in w: outlives the longest pause between two looks; then Redis drops it
 SWEEP_LIMIT = 64  # results that one operation drops by age: about 300 us of Redis's time
 REAP_LIMIT = 500
-BATCH_COMMANDS = 256
-BATCH_BYTES = 1 << 20  # of one pipeline: sent within the socket timeout even on a slow network
+SCRIPT_ITEMS = 64  # tasks that one script settles or reads: Redis does nothing else for 1 ms
+SCRIPT_BYTES = 1 << 20
 SUBSCRIBED = object()  # from `Listener.get`
 
 # Explicit, since the defaults of redis-py 5 to 8 differ (no retry at all, 3 with pauses of up to 10 s, 10).
@@ -106,49 +108,69 @@ class RedisStore(FutureStore):
 
     # ------------------------------------------------------------ what many tasks share
 
-    def settle(self, items: Iterable[tuple[str, Settlement]]) -> list[ZmqAgentsError | None]:
-        """Begin (None), put (bytes) or mark many tasks; what each has failed with. Raises `StoreUnavailable`."""
+    def settle(self, items: Iterable[tuple[str, Settlement]]) -> dict[str, ZmqAgentsError]:
+        """Begin (None), put (bytes) or mark many tasks, each at most once; what those that failed have failed with.
+
+        Raises `StoreUnavailable`; then any part may have been carried out, and all of it may be repeated.
+        """
         self._check_open()
-        outcomes: list[ZmqAgentsError | None] = []
-        commands = []
+        failures: dict[str, ZmqAgentsError] = {}
+        values: list[tuple[str, bytes]] = []
+        others: dict[Mark | None, list[str]] = {}
         for task_id, outcome in items:
-            refusal = self._refusal(task_id, outcome) if isinstance(outcome, bytes) else None
-            outcomes.append(refusal)
-            commands.append(self._settling(task_id, outcome if refusal is None else Mark.REFUSED))
-        for index, answer in enumerate(self._run_many(commands)):
+            if not isinstance(outcome, bytes):
+                others.setdefault(outcome, []).append(task_id)
+            elif (refusal := self._refusal(task_id, outcome)) is None:
+                values.append((task_id, outcome))
+            else:
+                failures[task_id] = refusal
+                others.setdefault(Mark.REFUSED, []).append(task_id)
+        batches: list[tuple[Sequence[str], _Command]] = []
+        for mark, task_ids in others.items():
+            make = self._beginning if mark is None else functools.partial(self._marking, mark)
+            batches += [(some, make(some)) for some in _portions(task_ids)]
+        batches += [([task_id for task_id, _ in some], self._putting(some)) for some in _weighed(values)]
+        for (task_ids, _), answer in zip(batches, self._run_many([command for _, command in batches]), strict=True):
             if isinstance(answer, StoreError):
-                outcomes[index] = answer
-        return outcomes
+                failures.update(dict.fromkeys(task_ids, answer))
+        return failures
 
     def watch(self, task_ids: Sequence[str]) -> list[Found]:
         """`get` of many tasks. Of those that are PENDING or UNKNOWN, this store's `listen` will tell the settlement."""
         self._check_open()
         wait_ms = int(WATCH_S * 1000)
+        commands = [(scripts.GET, (self.owner, wait_ms, *some)) for some in _portions(task_ids)]
         found = []
-        for answer in self._run_many([(scripts.GET, (task_id, self.owner, wait_ms)) for task_id in task_ids]):
+        for answer in self._run_many(commands):
             if isinstance(answer, Exception):
                 raise answer
-            found.append(_found(answer))
+            found += [_found(row) for row in answer]
         with self._lock:
             for state, _ in found:
                 self._hits += state is State.DONE
                 self._misses += state in (State.EXPIRED, State.LOST)
         return found
 
-    def beat(self) -> bool:
-        """The owner lives for `LEASE_S` more. True if another one does not any more."""
+    def beat(self) -> frozenset[str]:
+        """The owner lives for `LEASE_S` more. The owners of late that live no more."""
         self._check_open()
         arguments = (
             self.owner, round(LEASE_S * 1e6), round(ABSENCE_S * 1e6), round(MOURNING_S * 1e6), self._ttl_us,
             self.limits.max_tombstones, REAP_LIMIT, SWEEP_LIMIT,
         )  # fmt: skip
-        return bool(self._run(scripts.BEAT, arguments))
+        return frozenset(owner.decode() for owner in self._run(scripts.BEAT, arguments))
 
     def retire(self) -> None:
         """The owner ends: what it has not settled is LOST."""
         self._check_open()
         while self._run(scripts.RETIRE, (self.owner, self.limits.max_tombstones, REAP_LIMIT)):
             pass
+
+    def nudge(self) -> None:
+        """Give this owner's listener an empty word: it may wait, and is to end."""
+        self._check_open()
+        with contextlib.suppress(*_FAILURES):
+            self._redis.publish(f"{self._prefix}done:{self.owner}", "")
 
     def listen(self) -> Listener:
         """Where this owner hears of the tasks that it watches. For one thread."""
@@ -163,16 +185,16 @@ class RedisStore(FutureStore):
     # ------------------------------------------------------------ the primitives
 
     def _begin(self, task_id: str) -> None:
-        self._run(scripts.BEGIN, (task_id, self.owner))
+        self._run(*self._beginning([task_id]))
 
     def _put(self, task_id: str, value: bytes) -> None:
-        self._run(*self._putting(task_id, value))
+        self._run(*self._putting([(task_id, value)]))
 
     def _mark(self, task_id: str, mark: Mark) -> None:
-        self._run(*self._marking(task_id, mark))
+        self._run(*self._marking(mark, [task_id]))
 
     def _get(self, task_id: str) -> Found:
-        return _found(self._run(scripts.GET, (task_id, "", 0)))
+        return _found(self._run(scripts.GET, ("", 0, task_id))[0])
 
     def _forget(self, task_id: str) -> None:
         self._run(scripts.FORGET, (task_id,))
@@ -199,20 +221,18 @@ class RedisStore(FutureStore):
         for sentinel in manager.sentinels if manager is not None else ():
             sentinel.close()
 
-    def _settling(self, task_id: str, outcome: Settlement) -> _Command:
-        if outcome is None:
-            return scripts.BEGIN, (task_id, self.owner)
-        return self._marking(task_id, outcome) if isinstance(outcome, Mark) else self._putting(task_id, outcome)
+    def _beginning(self, task_ids: Sequence[str]) -> _Command:
+        return scripts.BEGIN, (self.owner, *task_ids)
 
-    def _putting(self, task_id: str, value: bytes) -> _Command:
+    def _putting(self, items: Sequence[tuple[str, bytes]]) -> _Command:
         limits = self.limits
         return scripts.PUT, (
-            task_id, value, self._ttl_us, limits.max_entries, limits.max_bytes, limits.max_tombstones,
-            ENTRY_OVERHEAD_BYTES, SWEEP_LIMIT,
+            self._ttl_us, limits.max_entries, limits.max_bytes, limits.max_tombstones, ENTRY_OVERHEAD_BYTES,
+            SWEEP_LIMIT, *itertools.chain.from_iterable(items),
         )  # fmt: skip
 
-    def _marking(self, task_id: str, mark: Mark) -> _Command:
-        return scripts.MARK, (task_id, _KINDS[mark], self.limits.max_tombstones)
+    def _marking(self, mark: Mark, task_ids: Sequence[str]) -> _Command:
+        return scripts.MARK, (_KINDS[mark], self.limits.max_tombstones, *task_ids)
 
     # ------------------------------------------------------------ to the server and back
 
@@ -228,22 +248,17 @@ class RedisStore(FutureStore):
         raise error  # out here: in its context the password might be read
 
     def _run_many(self, commands: Sequence[_Command]) -> list[Any]:
-        """What each of ``commands`` gives, or the `StoreError` that it failed with; in as few round trips as fit."""
-        answers: list[Any] = []
-        for batch in _batches(commands):
-            pipeline = self._redis.pipeline(transaction=False)
-            for script, arguments in batch:
-                pipeline.execute_command("EVALSHA", script.sha, 1, self._prefix, *arguments)
-            error: StoreError | None = None
-            try:
-                got = pipeline.execute(raise_on_error=False)
-            except _FAILURES as exc:
-                error = self._error(exc)
-            if error is not None:
-                raise error
-            for command, answer in zip(batch, got, strict=True):
-                answers.append(self._answer(command, answer))
-        return answers
+        """What each of ``commands`` gives, or the `StoreError` that it failed with; in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for script, arguments in commands:
+            pipeline.execute_command("EVALSHA", script.sha, 1, self._prefix, *arguments)
+        try:
+            got = pipeline.execute(raise_on_error=False)
+        except _FAILURES as exc:
+            error = self._error(exc)
+        else:
+            return [self._answer(command, answer) for command, answer in zip(commands, got, strict=True)]
+        raise error
 
     def _answer(self, command: _Command, answer: Any) -> Any:
         if isinstance(answer, redis.exceptions.NoScriptError):
@@ -338,18 +353,22 @@ def _found(answer: Any) -> Found:
     return Found(_STATES[answer[0]], answer[1] if len(answer) > 1 else None)
 
 
-def _batches(commands: Sequence[_Command]) -> Iterator[list[_Command]]:
-    batch: list[_Command] = []
+def _portions(items: Sequence[str]) -> list[Sequence[str]]:
+    return [items[start : start + SCRIPT_ITEMS] for start in range(0, len(items), SCRIPT_ITEMS)]
+
+
+def _weighed(items: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """Portions for one script each, of at most `SCRIPT_BYTES` or a single value."""
+    portion: list[tuple[str, bytes]] = []
     size = 0
-    for command in commands:
-        length = sum(len(argument) for argument in command[1] if isinstance(argument, (bytes, str)))
-        if batch and (len(batch) >= BATCH_COMMANDS or size + length > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(command)
-        size += length
-    if batch:
-        yield batch
+    for item in items:
+        if portion and (len(portion) >= SCRIPT_ITEMS or size + len(item[1]) > SCRIPT_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(item)
+        size += len(item[1])
+    if portion:
+        yield portion
 
 
 # ---------------------------------------------------------------- addresses

@@ -86,36 +86,44 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()  # what EVALSHA calls it
 
 
+# owner, then tasks.
 BEGIN = Script("""
-local task, owner = ARGV[1], ARGV[2]
-if call('ZSCORE', FIN, task) or call('ZSCORE', MARKS, task) then return end
-local former = call('HGET', PENDING, task)
-if former == owner then return end
-if former then
-    if tonumber(call('ZSCORE', OWNERS, former) or 0) > clock() then return end
-    pend_no_more(task)
+local owner = ARGV[1]
+for i = 2, #ARGV do
+    local task = ARGV[i]
+    local former = call('HGET', PENDING, task)
+    local alive = former and (former == '' or tonumber(call('ZSCORE', OWNERS, former) or 0) > clock())
+    if not (alive or call('ZSCORE', FIN, task) or call('ZSCORE', MARKS, task)) then
+        pend_no_more(task)
+        call('HSET', PENDING, task, owner)
+        call('SADD', base .. 'p:' .. owner, task)
+    end
 end
-call('HSET', PENDING, task, owner)
-call('SADD', base .. 'p:' .. owner, task)
 """)
 
+# limits, then pairs of task and value. Only the first SET can find Redis at its maxmemory.
 PUT = Script("""
-local task, value, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local entries, bytes, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-if call('ZSCORE', FIN, task) then return end
-local gone = call('ZSCORE', MARKS, task)
-if gone and gone % 4 ~= REFUSED then return end
-call('SET', base .. 'r:' .. task, value, 'PX', math.ceil(ttl / 1000))
-local now = clock()
-local finish = math.max(now, total('last') + 1)
-call('HSET', TOTALS, 'last', string.format('%.0f', finish))
-if gone then call('ZREM', MARKS, task) end
-pend_no_more(task)
-call('ZADD', FIN, finish, task)
-local charge = #value + tonumber(ARGV[7])
-call('HSET', SIZE, task, charge)
-local held = call('HINCRBY', TOTALS, 'bytes', charge)
-if sweep(now, ttl, most, tonumber(ARGV[8])) > 0 then held = total('bytes') end
+local ttl, entries, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local most, overhead, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, last = clock(), total('last')
+local held
+for i = 7, #ARGV, 2 do
+    local task, value = ARGV[i], ARGV[i + 1]
+    local gone = call('ZSCORE', MARKS, task)
+    if not call('ZSCORE', FIN, task) and (not gone or gone % 4 == REFUSED) then
+        call('SET', base .. 'r:' .. task, value, 'PX', math.ceil(ttl / 1000))
+        last = math.max(now, last + 1)
+        if gone then call('ZREM', MARKS, task) end
+        pend_no_more(task)
+        call('ZADD', FIN, last, task)
+        call('HSET', SIZE, task, #value + overhead)
+        held = call('HINCRBY', TOTALS, 'bytes', #value + overhead)
+        tell(task)
+    end
+end
+if not held then return end
+call('HSET', TOTALS, 'last', string.format('%.0f', last))
+if sweep(now, ttl, most, limit) > 0 then held = total('bytes') end
 local kept = call('ZCARD', FIN)
 while kept > entries or held > bytes do
     local oldest = call('ZRANGE', FIN, 0, 0, 'WITHSCORES')
@@ -124,16 +132,19 @@ while kept > entries or held > bytes do
     call('HINCRBY', TOTALS, tonumber(oldest[2]) + ttl <= now and 'expired' or 'evicted', 1)
     kept = kept - 1
 end
-tell(task)
 """)
 
+# kind, most marks, then tasks.
 MARK = Script("""
-local task = ARGV[1]
-if call('ZSCORE', FIN, task) or call('ZSCORE', MARKS, task) then return end
 beyond_maxmemory()
-pend_no_more(task)
-mark(task, tonumber(ARGV[2]), tonumber(ARGV[3]))
-tell(task)
+for i = 3, #ARGV do
+    local task = ARGV[i]
+    if not (call('ZSCORE', FIN, task) or call('ZSCORE', MARKS, task)) then
+        pend_no_more(task)
+        mark(task, tonumber(ARGV[1]), tonumber(ARGV[2]))
+        tell(task)
+    end
+end
 """)
 
 FORGET = Script("""
@@ -144,25 +155,29 @@ call('ZREM', MARKS, task)
 tell(task)
 """)
 
-# With a waiter: an unsettled task will be told to it.
+# waiter, how long it may wait, then tasks. With a waiter: it will be told of those that are not settled.
 GET = Script("""
-local task, waiter = ARGV[1], ARGV[2]
-local value = call('GET', base .. 'r:' .. task)
-if value then return {'D', value} end
-local owner = call('HGET', PENDING, task)
-if owner then
-    if owner ~= '' and tonumber(call('ZSCORE', OWNERS, owner) or 0) < clock() then return {'L'} end
-else
-    local gone = call('ZSCORE', MARKS, task)
-    if gone then return {gone % 4 == LOST and 'L' or 'E'} end
-    if call('ZSCORE', FIN, task) then return {'E'} end
+local waiter, now, found = ARGV[1], clock(), {}
+local function look(task)
+    local value = call('GET', base .. 'r:' .. task)
+    if value then return {'D', value} end
+    local owner = call('HGET', PENDING, task)
+    if owner then
+        if owner ~= '' and tonumber(call('ZSCORE', OWNERS, owner) or 0) < now then return {'L'} end
+    else
+        local gone = call('ZSCORE', MARKS, task)
+        if gone then return {gone % 4 == LOST and 'L' or 'E'} end
+        if call('ZSCORE', FIN, task) then return {'E'} end
+    end
+    if waiter ~= '' then
+        beyond_maxmemory()
+        call('SADD', base .. 'w:' .. task, waiter)
+        call('PEXPIRE', base .. 'w:' .. task, ARGV[2])
+    end
+    return {owner and 'P' or 'U'}
 end
-if waiter ~= '' then
-    beyond_maxmemory()
-    call('SADD', base .. 'w:' .. task, waiter)
-    call('PEXPIRE', base .. 'w:' .. task, ARGV[3])
-end
-return {owner and 'P' or 'U'}
+for i = 3, #ARGV do found[i - 2] = look(ARGV[i]) end
+return found
 """)
 
 # The owners whose lease is over; the tasks of those that have been dead for long are marked.

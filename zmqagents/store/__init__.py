@@ -9,9 +9,9 @@ import time
 from typing import Literal
 
 from ..errors import ConfigError
-from .base import Clock, Entry, Found, FutureStore, State, StoreLimits, StoreStats
+from .base import Clock, Entry, Found, FutureStore, SharedStore, State, StoreLimits, StoreStats
 
-__all__ = ["Entry", "Found", "FutureStore", "State", "StoreLimits", "StoreStats", "open_store"]
+__all__ = ["Entry", "Found", "FutureStore", "SharedStore", "State", "StoreLimits", "StoreStats", "open_store"]
 
 
 def open_store(

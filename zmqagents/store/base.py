@@ -42,24 +42,17 @@ import abc
 import enum
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-from ..errors import ConfigError, MessageTooLarge, StoreUnavailable
+from ..errors import ConfigError, MessageTooLarge, StoreUnavailable, ZmqAgentsError
 
 __all__ = [
-    "ENTRY_OVERHEAD_BYTES",
-    "Clock",
-    "Entry",
-    "Found",
-    "FutureStore",
-    "Mark",
-    "State",
-    "StoreLimits",
-    "StoreStats",
-]
+    "ENTRY_OVERHEAD_BYTES", "Clock", "Entry", "Found", "FutureStore", "Listener", "Mark", "Owners", "Settlement",
+    "SharedStore", "State", "StoreLimits", "StoreStats",
+]  # fmt: skip
 
 Clock = Callable[[], float]  # seconds, never going back
 
@@ -280,3 +273,67 @@ class FutureStore(abc.ABC):
     @abc.abstractmethod
     def _close(self) -> None:
         """Called once."""
+
+
+# ---------------------------------------------------------------- shared by several hosts
+
+Settlement = bytes | Mark | None  # put, a mark, or begin
+
+
+class Listener(Protocol):
+    """Where one owner hears which of the tasks that it watches are settled. For one thread."""
+
+    def get(self, timeout_s: float) -> str | None:
+        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
+
+        Raises `StoreUnavailable`; the next call subscribes anew.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Owners(NamedTuple):
+    """Whoever has a shared store open."""
+
+    living: frozenset[str]
+    dead: frozenset[str]  # who said nothing for too long, and not very long ago
+    known: bool  # False at the first beat, and when the store has forgotten what it was told
+
+
+class SharedStore(FutureStore):
+    """A store that several hosts have open at once, each as an *owner* of the tasks that it begins.
+
+    An owner says twice a second that it lives (`beat`). The pending tasks of one that does not are LOST to all readers.
+    """
+
+    blocking: ClassVar[bool] = True
+    shown_url: str  # without its password
+    round_trip_s: float = 0.0  # how long the latest `stats` took to be answered
+
+    @abc.abstractmethod
+    def settle(self, items: Iterable[tuple[str, Settlement]]) -> dict[str, ZmqAgentsError]:
+        """Begin (None), put (bytes) or mark many tasks, each at most once; what those that failed have failed with.
+
+        Raises `StoreUnavailable`; then any part may have been carried out, and all of it may be repeated.
+        """
+
+    @abc.abstractmethod
+    def watch(self, task_ids: Sequence[str]) -> list[Found]:
+        """`get` of many tasks. Of those that are PENDING or UNKNOWN, this store's `listen` will tell the settlement."""
+
+    @abc.abstractmethod
+    def beat(self) -> Owners:
+        """The owner goes on living. Who else does, and who of late does not."""
+
+    @abc.abstractmethod
+    def retire(self) -> None:
+        """The owner ends: what it has not settled is LOST."""
+
+    @abc.abstractmethod
+    def listen(self) -> Listener:
+        """Where this owner hears of the tasks that it watches."""
+
+    @abc.abstractmethod
+    def nudge(self) -> None:
+        """Give this owner's listener an empty word: it may wait, and is to end."""

@@ -2,14 +2,14 @@
 
 The keys and the scripts that work on them are in `store.scripts`.
 
-*Leases.* A store with an ``owner`` says every `BEAT_S` that it lives (`beat`). When its lease of `LEASE_S` is over, its
+*Leases.* A store with an ``owner`` says twice a second that it lives (`beat`). When its lease of `LEASE_S` is over, its
 pending tasks are LOST to all readers; after `MOURNING_S` more they are marked so for good, unless the owner came
 back, from a stall of its machine, say. When nobody has beaten for a while it was Redis that was away: then all who
 lived at the last beat get a new lease.
 
-*Waiting.* `watch` reads tasks and, in the same step, enters the caller as one to be told of those that are
-not settled. The word comes on the caller's own channel, ``done:<owner>`` (`Listener`); a word can be lost with its
-connection, so whoever waits looks again after each ``SUBSCRIBED`` and every few seconds.
+*Waiting.* `watch` reads tasks and, in the same step, enters the caller as one to be told of those that are not settled.
+The word comes on the caller's own channel, ``done:<owner>`` (`RedisListener`); a word can be lost with its connection,
+so whoever waits looks again after each empty word, which stands for a new subscription, and every few seconds.
 
 Hosts that share a namespace should have the same limits: each one applies its own to all.
 """
@@ -34,14 +34,24 @@ import redis.sentinel
 from ..config import without_password
 from ..errors import ConfigError, StoreError, StoreFull, StoreUnavailable, ZmqAgentsError
 from . import scripts
-from .base import ENTRY_OVERHEAD_BYTES, Entry, Found, FutureStore, Mark, State, StoreLimits, StoreStats
+from .base import (
+    ENTRY_OVERHEAD_BYTES,
+    Entry,
+    Found,
+    Mark,
+    Owners,
+    Settlement,
+    SharedStore,
+    State,
+    StoreLimits,
+    StoreStats,
+)
 
-__all__ = ["BEAT_S", "LEASE_S", "SUBSCRIBED", "Listener", "RedisStore", "Settlement"]
+__all__ = ["LEASE_S", "RedisListener", "RedisStore"]
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.5
-LEASE_S = 2.0  # with a beat of the reader's host on top: a dead host's calls are LOST within 2.5 s
+LEASE_S = 2.0  # four beats; with a beat of the reader's host on top a dead host's calls are LOST within 2.5 s
 MOURNING_S = 10.0
 ABSENCE_S = 1.5  # three beats of everybody missed: not a dead host but an absent Redis
 WATCH_S = 60.0  # an entry in w: outlives the longest pause between two looks; then Redis drops it
@@ -49,7 +59,6 @@ SWEEP_LIMIT = 64  # results that one operation drops by age: about 300 us of Red
 REAP_LIMIT = 500
 SCRIPT_ITEMS = 64  # tasks that one script settles or reads: Redis does nothing else for 1 ms
 SCRIPT_BYTES = 1 << 20
-SUBSCRIBED = object()  # from `Listener.get`
 
 # Explicit, since the defaults of redis-py 5 to 8 differ (no retry at all, 3 with pauses of up to 10 s, 10).
 # A URL's query overrides them. A time-out is not tried again: a frozen Redis would take three times as long to tell.
@@ -61,16 +70,13 @@ _KINDS = {Mark.EXPIRED: 0, Mark.REFUSED: 1, Mark.LOST: 2}
 _FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
 _STATES = {b"D": State.DONE, b"P": State.PENDING, b"E": State.EXPIRED, b"L": State.LOST, b"U": State.UNKNOWN}
 
-Settlement = bytes | Mark | None  # put, lose and the like, or begin
-
-
 _Command = tuple[scripts.Script, tuple[Any, ...]]
 
 
 # ---------------------------------------------------------------- the store
 
 
-class RedisStore(FutureStore):
+class RedisStore(SharedStore):
     """Results in Redis, shared by all who open the same ``url`` and ``namespace``.
 
     ``url``: ``redis://``, ``rediss://`` or ``unix://`` as redis-py takes them (user, password, db, query), or
@@ -80,7 +86,6 @@ class RedisStore(FutureStore):
     """
 
     kind: ClassVar[str] = "redis"
-    blocking: ClassVar[bool] = True
 
     def __init__(self, limits: StoreLimits, url: str, *, namespace: str = "zmqagents", owner: str = "") -> None:
         super().__init__(limits)
@@ -89,7 +94,6 @@ class RedisStore(FutureStore):
         self._prefix = f"za:{{{namespace}}}:"
         self._secrets = _secrets_in(url)
         self._ttl_us = round(limits.ttl_s * 1e6)
-        self._round_trip_s = 0.0
         self._redis = self._open(url)
         try:
             self._before = (0, 0)
@@ -109,10 +113,6 @@ class RedisStore(FutureStore):
     # ------------------------------------------------------------ what many tasks share
 
     def settle(self, items: Iterable[tuple[str, Settlement]]) -> dict[str, ZmqAgentsError]:
-        """Begin (None), put (bytes) or mark many tasks, each at most once; what those that failed have failed with.
-
-        Raises `StoreUnavailable`; then any part may have been carried out, and all of it may be repeated.
-        """
         self._check_open()
         failures: dict[str, ZmqAgentsError] = {}
         values: list[tuple[str, bytes]] = []
@@ -129,14 +129,13 @@ class RedisStore(FutureStore):
         for mark, task_ids in others.items():
             make = self._beginning if mark is None else functools.partial(self._marking, mark)
             batches += [(some, make(some)) for some in _portions(task_ids)]
-        batches += [([task_id for task_id, _ in some], self._putting(some)) for some in _weighed(values)]
-        for (task_ids, _), answer in zip(batches, self._run_many([command for _, command in batches]), strict=True):
+        batches += [([task_id for task_id, _ in pairs], self._putting(pairs)) for pairs in _weighed(values)]
+        for (batch, _), answer in zip(batches, self._run_many([command for _, command in batches]), strict=True):
             if isinstance(answer, StoreError):
-                failures.update(dict.fromkeys(task_ids, answer))
+                failures.update(dict.fromkeys(batch, answer))
         return failures
 
     def watch(self, task_ids: Sequence[str]) -> list[Found]:
-        """`get` of many tasks. Of those that are PENDING or UNKNOWN, this store's `listen` will tell the settlement."""
         self._check_open()
         wait_ms = int(WATCH_S * 1000)
         commands = [(scripts.GET, (self.owner, wait_ms, *some)) for some in _portions(task_ids)]
@@ -151,36 +150,28 @@ class RedisStore(FutureStore):
                 self._misses += state in (State.EXPIRED, State.LOST)
         return found
 
-    def beat(self) -> frozenset[str]:
-        """The owner lives for `LEASE_S` more. The owners of late that live no more."""
+    def beat(self) -> Owners:
         self._check_open()
         arguments = (
             self.owner, round(LEASE_S * 1e6), round(ABSENCE_S * 1e6), round(MOURNING_S * 1e6), self._ttl_us,
             self.limits.max_tombstones, REAP_LIMIT, SWEEP_LIMIT,
         )  # fmt: skip
-        return frozenset(owner.decode() for owner in self._run(scripts.BEAT, arguments))
+        living, dead, known = self._run(scripts.BEAT, arguments)
+        return Owners(frozenset(map(bytes.decode, living)), frozenset(map(bytes.decode, dead)), bool(known))
 
     def retire(self) -> None:
-        """The owner ends: what it has not settled is LOST."""
         self._check_open()
         while self._run(scripts.RETIRE, (self.owner, self.limits.max_tombstones, REAP_LIMIT)):
             pass
 
     def nudge(self) -> None:
-        """Give this owner's listener an empty word: it may wait, and is to end."""
         self._check_open()
         with contextlib.suppress(*_FAILURES):
             self._redis.publish(f"{self._prefix}done:{self.owner}", "")
 
-    def listen(self) -> Listener:
-        """Where this owner hears of the tasks that it watches. For one thread."""
+    def listen(self) -> RedisListener:
         self._check_open()
-        return Listener(self._redis, f"{self._prefix}done:{self.owner}")
-
-    @property
-    def round_trip_s(self) -> float:
-        """How long the latest `stats` took to be answered."""
-        return self._round_trip_s
+        return RedisListener(self._redis, f"{self._prefix}done:{self.owner}")
 
     # ------------------------------------------------------------ the primitives
 
@@ -204,7 +195,7 @@ class RedisStore(FutureStore):
         while swept == SWEEP_LIMIT:  # in portions, so that others get their turn
             start = time.perf_counter()
             figures = self._run(scripts.STATS, (self._ttl_us, self.limits.max_tombstones, SWEEP_LIMIT))
-            self._round_trip_s = time.perf_counter() - start
+            self.round_trip_s = time.perf_counter() - start
             swept, pending, done, size, marks, expired, evicted = figures
         before = self._before
         return StoreStats(
@@ -314,7 +305,7 @@ class RedisStore(FutureStore):
             )  # fmt: skip
 
 
-class Listener:
+class RedisListener:
     """Where an owner hears which of the tasks that it waits for are settled. For one thread."""
 
     def __init__(self, client: Any, channel: str) -> None:
@@ -322,8 +313,8 @@ class Listener:
         self._channel = channel
         self._pubsub: Any = None
 
-    def get(self, timeout_s: float) -> Any:
-        """The next settled task id; `SUBSCRIBED` when words may have been lost before; None after ``timeout_s``.
+    def get(self, timeout_s: float) -> str | None:
+        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
 
         Raises `StoreUnavailable`; the next call subscribes anew.
         """
@@ -338,8 +329,8 @@ class Listener:
         if message is None:
             return None
         if message["type"] == "subscribe":
-            return SUBSCRIBED
-        return message["data"].decode() if message["type"] == "message" else None
+            return ""
+        return str(message["data"].decode()) if message["type"] == "message" else None
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -180,7 +180,8 @@ for i = 3, #ARGV do found[i - 2] = look(ARGV[i]) end
 return found
 """)
 
-# The owners whose lease is over; the tasks of those that have been dead for long are marked.
+# The owners that live, those whose lease is over, and whether this one was known. The tasks of the long dead are marked
+# for good.
 BEAT = Script("""
 local owner, lease, absence = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local mourning, ttl, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -192,7 +193,7 @@ if now - last > absence then
     end
 end
 call('HSET', TOTALS, 'beat', string.format('%.0f', now))
-call('ZADD', OWNERS, now + lease, owner)
+local known = call('ZADD', OWNERS, now + lease, owner) == 0
 local dead = call('ZRANGEBYSCORE', OWNERS, '-inf', now)
 for _, other in ipairs(dead) do
     if tonumber(call('ZSCORE', OWNERS, other)) < now - mourning then
@@ -205,7 +206,7 @@ for _, other in ipairs(dead) do
     end
 end
 sweep(now, ttl, most, tonumber(ARGV[8]))
-return dead
+return {call('ZRANGEBYSCORE', OWNERS, '(' .. string.format('%.0f', now), '+inf'), dead, known and 1 or 0}
 """)
 
 # What is left of an owner that ends in order. Its number: called until nothing is left.

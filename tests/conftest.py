@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import redis_server
 from actors import Desk, Latch, client_of, host
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
 
@@ -37,3 +38,13 @@ def latch(client: RpcClient) -> Iterator[AgentProxy]:
     latch = client.create_agent(Latch)
     yield latch
     latch.release()
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[redis_server.RedisServer | None]:
+    """One Redis for all tests that do it no harm; None if there is none to be had."""
+    if not redis_server.binaries():
+        yield None
+        return
+    with redis_server.running_redis() as server:
+        yield server

@@ -683,6 +683,7 @@ def test_grace_bounds_the_stop_of_a_host_with_a_stuck_method(agent_dir: str) -> 
 def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
         "HOST": "127.0.0.1", "PORT": "7411", "CAPACITY": "3", "POOL_TYPE": "redis", "REDIS_URL": "redis://h:1",
+        "REDIS_NAMESPACE": "mine",
         "MAX_POOL_SIZE": "7", "MAX_EXPIRE_TIME": "8.5", "MAX_TIMEOUT_SECONDS": "2.5", "LOCAL_MODE": "true",
         "MODEL_CONFIG_PATH": __file__, "AGENT_DIR": str(Path(__file__).parent), "SERVER_ID": "x",
         "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true", "FILE_ROOT": str(Path(__file__).parent),

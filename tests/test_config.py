@@ -21,7 +21,7 @@ COUNTS = [
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "fast_lane"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
-          "max_threads", "grace_s", "insecure", "file_roots", "agents"]  # fmt: skip
+          "max_threads", "grace_s", "insecure", "file_roots", "agents", "redis_namespace"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:

@@ -1791,6 +1791,66 @@ def test_a_fetch_that_comes_twice_is_answered_once() -> None:
     world.assert_idle()
 
 
+# ---------------------------------------------------------------- a store that hosts share
+
+
+def test_a_shared_store_is_told_of_calls_that_leave_a_result_and_a_local_one_of_none() -> None:
+    for pool_type in ("redis", "local"):
+        world = World(pool_type=pool_type)
+        world.agent("a")
+        world.done(world.running("a"))
+        kept = world.running("a", flags=Flag.DETACHED)
+        assert world.begun == ([kept.task_id] if pool_type == "redis" else [])
+        world.done(kept)
+        assert list(world.kept) == [kept.task_id]
+
+
+def test_a_fetch_of_what_another_host_may_have_waits_for_the_word_of_the_shared_store() -> None:
+    world = World(pool_type="redis", max_timeout_seconds=5)
+    done, pending, late = (world.fetch(f"far-{number}", 60.0) for number in range(3))
+    assert [lookup.timeout_s for lookup in world.lookups] == [5.0] * 3
+    fetches = [lookup.fetch for lookup in world.lookups]
+    assert None not in fetches
+    world.see(world.dispatcher.on_found(fetches[0], ok(7)))
+    world.see(world.dispatcher.on_found(fetches[1], None))
+    assert done.value == 7
+    assert world.pendings == [(world.client, pending.call_id)]
+    world.sleep(60)
+    assert world.pendings[1:] == [(world.client, late.call_id)], "a store that never answers keeps nobody"
+    world.see(world.dispatcher.on_found(fetches[2], ok(8)))
+    assert not late.answered
+    assert not world.client.fetches
+
+
+def test_fetches_that_wait_for_the_shared_store_are_limited_cancelled_and_forgotten_with_their_peer() -> None:
+    world = World(pool_type="redis", max_calls_per_client=2)
+    first, _ = world.fetch("far-1"), world.fetch("far-2")
+    assert isinstance(world.fetch("far-3").error, errors.HostBusy)
+    world.cancel(first)
+    gone = Peer("gone")
+    world.fetch("far-4", peer=gone)
+    world.detach(gone)
+    for lookup in world.lookups:
+        assert lookup.fetch is not None
+        world.see(world.dispatcher.on_found(lookup.fetch, ok()))
+    assert [peer for peer, _ in world.answers if peer is gone] == []
+    assert not first.answered
+    assert not world.client.fetches
+
+
+def test_a_full_store_refuses_calls_that_would_leave_a_result_and_no_others() -> None:
+    world = World(pool_type="redis", capacity=8)
+    world.agent("a", "Wide")
+    world.dispatcher.store_full = "there is no room"
+    refused = world.send("a", flags=Flag.DETACHED)
+    assert isinstance(refused.error, errors.StoreFull)
+    assert not world.begun
+    world.done(world.running("a"))
+    world.dispatcher.store_full = ""
+    world.done(world.running("a", flags=Flag.DETACHED))
+    world.assert_idle()
+
+
 # ---------------------------------------------------------------- limits
 
 

@@ -17,6 +17,7 @@ from zmqagents.config import BrokerConfig
 from zmqagents.dispatcher import (
     AgentRecord,
     Answer,
+    Begin,
     Dispatcher,
     Drained,
     Effect,
@@ -150,6 +151,7 @@ class World:
         self.ever_started: set[Ticket] = set()
         self.answers: defaultdict[tuple[Peer, int], list[Reply]] = defaultdict(list)
         self.pendings: list[tuple[Peer, int]] = []
+        self.begun: list[str] = []
         self.kept: dict[str, Reply] = {}
         self.lookups: list[Lookup] = []
         self.resumed: list[Resume] = []
@@ -160,6 +162,7 @@ class World:
             Start: self._start,
             Answer: lambda e: self.answers[e.peer, e.call_id].append(e.reply),
             Pending: lambda e: self.pendings.append((e.peer, e.call_id)),
+            Begin: lambda e: self.begun.append(e.task_id),
             Keep: lambda e: self.kept.__setitem__(e.task_id, e.reply),
             Lookup: lambda e: self.lookups.append(e),
             Resume: lambda e: self.resumed.append(e),

@@ -119,6 +119,9 @@ class AsyncRpcClient:
     async def cancel(self, task_id: str) -> bool:
         return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
+    async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.RESULTS, options={"most": most}))
+
     async def dump(self) -> list[dict[str, Any]]:
         return list(await self._manage(Op.DUMP))
 

@@ -36,10 +36,12 @@ from typing import Any, NamedTuple
 import zmq
 
 from . import __version__, codec, endpoints, errors, frames, security
+from .archive import Archive, Question, reply_for
 from .config import BrokerConfig
 from .dispatcher import (
     AgentRecord,
     Answer,
+    Begin,
     Dispatcher,
     Drained,
     Effect,
@@ -65,8 +67,9 @@ from .ledger import Ledger
 from .link import Sink
 from .management import RUN_AS_CALLS, Management
 from .models import ModelConfigs
-from .store import FutureStore, StoreLimits, open_store
+from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
+from .tickets import ParkedFetch
 from .worker import WorkerPool
 
 __all__ = ["Bound", "Broker"]
@@ -88,6 +91,8 @@ POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
 CLOSE_LINGER_MS = 500
+FETCH_PATIENCE_S = 0.3  # a task that is unknown to a shared store may just not have got there
+DEP_PATIENCE_S = 1.0  # that of an argument is even likely to be on its way
 PUSH_AT = 32  # replies that may wait for others, and how long, while short methods run
 PUSH_S = 0.0002
 ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
@@ -175,13 +180,22 @@ class Broker:
         self._fetch_far = fetch_far
         self._epoch = secrets.token_hex(8)
         limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
-        self._store: FutureStore = open_store(config.pool_type, limits, url=config.redis_url)
+        self._store: FutureStore = open_store(
+            config.pool_type,
+            limits,
+            url=config.redis_url,
+            namespace=config.redis_namespace,
+            owner=f"{config.server_id}/{self._epoch}",
+        )
+        self._archive: Archive | None = None
+        if isinstance(self._store, SharedStore):
+            self._archive = Archive(self._store, config, lambda full: self.post("store_full", full))
         self._dispatcher = Dispatcher(config, classes.spec)
         services = InsideServices(config.server_id, models, self.post, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(self._host, self._post_done, config.capacity, self.post)
         self._management = Management(
-            self._dispatcher, self._host, self._pool, self._store, models, unpickler=unpickler,
+            self._dispatcher, self._host, self._pool, self._store, self._archive, models, unpickler=unpickler,
             carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
         )  # fmt: skip
         self._helm = Helm(self._route)
@@ -217,11 +231,12 @@ class Broker:
             "done": self._on_done, "chunk": self._on_chunk, "credit": self._on_credit, "await": self._on_await,
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
             "far_dep": self._on_far_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
-            "beat": self._on_beat,
+            "beat": self._on_beat, "dep": self._on_dep, "found": self._on_found, "far": self._on_far,
+            "store_full": self._on_store_full,
         }  # fmt: skip
         self._actions: dict[type, Callable[[Any], None]] = {
             Start: self._start, Answer: self._answer, Pending: self._pending,
-            Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
+            Begin: self._begin, Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
             Drained: self._drained,
         }  # fmt: skip
@@ -312,6 +327,8 @@ class Broker:
         It returns when that is done or, where an agent's code has kept this thread and another one took its place,
         when it is not needed any more: `finished` tells the end, and ``crash`` what went wrong.
         """
+        if self._archive is not None:
+            self._archive.start()
         self._helm.run()
 
     def _route(self) -> None:
@@ -882,23 +899,61 @@ class Broker:
             session: Session = effect.peer.key
             self._push(session, [frames.header(Kind.PENDING, effect.call_id, session.token)])
 
+    def _begin(self, effect: Begin) -> None:
+        if self._archive is not None:
+            self._archive.begin(effect.task_id)
+
     def _keep(self, effect: Keep) -> None:
+        if self._archive is not None:
+            self._archive.keep(effect.task_id, effect.reply)
+            return
         try:
             self._store.put(effect.task_id, frames.reply_to_bytes(effect.reply))
         except ZmqAgentsError as exc:  # its caller has the result all the same
             log.warning("the result of %s is not kept: %s", effect.task_id, exc)
 
     def _look_up(self, effect: Lookup) -> None:
-        ticket, task_id = effect.ticket, effect.task_id
-        if ticket is not None and ticket.far is not None and task_id in ticket.far:
-            self._ask_far(ticket, codec.TaskRef(task_id, *ticket.far[task_id]))
-            return
-        reply = self._stored(effect.task_id)
-        if effect.ticket is not None:
-            now = self._clock()
-            self._carry_out(self._dispatcher.on_dep(effect.ticket, effect.task_id, reply, now))
+        if self._archive is not None:
+            self._archive.look_up(self._question(effect))
+        elif effect.ticket is not None and effect.task_id in (effect.ticket.far or ()):
+            self._fetch_dep(effect.ticket, effect.task_id)
         else:
-            self._answer(Answer(effect.peer, effect.call_id, reply))
+            reply = self._stored(effect.task_id)
+            if effect.ticket is not None:
+                now = self._clock()
+                self._carry_out(self._dispatcher.on_dep(effect.ticket, effect.task_id, reply, now))
+            else:
+                self._answer(Answer(effect.peer, effect.call_id, reply))
+
+    def _question(self, effect: Lookup) -> Question:
+        """For a shared store, which may know the tasks of other hosts as well."""
+        ticket, task_id, fetch = effect.ticket, effect.task_id, effect.fetch
+        if ticket is None:
+            patience_s = min(effect.timeout_s, FETCH_PATIENCE_S)
+            until = time.monotonic() + effect.timeout_s
+            return Question(
+                task_id,
+                lambda _, reply: self.post("found", fetch, reply),
+                is_over=lambda: fetch is None or fetch.settled,
+                until=until,
+                patience_s=patience_s,
+            )
+        far = ticket.far is not None and task_id in ticket.far
+
+        def answer(state: ResultState | None, reply: Reply | None) -> None:
+            if far and state in (None, ResultState.UNKNOWN):  # its own host may not share the store
+                self.post("far", ticket, task_id)
+            else:
+                self.post("dep", ticket, task_id, reply)
+
+        assert self._archive is not None
+        shared = ticket.far is None or task_id not in ticket.far or self._archive.shares_with(ticket.far[task_id][0])
+        patience_s = DEP_PATIENCE_S if shared else 0.0
+        return Question(task_id, answer, is_over=lambda: ticket.settled, until=None, patience_s=patience_s)
+
+    def _fetch_dep(self, ticket: Ticket, task_id: str) -> None:
+        """Ask the host of an argument for it."""
+        self._ask_far(ticket, codec.TaskRef(task_id, *(ticket.far or {})[task_id]))
 
     def _ask_far(self, ticket: Ticket, ref: codec.TaskRef) -> None:
         """Have an argument of ``ticket`` brought by the host that has it. The address was chosen by the caller."""
@@ -915,22 +970,9 @@ class Broker:
 
     def _stored(self, task_id: str) -> Reply:
         try:
-            found = self._store.get(task_id)
-            if found.state is ResultState.DONE and found.value is not None:
-                return frames.reply_from_bytes(found.value)
+            return reply_for(self._store.get(task_id), task_id, self.config)
         except ZmqAgentsError as exc:
             return error_reply(exc, call_id=task_id)
-        error: errors.CallError
-        if found.state is ResultState.EXPIRED:
-            error = errors.ResultExpired(
-                f"the result of {task_id} was dropped: results are kept {self.config.max_expire_time:g} s, at most "
-                f"{self.config.max_pool_size} of them"
-            )
-        elif found.state is ResultState.LOST:
-            error = errors.CallLost(f"the host that ran {task_id} is gone")
-        else:
-            error = errors.UnknownTask(f"{self.config.server_id} does not know the task {task_id!r}")
-        return error_reply(error, call_id=task_id)
 
     def _resume(self, effect: Resume) -> None:
         gate: Gate | None = effect.ticket.gate
@@ -1089,11 +1131,26 @@ class Broker:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
 
+    def _on_dep(self, ticket: Ticket, task_id: str, reply: Reply) -> list[Effect]:
+        return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())
+
     def _on_far_dep(self, ticket: Ticket, ref: codec.TaskRef, reply: Reply) -> list[Effect]:
         self._far_asked[ref.address] -= 1
         if self._far_asked[ref.address] <= 0:
             del self._far_asked[ref.address]
         return self._dispatcher.on_dep(ticket, ref.task_id, reply, self._clock())
+
+    def _on_far(self, ticket: Ticket, task_id: str) -> list[Effect]:
+        if not ticket.settled:
+            self._fetch_dep(ticket, task_id)
+        return []
+
+    def _on_found(self, fetch: ParkedFetch, reply: Reply | None) -> list[Effect]:
+        return self._dispatcher.on_found(fetch, reply)
+
+    def _on_store_full(self, reason: str) -> list[Effect]:
+        self._dispatcher.store_full = reason
+        return []
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         return [Answer(peer, call_id, reply)]
@@ -1143,6 +1200,8 @@ class Broker:
         if not self._helm.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
         self.link.stop()
+        if self._archive is not None:
+            self._archive.close()
         self._store.close()
         self._close_sockets()
         self._wake_w.close()

@@ -278,6 +278,7 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("capacity", "--capacity", type=int, help="Agents that may run at the same moment."),
     _setting("pool_type", "--pool-type", type=click.Choice(["local", "redis"]), help="Where results are kept."),
     _setting("redis_url", "--redis-url", help="Redis for --pool-type redis."),
+    _setting("redis_namespace", "--redis-namespace", metavar="NAME", help="Keeps the results of projects apart."),
     _setting("max_pool_size", "--max-pool-size", type=int, help="Finished results kept."),
     _setting("max_expire_time", "--max-expire-time", "--max-expire", type=float, help="Seconds a result is kept."),
     _setting("max_timeout_seconds", "--max-timeout-seconds", type=float, help="Longest one fetch may wait, seconds."),
@@ -718,7 +719,20 @@ def status(as_json: bool, **where: Any) -> None:
         "running": f"{info['running']} of {info['capacity']}, {info['waiting']} waiting",
         "calls": f"{info['calls_open']} open, {counts}",
         "results": f"{store['done']} kept in the {store['kind']} store, {store['bytes']} bytes",
+        **_store_facts(store),
     })  # fmt: skip
+
+
+def _store_facts(store: dict[str, Any]) -> dict[str, str]:
+    facts = {
+        "store": f"{store['pending']} pending, {store['hits']} found, {store['misses']} not found, "
+        f"{store['expired']} expired, {store['evicted']} evicted, {store['refused']} too large"
+    }
+    if "url" in store:
+        trouble = f": {store['trouble']}" if store["trouble"] else f", round trip {store['round_trip_ms']:g} ms"
+        facts["redis"] = f"{store['url']} ({store['namespace']}) is {store['state']}{trouble}"
+        facts["unwritten"] = f"{store['unwritten']} results, {store['unwritten_bytes']} bytes, {store['given_up']} lost"
+    return facts
 
 
 @shell.command()
@@ -898,15 +912,24 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 
 
 @shell.command()
-@click.argument("task_id")
+@click.argument("task_id", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the results that are kept instead, the latest first.")
 @on_host
 @click.option("--wait/--no-wait", default=True, help="Wait for it if need be (default), or exit 6 if it is not there.")
 @within
 @as_json
 @with_traceback
-def result(task_id: str, wait: bool, timeout: float | None, as_json: bool, traceback: bool, **where: Any) -> None:
+def result(
+    task_id: str | None, listed: bool, wait: bool, timeout: float | None, as_json: bool, traceback: bool, **where: Any
+) -> None:
     """Print the result of a call, made by whomever, waiting for it if need be."""
+    if (task_id is None) is not listed:
+        raise click.UsageError("give a task id, or --list")
     with open_client(**where) as client:
+        if task_id is None:
+            rows = client.get_result_list()
+            _show_rows(rows, ("task_id", "state", "age_s", "bytes"), as_json, "no results")
+            return
         value = client.get_result(task_id, timeout if wait else 0.001).result()
         show(value, as_json)
 

@@ -26,6 +26,7 @@ MEBIBYTE = 1024 * 1024
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 def generate_server_id(host: str, port: int | None) -> str:
@@ -74,6 +75,7 @@ class BrokerConfig:
     # Made at every start before anybody is served: id -> class name, keyword arguments of its __init__.
     agents: dict[str, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
+    redis_namespace: str = "zmqagents"  # hosts with the same one in one Redis share their results
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
     insecure: bool | str = False  # TCP without keys: True with local_mode, "yes-i-mean-it" on every interface
     file_roots: tuple[str, ...] = ()  # directories below which `download_file` may read; none: nothing
@@ -124,6 +126,10 @@ class BrokerConfig:
             raise ConfigError(
                 f"server_id must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit, "
                 f"not {self.server_id!r}"
+            )
+        if not isinstance(self.redis_namespace, str) or not _NAMESPACE.fullmatch(self.redis_namespace):
+            raise ConfigError(
+                f"redis_namespace must be 1 to 64 letters, digits, '.', '_', ':' or '-', not {self.redis_namespace!r}"
             )
         if self.max_threads == 0:
             object.__setattr__(self, "max_threads", self.capacity + 1024)

@@ -43,6 +43,7 @@ from .slots import Slots
 from .tickets import (
     AgentRecord,
     Answer,
+    Begin,
     Counters,
     Drained,
     Effect,
@@ -61,9 +62,11 @@ from .tickets import (
 )
 from .timers import Timers
 
+STORE_PATIENCE_S = 3.0  # the store thread answers before, even if the store itself does not
+
 __all__ = [
-    "AgentRecord", "Answer", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer", "Pending",
-    "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
+    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer",
+    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -83,6 +86,8 @@ class Dispatcher:
         self._news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self._timers: Timers[Ticket | ParkedFetch] = Timers()
         self.queued_bytes = 0  # of the arguments of calls that have not started
+        self._shares = config.pool_type == "redis"  # results are found from other hosts, and theirs from here
+        self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
         self._lingering = 0  # settled calls whose code has not returned
         self._drain_deadline: float | None = None
         self._drained = False
@@ -120,6 +125,8 @@ class Dispatcher:
         if ticket is None:  # it came twice, and is answered once
             self._go_on(waiting, effects)
             return effects
+        if self._shares and call.flags & Flag.DETACHED:
+            effects.append(Begin(ticket.task_id))
         if call.deps:
             ticket.far = call.options.get("far")
             self._park(ticket, call.deps, effects)
@@ -284,19 +291,33 @@ class Dispatcher:
         if refusal is not None:
             return [Answer(peer, call_id, error_reply(refusal, call_id=task_id))]
         ticket = self.tasks.get(task_id)
-        if ticket is None:
+        if ticket is None and not self._shares:
             return [Lookup(peer, call_id, task_id)]
-        if timeout_s <= 0:
+        if ticket is not None and timeout_s <= 0:
             return [Pending(peer, call_id)]
         if call_id in peer.fetches:
             self._forget_fetch(peer.fetches[call_id])
         fetch = ParkedFetch(peer, call_id, ticket)
         peer.fetches[call_id] = fetch
+        patience_s = min(timeout_s, self.config.max_timeout_seconds)
+        if ticket is None:
+            patience_s *= 1 - call_id % 64 / 256  # thousands that came together are not renewed together
+            self._timers.add(now + patience_s + STORE_PATIENCE_S, fetch)
+            return [Lookup(peer, call_id, task_id, None, fetch, patience_s)]
         if ticket.fetches is None:
             ticket.fetches = {}
         ticket.fetches[fetch] = None
-        self._timers.add(now + min(timeout_s, self.config.max_timeout_seconds), fetch)
+        self._timers.add(now + patience_s, fetch)
         return []
+
+    def on_found(self, fetch: ParkedFetch, reply: Reply | None) -> list[Effect]:
+        """The shared store's answer to a fetch; None: the call is not finished."""
+        if fetch.settled:
+            return []
+        self._forget_fetch(fetch)
+        if reply is None:
+            return [Pending(fetch.peer, fetch.call_id)]
+        return [Answer(fetch.peer, fetch.call_id, reply)]
 
     def on_dep(self, ticket: Ticket, task_id: str, reply: Reply, now: float) -> list[Effect]:
         """The store's answer for an argument of a parked call."""
@@ -378,6 +399,8 @@ class Dispatcher:
             deadline = parent.deadline
         if self._drain_deadline is not None and parent is None:
             raise errors.HostStopping("the host is stopping and takes no new calls")
+        if self.store_full and call.flags & Flag.DETACHED:
+            raise errors.StoreFull(self.store_full)
         size = sum(map(len, call.body))
         self._door.check(peer, call, task_id, deadline, now, parent, size)
         record, op, method = self._door.target(call, now)
@@ -768,7 +791,7 @@ class Dispatcher:
         fetch.settled = True
         self._timers.over()
         del fetch.peer.fetches[fetch.call_id]
-        if fetch.ticket.fetches is not None:
+        if fetch.ticket is not None and fetch.ticket.fetches is not None:
             del fetch.ticket.fetches[fetch]
 
     def _cut_short(self, effects: list[Effect], now: float) -> list[Effect]:

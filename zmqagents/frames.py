@@ -146,6 +146,7 @@ class Op:
     CALLS = "get_call_list"
     CANCEL = "cancel_call"
     DOWNLOAD = "download_file"
+    RESULTS = "get_result_list"
     DUMP = "dump"
     STOP = "stop"
 

@@ -56,7 +56,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[errors.LoadError] | None = None) -> Broker:
-    """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, StoreUnavailable.
+    """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
 
     ``failures`` gets the errors of agent files that were left out; None: they are logged.
     """
@@ -67,11 +67,14 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     models = ModelConfigs()
     if config.model_config_path is not None:
         models.add(load_model_configs_file(config.model_config_path))
-    broker = Broker(
-        config, table, models, bind_reference=proxy.bind_reference,
-        fetch_far=proxy.fetch_far, own_client=lambda: proxy.RpcClient(link=broker.link),
-        pickler=trusted.dumps if config.private else None, unpickler=trusted.loads if config.private else None,
-    )  # fmt: skip
+    try:
+        broker = Broker(
+            config, table, models, bind_reference=proxy.bind_reference,
+            fetch_far=proxy.fetch_far, own_client=lambda: proxy.RpcClient(link=broker.link),
+            pickler=trusted.dumps if config.private else None, unpickler=trusted.loads if config.private else None,
+        )  # fmt: skip
+    except errors.StoreUnavailable as exc:
+        raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None
     return broker
 
 

@@ -1,9 +1,9 @@
 """Requests to the host itself: what there is, how it is, delete, configure, stop.
 
 They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
-are. The two that may take long because they run somebody's code or read much (`Op.REGISTER`, `Op.MODELS`) get a
-thread of their own. Making an agent, reading its memory and reading a file may take long, too: those are calls like any
-other (`RUN_AS_CALLS`), and the dispatcher's matter. All answers are plain data without secrets.
+are. Those that run somebody's code, read much or ask the store (`Op.REGISTER`, `Op.MODELS`, `Op.RESULTS`) get a thread
+of their own. Making an agent, reading its memory and reading a file may take long, too: those are calls like any other
+(`RUN_AS_CALLS`), and the dispatcher's matter. All answers are plain data without secrets.
 
 Who may ask for what (`Management.check`); the host's own code, agents that call agents, may do all of it:
 
@@ -16,11 +16,13 @@ Who may ask for what (`Management.check`); the host's own code, agents that call
     delete_agent                         agents that it has made         all
     get_call_list, cancel_call           its own calls                   all
     stop, delete_all_agent, dump         no                              yes
+    get_result_list                      no: see above                   yes
     set_model_configs, register_class    no                              yes
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -29,8 +31,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import __version__, codec, errors
+from .archive import Archive
 from .dispatcher import Dispatcher, error_reply
-from .frames import Call, Code, Op, Reply
+from .frames import Call, Code, Flag, Op, Reply
 from .host import AgentHost
 from .models import ModelConfigs
 from .security import Role, name_of
@@ -41,7 +44,7 @@ from .worker import WorkerPool
 __all__ = ["ADMIN_ONLY", "RUN_AS_CALLS", "Management"]
 
 RUN_AS_CALLS = frozenset({Op.CREATE, Op.MEMORY, Op.DOWNLOAD})
-ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP})
+ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP, Op.RESULTS})
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
 MAX_LISTED_CALLS = 10_000  # a list of more would be read by nobody and hold up the router
@@ -55,7 +58,8 @@ class Management:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, store: FutureStore, models: ModelConfigs, *,
+        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, store: FutureStore,
+        archive: Archive | None, models: ModelConfigs, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
         post: Callable[..., None], where: Callable[[], dict[str, Any]], clock: Callable[[], float],
     ) -> None:  # fmt: skip
@@ -64,6 +68,7 @@ class Management:
         self._host = host
         self._pool = pool
         self._store = store
+        self._archive = archive
         self._models = models
         self._unpickler = unpickler
         self._carry_out = carry_out
@@ -106,7 +111,9 @@ class Management:
             self.check(peer, role, call)
             if call.method == Op.CALLS:
                 return Reply(Code.NONE, (codec.pack(self._calls(None if role == "admin" else peer.user)),))
-            if call.method in (Op.MODELS, Op.REGISTER):
+            if call.method == Op.RESULTS:
+                call = call._replace(options={**call.options, "open": self._open_results()})
+            if call.method in (Op.MODELS, Op.REGISTER, Op.RESULTS):
                 name = f"zmqagents-{call.method}"
                 threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
                 return None
@@ -128,9 +135,12 @@ class Management:
             "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
-            "calls": vars(dispatcher.counters).copy(), "store": dict(self._store.stats()._asdict()),
+            "calls": vars(dispatcher.counters).copy(), "store": self._store_figures(),
             "settings": self._config.public(),
         }  # fmt: skip
+
+    def _store_figures(self) -> dict[str, Any]:
+        return self._store.stats()._asdict() if self._archive is None else self._archive.figures()
 
     # ------------------------------------------------------------ what there is
 
@@ -162,6 +172,27 @@ class Management:
             "time_left_s": None if ticket.deadline is None else round(ticket.deadline - now, 3),
             "waits_for": [target.task_id for target in waits_for] + sorted(ticket.deps or ()),
         }  # fmt: skip
+
+    def _open_results(self) -> list[dict[str, Any]]:
+        """The calls of this host whose results will be kept; the router thread's part of `_results`."""
+        now = self._clock()
+        kept = (ticket for ticket in self._dispatcher.tasks.values() if ticket.flags & Flag.DETACHED)
+        return [
+            {"task_id": ticket.task_id, "state": "pending", "age_s": round(now - ticket.accepted, 3), "bytes": 0}
+            for ticket in itertools.islice(kept, MAX_LISTED_CALLS)
+        ]
+
+    def _results(self, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Calls of this host that are not finished, then the latest results in the store, the youngest first."""
+        most = options.get("most")
+        most = most if isinstance(most, int) and 0 < most < MAX_LISTED_CALLS else MAX_LISTED_CALLS
+        return [
+            *options["open"],
+            *(
+                {"task_id": entry.task_id, "state": "done", "age_s": round(entry.age_s, 3), "bytes": entry.bytes}
+                for entry in self._store.entries(most)
+            ),
+        ]
 
     def _dump(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
@@ -223,13 +254,16 @@ class Management:
         try:
             payload, *buffers = call.body
             args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
-            if call.method == Op.MODELS:
+            answer: Any = True
+            if call.method == Op.RESULTS:
+                answer = self._results(call.options)
+            elif call.method == Op.MODELS:
                 self._models.add(args[0])
             elif self._config.private:
                 self._host.classes.add(args[0], replace=True)
             else:
                 raise errors.PermissionRefused("only a private host takes classes from its parent")
-            reply = Reply(Code.NONE, (codec.pack(True),))
+            reply = Reply(Code.NONE, (codec.pack(answer),))
         except errors.ZmqAgentsError as exc:
             reply = error_reply(exc, method=call.method)
         except Exception as exc:  # a class body, an unpickler: somebody's code

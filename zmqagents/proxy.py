@@ -540,6 +540,11 @@ class RpcClient:
         """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
         return bool(self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
+    def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        """The host's unfinished calls whose results will be kept, and the ``most`` latest results that are: task_id,
+        state, age_s (since the call, or since its finish), bytes. In a shared store those of all hosts."""
+        return list(self._manage(Op.RESULTS, options={"most": most}))
+
     def dump(self) -> list[dict[str, Any]]:
         """The open calls with the stack of their code and what they wait for: to see what is stuck."""
         return list(self._manage(Op.DUMP))

@@ -18,8 +18,8 @@ from .errors import ZmqAgentsError
 from .frames import MAX_CHAIN, Call, Frame, Reply
 
 __all__ = [
-    "AgentRecord", "Answer", "Counters", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch", "Peer",
-    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "phase",
+    "AgentRecord", "Answer", "Begin", "Counters", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch",
+    "Peer", "Pending", "Removed", "Resume", "Start", "State", "Ticket", "phase",
 ]  # fmt: skip
 
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
@@ -232,11 +232,11 @@ def _ahead_of(ticket: Ticket) -> str:
 
 
 class ParkedFetch:
-    """A FETCH that waits in the broker for a call to end."""
+    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the word of a shared store."""
 
     __slots__ = ("call_id", "peer", "settled", "ticket")
 
-    def __init__(self, peer: Peer, call_id: int, ticket: Ticket) -> None:
+    def __init__(self, peer: Peer, call_id: int, ticket: Ticket | None) -> None:
         self.peer = peer
         self.call_id = call_id
         self.ticket = ticket
@@ -267,6 +267,12 @@ class Pending(NamedTuple):
     call_id: int
 
 
+class Begin(NamedTuple):
+    """Tell the shared store that the call is accepted and its result will be kept."""
+
+    task_id: str
+
+
 class Keep(NamedTuple):
     """Put ``reply`` into the store."""
 
@@ -275,12 +281,18 @@ class Keep(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """Ask the store for ``task_id``; the answer goes to the peer, or to ``on_dep`` if ``ticket`` is set."""
+    """Ask the store for ``task_id``.
+
+    The answer goes to ``on_dep`` if ``ticket`` is set, to ``on_found`` if ``fetch`` is, else to the peer; ``timeout_s``
+    is how long that one would wait for a call of another host.
+    """
 
     peer: Peer
     call_id: int
     task_id: str
     ticket: Ticket | None = None
+    fetch: ParkedFetch | None = None
+    timeout_s: float = 0.0
 
 
 class Resume(NamedTuple):
@@ -312,4 +324,4 @@ class Drained(NamedTuple):
     cut: int
 
 
-Effect = Start | Answer | Pending | Keep | Lookup | Resume | Interrupt | Removed | Drained
+Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained

@@ -9,21 +9,26 @@ import time
 from typing import Literal
 
 from ..errors import ConfigError
-from .base import Clock, Found, FutureStore, State, StoreLimits, StoreStats
-from .memory import MemoryStore
+from .base import Clock, Entry, Found, FutureStore, SharedStore, State, StoreLimits, StoreStats
 
-__all__ = ["Found", "FutureStore", "State", "StoreLimits", "StoreStats", "open_store"]
+__all__ = ["Entry", "Found", "FutureStore", "SharedStore", "State", "StoreLimits", "StoreStats", "open_store"]
 
 
 def open_store(
-    kind: Literal["local", "redis"], limits: StoreLimits, *, url: str | None = None, clock: Clock = time.monotonic
-) -> FutureStore:
-    """A store of ``kind``, ready for use; ``url`` is for "redis" alone, ``clock`` (seconds) for "local".
+    kind: Literal["local", "redis"], limits: StoreLimits, *, url: str | None = None, namespace: str = "zmqagents",
+    owner: str = "", clock: Clock = time.monotonic,
+) -> FutureStore:  # fmt: skip
+    """A store of ``kind``, ready for use.
 
-    Raises `ConfigError` for a kind that this build does not have.
+    For "redis": ``url``, ``namespace`` and ``owner`` (see `store.redis`); for "local": ``clock``, in seconds. Raises
+    `ConfigError` for a kind that there is not or a wrong URL, `StoreUnavailable` if Redis does not answer.
     """
     if kind == "local":
+        from .memory import MemoryStore
+
         return MemoryStore(limits, clock=clock)
     if kind == "redis":
-        raise ConfigError("pool_type 'redis': this build has only the local store; say pool_type='local'")
+        from .redis import RedisStore  # 60 ms that a host without Redis need not pay
+
+        return RedisStore(limits, url or "redis://localhost:6379", namespace=namespace, owner=owner)
     raise ConfigError(f"pool_type must be 'local' or 'redis', not {kind!r}")

@@ -42,14 +42,17 @@ import abc
 import enum
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-from ..errors import ConfigError, MessageTooLarge, StoreUnavailable
+from ..errors import ConfigError, MessageTooLarge, StoreUnavailable, ZmqAgentsError
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Clock", "Found", "FutureStore", "Mark", "State", "StoreLimits", "StoreStats"]
+__all__ = [
+    "ENTRY_OVERHEAD_BYTES", "Clock", "Entry", "Found", "FutureStore", "Listener", "Mark", "Owners", "Settlement",
+    "SharedStore", "State", "StoreLimits", "StoreStats",
+]  # fmt: skip
 
 Clock = Callable[[], float]  # seconds, never going back
 
@@ -129,6 +132,14 @@ class StoreStats(NamedTuple):
     misses: int = 0  # gets that found EXPIRED, LOST or UNKNOWN; a PENDING one is neither
 
 
+class Entry(NamedTuple):
+    """One result that is kept, without its value."""
+
+    task_id: str
+    bytes: int  # with ENTRY_OVERHEAD_BYTES
+    age_s: float  # since its finish
+
+
 class FutureStore(abc.ABC):
     """Results by task id. Every method may be called from any thread.
 
@@ -159,19 +170,12 @@ class FutureStore(abc.ABC):
         if not isinstance(value, bytes):  # a buffer that its owner could still change
             raise TypeError(f"the future store keeps bytes, not {type(value).__name__}")
         self._check_open()
-        limit = self.limits.max_value_bytes
-        if len(value) <= limit:
+        refusal = self._refusal(task_id, value)
+        if refusal is None:
             self._put(task_id, value)
             return
         self._mark(task_id, Mark.REFUSED)
-        with self._lock:
-            self._refused += 1
-        raise MessageTooLarge(
-            f"the result of task {task_id} is {len(value):,} bytes, the future store keeps at most {limit:,} "
-            f"(max_bytes less {ENTRY_OVERHEAD_BYTES} for the entry)",
-            len(value),
-            limit,
-        )
+        raise refusal
 
     def get(self, task_id: str) -> Found:
         """What became of the task, with its value if it is DONE. Changes nothing."""
@@ -202,6 +206,11 @@ class FutureStore(abc.ABC):
         with self._lock:
             return stats._replace(refused=self._refused, hits=self._hits, misses=self._misses)
 
+    def entries(self, most: int) -> list[Entry]:
+        """The latest results that are kept, at most ``most``, the youngest first."""
+        self._check_open()
+        return self._entries(most)
+
     def close(self) -> None:
         """Let go of everything; may be called again. Results in a shared backend stay there."""
         with self._lock:
@@ -218,6 +227,20 @@ class FutureStore(abc.ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable(f"the {self.kind} future store is closed")
+
+    def _refusal(self, task_id: str, value: bytes) -> MessageTooLarge | None:
+        """Why ``value`` cannot be kept, None if it can; what is refused is counted."""
+        limit = self.limits.max_value_bytes
+        if len(value) <= limit:
+            return None
+        with self._lock:
+            self._refused += 1
+        return MessageTooLarge(
+            f"the result of task {task_id} is {len(value):,} bytes, the future store keeps at most {limit:,} "
+            f"(max_bytes less {ENTRY_OVERHEAD_BYTES} for the entry)",
+            len(value),
+            limit,
+        )
 
     # ------------------------------------------------------------ what a backend writes
     # Each is atomic for all that share the backend, and takes time independent of how much it holds.
@@ -245,5 +268,72 @@ class FutureStore(abc.ABC):
         """All but ``refused``, ``hits`` and ``misses``."""
 
     @abc.abstractmethod
+    def _entries(self, most: int) -> list[Entry]: ...
+
+    @abc.abstractmethod
     def _close(self) -> None:
         """Called once."""
+
+
+# ---------------------------------------------------------------- shared by several hosts
+
+Settlement = bytes | Mark | None  # put, a mark, or begin
+
+
+class Listener(Protocol):
+    """Where one owner hears which of the tasks that it watches are settled. For one thread."""
+
+    def get(self, timeout_s: float) -> str | None:
+        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
+
+        Raises `StoreUnavailable`; the next call subscribes anew.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Owners(NamedTuple):
+    """Whoever has a shared store open."""
+
+    living: frozenset[str]
+    dead: frozenset[str]  # who said nothing for too long, and not very long ago
+    known: bool  # False at the first beat, and when the store has forgotten what it was told
+
+
+class SharedStore(FutureStore):
+    """A store that several hosts have open at once, each as an *owner* of the tasks that it begins.
+
+    An owner says twice a second that it lives (`beat`). The pending tasks of one that does not are LOST to all readers.
+    """
+
+    blocking: ClassVar[bool] = True
+    shown_url: str  # without its password
+    round_trip_s: float = 0.0  # how long the latest `stats` took to be answered
+
+    @abc.abstractmethod
+    def settle(self, items: Iterable[tuple[str, Settlement]]) -> dict[str, ZmqAgentsError]:
+        """Begin (None), put (bytes) or mark many tasks, each at most once; what those that failed have failed with.
+
+        Raises `StoreUnavailable`; then any part may have been carried out, and all of it may be repeated.
+        """
+
+    @abc.abstractmethod
+    def watch(self, task_ids: Sequence[str]) -> list[Found]:
+        """`get` of many tasks. Of those that are PENDING or UNKNOWN, this store's `listen` will tell the settlement."""
+
+    @abc.abstractmethod
+    def beat(self) -> Owners:
+        """The owner goes on living. Who else does, and who of late does not."""
+
+    @abc.abstractmethod
+    def retire(self) -> None:
+        """The owner ends: what it has not settled is LOST."""
+
+    @abc.abstractmethod
+    def listen(self) -> Listener:
+        """Where this owner hears of the tasks that it watches."""
+
+    @abc.abstractmethod
+    def nudge(self) -> None:
+        """Give this owner's listener an empty word: it may wait, and is to end."""

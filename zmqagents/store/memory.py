@@ -11,6 +11,7 @@ order serves age and eviction.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from typing import ClassVar
 
 from cachetools import Cache
 
-from .base import ENTRY_OVERHEAD_BYTES, Clock, Found, FutureStore, Mark, State, StoreLimits, StoreStats
+from .base import ENTRY_OVERHEAD_BYTES, Clock, Entry, Found, FutureStore, Mark, State, StoreLimits, StoreStats
 
 __all__ = ["MemoryStore"]
 
@@ -166,6 +167,17 @@ class MemoryStore(FutureStore):
                         self.kind, len(self._pending), len(results), int(results.currsize), len(results.marks),
                         results.expired, results.evicted,
                     )  # fmt: skip
+
+    def _entries(self, most: int) -> list[Entry]:
+        with self._lock:
+            results, now = self._results, self._clock()
+            results.sweep(now)
+            latest = itertools.islice(reversed(results.expires_at.items()), most)
+            return [
+                Entry(task_id, int(results.getsizeof(results[task_id])), now - expires_at + self.limits.ttl_s)
+                for task_id, expires_at in latest
+                if expires_at > now
+            ]
 
     def _close(self) -> None:
         with self._lock:

@@ -59,6 +59,7 @@ FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
 
 RETRY_S = (0.03, 0.25)  # pause before the next attempt to connect again: the first, and the longest
+DOUBTS = 3  # handshakes that break off before it is the key
 DEAD_HOST_S = 0.4  # nothing listens any more for so long: what cannot be repeated is lost
 GIVE_UP_S = 30.0  # after that, what can be repeated is lost as well
 QUIET_HOST_S = 10.0  # the same for a host that cannot be reached but has not refused: a cut cable
@@ -112,6 +113,8 @@ class Channel:
         self._ack_by = 0.0
         self._lost_at: float | None = None  # recovering since
         self._next_try = 0.0
+        self._doubts = 0  # handshakes in a row that broke off
+        self._encrypted = False
         self._pause_s = RETRY_S[0]
         self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
         channels.add(self)
@@ -298,7 +301,7 @@ class Channel:
             due.append(self._connect_by if not self._token else self._ping_due())
             if self._unacknowledged:
                 due.append(self._ack_by)
-        elif self._lost_at is not None:
+        elif self._lost_at is not None or self._doubts:
             due.append(self._next_try)
         times = [when for when in due if when is not None]
         return max(0, int((min(times) - now) * 1000) + 1) if times else -1
@@ -343,7 +346,7 @@ class Channel:
         if not book.unsent and self._lost_at is None:
             return False
         if self._dealer is None:
-            if self._lost_at is None or time.monotonic() >= self._next_try:
+            if time.monotonic() >= self._next_try:
                 self._connect()
             return False
         if not self._token:
@@ -503,6 +506,7 @@ class Channel:
         self._monitor = dealer.get_monitor_socket(_EVENTS)
         self._items = [(self._wake_fd, zmq.POLLIN), (dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         self._token = 0
+        self._encrypted = server_key is not None
         self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
         dealer.connect(endpoint)
 
@@ -533,11 +537,18 @@ class Channel:
                     self._lost("nothing listens there", errors.HostUnreachable, refused=refused)
 
     def _doubt(self, why: str) -> None:
-        """A handshake broke off. While recovering, that is most likely a connection that was cut once more."""
-        if self._lost_at is None:
+        """A handshake broke off: a wrong key, or a host that was just closing, or a connection that was cut.
+
+        On ipc there are no keys. On TCP it is believed to be the key when it happens again and again.
+        """
+        self._doubts += 1
+        if self._lost_at is not None or not self._encrypted:
+            self._lost(why, errors.HostUnreachable)
+        elif self._doubts >= DOUBTS:
             self._end(errors.AuthenticationError(f"{self.address}: {why}"))
         else:
-            self._lost(why, errors.HostUnreachable)
+            self._disconnect()
+            self._next_try = time.monotonic() + RETRY_S[0]
 
     def _receive_all(self) -> None:
         """What the host sent before it went, a GOODBYE say, is still worth reading."""
@@ -567,6 +578,8 @@ class Channel:
         book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))
         self._token = head.token
         self._lost_at = None
+        self._next_try = 0.0
+        self._doubts = 0
         self._pause_s = RETRY_S[0]
         if former:
             self._ask_again(bool(head.flags & Flag.RESUMED), same_results)
@@ -603,6 +616,8 @@ class Channel:
         """There will be no connection: all that is outstanding fails. The next request connects anew."""
         self._disconnect()
         self._lost_at = None
+        self._next_try = 0.0
+        self._doubts = 0
         self._epoch = ""
         self._fail(self._book.take_all(), error)
 

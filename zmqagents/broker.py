@@ -26,6 +26,7 @@ import logging
 import math
 import os
 import secrets
+import select
 import socket
 import threading
 import time
@@ -391,41 +392,51 @@ class Broker:
     # ------------------------------------------------------------ the loop
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._auth.socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
-        poller.register(self._wake_r.fileno(), zmq.POLLIN)
+        """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left.
+
+        `zmq.Poller` would ask each of its sockets before and after it sleeps, by a system call each time. So their
+        descriptors are polled here. Such a descriptor tells only what has happened since the socket was last used:
+        therefore the ROUTER is asked in `_has_messages` after the last reply was sent, and the two others are read
+        until they have nothing more whenever theirs says something.
+        """
+        poller = select.poll()
+        router, wake = self._router.getsockopt(zmq.FD), self._wake_r.fileno()
+        assert isinstance(router, int)
+        for source in (router, wake, self._auth.socket.getsockopt(zmq.FD), self._monitor.getsockopt(zmq.FD)):
+            poller.register(source, select.POLLIN)  # type: ignore[arg-type]
         for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
             self._read_inbox()
-        more = True  # there may be messages
+        limit = BATCH  # of messages in this turn
         while not self._stop:
-            more = more and self._read_messages()
-            more = self._read_inbox() or more
+            if limit:
+                self._read_messages(limit)
+            self._read_inbox()
             if self._quick:
-                more = True
                 self._run_quick(self._clock() + TURN_S)
             self._look_at_clock()
             if self._unsent:
                 self._push_all()
-            if more or self._stop:  # stopped just now, by the end of its grace
+            limit = BATCH if self._has_messages() else 0
+            if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
-            if self._inbox:  # posted between the last look and the flag
-                self._asleep = False
-                more = True
-                continue
-            ready = poller.poll(self._poll_ms())
+            ready = [] if self._inbox else poller.poll(self._poll_ms())  # posted between the last look and the flag
             self._asleep = False
             for source, _ in ready:
-                if source is self._router:
-                    more = True
-                elif type(source) is int:
+                if source == router:
+                    limit = 1  # a lone message is the rule where callers wait: to look for more costs an exception
+                elif source == wake:
                     self._empty_pipe()
                 else:
                     self._next_zap = 0.0
 
+    def _has_messages(self) -> bool:
+        events: int = self._router.getsockopt(_EVENTS)  # type: ignore[assignment]
+        return bool(events & _POLLIN)
+
     def _poll_ms(self) -> int:
+        if not self._next_zap:
+            return 0
         wait = min(POLL_LIMIT_S, self._next_look - self._clock())
         due = self._dispatcher.next_deadline()
         if due is not None:
@@ -442,16 +453,16 @@ class Broker:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 
-    def _read_messages(self) -> bool:
-        """Handle what is there, `BATCH` of them at most; True if there may be more."""
+    def _read_messages(self, limit: int) -> None:
+        """Handle what is there, ``limit`` messages at most."""
         router = self._router
         now = self._clock()
         end = now + TURN_S
-        for count in range(BATCH):
+        for _ in range(limit):
             try:
                 frame = router.recv(_NOBLOCK, False)
             except zmq.Again:
-                return False
+                return
             routing_id = frame.bytes
             parts, size = self._read_rest(frame)
             try:
@@ -462,11 +473,7 @@ class Broker:
             if self._quick:
                 now = self._run_quick(end)
                 if now >= end:
-                    break
-            # A lone message is the rule where callers wait; to ask is cheaper than to be told by an exception.
-            if not count and not router.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
-                return False
-        return True
+                    return
 
     def _read_rest(self, frame: zmq.Frame) -> tuple[list[frames.Frame] | None, int]:
         """The frames after the routing id, and their bytes in all. Large ones stay where ZeroMQ has put them.
@@ -489,18 +496,17 @@ class Broker:
                 parts.append(frame.bytes if len(frame) < ZERO_COPY_BYTES else frame.buffer)
         return parts if len(parts) <= frames.MAX_FRAMES else None, size
 
-    def _read_inbox(self) -> bool:
-        """Handle the events of other threads, `BATCH` of them at most; True if there were any."""
+    def _read_inbox(self) -> None:
+        """Handle the events of other threads, `BATCH` of them at most."""
         inbox = self._inbox
-        for count in range(BATCH):
+        for _ in range(BATCH):
             if not inbox:
-                return count > 0
+                return
             handler, args = inbox.popleft()
             try:
                 self._carry_out(handler(*args))
             except Exception:  # a bug of ours: the host goes on
                 log.exception("an event could not be handled")
-        return True
 
     def _run_quick(self, end: float) -> float:
         """Run what is on the fast lane, but begin nothing after ``end``; the time. Raises `Relieved`."""
@@ -541,8 +547,7 @@ class Broker:
     def _look_at_clock(self) -> None:
         now = self._clock()
         if now >= self._next_zap:
-            self._next_zap = now + ZAP_EVERY_S
-            self._auth.handle()
+            self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:
                 self._next_roll_call = now + ROLL_CALL_EVERY_S
                 self._call_roll()

@@ -78,7 +78,7 @@ from .errors import ConfigError, LocalProtocolError, MessageTooLarge, RemoteProt
 
 __all__ = [
     "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "AgentRef", "Buffer", "Encoded", "TaskRef",
-    "decode", "decode_call", "encode", "encode_call", "pack", "register_type", "unpack",
+    "NATIVE_TYPES", "decode", "decode_call", "encode", "encode_call", "is_plain", "pack", "register_type", "unpack",
 ]  # fmt: skip
 
 Buffer = bytes | memoryview
@@ -165,6 +165,7 @@ _AGENT, _TASK = _mark(b"A"), _mark(b"T")
 
 _FLAT = frozenset({str, int, float, bool, NoneType})  # what cannot hold or be a buffer
 _BYTES = frozenset({bytes, bytearray, memoryview})
+NATIVE_TYPES = frozenset({*_FLAT, bytes, list, dict, tuple})  # no references, and nothing to be awaited
 _COMPLEX_PAIR = struct.Struct(">dd")
 _DELTA = struct.Struct(">iii")
 _INDEX = struct.Struct(">H")
@@ -909,9 +910,12 @@ def _encoder() -> _Encoder:
 
 
 def _encoded(encoder: _Encoder, payload: bytes, max_bytes: int | None, what: str) -> Encoded:
-    encoded = Encoded(payload, encoder.buffers, encoder.tasks)
-    if len(payload) <= _KEEP_PACKER_BYTES:
+    if encoder.tagged:
+        encoded = Encoded(payload, encoder.buffers, encoder.tasks)
         encoder.reset()
+    else:
+        encoded = Encoded(payload, [], [])
+    if len(payload) <= _KEEP_PACKER_BYTES:
         _idle.append(encoder)
     if max_bytes is not None:
         size = len(payload) + sum(map(len, encoded.buffers)) if encoded.buffers else len(payload)
@@ -1137,6 +1141,11 @@ def decode(
         raise error
     finally:
         del error  # it would hold this frame, and the frame it
+
+
+def is_plain(payload: Buffer) -> bool:
+    """True if it is plain msgpack: it holds no references, buffers or pickles."""
+    return bool(payload[:1] != _TAG)
 
 
 def decode_call(

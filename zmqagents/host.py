@@ -128,7 +128,9 @@ class AgentHost:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return self._run_stream(ticket, context, value)
-            if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+            if type(value) in codec.NATIVE_TYPES:  # what most methods give, and is neither of these
+                pass
+            elif hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
                 value = value.result()  # `return other.reply(x)`: the caller means its value
             elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
                 with self.services.outside(context):
@@ -223,6 +225,15 @@ class AgentHost:
             raise _Refused(exc) from exc
 
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        payload, *buffers = ticket.body
+        try:
+            if not buffers and codec.is_plain(payload):
+                return codec.decode_call(payload)
+            return codec.decode_call(payload, buffers, resolve=self._resolver(ticket), unpickler=self._unpickler)
+        except errors.RemoteProtocolError as exc:
+            raise _Refused(exc) from exc
+
+    def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
         replies = ticket.dep_replies
 
         def resolve(ref: Ref) -> Any:
@@ -231,11 +242,7 @@ class AgentHost:
             bound = self._bind(ref)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
-        payload, *buffers = ticket.body
-        try:
-            return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler)
-        except errors.RemoteProtocolError as exc:
-            raise _Refused(exc) from exc
+        return resolve
 
     def _value(self, reply: Reply) -> Any:
         payload, *buffers = reply.body

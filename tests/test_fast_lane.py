@@ -197,6 +197,25 @@ def test_the_pace_of_a_method() -> None:
     assert after(short)
 
 
+class Newborn(AgentBase):
+    def __init__(self, other: Any = None) -> None:
+        super().__init__()
+        self.born_in = threading.current_thread().name
+        self.answer = other.act() if other is not None else None
+
+
+def test_agents_that_are_quickly_made_are_made_there_too_and_may_call_others_meanwhile() -> None:
+    with client_on_host(Newborn, Runner) as client:
+        runner = client.create_agent(Runner)
+        for _ in range(100 * LEAST_RUNS):
+            if is_router(client.create_agent(Newborn).born_in):
+                newborn = client.create_agent(Newborn, runner)
+                assert newborn.answer
+                if is_router(newborn.born_in):
+                    return
+        raise AssertionError("never came to the fast lane")
+
+
 # ---------------------------------------------------------------- what may go wrong there
 
 

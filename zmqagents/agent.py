@@ -179,6 +179,7 @@ class ClassSpec:
     doc: str
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # of making an agent
 
 
 def class_name_of(cls: type) -> str:

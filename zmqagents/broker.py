@@ -533,15 +533,15 @@ class Broker:
 
     def _run_here(self, ticket: Ticket, now: float) -> Reply:
         """Run an agent's code in the router thread, which it may not be any more when that comes back: `Relieved`."""
-        method = ticket.method
-        assert method is not None
+        pace = ticket.pace
+        assert pace is not None
         self._helm.begin()
         reply = self._host.run(ticket, self._pool.prepare(ticket))
         if not self._helm.end():
-            method.pace.disappoint()
+            pace.disappoint()
             self._post_done(ticket, reply)
             raise Relieved
-        method.pace.note(self._clock() - now)
+        pace.note(self._clock() - now)
         return reply
 
     def _look_at_clock(self) -> None:
@@ -868,8 +868,8 @@ class Broker:
 
     def _start(self, effect: Start) -> None:
         ticket = effect.ticket
-        method = ticket.method
-        if method is not None and method.pace.quick and self._may_be_quick(ticket):
+        pace = ticket.pace
+        if pace is not None and pace.quick and self._may_be_quick(ticket):
             self._quick.append(ticket)
         else:
             self._pool.start(ticket)

@@ -90,7 +90,7 @@ class BrokerConfig:
     max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
     grace_s: float = 10.0  # stop: how long running and queued calls may go on
     fast_lane: bool = True  # short methods may be run by the router thread itself
-    switch_interval_s: float = 0.0005  # sys.setswitchinterval of the broker process
+    switch_interval_s: float = 0.0002  # sys.setswitchinterval of the broker process
 
     def __post_init__(self) -> None:
         for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes",

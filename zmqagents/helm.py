@@ -4,7 +4,9 @@ The router thread runs short methods itself (the *fast lane*), for a hand-off to
 That they are short is a guess from their past (`pace`). What makes a wrong guess harmless:
 
 * A second thread *stands by*. While there is traffic on the fast lane it looks every `LOOK_S`; if the same run is
-  still going on as at the look before, it takes the helm: sockets, timers and dispatcher are its own from then on.
+  still going on as at the two looks before, it takes the helm: sockets, timers and dispatcher are its own from then
+  on. (At one look, it would often be a thread that the operating system has kept from running, and not long code:
+  who looks gets the interpreter lock just when that thread is let in again.)
 * Code that is about to wait, or calls anything of ours, gives the helm up first (`leave`), at once.
 
 Either way the former router thread finds out when the code comes back (`end` is False), hands its result in as a
@@ -28,6 +30,7 @@ from collections.abc import Callable
 __all__ = ["Helm", "Relieved"]
 
 LOOK_S = 0.001
+LOOKS = 2
 DOZE_LOOKS = 50  # so many looks without a run on the fast lane, and the one who stands by sleeps until there is one
 
 
@@ -144,10 +147,11 @@ class Helm:
 
     def _watch(self) -> bool:
         """Stand by until the helm is this thread's: True. False when it is needed no more."""
-        seen, calm = self._runs, 0
+        seen, calm, same = self._runs, 0, 0
         while not self._closed:
             late = self._pause(seen) if calm >= DOZE_LOOKS else self._look()
-            if self.thread == 0 or (late and self._runs == seen and self._token and self.end()):
+            same = same + 1 if late and self._runs == seen and self._token else 0
+            if self.thread == 0 or (same >= LOOKS and self.end()):
                 self.thread = threading.get_ident()
                 self._unwatched = True
                 self._standby = None

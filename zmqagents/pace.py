@@ -2,9 +2,9 @@
 
 A hand-off to a worker thread and back costs several times what a short method does. So a method whose last runs
 were all short is *quick* and takes the fast lane (`helm`), until two runs come close together that are not. One long
-run alone says little: on a busy machine one in a few hundred is long because the processor was with others, and to
-send all of them to the workers would cost far more than the millisecond or two for which a run that really is long
-holds up the other callers.
+run alone says little: on a busy machine one in two or three hundred is long because the processor was with others,
+and to send all of them to the workers would cost far more than the two or three milliseconds for which a run that
+really is long holds up the other callers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["LONG_S", "Pace"]
 SHORT_S = 0.0002  # decoding, code and encoding: about what the hand-off costs
 LONG_S = 0.001
 LEAST_RUNS = 32  # short ones in a row, and it is quick
-FORGIVEN_RUNS = 256  # short ones in a row, and one that is long changes nothing
+FORGIVEN_RUNS = 100  # short ones in a row, and one that is long changes nothing
 
 
 class Pace:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from .agent import AgentOptions, CallContext, ClassSpec, MethodSpec
 from .errors import ZmqAgentsError
-from .frames import MAX_CHAIN, Call, Frame, Reply
+from .frames import MAX_CHAIN, Call, Frame, Op, Reply
+from .pace import Pace
 
 __all__ = [
     "AgentRecord", "Answer", "Begin", "Counters", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch",
@@ -187,6 +188,14 @@ class Ticket:
         while ticket.parent is not None:
             ticket = ticket.parent
         return ticket.peer.user
+
+    @property
+    def pace(self) -> Pace | None:
+        """The record of such runs; None for what never takes the fast lane, as streams, coroutines and attributes."""
+        method = self.method
+        if method is not None:
+            return None if method.on_loop or method.returns == "stream" else method.pace
+        return self.agent.spec.pace if self.op == Op.CREATE else None
 
     @property
     def label(self) -> str:

@@ -114,8 +114,7 @@ class WorkerPool:
                 break
             began = time.perf_counter()
             reply = self._host.run(ticket, ticket.context)
-            if ticket.method is not None and ticket.context is not None:
-                self._note(ticket, time.perf_counter() - began)
+            self._note(ticket, time.perf_counter() - began)
             with self._lock:
                 self._busy -= 1
                 surplus = len(self._threads) > max(self._capacity, self._busy + 1)
@@ -130,14 +129,13 @@ class WorkerPool:
 
     @staticmethod
     def _note(ticket: Ticket, seconds: float) -> None:
-        method = ticket.method
-        assert method is not None
-        if method.returns == "stream":
+        pace = ticket.pace
+        if pace is None:
             return
         if ticket.gate is not None or ticket.spawned:
-            method.pace.disappoint()
+            pace.disappoint()
         else:
-            method.pace.note(seconds)
+            pace.note(seconds)
 
 
 class LoopLane:

@@ -1808,7 +1808,7 @@ def test_a_shared_store_is_told_of_calls_that_leave_a_result_and_a_local_one_of_
 def test_a_fetch_of_what_another_host_may_have_waits_for_the_word_of_the_shared_store() -> None:
     world = World(pool_type="redis", max_timeout_seconds=5)
     done, pending, late = (world.fetch(f"far-{number}", 60.0) for number in range(3))
-    assert [lookup.timeout_s for lookup in world.lookups] == [5.0] * 3
+    assert all(3.7 < lookup.timeout_s <= 5 for lookup in world.lookups), "not all of them at the same moment"
     fetches = [lookup.fetch for lookup in world.lookups]
     assert None not in fetches
     world.see(world.dispatcher.on_found(fetches[0], ok(7)))

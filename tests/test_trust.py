@@ -209,7 +209,7 @@ def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> Non
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and re.fullmatch(r"loads?|Unpickler", node.attr):
                 owner = ast.unparse(node.value)
-                if owner not in ("json",):
+                if owner not in ("json", "self"):  # loadgen: self.load is what it is to put on a host
                     found.add((path.stem, owner))
             if isinstance(node, ast.Name | ast.alias):
                 name = node.id if isinstance(node, ast.Name) else node.name
@@ -217,7 +217,7 @@ def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> Non
     assert found == {
         ("trusted", "pickle"), ("hosting", "pickle"), ("hosting", "trusted"), ("result", "trusted"),
     }  # fmt: skip
-    assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "launcher.py").read_text()
+    assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "children.py").read_text()
 
 
 # ---------------------------------------------------------------- secrets

@@ -104,10 +104,12 @@ def test_a_header_begins_with_the_name_and_the_version(start: bytes) -> None:
 @pytest.mark.parametrize(("kind", "counts"), [
     (Kind.HELLO, {2}), (Kind.CALL, set(range(3, frames.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
     (Kind.PING, {1}), (Kind.BYE, {1}), (Kind.CREDIT, {1}),
-    (Kind.ACK, {1}),
+    (Kind.ACK, {1, 2}),
 ])  # fmt: skip
 def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[int]) -> None:
-    second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID})}.get(kind, pack("x-1"))
+    second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID}), Kind.ACK: pack([7])}.get(
+        kind, pack("x-1")
+    )
     for count in range(1, frames.MAX_FRAMES + 3):
         parts = message(kind, *[second] * (count - 1))
         assert (parsed(parts) is not None) == (count in counts), count

@@ -73,3 +73,22 @@ def test_it_keeps_just_what_was_noted_and_is_needed_and_counts_its_bytes(steps: 
         assert len(ledger) == len(model)
         assert {call_id: ledger.find(call_id) for call_id in model} == model
         assert ledger.bytes == sum(len(kept.body[0]) + NOTE_BYTES for kept in model.values())
+
+
+def test_a_reply_above_the_lowest_needed_one_goes_when_the_client_has_it() -> None:
+    ledger = Ledger(1 << 20)
+    for call_id in (2, 3, 4):  # call 1 is still running
+        ledger.note(call_id, reply(100))
+    ledger.forget([2, 4, 99])
+    assert (len(ledger), ledger.bytes) == (1, 100 + NOTE_BYTES)
+    assert ledger.find(3) == reply(100)
+
+
+def test_a_client_that_acknowledges_nothing_costs_a_bounded_number_of_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zmqagents.ledger.MAX_NOTES", 10)
+    ledger = Ledger(1 << 20)
+    for call_id in range(1, 101):
+        ledger.note(call_id, reply(1))
+        assert len(ledger) <= 10
+    assert ledger.find(50) is None  # answered, and dropped: it does not run again
+    assert ledger.find(100) == reply(1)

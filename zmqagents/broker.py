@@ -654,6 +654,7 @@ class Broker:
             self._on_credit(session.peer, message.call_id, message.items)
         elif isinstance(message, frames.Ack):
             session.ledger.acknowledge(message.needed)
+            session.ledger.forget(message.beyond)
         elif isinstance(message, frames.Ping):
             self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):

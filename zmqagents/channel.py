@@ -109,10 +109,11 @@ class Channel:
         self._limit = 1 << 40
         self._connect_by = 0.0
         self._last_heard = self._last_ping = 0.0
-        self._unacknowledged = 0
+        self._unacknowledged: list[int] = []  # ids of replies that the host may still keep
         self._ack_by = 0.0
         self._lost_at: float | None = None  # recovering since
         self._next_try = 0.0
+        self._asked_before = 0  # the last request made before the latest attempt to connect
         self._doubts = 0  # handshakes in a row that broke off
         self._encrypted = False
         self._pause_s = RETRY_S[0]
@@ -323,7 +324,7 @@ class Channel:
         elif now >= self._ping_due():
             self._last_ping = now
             self._dealer.send(frames.header(Kind.PING, 0, self._token), zmq.NOBLOCK)
-        elif self._unacknowledged >= ACK_AFTER or (self._unacknowledged and now >= self._ack_by):
+        elif len(self._unacknowledged) >= ACK_AFTER or (self._unacknowledged and now >= self._ack_by):
             self._acknowledge()
 
     def _ping_due(self) -> float:
@@ -335,8 +336,13 @@ class Channel:
     def _acknowledge(self) -> None:
         """Tell the host which replies it need not keep."""
         assert self._dealer is not None
-        self._unacknowledged = 0
-        self._dealer.send(frames.header(Kind.ACK, self._book.lowest(), self._token), zmq.NOBLOCK)
+        needed, had = self._book.lowest(), self._unacknowledged
+        self._unacknowledged = []
+        message = [frames.header(Kind.ACK, needed, self._token)]
+        beyond = [call_id for call_id in had[-frames.MAX_DEPS :] if call_id > needed]
+        if beyond:  # an old call is still open
+            message.append(codec.pack(beyond))
+        self._dealer.send_multipart(message, zmq.NOBLOCK)
 
     # ------------------------------------------------------------ whoever leads: sending and receiving
 
@@ -377,8 +383,8 @@ class Channel:
             book.put_back(request)
             return False
         book.sent(request, size)
-        if request.message.is_call:
-            self._unacknowledged = 0
+        if request.message.is_call and len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
+            self._unacknowledged.clear()  # the call has said so
         last = len(parts) - 1
         if size < LARGE_BYTES:
             for at, part in enumerate(parts):
@@ -449,7 +455,7 @@ class Channel:
                 return
         if not self._unacknowledged:
             self._ack_by = self._last_heard + ACK_WITHIN_S
-        self._unacknowledged += 1
+        self._unacknowledged.append(head.call_id)
         request = book.answered(head.call_id)
         if request is None or request.sink is None:
             return
@@ -502,6 +508,7 @@ class Channel:
             dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:
             security.client_curve(dealer, keys, server_key)
+        self._asked_before = self._book.highest
         self._dealer = dealer
         self._monitor = dealer.get_monitor_socket(_EVENTS)
         self._items = [(self._wake_fd, zmq.POLLIN), (dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
@@ -592,8 +599,9 @@ class Channel:
         ``refused``: nobody listens, so it is the host that has gone, and not a cable.
         """
         self._disconnect()
-        if not self._epoch:  # there never was one
-            self._fail(self._book.take_all(), kind(f"{self.address}: {why}"))
+        if not self._epoch:  # there never was one; whoever asked while it was tried gets a try of his own
+            old = self._book.take(lambda request: request.call_id <= self._asked_before)
+            self._fail(old, kind(f"{self.address}: {why}"))
             return
         now = time.monotonic()
         if self._lost_at is None:
@@ -662,7 +670,7 @@ class Channel:
         dealer, monitor = self._dealer, self._monitor
         self._dealer = self._monitor = None
         self._token = 0
-        self._unacknowledged = 0
+        self._unacknowledged.clear()
         self._items = [(self._wake_fd, zmq.POLLIN)]
         if dealer is None or monitor is None:
             return

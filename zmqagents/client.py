@@ -24,7 +24,7 @@ from .frames import MAX_CHAIN, Flag, Kind, Reply
 from .link import Link, Refetch, Sink, Waiter, places
 from .outstanding import Repeat
 
-__all__ = ["Connection", "Target", "Transport", "connect", "target_of"]
+__all__ = ["Connection", "Target", "Transport", "connect", "target_of", "trust"]
 
 Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
 
@@ -84,6 +84,14 @@ _connections: weakref.WeakValueDictionary[tuple[str, str | None], Connection] = 
 _connections_lock = threading.Lock()
 
 
+_own_hosts: set[str] = set()
+
+
+def trust(address: str) -> None:
+    """The private host at ``address`` was started by this program: pickles may go there, and come from there."""
+    _own_hosts.add(address)
+
+
 def connect(target: Target) -> Connection:
     """The one connection of this process to ``target``. Opens nothing yet."""
     with _connections_lock:
@@ -118,8 +126,8 @@ class Connection(Link):
 
     @property
     def takes_pickles(self) -> bool:  # type: ignore[override]
-        """True for a private host of this program."""
-        return bool(self._known().get("pickle", False))
+        """True for a private host of this program: it is not enough that a host says so."""
+        return self.address in _own_hosts and bool(self._known().get("pickle", False))
 
     @property
     def management_timeout_s(self) -> float:  # type: ignore[override]

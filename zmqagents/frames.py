@@ -18,7 +18,7 @@ is never part of a message. A message is a header and, by kind, further frames:
      5 PING        client   none                                                    call_id: nonce
      6 BYE         client   none
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
-     8 ACK         client   none                                                    call_id: the lowest id needed
+     8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
     65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
     66 RESULT      broker   [payload][buffer]*                                      call_id
     67 ERROR       broker   [map: see errors.describe]                              call_id, code
@@ -285,6 +285,7 @@ class Credit(NamedTuple):
 
 class Ack(NamedTuple):
     needed: int
+    beyond: Sequence[int] = ()  # ids above it that are not needed either
 
 
 class Bye(NamedTuple):
@@ -377,7 +378,7 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
     if kind == Kind.CREDIT:
         return Credit(head.call_id, head.time_ms)
     if kind == Kind.ACK:
-        return Ack(head.call_id)
+        return Ack(head.call_id, _ids(_meta(frames)) if len(frames) > 1 else ())
     return Bye()
 
 
@@ -385,7 +386,7 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
 _FRAME_COUNTS = {
     int(Kind.HELLO): (2, 2), int(Kind.CALL): (3, MAX_FRAMES), int(Kind.FETCH): (2, 2), int(Kind.CANCEL): (1, 2),
     int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
-    int(Kind.ACK): (1, 1),
+    int(Kind.ACK): (1, 2),
 }  # fmt: skip
 
 
@@ -412,6 +413,12 @@ def _texts(value: object, what: str, most: int) -> Sequence[str]:
         raise RemoteProtocolError(f"{what} of CALL is not a list of at most {most} task ids")
     for each in value:
         _text(each, what)
+    return value
+
+
+def _ids(value: object) -> Sequence[int]:
+    if not isinstance(value, list) or len(value) > MAX_DEPS or not all(type(each) is int for each in value):
+        raise RemoteProtocolError(f"ACK takes a list of at most {MAX_DEPS} call ids")
     return value
 
 

@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 from . import children, control, endpoints, errors
 from .agent import class_name_of
-from .client import Target, connect
+from .client import Target, connect, trust
 from .config import DEFAULT_TIMEOUT_S, BrokerConfig, generate_server_id
 from .frames import Op
 from .proxy import AgentProxy, RpcClient
@@ -380,6 +380,7 @@ class _PrivateHost:
         bound = self.launcher._bound
         assert bound is not None
         self.link = connect(Target("", None, ipc=bound[3]))
+        trust(self.link.address)
         self.link.settle()  # so that it is known to take pickles
         self._client = RpcClient(link=self.link)
         self._known: weakref.WeakSet[type] = weakref.WeakSet()

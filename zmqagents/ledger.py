@@ -11,23 +11,26 @@ their calls do not run again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from .frames import Reply
 
 __all__ = ["Ledger"]
 
 NOTE_BYTES = 256  # counted for a reply beside its length
+MAX_NOTES = 65_536  # replies remembered of one client; one that acknowledges leaves a hundred
 
 
 class Ledger:
     """The ledger of one client. Owned by the router thread."""
 
-    __slots__ = ("_kept", "_max_bytes", "_notes", "bytes", "needed")
+    __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._notes: dict[int, Reply | None] = {}  # by call id, in order of the answers; None: dropped for its size
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
+        self._floor = 0
         self.bytes = 0
         self.needed = 1  # the client needs no reply below this id
 
@@ -38,6 +41,8 @@ class Ledger:
         """``reply`` is the answer to the call."""
         if call_id < self.needed:
             return
+        if len(self._notes) >= MAX_NOTES:
+            self._raise_floor()
         former = self._notes.get(call_id)
         if former is not None:
             self.bytes -= _size(former)
@@ -51,7 +56,7 @@ class Ledger:
 
     def find(self, call_id: int) -> Reply | None:
         """The reply of an answered call; None if it was dropped, KeyError if there was none."""
-        return self._notes[call_id]
+        return None if call_id <= self._floor else self._notes[call_id]
 
     def acknowledge(self, needed: int) -> None:
         """The client needs no reply below ``needed``. Costs one look for each of them, however far the leap."""
@@ -65,6 +70,13 @@ class Ledger:
             if reply is not None:
                 self.bytes -= _size(reply)
 
+    def forget(self, call_ids: Iterable[int]) -> None:
+        """The client has these replies, though it still needs one below them."""
+        for call_id in call_ids:
+            reply = self._notes.pop(call_id, None)
+            if reply is not None:
+                self.bytes -= _size(reply)
+
     def _drop_oldest(self) -> None:
         notes, kept = self._notes, self._kept
         while kept and self.bytes > self._max_bytes:
@@ -72,6 +84,12 @@ class Ledger:
             if reply is not None:
                 notes[call_id] = None
                 self.bytes -= _size(reply)
+
+    def _raise_floor(self) -> None:
+        """A client that acknowledges nothing: the older half goes, and counts as answered and dropped."""
+        ids = sorted(self._notes)[: MAX_NOTES // 2]
+        self._floor = ids[-1]
+        self.forget(ids)
 
 
 def _size(reply: Reply) -> int:

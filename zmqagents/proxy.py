@@ -21,7 +21,7 @@ from typing import Any
 
 from . import codec, errors, trusted
 from .agent import AgentOptions, class_name_of, current_call
-from .client import Connection, Target, Transport, connect, target_of
+from .client import Connection, Target, Transport, connect, target_of, trust
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
 from .files import Incoming, Progress
@@ -68,6 +68,12 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
     return AsyncResult.attach(link, ref.task_id, bind_awaited if awaitable else bind_reference)
+
+
+def bind_own(ref: AgentRef | TaskRef) -> Any:
+    """The same for a reference out of a pickle, made in a program that trusts the private host it leads to."""
+    trust(ref.address)
+    return bind_reference(ref)
 
 
 def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
@@ -303,7 +309,7 @@ class AgentProxy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         ref = self.__zmqagents_ref__()
-        return bind_reference, (ref,)
+        return (bind_own if self._za_link.takes_pickles else bind_reference), (ref,)
 
     def _za_home(self) -> str:
         return self._za_server or str(self._za_link.server_id)

@@ -356,7 +356,6 @@ def _is_alive(remote: RpcClient) -> bool:
     return False
 
 
-@pytest.mark.xfail(reason="one handshake that ends early is taken for a wrong key")
 def test_a_connection_that_is_cut_within_the_handshake_is_no_refused_key(relay: Relay) -> None:
     with RpcClient("127.0.0.1", relay.port, timeout=5) as remote:
         relay.refuse()

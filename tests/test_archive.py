@@ -27,7 +27,7 @@ def reply(size: int = 10, fill: bytes = b"x") -> Reply:
 
 @contextlib.contextmanager
 def an_archive(server: RedisServer, namespace: str, server_id: str = "host-1", **limits: Any) -> Iterator[Archive]:
-    url = f"{server.tcp_url}?socket_timeout=0.3"
+    url = f"{server.tcp_url}?socket_timeout=1"
     config = BrokerConfig(server_id=server_id, redis_namespace=namespace)
     store = open_store("redis", StoreLimits(**limits), url=url, namespace=namespace, owner=f"{server_id}/1")
     assert isinstance(store, SharedStore)

@@ -59,7 +59,7 @@ FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
 
 RETRY_S = (0.03, 0.25)  # pause before the next attempt to connect again: the first, and the longest
-DOUBTS = 3  # handshakes that break off before it is the key
+DOUBT_S = 0.4  # handshakes break off for so long before it is the key
 DEAD_HOST_S = 0.4  # nothing listens any more for so long: what cannot be repeated is lost
 GIVE_UP_S = 30.0  # after that, what can be repeated is lost as well
 QUIET_HOST_S = 10.0  # the same for a host that cannot be reached but has not refused: a cut cable
@@ -114,7 +114,7 @@ class Channel:
         self._lost_at: float | None = None  # recovering since
         self._next_try = 0.0
         self._asked_before = 0  # the last request made before the latest attempt to connect
-        self._doubts = 0  # handshakes in a row that broke off
+        self._doubting_since: float | None = None  # handshakes break off
         self._encrypted = False
         self._pause_s = RETRY_S[0]
         self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
@@ -302,7 +302,7 @@ class Channel:
             due.append(self._connect_by if not self._token else self._ping_due())
             if self._unacknowledged:
                 due.append(self._ack_by)
-        elif self._lost_at is not None or self._doubts:
+        elif self._lost_at is not None or self._doubting_since is not None:
             due.append(self._next_try)
         times = [when for when in due if when is not None]
         return max(0, int((min(times) - now) * 1000) + 1) if times else -1
@@ -546,16 +546,20 @@ class Channel:
     def _doubt(self, why: str) -> None:
         """A handshake broke off: a wrong key, or a host that was just closing, or a connection that was cut.
 
-        On ipc there are no keys. On TCP it is believed to be the key when it happens again and again.
+        On ipc there are no keys. On TCP it is believed to be the key when it goes on for `DOUBT_S`.
         """
-        self._doubts += 1
+        now = time.monotonic()
+        if self._doubting_since is None:
+            self._doubting_since = now
+            self._pause_s = RETRY_S[0]
         if self._lost_at is not None or not self._encrypted:
             self._lost(why, errors.HostUnreachable)
-        elif self._doubts >= DOUBTS:
+        elif now - self._doubting_since >= DOUBT_S:
             self._end(errors.AuthenticationError(f"{self.address}: {why}"))
         else:
             self._disconnect()
-            self._next_try = time.monotonic() + RETRY_S[0]
+            self._next_try = now + self._pause_s
+            self._pause_s *= 2
 
     def _receive_all(self) -> None:
         """What the host sent before it went, a GOODBYE say, is still worth reading."""
@@ -586,7 +590,7 @@ class Channel:
         self._token = head.token
         self._lost_at = None
         self._next_try = 0.0
-        self._doubts = 0
+        self._doubting_since = None
         self._pause_s = RETRY_S[0]
         if former:
             self._ask_again(bool(head.flags & Flag.RESUMED), same_results)
@@ -625,7 +629,7 @@ class Channel:
         self._disconnect()
         self._lost_at = None
         self._next_try = 0.0
-        self._doubts = 0
+        self._doubting_since = None
         self._epoch = ""
         self._fail(self._book.take_all(), error)
 

@@ -106,7 +106,7 @@ class Channel:
         self._token = 0
         self._server_id = ""
         self._epoch = ""
-        self._limit = 1 << 40
+        self.limit = 1 << 40
         self._connect_by = 0.0
         self._last_heard = self._last_ping = 0.0
         self._unacknowledged: list[int] = []  # ids of replies that the host may still keep
@@ -117,6 +117,7 @@ class Channel:
         self._doubting_since: float | None = None  # handshakes break off
         self._encrypted = False
         self._pause_s = RETRY_S[0]
+        self._ident = 0
         self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
         channels.add(self)
         self._thread.start()
@@ -132,17 +133,26 @@ class Channel:
         self._wake()
         return call_id
 
-    def ask(self, message: Message, waiter: Waiter, limit_s: float | None) -> int:
-        """Send ``message`` for a thread that is going to wait for ``waiter``, and may read the socket meanwhile."""
-        call_id = self._book.add(Request(message, waiter, None))
+    def ask(self, message: Message, limit_s: float | None) -> Reply:
+        """Send ``message`` and wait for the answer; CallTimeout after ``limit_s`` seconds, or what it failed with."""
+        waiter: Waiter | None = None
         if self._resting and self._lead.acquire(blocking=False):
-            self._lead_for(waiter, limit_s)
-        else:
+            call_id, answer = self._lead_alone(message, limit_s)
+            if isinstance(answer, Reply):
+                return answer
+            waiter = answer
+        if waiter is None:
+            waiter = Waiter()
+            call_id = self._book.add(Request(message, waiter, None))
             me = threading.get_ident()
             self._streak = self._streak + 1 if self._streak_thread == me else 0
             self._streak_thread = me
             self._wake()
-        return call_id
+        try:
+            return waiter.wait(limit_s)
+        except BaseException:  # too late, or a KeyboardInterrupt
+            self.forget(call_id)
+            raise
 
     def forget(self, call_id: int) -> None:
         """Nobody waits for this call any more: cancel it on the host."""
@@ -155,7 +165,7 @@ class Channel:
 
     def is_own_thread(self) -> bool:
         """True in the I/O thread, which runs the done-callbacks."""
-        return self._thread is threading.current_thread()
+        return self._ident == threading.get_ident()
 
     def close(self) -> None:
         """End the I/O thread; does not wait for it."""
@@ -183,34 +193,57 @@ class Channel:
 
     # ------------------------------------------------------------ a caller that leads
 
-    def _lead_for(self, waiter: Waiter, limit_s: float | None) -> None:
-        """Send and receive until the answer is there, something else is to be done, or `LEAD_S` is over."""
+    def _lead_alone(self, message: Message, limit_s: float | None) -> tuple[int, Reply | Waiter | None]:
+        """Send ``message`` and read its answer, in the thread that waits for it and has just taken the lead.
+
+        The call's id, and the answer, or who is going to get it; None if the call was not sent.
+
+        A short call, with nothing beside it, is answered before anything else happens. So for `SHORT_MS` there is no
+        look at the other descriptors, and no record of the call.
+        """
+        book = self._book
         try:
-            if self._token:
-                self._send_some()
-                if not self._answered_at_once(waiter):
-                    end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
-                    while not waiter.done and self._wait_for_one(end):
-                        pass
-        except BaseException:  # KeyboardInterrupt, anywhere in here
-            self._interrupted = True
-            raise
+            call_id = book.id_for_one_alone() if self._token and not book.unsent else 0
+            if not call_id:
+                return 0, None
+            parts = message.to_frames(call_id, self._token, self._server_id, call_id, False)
+            size = self._checked_size(parts)
+            try:
+                self._send(parts, size)
+                answer = self._first_answer(call_id)
+                if answer is not None and answer[0] is not None:
+                    return call_id, answer[0]
+                waiter = Waiter()
+                book.adopt(Request(message, waiter, None), call_id, size)
+                if answer is not None:
+                    self._take(answer[1])
+                end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
+                while not waiter.done and self._wait_for_one(end):
+                    pass
+                return call_id, waiter
+            except BaseException:  # KeyboardInterrupt, anywhere in here
+                self._interrupted = True
+                raise
         finally:
             self._asleep = False
             self._lead.release()
-            book = self._book
             if book.waiting or book.asking or book.outbox or self._interrupted:
                 self._wake()
 
-    def _answered_at_once(self, waiter: Waiter) -> bool:
-        """Wait `SHORT_MS` for the answer alone, which is cheaper than to look at everything that may happen."""
+    def _first_answer(self, call_id: int) -> tuple[Reply | None, list[frames.Frame]] | None:
+        """The first message within `SHORT_MS`; as a reply if it is the one to this call. None if there is none."""
         dealer = self._dealer
         assert dealer is not None
         try:
-            self._take(_receive(dealer, 0))
+            parts = _receive(dealer, 0)
         except zmq.Again:
-            return False
-        return waiter.done
+            return None
+        reply = frames.reply_to(call_id, parts)
+        if reply is not None:
+            now = self._last_heard = time.monotonic()
+            self._ack_by = now + ACK_WITHIN_S
+            self._unacknowledged = [call_id]  # what was before, this call has acknowledged
+        return reply, parts
 
     def _wait_for_one(self, end: float) -> bool:
         """Receive the next message; False when the socket is the I/O thread's."""
@@ -231,6 +264,7 @@ class Channel:
     # ------------------------------------------------------------ the I/O thread
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         error: Exception = errors.HostLost(f"the connection to {self.address} was closed")
         try:
             while not self.closing:
@@ -374,10 +408,10 @@ class Channel:
         except Exception as exc:  # what cannot be made into a message concerns its own caller only
             self._fail([request], exc)
             return True
-        size = sum(map(len, parts))
-        if size > self._limit + 1024:
-            text = f"a message of {size:,} bytes, limit {self._limit:,} (max_message_bytes of the host)"
-            self._fail([request], errors.MessageTooLarge(text, size, self._limit))
+        try:
+            size = self._checked_size(parts)
+        except errors.MessageTooLarge as exc:
+            self._fail([request], exc)
             return True
         if not book.has_room_for(size):
             book.put_back(request)
@@ -385,13 +419,25 @@ class Channel:
         book.sent(request, size)
         if request.message.is_call and len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
             self._unacknowledged.clear()  # the call has said so
-        last = len(parts) - 1
+        self._send(parts, size)
+        return True
+
+    def _checked_size(self, parts: list[frames.Frame]) -> int:
+        size = sum(map(len, parts))
+        if size > self.limit + 1024:
+            text = f"a message of {size:,} bytes, limit {self.limit:,} (max_message_bytes of the host)"
+            raise errors.MessageTooLarge(text, size, self.limit)
+        return size
+
+    def _send(self, parts: list[frames.Frame], size: int) -> None:
+        dealer = self._dealer
+        assert dealer is not None
         if size < LARGE_BYTES:
-            for at, part in enumerate(parts):
-                _send(dealer, part, MORE if at < last else LAST)
+            for part in parts[:-1]:
+                _send(dealer, part, MORE)
+            _send(dealer, parts[-1], LAST)
         else:
             dealer.send_multipart(parts, zmq.NOBLOCK, copy=False)
-        return True
 
     def _receive_some(self) -> bool:
         dealer = self._dealer
@@ -583,7 +629,7 @@ class Channel:
         )
         self.welcome = welcome
         self._server_id = str(welcome.get("server_id", ""))
-        self._limit = int(welcome.get("max_message_bytes", 1 << 40))
+        self.limit = int(welcome.get("max_message_bytes", 1 << 40))
         self._epoch = epoch
         book.max_calls = int(welcome.get("max_calls", 1 << 30))
         book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))

@@ -122,7 +122,8 @@ class Connection(Link):
 
     @property
     def max_bytes(self) -> int:  # type: ignore[override]
-        return int(self._known().get("max_message_bytes", 1 << 40))
+        core = self._core
+        return core.limit if core is not None else 1 << 40
 
     @property
     def takes_pickles(self) -> bool:  # type: ignore[override]
@@ -143,7 +144,7 @@ class Connection(Link):
         if not core.welcome:
             waiter = Waiter()
             core.request(Plain(Kind.PING), waiter, timeout)
-            self._block(core, None, waiter, timeout, "the host")
+            waiter.wait(None if timeout is None else timeout + LATE_S)
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
@@ -153,9 +154,18 @@ class Connection(Link):
         if call is not None:
             call.host.check_blocking(f"{agent or 'the host'}.{method}()")
         core = self._open_core()
-        self.check_may_block(f"{agent or 'the host'}.{method}()")
+        if core.is_own_thread():
+            self.check_may_block(f"{agent or 'the host'}.{method}()")
         message = _Call(agent, method, body, flags, options, timeout, call)
-        return self._block(core, message, Waiter(), timeout, f"{agent or 'the host'}.{method}")
+        limit_s = None if timeout is None else timeout + LATE_S
+        try:
+            if call is None:
+                return core.ask(message, limit_s)
+            with call.host.outside(call):  # a worker of some host: it gives its slot back meanwhile
+                return core.ask(message, limit_s)
+        except errors.CallTimeout:
+            what = f"{agent or 'the host'}.{method}"
+            raise errors.CallTimeout(f"{what}: no answer from {self.address} within {timeout:.3g} s") from None
 
     def submit(
         self, agent: str, method: str, body: Encoded, sink: Sink, *,
@@ -217,32 +227,6 @@ class Connection(Link):
                 core = self._core = Channel(self.target.resolve, self.target.address)
                 self._finalizer = weakref.finalize(self, core.close)
             return core
-
-    def _block(self, core: Channel, message: _Call | None, waiter: Waiter, timeout: float | None, what: str) -> Reply:
-        """Send ``message``, if it is not on its way already, and wait."""
-        limit = None if timeout is None else timeout + LATE_S
-        call = current_call()
-        try:
-            if call is None:
-                return _exchange(core, message, waiter, limit)
-            with call.host.outside(call):  # a worker of some host: it gives its slot back meanwhile
-                return _exchange(core, message, waiter, limit)
-        except errors.CallTimeout:
-            raise errors.CallTimeout(f"{what}: no answer from {self.address} within {timeout:.3g} s") from None
-
-
-def _exchange(core: Channel, message: _Call | None, waiter: Waiter, limit_s: float | None) -> Reply:
-    if message is None:
-        return waiter.wait(limit_s)
-    end = None if limit_s is None else time.monotonic() + limit_s
-    call_id = core.ask(message, waiter, limit_s)
-    if waiter.done:
-        return waiter.wait(None)
-    try:
-        return waiter.wait(None if end is None else max(0.0, end - time.monotonic()))
-    except BaseException:  # too late, or a KeyboardInterrupt
-        core.forget(call_id)
-        raise
 
 
 class _Call:

@@ -65,7 +65,8 @@ __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
     "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frames", "client_prefix", "error_reply", "header",
-    "parse_client", "parse_header", "reply_from_bytes", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
+    "parse_client", "parse_header", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of",
+    "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -333,6 +334,22 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
     if len(first) > HEADER_BYTES:
         return head, (first[HEADER_BYTES:], *frames[1:])
     return head, frames[1:]
+
+
+def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
+    """The reply in a broker's message if it is the one to this call, and its last word; else None."""
+    first = frames[0]
+    if len(first) < HEADER_BYTES:
+        return None
+    magic, version, kind, _, code, about, _, _ = _HEADER.unpack_from(first)
+    if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
+        return None
+    rest = frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:])
+    return Reply(code, rest)
+
+
+_LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))
+_BUSY = int(Code.BUSY)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -107,6 +107,23 @@ class Outstanding:
             self.outbox.append(request)
         return call_id
 
+    def id_for_one_alone(self) -> int:
+        """An id for a call that goes out at once, by whoever leads; 0 if there is anything beside it.
+
+        It is told as the lowest needed id, so that must be sure; `adopt` it if the answer does not come at once.
+        """
+        with self._lock:
+            if self.waiting or self.asking or self.outbox:
+                return 0
+            self._lowest = self._highest = next(self._ids)
+            return self._highest
+
+    def adopt(self, request: Request, call_id: int, size: int) -> None:
+        """``request`` was sent under an id of `id_for_one_alone`."""
+        request.call_id = call_id
+        self.waiting[call_id] = request
+        self.sent(request, size)
+
     def drop(self, call_id: int) -> bool:
         """Nobody waits for this answer any more; False if it was here, or was dropped, before."""
         return self.waiting.pop(call_id, None) is not None or self.asking.pop(call_id, None) is not None

@@ -185,10 +185,15 @@ def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str
     """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
     pickler = trusted.dumps if link.takes_pickles else None
     body = codec.encode_call(args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, pickler=pickler)
+    check_results(label, body)
+    return body
+
+
+def check_results(label: str, body: codec.Encoded) -> None:
+    """Raise MessageTooLarge for too many results among the arguments."""
     if len(body.tasks) > MAX_DEPS:
         text = f"{label}: {len(body.tasks)} results among the arguments, limit {MAX_DEPS}"
         raise errors.MessageTooLarge(text, len(body.tasks), MAX_DEPS)
-    return body
 
 
 def checked_name(name: str, error: type[errors.CallError]) -> str:
@@ -347,6 +352,7 @@ class RemoteMethod:
         self._flags = Flag.IDEMPOTENT if mark.endswith("!") else 0
         self._timeout = timeout
         self._label = f"{agent_id}.{name}"
+        self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -370,7 +376,12 @@ class RemoteMethod:
         if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
         left = time_left(timeout)
-        return request_body(self._link, self._label, args, kwargs), left
+        link = self._link
+        pickler = trusted.dumps if link.takes_pickles else None
+        body = codec.encode_call(args, kwargs, what=self._what, max_bytes=link.max_bytes, pickler=pickler)
+        if body.tasks:
+            check_results(self._label, body)
+        return body, left
 
     def _submit(self, body: codec.Encoded, left: float | None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__

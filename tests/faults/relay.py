@@ -17,6 +17,7 @@ read slows the sender down, as on a wire.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import selectors
 import socket
@@ -67,7 +68,8 @@ class Relay:
         self.connections = 0  # that there were
         self.bytes_passed = 0
         self._target = target
-        self._held = self._replies_held = self._refusing = False
+        self._held = self._replies_held = False
+        self._to_refuse: float = 0
         self._pairs: list[_Pair] = []
         self._left_open: list[socket.socket] = []  # ends at the host, of connections that were cut without its notice
         self._lock = threading.RLock()
@@ -150,11 +152,13 @@ class Relay:
         with self._lock:
             self._replies_held = True
 
-    def refuse(self) -> None:
-        self._refusing = True
+    def refuse(self, times: float = math.inf) -> None:
+        """New connections, or so many of them, are closed at once."""
+        self._to_refuse = times
 
     def accept(self) -> None:
-        self._refusing = False
+        """The reverse of `refuse`."""
+        self._to_refuse = 0
 
     @contextlib.contextmanager
     def trouble(self, seed: int, every_s: float, *kinds: str) -> Iterator[list[str]]:
@@ -235,7 +239,8 @@ class Relay:
         with contextlib.suppress(OSError):
             client, _ = self._listener.accept()
             try:
-                if self._refusing:
+                if self._to_refuse > 0:
+                    self._to_refuse -= 1
                     raise ConnectionRefusedError
                 host = socket.create_connection(("127.0.0.1", self._target), timeout=5)
             except OSError:

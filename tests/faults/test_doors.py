@@ -247,7 +247,7 @@ def test_private_names_are_out_of_reach(
 
 
 def test_pickles_are_read_in_two_modules_only() -> None:
-    """`hosting` reads what its parent (`children`) gave it, `trusted` what the program's own child or parent sends."""
+    """`hosting` and `children` read what their parent gave them on stdin, `trusted` what comes from child or parent."""
     readers = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

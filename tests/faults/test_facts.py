@@ -168,6 +168,7 @@ def test_odd_properties_in_the_handshake(
     server: RpcAgentServerLauncher, client: RpcClient, properties: dict[str, bytes]
 ) -> None:
     with connect_ipc(server) as end:
+        end.settimeout(5)
         with contextlib.suppress(ConnectionError):  # cut off
             Wire(end, **properties).hello()
         assert client.is_alive()

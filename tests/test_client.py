@@ -542,3 +542,13 @@ def _python(script: str) -> str:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=40, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
+
+
+def test_a_host_that_has_ended_is_unreachable_and_no_refused_key() -> None:
+    with host() as launcher:
+        port = launcher.port
+    assert port is not None
+    with RpcClient("localhost", port) as late, within(3):
+        with pytest.raises(HostUnreachable):
+            late.get_agent_list()
+        assert not late.is_alive()

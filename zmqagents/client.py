@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socket
 import threading
 import time
 import weakref
@@ -25,6 +26,8 @@ from .link import Link, Refetch, Sink, Waiter, places
 from .outstanding import Repeat
 
 __all__ = ["Connection", "Target", "Transport", "connect", "target_of", "trust"]
+
+PROBE_S = 0.8  # a refused key is told within a second
 
 Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
 
@@ -61,10 +64,18 @@ class Target:
             return f"tcp://{self.host}:{self.port}", found.server_key
         key = security.KeyStore.open().server_key_for(self.host, self.port)
         if key is None:
+            self._check_that_somebody_listens()
             raise errors.AuthenticationError(
                 f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
             )
         return f"tcp://{self.host}:{self.port}", key
+
+    def _check_that_somebody_listens(self) -> None:
+        """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
+        try:
+            socket.create_connection((self.host, self.port or 0), PROBE_S).close()
+        except OSError as exc:
+            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
 
 
 def target_of(address: str) -> Target:

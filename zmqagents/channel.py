@@ -115,7 +115,7 @@ class Channel:
         self._next_try = 0.0
         self._asked_before = 0  # the last request made before the latest attempt to connect
         self._doubting_since: float | None = None  # handshakes break off
-        self._encrypted = False
+        self._on_tcp = False
         self._pause_s = RETRY_S[0]
         self._ident = 0
         self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
@@ -559,7 +559,7 @@ class Channel:
         self._monitor = dealer.get_monitor_socket(_EVENTS)
         self._items = [(self._wake_fd, zmq.POLLIN), (dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         self._token = 0
-        self._encrypted = server_key is not None
+        self._on_tcp = endpoint.startswith("tcp:")
         self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
         dealer.connect(endpoint)
 
@@ -598,7 +598,7 @@ class Channel:
         if self._doubting_since is None:
             self._doubting_since = now
             self._pause_s = RETRY_S[0]
-        if self._lost_at is not None or not self._encrypted:
+        if self._lost_at is not None or not self._on_tcp:
             self._lost(why, errors.HostUnreachable)
         elif now - self._doubting_since >= DOUBT_S:
             self._end(errors.AuthenticationError(f"{self.address}: {why}"))

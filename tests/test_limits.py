@@ -114,11 +114,12 @@ def test_frames_that_fit_one_by_one_do_not_pass_together() -> None:
         assert peer.answer_to(1)[0].kind == Kind.RESULT
         head = frames.header(Kind.CALL, 2, peer.token)
         payload = codec.encode_call((), {}).payload
-        peer.send(head, codec.pack(["desk", "nothing", None, None]), payload, *[bytes(LIMIT // 2)] * 4)
+        message = [head, codec.pack(["desk", "nothing", None, None]), payload, *[bytes(LIMIT // 2)] * 4]
+        peer.send(*message)
         answer, rest = peer.answer_to(2)
         error = rebuild_error(frames.Reply(answer.code, rest))
         assert isinstance(error, MessageTooLarge)
-        assert (error.size, error.limit) == (len(payload) + 2 * LIMIT, LIMIT)
+        assert (error.size, error.limit) == (sum(map(len, message)), LIMIT)
         peer.call(3, "desk", "nothing")
         assert peer.answer_to(3)[0].kind == Kind.RESULT
 

@@ -47,6 +47,10 @@ class Admission:
         if len(self._early_cancels) > MAX_EARLY_CANCELS:
             self._early_cancels.popitem(last=False)
 
+    def was_cancelled(self, task_id: str) -> bool:
+        """Whether `check` will refuse the call for that; changes nothing."""
+        return task_id in self._early_cancels
+
     def check(
         self, peer: Peer, call: Call, task_id: str, deadline: float | None, now: float, parent: Ticket | None,
         size: int,

@@ -62,6 +62,7 @@ from .tickets import (
 )
 from .timers import Timers
 
+_NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 STORE_PATIENCE_S = 3.0  # the store thread answers before, even if the store itself does not
 
 __all__ = [
@@ -137,6 +138,54 @@ class Dispatcher:
         if waiting is not None:
             self._wait(waiting, [ticket], False, effects, now)
         return self._end(effects, now)
+
+    # A call that begins and ends before anything else happens needs no place in the books: nobody could look it up.
+
+    def start_short(self, peer: Peer, call: Call, now: float) -> Ticket | None:
+        """A running ticket, for the caller to run at once; None: it is a matter for `on_call`, and nothing is changed.
+
+        For what is common: a call from outside, without dependencies and options, of a quick method of an idle agent,
+        while there is a free slot and nothing to refuse. That leaves out of `on_call` all that is about waiting: the
+        mailbox, the wait-for graph, the bytes that are queued. The rest, turn and slot and deadline, follow by `enter`
+        as soon as something else may happen before its end; otherwise its end is `end_short`.
+        """
+        record = self.agents.get(call.agent)
+        if record is None or record.holders or not record.made:  # whoever queues has seen a holder
+            return None
+        method = record.spec.methods.get(call.method)
+        if method is None or not method.pace.quick or method.concurrent or call.flags & _NOT_SHORT:
+            return None
+        config = self.config
+        if (
+            self._slots.running >= config.capacity
+            or len(self.tasks) >= config.max_calls
+            or len(peer.calls) >= config.max_calls_per_client
+            or self._drain_deadline is not None
+            or (call.flags & Flag.DETACHED and (self._shares or self.store_full))
+        ):
+            return None
+        task_id = f"{peer.prefix}-{call.call_id}"
+        if task_id in self.tasks or self._door.was_cancelled(task_id):
+            return None
+        deadline = now + call.time_ms / 1000 if call.time_ms else None
+        ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)
+        ticket.state = State.RUNNING
+        return ticket
+
+    def enter(self, ticket: Ticket) -> None:
+        """A ticket of `start_short` goes on while other things happen: from now on it is a call like any other."""
+        ticket.agent.seat(ticket)
+        self._slots.take(ticket)  # free since `start_short`
+        self._book(ticket)
+
+    def end_short(self, ticket: Ticket) -> None:
+        """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
+        ticket.settled = True
+        ticket.state = State.DONE
+        ticket.context = None  # as in `_release`
+        ticket.agent.calls += 1
+        self.counters.accepted += 1
+        self.counters.answered += 1
 
     def on_done(self, ticket: Ticket, reply: Reply, now: float) -> list[Effect]:
         """The code of ``ticket`` has returned; ``reply`` is what it ended in."""
@@ -423,13 +472,16 @@ class Dispatcher:
             self.agents[record.agent_id] = record
             record.owner = peer.user
             record.seat(ticket)
-        record.calls += 1
-        peer.calls[call.call_id] = ticket
-        self.tasks[task_id] = ticket
-        self.counters.accepted += 1
-        if deadline is not None:
-            self._timers.add(deadline, ticket)
+        self._book(ticket)
         return ticket
+
+    def _book(self, ticket: Ticket) -> None:
+        ticket.agent.calls += 1
+        ticket.peer.calls[ticket.call_id] = ticket
+        self.tasks[ticket.task_id] = ticket
+        self.counters.accepted += 1
+        if ticket.deadline is not None:
+            self._timers.add(ticket.deadline, ticket)
 
     def _has_place(self, record: AgentRecord, op: str, exclusive: bool, call: Call) -> bool:
         """Whether a call that takes a slot can have it at once."""

@@ -65,8 +65,8 @@ __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
     "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frames", "client_prefix", "error_reply", "header",
-    "parse_client", "parse_header", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of",
-    "to_time_ms",
+    "parse_client", "parse_header", "parse_short_call", "reply_from_bytes", "reply_to", "reply_to_bytes",
+    "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -458,6 +458,24 @@ def _text(value: object, what: str) -> str:
     return value
 
 
+def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
+    """Token and CALL of a message that is one frame, without results among its arguments and without options.
+
+    None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
+    before if this one is understood, so that nothing is checked here twice.
+    """
+    if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
+        return None
+    _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
+    end = JOINED_BYTES + length
+    target = _plain_targets.get(frame[JOINED_BYTES:end])
+    if target is None or end > len(frame) or not call_id:
+        return None
+    needed = call_id - behind + 1 if behind else 0
+    return token, Call(call_id, flags, time_ms, *target, (), {}, (frame[end:],), needed)
+
+
+_CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
 _plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
 _MAX_PLAIN_TARGETS = 8_192
 

@@ -13,8 +13,9 @@ Either way the former router thread finds out when the code comes back (`end` is
 worker does, and stands by in its turn. Code that holds the interpreter lock stops everybody, as in any thread.
 
 There is one *token*, in the steering thread's hands but for the time in which it runs an agent's code; then it lies
-where exactly one thread can take it back: the same thread at the end, or the one that stands by. No lock is needed
-for that, nor allowed: a garbage collection may run a finalizer that posts an event at any point of this module.
+where exactly one thread can take it back: the same thread at the end, or the one that stands by. It bears the ident of
+who laid it down, for a former router thread that comes back must not take its successor's. No lock is needed for
+that, nor allowed: a garbage collection may run a finalizer that posts an event at any point of this module.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Helm:
     def __init__(self, steer: Callable[[], None]) -> None:
         self.thread = 0  # the ident of the thread that steers; 0: it has left, and nobody has taken over yet
         self._steer = steer
-        self._token: deque[None] = deque()  # holds one item while the steering thread runs an agent's code
+        self._token: deque[int] = deque()  # holds its ident while the steering thread runs an agent's code
         self._runs = 0
         self._unwatched = True  # nobody looks: who stands by sleeps, or is not there
         self._words: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the one who stands by
@@ -85,7 +86,7 @@ class Helm:
     def begin(self) -> None:
         """An agent's code begins; `can_watch` was true."""
         self._runs += 1
-        self._token.append(None)
+        self._token.append(self.thread)
         if self._unwatched:
             self._unwatched = False
             self._words.put(None)
@@ -93,8 +94,8 @@ class Helm:
     def end(self) -> bool:
         """The code has come back. False: this thread does not steer any more."""
         try:
-            self._token.pop()
-        except IndexError:
+            self._token.remove(threading.get_ident())
+        except ValueError:
             return False
         return True
 
@@ -151,7 +152,7 @@ class Helm:
         while not self._closed:
             late = self._pause(seen) if calm >= DOZE_LOOKS else self._look()
             same = same + 1 if late and self._runs == seen and self._token else 0
-            if self.thread == 0 or (same >= LOOKS and self.end()):
+            if self.thread == 0 or (same >= LOOKS and self._take()):
                 self.thread = threading.get_ident()
                 self._unwatched = True
                 self._standby = None
@@ -160,6 +161,13 @@ class Helm:
             seen = self._runs if late else -1
         self._standby = None
         return False
+
+    def _take(self) -> bool:
+        try:
+            self._token.pop()
+        except IndexError:  # the code has come back just now
+            return False
+        return True
 
     def _look(self) -> bool:
         """Wait for the next look: True. False: woken before its time."""

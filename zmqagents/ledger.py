@@ -93,4 +93,5 @@ class Ledger:
 
 
 def _size(reply: Reply) -> int:
-    return sum(map(len, reply.body)) + NOTE_BYTES
+    body = reply.body
+    return NOTE_BYTES + (len(body[0]) if len(body) == 1 else sum(map(len, body)))

@@ -942,6 +942,20 @@ def encode(
     return _encoded(encoder, payload, max_bytes, what)
 
 
+def encode_plain(value: Any) -> bytes | None:
+    """The whole of what `encode` gives for None, a bool, a number, text or short bytes: most results are such.
+
+    None: it is something else, or cannot be encoded.
+    """
+    kind = type(value)
+    if kind not in _FLAT and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
+        return None
+    try:
+        return pack(value)
+    except LocalProtocolError:  # a long int, a lone surrogate
+        return None
+
+
 def encode_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, max_bytes: int | None = None,
     pickler: Callable[[Any], bytes] | None = None, what: str = "",
@@ -1153,7 +1167,15 @@ def decode_call(
     resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`."""
-    items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
+    if buffers or payload[:1] == _TAG:
+        items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
+    else:  # what `decode` does with it, for one function call less
+        try:
+            items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=_no_extension)
+        except RemoteProtocolError:
+            raise
+        except Exception as exc:
+            raise RemoteProtocolError(_why(exc)) from exc
     if type(items) is not list or not items or type(items[-1]) is not dict:
         raise RemoteProtocolError("the arguments of a call are not a list that ends with a map")
     kwargs = items.pop()

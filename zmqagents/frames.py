@@ -216,11 +216,15 @@ def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_
 
 
 _COUNT = struct.Struct(">BI")
+_SINGLE = struct.Struct(">BIQ")
 _LENGTH = struct.Struct(">Q")
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
     """``reply`` as one value for the store: code u8, count u32, that many lengths u64, then the frames."""
+    if len(reply.body) == 1:
+        frame = reply.body[0]
+        return b"".join((_SINGLE.pack(reply.code, 1, len(frame)), frame))
     parts = [_COUNT.pack(reply.code, len(reply.body)), *(_LENGTH.pack(len(frame)) for frame in reply.body)]
     return b"".join((*parts, *reply.body))
 

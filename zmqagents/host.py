@@ -29,6 +29,7 @@ __all__ = ["NOTHING", "AgentHost", "ClassTable"]
 
 Ref = codec.AgentRef | codec.TaskRef
 _END = object()
+_NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pack
 NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
 
 
@@ -225,11 +226,11 @@ class AgentHost:
             raise _Refused(exc) from exc
 
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        payload, *buffers = ticket.body
+        body = ticket.body
         try:
-            if not buffers and codec.is_plain(payload):
-                return codec.decode_call(payload)
-            return codec.decode_call(payload, buffers, resolve=self._resolver(ticket), unpickler=self._unpickler)
+            if len(body) == 1 and codec.is_plain(body[0]):
+                return codec.decode_call(body[0])
+            return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
         except errors.RemoteProtocolError as exc:
             raise _Refused(exc) from exc
 
@@ -271,8 +272,11 @@ class AgentHost:
             return NOTHING
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,))
+        payload = codec.encode_plain(value)
+        if payload is not None and len(payload) <= self.config.max_message_bytes:
+            return Reply(_NO_ERROR, (payload,))
         encoded = self._encoded(ticket, value)
-        return Reply(Code.NONE, (encoded.payload, *encoded.buffers))
+        return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))
 
     def _encoded(self, ticket: Ticket, value: Any) -> codec.Encoded:
         limit = self.config.max_message_bytes

@@ -152,6 +152,7 @@ class FutureStore(abc.ABC):
 
     def __init__(self, limits: StoreLimits) -> None:
         self.limits = limits
+        self._max_value_bytes = limits.max_value_bytes
         self._lock = threading.Lock()  # guards this object's fields; never held during network I/O
         self._closed = False
         self._hits = self._misses = self._refused = 0
@@ -170,10 +171,11 @@ class FutureStore(abc.ABC):
         if not isinstance(value, bytes):  # a buffer that its owner could still change
             raise TypeError(f"the future store keeps bytes, not {type(value).__name__}")
         self._check_open()
-        refusal = self._refusal(task_id, value)
-        if refusal is None:
+        if len(value) <= self._max_value_bytes:
             self._put(task_id, value)
             return
+        refusal = self._refusal(task_id, value)
+        assert refusal is not None
         self._mark(task_id, Mark.REFUSED)
         raise refusal
 

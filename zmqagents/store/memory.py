@@ -62,16 +62,17 @@ class _Results(Cache[str, bytes]):
             self._due = math.inf if oldest is None else self.expires_at[oldest]
             if now < self._due:
                 return False
-            self.popitem()
+            self._drop_oldest()
         return True
 
     def add(self, task_id: str, value: bytes) -> None:
         """Keep a value that fits, of a task that has none; the time is that of the last `sweep`."""
-        if len(self) >= self.limits.max_entries:
-            self.popitem()
+        if len(self.expires_at) >= self.limits.max_entries:
+            self._drop_oldest()
         self[task_id] = value
         self.expires_at[task_id] = expires_at = self._now + self.limits.ttl_s
-        self._due = min(self._due, expires_at)
+        if expires_at < self._due:
+            self._due = expires_at
 
     def find(self, task_id: str) -> bytes | None:
         """The value if it is there and young enough, at the time of the last `sweep`."""
@@ -88,12 +89,18 @@ class _Results(Cache[str, bytes]):
     def popitem(self) -> tuple[str, bytes]:
         """Drop the oldest result, leaving a mark."""
         oldest = next(iter(self.expires_at))
-        if self.expires_at[oldest] <= self._now:
+        value = self[oldest]
+        self._drop_oldest()
+        return oldest, value
+
+    def _drop_oldest(self) -> None:
+        oldest, expires_at = self.expires_at.popitem(last=False)
+        super().__delitem__(oldest)
+        if expires_at <= self._now:
             self.expired += 1
         else:
             self.evicted += 1
         self.mark(oldest, Mark.EXPIRED)
-        return oldest, self.pop(oldest)
 
     def __delitem__(self, task_id: str) -> None:
         super().__delitem__(task_id)

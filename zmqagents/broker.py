@@ -500,14 +500,15 @@ class Broker:
         more = True
         while more:
             frame = recv(_NOBLOCK, False)
-            size += len(frame)
+            length = len(frame)
+            size += length
             more = frame.more
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
                 self._hello_from = security.user_of(frame)
             if size > limit:
                 del parts[1:]
             elif len(parts) <= frames.MAX_FRAMES:
-                parts.append(frame.bytes if len(frame) < ZERO_COPY_BYTES else frame.buffer)
+                parts.append(frame.bytes if length < ZERO_COPY_BYTES else frame.buffer)
         return parts if len(parts) <= frames.MAX_FRAMES else None, size
 
     def _read_inbox(self) -> None:
@@ -563,14 +564,19 @@ class Broker:
         session.last_seen = now
         if call.needed > ledger.needed:
             ledger.acknowledge(call.needed)
-        self._push_some(now)
+        if self._unsent:
+            self._push_some(now)
         self._short = ticket
         reply, now = self._run_here(ticket, now)
         self._short = None
         self._dispatcher.end_short(ticket)
         if call.flags & frames.Flag.DETACHED:
             self._keep(Keep(ticket.task_id, reply))
-        self._answer(Answer(session.peer, call.call_id, reply))
+        if reply.code:
+            self._answer(Answer(session.peer, call.call_id, reply))
+            return now
+        ledger.note(call.call_id, reply)
+        self._unsent.append((session, frames.answer_frames(_RESULT, call.call_id, token, reply.body)))
         return now
 
     def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
@@ -840,8 +846,9 @@ class Broker:
         send = self._send_frame
         try:
             send(routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
-            for frame in message[:-1]:
-                send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
+            if len(message) > 1:
+                for frame in message[:-1]:
+                    send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
             frame = message[-1]
             send(frame, _NOBLOCK, len(frame) < ZERO_COPY_BYTES)
         except zmq.Again:
@@ -878,14 +885,16 @@ class Broker:
 
     def _push_some(self, now: float) -> None:
         """Send what has waited long enough for others, before more code runs."""
-        if self._unsent and (len(self._unsent) >= PUSH_AT or now >= self._push_by):
+        if len(self._unsent) >= PUSH_AT or now >= self._push_by:
             self._push_all()
             self._push_by = now + PUSH_S
 
     def _push_all(self) -> None:
         unsent, self._unsent = self._unsent, []
         for session, message in unsent:
-            self._push_now(session, message)
+            plain = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None and not session.lost
+            if not plain or not self._send(session.routing_id, message):
+                self._push_now(session, message)
 
     def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
         if session.lost or (session.outbox is None and self._send_counted(session, message)):

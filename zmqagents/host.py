@@ -202,10 +202,11 @@ class AgentHost:
 
     def _execute(self, ticket: Ticket) -> Any:
         record = ticket.agent
-        if ticket.op == Op.CREATE:
-            return self._create(ticket, record)
-        if ticket.op == Op.DOWNLOAD:
-            return self._download(ticket)
+        if ticket.op:
+            if ticket.op == Op.CREATE:
+                return self._create(ticket, record)
+            if ticket.op == Op.DOWNLOAD:
+                return self._download(ticket)
         instance = record.instance
         if instance is None:
             raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))

@@ -825,6 +825,8 @@ class Broker:
     def _detach(self, session: Session) -> None:
         """The client is gone for good."""
         self._leave_seat(session)
+        session.ledger.clear()
+        session.in_flight.clear()
         self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]

@@ -77,6 +77,12 @@ class Ledger:
             if reply is not None:
                 self.bytes -= _size(reply)
 
+    def clear(self) -> None:
+        """The client is gone. What it held may be large, and is not to wait for a garbage collection."""
+        self._notes.clear()
+        self._kept.clear()
+        self.bytes = 0
+
     def _drop_oldest(self) -> None:
         notes, kept = self._notes, self._kept
         while kept and self.bytes > self._max_bytes:

@@ -180,17 +180,7 @@ class Broker:
         self._unpickler = unpickler
         self._fetch_far = fetch_far
         self._epoch = secrets.token_hex(8)
-        limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
-        self._store: FutureStore = open_store(
-            config.pool_type,
-            limits,
-            url=config.redis_url,
-            namespace=config.redis_namespace,
-            owner=f"{config.server_id}/{self._epoch}",
-        )
-        self._archive: Archive | None = None
-        if isinstance(self._store, SharedStore):
-            self._archive = Archive(self._store, config, lambda full: self.post("store_full", full))
+        self._open_store()
         self._dispatcher = Dispatcher(config, classes.spec)
         services = InsideServices(config.server_id, models, self.post, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
@@ -210,6 +200,26 @@ class Broker:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
+        self._begin_empty()
+        self._events = self._handlers()
+        self._actions = self._actors()
+
+    def _open_store(self) -> None:
+        config = self.config
+        limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
+        self._store: FutureStore = open_store(
+            config.pool_type,
+            limits,
+            url=config.redis_url,
+            namespace=config.redis_namespace,
+            owner=f"{config.server_id}/{self._epoch}",
+        )
+        self._archive: Archive | None = None
+        if isinstance(self._store, SharedStore):
+            self._archive = Archive(self._store, config, lambda full: self.post("store_full", full))
+
+    def _begin_empty(self) -> None:
+        """No clients, nothing to send, nothing due."""
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
@@ -225,7 +235,10 @@ class Broker:
         self._bad_peers: dict[bytes, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
-        self._events: dict[str, Callable[..., list[Effect]]] = {
+
+    def _handlers(self) -> dict[str, Callable[..., list[Effect]]]:
+        """What is done at each event of another thread, by its name."""
+        return {
             "call": self._on_inside_call, "fetch": self._on_inside_fetch, "cancel": self._on_inside_cancel,
             "wait": self._on_wait, "wait_outside": self._on_wait_outside, "wait_over": self._on_wait_over,
             "go_outside": self._on_go_outside,
@@ -236,7 +249,10 @@ class Broker:
             "beat": self._on_beat, "dep": self._on_dep, "found": self._on_found, "far": self._on_far,
             "store_full": self._on_store_full,
         }  # fmt: skip
-        self._actions: dict[type, Callable[[Any], None]] = {
+
+    def _actors(self) -> dict[type, Callable[[Any], None]]:
+        """How each effect of the dispatcher is carried out, by its type."""
+        return {
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._begin, Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,

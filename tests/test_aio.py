@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from actors import CALL_TIMEOUT_S, CLASSES, Desk, Latch, Node, client_of, client_on_host, host, within
+from actors import CALL_TIMEOUT_S, CLASSES, Desk, Latch, Node, client_on_host, host, within
 from zmqagents import (
     AgentBase,
     AgentExists,
@@ -159,13 +159,6 @@ class Traveller(AgentBase):
 def server() -> Iterator[RpcAgentServerLauncher]:
     with host(*CLASSES, Sleeper, Shelf, capacity=1) as launcher:
         yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
 
 
 @pytest.fixture

@@ -54,13 +54,13 @@ class Copier(AgentBase):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``root`` is served; beside it lies ``secret``."""
+    """``served`` is; beside it lies ``secret``."""
     tree = tmp_path_factory.mktemp("tree")
-    root, other = tree / "root", tree / "other"
+    root, other = tree / "served", tree / "other"
     (root / "sub").mkdir(parents=True)
     other.mkdir()
     (tree / "secret").write_text("secret")
-    (tree / "rooted").write_text("secret, and its name begins like that of the root")
+    (tree / "served-not").write_text("secret, and its name begins like that of the directory")
     (root / "a.txt").write_text("hello")
     (root / "sub" / "b.bin").write_bytes(BLOCK * 5 + b"end")
     (root / "empty").touch()
@@ -77,15 +77,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tree: Path) -> Iterator[RpcAgentServerLauncher]:
-    with host(*CLASSES, Copier, file_roots=[tree / "root", tree / "other"], capacity=4) as launcher:
+    with host(*CLASSES, Copier, file_roots=[tree / "served", tree / "other"], capacity=4) as launcher:
         yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
 
 
 # ---------------------------------------------------------------- what can be read
@@ -120,8 +113,8 @@ def test_a_file_below_a_root_arrives_whole(
 
 
 def test_an_absolute_path_below_a_root_will_do_as_well(client: RpcClient, tree: Path, tmp_path: Path) -> None:
-    assert client.download_file(tree / "root" / "a.txt", tmp_path / "copy") == 5
-    assert client.download_file(str(tree / "root" / ".." / "other" / "c.txt"), str(tmp_path / "copy")) == 10
+    assert client.download_file(tree / "served" / "a.txt", tmp_path / "copy") == 5
+    assert client.download_file(str(tree / "served" / ".." / "other" / "c.txt"), str(tmp_path / "copy")) == 10
     assert (tmp_path / "copy").read_text() == "other root"
 
 
@@ -129,8 +122,9 @@ def test_an_absolute_path_below_a_root_will_do_as_well(client: RpcClient, tree: 
     "name",
     [
         "/etc/passwd", "../secret", "sub/../../secret", "up", "absolute", "etc/passwd", "etc/../etc/passwd",
-        "../rooted", "{tree}/secret", "{tree}/root/../secret", "{tree}/rooted", "//etc/passwd", "/", "{tree}/root", ".",
-        "sub", "/nowhere", "../nowhere", "gone", "/dev/zero", "/proc/self/environ", "fifo", "loop", "", "a.txt\0",
+        "../served-not", "{tree}/secret", "{tree}/served/../secret", "{tree}/served-not", "//etc/passwd", "/",
+        "{tree}/served", ".", "sub", "/nowhere", "../nowhere",
+        "gone", "/dev/zero", "/proc/self/environ", "fifo", "loop", "", "a.txt\0",
         "x" * 5000,
     ],
 )  # fmt: skip
@@ -145,14 +139,14 @@ def test_what_is_not_a_file_below_a_root_is_refused_at_once(
 
 def test_outside_nothing_tells_what_is_there(client: RpcClient, tree: Path, tmp_path: Path) -> None:
     told = set()
-    for name in (tree / "secret", tree / "nowhere", "/etc", "/etc/passwd", "/root/x"):
+    for name in (tree / "secret", tree / "nowhere", "/etc", "/etc/passwd", "/nowhere/x"):
         with pytest.raises(PermissionRefused) as refused:
             client.download_file(name, tmp_path / "copy")
         told.add(str(refused.value).replace(str(name), "NAME"))
     assert told == {"'NAME' leads out of the directories that this host serves"}
 
 
-@pytest.mark.parametrize("name", ["nowhere", "sub/nowhere", "nowhere/a.txt", "a.txt/x", "dangling", "{tree}/root/no"])
+@pytest.mark.parametrize("name", ["nowhere", "sub/nowhere", "nowhere/a.txt", "a.txt/x", "dangling", "{tree}/served/no"])
 def test_a_file_that_is_not_there_is_said_to_be_unknown(
     client: RpcClient, tree: Path, tmp_path: Path, name: str
 ) -> None:
@@ -196,7 +190,7 @@ def test_without_a_root_nothing_is_served(tmp_path: Path) -> None:
 
 def test_a_way_that_is_changed_meanwhile_does_not_lead_out(tmp_path: Path) -> None:
     """Where a directory was when the path was judged there is a link when the file is opened."""
-    root = Path(os.path.realpath(tmp_path / "root"))
+    root = Path(os.path.realpath(tmp_path / "served"))
     for place, text in ((root / "real", "public"), (tmp_path / "outside", "secret")):
         place.mkdir(parents=True)
         (place / "file").write_text(text)
@@ -256,7 +250,7 @@ def test_the_key_store_is_not_below_a_root(tmp_path: Path) -> None:
 def test_200_mib_arrive_byte_for_byte_in_flat_memory(
     server: RpcAgentServerLauncher, client: RpcClient, tree: Path, tmp_path: Path
 ) -> None:
-    large, size = tree / "root" / "large", 200 * MEBIBYTE
+    large, size = tree / "served" / "large", 200 * MEBIBYTE
     written = hashlib.blake2b()
     with large.open("wb") as file:
         for n in range(size // len(BLOCK)):
@@ -312,7 +306,7 @@ class _Enough(Exception):
 def test_an_interrupted_download_leaves_nothing_here_and_no_call_there(
     client: RpcClient, tree: Path, tmp_path: Path
 ) -> None:
-    (tree / "root" / "longer").write_bytes(BLOCK * 4 * STREAM_WINDOW)
+    (tree / "served" / "longer").write_bytes(BLOCK * 4 * STREAM_WINDOW)
 
     def progress(there: int, total: int) -> None:
         if there:
@@ -336,7 +330,7 @@ def test_a_place_that_cannot_be_written_is_found_before_anything_is_asked(client
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(client: RpcClient, tree: Path, tmp_path: Path) -> None:
-    shrinking = tree / "root" / "shrinking"
+    shrinking = tree / "served" / "shrinking"
     shrinking.write_bytes(BLOCK * 4 * STREAM_WINDOW)
 
     def progress(there: int, total: int) -> None:
@@ -349,7 +343,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(client: RpcClient, tre
 
 
 def test_a_file_that_grows_while_it_is_read_arrives_as_it_was(client: RpcClient, tree: Path, tmp_path: Path) -> None:
-    growing = tree / "root" / "growing"
+    growing = tree / "served" / "growing"
     growing.write_bytes(BLOCK * 2 * STREAM_WINDOW)
 
     def progress(there: int, total: int) -> None:
@@ -404,7 +398,7 @@ def test_an_agent_downloads_like_anybody(client: RpcClient, tmp_path: Path) -> N
 def test_an_async_client_downloads_without_stopping_its_loop(
     server: RpcAgentServerLauncher, tree: Path, tmp_path: Path
 ) -> None:
-    (tree / "root" / "medium").write_bytes(BLOCK * 8 * STREAM_WINDOW)
+    (tree / "served" / "medium").write_bytes(BLOCK * 8 * STREAM_WINDOW)
     threads, turns = set(), 0
 
     async def count() -> None:
@@ -432,7 +426,7 @@ def test_an_async_client_downloads_without_stopping_its_loop(
 
 
 def test_a_cancelled_download_leaves_nothing(server: RpcAgentServerLauncher, tree: Path, tmp_path: Path) -> None:
-    (tree / "root" / "cut").write_bytes(BLOCK * 8 * STREAM_WINDOW)
+    (tree / "served" / "cut").write_bytes(BLOCK * 8 * STREAM_WINDOW)
 
     async def main() -> None:
         async with AsyncRpcClient(server.host, server.port) as client:
@@ -470,4 +464,4 @@ def test_the_shell_copies_a_file(server: RpcAgentServerLauncher, tmp_path: Path)
 
 
 def test_roots_may_be_given_as_any_list_of_paths(tree: Path) -> None:
-    assert BrokerConfig(file_roots=(tree / "root",)).public()["file_roots"] == [os.path.realpath(tree / "root")]  # type: ignore[arg-type]
+    assert BrokerConfig(file_roots=(tree / "served",)).public()["file_roots"] == [os.path.realpath(tree / "served")]  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from actors import CALL_TIMEOUT_S, client_of, client_on_host, host, within
+from actors import CALL_TIMEOUT_S, client_on_host, host, within
 from hosts import eventually, output_of, started, told
 from zmqagents import (
     AgentBase,
@@ -185,13 +185,6 @@ class Reader(AgentBase):
 def server() -> Iterator[RpcAgentServerLauncher]:
     with host(Source, Reader, capacity=1) as launcher:
         yield launcher
-
-
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
 
 
 @pytest.fixture

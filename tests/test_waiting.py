@@ -93,13 +93,6 @@ def server() -> Iterator[RpcAgentServerLauncher]:
         yield launcher
 
 
-@pytest.fixture(scope="module")
-def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
-    with client_of(server) as client:
-        client.is_alive()
-        yield client
-
-
 @pytest.fixture
 def sleeper(client: RpcClient) -> AgentProxy:
     return client.create_agent(Sleeper)

@@ -232,7 +232,7 @@ def test_large_bytes_travel_in_a_frame_of_their_own_without_a_copy() -> None:
 
 
 def test_bytes_of_the_inline_limit_stay_in_the_payload() -> None:
-    assert encode(bytes(LARGE - 1)).buffers == []
+    assert not encode(bytes(LARGE - 1)).buffers
     assert round_trip([bytes(LARGE - 1)]) == [bytes(LARGE - 1)]
 
 
@@ -740,7 +740,8 @@ def test_an_exception_carries_its_traceback_as_text() -> None:
 def test_an_exception_whose_arguments_cannot_travel_arrives_with_its_message() -> None:
     for argument in (threading.Lock(), b"x" * (2 * LARGE), TaskRef("t", "s", "a")):
         encoded = encode([ValueError("odd", argument)])
-        assert encoded.buffers == encoded.tasks == []
+        assert not encoded.buffers
+        assert not encoded.tasks
         (got,) = decode(encoded.payload)
         assert type(got) is ValueError
         assert got.args[0].startswith("('odd', ")
@@ -797,8 +798,8 @@ def test_the_tasks_in_a_value_are_collected_at_any_depth() -> None:
     other = TaskRef("t2", "s2", "host:2")
     for hidden in ([], [bytearray(b"the slow way")]):
         assert encode_call((Proxy(TASK), hidden), {"k": [{"deep": (other,)}]}).tasks == [TASK, other]
-    assert encode([Proxy(AGENT)]).tasks == []
-    assert encode(1).tasks == []
+    assert not encode([Proxy(AGENT)]).tasks
+    assert not encode(1).tasks
 
 
 def test_an_error_of_resolve_comes_out_as_it_is() -> None:

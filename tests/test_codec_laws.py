@@ -52,7 +52,7 @@ VALUES = st.recursive(
 def test_what_is_decoded_is_what_was_encoded(value: Any) -> None:
     payload, buffers, tasks = codec.encode(value)
     assert same(codec.decode(payload, buffers), value)
-    assert tasks == []
+    assert not tasks
 
 
 @given(VALUES)
@@ -73,6 +73,14 @@ def test_the_arguments_of_a_call_arrive_as_they_were(args: list[Any], kwargs: di
     got_args, got_kwargs = codec.decode_call(payload, buffers)
     assert same(got_args, tuple(args))
     assert same(got_kwargs, kwargs)
+
+
+@given(st.lists(LEAVES, max_size=4))
+def test_the_way_for_plain_arguments_makes_the_same_bytes_or_declines(args: list[Any]) -> None:
+    plain = codec.encode_plain_call(tuple(args), 1 << 30)
+    if plain is not None:
+        assert plain == codec.encode_call(tuple(args), {})
+        assert codec.encode_plain_call(tuple(args), len(plain.payload) - 1) is None
 
 
 @given(hnp.arrays(hnp.scalar_dtypes() | hnp.array_dtypes(max_size=3), hnp.array_shapes(min_dims=0, min_side=0)))

@@ -29,7 +29,7 @@ def call_until_alone(client: RpcClient, desk: Desk) -> Channel:
     """Make short calls until the I/O thread rests."""
     channel = channel_of(client)
     with within(10):
-        while not channel._resting:
+        while not channel.resting:
             desk.echo(1)
     return channel
 
@@ -40,7 +40,7 @@ def test_a_lone_caller_reads_its_replies_itself(client: RpcClient) -> None:
     resting = 0
     for _ in range(200):
         desk.echo(1)
-        resting += channel._resting
+        resting += channel.resting
     assert resting > 100  # the I/O thread looks in once a second, and then rests again after LONE_CALLS
 
 
@@ -50,7 +50,7 @@ def test_a_pending_result_keeps_the_io_thread_at_work(client: RpcClient) -> None
     held = latch.hold_async("held")
     for _ in range(3 * LONE_CALLS):
         desk.echo(1)
-        assert not channel._resting
+        assert not channel.resting
     told = threading.Event()
     held.add_done_callback(lambda _: told.set())
     latch.release()
@@ -63,7 +63,7 @@ def test_a_long_wait_leaves_the_socket_to_the_io_thread(client: RpcClient) -> No
     caller = threading.Thread(target=latch.hold)
     caller.start()
     with within(LEAD_S + 3):
-        while channel._resting:
+        while channel.resting:
             time.sleep(0.01)
     latch.release()
     caller.join()

@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import zmq
+import zmq.backend
 
 from . import __version__, codec, endpoints, errors, frames, security
 from .archive import Archive, Question, reply_for
@@ -98,6 +99,9 @@ PUSH_AT = 32  # replies that may wait for others, and how long, while short meth
 PUSH_S = 0.0002
 ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
 
+# Without the layer of pyzmq that turns numbers into members of enums and back.
+_get: Any = zmq.backend.Socket.get
+_recv: Any = zmq.backend.Socket.recv
 # As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -413,7 +417,7 @@ class Broker:
 
         `zmq.Poller` would ask each of its sockets before and after it sleeps, by a system call each time. So their
         descriptors are polled here. Such a descriptor tells only what has happened since the socket was last used:
-        therefore the ROUTER is asked in `_has_messages` after the last reply was sent, and the two others are read
+        therefore the ROUTER is asked for its events after the last reply was sent, and the two others are read
         until they have nothing more whenever theirs says something.
         """
         poller = select.poll()
@@ -430,17 +434,19 @@ class Broker:
         while not self._stop:
             if limit:
                 self._read_messages(limit)
-            self._read_inbox()
+            if self._inbox:
+                self._read_inbox()
             if self._quick:
                 self._run_quick(self._clock() + TURN_S)
-            self._look_at_clock()
+            now = self._clock()
+            self._look_at_clock(now)
             if self._unsent:
                 self._push_all()
-            limit = BATCH if self._has_messages() else 0
+            limit = BATCH if _get(self._router, _EVENTS) & _POLLIN else 0
             if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
-            ready = [] if self._inbox else poller.poll(self._poll_ms())  # posted between the last look and the flag
+            ready = [] if self._inbox else poller.poll(self._poll_ms(now))  # posted between the last look and the flag
             self._asleep = False
             for source, _ in ready:
                 if source == router:
@@ -450,17 +456,13 @@ class Broker:
                 else:
                     self._next_zap = 0.0
 
-    def _has_messages(self) -> bool:
-        events: int = self._router.getsockopt(_EVENTS)  # type: ignore[assignment]
-        return bool(events & _POLLIN)
-
-    def _poll_ms(self) -> int:
+    def _poll_ms(self, now: float) -> int:
         if not self._next_zap:
             return 0
-        wait = min(POLL_LIMIT_S, self._next_look - self._clock())
+        wait = min(POLL_LIMIT_S, self._next_look - now)
         due = self._dispatcher.next_deadline()
-        if due is not None:
-            wait = min(wait, due - self._clock())
+        if due is not None and due - now < wait:
+            wait = due - now
         if self._stalled:
             wait = min(wait, RETRY_S)
         if self._roll_call_due:
@@ -480,10 +482,14 @@ class Broker:
         end, self._push_by = now + TURN_S, now + PUSH_S
         for _ in range(limit):
             try:
-                routing_id = router.recv(_NOBLOCK)
+                routing_id = _recv(router, _NOBLOCK)
             except zmq.Again:
                 return
-            parts, size = self._read_frames()
+            frame = _recv(router, _NOBLOCK, False)
+            if frame.more or len(frame) >= ZERO_COPY_BYTES:
+                parts, size = self._read_frames(frame)
+            else:
+                parts, size = [frame.bytes], len(frame)
             try:
                 ended = self._run_short(routing_id, parts[0], now) if parts is not None and len(parts) == 1 else 0.0
                 if ended:
@@ -501,30 +507,29 @@ class Broker:
                 if now >= end:
                     return
 
-    def _read_frames(self) -> tuple[list[frames.Frame] | None, int]:
-        """The frames after the routing id (there is one at least), and their bytes in all.
+    def _read_frames(self, frame: zmq.Frame) -> tuple[list[frames.Frame] | None, int]:
+        """The frames after the routing id, of which ``frame`` is the first, and their bytes in all.
 
         Large ones stay where ZeroMQ has put them.
 
         A message that is too much is read to its end but not kept: None for too many frames, the header alone for too
         many bytes. (libzmq holds a message until it is whole, and has no limit for that: see tests/faults.)
         """
-        recv = self._router.recv
         parts: list[frames.Frame] = []
         size = 0
         limit = self._message_limit
-        more = True
-        while more:
-            frame = recv(_NOBLOCK, False)
+        while True:
             length = len(frame)
             size += length
-            more = frame.more
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
                 self._hello_from = security.user_of(frame)
             if size > limit:
                 del parts[1:]
             elif len(parts) <= frames.MAX_FRAMES:
                 parts.append(frame.bytes if length < ZERO_COPY_BYTES else frame.buffer)
+            if not frame.more:
+                break
+            frame = _recv(self._router, _NOBLOCK, False)
         return parts if len(parts) <= frames.MAX_FRAMES else None, size
 
     def _read_inbox(self) -> None:
@@ -612,8 +617,7 @@ class Broker:
         pace.note(ended - now)
         return reply, ended
 
-    def _look_at_clock(self) -> None:
-        now = self._clock()
+    def _look_at_clock(self, now: float) -> None:
         if now >= self._next_zap:
             self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:

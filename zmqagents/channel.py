@@ -89,7 +89,7 @@ class Channel:
         self._secret = secrets.token_bytes(16)
         self._book = Outstanding()
         self._lead = threading.Lock()
-        self._resting = False  # the I/O thread leaves the socket to callers
+        self.resting = False  # the I/O thread leaves the socket to callers
         self._rest = threading.Lock()
         self._rest.acquire()
         self._streak = 0  # lone calls in a row
@@ -136,7 +136,7 @@ class Channel:
     def ask(self, message: Message, limit_s: float | None) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after ``limit_s`` seconds, or what it failed with."""
         waiter: Waiter | None = None
-        if self._resting and self._lead.acquire(blocking=False):
+        if self.resting and self._lead.acquire(blocking=False):
             call_id, answer = self._lead_alone(message, limit_s)
             if isinstance(answer, Reply):
                 return answer
@@ -180,8 +180,8 @@ class Channel:
 
     def _wake(self) -> None:
         """See that somebody looks at the outbox soon."""
-        if self._resting:
-            self._resting = False
+        if self.resting:
+            self.resting = False
             with contextlib.suppress(RuntimeError):  # woken already
                 self._rest.release()
         if self._asleep:
@@ -207,9 +207,13 @@ class Channel:
             if not call_id:
                 return 0, None
             parts = message.to_frames(call_id, self._token, self._server_id, call_id, False)
-            size = self._checked_size(parts)
+            single = len(parts) == 1 and len(parts[0]) <= self.limit
+            size = len(parts[0]) if single else self._checked_size(parts)
             try:
-                self._send(parts, size)
+                if single:
+                    _send(self._dealer, parts[0], LAST)
+                else:
+                    self._send(parts, size)
                 answer = self._first_answer(call_id)
                 if answer is not None and answer[0] is not None:
                     return call_id, answer[0]
@@ -232,12 +236,11 @@ class Channel:
 
     def _first_answer(self, call_id: int) -> tuple[Reply | None, list[frames.Frame]] | None:
         """The first message within `SHORT_MS`; as a reply if it is the one to this call. None if there is none."""
-        dealer = self._dealer
-        assert dealer is not None
         try:
-            parts = _receive(dealer, 0)
+            frame = _recv(self._dealer, 0, False)
         except zmq.Again:
             return None
+        parts = _rest_of(self._dealer, frame) if frame.more or len(frame) >= LARGE_BYTES else [frame.bytes]
         reply = frames.reply_to(call_id, parts)
         if reply is not None:
             now = self._last_heard = time.monotonic()
@@ -251,7 +254,7 @@ class Channel:
         if left <= 0 or not self._token or self._book.postponed:  # which needs somebody who looks at the clock
             return False
         self._asleep = True
-        if self._book.outbox or not self._resting or self.closing:
+        if self._book.outbox or not self.resting or self.closing:
             return False
         ready = zmq.zmq_poll(self._items, int(left * 1000) + 1)
         self._asleep = False
@@ -298,14 +301,14 @@ class Channel:
         """Rest until somebody asks for this thread, or nobody has used the connection for a second."""
         book = self._book
         last = 0
-        self._resting = True
-        while self._resting and not (self.closing or book.asking or book.outbox):
+        self.resting = True
+        while self.resting and not (self.closing or book.asking or book.outbox):
             if self._rest.acquire(timeout=LEAD_S):
                 break
             if last == book.highest:
                 break
             last = book.highest
-        self._resting = False
+        self.resting = False
         self._rest.acquire(blocking=False)  # a wake-up that came too late is not to count the next time
 
     def _turn(self) -> None:
@@ -739,7 +742,7 @@ class Channel:
     def fail_in_child(self) -> None:
         """After a fork, in the child: the parent's sockets and threads are not here; who waits on a copy is told."""
         self.closing = True
-        self._asleep = self._resting = False
+        self._asleep = self.resting = False
         for request in self._book.take_all():
             if request.sink is not None:
                 with contextlib.suppress(RuntimeError):  # its lock is free: the parent's thread had just answered
@@ -836,10 +839,14 @@ _recv: Any = zmq.backend.Socket.recv
 
 def _receive(socket: zmq.Socket[bytes], flags: int) -> list[frames.Frame]:
     """One message; zmq.Again if there is none. Large frames are not copied."""
-    frame = _recv(socket, flags, False)
+    return _rest_of(socket, _recv(socket, flags, False))
+
+
+def _rest_of(socket: zmq.Socket[bytes] | None, frame: zmq.Frame) -> list[frames.Frame]:
+    """The message that begins with ``frame``."""
     parts = [frame.bytes if len(frame) < LARGE_BYTES else frame.buffer]
     while frame.more:
-        frame = _recv(socket, flags, False)
+        frame = _recv(socket, LAST, False)
         parts.append(frame.bytes if len(frame) < LARGE_BYTES else frame.buffer)
     return parts
 

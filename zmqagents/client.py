@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import channel, codec, endpoints, errors, frames, security
-from .agent import CallContext, current_call
+from .agent import CallContext, _current, current_call
 from .channel import LATE_S, Channel, Plain
 from .codec import Encoded
 from .frames import MAX_CHAIN, Flag, Kind, Reply
@@ -161,11 +161,15 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
-        call = current_call()
+        call = _current.get()
+        if call is not None and call.over:
+            call = None
         if call is not None:
             call.host.check_blocking(f"{agent or 'the host'}.{method}()")
-        core = self._open_core()
-        if core.is_own_thread():
+        core = self._core
+        if core is None or core.closing:
+            core = self._open_core()
+        if not core.resting and core.is_own_thread():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
         message = _Call(agent, method, body, flags, options, timeout, call)
         limit_s = None if timeout is None else timeout + LATE_S
@@ -267,6 +271,11 @@ class _Call:
     def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[frames.Frame]:
         left = None if self.deadline is None else self.deadline - time.monotonic()
         body, options = self.body, self.options
+        if not (options or resent or body.tasks or body.buffers):
+            meta = frames.plain_meta(self.agent, self.method)
+            frame = frames.call_frame(call_id, token, meta, body.payload, self.flags, left, needed)
+            if frame is not None:
+                return [frame]
         deps, far = places(body, server_id)
         if far:
             options = {**(options or {}), "far": far}

@@ -77,8 +77,9 @@ from . import errors
 from .errors import ConfigError, LocalProtocolError, MessageTooLarge, RemoteProtocolError, SerializationError
 
 __all__ = [
-    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "AgentRef", "Buffer", "Encoded", "TaskRef",
-    "NATIVE_TYPES", "decode", "decode_call", "encode", "encode_call", "is_plain", "pack", "register_type", "unpack",
+    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "NATIVE_TYPES", "TAG", "AgentRef", "Buffer",
+    "Encoded", "TaskRef", "decode", "decode_call", "encode", "encode_call", "encode_plain", "encode_plain_call",
+    "new_tuple", "pack", "register_type", "unpack",
 ]  # fmt: skip
 
 Buffer = bytes | memoryview
@@ -92,7 +93,7 @@ _MAX_EXCEPTION_DEPTH = 4  # exceptions among the arguments of exceptions
 _KEEP_PACKER_BYTES = 1 << 20  # a packer keeps its buffer: one that made more than this is dropped
 
 _TAGGED = 0xC1  # "never used" in the msgpack specification
-_TAG = bytes([_TAGGED])
+TAG = bytes([_TAGGED])  # what a payload begins with that is not plain msgpack
 
 
 # ---------------------------------------------------------------- references and results
@@ -118,13 +119,17 @@ class TaskRef:
     address: str
 
 
+# ``new_tuple(Reply, (code, body))`` is ``Reply(code, body)`` without the function in Python that makes it one.
+new_tuple: Any = tuple.__new__
+
+
 class Encoded(NamedTuple):
     """A value on its way: ``payload`` and the ``buffers`` that follow it, and ``tasks``, the results
     that it refers to at any depth, in the order met, one that is met twice given twice."""
 
     payload: bytes
-    buffers: list[Buffer]
-    tasks: list[TaskRef]
+    buffers: Sequence[Buffer]
+    tasks: Sequence[TaskRef]
 
 
 class _NoForm(Exception):
@@ -748,7 +753,7 @@ class _Encoder:
         # A bytearray or large bytes in it would stand behind one of msgpack's three headers of bin.
         if boxes and (0xC4 in payload or 0xC5 in payload or 0xC6 in payload) and _hides_bytes([boxes, *self.made]):
             return None
-        return _TAG + payload if self.tagged else payload
+        return TAG + payload if self.tagged else payload
 
     def nested(self, values: list[Any]) -> bytes | None:
         """``values`` as a payload of their own, None if they cannot go by themselves or are large."""
@@ -801,7 +806,7 @@ class _Walk:
 
     def _payload(self) -> bytes:
         payload: bytes = self.out.bytes()
-        return _TAG + payload if self.encoder.tagged else payload
+        return TAG + payload if self.encoder.tagged else payload
 
     def _put(self, value: Any, step: str) -> None:
         """Append ``value``, which is ``step`` from where we are."""
@@ -914,7 +919,7 @@ def _encoded(encoder: _Encoder, payload: bytes, max_bytes: int | None, what: str
         encoded = Encoded(payload, encoder.buffers, encoder.tasks)
         encoder.reset()
     else:
-        encoded = Encoded(payload, [], [])
+        encoded = Encoded(payload, (), ())
     if len(payload) <= _KEEP_PACKER_BYTES:
         _idle.append(encoder)
     if max_bytes is not None:
@@ -954,6 +959,25 @@ def encode_plain(value: Any) -> bytes | None:
         return pack(value)
     except LocalProtocolError:  # a long int, a lone surrogate
         return None
+
+
+def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
+    """The whole of what `encode_call` gives for positional arguments that `encode_plain` takes: the usual ones.
+
+    None: there are others among them, or `encode_call` has to say what is wrong.
+    """
+    for value in args:
+        kind = type(value)
+        if kind not in _FLAT and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
+            return None
+    try:
+        payload = pack((*args, _NO_KEYWORDS))
+    except LocalProtocolError:  # as above
+        return None
+    return new_tuple(Encoded, (payload, (), ())) if len(payload) <= max_bytes else None
+
+
+_NO_KEYWORDS: dict[str, Any] = {}
 
 
 def encode_call(
@@ -1157,17 +1181,12 @@ def decode(
         del error  # it would hold this frame, and the frame it
 
 
-def is_plain(payload: Buffer) -> bool:
-    """True if it is plain msgpack: it holds no references, buffers or pickles."""
-    return bool(payload[:1] != _TAG)
-
-
 def decode_call(
     payload: Buffer, buffers: Sequence[Buffer] = (), *,
     resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`."""
-    if buffers or payload[:1] == _TAG:
+    if buffers or payload[:1] == TAG:
         items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
     else:  # what `decode` does with it, for one function call less
         try:

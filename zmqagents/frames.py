@@ -58,15 +58,15 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .codec import pack, unpack
+from .codec import new_tuple, pack, unpack
 from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
 
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frames", "client_prefix", "error_reply", "header",
-    "parse_client", "parse_header", "parse_short_call", "reply_from_bytes", "reply_to", "reply_to_bytes",
-    "split_answer", "task_id_of", "to_time_ms",
+    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
+    "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes", "reply_to",
+    "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -309,16 +309,33 @@ def call_frames(
 
     MessageTooLarge for what the broker would drop without a word.
     """
-    meta = _plain_meta(agent, method) if not (deps or options) else pack([agent, method, deps or None, options or None])
+    meta = plain_meta(agent, method) if not (deps or options) else pack([agent, method, deps or None, options or None])
     if len(meta) > MAX_META_BYTES or len(deps) > MAX_DEPS or len(body) + 2 > MAX_FRAMES:
         raise _too_large(len(meta), len(deps), len(body) + 2)
-    behind = call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
-    time_ms = to_time_ms(timeout_s)
-    if len(body) == 1 and len(body[0]) <= JOIN_BYTES and len(meta) <= JOIN_BYTES:
-        head = _JOINED.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms, len(meta))
-        return [b"".join((head, meta, body[0]))]
-    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms)
+    joined = call_frame(call_id, token, meta, body[0], flags, timeout_s, needed) if len(body) == 1 else None
+    if joined is not None:
+        return [joined]
+    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, _behind(call_id, needed), call_id, token, to_time_ms(timeout_s))
     return [head, meta, *body]
+
+
+def _behind(call_id: int, needed: int) -> int:
+    return call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
+
+
+def call_frame(
+    call_id: int, token: int, meta: bytes, payload: Frame, flags: int, timeout_s: float | None, needed: int
+) -> Frame | None:
+    """The same in one frame, if ``meta`` (see `plain_meta`) and ``payload`` are short enough for that; else None."""
+    length = len(meta)
+    if len(payload) > JOIN_BYTES or length > JOIN_BYTES:
+        return None
+    behind = 1 if needed == call_id else _behind(call_id, needed)
+    time_ms = 0 if timeout_s is None else int(timeout_s * 1000)
+    if timeout_s is not None and not 0 < time_ms <= MAX_TIME_MS:
+        time_ms = to_time_ms(timeout_s)
+    head = _JOINED.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms, length)
+    return b"".join((head, meta, payload))
 
 
 def answer_frames(
@@ -348,8 +365,10 @@ def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
     magic, version, kind, _, code, about, _, _ = _HEADER.unpack_from(first)
     if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
         return None
-    rest = frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:])
-    return Reply(code, rest)
+    if len(frames) == 1:
+        reply: Reply = new_tuple(Reply, (code, (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()))
+        return reply
+    return Reply(code, frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:]))
 
 
 _LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))
@@ -357,7 +376,8 @@ _BUSY = int(Code.BUSY)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plain_meta(agent: str, method: str) -> bytes:
+def plain_meta(agent: str, method: str) -> bytes:
+    """The list of a CALL without dependencies and options."""
     return pack([agent, method, None, None])
 
 
@@ -476,7 +496,7 @@ def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
     if target is None or end > len(frame) or not call_id:
         return None
     needed = call_id - behind + 1 if behind else 0
-    return token, Call(call_id, flags, time_ms, *target, (), {}, (frame[end:],), needed)
+    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), {}, (frame[end:],), needed))
 
 
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])

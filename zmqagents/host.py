@@ -229,7 +229,7 @@ class AgentHost:
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         body = ticket.body
         try:
-            if len(body) == 1 and codec.is_plain(body[0]):
+            if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
             return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
         except errors.RemoteProtocolError as exc:
@@ -275,7 +275,8 @@ class AgentHost:
             return Reply(Code.NONE, (value,))
         payload = codec.encode_plain(value)
         if payload is not None and len(payload) <= self.config.max_message_bytes:
-            return Reply(_NO_ERROR, (payload,))
+            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
+            return reply
         encoded = self._encoded(ticket, value)
         return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))
 

@@ -41,15 +41,16 @@ class Ledger:
         """``reply`` is the answer to the call."""
         if call_id < self.needed:
             return
-        if len(self._notes) >= MAX_NOTES:
+        notes, kept = self._notes, self._kept
+        if len(notes) >= MAX_NOTES:
             self._raise_floor()
-        former = self._notes.get(call_id)
+        former = notes.get(call_id)
         if former is not None:
             self.bytes -= _size(former)
-        self._notes[call_id] = reply
-        self._kept.append(call_id)
-        if len(self._kept) > 2 * len(self._notes) + 64:  # mostly acknowledged ones
-            self._kept = deque(each for each, kept in self._notes.items() if kept is not None)
+        notes[call_id] = reply
+        kept.append(call_id)
+        if len(kept) > 2 * len(notes) + 64:  # mostly acknowledged ones
+            self._kept = deque(each for each, note in notes.items() if note is not None)
         self.bytes += _size(reply)
         if self.bytes > self._max_bytes:
             self._drop_oldest()

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from . import codec, errors, trusted
-from .agent import AgentOptions, class_name_of, current_call
+from .agent import AgentOptions, _current, class_name_of, current_call
 from .client import Connection, Target, Transport, connect, target_of, trust
 from .codec import AgentRef, TaskRef
 from .config import DEFAULT_TIMEOUT_S
@@ -351,14 +351,21 @@ class RemoteMethod:
         self._returns = mark.rstrip("!")
         self._flags = Flag.IDEMPOTENT if mark.endswith("!") else 0
         self._timeout = timeout
+        self._is_usual = self._returns == "value" and isinstance(timeout, _Unset)
         self._label = f"{agent_id}.{name}"
         self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        link = self._link
+        if self._is_usual and not kwargs and _deadline.get() is None and _current.get() is None:
+            plain = codec.encode_plain_call(args, link.max_bytes)
+            if plain is not None:  # as below, in a third of the time
+                return _value_of(
+                    link, link.call(self._agent_id, self.__name__, plain, flags=self._flags, timeout=DEFAULT_TIMEOUT_S)
+                )
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
-            link = self._link
             return _value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
@@ -377,6 +384,10 @@ class RemoteMethod:
             timeout = kwargs.pop("timeout")
         left = time_left(timeout)
         link = self._link
+        if not kwargs:
+            plain = codec.encode_plain_call(args, link.max_bytes)
+            if plain is not None:
+                return plain, left
         pickler = trusted.dumps if link.takes_pickles else None
         body = codec.encode_call(args, kwargs, what=self._what, max_bytes=link.max_bytes, pickler=pickler)
         if body.tasks:

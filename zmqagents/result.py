@@ -39,7 +39,11 @@ Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
 def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
     """The value of a reply that is no error. ``bind`` makes references live."""
-    payload, *buffers = reply.body
+    body = reply.body
+    payload = body[0]
+    if len(body) == 1 and payload[:1] != codec.TAG:
+        return codec.decode(payload)
+    buffers = body[1:]
     unpickler = trusted.loads if link.takes_pickles else None
     return codec.decode(payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler)
 

@@ -57,10 +57,10 @@ class WorkerPool:
 
     def prepare(self, ticket: Ticket) -> CallContext:
         """What the code of ``ticket`` will know of itself."""
+        chain = ticket.chain if ticket.parent is not None or ticket.came_by else ()
         context = ticket.context = CallContext(
-            self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, ticket.chain,
-            ticket,
-        )  # fmt: skip
+            self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, chain, ticket
+        )
         return context
 
     def start(self, ticket: Ticket) -> None:

@@ -40,6 +40,7 @@ import zmq
 import zmq.backend
 
 from . import codec, errors, frames, security
+from .codec import new_tuple
 from .frames import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
 from .link import Sink, Waiter, rebuild_error
 from .outstanding import LARGE_BYTES, Message, Outstanding, Repeat, Request
@@ -411,18 +412,22 @@ class Channel:
         except Exception as exc:  # what cannot be made into a message concerns its own caller only
             self._fail([request], exc)
             return True
+        single = len(parts) == 1 and len(parts[0]) <= self.limit
         try:
-            size = self._checked_size(parts)
+            size = len(parts[0]) if single else self._checked_size(parts)
         except errors.MessageTooLarge as exc:
             self._fail([request], exc)
             return True
-        if not book.has_room_for(size):
+        if size >= LARGE_BYTES and not book.has_room_for(size):
             book.put_back(request)
             return False
         book.sent(request, size)
-        if request.message.is_call and len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
+        if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed and request.message.is_call:
             self._unacknowledged.clear()  # the call has said so
-        self._send(parts, size)
+        if single:
+            _send(dealer, parts[0], LAST)
+        else:
+            self._send(parts, size)
         return True
 
     def _checked_size(self, parts: list[frames.Frame]) -> int:
@@ -448,10 +453,10 @@ class Channel:
             return False
         for count in range(BATCH):
             try:
-                parts = _receive(dealer, LAST)
+                frame = _recv(dealer, LAST, False)
             except zmq.Again:
                 return count > 0
-            self._take(parts)
+            self._take(_rest_of(dealer, frame) if frame.more or len(frame) >= LARGE_BYTES else [frame.bytes])
             if self._dealer is not dealer:
                 return True
         return True
@@ -508,7 +513,7 @@ class Channel:
         request = book.answered(head.call_id)
         if request is None or request.sink is None:
             return
-        reply = Reply(code, body)
+        reply = new_tuple(Reply, (code, body))
         if type(request.message) is Reask and request.message.has_lost(reply):
             request.sink.fail(errors.CallLost(f"{self.address}: {request.message.why}"))
         else:

@@ -186,7 +186,9 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, sink: Sink, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
-        core = self._open_core()
+        core = self._core
+        if core is None or core.closing:
+            core = self._open_core()
         call_id = core.request(_Call(agent, method, body, flags, options, timeout, current_call()), sink, timeout)
         return frames.task_id_of(core.prefix, call_id)
 

@@ -178,7 +178,8 @@ def parse_header(frame: Frame) -> Header:
         raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}")
     if fields[0] != MAGIC or fields[1] != VERSION:
         raise RemoteProtocolError(f"not a ZA/{VERSION} header: {bytes(frame[:3])!r}")
-    return Header._make(fields)
+    head: Header = new_tuple(Header, fields)
+    return head
 
 
 _JOINABLE = frozenset({int(Kind.CALL), int(Kind.RESULT), int(Kind.ERROR), int(Kind.CHUNK)})

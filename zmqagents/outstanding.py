@@ -158,7 +158,8 @@ class Outstanding:
             if request.sink is not None and call_id not in self.waiting and call_id not in self.asking:
                 unsent.popleft()  # it timed out or was dropped
                 continue
-            if request.message.is_call and len(self) - len(unsent) >= self.max_calls:
+            open_calls = len(self.waiting) + len(self.asking) - len(unsent)
+            if open_calls >= self.max_calls and request.message.is_call:
                 return None
             return unsent.popleft()
         return None

@@ -155,8 +155,6 @@ def _checked_timeout(seconds: object) -> float:
 def time_left(timeout: Timeout) -> float | None:
     """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
     left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
-    if left is DEFAULT_TIMEOUT_S and _deadline.get() is None and current_call() is None:
-        return left
     limits = [] if left is None else [_checked_timeout(left)]
     end = _deadline.get()
     if end is not None:
@@ -351,21 +349,14 @@ class RemoteMethod:
         self._returns = mark.rstrip("!")
         self._flags = Flag.IDEMPOTENT if mark.endswith("!") else 0
         self._timeout = timeout
-        self._is_usual = self._returns == "value" and isinstance(timeout, _Unset)
         self._label = f"{agent_id}.{name}"
         self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        link = self._link
-        if self._is_usual and not kwargs and _deadline.get() is None and _current.get() is None:
-            plain = codec.encode_plain_call(args, link.max_bytes)
-            if plain is not None:  # as below, in a third of the time
-                return _value_of(
-                    link, link.call(self._agent_id, self.__name__, plain, flags=self._flags, timeout=DEFAULT_TIMEOUT_S)
-                )
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
+            link = self._link
             return _value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
@@ -382,12 +373,14 @@ class RemoteMethod:
         timeout = self._timeout
         if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
-        left = time_left(timeout)
+        if timeout is UNSET and _deadline.get() is None and _current.get() is None:
+            left: float | None = DEFAULT_TIMEOUT_S  # what `time_left` says then
+        else:
+            left = time_left(timeout)
         link = self._link
-        if not kwargs:
-            plain = codec.encode_plain_call(args, link.max_bytes)
-            if plain is not None:
-                return plain, left
+        plain = None if kwargs else codec.encode_plain_call(args, link.max_bytes)
+        if plain is not None:
+            return plain, left
         pickler = trusted.dumps if link.takes_pickles else None
         body = codec.encode_call(args, kwargs, what=self._what, max_bytes=link.max_bytes, pickler=pickler)
         if body.tasks:

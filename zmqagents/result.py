@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "Stream", "as_completed", "decode_reply", "wait"]
 
+_FINISHED = concurrent.futures._base.FINISHED
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
@@ -119,6 +120,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def result(self, timeout: float | None = None) -> Any:
         """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
+        if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
+            return self._decode(self._result)
         try:
             self._wait(timeout)
             try:

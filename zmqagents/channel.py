@@ -1,4 +1,4 @@
-"""The sockets of one client: a DEALER, its monitor and whoever reads them.
+"""The connection of one client (a `Carrier`) and whoever reads it.
 
 One thread at a time *leads*: it alone sends, receives and looks at the clock (the lock ``_lead``). That is the I/O
 thread, which also runs the done-callbacks, connects, pings and recovers. But handing a reply from one thread to
@@ -16,8 +16,8 @@ I/O thread.
     READY: a host that knows this client is asked again for all that is outstanding, and runs nothing twice;
     another one (it crashed and was started anew) only for what may be repeated. The rest is `CallLost`.
 
-libzmq's own reconnecting is in effect off: a message queued for a host that died must not reach its successor. The
-monitor tells of a crash within milliseconds; a host that hangs is noticed by pings.
+A carrier is one connection and never connects again: a message queued for a host that died must not reach its
+successor. A crash shows as the end of the connection, within milliseconds; a host that hangs is noticed by pings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import os
 import random
 import secrets
 import socket
-import struct
 import threading
 import time
 import weakref
@@ -37,9 +36,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
-import zmq.backend
 
-from . import codec, errors, frames, security
+from . import carrier, codec, errors, frames, security
+from .carrier import Carrier, Event, UnixCarrier, ZmqCarrier
 from .codec import new_tuple
 from .frames import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
 from .link import Sink, Waiter, rebuild_error
@@ -65,10 +64,6 @@ DEAD_HOST_S = 0.4  # nothing listens any more for so long: what cannot be repeat
 GIVE_UP_S = 30.0  # after that, what can be repeated is lost as well
 QUIET_HOST_S = 10.0  # the same for a host that cannot be reached but has not refused: a cut cable
 
-LAST = int(zmq.NOBLOCK)  # plain numbers: "|" of two flags costs 1.5 us each time
-MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-
-SHORT_MS = 1
 LEAD_S = 1.0  # a caller leads no longer than that; after it the I/O thread looks after the connection
 LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before the I/O thread rests
 ACK_AFTER = 64  # replies after which the host is told what it may forget, if no call does that
@@ -101,9 +96,8 @@ class Channel:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._wake_fd = self._wake_r.fileno()
-        self._dealer: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._items: list[tuple[Any, int]] = [(self._wake_fd, zmq.POLLIN)]
+        self._carrier: Carrier | None = None
+        self._wakes: carrier.Items = [(self._wake_fd, zmq.POLLIN)]
         self._token = 0
         self._server_id = ""
         self._epoch = ""
@@ -208,14 +202,9 @@ class Channel:
             if not call_id:
                 return 0, None
             parts = message.to_frames(call_id, self._token, self._server_id, call_id, False)
-            single = len(parts) == 1 and len(parts[0]) <= self.limit
-            size = len(parts[0]) if single else self._checked_size(parts)
+            size = self._checked_size(parts)
             try:
-                if single:
-                    _send(self._dealer, parts[0], LAST)
-                else:
-                    self._send(parts, size)
-                answer = self._first_answer(call_id)
+                answer = self._first_answer(call_id, parts)
                 if answer is not None and answer[0] is not None:
                     return call_id, answer[0]
                 waiter = Waiter()
@@ -235,13 +224,16 @@ class Channel:
             if book.waiting or book.asking or book.outbox or self._interrupted:
                 self._wake()
 
-    def _first_answer(self, call_id: int) -> tuple[Reply | None, list[frames.Frame]] | None:
-        """The first message within `SHORT_MS`; as a reply if it is the one to this call. None if there is none."""
-        try:
-            frame = _recv(self._dealer, 0, False)
-        except zmq.Again:
+    def _first_answer(
+        self, call_id: int, message: list[frames.Frame]
+    ) -> tuple[Reply | None, list[frames.Frame]] | None:
+        """Send; then what comes at once, and as a reply if it is the one to this call. None if nothing comes."""
+        wire = self._carrier
+        assert wire is not None
+        wire.send(message)
+        parts = wire.receive_soon()
+        if parts is None:
             return None
-        parts = _rest_of(self._dealer, frame) if frame.more or len(frame) >= LARGE_BYTES else [frame.bytes]
         reply = frames.reply_to(call_id, parts)
         if reply is not None:
             now = self._last_heard = time.monotonic()
@@ -252,17 +244,22 @@ class Channel:
     def _wait_for_one(self, end: float) -> bool:
         """Receive the next message; False when the socket is the I/O thread's."""
         left = end - time.monotonic()
-        if left <= 0 or not self._token or self._book.postponed:  # which needs somebody who looks at the clock
+        wire = self._carrier
+        if left <= 0 or wire is None or not self._token or self._book.postponed:  # that needs a look at the clock
             return False
-        self._asleep = True
-        if self._book.outbox or not self.resting or self.closing:
-            return False
-        ready = zmq.zmq_poll(self._items, int(left * 1000) + 1)
-        self._asleep = False
-        dealer = self._dealer
-        if len(ready) != 1 or ready[0][0] is not dealer or dealer is None:
-            return False
-        self._take(_receive(dealer, LAST))
+        parts = wire.receive()
+        if parts is None:
+            self._asleep = True
+            if self._book.outbox or not self.resting or self.closing or wire.events:
+                return False
+            ready = carrier.poll([*self._wakes, *wire.items], int(left * 1000) + 1)
+            self._asleep = False
+            wire.look(ready)
+            if not ready or wire.events or any(where == self._wake_fd for where, _ in ready):
+                return False
+            parts = wire.receive()
+        if parts is not None:
+            self._take(parts)
         return True
 
     # ------------------------------------------------------------ the I/O thread
@@ -315,10 +312,11 @@ class Channel:
     def _turn(self) -> None:
         if self._interrupted:
             self._interrupted = False
-            if self._dealer is not None:
+            if self._carrier is not None:
                 self._lost("a caller was interrupted", errors.CallLost)
         busy = self._send_some()
         busy = self._receive_some() or busy
+        busy = self._look_at_events() or busy
         now = time.monotonic()
         self._look_at_clock(now)
         if self._book.take_ready(now) or busy:
@@ -327,16 +325,22 @@ class Channel:
         if self._book.outbox or self.closing:
             self._asleep = False
             return
-        events = zmq.zmq_poll(self._items, self._poll_ms(now))
+        self._sleep(self._poll_ms(now))
         self._asleep = False
-        with contextlib.suppress(BlockingIOError):
-            self._wake_r.recv(4096)
-        if self._monitor is not None and any(where is self._monitor for where, _ in events):
-            self._read_monitor()
+
+    def _sleep(self, timeout_ms: int) -> None:
+        """Wait until there is something to do, ``timeout_ms`` at most (-1: for ever)."""
+        wire = self._carrier
+        ready = carrier.poll([*self._wakes, *wire.items] if wire is not None else self._wakes, timeout_ms)
+        if wire is not None:
+            wire.look(ready)
+        if any(where == self._wake_fd for where, _ in ready):
+            with contextlib.suppress(BlockingIOError):
+                self._wake_r.recv(4096)
 
     def _poll_ms(self, now: float) -> int:
         due = [self._book.next_due()]
-        if self._dealer is not None:
+        if self._carrier is not None:
             due.append(self._connect_by if not self._token else self._ping_due())
             if self._unacknowledged:
                 due.append(self._ack_by)
@@ -350,7 +354,7 @@ class Channel:
         for request in book.take_overdue(now):
             assert request.sink is not None
             request.sink.fail(errors.CallTimeout(f"{self.address} did not answer in time"))
-        if self._dealer is None:
+        if self._carrier is None:
             if self._lost_at is not None and not book:
                 self._lost_at = None  # nothing to recover for
             return
@@ -361,7 +365,7 @@ class Channel:
             self._lost(f"silent for {DEAD_S:g} s", errors.CallLost)
         elif now >= self._ping_due():
             self._last_ping = now
-            self._dealer.send(frames.header(Kind.PING, 0, self._token), zmq.NOBLOCK)
+            self._carrier.send([frames.header(Kind.PING, 0, self._token)])
         elif len(self._unacknowledged) >= ACK_AFTER or (self._unacknowledged and now >= self._ack_by):
             self._acknowledge()
 
@@ -373,14 +377,14 @@ class Channel:
 
     def _acknowledge(self) -> None:
         """Tell the host which replies it need not keep."""
-        assert self._dealer is not None
+        assert self._carrier is not None
         needed, had = self._book.lowest(), self._unacknowledged
         self._unacknowledged = []
-        message = [frames.header(Kind.ACK, needed, self._token)]
+        message: list[frames.Frame] = [frames.header(Kind.ACK, needed, self._token)]
         beyond = [call_id for call_id in had[-frames.MAX_DEPS :] if call_id > needed]
         if beyond:  # an old call is still open
             message.append(codec.pack(beyond))
-        self._dealer.send_multipart(message, zmq.NOBLOCK)
+        self._carrier.send(message)
 
     # ------------------------------------------------------------ whoever leads: sending and receiving
 
@@ -389,7 +393,8 @@ class Channel:
         book.take_in()
         if not book.unsent and self._lost_at is None:
             return False
-        if self._dealer is None:
+        wire = self._carrier
+        if wire is None:
             if time.monotonic() >= self._next_try:
                 self._connect()
             return False
@@ -397,24 +402,24 @@ class Channel:
             return False
         sent = False
         while (request := book.next_to_send()) is not None:
-            if not self._send_one(request):
+            if not self._send_one(wire, request):
                 break
             sent = True
+        if sent:
+            wire.flush()
         return sent
 
-    def _send_one(self, request: Request) -> bool:
-        """False if it has to wait until others are answered."""
-        dealer, book = self._dealer, self._book
-        assert dealer is not None
+    def _send_one(self, wire: Carrier, request: Request) -> bool:
+        """Queue it; False if it has to wait until others are answered."""
+        book = self._book
         needed = book.lowest()
         try:
             parts = request.message.to_frames(request.call_id, self._token, self._server_id, needed, request.resent)
         except Exception as exc:  # what cannot be made into a message concerns its own caller only
             self._fail([request], exc)
             return True
-        single = len(parts) == 1 and len(parts[0]) <= self.limit
         try:
-            size = len(parts[0]) if single else self._checked_size(parts)
+            size = self._checked_size(parts)
         except errors.MessageTooLarge as exc:
             self._fail([request], exc)
             return True
@@ -424,40 +429,26 @@ class Channel:
         book.sent(request, size)
         if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed and request.message.is_call:
             self._unacknowledged.clear()  # the call has said so
-        if single:
-            _send(dealer, parts[0], LAST)
-        else:
-            self._send(parts, size)
+        wire.queue(parts)
         return True
 
     def _checked_size(self, parts: list[frames.Frame]) -> int:
-        size = sum(map(len, parts))
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if size > self.limit + 1024:
             text = f"a message of {size:,} bytes, limit {self.limit:,} (max_message_bytes of the host)"
             raise errors.MessageTooLarge(text, size, self.limit)
         return size
 
-    def _send(self, parts: list[frames.Frame], size: int) -> None:
-        dealer = self._dealer
-        assert dealer is not None
-        if size < LARGE_BYTES:
-            for part in parts[:-1]:
-                _send(dealer, part, MORE)
-            _send(dealer, parts[-1], LAST)
-        else:
-            dealer.send_multipart(parts, zmq.NOBLOCK, copy=False)
-
     def _receive_some(self) -> bool:
-        dealer = self._dealer
-        if dealer is None:
+        wire = self._carrier
+        if wire is None:
             return False
         for count in range(BATCH):
-            try:
-                frame = _recv(dealer, LAST, False)
-            except zmq.Again:
+            parts = wire.receive()
+            if parts is None:
                 return count > 0
-            self._take(_rest_of(dealer, frame) if frame.more or len(frame) >= LARGE_BYTES else [frame.bytes])
-            if self._dealer is not dealer:
+            self._take(parts)
+            if self._carrier is not wire:
                 return True
         return True
 
@@ -553,49 +544,38 @@ class Channel:
             else:  # a host that is about to start again has no connection file
                 self._lost(str(exc), errors.HostUnreachable, refused=True)
             return
-        dealer: zmq.Socket[bytes] = process_context().socket(zmq.DEALER)
-        # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
-        # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
-        dealer.linger = 1000
-        dealer.setsockopt(zmq.RCVTIMEO, SHORT_MS)
-        for option, value in _DEALER_OPTIONS:
-            dealer.setsockopt(option, value)
-        if server_key is not None and keys is not None:
-            security.client_curve(dealer, keys, server_key)
         self._asked_before = self._book.highest
-        self._dealer = dealer
-        self._monitor = dealer.get_monitor_socket(_EVENTS)
-        self._items = [(self._wake_fd, zmq.POLLIN), (dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         self._token = 0
         self._on_tcp = endpoint.startswith("tcp:")
         self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
-        dealer.connect(endpoint)
+        path = endpoint.removeprefix("ipc://")
+        self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
 
-    def _read_monitor(self) -> None:
-        while self._monitor is not None:
-            try:
-                parts = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._on_monitor(_MONITOR_EVENT.unpack_from(parts[0])[0])
+    def _look_at_events(self) -> bool:
+        """True if something has happened to the connection."""
+        wire = self._carrier
+        if wire is None or not wire.events:
+            return False
+        events, wire.events = wire.events, []
+        for event in events:
+            if self._carrier is wire:
+                self._on_event(event)
+        return True
 
-    def _on_monitor(self, event: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+    def _on_event(self, event: Event) -> None:
+        if event is Event.READY:
             self._greet()
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._end(errors.AuthenticationError(f"{self.address}: it refused this client's key"))
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self._doubt("the handshake failed: its key is another one, or it is no host")
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._doubt("the handshake failed: it does not speak this protocol")
-        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+        elif event is Event.KEY_REFUSED:
+            self._end(errors.AuthenticationError(f"{self.address}: {event.value}"))
+        elif event in (Event.BROKEN_OFF, Event.FOREIGN):
+            self._doubt(event.value)
+        else:
             self._receive_all()
-            if self._dealer is not None:
+            if self._carrier is not None:
                 if self._token:
                     self._lost("the connection was lost", errors.CallLost)
-                else:  # CLOSED: the connection was refused; DISCONNECTED: it was taken, and cut
-                    refused = event == zmq.EVENT_CLOSED
-                    self._lost("nothing listens there", errors.HostUnreachable, refused=refused)
+                else:
+                    self._lost(event.value, errors.HostUnreachable, refused=event is Event.REFUSED)
 
     def _doubt(self, why: str) -> None:
         """A handshake broke off: a wrong key, or a host that was just closing, or a connection that was cut.
@@ -621,10 +601,10 @@ class Channel:
             pass
 
     def _greet(self) -> None:
-        assert self._dealer is not None
+        assert self._carrier is not None
         self._last_heard = self._last_ping = time.monotonic()
         hello = codec.pack({"client": self.prefix_bytes, "versions": [frames.VERSION], "resume": self._secret})
-        self._dealer.send_multipart([frames.header(Kind.HELLO), hello], zmq.NOBLOCK)
+        self._carrier.send([frames.header(Kind.HELLO), hello])
 
     def _on_welcome(self, head: frames.Header, parts: list[frames.Frame]) -> None:
         welcome = codec.unpack(parts[1], max_bytes=frames.MAX_META_BYTES) if len(parts) > 1 else None
@@ -715,26 +695,21 @@ class Channel:
             while (book.outbox or book.unsent) and time.monotonic() < end:
                 self._send_some()
                 if book.outbox or book.unsent:  # not connected yet
-                    zmq.zmq_poll(self._items, 20)
+                    self._sleep(20)
                     self._receive_some()
-                    self._read_monitor()
+                    self._look_at_events()
 
     def _say_bye(self) -> None:
-        if self._dealer is not None and self._token:
+        if self._carrier is not None and self._token:
             with contextlib.suppress(zmq.ZMQError):
-                self._dealer.send(frames.header(Kind.BYE, 0, self._token), zmq.NOBLOCK)
+                self._carrier.send([frames.header(Kind.BYE, 0, self._token)])
 
     def _disconnect(self) -> None:
-        dealer, monitor = self._dealer, self._monitor
-        self._dealer = self._monitor = None
+        wire, self._carrier = self._carrier, None
         self._token = 0
         self._unacknowledged.clear()
-        self._items = [(self._wake_fd, zmq.POLLIN)]
-        if dealer is None or monitor is None:
-            return
-        dealer.disable_monitor()  # before its socket is closed, or the close hangs
-        monitor.close(linger=0)
-        dealer.close()
+        if wire is not None:
+            wire.close()
 
     def _fail(self, requests: list[Request], error: Exception) -> None:
         """``requests`` end in ``error``; those never sent say so."""
@@ -748,6 +723,8 @@ class Channel:
         """After a fork, in the child: the parent's sockets and threads are not here; who waits on a copy is told."""
         self.closing = True
         self._asleep = self.resting = False
+        if self._carrier is not None:
+            self._carrier.abandon()
         for request in self._book.take_all():
             if request.sink is not None:
                 with contextlib.suppress(RuntimeError):  # its lock is free: the parent's thread had just answered
@@ -801,24 +778,12 @@ def _copy(error: Exception) -> Exception:
 # ---------------------------------------------------------------- the process
 
 
-_context: tuple[int, zmq.Context[Any]] | None = None
-_context_lock = threading.Lock()
 channels: weakref.WeakSet[Channel] = weakref.WeakSet()
-
-
-def process_context() -> zmq.Context[Any]:
-    """The ZeroMQ context of all connections of this process; a new one after a fork."""
-    global _context
-    with _context_lock:
-        if _context is None or _context[0] != os.getpid():
-            _context = (os.getpid(), zmq.Context())
-        return _context[1]
 
 
 def after_fork() -> None:
     """In the child; see `Channel.fail_in_child`."""
-    global _context_lock
-    _context_lock = threading.Lock()
+    carrier.forget_context()
     for channel in list(channels):
         channel.fail_in_child()
 
@@ -830,51 +795,5 @@ def close_all() -> None:
         channel.close()
     for channel in mine:
         channel.join()
-    ended = not any(channel.is_alive() for channel in mine)
-    if ended and _context is not None and _context[0] == os.getpid():
-        # A socket's last messages are written by ZeroMQ's own thread, for which only the context waits; their linger
-        # bounds it. (A thread of our own could bound it once more, but Python 3.12 starts none at exit.)
-        _context[1].term()
-
-
-# The convenience layer above these checks arguments, which takes as long as the work itself.
-_send: Any = zmq.backend.Socket.send
-_recv: Any = zmq.backend.Socket.recv
-
-
-def _receive(socket: zmq.Socket[bytes], flags: int) -> list[frames.Frame]:
-    """One message; zmq.Again if there is none. Large frames are not copied."""
-    return _rest_of(socket, _recv(socket, flags, False))
-
-
-def _rest_of(socket: zmq.Socket[bytes] | None, frame: zmq.Frame) -> list[frames.Frame]:
-    """The message that begins with ``frame``."""
-    parts = [frame.bytes if len(frame) < LARGE_BYTES else frame.buffer]
-    while frame.more:
-        frame = _recv(socket, LAST, False)
-        parts.append(frame.bytes if len(frame) < LARGE_BYTES else frame.buffer)
-    return parts
-
-
-_MONITOR_EVENT = struct.Struct("=hi")  # event, value: zmq_socket_monitor(3)
-_EVENTS = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_CLOSED
-)
-_DEALER_OPTIONS = (
-    # Ten minutes, so in effect never: a lost connection is closed here. Not -1, with which libzmq 4.3.5 ends the pipe
-    # in the middle of whatever is being received, drops what had arrived and may abort (fq.cpp, "!_more").
-    (zmq.RECONNECT_IVL, 600_000),
-    (zmq.SNDHWM, 0),
-    (zmq.RCVHWM, 0),
-    (zmq.HANDSHAKE_IVL, 30_000),  # more than CONNECT_TIMEOUT_S: a frozen host is unreachable, not one with a wrong key
-    (zmq.CONNECT_TIMEOUT, 3000),
-    (zmq.TCP_KEEPALIVE, 1),
-    (zmq.TCP_KEEPALIVE_IDLE, 30),
-    (zmq.TCP_KEEPALIVE_INTVL, 5),
-    (zmq.TCP_KEEPALIVE_CNT, 3),
-)
+    if not any(channel.is_alive() for channel in mine):
+        carrier.end_context()

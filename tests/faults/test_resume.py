@@ -126,9 +126,7 @@ def test_a_host_that_has_forgotten_the_client_is_asked_for_the_results_it_keeps(
                 pass
             relay.refuse()
             relay.cut()
-            while near.get_server_info()["clients_lost"] == 0:
-                pass
-            while near.get_server_info()["clients_lost"] == 1:
+            while (info := near.get_server_info())["clients"] > 1 or info["clients_lost"]:
                 pass
             relay.accept()
             lost.join()

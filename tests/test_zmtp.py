@@ -1,0 +1,110 @@
+"""The wire of ZeroMQ, in memory: whatever pieces it comes in, the same messages come out."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zmqagents import zmtp
+from zmqagents.errors import RemoteProtocolError
+from zmqagents.frames import Frame
+
+HANDSHAKE = zmtp.GREETING + zmtp.READY
+FRAMES = st.binary(max_size=300) | st.sampled_from([65_535, 65_536, 200_000]).map(bytes)
+MESSAGES = st.lists(st.lists(FRAMES, min_size=1, max_size=4), max_size=6)
+
+
+def feed(incoming: zmtp.Incoming, data: bytes, sizes: list[int]) -> list[list[Frame]]:
+    """What ``incoming`` makes of ``data`` that comes in pieces of ``sizes``, and then in one."""
+    taken: list[list[Frame]] = []
+    for size in [*sizes, len(data)]:
+        while size and data:
+            space = incoming.space()
+            count = min(size, len(space), len(data))
+            assert count
+            space[:count] = data[:count]
+            incoming.filled(count)
+            data, size = data[count:], size - count
+            while (message := incoming.take()) is not None:
+                taken.append(message)
+    return taken
+
+
+def written(messages: list[list[bytes]]) -> bytes:
+    return b"".join(bytes(piece) for parts in messages for piece in zmtp.enclosed(list(parts)))
+
+
+@given(MESSAGES, st.lists(st.integers(0, 70_000), max_size=12))
+@settings(deadline=None)
+def test_messages_come_out_as_they_went_in_whatever_pieces_they_come_in(
+    messages: list[list[bytes]], sizes: list[int]
+) -> None:
+    taken = feed(zmtp.Incoming(), HANDSHAKE + written(messages), sizes)
+    assert [[bytes(frame) for frame in parts] for parts in taken] == messages
+
+
+@given(st.binary(max_size=400), st.booleans(), st.lists(st.integers(1, 50), max_size=8))
+def test_garbage_is_refused_or_waited_for(garbage: bytes, shaken: bool, sizes: list[int]) -> None:
+    incoming = zmtp.Incoming()
+    try:
+        taken = feed(incoming, HANDSHAKE * shaken + garbage, sizes)
+    except RemoteProtocolError:
+        return
+    assert shaken or not taken
+
+
+def test_large_frames_have_memory_of_their_own_that_may_be_written_to() -> None:
+    [[small, large]] = feed(zmtp.Incoming(), HANDSHAKE + written([[b"small", bytes(100_000)]]), [])
+    assert type(small) is bytes
+    assert isinstance(large, memoryview)
+    assert not large.readonly
+
+
+def test_it_is_ready_when_both_have_come_greeting_and_ready() -> None:
+    incoming = zmtp.Incoming()
+    feed(incoming, zmtp.GREETING, [10, 1, 53])
+    assert not incoming.ready
+    feed(incoming, zmtp.READY, [3])
+    assert incoming.ready
+
+
+def test_a_refusal_is_told() -> None:
+    incoming = zmtp.Incoming()
+    feed(incoming, zmtp.GREETING + zmtp._command(b"ERROR", b"\x03400"), [])
+    assert incoming.refusal == "400"
+    assert not incoming.ready
+
+
+def test_a_ping_is_answered_with_what_came_with_it() -> None:
+    incoming = zmtp.Incoming()
+    feed(incoming, HANDSHAKE + zmtp._command(b"PING", b"\x00\x10context"), [])
+    assert incoming.answers == [zmtp._command(b"PONG", b"context")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\xff" + bytes(8) + b"\x00",
+        zmtp.GREETING.replace(b"NULL", b"PLAIN").ljust(64, b"\0")[:64],
+        zmtp.GREETING + zmtp.head(1) + b"x",  # a message before the handshake is over
+        HANDSHAKE + b"\x08\x00",  # a flag that there is not
+        HANDSHAKE + zmtp.head(1 << 41),
+        HANDSHAKE + zmtp.head(70_000, zmtp.COMMAND),
+        HANDSHAKE + b"\x01\x00" * (zmtp.MAX_FRAMES + 1),
+    ],
+    ids=["http", "signature", "mechanism", "early", "flag", "size", "command", "frames"],
+)
+def test_what_is_no_zmtp_is_refused(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        feed(zmtp.Incoming(), data, [])
+
+
+def test_a_size_that_is_only_declared_takes_no_memory() -> None:
+    incoming = zmtp.Incoming()
+    before = psutil.Process().memory_info().rss
+    feed(incoming, HANDSHAKE + zmtp.head(1 << 30) + b"the first bytes", [])
+    assert psutil.Process().memory_info().rss - before < 1 << 26
+    assert len(incoming.space()) == (1 << 30) - len(b"the first bytes")

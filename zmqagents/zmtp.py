@@ -1,0 +1,200 @@
+"""ZMTP 3.1, the wire of ZeroMQ, as far as a client without encryption needs it: bytes in, messages out, no socket.
+
+    greeting   signature ff 00*8 7f | version 03 01 | mechanism, 20 bytes | as-server | filler: 64 bytes
+    frame      flags (1 more, 2 long, 4 command) | size, 1 or 8 bytes | body
+    command    a frame whose body begins with the length of its name, and the name
+
+Both sides send a greeting and, with the mechanism NULL, a READY command; then messages, each of frames of which all but
+the last have the flag "more". Source: RFC 37, https://rfc.zeromq.org/spec/37/.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+from .errors import RemoteProtocolError
+from .frames import Frame
+
+__all__ = ["GREETING", "LARGE_BYTES", "READY", "Incoming", "enclosed", "head"]
+
+MORE, LONG, COMMAND = 1, 2, 4
+LARGE_BYTES = 65_536  # a frame from that on is read into memory of its own, and not copied
+ZEROED_BYTES = 33_554_432  # what is longer gets memory that the system gives only when it is written to
+MAX_FRAME_BYTES = 1 << 40
+MAX_FRAMES = 256  # of one message
+BUFFER_BYTES = 2 * LARGE_BYTES
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
+_SIGNED = len(GREETING)
+
+
+def head(size: int, flags: int = 0) -> bytes:
+    """What stands before the body of a frame of ``size`` bytes."""
+    if size < 256:
+        return bytes((flags, size))
+    return bytes((flags | LONG,)) + size.to_bytes(8, "big")
+
+
+def enclosed(parts: Sequence[Frame]) -> list[Frame]:
+    """A message as the bytes to be sent, in pieces: large frames are not copied."""
+    pieces: list[Frame] = []
+    last = len(parts) - 1
+    for number, frame in enumerate(parts):
+        start = head(len(frame), MORE if number < last else 0)
+        pieces += (start, frame) if len(frame) >= LARGE_BYTES else (start + frame,)
+    return pieces
+
+
+def _command(name: bytes, data: bytes = b"") -> bytes:
+    body = bytes((len(name),)) + name + data
+    return head(len(body), COMMAND) + body
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value
+
+
+READY = _command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
+
+
+class Incoming:
+    """What comes over one connection: read into `space`, say how much with `filled`, then `take` message by message.
+
+    ``ready``: both have greeted, and messages may be sent. ``refusal``: why the other side will not have us.
+    ``answers``: what is to be sent back at once.
+    """
+
+    __slots__ = (
+        "_buffer", "_end", "_got", "_greeted", "_large", "_large_flags", "_parts", "_start", "_view", "answers",
+        "ready", "refusal",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0  # of what was read and not taken
+        self._parts: list[Frame] = []  # the message that is not whole yet
+        self._large: memoryview | None = None  # the frame that is being read, and how much of it has come
+        self._large_flags = self._got = 0
+        self._greeted = False
+        self.ready = False
+        self.refusal: str | None = None
+        self.answers: list[bytes] = []
+
+    def space(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        if self._large is not None:
+            return self._large[self._got :]
+        if not self._end:
+            return self._view
+        if BUFFER_BYTES - self._end < LARGE_BYTES:
+            left = self._end - self._start
+            self._view[:left] = self._view[self._start : self._end].tobytes()
+            self._start, self._end = 0, left
+        return self._view[self._end :]
+
+    def filled(self, count: int) -> None:
+        """``count`` bytes were read into `space`."""
+        if self._large is not None:
+            self._got += count
+        else:
+            self._end += count
+
+    def take(self) -> list[Frame] | None:
+        """The next message, None if it is not there yet. RemoteProtocolError: this is not ZMTP."""
+        start, end = self._start, self._end
+        if end - start >= 2 and not self._buffer[start] and self.ready and not self._parts:  # one short frame
+            stop = start + 2 + self._buffer[start + 1]
+            if stop <= end:
+                whole = self._view[start + 2 : stop].tobytes()
+                if stop == end:
+                    self._start = self._end = 0
+                else:
+                    self._start = stop
+                return [whole]
+        while (found := self._next_frame()) is not None:
+            flags, frame = found
+            if flags & COMMAND:
+                self._on_command(bytes(frame))
+            elif not self.ready:
+                raise RemoteProtocolError("a message before the handshake was over")
+            else:
+                self._parts.append(frame)
+                if not flags & MORE:
+                    parts, self._parts = self._parts, []
+                    return parts
+                if len(self._parts) >= MAX_FRAMES:
+                    raise RemoteProtocolError(f"a message of more than {MAX_FRAMES} frames")
+        return None
+
+    def _next_frame(self) -> tuple[int, Frame] | None:
+        if self._large is not None:
+            return self._end_of_large()
+        if not (self._greeted or self._greet()):
+            return None
+        start, end = self._start, self._end
+        if end - start < 2:
+            return None
+        flags = self._buffer[start]
+        if flags & ~(MORE | LONG | COMMAND):
+            raise RemoteProtocolError(f"a frame with the flags {flags:#x}")
+        body = start + (9 if flags & LONG else 2)
+        if end < body:
+            return None
+        size = int.from_bytes(self._view[start + 1 : body], "big")
+        if size >= LARGE_BYTES:
+            return self._begin_large(flags, body, size)
+        if end < body + size:
+            return None
+        frame = self._view[body : body + size].tobytes()
+        self._skip_to(body + size)
+        return flags, frame
+
+    def _begin_large(self, flags: int, body: int, size: int) -> tuple[int, Frame] | None:
+        if size > MAX_FRAME_BYTES or flags & COMMAND:
+            raise RemoteProtocolError(f"a frame of {size:,} bytes")
+        try:
+            self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size))
+        except (OSError, MemoryError):
+            raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None
+        self._large_flags = flags
+        self._got = min(size, self._end - body)
+        self._large[: self._got] = self._view[body : body + self._got]
+        self._skip_to(body + self._got)
+        return self._end_of_large()
+
+    def _end_of_large(self) -> tuple[int, Frame] | None:
+        large = self._large
+        assert large is not None
+        if self._got < len(large):
+            return None
+        self._large = None
+        return self._large_flags, large
+
+    def _skip_to(self, place: int) -> None:
+        self._start = place
+        if place == self._end:
+            self._start = self._end = 0
+
+    def _greet(self) -> bool:
+        there = self._view[self._start : self._end]
+        if len(there) and (there[0] != 0xFF or (len(there) > 9 and there[9] != 0x7F)):
+            raise RemoteProtocolError("it does not speak ZMTP")
+        if len(there) < _SIGNED:
+            return False
+        if there[10] < 3 or there[12:32].tobytes().rstrip(b"\0") != b"NULL":
+            raise RemoteProtocolError("it does not speak ZMTP 3 with the mechanism NULL")
+        self._greeted = True
+        self._skip_to(self._start + _SIGNED)
+        return True
+
+    def _on_command(self, body: bytes) -> None:
+        length = body[0] if body else 0
+        name, data = body[1 : 1 + length], body[1 + length :]
+        if name == b"READY":
+            self.ready = True
+        elif name == b"ERROR":
+            self.refusal = data[1:].decode("utf-8", "replace")
+        elif name == b"PING":  # a time to live, and what is to come back
+            self.answers.append(_command(b"PONG", data[2:]))

@@ -105,7 +105,9 @@ class UnixCarrier:
         self._in = zmtp.Incoming()
         self._out: deque[Frame] = deque()
         self._ready = self._ended = False
+        self._drained = False  # there is nothing more to read
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(None)  # whatever the program's default is
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(CONNECT_S))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(SHORT_S))
         self._reading: Items = [(self._socket.fileno(), zmq.POLLIN)]
@@ -114,6 +116,7 @@ class UnixCarrier:
             self._socket.connect(path)
         except OSError as exc:
             gone = exc.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.EPROTOTYPE)
+            self._drained = True
             self._end(Event.REFUSED if gone else Event.CUT)
             return
         self._out += (zmtp.GREETING, zmtp.READY)
@@ -131,7 +134,7 @@ class UnixCarrier:
         if len(parts) == 1 and len(parts[0]) < 256 and not self.pending:
             data = bytes((0, len(parts[0]))) + parts[0]
             try:
-                count = self._socket.send(data, _AT_ONCE)
+                count = self._socket.send(data, _SENDING)
             except BlockingIOError:
                 count = 0
             except OSError:
@@ -155,7 +158,7 @@ class UnixCarrier:
         while out and not self._ended:
             pieces = list(islice(out, PIECES))
             try:
-                count = self._socket.sendmsg(pieces, (), _AT_ONCE)
+                count = self._socket.sendmsg(pieces, (), _SENDING)
             except BlockingIOError:
                 break
             except OSError:
@@ -187,6 +190,7 @@ class UnixCarrier:
         try:
             message = incoming.take()
         except RemoteProtocolError:
+            self._drained = True
             self._end(Event.CUT if self._ready else Event.FOREIGN)
             return None
         if message is None:
@@ -202,7 +206,7 @@ class UnixCarrier:
         return message
 
     def _read(self, flags: int) -> bool:
-        if self._ended:
+        if self._drained:
             return False
         try:
             count = self._socket.recv_into(self._in.space(), 0, flags)
@@ -211,12 +215,14 @@ class UnixCarrier:
         except OSError:
             count = 0
         if not count:
+            self._drained = True
             self._end(Event.CUT)
             return False
         self._in.filled(count)
         return True
 
     def _end(self, event: Event) -> None:
+        """Nothing more can be sent. What the other side sent before it went is still read."""
         if not self._ended:
             self._ended = True
             self.pending = False
@@ -228,14 +234,15 @@ class UnixCarrier:
         while self.pending and time.monotonic() < end:
             poll([(self._socket.fileno(), zmq.POLLOUT)], 20)
             self.flush()
-        self._ended = True
+        self._ended = self._drained = True
         self._socket.close()
 
     def abandon(self) -> None:
         self._socket.close()
 
 
-_AT_ONCE = socket.MSG_DONTWAIT
+_AT_ONCE = int(socket.MSG_DONTWAIT)
+_SENDING = _AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 
 def _timeval(seconds: float) -> bytes:
@@ -269,7 +276,11 @@ class ZmqCarrier:
             security.client_curve(self._dealer, keys, server_key)
         self._monitor = self._dealer.get_monitor_socket(sum(_EVENTS))
         self.items: Items = [(self._dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
-        self._dealer.connect(endpoint)
+        try:
+            self._dealer.connect(endpoint)
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     def look(self, ready: Items) -> None:
         if not any(where is self._monitor for where, _ in ready):

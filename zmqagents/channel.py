@@ -84,12 +84,13 @@ class Channel:
         self._resolve = resolve
         self._secret = secrets.token_bytes(16)
         self._book = Outstanding()
-        self._lead = threading.Lock()
+        self._lead = threading.RLock()  # as such it knows whose it is
         self.resting = False  # the I/O thread leaves the socket to callers
         self._rest = threading.Lock()
         self._rest.acquire()
         self._streak = 0  # lone calls in a row
         self._streak_thread = 0
+        self._leader = 0  # the ident of the caller that leads
         self._interrupted = False  # a leading caller was: half a message may be read or written
         self._asleep = False
         self._wake_r, self._wake_w = socket.socketpair()
@@ -128,25 +129,32 @@ class Channel:
         self._wake()
         return call_id
 
-    def ask(self, message: Message, limit_s: float | None) -> Reply:
-        """Send ``message`` and wait for the answer; CallTimeout after ``limit_s`` seconds, or what it failed with."""
-        waiter: Waiter | None = None
-        if self.resting and self._lead.acquire(blocking=False):
-            call_id, answer = self._lead_alone(message, limit_s)
-            if isinstance(answer, Reply):
-                return answer
-            waiter = answer
-        if waiter is None:
-            waiter = Waiter()
-            call_id = self._book.add(Request(message, waiter, None))
-            me = threading.get_ident()
-            self._streak = self._streak + 1 if self._streak_thread == me else 0
-            self._streak_thread = me
-            self._wake()
+    def ask(self, message: Message) -> Reply:
+        """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
+        if self._leader == threading.get_ident():
+            raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
+        request: Request | None = None
         try:
-            return waiter.wait(limit_s)
-        except BaseException:  # too late, or a KeyboardInterrupt
-            self.forget(call_id)
+            if self.resting and self._lead.acquire(blocking=False):
+                answer = self._lead_alone(message)
+                if isinstance(answer, Reply):
+                    return answer
+                request = answer
+            if request is None:
+                request = Request(message, Waiter(), None)
+                self._book.add(request)
+                me = threading.get_ident()
+                self._streak = self._streak + 1 if self._streak_thread == me else 0
+                self._streak_thread = me
+                self._wake()
+            waiter, deadline = request.sink, message.deadline
+            assert type(waiter) is Waiter
+            return waiter.wait(None if deadline is None else max(0.0, deadline + LATE_S - time.monotonic()))
+        except BaseException:  # too late, or a KeyboardInterrupt, which may come between any two of these lines
+            with contextlib.suppress(RuntimeError):  # not this thread's: the rule
+                self._lead.release()
+            if request is not None:
+                self.forget(request.call_id)
             raise
 
     def forget(self, call_id: int) -> None:
@@ -174,52 +182,70 @@ class Channel:
             self._thread.join(5.0)
 
     def _wake(self) -> None:
-        """See that somebody looks at the outbox soon."""
+        """See that somebody looks at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
         if self.resting:
-            self.resting = False
-            with contextlib.suppress(RuntimeError):  # woken already
+            try:
+                self.resting = False
                 self._rest.release()
+            except RuntimeError:  # woken already
+                pass
+            except BaseException:
+                self.resting = True
+                raise
         if self._asleep:
-            self._asleep = False
-            with contextlib.suppress(OSError):  # full of wake-ups already, or closed
+            try:
+                self._asleep = False
                 self._wake_w.send(b"\0")
+            except OSError:  # full of wake-ups already, or closed
+                pass
+            except BaseException:
+                self._asleep = True
+                raise
         if self._ended:  # it has missed the last look at the outbox
             self._fail(self._book.take_all(), errors.HostLost(f"the connection to {self.address} is closed"))
 
     # ------------------------------------------------------------ a caller that leads
 
-    def _lead_alone(self, message: Message, limit_s: float | None) -> tuple[int, Reply | Waiter | None]:
+    def _lead_alone(self, message: Message) -> Reply | Request | None:
         """Send ``message`` and read its answer, in the thread that waits for it and has just taken the lead.
 
-        The call's id, and the answer, or who is going to get it; None if the call was not sent.
+        The answer, or the request that is going to get it; None if it was not sent.
 
-        A short call, with nothing beside it, is answered before anything else happens. So for `SHORT_MS` there is no
-        look at the other descriptors, and no record of the call.
+        A short call, with nothing beside it, is answered before anything else happens. So for `carrier.SHORT_S` there
+        is no look at the other descriptors, and no record of the call.
         """
         book = self._book
+        begun = False
         try:
+            self._leader = threading.get_ident()
             call_id = book.id_for_one_alone() if self._token and not book.unsent else 0
             if not call_id:
-                return 0, None
+                return None
             parts = message.to_frames(call_id, self._token, self._server_id, call_id, False)
             size = self._checked_size(parts)
-            try:
-                answer = self._first_answer(call_id, parts)
-                if answer is not None and answer[0] is not None:
-                    return call_id, answer[0]
-                waiter = Waiter()
-                book.adopt(Request(message, waiter, None), call_id, size)
-                if answer is not None:
-                    self._take(answer[1])
-                end = time.monotonic() + (LEAD_S if limit_s is None else min(LEAD_S, limit_s))
-                while not waiter.done and self._wait_for_one(end):
-                    pass
-                return call_id, waiter
-            except BaseException:  # KeyboardInterrupt, anywhere in here
+            begun = True
+            answer = self._first_answer(call_id, parts)
+            if answer is not None and answer[0] is not None:
+                return answer[0]
+            request = Request(message, Waiter(), None)
+            book.adopt(request, call_id, size)
+            if answer is not None:
+                self._take(answer[1])
+            end = time.monotonic() + LEAD_S
+            if message.deadline is not None:
+                end = min(end, message.deadline + LATE_S)
+            while book.find(call_id) is request and self._wait_for_one(end):
+                pass
+            return request
+        except BaseException:  # KeyboardInterrupt: half a message may have been read or written
+            if begun:
                 self._interrupted = True
-                raise
+                book.drop(call_id)
+                book.outbox.append(Request(Plain(Kind.CANCEL, call_id), None, None))
+            raise
         finally:
             self._asleep = False
+            self._leader = 0
             self._lead.release()
             if book.waiting or book.asking or book.outbox or self._interrupted:
                 self._wake()
@@ -344,7 +370,7 @@ class Channel:
             due.append(self._connect_by if not self._token else self._ping_due())
             if self._unacknowledged:
                 due.append(self._ack_by)
-        elif self._lost_at is not None or self._doubting_since is not None:
+        elif self._book.unsent or self._lost_at is not None:  # then `_send_some` connects
             due.append(self._next_try)
         times = [when for when in due if when is not None]
         return max(0, int((min(times) - now) * 1000) + 1) if times else -1
@@ -535,21 +561,22 @@ class Channel:
     # ------------------------------------------------------------ connecting
 
     def _connect(self) -> None:
+        self._asked_before = self._book.highest
+        self._token = 0
+        self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
         try:
             endpoint, server_key = self._resolve()
+            self._on_tcp = endpoint.startswith("tcp:")
             keys = security.KeyStore.open().client_keypair() if server_key is not None else None
+            path = endpoint.removeprefix("ipc://")
+            self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:
             if self._lost_at is None:
                 self._end(exc)
             else:  # a host that is about to start again has no connection file
                 self._lost(str(exc), errors.HostUnreachable, refused=True)
-            return
-        self._asked_before = self._book.highest
-        self._token = 0
-        self._on_tcp = endpoint.startswith("tcp:")
-        self._connect_by = time.monotonic() + CONNECT_TIMEOUT_S
-        path = endpoint.removeprefix("ipc://")
-        self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
+        except (OSError, ValueError, zmq.ZMQError) as exc:  # no address that there could be, or no descriptor for it
+            self._lost(str(exc), errors.HostUnreachable)
 
     def _look_at_events(self) -> bool:
         """True if something has happened to the connection."""
@@ -612,9 +639,6 @@ class Channel:
             raise errors.RemoteProtocolError("WELCOME without its map")
         book = self._book
         epoch, former = str(welcome.get("epoch", "")), self._epoch
-        same_results = epoch == former or (
-            welcome.get("results") is not None and welcome.get("results") == self.welcome.get("results")
-        )
         self.welcome = welcome
         self._server_id = str(welcome.get("server_id", ""))
         self.limit = int(welcome.get("max_message_bytes", 1 << 40))
@@ -627,7 +651,7 @@ class Channel:
         self._doubting_since = None
         self._pause_s = RETRY_S[0]
         if former:
-            self._ask_again(bool(head.flags & Flag.RESUMED), same_results)
+            self._ask_again(bool(head.flags & Flag.RESUMED), same_results=epoch == former)
 
     # ------------------------------------------------------------ losing the connection, and having it back
 
@@ -638,6 +662,8 @@ class Channel:
         """
         self._disconnect()
         if not self._epoch:  # there never was one; whoever asked while it was tried gets a try of his own
+            self._doubting_since = None
+            self._book.forget_unsent(self._asked_before)
             old = self._book.take(lambda request: request.call_id <= self._asked_before)
             self._fail(old, kind(f"{self.address}: {why}"))
             return
@@ -652,7 +678,8 @@ class Channel:
             self._fail(
                 self._book.take(lambda request: request.message.repeat is not Repeat.SAFE), errors.CallLost(text)
             )
-        if lost_for_s >= GIVE_UP_S or not self._book:
+            self._book.forget_unsent(0)  # what has no answer, a CANCEL say: there is nobody whom it concerns
+        if lost_for_s >= GIVE_UP_S or not (self._book or self._book.unsent or self._book.outbox):
             self._end(errors.CallLost(text))
             return
         self._next_try = now + self._pause_s * random.uniform(0.8, 1.2)
@@ -667,7 +694,7 @@ class Channel:
         self._epoch = ""
         self._fail(self._book.take_all(), error)
 
-    def _ask_again(self, resumed: bool, same_results: bool) -> None:
+    def _ask_again(self, resumed: bool, *, same_results: bool) -> None:
         """Queue what was sent over the former connection; ``same_results``: the host can see what became of it."""
         why = "the connection was lost, and the host knows no more what became of the call"
 
@@ -691,7 +718,7 @@ class Channel:
         """Send what was asked for before the end: a program may make its calls and exit."""
         book = self._book
         end = time.monotonic() + FLUSH_S
-        with contextlib.suppress(zmq.ZMQError, errors.ZmqAgentsError):
+        with contextlib.suppress(Exception):  # whatever it is, the rest of the end is to come
             while (book.outbox or book.unsent) and time.monotonic() < end:
                 self._send_some()
                 if book.outbox or book.unsent:  # not connected yet

@@ -172,12 +172,11 @@ class Connection(Link):
         if not core.resting and core.is_own_thread():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
         message = _Call(agent, method, body, flags, options, timeout, call)
-        limit_s = None if timeout is None else timeout + LATE_S
         try:
             if call is None:
-                return core.ask(message, limit_s)
+                return core.ask(message)
             with call.host.outside(call):  # a worker of some host: it gives its slot back meanwhile
-                return core.ask(message, limit_s)
+                return core.ask(message)
         except errors.CallTimeout:
             what = f"{agent or 'the host'}.{method}"
             raise errors.CallTimeout(f"{what}: no answer from {self.address} within {timeout:.3g} s") from None
@@ -202,6 +201,11 @@ class Connection(Link):
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0
         self._open_core().request(Plain(Kind.CANCEL, 0, meta, flags=flags), None, None)
+
+    def abandon(self, task_id: str) -> None:
+        core = self._core
+        if core is not None and not core.closing:  # otherwise it has ended with its connection
+            core.request(Plain(Kind.CANCEL, 0, codec.pack(task_id)), None, None)
 
     def credit(self, task_id: str, items: int) -> None:
         call_id = int(task_id.rpartition("-")[2])
@@ -230,6 +234,9 @@ class Connection(Link):
         """Close the sockets and wait for the I/O thread; what is outstanding fails. Used again, it opens anew."""
         with self._lock:
             core, self._core = self._core, None
+            finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer.detach()  # it would keep the channel
         if core is not None:
             core.close()
             core.join()

@@ -88,6 +88,10 @@ class Link(abc.ABC):
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         """Cancel a task and, unless ``alone``, the calls that it has made; nothing comes back."""
 
+    def abandon(self, task_id: str) -> None:
+        """Cancel a call made on this link. Takes no lock and opens nothing: the garbage collector may call it."""
+        self.cancel(task_id)
+
     @abc.abstractmethod
     def credit(self, task_id: str, items: int) -> None:
         """Allow the stream ``task_id``, a call made on this link, to send ``items`` more."""

@@ -91,19 +91,23 @@ class Outstanding:
     # ------------------------------------------------------------ any thread
 
     def add(self, request: Request) -> int:
-        """Take a request in; its id. Raises HostBusy if far more is asked than the host allows to be open."""
+        """Take a request in; its id. Raises HostBusy if far more is asked than the host allows to be open.
+
+        One without a sink gets no id, and takes no lock: the garbage collector may be who asks, in the middle of this.
+        """
         sink = request.sink
+        if sink is None:
+            self.outbox.append(request)
+            return 0
         with self._lock:
-            if sink is not None and len(self.asking) >= 2 * self.max_calls:
+            if len(self.asking) >= 2 * self.max_calls:
                 raise errors.HostBusy(
                     f"{len(self.asking)} calls of this client are open, twice what the host takes ({self.max_calls})"
                 )
-            self._highest = call_id = next(self._ids)
-            request.call_id = call_id
-            if type(sink) is Waiter:
-                self.waiting[call_id] = request
-            elif sink is not None:
-                self.asking[call_id] = request
+            request.call_id = call_id = next(self._ids)
+            row = self.waiting if type(sink) is Waiter else self.asking
+            row[call_id] = request
+            self._highest = call_id  # last: whoever looks for the lowest open id must find it in its row
             self.outbox.append(request)
         return call_id
 
@@ -264,7 +268,19 @@ class Outstanding:
         self.unsent.extendleft(reversed(queued))
         for request in queued:
             request.sent = False
+        self._count_large()
         return rest
+
+    def forget_unsent(self, last: int) -> None:
+        """Nothing up to the id ``last`` is to be sent any more."""
+        self.unsent = deque(request for request in self.unsent if request.call_id > last)
+
+    def _count_large(self) -> None:
+        """Those that were dropped while they were open have gone with the connection."""
+        self._large = {
+            call_id: size for call_id, size in self._large.items() if call_id in self.waiting or call_id in self.asking
+        }
+        self._open_bytes = sum(self._large.values())
 
     def take(self, lost: Callable[[Request], bool]) -> list[Request]:
         """The requests that ``lost`` says True of; they wait no more."""
@@ -276,4 +292,6 @@ class Outstanding:
         self.outbox.clear()
         self.unsent.clear()
         self._later.clear()
-        return self.take(lambda _: True)
+        found = self.take(lambda _: True)
+        self._count_large()
+        return found

@@ -13,12 +13,13 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import codec, errors, trusted
 from .agent import current_call
@@ -121,16 +122,16 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def result(self, timeout: float | None = None) -> Any:
         """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
         if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
-            return self._decode(self._result)
+            return self._decode()
         try:
             self._wait(timeout)
             try:
-                value = super().result(0)
+                super().result(0)
             except concurrent.futures.TimeoutError:
                 if self.done():  # the call itself raised a TimeoutError
                     raise
                 raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
-            return self._decode(value)
+            return self._decode()
         finally:
             del self  # as in the standard library: the error that is raised here must not refer to itself
 
@@ -167,12 +168,12 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             super().exception(timeout)
 
-    def _decode(self, value: Any) -> Any:
+    def _decode(self) -> Any:
         if self._decoded:
-            return value
+            return self._result
         with self._decode_lock:
             if not self._decoded:
-                self._result = decode_reply(self._link, value, self._bind)
+                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind)
                 self._decoded = True
             return self._result
 
@@ -304,6 +305,11 @@ class _Inlet:
             self._futures.append((_inbox_of(loop), future))
             return future
 
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Nobody awaits ``future`` any more."""
+        with self._changed:
+            self._futures = [entry for entry in self._futures if entry[1] is not future]
+
     def _end(self, error: Exception | None) -> None:
         with self._changed:
             if not self.ended:
@@ -369,7 +375,10 @@ class Stream:
     async def _until(self, future: asyncio.Future[None]) -> None:
         call = current_call()
         if call is None:
-            await future
+            try:
+                await future
+            finally:
+                self.inlet.forget(future)
             return
         inbox = _inbox_of(future.get_loop())
         over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
@@ -377,13 +386,14 @@ class Stream:
             await future
         finally:
             self.inlet.on_item = None
+            self.inlet.forget(future)
             over()
 
     def close(self) -> None:
         """End the stream; the generator on the host is closed. Idempotent."""
         if self.inlet.close():
             with contextlib.suppress(errors.ZmqAgentsError):
-                self._link.cancel(self.task_id)
+                self._link.abandon(self.task_id)
 
     async def aclose(self) -> None:
         """The same as `close`."""
@@ -593,6 +603,16 @@ class _LoopInbox:
 
 _inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopInbox] = weakref.WeakKeyDictionary()
 _inboxes_lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread that is not here may hold it."""
+    global _inboxes_lock
+    _inboxes_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _inbox_of(loop: asyncio.AbstractEventLoop) -> _LoopInbox:

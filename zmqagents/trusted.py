@@ -97,6 +97,17 @@ def _name(cls: type, qualified: str) -> type:
 
 _path_at_start = frozenset(sys.path)  # what parent and child have in common
 _lock = threading.RLock()  # a __reduce__ that is being pickled may itself pickle
+
+
+def _renew_lock() -> None:
+    """In a forked child: a thread that is not here may hold it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
 _ways: weakref.WeakKeyDictionary[ModuleType, _Way | None] = weakref.WeakKeyDictionary()
 
 

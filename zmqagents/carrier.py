@@ -14,6 +14,7 @@ import contextlib
 import enum
 import errno
 import os
+import select
 import socket
 import struct
 import threading
@@ -32,7 +33,7 @@ from .zmtp import LARGE_BYTES
 
 __all__ = ["Carrier", "Event", "UnixCarrier", "ZmqCarrier", "end_context", "poll"]
 
-SHORT_S = 0.001  # how long `receive_soon` waits
+SHORT_MS = 1  # how long `receive_soon` waits
 CLOSE_S = 1.0  # how long what was sent may take to be written when the connection is closed
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 PIECES = 64  # written by one system call
@@ -78,7 +79,7 @@ class Carrier(Protocol):
         """The next message; None if there is none. Large frames are not copied."""
 
     def receive_soon(self) -> list[Frame] | None:
-        """The same, but wait `SHORT_S` for it."""
+        """The same, but wait `SHORT_MS` for it."""
 
     def close(self) -> None:
         """Let go of it; what was sent is written if the other side takes it within `CLOSE_S`."""
@@ -108,8 +109,9 @@ class UnixCarrier:
         self._drained = False  # there is nothing more to read
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(None)  # whatever the program's default is
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(CONNECT_S))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(SHORT_S))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLIN)
         self._reading: Items = [(self._socket.fileno(), zmq.POLLIN)]
         self._writing: Items = [(self._socket.fileno(), zmq.POLLIN | zmq.POLLOUT)]
         try:
@@ -176,14 +178,15 @@ class UnixCarrier:
     def receive(self) -> list[Frame] | None:
         while True:
             message = self._take()
-            if message is not None or not self._read(_AT_ONCE):
+            if message is not None or not self._read():
                 return message
 
     def receive_soon(self) -> list[Frame] | None:
-        message = self._take()
-        if message is None and self._read(0):  # once: the rest of a long message is waited for elsewhere
-            message = self._take()
-        return message
+        incoming = self._in
+        message = incoming.take() if incoming.started else None
+        if message is None and self._poller.poll(SHORT_MS) and self._read():
+            message = incoming.take()  # once: the rest of a long message is waited for elsewhere
+        return message if message is not None else self._take()
 
     def _take(self) -> list[Frame] | None:
         incoming = self._in
@@ -205,11 +208,11 @@ class UnixCarrier:
                 self.flush()
         return message
 
-    def _read(self, flags: int) -> bool:
+    def _read(self) -> bool:
         if self._drained:
             return False
         try:
-            count = self._socket.recv_into(self._in.space(), 0, flags)
+            count = self._socket.recv_into(self._in.space(), 0, _AT_ONCE)
         except BlockingIOError:
             return False
         except OSError:
@@ -245,10 +248,6 @@ _AT_ONCE = int(socket.MSG_DONTWAIT)
 _SENDING = _AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 
-def _timeval(seconds: float) -> bytes:
-    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
-
-
 # ---------------------------------------------------------------- a DEALER
 
 _NOBLOCK = int(zmq.NOBLOCK)  # plain numbers: "|" of two flags costs 1.5 us each time
@@ -269,7 +268,7 @@ class ZmqCarrier:
         # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
         # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
         self._dealer.linger = int(CLOSE_S * 1000)
-        self._dealer.setsockopt(zmq.RCVTIMEO, int(SHORT_S * 1000))
+        self._dealer.setsockopt(zmq.RCVTIMEO, SHORT_MS)
         for option, value in _DEALER_OPTIONS:
             self._dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:

@@ -211,7 +211,7 @@ class Channel:
 
         The answer, or the request that is going to get it; None if it was not sent.
 
-        A short call, with nothing beside it, is answered before anything else happens. So for `carrier.SHORT_S` there
+        A short call, with nothing beside it, is answered before anything else happens. So for `carrier.SHORT_MS` there
         is no look at the other descriptors, and no record of the call.
         """
         book = self._book

@@ -82,6 +82,11 @@ class Incoming:
         self.refusal: str | None = None
         self.answers: list[bytes] = []
 
+    @property
+    def started(self) -> bool:
+        """Something was read and not taken."""
+        return self._end > 0 or self._large is not None
+
     def space(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._large is not None:

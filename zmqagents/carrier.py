@@ -37,6 +37,7 @@ SHORT_MS = 1  # how long `receive_soon` waits
 CLOSE_S = 1.0  # how long what was sent may take to be written when the connection is closed
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 PIECES = 64  # written by one system call
+SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
 
 
 class Event(enum.Enum):
@@ -79,7 +80,7 @@ class Carrier(Protocol):
         """The next message; None if there is none. Large frames are not copied."""
 
     def receive_soon(self) -> list[Frame] | None:
-        """The same, but wait `SHORT_MS` for it."""
+        """The same, but wait `SHORT_MS` for it, unless something is still to be written."""
 
     def close(self) -> None:
         """Let go of it; what was sent is written if the other side takes it within `CLOSE_S`."""
@@ -109,6 +110,7 @@ class UnixCarrier:
         self._drained = False  # there is nothing more to read
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(None)  # whatever the program's default is
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
@@ -184,7 +186,7 @@ class UnixCarrier:
     def receive_soon(self) -> list[Frame] | None:
         incoming = self._in
         message = incoming.take() if incoming.started else None
-        if message is None and self._poller.poll(SHORT_MS) and self._read():
+        if message is None and not self.pending and self._poller.poll(SHORT_MS) and self._read():
             message = incoming.take()  # once: the rest of a long message is waited for elsewhere
         return message if message is not None else self._take()
 

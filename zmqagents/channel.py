@@ -131,7 +131,7 @@ class Channel:
 
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
-        if self._leader == threading.get_ident():
+        if self._leader and self._leader == threading.get_ident():
             raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
         request: Request | None = None
         try:

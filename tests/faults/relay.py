@@ -1,4 +1,4 @@
-"""A TCP relay between clients and a host, which does to their connections what networks do.
+"""A relay between clients and a host, over TCP or Unix sockets, which does to their connections what networks do.
 
 One thread moves the bytes of all connections, so what a test asks for takes effect at one moment, in the thread of the
 caller or between two moves, and the end is clean. Each direction holds at most `BUFFER_BYTES`: a receiver that does not
@@ -22,12 +22,16 @@ import random
 import selectors
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
+
+from zmqagents import AsyncRpcClient, RpcClient
+from zmqagents.client import Target, connect
 
 BUFFER_BYTES = 262_144
 _TURN_S = 0.05
@@ -61,9 +65,12 @@ class _Pair:
 
 
 class Relay:
-    """Listens on ``port`` and passes on to ``127.0.0.1:target``. Any thread may call; it is a context manager."""
+    """Passes on to ``target``: a port of this machine, or the path of a Unix socket, and listens on one of its kind.
 
-    def __init__(self, target: int) -> None:
+    Any thread may call; it is a context manager.
+    """
+
+    def __init__(self, target: int | str) -> None:
         self.delay_s = 0.0
         self.connections = 0  # that there were
         self.bytes_passed = 0
@@ -73,9 +80,12 @@ class Relay:
         self._pairs: list[_Pair] = []
         self._left_open: list[socket.socket] = []  # ends at the host, of connections that were cut without its notice
         self._lock = threading.RLock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._directory = tempfile.TemporaryDirectory(dir="/tmp", prefix="za")
+        if isinstance(target, int):
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        else:
+            self._listener = socket.create_server(f"{self._directory.name}/relay", family=socket.AF_UNIX, backlog=256)
         self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_w.setblocking(False)
         self._ending = False
@@ -95,6 +105,7 @@ class Relay:
         self.cut()
         for end in (self._listener, self._wake_r, self._wake_w):
             end.close()
+        self._directory.cleanup()
 
     # ------------------------------------------------------------ what a test does to the connections
 
@@ -235,6 +246,34 @@ class Relay:
     def _open_pipes(self, pair: _Pair) -> tuple[_Pipe, ...]:
         return (pair.up,) if self._replies_held else pair.pipes()
 
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def client(self, timeout: float) -> RpcClient:
+        """A client of the host through this relay."""
+        if isinstance(self._target, int):
+            return RpcClient("127.0.0.1", self.port, timeout=timeout)
+        return RpcClient(link=connect(Target("", None, ipc=self._listener.getsockname())), timeout=timeout)
+
+    def async_client(self, timeout: float) -> AsyncRpcClient:
+        """The same for asyncio."""
+        made = AsyncRpcClient("127.0.0.1", 1, timeout=timeout)  # opens nothing yet
+        made._client = self.client(timeout)
+        made._link = made._client.link
+        return made
+
+    def _call_host(self) -> socket.socket:
+        if isinstance(self._target, int):
+            return socket.create_connection(("127.0.0.1", self._target), timeout=5)
+        host = socket.socket(socket.AF_UNIX)
+        try:
+            host.connect(self._target)
+        except OSError:
+            host.close()
+            raise
+        return host
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             client, _ = self._listener.accept()
@@ -242,13 +281,14 @@ class Relay:
                 if self._to_refuse > 0:
                     self._to_refuse -= 1
                     raise ConnectionRefusedError
-                host = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+                host = self._call_host()
             except OSError:
                 client.close()
                 return
             for end in (client, host):
                 end.setblocking(False)
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if end.family != socket.AF_UNIX:
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
             self._pairs.append(_Pair(client, host))
 

@@ -28,10 +28,10 @@ from scale import Memory, pick, soak_only
 
 import hosts
 from actors import CLASSES, client_of, host, within
+from raw_peer import ipc_path
 from zmqagents import (
     AgentBase,
     AgentProxy,
-    AsyncRpcClient,
     RpcAgentServerLauncher,
     RpcClient,
     UnknownAgent,
@@ -99,9 +99,9 @@ def ledger(client: RpcClient) -> AgentProxy:
     return client.create_agent(Ledger)
 
 
-@pytest.fixture
-def relay(server: RpcAgentServerLauncher) -> Iterator[Relay]:
-    with Relay(server.port or 0) as relay:
+@pytest.fixture(params=["tcp", "ipc"])
+def relay(server: RpcAgentServerLauncher, request: pytest.FixtureRequest) -> Iterator[Relay]:
+    with Relay(ipc_path(server) if request.param == "ipc" else server.port or 0) as relay:
         yield relay
 
 
@@ -151,7 +151,7 @@ def _through(remote: RpcClient, ledger: AgentProxy) -> AgentProxy:
 
 def _blocking(relay: Relay, ledger: AgentProxy, account: Account, count: int) -> None:
     """Eight threads, one call after the other."""
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote, ThreadPoolExecutor(8) as pool:
+    with relay.client(DEADLINE_S) as remote, ThreadPoolExecutor(8) as pool:
         mine = _through(remote, ledger)
         for _ in pool.map(lambda i: account.book(i, lambda: mine.enter(i)), range(count)):
             pass
@@ -159,7 +159,7 @@ def _blocking(relay: Relay, ledger: AgentProxy, account: Account, count: int) ->
 
 def _futures(relay: Relay, ledger: AgentProxy, account: Account, count: int) -> None:
     """Up to 64 calls out."""
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with relay.client(DEADLINE_S) as remote:
         mine = _through(remote, ledger)
         out = []
         for i in range(count):
@@ -174,7 +174,7 @@ def _asyncio(relay: Relay, ledger: AgentProxy, account: Account, count: int) -> 
     """32 tasks."""
 
     async def main() -> None:
-        async with AsyncRpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+        async with relay.async_client(DEADLINE_S) as remote:
             mine = None
             while mine is None:
                 try:
@@ -227,7 +227,7 @@ def test_each_kind_of_trouble_alone(relay: Relay, ledger: AgentProxy, kind: str)
 
 def test_large_results_through_a_connection_that_is_cut_in_the_middle_of_them(relay: Relay, ledger: AgentProxy) -> None:
     account, count = Account(), pick(60, 1000)
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with relay.client(DEADLINE_S) as remote:
         mine = remote.get_agent(ledger.agent_id)
         source = random.Random(5)
         for i in range(count):
@@ -294,7 +294,7 @@ def test_a_stream_through_a_connection_in_trouble_gives_its_items_in_order_or_an
     relay: Relay, ledger: AgentProxy, kind: str
 ) -> None:
     ended = Counter[str]()
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with relay.client(DEADLINE_S) as remote:
         mine = remote.get_agent(ledger.agent_id)
         with relay.trouble(13, 0.05, kind):
             for number in range(pick(8, 100)):
@@ -312,7 +312,7 @@ def test_a_stream_through_a_connection_in_trouble_gives_its_items_in_order_or_an
 
 def test_a_lost_reader_of_a_stream_does_not_hold_its_agent(server: RpcAgentServerLauncher, client: RpcClient) -> None:
     desk = client.create_agent(Tap)
-    with Relay(server.port or 0) as relay, RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with Relay(server.port or 0) as relay, relay.client(DEADLINE_S) as remote:
         stream = iter(remote.get_agent(desk.agent_id).drops())
         assert next(stream) == 0
         relay.cut()
@@ -338,7 +338,7 @@ class Tap(AgentBase):
 def test_a_client_connects_as_soon_as_its_host_takes_connections_again(
     server: RpcAgentServerLauncher, relay: Relay
 ) -> None:
-    with RpcClient("127.0.0.1", relay.port, timeout=1) as remote:
+    with relay.client(1) as remote:
         assert remote.is_alive()
         for _ in range(pick(1, 10)):
             relay.refuse()
@@ -356,15 +356,16 @@ def _is_alive(remote: RpcClient) -> bool:
     return False
 
 
+@pytest.mark.parametrize("relay", ["tcp"], indirect=True)  # without keys there is nothing to doubt
 def test_a_connection_that_is_cut_within_the_handshake_is_no_refused_key(relay: Relay) -> None:
-    with RpcClient("127.0.0.1", relay.port, timeout=5) as remote:
+    with relay.client(5) as remote:
         relay.refuse(1)
         assert remote.is_alive()
         assert relay.connections == 1
 
 
 def test_a_slow_line_is_slow_and_nothing_else(relay: Relay, ledger: AgentProxy) -> None:
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with relay.client(DEADLINE_S) as remote:
         mine = remote.get_agent(ledger.agent_id)
         relay.delay_s = 0.1
         start = time.monotonic()
@@ -380,7 +381,7 @@ def test_hundreds_of_lost_connections_leave_nothing_on_the_host(
     process = psutil.Process(server.pid)
     memory = Memory(server.pid)
     descriptors, threads = process.num_fds(), process.num_threads()
-    with RpcClient("127.0.0.1", relay.port, timeout=DEADLINE_S) as remote:
+    with relay.client(DEADLINE_S) as remote:
         mine = remote.get_agent(ledger.agent_id)
         for turn in range(pick(100, 2000)):
             with contextlib.suppress(ConnectionError):
@@ -395,7 +396,7 @@ def test_hundreds_of_lost_connections_leave_nothing_on_the_host(
 @soak_only
 def test_a_cable_that_is_out_for_longer_than_the_ping_limit(relay: Relay, ledger: AgentProxy) -> None:
     account = Account()
-    with RpcClient("127.0.0.1", relay.port, timeout=60) as remote:
+    with relay.client(60) as remote:
         mine = remote.get_agent(ledger.agent_id)
         assert mine.enter(-1) == -1
         relay.hold()

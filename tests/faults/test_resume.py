@@ -16,6 +16,7 @@ import pytest
 from relay import Relay
 
 from actors import Latch, client_of, host, within
+from raw_peer import ipc_path
 from zmqagents import (
     AgentBase,
     AgentProxy,
@@ -73,9 +74,17 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
         yield client
 
 
+@pytest.fixture(params=["tcp", "ipc"], autouse=True)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.WAY", request.param)
+
+
+WAY = ""
+
+
 @contextlib.contextmanager
 def through_a_relay(server: RpcAgentServerLauncher) -> Iterator[tuple[Relay, RpcClient]]:
-    with Relay(server.port or 0) as relay, RpcClient("127.0.0.1", relay.port, timeout=20) as remote:
+    with Relay(ipc_path(server) if WAY == "ipc" else server.port or 0) as relay, relay.client(20) as remote:
         yield relay, remote
 
 

@@ -21,6 +21,9 @@ __all__ = ["GREETING", "LARGE_BYTES", "READY", "Incoming", "enclosed", "head"]
 MORE, LONG, COMMAND = 1, 2, 4
 LARGE_BYTES = 65_536  # a frame from that on is read into memory of its own, and not copied
 ZEROED_BYTES = 33_554_432  # what is longer gets memory that the system gives only when it is written to
+# The memory of the last frame of such a size is kept until the next one has its own. Otherwise malloc gives it back to
+# the system after each message and gets it again, zeroed, page by page: for 1 MiB that took 0.8 ms.
+SPARE_BYTES = 4_194_304
 MAX_FRAME_BYTES = 1 << 40
 MAX_FRAMES = 256  # of one message
 BUFFER_BYTES = 2 * LARGE_BYTES
@@ -66,8 +69,8 @@ class Incoming:
     """
 
     __slots__ = (
-        "_buffer", "_end", "_got", "_greeted", "_large", "_large_flags", "_parts", "_start", "_view", "answers",
-        "ready", "refusal",
+        "_buffer", "_end", "_got", "_greeted", "_large", "_large_flags", "_parts", "_spare", "_start", "_view",
+        "answers", "ready", "refusal",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -77,6 +80,7 @@ class Incoming:
         self._parts: list[Frame] = []  # the message that is not whole yet
         self._large: memoryview | None = None  # the frame that is being read, and how much of it has come
         self._large_flags = self._got = 0
+        self._spare: memoryview | None = None  # see SPARE_BYTES
         self._greeted = False
         self.ready = False
         self.refusal: str | None = None
@@ -161,6 +165,7 @@ class Incoming:
             raise RemoteProtocolError(f"a frame of {size:,} bytes")
         try:
             self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size))
+            self._spare = self._large if size <= SPARE_BYTES else None
         except (OSError, MemoryError):
             raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None
         self._large_flags = flags

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,27 @@ def test_all_settings_are_shown() -> None:
     assert shown.keys() == {field.name for field in dataclasses.fields(BrokerConfig)}
     assert shown["studio_url"] is None
     assert shown["capacity"] == 32
+
+
+def test_the_settings_are_shown_also_when_what_they_name_has_gone(tmp_path: Path) -> None:
+    directory, root, models = tmp_path / "agents", tmp_path / "files", tmp_path / "models.json"
+    directory.mkdir()
+    root.mkdir()
+    models.write_text("{}")
+    lock = threading.Lock()  # an argument need not be anything that can be copied
+    config = BrokerConfig(
+        agent_dir=str(directory),
+        file_roots=(str(root),),
+        model_config_path=str(models),
+        agents={"a": ("A", {"l": lock})},
+    )
+    directory.rmdir()
+    root.rmdir()
+    models.unlink()
+    shown = config.public()
+    assert (shown["agent_dir"], shown["model_config_path"]) == (str(directory), str(models))
+    assert shown["file_roots"] == [os.path.realpath(root)]
+    assert shown["agents"] == {"a": "A"}
 
 
 # ---------------------------------------------------------------- agents

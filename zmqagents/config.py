@@ -180,8 +180,11 @@ class BrokerConfig:
         return dataclasses.replace(self, **changes)
 
     def public(self) -> dict[str, Any]:
-        """The settings as ``status`` shows them: URLs without passwords, agents without arguments, no secret."""
-        shown = dataclasses.asdict(dataclasses.replace(self, agents={}))
+        """The settings as ``status`` shows them: URLs without passwords, agents without arguments, no secret.
+
+        Nothing is checked again: a directory that was there at the start may have gone since.
+        """
+        shown = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         shown["agents"] = {agent_id: class_name for agent_id, (class_name, _) in self.agents.items()}
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]

@@ -1127,6 +1127,7 @@ def test_defect_27_a_to_dist_dict_is_read_and_never_changed(host: Host, agent_di
         assert [agent.total for agent in made] == [0, 1]
         for agent in made:
             client.delete_agent(agent.agent_id)
+        del made, agent  # so that this client is the last, and closes the connection
     assert issubclass(worker, AgentBase)
     with pytest.raises(errors.ConfigError, match="to_dist does not know max_pool_size"):
         worker(to_dist=where | {"max_pool_size": 3})

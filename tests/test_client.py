@@ -93,6 +93,40 @@ def test_a_proxy_outlives_the_client_that_made_it(server: RpcAgentServerLauncher
     assert desk.later(2).result() == 2
 
 
+def by_to_dist(server: RpcAgentServerLauncher) -> Any:
+    return Latch().to_dist(server.host, server.port)
+
+
+def by_a_dropped_client(server: RpcAgentServerLauncher) -> Any:
+    return RpcClient(server.host, server.port).create_agent(Latch)
+
+
+@pytest.mark.parametrize("held", ["result", "method"])
+@pytest.mark.parametrize("made", [by_to_dist, by_a_dropped_client])
+def test_a_client_that_closes_ends_no_call_of_somebody_else(made: Any, held: str) -> None:
+    with host() as launcher, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        latch = made(launcher)
+        agent_id = latch.agent_id
+        result = latch.hold_async("kept") if held == "result" else pool.submit(latch.hold, "kept")
+        latch.entered()
+        del latch
+        gc.collect()
+        with RpcClient(launcher.host, launcher.port) as other:
+            assert other.is_alive()
+        with RpcClient(launcher.host, launcher.port) as other:
+            other.get_agent(agent_id).release()
+            assert result.result(CALL_TIMEOUT_S) == "kept"
+
+
+def test_a_client_that_closes_ends_no_stream_of_somebody_else() -> None:
+    with host() as launcher:
+        stream = Node().to_dist(launcher.host, launcher.port).numbers(100)
+        assert next(stream) == 0
+        with RpcClient(launcher.host, launcher.port) as other:
+            assert other.is_alive()
+        assert list(stream) == list(range(1, 100))
+
+
 def test_100_connections_are_served(server: RpcAgentServerLauncher, desk: AgentProxy, client: RpcClient) -> None:
     script = f"""
 from zmqagents import client, RpcClient

@@ -26,6 +26,7 @@ from .proxy import (
     bind_awaited,
     checked_name,
     creation,
+    holding,
     request_body,
     time_left,
 )
@@ -143,7 +144,7 @@ class AsyncRpcClient:
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call; ``await`` it."""
         checked_name(task_id, errors.UnknownTask)
-        return AsyncResult.attach(self._link, task_id, bind_awaited, timeout)
+        return holding(self._client, AsyncResult.attach(self._link, task_id, bind_awaited, timeout))
 
     async def close(self) -> None:
         """Let go of the connection; the last client of this process to the host closes it."""

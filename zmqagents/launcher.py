@@ -393,6 +393,7 @@ class _PrivateHost:
 
     def end(self) -> None:
         self._client.close()
+        self.link.close()  # proxies hold clients of their own
         self.launcher.shutdown()
 
 

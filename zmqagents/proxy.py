@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from . import codec, errors, trusted
 from .agent import AgentOptions, _current, class_name_of, current_call
@@ -36,6 +36,8 @@ FAR_RETRY_S = 0.02
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 # ---------------------------------------------------------------- links
+
+_Outcome = TypeVar("_Outcome", AsyncResult, Stream)
 
 _inside: dict[str, Link] = {}  # hosts that live in this process, by server id
 
@@ -241,6 +243,7 @@ class AgentProxy:
     def __init__(
         self, link: Link, agent_id: str, class_name: str, doc: str, methods: Mapping[str, list[str]], *,
         timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
+        client: RpcClient | None = None,
     ) -> None:  # fmt: skip
         own = self.__dict__
         own["_za_link"] = link
@@ -250,6 +253,7 @@ class AgentProxy:
         own["_za_timeout"] = timeout
         own["_za_awaitable"] = awaitable  # made by AsyncRpcClient: every method is awaited
         own["_za_server"] = server_id
+        own["_za_client"] = client  # that made it: while it is there, no other client closes the connection
         own["__doc__"] = doc
 
     @property
@@ -320,8 +324,9 @@ class AgentProxy:
     def _za_method(self, name: str) -> Any:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
         return made(
-            self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout, home=self._za_server or ""
-        )
+            self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout,
+            home=self._za_server or "", client=self._za_client,
+        )  # fmt: skip
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
@@ -330,7 +335,7 @@ class AgentProxy:
             result = _AttributeResult(link, f"{self._za_id}.{name}", bind_awaited)
             flags = Flag.ATTRIBUTE | Flag.DETACHED
             result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
-            return result
+            return holding(self._za_client, result)
         return _value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
@@ -340,9 +345,11 @@ class RemoteMethod:
     _bind: Any = staticmethod(bind_reference)
 
     def __init__(
-        self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = ""
-    ) -> None:
+        self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
+        client: RpcClient | None = None,
+    ) -> None:  # fmt: skip
         self._home = home
+        self._client = client
         self._link = link
         self._agent_id = agent_id
         mark, self._signature, self.__doc__ = spec
@@ -367,7 +374,9 @@ class RemoteMethod:
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
         spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
-        return type(self)(self._link, self._agent_id, self.__name__, spec, seconds, home=self._home)
+        return type(self)(
+            self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client
+        )
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
         timeout = self._timeout
@@ -392,11 +401,11 @@ class RemoteMethod:
         if self._returns == "stream":
             stream = Stream(link, self._label, self._bind)
             stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-            return stream
+            return holding(self._client, stream)
         result = AsyncResult(link, self._label, self._bind, self._home)
         flags = Flag.DETACHED | self._flags
         result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
-        return result
+        return holding(self._client, result)
 
     def _takes_timeout(self) -> bool:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
@@ -416,6 +425,13 @@ class AwaitedMethod(RemoteMethod):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
+
+
+def holding(client: RpcClient | None, outcome: _Outcome) -> _Outcome:
+    """``outcome`` keeps the client that asked for it, and may be all that is left of ``Reader().to_dist(...)(x)``."""
+    if client is not None:
+        outcome.__dict__["_client"] = client
+    return outcome
 
 
 class _AttributeResult(AsyncResult):
@@ -459,8 +475,9 @@ class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
 
     All clients of one process to one host share a connection, which opens with the first request and closes with
-    the last client. On the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP,
-    ``"tcp-insecure"`` TCP without keys and encryption, to a host that was started with ``insecure``.
+    the last client: a client counts until it is closed, or dropped together with its proxies and their results. On
+    the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
+    without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
     """
 
@@ -578,7 +595,7 @@ class RpcClient:
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it."""
         checked_name(task_id, errors.UnknownTask)
-        return AsyncResult.attach(self._link, task_id, bind_reference, timeout)
+        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
@@ -604,7 +621,7 @@ class RpcClient:
         left = time_left(self._timeout if isinstance(timeout, _Unset) else timeout)
         body = request_body(link, Op.DOWNLOAD, (path,), {})
         stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-        return stream
+        return holding(self, stream)
 
     # ------------------------------------------------------------ life
 
@@ -649,7 +666,9 @@ class RpcClient:
             description = codec.unpack(description, max_bytes=1 << 24)
         agent_id, class_name, doc, packed = description
         methods = _methods(packed)
-        return AgentProxy(self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable)
+        return AgentProxy(
+            self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
+        )
 
     def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
         link = self._link

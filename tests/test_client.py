@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -41,14 +42,20 @@ def frozen() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, AgentProxy]]:
     """A host that was stopped by SIGSTOP after a client had connected."""
     with host() as launcher, client_of(launcher) as client:
         desk = client.create_agent(Desk)
-        assert launcher.pid is not None
-        os.kill(launcher.pid, signal.SIGSTOP)
-        while psutil.Process(launcher.pid).status() != psutil.STATUS_STOPPED:
-            pass  # the signal takes effect a little after kill() has returned
-        try:
+        with stopped(launcher):
             yield launcher, client, desk
-        finally:
-            os.kill(launcher.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def stopped(launcher: RpcAgentServerLauncher) -> Iterator[None]:
+    assert launcher.pid is not None
+    os.kill(launcher.pid, signal.SIGSTOP)
+    while psutil.Process(launcher.pid).status() != psutil.STATUS_STOPPED:
+        pass  # the signal takes effect a little after kill() has returned
+    try:
+        yield
+    finally:
+        os.kill(launcher.pid, signal.SIGCONT)
 
 
 # ---------------------------------------------------------------- one connection
@@ -248,6 +255,14 @@ def test_calls_to_a_frozen_host_end_at_their_deadline(frozen: Any) -> None:
         desk.echo(1, timeout=0.5)
     with pytest.raises(CallTimeout), within(1):
         result.result()
+
+
+@pytest.mark.parametrize("timeout", [0.001, 0.5])
+def test_asking_a_frozen_host_for_a_result_ends_at_its_timeout(timeout: float) -> None:
+    with host(max_timeout_seconds=0.5) as launcher, client_of(launcher) as client:
+        task_id = client.create_agent(Latch).hold_async().task_id
+        with stopped(launcher), pytest.raises(CallTimeout), within(2.5):
+            client.get_result(task_id, timeout).result()
 
 
 def test_a_new_connection_to_a_frozen_host_ends_at_its_deadline(frozen: Any) -> None:

@@ -196,7 +196,9 @@ class Connection(Link):
 
     def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
         time_ms = frames.MAX_TIME_MS if timeout is None else frames.to_time_ms(timeout)
-        self._open_core().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, None)
+        # However short the host is to wait, its answer may be large, and the connection new.
+        limit_s = None if timeout is None else max(timeout, self.management_timeout_s)
+        self._open_core().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0

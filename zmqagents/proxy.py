@@ -593,7 +593,10 @@ class RpcClient:
         return bool(self._manage(Op.MODELS, given))
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it."""
+        """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it.
+
+        It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
+        """
         checked_name(task_id, errors.UnknownTask)
         return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
 

@@ -698,6 +698,23 @@ def test_a_finished_call_cannot_be_cancelled(desk: AgentProxy) -> None:
     assert not result.cancelled()
 
 
+def test_two_threads_may_cancel_one_result_at_once(latch: AgentProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = latch.hold_until_cancelled()
+    latch.entered()
+    both_have_looked = threading.Barrier(2)
+
+    def cancelled() -> bool:
+        before = AsyncResult.cancelled(running)
+        both_have_looked.wait(CALL_TIMEOUT_S)
+        return before
+
+    with monkeypatch.context() as patch, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        patch.setattr(running, "cancelled", cancelled)
+        assert [one.result() for one in [pool.submit(running.cancel) for _ in range(2)]] == [True, True]
+    assert running.cancelled()
+    assert latch.cancel_seen()
+
+
 def test_1000_cancels_at_random_leave_the_host_as_it_was(client: RpcClient) -> None:
     desks = [client.create_agent(Desk) for _ in range(4)]
     results = [desks[i % 4].later(i) if i % 3 else desks[i % 4].soon(i) for i in range(1000)]

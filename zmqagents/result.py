@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "Stream", "as_completed", "decode_reply", "wait"]
 
+_CANCELLED = concurrent.futures._base.CANCELLED
 _FINISHED = concurrent.futures._base.FINISHED
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
@@ -152,7 +153,9 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             return True
         if not super().cancel():
             return False
-        self.set_running_or_notify_cancel()  # so that concurrent.futures.wait sees it
+        with self._condition:
+            if self._state == _CANCELLED:  # else another thread has come as far
+                self.set_running_or_notify_cancel()  # so that concurrent.futures.wait sees it
         with contextlib.suppress(errors.ZmqAgentsError):
             self._link.cancel(self.task_id, alone=not recursive)
         return True

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from actors import client_of, host
-from zmqagents import AgentBase, AgentCallError, RpcAgentServerLauncher, RpcClient, UnknownMethod, errors, loadgen
+from zmqagents import (
+    AgentBase,
+    AgentCallError,
+    RpcAgentServerLauncher,
+    RpcClient,
+    UnknownMethod,
+    errors,
+    idempotent,
+    loadgen,
+)
 from zmqagents.loadgen import Interval, Load, Summary
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +56,14 @@ class Target(AgentBase):
 
     def count(self) -> Iterator[int]:
         yield 1
+
+    @idempotent
+    def count_again(self) -> Iterator[int]:
+        yield 1
+
+    @idempotent
+    def again(self) -> None:
+        self.calls += 1
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +130,11 @@ def test_calls_that_fail_are_counted_by_their_error_and_not_as_latencies(client:
     assert (total.sent, total.answered, dict(total.errors)) == (100, 50, {"ValueError": 50})
 
 
+def test_a_method_that_may_run_twice_runs_once_for_each_call(client: RpcClient, agent: Any) -> None:
+    summary = put(client, "again", rate=50, duration_s=0.2)
+    assert (summary.total.answered, agent.calls) == (10, 11), "one was to warm up"
+
+
 def test_more_than_the_host_can_do_ends_in_timeouts_and_the_run_ends(client: RpcClient, agent: Any) -> None:
     started = time.monotonic()
     total = put(client, "work", args=[0.2], rate=50, duration_s=0.5, timeout_s=0.7).total
@@ -124,8 +146,9 @@ def test_more_than_the_host_can_do_ends_in_timeouts_and_the_run_ends(client: Rpc
 def test_what_cannot_be_called_is_said_before_anything_is_sent(client: RpcClient, agent: Any) -> None:
     with pytest.raises(UnknownMethod, match="target has no public method 'nothing'"):
         put(client, "nothing")
-    with pytest.raises(errors.ConfigError, match="count gives a stream"):
-        put(client, "count")
+    for stream in ("count", "count_again"):
+        with pytest.raises(errors.ConfigError, match=f"{stream} gives a stream"):
+            put(client, stream)
     with pytest.raises(AgentCallError, match="missing 1 required"):
         put(client, "work")
     with pytest.raises(errors.UnknownAgent):

@@ -68,6 +68,12 @@ def test_a_proxy_that_came_from_elsewhere_has_signatures_too(client: RpcClient, 
     assert there.patient(timeout=3) == 3
 
 
+@pytest.mark.parametrize("text", ["(self, x=<unset>)", "(self, x=<a NUL: \0>)", "", "(self"])
+def test_a_method_whose_signature_is_no_python_takes_anything(client: RpcClient, text: str) -> None:
+    proxy = bind_reference(codec.AgentRef("s", client.address, "nobody", "x:Y", {"go": f"value {text}"}))
+    assert str(inspect.signature(proxy.go)) == "(*args, **kwargs)"
+
+
 def test_a_proxy_shows_class_id_and_place(desk: AgentProxy, client: RpcClient) -> None:
     assert "Desk" in repr(desk)
     assert desk.agent_id in repr(desk)

@@ -321,6 +321,11 @@ class AgentProxy:
     def _za_home(self) -> str:
         return self._za_server or str(self._za_link.server_id)
 
+    def _za_returns(self, name: str) -> str | None:
+        """What a method gives its caller: "value", "future" or "stream"; None if there is none of that name."""
+        spec = self._za_methods.get(name)
+        return None if spec is None else _read_mark(spec[0])[0]
+
     def _za_method(self, name: str) -> Any:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
         return made(
@@ -353,8 +358,8 @@ class RemoteMethod:
         self._link = link
         self._agent_id = agent_id
         mark, self._signature, self.__doc__ = spec
-        self._returns = mark.rstrip("!")
-        self._flags = Flag.IDEMPOTENT if mark.endswith("!") else 0
+        self._returns, is_idempotent = _read_mark(mark)
+        self._flags = Flag.IDEMPOTENT if is_idempotent else 0
         self._timeout = timeout
         self._label = f"{agent_id}.{name}"
         self._what = f"{self._label}: "
@@ -441,11 +446,16 @@ class _AttributeResult(AsyncResult):
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 
+def _read_mark(mark: str) -> tuple[str, bool]:
+    """What a method returns, and whether it is idempotent: `agent.MethodSpec.mark` taken apart."""
+    return mark.rstrip("!"), mark.endswith("!")
+
+
 def _signature_from(text: str) -> inspect.Signature:
     """The signature that ``text`` says, without ``self``; annotations and defaults stay text."""
     try:
         statement = ast.parse(f"def f{text}: ...").body[0]
-    except SyntaxError:  # a default whose repr is no Python, or no signature at all
+    except (SyntaxError, ValueError):  # a default whose repr is no Python (ValueError: has a NUL), or no signature
         statement = ast.parse("def f(self, *args, **kwargs): ...").body[0]
     assert isinstance(statement, ast.FunctionDef)
     given = statement.args

@@ -401,6 +401,26 @@ def test_a_host_that_hangs_is_exit_code_4_for_status_and_for_stop() -> None:
         assert f"does not answer; its process is {host.process.pid}" in said[1]
 
 
+def test_the_id_of_a_call_is_not_printed_if_the_host_may_not_have_it(
+    agent_dir: str, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started("--agent-dir", agent_dir, "--max-timeout-seconds", "0.5") as host:
+        with RpcClient("localhost", host.said["port"]) as client:
+            client.create_agent("Worker", agent_id="w")
+        get_agent = RpcClient.get_agent
+
+        def get_agent_and_hang(client: RpcClient, agent_id: str) -> Any:
+            proxy = get_agent(client, agent_id)
+            host.process.send_signal(signal.SIGSTOP)
+            eventually(lambda: psutil.Process(host.process.pid).status() == psutil.STATUS_STOPPED)
+            return proxy
+
+        monkeypatch.setattr(RpcClient, "get_agent", get_agent_and_hang)
+        ended = here("call", "--port", host.port, "w", "slow", "0", "--no-wait")
+        assert (ended.code, ended.out) == (4, "")
+        assert "does not answer: it may have the call" in ended.err
+
+
 # ---------------------------------------------------------------- usage
 
 

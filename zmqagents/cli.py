@@ -877,9 +877,11 @@ def _submit(client: RpcClient, proxy: AgentProxy, method: str, args: list[Any], 
     if _returns(proxy, method) != "future":
         raise click.UsageError(f"the result of {method} is not kept: call it without --no-wait")
     result = call(*args, **kwargs)
-    client.is_alive()  # goes the same way after it, so the answer says that the call is there
+    answers = client.is_alive()  # goes the same way after it, so the answer says that the call is there
     if result.done() and (error := result.exception()) is not None:
         raise error
+    if not answers:
+        raise errors.CallLost(f"{client.address} does not answer: it may have the call {result.task_id}, or not")
     return str(result.task_id)
 
 
@@ -887,8 +889,7 @@ def _returns(proxy: AgentProxy, method: str) -> str | None:
     """What a method returns (see `agent`), None if there is no such method."""
     if method.startswith("_") and method != "__call__":
         raise errors.UnknownMethod(f"{method!r} is private")
-    spec = proxy.__zmqagents_ref__().methods.get(method)
-    return None if spec is None else spec.partition(" ")[0].rstrip("!")
+    return proxy._za_returns(method)
 
 
 def _bound(proxy: AgentProxy, method: str) -> Any:

@@ -27,6 +27,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 import pytest
 
@@ -421,6 +422,12 @@ def test_the_id_of_a_call_is_not_printed_if_the_host_may_not_have_it(
         assert "does not answer: it may have the call" in ended.err
 
 
+def test_a_store_that_cannot_be_reached_is_exit_code_3_for_start() -> None:
+    ended = run("start", "--pool-type", "redis", "--redis-url", "redis://127.0.0.1:1")
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert "the store for results cannot be reached" in ended.stderr
+
+
 # ---------------------------------------------------------------- usage
 
 
@@ -510,6 +517,19 @@ def test_every_verb_explains_itself_and_each_of_its_options(here: Here, flag: st
         if param.param_type_name == "option" and not getattr(param, "help", None)
     ]
     assert undocumented == []
+
+
+def test_every_option_can_come_from_the_environment() -> None:
+    keys = cli.shell.commands["keys"]
+    assert isinstance(keys, click.Group)
+    options = {
+        (command.name, param.opts[0].lstrip("-").replace("-", "_")): param.envvar
+        for command in [*cli.shell.commands.values(), *keys.commands.values()]
+        for param in command.params
+        if isinstance(param, click.Option)
+    }
+    assert ("result", "wait") in options
+    assert {key: name for key, name in options.items() if name != f"AS_SERVER_{key[1].upper()}"} == {}
 
 
 KEY_VERBS = ["path", "show", "add", "list", "remove", "forget"]

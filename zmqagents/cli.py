@@ -565,8 +565,8 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
     An agent file that cannot be loaded is reported and left out, unless --strict.
 
-    With --restart a host that crashes is started again on the same port, with growing pauses; after 5 crashes within
-    a minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
+    With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
+    minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
     config = BrokerConfig(**settings, agents=declared)
     from . import hosting, loader
@@ -914,9 +914,9 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 
 @shell.command()
 @click.argument("task_id", required=False)
-@click.option("--list", "listed", is_flag=True, help="List the results that are kept instead, the latest first.")
+@option("--list", "listed", is_flag=True, help="List the results that are kept instead, the latest first.")
 @on_host
-@click.option("--wait/--no-wait", default=True, help="Wait for it if need be (default), or exit 6 if it is not there.")
+@option("--wait/--no-wait", default=True, help="Wait for it if need be (default), or exit 6 if it is not there.")
 @within
 @as_json
 @with_traceback

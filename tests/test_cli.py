@@ -925,7 +925,7 @@ def test_a_proxy_and_a_pending_result_are_shown_without_a_call(host: Host) -> No
 def test_a_host_that_is_still_there_after_its_time_is_exit_code_6(
     agent_dir: str, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "STOP_MARGIN_S", -30.0)  # less than no time
+    monkeypatch.setattr(cli, "END_WAIT_S", -30.0)  # less than no time
     with started("--agent-dir", agent_dir) as host, RpcClient("localhost", host.said["port"]) as client:
         running = client.create_agent("Worker").slow(0.5)
         eventually(lambda: any(call["state"] == "running" for call in client.get_call_list()))

@@ -32,8 +32,8 @@ from zmqagents import (
     codec,
     endpoints,
     idempotent,
-    supervisor,
 )
+from zmqagents.config import END_WAIT_S
 from zmqagents.frames import Kind
 from zmqagents.supervisor import LIMIT, WINDOW_S, Crashes
 
@@ -395,7 +395,7 @@ def test_a_host_that_hears_nothing_is_killed_by_its_supervisor() -> None:
         start = time.monotonic()
         process.terminate()
         assert process.wait(10) == 1
-        assert time.monotonic() - start < 0.1 + supervisor.END_WAIT_S + 2
+        assert time.monotonic() - start < 0.1 + END_WAIT_S + 2
         assert is_gone(said["pid"])
         assert pid_at(said["port"]) is None
         with pytest.raises(HostUnreachable), RpcClient("localhost", said["port"]) as client:

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import itertools
 import secrets
 import threading
 import time
@@ -37,7 +36,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-from .errors import CallCancelled, CallTimeout, ConfigError, UnknownMethod
+from .errors import CallCancelled, CallTimeout, ConfigError, UnknownMethod, type_name_of
 from .pace import Pace
 
 __all__ = [
@@ -182,9 +181,7 @@ class ClassSpec:
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # of making an agent
 
 
-def class_name_of(cls: type) -> str:
-    """``module:Qualified.Name``, the full name under which a host knows a class."""
-    return f"{cls.__module__}:{cls.__qualname__}"
+class_name_of = type_name_of  # under which a host knows a class, too
 
 
 _specs: weakref.WeakKeyDictionary[type, ClassSpec] = weakref.WeakKeyDictionary()
@@ -342,7 +339,6 @@ def current_call() -> CallContext | None:
 
 # (agent, where) -> proxy; set by the package's __init__, because making a proxy is layers above.
 distributor: Callable[..., Any] | None = None
-_numbers = itertools.count(1)
 
 
 def new_agent_id(class_name: str) -> str:

@@ -2,7 +2,8 @@
 
 Two ways to start one, and either runs the same code:
 
-* `fork`, where that is safe (`why_not_fork`): a few milliseconds, and every class is there as it is;
+* `fork`, where that is safe (`why_not_fork`: Linux, one thread in the process, no running event loop; a live ZeroMQ
+  context has threads): a few milliseconds, and every class is there as it is;
 * `spawn`, a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its stdin,
   the classes as `trusted` pickles them.
 

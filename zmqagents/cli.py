@@ -42,7 +42,7 @@ import click
 from click.core import ParameterSource
 
 from . import __version__, errors
-from .config import DEFAULT_TIMEOUT_S, MEAN_IT, MEBIBYTE, BrokerConfig, without_password
+from .config import DEFAULT_TIMEOUT_S, END_WAIT_S, MEAN_IT, MEBIBYTE, BrokerConfig, without_password
 
 if TYPE_CHECKING:
     from .broker import Bound
@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-STOP_MARGIN_S = 2.0  # a host ends within its grace and this
 EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
 LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 
@@ -665,9 +664,9 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
         return
     except (errors.HostStopping, errors.CallLost, errors.HostLost):  # it was about to end by itself
         limit_s = 0.0
-    if not _wait_until_gone(record, host, port, limit_s + STOP_MARGIN_S):
+    if not _wait_until_gone(record, host, port, limit_s + END_WAIT_S):
         pid = f" (pid {record.pid})" if record else ""
-        raise errors.CallTimeout(f"{name}{pid} is still there {limit_s + STOP_MARGIN_S:g} s after it was asked to stop")
+        raise errors.CallTimeout(f"{name}{pid} is still there {limit_s + END_WAIT_S:g} s after it was asked to stop")
     click.echo(f"stopped {name}")
 
 

@@ -19,10 +19,19 @@ from urllib.parse import urlsplit, urlunsplit
 
 from .errors import ConfigError
 
-__all__ = ["BrokerConfig", "DEFAULT_TIMEOUT_S", "MEBIBYTE", "MEAN_IT", "generate_server_id", "without_password"]
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "END_WAIT_S",
+    "MEAN_IT",
+    "MEBIBYTE",
+    "BrokerConfig",
+    "generate_server_id",
+    "without_password",
+]
 
 DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
 MEBIBYTE = 1024 * 1024
+END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

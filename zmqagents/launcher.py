@@ -1,15 +1,8 @@
 """Start and stop a host process: `RpcAgentServerLauncher`, and the private host behind a bare ``to_dist()``.
 
-How the child comes to be (``start_method``):
-
-* ``fork`` where that is safe: Linux, one thread in the process (a live ZeroMQ context counts, its threads are
-  seen in /proc), no running event loop. A few milliseconds, and every class is there as it is.
-* ``fresh``: a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its
-  stdin, the classes as `trusted` pickles them, so those of ``__main__`` and of notebooks need cloudpickle.
-
-The child binds, then reports where, or why not, as one line on a pipe; `launch` returns or raises then, so there
-is no window between choosing a port and having it. A second pipe is the parent's life line: its end, however
-the parent dies, ends the child within 2 s. Only the parent itself holds the other end; a fork of it lets go.
+``start_method`` says how the child comes to be: by ``fork`` where that is safe, else as a ``fresh`` interpreter, for
+which classes of ``__main__`` and of notebooks need cloudpickle. `children` tells of both, of its report and of its
+life line. `launch` returns or raises with the report: there is no window between choosing a port and having it.
 
 With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
 crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
@@ -35,7 +28,7 @@ from typing import Any, Literal
 from . import children, control, endpoints, errors
 from .agent import class_name_of
 from .client import Target, connect, trust
-from .config import DEFAULT_TIMEOUT_S, BrokerConfig, generate_server_id
+from .config import DEFAULT_TIMEOUT_S, END_WAIT_S, BrokerConfig, generate_server_id
 from .frames import Op
 from .proxy import AgentProxy, RpcClient
 
@@ -47,7 +40,6 @@ StartMethod = Literal["auto", "fork", "fresh"]
 Bound = list[Any]  # `broker.Bound` as it comes out of JSON
 LAUNCH_TIMEOUT_S = 30.0
 CONTROL_TIMEOUT_S = 2.0  # for the host to agree that it will stop
-END_WAIT_S = 2.0  # a host ends at most this long after its grace
 TERM_WAIT_S = 2.0
 LAST_RUN = b"."  # said to a supervisor: the host is not to be started again
 EXIT_GRACE_S = 1.0  # for hosts that are still there when this process ends

@@ -27,19 +27,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 from .agent import is_agent_class
 from .errors import LoadError, safe_text
+from .trusted import make_package
 
 __all__ = ["PACKAGE", "load_agents_from_dir", "load_custom_class_from_file"]
 
@@ -154,17 +153,9 @@ def _module_name(real: Path) -> str:
         directory = directory.parent
     digest = hashlib.blake2b(os.fsencode(directory), digest_size=4).hexdigest()
     package = f"{PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', directory.name)}_{digest}"
-    _package(PACKAGE, [])
-    _package(package, [str(directory)])
+    make_package(PACKAGE, [])
+    make_package(package, [str(directory)])
     return ".".join([package, *parts])
-
-
-def _package(name: str, places: list[str]) -> None:
-    """Put a package without a file of its own into ``sys.modules``, whose modules lie in ``places``."""
-    if name not in sys.modules:
-        spec = ModuleSpec(name, None, is_package=True)
-        spec.submodule_search_locations = places
-        sys.modules.setdefault(name, importlib.util.module_from_spec(spec))  # setdefault: two threads may load
 
 
 # ---------------------------------------------------------------- telling of failures

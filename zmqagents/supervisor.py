@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from . import children, endpoints, errors, hosting
-from .config import BrokerConfig
+from .config import END_WAIT_S, BrokerConfig
 from .systemd import Notifier
 
 __all__ = ["EXIT_GIVEN_UP", "Crashes", "Supervisor", "main", "run_forked"]
@@ -41,7 +41,6 @@ LONGEST_S = 10.0
 JITTER = 0.2  # hosts that fell together do not rise together
 LIMIT = 5
 WINDOW_S = 60.0
-END_WAIT_S = 2.0  # a host ends at most this long after its grace
 TICK_S = 0.05  # where the system cannot tell of a child's end by a descriptor
 
 # They would fail again.

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from .errors import MissingExtra
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "make_package"]
 
 
 def dumps(value: Any) -> bytes:
@@ -66,11 +66,16 @@ class _Directed:
 def _follow(entries: list[str], packages: dict[str, list[str]], data: bytes) -> Any:
     sys.path += [entry for entry in entries if entry not in sys.path]  # at the end: they hide nothing of ours
     for name, places in packages.items():
-        if name not in sys.modules:
-            spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = places
-            sys.modules.setdefault(name, importlib.util.module_from_spec(spec))
+        make_package(name, places)
     return loads(data)
+
+
+def make_package(name: str, places: list[str]) -> None:
+    """Put a package without a file of its own into ``sys.modules``, whose modules lie in ``places``."""
+    if name not in sys.modules:
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = places
+        sys.modules.setdefault(name, importlib.util.module_from_spec(spec))  # setdefault: two threads may load
 
 
 class _Named:

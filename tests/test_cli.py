@@ -32,6 +32,7 @@ import psutil
 import pytest
 
 from zmqagents import AgentBase, RpcClient, cli, errors
+from zmqagents.cli.values import plain
 from zmqagents.config import BrokerConfig
 from zmqagents.loader import load_custom_class_from_file
 
@@ -900,21 +901,21 @@ ID = uuid.UUID(int=7)
     ],
 )
 def test_what_json_lacks_is_shown_as_what_says_most(value: Any, shown: Any) -> None:
-    assert cli.plain(value) == shown
-    assert json.loads(json.dumps(cli.plain(value), allow_nan=False)) == shown
+    assert plain(value) == shown
+    assert json.loads(json.dumps(plain(value), allow_nan=False)) == shown
 
 
 def test_a_numpy_array_is_shown_as_a_list() -> None:
     numpy = pytest.importorskip("numpy")
-    assert cli.plain({"a": numpy.arange(4).reshape(2, 2), "b": numpy.float32(0.5)}) == {"a": [[0, 1], [2, 3]], "b": 0.5}
+    assert plain({"a": numpy.arange(4).reshape(2, 2), "b": numpy.float32(0.5)}) == {"a": [[0, 1], [2, 3]], "b": 0.5}
 
 
 def test_a_proxy_and_a_pending_result_are_shown_without_a_call(host: Host) -> None:
     with RpcClient("localhost", host.said["port"]) as client:
         proxy = client.get_agent("w")
-        assert cli.plain(proxy) == {"agent_id": "w", "proxy": f"<AgentProxy {proxy._za_class} 'w' at {client.address}>"}
+        assert plain(proxy) == {"agent_id": "w", "proxy": f"<AgentProxy {proxy._za_class} 'w' at {client.address}>"}
         pending = proxy.slow(0.2)
-        assert cli.plain([pending]) == [{"task_id": pending.task_id, "server_id": "cli-test"}]
+        assert plain([pending]) == [{"task_id": pending.task_id, "server_id": "cli-test"}]
         assert not pending.done()
         pending.result(LIMIT_S)
 
@@ -925,7 +926,7 @@ def test_a_proxy_and_a_pending_result_are_shown_without_a_call(host: Host) -> No
 def test_a_host_that_is_still_there_after_its_time_is_exit_code_6(
     agent_dir: str, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "END_WAIT_S", -30.0)  # less than no time
+    monkeypatch.setattr("zmqagents.cli.host.END_WAIT_S", -30.0)  # less than no time
     with started("--agent-dir", agent_dir) as host, RpcClient("localhost", host.said["port"]) as client:
         running = client.create_agent("Worker").slow(0.5)
         eventually(lambda: any(call["state"] == "running" for call in client.get_call_list()))
@@ -1073,6 +1074,7 @@ def test_the_version_is_told_without_loading_zeromq() -> None:
     version, modules = ended.stdout.splitlines()
     assert re.fullmatch(r"as_server \d+\.\d+\.\d+\S*", version)
     assert "'click'" in modules
+    assert not re.search(r"'zmqagents\.cli\.(start|host|calls|bench|keys|machine)'", modules)
     assert not re.search(r"'(zmq|msgpack|cachetools|redis|zmqagents\.(proxy|client|broker|codec|security))'", modules)
 
 

@@ -1,0 +1,98 @@
+"""``as_server``: start a host from the shell, look at it, call its agents, stop it.
+
+    start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
+    stop status agents calls               one host: end it, look at it
+    create delete call result cancel       its agents and their calls
+    download                               its files
+    bench                                  put load on it
+    keys doctor completion                 this machine's side: keys, settings, the shell
+
+Which host: ``--port`` (and ``--host``), or ``--server-id``, or neither when one host of this user runs on this
+machine. Results go to stdout, messages to stderr; ``--json`` gives one line of JSON. Every option can be set by a
+variable ``AS_SERVER_<OPTION>``; what is typed wins. The variables are named one by one, not by click's own
+prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSION`` is nobody's option.
+
+    exit code   0 done                    3 cannot listen             6 timed out
+                1 the agent raised        4 not reachable             130 interrupted
+                2 usage or settings       5 refused key             70 start --restart: given up
+
+What is wrong is one line on stderr and never a traceback of ours; `Verb` and `Shell` see to both. A verb's module is
+loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
+``as_server start`` nothing that it does not use.
+
+    verbs options settings where values output     what the verbs stand on
+    start host calls bench keys machine            the verbs
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import click
+
+from .. import __version__
+from .output import say
+from .verbs import Shell
+
+__all__ = ["main", "shell"]
+
+# verb -> the module of this package that has it, in the order of the help
+_MODULE_OF = {
+    "start": "start",
+    "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
+    "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
+    "bench": "bench", "keys": "keys", "doctor": "machine", "completion": "machine",
+}  # fmt: skip
+
+
+class _Verbs(Mapping[str, click.Command]):
+    """The verbs by their names, each loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        verb: click.Command = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        return verb
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULE_OF
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULE_OF)
+
+    def __len__(self) -> int:
+        return len(_MODULE_OF)
+
+
+@click.group(
+    name="as_server", cls=Shell, commands=_Verbs(), invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)  # fmt: skip
+@click.version_option(__version__, prog_name="as_server", message="%(prog)s %(version)s")
+@click.pass_context
+def shell(ctx: click.Context) -> None:
+    """Host Python agents and call them from anywhere.
+
+    \b
+    as_server start --agent-dir DIR          run a host here
+    as_server create Reader docs=/docs       make an agent of a class in DIR
+    as_server call reader reply "why?"       call it
+    as_server stop                           stop the host
+
+    Each option can also be set as AS_SERVER_<OPTION>, for example AS_SERVER_PORT=7411. Without --port the verbs
+    mean the one host of yours that runs on this machine.
+
+    \b
+    Exit codes: 0 done, 1 the agent raised (or the host could not finish the call), 2 usage, settings or an
+    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 70 given up after too many crashes,
+    130 interrupted.
+
+    Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
+    """
+    if ctx.invoked_subcommand is None:
+        say(ctx.get_help())
+        ctx.exit(2)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command ``as_server``. Does not return: it exits with the code of the verb."""
+    shell.main(args, prog_name="as_server")

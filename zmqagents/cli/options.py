@@ -1,0 +1,72 @@
+"""The options that several verbs share. Each may also come from the environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..config import DEFAULT_TIMEOUT_S, MEBIBYTE
+
+__all__ = ["as_json", "as_seconds", "megabytes", "on_host", "option", "with_traceback", "within"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """A click option that may also come from the environment, as ``AS_SERVER_<OPTION>``."""
+    words = names[0].partition("/")[0].lstrip("-").replace("-", "_")
+    return click.option(*names, envvar=f"AS_SERVER_{words.upper()}", **attributes)
+
+
+def as_seconds(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """The callback of options that are a number of seconds, 0 or more, or ``none`` for no limit."""
+    if text is None or text.lower() == "none":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < 1e9:
+        raise click.BadParameter(f"{text!r} is not a number of seconds, 0 or more, or 'none'", ctx, param)
+    return seconds
+
+
+def megabytes(value: str | int) -> int:
+    """The type of options that are a size: MiB on the command line, bytes inside (and so in the default)."""
+    if isinstance(value, int):
+        return value
+    try:
+        size = float(value) * MEBIBYTE
+    except ValueError:
+        size = math.nan
+    if not 1 <= size < 2**60:
+        raise click.BadParameter(f"{value!r} is not a number of MiB above 0")
+    return int(size)
+
+
+def on_host(function: F) -> F:
+    """The options that say which host is meant: ``host``, ``port`` and ``server_id``."""
+    for add in (
+        option("--server-id", metavar="ID", help="The host of this id on this machine."),
+        option("--port", type=click.IntRange(0, 65535), help="Its TCP port; default: the one host that runs here."),
+        option("--host", default="localhost", show_default=True, help="Where it is."),
+    ):
+        function = add(function)
+    return function
+
+
+as_json = option("--json", "as_json", is_flag=True, help="One line of JSON.")
+
+within = option(
+    "--timeout",
+    default=f"{DEFAULT_TIMEOUT_S:g}",
+    show_default=True,
+    metavar="SECONDS",
+    callback=as_seconds,
+    help="Deadline in seconds, or none.",
+)
+
+with_traceback = option("--traceback", is_flag=True, help="Show the agent's traceback when it raises.")

@@ -1,0 +1,139 @@
+"""Commands, and what goes wrong in them: one line on stderr, an exit code, never a traceback of ours."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from .. import errors
+
+__all__ = ["DashVerb", "Failure", "Shell", "Verb", "name_the_option", "variable_of"]
+
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+# The first that fits counts: an agent's own TimeoutError is both an AgentCallError and a TimeoutError.
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.AgentCallError, 1),
+    (errors.AuthenticationError, 5),
+    (errors.PermissionRefused, 5),
+    (errors.CallTimeout, 6),
+    (errors.ConfigError, 2),
+    (errors.LoadError, 2),
+    (errors.MissingExtra, 2),
+    (errors.UnknownAgent, 2),
+    (errors.UnknownClass, 2),
+    (errors.UnknownFile, 2),
+    (errors.UnknownMethod, 2),
+    (errors.UnknownTask, 2),
+    (errors.AgentExists, 2),
+    (errors.LaunchError, 3),
+    (ConnectionError, 4),  # HostUnreachable, HostLost, HostStopping, CallLost, StoreUnavailable
+)
+
+
+class Failure(click.ClickException):
+    """An error of the package as the shell shows it: one line, an exit code."""
+
+    def __init__(self, context: click.Context, error: errors.ZmqAgentsError) -> None:
+        super().__init__(str(error))
+        self.status = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+        self._context = context
+        self._error = error
+
+    def format_message(self) -> str:
+        """``TypeName: message`` of what an agent raised; else the verb and what is wrong, in the shell's words."""
+        error = self._error
+        if isinstance(error, errors.AgentCallError):
+            trace = error.remote_traceback if self._context.params.get("traceback") else ""
+            return f"{trace.rstrip()}\n{error}" if trace else str(error)
+        text = " ".join(str(error).split())
+        if isinstance(error, errors.ConfigError):
+            text = name_the_option(self._context, text)
+        return f"{self._context.command_path}: {text}"
+
+
+class Verb(click.Command):
+    """A command whose errors are one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.ZmqAgentsError as exc:
+            raise Failure(ctx, exc) from exc
+
+
+class DashVerb(Verb):
+    """A verb some of whose arguments begin with a dash, as ``dashed`` says, and are no options for that."""
+
+    dashed = re.compile(r"-\d")  # a negative number
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with_value = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
+        marked, previous = [], ""
+        for arg in args:
+            # No argument of a process holds a NUL, so this is a mark that nobody can have typed.
+            is_argument = self.dashed.match(arg) and previous not in with_value
+            marked.append(f"\0{arg}" if is_argument else arg)
+            previous = arg
+        rest = super().parse_args(ctx, marked)
+        for name, value in ctx.params.items():
+            if isinstance(value, str):
+                ctx.params[name] = value.lstrip("\0")
+            elif isinstance(value, tuple):
+                ctx.params[name] = tuple(text.lstrip("\0") for text in value)
+        return rest
+
+
+class Shell(click.Group):
+    """A group that lists its verbs in the order of their definition and says in one line what is wrong."""
+
+    command_class = Verb
+    group_class = type
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        more["standalone_mode"] = False
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a text that the terminal cannot show is no error
+        try:
+            status = super().main(*args, **more)
+        except click.UsageError as exc:
+            click.echo(_one_line(exc), err=True)
+            status = exc.exit_code
+        except Failure as exc:
+            click.echo(exc.format_message(), err=True)
+            status = exc.status
+        except click.Abort:
+            status = INTERRUPTED
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(exc: click.UsageError) -> str:
+    path = exc.ctx.command_path if exc.ctx is not None else "as_server"
+    if isinstance(exc, click.BadParameter) and exc.ctx is not None and exc.param is not None:
+        variable = variable_of(exc.ctx, exc.param)
+        exc.param_hint = f"'{variable}'" if variable else exc.param_hint
+    return f"{path}: {' '.join(exc.format_message().split())} (see {path} --help)"
+
+
+def variable_of(ctx: click.Context, param: click.Parameter) -> str:
+    """The environment variable that gave ``param`` its value, "" if none did."""
+    from_environment = param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
+    return str(param.envvar) if from_environment else ""
+
+
+def name_the_option(ctx: click.Context, text: str) -> str:
+    """A `ConfigError` begins with the name of a setting; here that is an option or a variable."""
+    field = re.match(r"\w*", text)
+    for param in ctx.command.params:
+        if field and isinstance(param, click.Option) and param.name == field.group():
+            return (variable_of(ctx, param) or param.opts[0]) + text[field.end() :]
+    return text

@@ -1,0 +1,57 @@
+"""Which host is meant: that of an id, that at an address, or the one that runs here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import errors
+from ..config import DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from ..endpoints import ConnectionFile
+    from ..proxy import RpcClient
+
+__all__ = ["locate", "open_client"]
+
+
+def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile | None:
+    """The live host of this user on this machine that is meant, None if there is none such.
+
+    Raises UsageError when several could be meant. Private hosts, which belong to a program, are meant only by id.
+    """
+    from .. import endpoints
+
+    if server_id:
+        found = [r for r in endpoints.list_hosts() if r.server_id == server_id and (not port or r.port == port)]
+        return found[0] if found else None
+    if port:
+        return endpoints.find_host(host, port)
+    here = endpoints.is_this_machine(host)
+    found = [r for r in endpoints.list_hosts() if r.port is not None and (here or r.host == host)]
+    if len(found) > 1:
+        names = ", ".join(f"{r.server_id} at {r.host}:{r.port}" for r in found)
+        raise click.UsageError(f"{len(found)} hosts are running: {names}; say which with --port or --server-id")
+    if not found and not here:
+        raise click.UsageError(f"a host on {host} needs its --port")
+    return found[0] if found else None
+
+
+def open_client(
+    host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S
+) -> RpcClient:
+    """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request."""
+    from ..proxy import RpcClient
+
+    if port and not server_id:
+        return RpcClient(host, port, timeout=timeout)
+    found = locate(host, port, server_id)
+    if found is None:
+        which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
+        raise errors.HostUnreachable(f"{which} is running on this machine; as_server start runs one")
+    if found.port is None:
+        from ..client import Target, connect
+
+        return RpcClient(link=connect(Target("", None, ipc=found.ipc)), timeout=timeout)
+    return RpcClient(found.host, found.port, timeout=timeout)

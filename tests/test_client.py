@@ -202,6 +202,12 @@ def test_a_port_that_is_none_is_refused(port: Any) -> None:
         RpcClient("localhost", port)
 
 
+@pytest.mark.parametrize("host", [None, "", "my host", "tcp://here", b"here"])
+def test_a_host_that_is_none_is_refused(host: Any) -> None:
+    with pytest.raises(ConfigError, match="host must be a host name"):
+        RpcClient(host, 7000)
+
+
 def test_a_transport_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="transport"):
         RpcClient("localhost", 5000, transport="udp")  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ __all__ = [
     "MEAN_IT",
     "MEBIBYTE",
     "BrokerConfig",
+    "check_host",
     "generate_server_id",
     "without_password",
 ]
@@ -42,6 +43,12 @@ def generate_server_id(host: str, port: int | None) -> str:
     """A short id, new at each call: ``localhost-5000-3f9a1c``."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")[:24] or "host"
     return "-".join(part for part in (name, str(port) if port else "", secrets.token_hex(3)) if part)
+
+
+def check_host(host: object) -> None:
+    """Raise ConfigError for what cannot be the name or address of a machine."""
+    if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
+        raise ConfigError(f"host must be a host name or address, not {host!r}")
 
 
 def without_password(url: str) -> str:
@@ -158,8 +165,7 @@ class BrokerConfig:
             raise ConfigError(f"{name} must be a number of seconds, {least}, not {value!r}")
 
     def _check_address(self) -> None:
-        if not isinstance(self.host, str) or not self.host or any(c.isspace() or c == "/" for c in self.host):
-            raise ConfigError(f"host must be a host name or address, not {self.host!r}")
+        check_host(self.host)
         port = self.port
         if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535):
             raise ConfigError(f"port must be a whole number from 0 (any free port) to 65535, not {port!r}")

@@ -23,7 +23,7 @@ from . import codec, errors, trusted
 from .agent import AgentOptions, _current, class_name_of, current_call
 from .client import Connection, Target, Transport, connect, target_of, trust
 from .codec import AgentRef, TaskRef
-from .config import DEFAULT_TIMEOUT_S
+from .config import DEFAULT_TIMEOUT_S, check_host
 from .files import Incoming, Progress
 from .frames import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
 from .link import Link, Sink, rebuild_error
@@ -496,6 +496,7 @@ class RpcClient:
         transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
     ) -> None:  # fmt: skip
         if link is None:
+            check_host(host)
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
             if transport not in (None, "ipc", "tcp", "tcp-insecure"):

@@ -794,6 +794,7 @@ class Broker:
         if other is not None and other is not session:
             self._detach(other)
         session.take_seat(routing_id, now)
+        self._lost.pop(session, None)
         self._sessions[routing_id] = session
         if user.startswith("key:"):
             self._next_look = min(self._next_look, now + ROLES_EVERY_S)

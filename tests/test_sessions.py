@@ -119,3 +119,16 @@ def test_who_has_come_back_stands_in_nobodys_way_to_be_let_go(lobby: Lobby) -> N
         lobby.sleep(RESUME_S / 2)
     assert lobby.is_here(ann)
     assert not lobby.knows(bob)
+
+
+def test_clients_that_were_lost_together_are_let_go_together(lobby: Lobby) -> None:
+    lost = [lobby.hello(f"client {n}", b"%d" % n) for n in range(100)]
+    lobby.dead |= {session.routing_id for session in lost}
+    lobby.broker._call_roll()
+    lobby.sleep(RESUME_S - 1)
+    late = lobby.hello("late", b"late")
+    lobby.hang_up(late)
+    assert all(map(lobby.knows, lost))
+    lobby.sleep(1.01)
+    assert not any(map(lobby.knows, lost))
+    assert lobby.knows(late)

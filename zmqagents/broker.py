@@ -639,10 +639,11 @@ class Broker:
         if now >= self._next_look:
             self._next_look = math.inf
             self._look_at_roles(now)
-        if self._lost:
-            session = next(iter(self._lost))
-            if now - session.last_seen > self.config.resume_s:
-                self._detach(session)
+        while self._lost:
+            session = next(iter(self._lost))  # lost before all others
+            if now - session.last_seen <= self.config.resume_s:
+                break
+            self._detach(session)
         if now >= self._next_sweep:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import zmq
 
-from world import World
+from world import World, ok
 from zmqagents import frames
 from zmqagents.broker import Bound, Broker, Session
 from zmqagents.config import BrokerConfig
-from zmqagents.frames import Hello, Kind
+from zmqagents.frames import Flag, Hello, Kind
 from zmqagents.hosting import build
 from zmqagents.security import Authenticator
 from zmqagents.tickets import Answer, Effect
@@ -132,3 +132,15 @@ def test_clients_that_were_lost_together_are_let_go_together(lobby: Lobby) -> No
     lobby.sleep(1.01)
     assert not any(map(lobby.knows, lost))
     assert lobby.knows(late)
+
+
+def test_a_reply_that_is_made_while_replies_are_sent_is_sent_too(lobby: Lobby) -> None:
+    ann, bob = lobby.hello("ann", b"1"), lobby.hello("bob", b"2")
+    lobby.world.agents("a", "b")
+    stream = lobby.world.running("a", peer=ann.peer, flags=Flag.STREAM)
+    made_by_it = lobby.world.later(stream, "b")
+    fetch = lobby.world.fetch(made_by_it.task_id, peer=bob.peer)
+    lobby.dead.add(ann.routing_id)
+    lobby.broker._answer(Answer(ann.peer, 99, ok()))  # sending it shows that nobody reads the stream any more
+    lobby.push_all()
+    assert lobby.heard(bob)[1:] == [(Kind.ERROR, fetch.call_id)]

@@ -914,11 +914,12 @@ class Broker:
             self._push_by = now + PUSH_S
 
     def _push_all(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for session, message in unsent:
-            plain = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None and not session.lost
-            if not plain or not self._send(session.routing_id, message):
-                self._push_now(session, message)
+        while self._unsent:  # sending finds out who is gone, which may end calls that others wait for
+            unsent, self._unsent = self._unsent, []
+            for session, message in unsent:
+                few = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None
+                if not few or session.lost or not self._send(session.routing_id, message):
+                    self._push_now(session, message)
 
     def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
         if session.lost or (session.outbox is None and self._send_counted(session, message)):

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import pytest
 
-from actors import Desk, Latch, Node, client_on_host, within
-from zmqagents import AgentBase, RpcClient, async_func, current_call, sync_func
+from actors import Desk, Latch, Node, client_of, client_on_host, within
+from zmqagents import (
+    AgentBase,
+    HostBusy,
+    LaunchError,
+    RpcAgentServerLauncher,
+    RpcClient,
+    async_func,
+    current_call,
+    sync_func,
+)
 from zmqagents import concurrent as beside
+from zmqagents.config import BrokerConfig
 from zmqagents.gate import Gate, thread_gate
+from zmqagents.hosting import serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -207,6 +220,59 @@ def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(cli
     assert result.cancelled()
     with within(1):
         assert sleeper.nap_on_loop(0).result()  # its turn is free again
+
+
+# ---------------------------------------------------------------- no more threads
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """Nothing in this process can start a thread: there is no room for so large a stack."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@contextmanager
+def host_here(*classes: type, **settings: Any) -> Iterator[RpcClient]:
+    """A client, connected, of a host in this process."""
+    server = RpcAgentServerLauncher(custom_agent_classes=[*classes], local_mode=True, grace_s=0.2, **settings)
+    thread = threading.Thread(target=server.launch, kwargs={"in_subprocess": False})
+    thread.start()
+    try:
+        while not server.is_running:
+            assert thread.is_alive()
+        with client_of(server) as client:
+            client.is_alive()
+            yield client
+    finally:
+        server.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_call_for_which_there_is_no_thread_is_refused_and_leaves_its_agent_free() -> None:
+    with host_here(Desk, Sleeper) as client:
+        one, two = client.create_agent(Sleeper), client.create_agent(Desk)
+        busy = one.nap(0.3)  # in the thread that has made them
+        with no_more_threads(), within(3):
+            with pytest.raises(HostBusy, match="cannot start a thread"):
+                two.echo(1)
+            with pytest.raises(HostBusy, match="cannot start a thread"):
+                two.at_once(1)  # on the loop, which has no thread yet
+        assert busy.result()
+        assert (two.echo(2), two.at_once(3)) == (2, 3)
+        assert client.get_server_info()["running"] == 0
+
+
+def test_a_host_that_cannot_start_its_router_thread_fails_and_leaves_nothing() -> None:
+    with contextlib.ExitStack() as stack, pytest.raises(LaunchError, match="router thread"), within(5):
+        serve(
+            BrokerConfig(local_mode=True), [Desk], lambda bound: None,
+            started=lambda broker: stack.enter_context(no_more_threads()),
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- gates

@@ -349,9 +349,14 @@ class Broker:
         It returns when that is done or, where an agent's code has kept this thread and another one took its place,
         when it is not needed any more: `finished` tells the end, and ``crash`` what went wrong.
         """
-        if self._archive is not None:
-            self._archive.start()
-        self._helm.run()
+        try:
+            if self._archive is not None:
+                self._archive.start()
+        except RuntimeError as exc:  # no more threads
+            self.crash = exc
+            self._end()
+        else:
+            self._helm.run()
 
     def _route(self) -> None:
         try:
@@ -361,6 +366,9 @@ class Broker:
         except BaseException as exc:
             log.exception("the router thread of %s failed", self.config.server_id)
             self.crash = exc
+        self._end()
+
+    def _end(self) -> None:
         try:
             self._close()
         except BaseException as exc:
@@ -1281,23 +1289,27 @@ class Broker:
 
     def _close(self) -> None:
         """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
+        steps = [self._say_goodbye, self._end_threads, self.link.stop]
+        if self._archive is not None:
+            steps.append(self._archive.close)
+        steps += [self._store.close, self._close_sockets, self._wake_w.close, self._wake_r.close]
+        with contextlib.ExitStack() as stack:  # each of them is done, whatever becomes of those before it
+            for step in reversed(steps):
+                stack.callback(step)
+
+    def _say_goodbye(self) -> None:
         goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
         for session in list(self._sessions.values()):
             with contextlib.suppress(zmq.ZMQError):
                 self._flush(session, at_end=True)
                 self._send(session.routing_id, goodbye)
+
+    def _end_threads(self) -> None:
         self._asleep = False
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these
         clean = self._pool.close(timeout=1.0)
         if not self._helm.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
-        self.link.stop()
-        if self._archive is not None:
-            self._archive.close()
-        self._store.close()
-        self._close_sockets()
-        self._wake_w.close()
-        self._wake_r.close()
 
     def _close_sockets(self) -> None:
         record = getattr(self, "_record", None)

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from actors import Desk, Latch, Node, client_of, client_on_host, within
+from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, within
+from hosts import eventually
 from zmqagents import (
     AgentBase,
     HostBusy,
@@ -27,6 +28,7 @@ from zmqagents import (
 )
 from zmqagents import concurrent as beside
 from zmqagents.config import BrokerConfig
+from zmqagents.frames import STREAM_WINDOW
 from zmqagents.gate import Gate, thread_gate
 from zmqagents.hosting import serve
 
@@ -95,10 +97,32 @@ class Place(AgentBase):
         assert call is not None
         return call.host.client().get_agent(agent_id).echo("through its own host")
 
+    def late(self) -> Iterator[int]:
+        """Has used up its credit when it comes back from something that it cannot be called away from."""
+        try:
+            yield from range(STREAM_WINDOW - 1)
+            LATE.inside.set()
+            LATE.go_on.wait(CALL_TIMEOUT_S)
+            yield from range(2)
+        except BaseException as exc:
+            LATE.seen.append(type(exc))
+            raise
+
     def make_another(self) -> Any:
         call = current_call()
         assert call is not None
         return call.host.client().create_agent("Desk")
+
+
+class _Late:
+    """Between a test and an agent of the same process."""
+
+    def __init__(self) -> None:
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.seen: list[type[BaseException]] = []
+
+
+LATE = _Late()
 
 
 @pytest.fixture(scope="module")
@@ -222,17 +246,7 @@ def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(cli
         assert sleeper.nap_on_loop(0).result()  # its turn is free again
 
 
-# ---------------------------------------------------------------- no more threads
-
-
-@contextmanager
-def no_more_threads() -> Iterator[None]:
-    """Nothing in this process can start a thread: there is no room for so large a stack."""
-    before = threading.stack_size(1 << 47)
-    try:
-        yield
-    finally:
-        threading.stack_size(before)
+# ---------------------------------------------------------------- the end of a host in this process
 
 
 @contextmanager
@@ -251,6 +265,37 @@ def host_here(*classes: type, **settings: Any) -> Iterator[RpcClient]:
         server.shutdown()
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("comes_back", ["while the host closes", "when it has ended"])
+def test_code_that_comes_back_after_the_end_does_not_wait_for_a_host_that_is_no_more(comes_back: str) -> None:
+    LATE.__init__()  # type: ignore[misc]
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(host_here(Place))
+        stream = client.create_agent(Place).late()
+        assert LATE.inside.wait(5)
+        client.stop(grace_s=0.0)
+        with pytest.raises(ConnectionError):
+            list(stream)
+        if comes_back == "while the host closes":
+            LATE.go_on.set()
+            with within(1):  # it waits so long for its threads
+                stack.close()
+    LATE.go_on.set()
+    assert eventually(lambda: LATE.seen == [GeneratorExit], 5)  # its items lead nowhere
+
+
+# ---------------------------------------------------------------- no more threads
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """Nothing in this process can start a thread: there is no room for so large a stack."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 def test_a_call_for_which_there_is_no_thread_is_refused_and_leaves_its_agent_free() -> None:

@@ -199,7 +199,9 @@ class Broker:
         self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
-        self._asleep = False
+        self._asleep = False  # whoever posts must wake the router thread
+        self._ended = False  # that thread will read no more
+        self._late = threading.Lock()  # held by who reads the inbox then
         # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
@@ -414,9 +416,25 @@ class Broker:
             self._wake()
 
     def _wake(self) -> None:
+        if self._ended:
+            self._read_late()
+            return
         # EAGAIN: the pair is full of wake-ups already. EBADF: the broker has closed.
         with contextlib.suppress(OSError):
             self._wake_w.send(b"\0")
+
+    def _read_late(self) -> None:
+        """Handle the events that come after the end, in the threads that post them: whoever waits must be told.
+
+        Code that was cut off may come back only now, and begin a wait that would have no end. One thread at a time: it
+        looks again after the lock is free, so one that finds it taken may leave its event there.
+        """
+        self._asleep = True
+        while self._inbox and self._late.acquire(blocking=False):
+            try:
+                self._read_inbox()
+            finally:
+                self._late.release()
 
     # ------------------------------------------------------------ the loop
 
@@ -1289,13 +1307,23 @@ class Broker:
 
     def _close(self) -> None:
         """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
-        steps = [self._say_goodbye, self._end_threads, self.link.stop]
+        steps = [self._cut_short, self._say_goodbye, self._leave_the_inbox, self._end_threads, self.link.stop]
         if self._archive is not None:
             steps.append(self._archive.close)
         steps += [self._store.close, self._close_sockets, self._wake_w.close, self._wake_r.close]
         with contextlib.ExitStack() as stack:  # each of them is done, whatever becomes of those before it
             for step in reversed(steps):
                 stack.callback(step)
+
+    def _cut_short(self) -> None:
+        if not self._stop:  # the router thread has failed: whoever waits is told all the same
+            now = self._clock()
+            self._carry_out(self._dispatcher.on_drain(now, now))
+        self._push_all()
+
+    def _leave_the_inbox(self) -> None:
+        self._ended = self._asleep = True
+        self._read_late()
 
     def _say_goodbye(self) -> None:
         goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
@@ -1305,7 +1333,6 @@ class Broker:
                 self._send(session.routing_id, goodbye)
 
     def _end_threads(self) -> None:
-        self._asleep = False
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these
         clean = self._pool.close(timeout=1.0)
         if not self._helm.close(timeout=0.1) or not clean:

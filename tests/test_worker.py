@@ -31,6 +31,7 @@ from zmqagents.config import BrokerConfig
 from zmqagents.frames import STREAM_WINDOW
 from zmqagents.gate import Gate, thread_gate
 from zmqagents.hosting import serve
+from zmqagents.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -108,6 +109,12 @@ class Place(AgentBase):
             LATE.seen.append(type(exc))
             raise
 
+    def own_results(self, times: int) -> list[int]:
+        """Asks its host for what only a thread of the host's can answer."""
+        call = current_call()
+        assert call is not None
+        return [len(call.host.client().get_result_list()) for _ in range(times)]
+
     def make_another(self) -> Any:
         call = current_call()
         assert call is not None
@@ -123,6 +130,24 @@ class _Late:
 
 
 LATE = _Late()
+
+
+@contextmanager
+def host_here(*classes: type, **settings: Any) -> Iterator[RpcClient]:
+    """A client, connected, of a host in this process."""
+    server = RpcAgentServerLauncher(custom_agent_classes=[*classes], local_mode=True, grace_s=0.2, **settings)
+    thread = threading.Thread(target=server.launch, kwargs={"in_subprocess": False})
+    thread.start()
+    try:
+        while not server.is_running:
+            assert thread.is_alive()
+        with client_of(server) as client:
+            client.is_alive()
+            yield client
+    finally:
+        server.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +227,23 @@ def test_an_agent_may_make_others_on_one_slot() -> None:
         assert client.create_agent(Place).make_another(timeout=3).echo(1, timeout=3) == 1
 
 
+def test_an_agent_waits_for_what_its_host_must_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = MemoryStore.entries
+
+    def slowly(self: MemoryStore, most: int) -> Any:
+        time.sleep(0.005)  # as a store elsewhere takes
+        return entries(self, most)
+
+    monkeypatch.setattr(MemoryStore, "entries", slowly)
+    with host_here(Place, Desk, capacity=1) as client:
+        place = client.create_agent(Place)
+        assert place.own_results(20) == [0] * 20
+        client.create_agent(Desk).later(1).result()
+        assert place.own_results(1) == [1]
+        info = client.get_server_info()
+        assert (info["waiting"], info["calls_open"]) == (0, 0)
+
+
 def test_the_host_answers_while_its_workers_compute(client: RpcClient) -> None:
     burning = [client.create_agent(Place).burn_later(0.6) for _ in range(4)]
     late = []
@@ -247,24 +289,6 @@ def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(cli
 
 
 # ---------------------------------------------------------------- the end of a host in this process
-
-
-@contextmanager
-def host_here(*classes: type, **settings: Any) -> Iterator[RpcClient]:
-    """A client, connected, of a host in this process."""
-    server = RpcAgentServerLauncher(custom_agent_classes=[*classes], local_mode=True, grace_s=0.2, **settings)
-    thread = threading.Thread(target=server.launch, kwargs={"in_subprocess": False})
-    thread.start()
-    try:
-        while not server.is_running:
-            assert thread.is_alive()
-        with client_of(server) as client:
-            client.is_alive()
-            yield client
-    finally:
-        server.shutdown()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("comes_back", ["while the host closes", "when it has ended"])

@@ -67,7 +67,7 @@ from .host import NOTHING, AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
 from .ledger import Ledger
 from .link import Sink
-from .management import RUN_AS_CALLS, Management
+from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 from .models import ModelConfigs
 from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
@@ -237,6 +237,7 @@ class Broker:
         self._roll_call_due = False
         self._next_look = math.inf  # at the roles, while somebody is here by a key
         self._hello_from: str | None = None  # the user of the HELLO just read
+        self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
@@ -1120,10 +1121,22 @@ class Broker:
         wait = parent is not None and gate is not None
         if parent is not None and gate is not None:
             _enter(parent, gate, serial)
-        if call.agent == "" and call.method not in RUN_AS_CALLS:
+        if call.agent or call.method in RUN_AS_CALLS:
+            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
+        if parent is None or gate is None:
             self._manage(None, call)
-            return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
-        return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
+            return []
+        if call.method not in ANSWERED_APART:
+            self._manage(None, call)
+            return self._dispatcher.on_wait(parent, [], now)
+        task_id = frames.task_id_of(peer.prefix, call.call_id)
+        effects = self._dispatcher.on_wait_outside(parent, now, task_ids=[task_id])
+        refusal = next((e.error for e in effects if isinstance(e, Resume) and e.ticket is parent), None)
+        if refusal is not None:
+            return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
+        self._waits_for_host[call.call_id] = (parent, gate, serial)
+        self._manage(None, call)
+        return effects
 
     def _is_stream(self, peer: Peer, call_id: int, task_id: str) -> bool:
         ticket = self._dispatcher.tasks.get(task_id)
@@ -1271,7 +1284,9 @@ class Broker:
         return []
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
-        return [Answer(peer, call_id, reply)]
+        answer = Answer(peer, call_id, reply)
+        wait = self._waits_for_host.pop(call_id, None) if peer.local else None
+        return [answer] if wait is None else [answer, *self._on_wait_over(*wait)]
 
     @staticmethod
     def _on_beat(alive: threading.Event) -> list[Effect]:
@@ -1294,7 +1309,7 @@ class Broker:
         else:
             peer, reply = session.peer, self._management.handle(session.peer, call, session.role)
         if reply is not None:
-            self._answer(Answer(peer, call.call_id, reply))
+            self._carry_out(self._on_managed(peer, call.call_id, reply))
 
     def _where(self) -> dict[str, Any]:
         return {

@@ -1,9 +1,9 @@
 """Requests to the host itself: what there is, how it is, delete, configure, stop.
 
 They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
-are. Those that run somebody's code, read much or ask the store (`Op.REGISTER`, `Op.MODELS`, `Op.RESULTS`) get a thread
-of their own. Making an agent, reading its memory and reading a file may take long, too: those are calls like any other
-(`RUN_AS_CALLS`), and the dispatcher's matter. All answers are plain data without secrets.
+are. Those that run somebody's code or ask the store (`ANSWERED_APART`) get a thread of their own. Making an agent,
+reading its memory and reading a file may take long, too: those are calls like any other (`RUN_AS_CALLS`), and the
+dispatcher's matter. All answers are plain data without secrets.
 
 Who may ask for what (`Management.check`); the host's own code, agents that call agents, may do all of it:
 
@@ -41,9 +41,10 @@ from .store import FutureStore
 from .tickets import AgentRecord, Effect, Peer, State, Ticket
 from .worker import WorkerPool
 
-__all__ = ["ADMIN_ONLY", "RUN_AS_CALLS", "Management"]
+__all__ = ["ADMIN_ONLY", "ANSWERED_APART", "RUN_AS_CALLS", "Management"]
 
 RUN_AS_CALLS = frozenset({Op.CREATE, Op.MEMORY, Op.DOWNLOAD})
+ANSWERED_APART = frozenset({Op.MODELS, Op.REGISTER, Op.RESULTS})
 ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP, Op.RESULTS})
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
@@ -113,9 +114,8 @@ class Management:
                 return Reply(Code.NONE, (codec.pack(self._calls(None if role == "admin" else peer.user)),))
             if call.method == Op.RESULTS:
                 call = call._replace(options={**call.options, "open": self._open_results()})
-            if call.method in (Op.MODELS, Op.REGISTER, Op.RESULTS):
-                name = f"zmqagents-{call.method}"
-                threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
+            if call.method in ANSWERED_APART:
+                self._begin_apart(peer, call)
                 return None
             request = self._requests.get(call.method)
             if request is None:
@@ -248,6 +248,13 @@ class Management:
         # At once, not as an event: whoever has the answer knows that no new call is taken.
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
+
+    def _begin_apart(self, peer: Peer, call: Call) -> None:
+        name = f"zmqagents-{call.method}"
+        try:
+            threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
+        except RuntimeError as exc:  # no more threads
+            raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
 
     def _apart(self, peer: Peer, call: Call) -> None:
         """In a thread of its own."""

@@ -115,6 +115,15 @@ class Place(AgentBase):
         assert call is not None
         return [len(call.host.client().get_result_list()) for _ in range(times)]
 
+    def ask(self, desk: Any) -> int:
+        return int(desk.bump())
+
+    def ask_by_a_loop_of_its_own(self, desk: Any) -> int:
+        async def ask() -> int:
+            return int(await desk.plus.aio(await desk.bump.aio()))
+
+        return asyncio.run(ask())
+
     def make_another(self) -> Any:
         call = current_call()
         assert call is not None
@@ -242,6 +251,16 @@ def test_an_agent_waits_for_what_its_host_must_look_up(monkeypatch: pytest.Monke
         assert place.own_results(1) == [1]
         info = client.get_server_info()
         assert (info["waiting"], info["calls_open"]) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["ask", "ask_by_a_loop_of_its_own"])
+def test_a_call_of_another_host_that_was_carried_out_is_never_said_to_be_refused(method: str) -> None:
+    with client_on_host(Place, capacity=1, max_threads=1) as narrow, client_on_host(Desk) as elsewhere:
+        desk = elsewhere.create_agent(Desk)
+        assert getattr(narrow.create_agent(Place), method)(desk) == 1  # there may be no stand-in, so it keeps its slot
+        assert desk.count == 1
+        info = narrow.get_server_info()
+        assert (info["running"], info["waiting"]) == (0, 0)
 
 
 def test_the_host_answers_while_its_workers_compute(client: RpcClient) -> None:

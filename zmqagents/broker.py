@@ -1165,16 +1165,16 @@ class Broker:
     def _on_go_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """The same from a thread that does not look at its gate now: it blocks on the outside thing itself.
 
-        So where the wait would close a cycle it is not this wait that is refused, but the call that came back.
+        Its refusal would be heard only when that is over. So where the wait would close a cycle it is the call that
+        came back that is refused; and where there may be no more stand-ins, it keeps its slot.
         """
         now = self._clock()
         effects = self._on_wait_outside(ticket, gate, serial)
-        stuck = next(
-            (e.error for e in effects if isinstance(e, Resume) and isinstance(e.error, errors.DeadlockError)), None
-        )
-        if stuck is None:
-            return effects
-        return [*self._dispatcher.refuse_returns(ticket, stuck, now), *self._on_wait_outside(ticket, gate, serial)]
+        refusal = next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
+        if isinstance(refusal, errors.DeadlockError):
+            refused = self._dispatcher.refuse_returns(ticket, refusal, now)
+            return [*refused, *self._on_wait_outside(ticket, gate, serial)]
+        return [Resume(ticket)] if isinstance(refusal, errors.HostBusy) else effects
 
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """A generator waits for its reader to take items.

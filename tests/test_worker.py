@@ -18,6 +18,7 @@ from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host,
 from hosts import eventually
 from zmqagents import (
     AgentBase,
+    AsyncResult,
     HostBusy,
     LaunchError,
     RpcAgentServerLauncher,
@@ -36,6 +37,14 @@ from zmqagents.store.memory import MemoryStore
 pytestmark = pytest.mark.timeout(60)
 
 
+async def until_cancelled() -> None:
+    LATE.inside.set()
+    try:
+        await asyncio.sleep(CALL_TIMEOUT_S)
+    finally:
+        LATE.seen.append(asyncio.CancelledError)
+
+
 class Sleeper(AgentBase):
     @async_func
     def nap(self, seconds: float) -> float:
@@ -45,6 +54,12 @@ class Sleeper(AgentBase):
     async def nap_on_loop(self, seconds: float) -> float:
         await asyncio.sleep(seconds)
         return time.time()
+
+    async def leave_a_task(self) -> None:
+        self.left = asyncio.create_task(until_cancelled())
+
+    def give_a_coroutine(self) -> Any:
+        return until_cancelled()
 
     async def stubborn(self) -> str:
         try:
@@ -311,7 +326,9 @@ def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(cli
 
 
 @pytest.mark.parametrize("comes_back", ["while the host closes", "when it has ended"])
-def test_code_that_comes_back_after_the_end_does_not_wait_for_a_host_that_is_no_more(comes_back: str) -> None:
+def test_code_that_comes_back_after_the_end_does_not_wait_for_a_host_that_is_no_more(
+    comes_back: str, caplog: pytest.LogCaptureFixture
+) -> None:
     LATE.__init__()  # type: ignore[misc]
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(host_here(Place))
@@ -322,10 +339,25 @@ def test_code_that_comes_back_after_the_end_does_not_wait_for_a_host_that_is_no_
             list(stream)
         if comes_back == "while the host closes":
             LATE.go_on.set()
-            with within(1):  # it waits so long for its threads
-                stack.close()
+            stack.close()
+            assert "threads did not end" not in caplog.text
     LATE.go_on.set()
     assert eventually(lambda: LATE.seen == [GeneratorExit], 5)  # its items lead nowhere
+
+
+@pytest.mark.parametrize("how", ["leave_a_task", "give_a_coroutine"])
+def test_what_is_on_the_loop_at_the_end_is_cancelled_whoever_has_put_it_there(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LATE.__init__()  # type: ignore[misc]
+    with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        client = stack.enter_context(host_here(Sleeper))
+        call = thread.submit(getattr(client.create_agent(Sleeper), how))
+        assert LATE.inside.wait(5)
+        stack.close()
+        assert "threads did not end" not in caplog.text
+        assert LATE.seen == [asyncio.CancelledError]
+        assert isinstance(call.result() if how == "leave_a_task" else call.exception(), (AsyncResult, ConnectionError))
 
 
 # ---------------------------------------------------------------- no more threads

@@ -227,7 +227,7 @@ class LoopLane:
     def _stop(self) -> None:
         loop = self._loop
         assert loop is not None
-        tasks = list(self._tasks.values())
+        tasks = asyncio.all_tasks(loop)  # those that coroutines and `await_value` have left there, too
         for task in tasks:
             task.cancel()
         waiting = asyncio.gather(*tasks, return_exceptions=True)

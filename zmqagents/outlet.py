@@ -76,9 +76,9 @@ class Outlet:
             self._loop.call_soon_threadsafe(_wake, future, error)
 
     def grant(self, items: int) -> None:
-        """``items`` more may be sent."""
+        """``items`` more may be sent, though no more than a window at a time, whatever the peer says."""
         with self._lock:
-            self._credit += items
+            self._credit = min(self._credit + items, STREAM_WINDOW)
             waiting, self._waiting = self._waiting, False
             future, self._future = self._future, None
         if future is not None and self._loop is not None:

@@ -466,7 +466,10 @@ class Broker:
             if self._quick:
                 self._run_quick(self._clock() + TURN_S)
             now = self._clock()
-            self._look_at_clock(now)
+            try:
+                self._look_at_clock(now)
+            except Exception:  # a bug of ours: the host goes on
+                log.exception("what was due could not be done")
             if self._unsent:
                 self._push_all()
             limit = BATCH if _get(self._router, _EVENTS) & _POLLIN else 0
@@ -652,10 +655,7 @@ class Broker:
                 self._call_roll()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
-            try:
-                self._carry_out(self._dispatcher.on_tick(now))
-            except Exception:
-                log.exception("the timers could not be handled")
+            self._carry_out(self._dispatcher.on_tick(now))
         if self._stalled and now >= self._next_retry:
             self._next_retry = now + RETRY_S
             for session in list(self._stalled):

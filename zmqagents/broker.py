@@ -466,8 +466,9 @@ class Broker:
             if self._quick:
                 self._run_quick(self._clock() + TURN_S)
             now = self._clock()
+            due = None
             try:
-                self._look_at_clock(now)
+                due = self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
                 log.exception("what was due could not be done")
             if self._unsent:
@@ -476,7 +477,8 @@ class Broker:
             if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
-            ready = [] if self._inbox else poller.poll(self._poll_ms(now))  # posted between the last look and the flag
+            # Posted between the last look and the flag: nobody will wake us for that.
+            ready = [] if self._inbox else poller.poll(self._poll_ms(now, due))
             self._asleep = False
             for source, _ in ready:
                 if source == router:
@@ -486,11 +488,11 @@ class Broker:
                 else:
                     self._next_zap = 0.0
 
-    def _poll_ms(self, now: float) -> int:
+    def _poll_ms(self, now: float, due: float | None) -> int:
+        """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
         if not self._next_zap:
             return 0
         wait = min(POLL_LIMIT_S, self._next_look - now)
-        due = self._dispatcher.next_deadline()
         if due is not None and due - now < wait:
             wait = due - now
         if self._stalled:
@@ -507,7 +509,7 @@ class Broker:
 
     def _read_messages(self, limit: int) -> None:
         """Handle what is there, ``limit`` messages at most."""
-        router = self._router
+        router, sessions = self._router, self._sessions
         now = self._clock()
         end, self._push_by = now + TURN_S, now + PUSH_S
         for _ in range(limit):
@@ -516,19 +518,27 @@ class Broker:
             except zmq.Again:
                 return
             frame = _recv(router, _NOBLOCK, False)
+            short = None
             if frame.more or len(frame) >= ZERO_COPY_BYTES:
                 parts, size = self._read_frames(frame)
             else:
-                parts, size = [frame.bytes], len(frame)
+                message = frame.bytes
+                parts, size = (message,), len(message)
+                if size <= self._message_limit:
+                    short = frames.parse_short_call(message)
             try:
-                ended = self._run_short(routing_id, parts[0], now) if parts is not None and len(parts) == 1 else 0.0
-                if ended:
+                session = sessions.get(routing_id)
+                if short is None or session is None or session.token != short[0]:
+                    self._on_message(routing_id, parts, size, now)
+                    now = self._clock()
+                elif (ended := self._run_short(session, short[1], now)) == 0.0:
+                    self._take_call(session, short[1], now)
+                    now = self._clock()
+                else:
                     now = ended
                     if now >= end:
                         return
                     continue
-                self._on_message(routing_id, parts, size, now)
-                now = self._clock()
             except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
                 log.exception("a message could not be handled")
                 self._answer_broken(routing_id, parts)
@@ -537,7 +547,7 @@ class Broker:
                 if now >= end:
                     return
 
-    def _read_frames(self, frame: zmq.Frame) -> tuple[list[frames.Frame] | None, int]:
+    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[frames.Frame] | None, int]:
         """The frames after the routing id, of which ``frame`` is the first, and their bytes in all.
 
         Large ones stay where ZeroMQ has put them.
@@ -594,19 +604,14 @@ class Broker:
                 log.exception("the end of %s could not be handled", ticket.task_id)
         return now
 
-    def _run_short(self, routing_id: bytes, frame: frames.Frame, now: float) -> float:
+    def _run_short(self, session: Session, call: Call, now: float) -> float:
         """Run and answer a call that has come in one frame, if nothing about it is unusual: the time when it has ended.
 
-        0.0: it is not such a call, and nothing was done; `_on_message` has to look at it. Most calls of a busy host are
-        such, and the general way costs them several times as much as their own code: see `Dispatcher.start_short` for
-        what they need not have. Raises `Relieved`.
+        0.0: nothing was done, and it is a matter for `_take_call`. Most calls of a busy host are such, and the general
+        way costs them several times as much as their own code: see `Dispatcher.start_short` for what they need not
+        have. Raises `Relieved`.
         """
-        short = None if self._quick or type(frame) is not bytes else frames.parse_short_call(frame)
-        if short is None or len(frame) > self._message_limit:
-            return 0.0
-        token, call = short
-        session = self._sessions.get(routing_id)
-        if session is None or session.token != token or not self.config.fast_lane:
+        if self._quick or not self.config.fast_lane:
             return 0.0
         ticket = self._dispatcher.start_short(session.peer, call, now)
         if ticket is None or not self._helm.can_watch():
@@ -627,7 +632,7 @@ class Broker:
             self._answer(Answer(session.peer, call.call_id, reply))
             return now
         ledger.note(call.call_id, reply)
-        self._unsent.append((session, frames.answer_frames(_RESULT, call.call_id, token, reply.body)))
+        self._unsent.append((session, frames.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
     def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
@@ -647,7 +652,8 @@ class Broker:
         pace.note(ended - now)
         return reply, ended
 
-    def _look_at_clock(self, now: float) -> None:
+    def _look_at_clock(self, now: float) -> float | None:
+        """Do what is due; when the next timer of the dispatcher is, None: there is none."""
         if now >= self._next_zap:
             self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:
@@ -656,6 +662,7 @@ class Broker:
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
             self._carry_out(self._dispatcher.on_tick(now))
+            due = self._dispatcher.next_deadline()
         if self._stalled and now >= self._next_retry:
             self._next_retry = now + RETRY_S
             for session in list(self._stalled):
@@ -675,6 +682,7 @@ class Broker:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
+        return due
 
     def _read_monitor(self) -> bool:
         """True if some connection has ended, or had when nobody looked after who it was."""
@@ -707,7 +715,7 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: bytes, parts: list[frames.Frame] | None, size: int, now: float) -> None:
+    def _on_message(self, routing_id: bytes, parts: Sequence[frames.Frame] | None, size: int, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
@@ -730,14 +738,7 @@ class Broker:
             self._complain(routing_id, exc)
             return
         if type(message) is Call:
-            if message.needed > session.ledger.needed:
-                session.ledger.acknowledge(message.needed)
-            if message.flags & frames.Flag.RESENT and self._came_before(session, message.call_id):
-                return
-            if message.agent == "" and message.method not in RUN_AS_CALLS:
-                self._manage(session, message)
-            else:
-                self._carry_out(self._dispatcher.on_call(session.peer, message, now))
+            self._take_call(session, message, now)
         elif isinstance(message, frames.Fetch):
             if self._is_stream(session.peer, message.call_id, message.task_id):
                 return
@@ -760,12 +761,23 @@ class Broker:
         elif isinstance(message, frames.Bye):
             self._detach(session)
 
+    def _take_call(self, session: Session, call: Call, now: float) -> None:
+        session.last_seen = now
+        if call.needed > session.ledger.needed:
+            session.ledger.acknowledge(call.needed)
+        if call.flags & frames.Flag.RESENT and self._came_before(session, call.call_id):
+            return
+        if call.agent == "" and call.method not in RUN_AS_CALLS:
+            self._manage(session, call)
+        else:
+            self._carry_out(self._dispatcher.on_call(session.peer, call, now))
+
     def _refuse_size(self, session: Session, call_id: int, size: int) -> None:
         limit = self.config.max_message_bytes
         text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
         self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
-    def _answer_broken(self, routing_id: bytes, parts: list[frames.Frame] | None) -> None:
+    def _answer_broken(self, routing_id: bytes, parts: Sequence[frames.Frame] | None) -> None:
         session = self._sessions.get(routing_id)
         if session is None or not parts:
             return

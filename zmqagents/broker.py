@@ -152,7 +152,7 @@ class Session:
         self.token = secrets.randbits(63) | 1
         self.last_seen = now
         self.lost = False
-        self.outbox = None  # what it held is in the ledger
+        self.outbox = None  # what it held is in the ledger; but for items of streams, which end when a connection does
         self.unread_bytes = 0
         self.in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
         self.in_flight_bytes = 0
@@ -1143,7 +1143,7 @@ class Broker:
             return self._dispatcher.on_wait(parent, [], now)
         task_id = frames.task_id_of(peer.prefix, call.call_id)
         effects = self._dispatcher.on_wait_outside(parent, now, task_ids=[task_id])
-        refusal = next((e.error for e in effects if isinstance(e, Resume) and e.ticket is parent), None)
+        refusal = _refusal(parent, effects)
         if refusal is not None:
             return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
         self._waits_for_host[call.call_id] = (parent, gate, serial)
@@ -1182,7 +1182,7 @@ class Broker:
         """
         now = self._clock()
         effects = self._on_wait_outside(ticket, gate, serial)
-        refusal = next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
+        refusal = _refusal(ticket, effects)
         if isinstance(refusal, errors.DeadlockError):
             refused = self._dispatcher.refuse_returns(ticket, refusal, now)
             return [*refused, *self._on_wait_outside(ticket, gate, serial)]
@@ -1228,11 +1228,7 @@ class Broker:
         """A coroutine awaits a result, or an item: it holds no slot, but it may close a cycle."""
         if ready():
             return []
-        effects = self._dispatcher.on_wait(ticket, [task_id], self._clock())
-        for effect in effects:
-            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
-                fail(effect.error)
-        return effects
+        return _tell(fail, ticket, self._dispatcher.on_wait(ticket, [task_id], self._clock()))
 
     def _on_unwait(self, ticket: Ticket, task_id: str) -> list[Effect]:
         return self._dispatcher.on_unwait(ticket, [task_id])
@@ -1243,11 +1239,7 @@ class Broker:
         """The same for a call of another host."""
         if ready():
             return []
-        effects = self._dispatcher.on_await_outside(ticket, task_id, self._clock())
-        for effect in effects:
-            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
-                fail(effect.error)
-        return effects
+        return _tell(fail, ticket, self._dispatcher.on_await_outside(ticket, task_id, self._clock()))
 
     def _on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
         return self._dispatcher.on_unawait_outside(ticket, task_id)
@@ -1429,3 +1421,16 @@ def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:
     """The code of ``ticket`` waits at ``gate``: from now on only words about this wait count."""
     ticket.gate = gate
     gate.current = serial
+
+
+def _refusal(ticket: Ticket, effects: list[Effect]) -> ZmqAgentsError | None:
+    """Why the wait that ``ticket`` has just begun is none, if ``effects`` say so."""
+    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
+
+
+def _tell(fail: Callable[[ZmqAgentsError], None], ticket: Ticket, effects: list[Effect]) -> list[Effect]:
+    """The same, told to a coroutine, which does not look at a gate."""
+    refusal = _refusal(ticket, effects)
+    if refusal is not None:
+        fail(refusal)
+    return effects

@@ -7,7 +7,8 @@ where the launching process no longer could: the next host is there within some 
 same port, server id, socket path and keys, and another epoch. The agents of the dead one are gone.
 
 Started again is what ended by a signal or with a status other than 0: not what was stopped, and not what cannot work
-the second time either (settings, agent files). After `LIMIT` crashes within `WINDOW_S` it is given up.
+the second time either (settings, agent files). It is given up when it crashes once more after `LIMIT` times
+within `WINDOW_S`.
 
 The words that reach a supervisor: SIGTERM and SIGINT (passed on; what does not end is killed), any byte on its own
 life line (the host may end now and is not to be started again), the end of that line (the launcher is dead).

@@ -6,8 +6,8 @@ The pool is a mechanism without opinions: the dispatcher decides what starts and
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
 A stand-in ends when it would be idle beside ``capacity`` others.
 
-Threads: `start`, `resume`, `interrupt` and `close` are called by the router thread. ``run`` is called in
-worker threads, ``done(ticket, reply)`` in worker threads and in the loop's thread.
+Threads: `start`, `interrupt` and `close` are called by the router thread, ``done(ticket, reply)`` by worker threads and
+by the loop's thread (by the router thread where no other could be started).
 """
 
 from __future__ import annotations

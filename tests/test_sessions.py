@@ -12,10 +12,11 @@ import zmq
 
 from world import World, ok
 from zmqagents import frames
-from zmqagents.broker import Bound, Broker, Session
+from zmqagents.broker import Bound, Broker
 from zmqagents.config import BrokerConfig
 from zmqagents.frames import Flag, Hello, Kind
 from zmqagents.hosting import build
+from zmqagents.outbound import Session
 from zmqagents.security import Authenticator
 from zmqagents.tickets import Answer, Effect
 
@@ -40,7 +41,7 @@ class Lobby:
         broker._next_zap = float("inf")
         broker._dispatcher = self.world.dispatcher
         broker._actions = dict.fromkeys(broker._actions, self._carry_out)
-        broker._send_frame = self._send
+        broker._out.attach(self._send)
         broker._hello_from = f"uid:{os.geteuid()}"
 
     def _carry_out(self, effect: Effect) -> None:
@@ -79,7 +80,7 @@ class Lobby:
         return session in self.broker._sessions.values()
 
     def push_all(self) -> None:
-        self.broker._push_all()
+        self.broker._out.push_all()
 
     def heard(self, session: Session) -> list[tuple[Kind, int]]:
         """What was sent to the session since it took its seat: kinds and call ids."""

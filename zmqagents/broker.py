@@ -65,10 +65,10 @@ from .gate import Gate
 from .helm import Helm, Relieved
 from .host import NOTHING, AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
-from .ledger import Ledger
 from .link import Sink
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 from .models import ModelConfigs
+from .outbound import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session
 from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
 from .tickets import ParkedFetch
@@ -81,10 +81,8 @@ log = logging.getLogger(__name__)
 BATCH = 64
 ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
-RETRY_S = 0.02  # how often a peer that did not read is tried again
 PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
 MAX_LOST = 1024  # clients that are waited for after their connection broke
-BUSY_MS = 100  # when a client is to try again that came at a limit of the host
 ROLES_EVERY_S = (
     0.25  # how often the roles of clients with keys are looked at; the key store reads once a second at most
 )
@@ -95,25 +93,18 @@ FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for th
 CLOSE_LINGER_MS = 500
 FETCH_PATIENCE_S = 0.3  # a task that is unknown to a shared store may just not have got there
 DEP_PATIENCE_S = 1.0  # that of an argument is even likely to be on its way
-PUSH_AT = 32  # replies that may wait for others, and how long, while short methods run
-PUSH_S = 0.0002
-ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
 
 # Without the layer of pyzmq that turns numbers into members of enums and back.
 _get: Any = zmq.backend.Socket.get
 _recv: Any = zmq.backend.Socket.recv
 # As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
-_SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
-_RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
+_RESULT = int(Kind.RESULT)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
 MAX_FAR_HOSTS = 64  # asked for results at the same time: each takes a connection and a thread
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
-# libzmq's high-water mark counts messages. So those above LARGE_BYTES are counted here in bytes until they are written.
-LARGE_BYTES = 32_768
-IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
 
 
 class Bound(NamedTuple):
@@ -124,38 +115,6 @@ class Bound(NamedTuple):
     port: int | None
     ipc: str
     server_key: str | None
-
-
-class Session:
-    """One client: a routing id that said HELLO. It outlives its connection by ``resume_s``."""
-
-    __slots__ = (
-        "client_id", "in_flight", "in_flight_bytes", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role",
-        "routing_id", "token",
-        "unread_bytes", "user",
-    )  # fmt: skip
-
-    def __init__(self, hello: frames.Hello, user: str, role: security.Role, max_bytes: int) -> None:
-        self.client_id = hello.client_id
-        self.resume: Any = hello.options.get("resume")
-        self.user = user
-        self.role = role
-        self.peer = Peer(frames.client_prefix(hello.client_id), key=self, user=user)
-        self.ledger = Ledger(max_bytes)
-        self.unread_bytes = 0  # in the outbox
-        self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
-        self.lost = False  # its connection is gone; it may come back by another
-
-    def take_seat(self, routing_id: bytes, now: float) -> None:
-        """From now on it is reached by that connection."""
-        self.routing_id = routing_id
-        self.token = secrets.randbits(63) | 1
-        self.last_seen = now
-        self.lost = False
-        self.outbox = None  # what it held is in the ledger; but for items of streams, which end when a connection does
-        self.unread_bytes = 0
-        self.in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
-        self.in_flight_bytes = 0
 
 
 class Broker:
@@ -206,6 +165,8 @@ class Broker:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
+        self._out = Outbound(config.max_unread_bytes)
+        self._out.gone, self._out.drop = self._gone, self._detach
         self._begin_empty()
         self._events = self._handlers()
         self._actions = self._actors()
@@ -229,10 +190,8 @@ class Broker:
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
-        self._unsent: list[tuple[Session, list[frames.Frame]]] = []  # replies of this turn
-        self._stalled: set[Session] = set()
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._push_by = self._next_zap = self._next_retry = self._next_sweep = self._next_probe = 0.0
+        self._next_zap = self._next_sweep = self._next_probe = 0.0
         self._next_roll_call = 0.0
         self._roll_call_due = False
         self._next_look = math.inf  # at the roles, while somebody is here by a key
@@ -291,7 +250,7 @@ class Broker:
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
         # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
-        self._send_frame: Callable[[frames.Frame, int, bool], Any] = super(zmq.Socket, self._router).send  # type: ignore[misc]
+        self._out.attach(super(zmq.Socket, self._router).send)  # type: ignore[misc]
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = endpoints.ipc_path(config.server_id)
         self._ipc_lock = endpoints.IpcLock(path)
@@ -471,8 +430,8 @@ class Broker:
                 due = self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
                 log.exception("what was due could not be done")
-            if self._unsent:
-                self._push_all()
+            if self._out.unsent:
+                self._out.push_all()
             limit = BATCH if _get(self._router, _EVENTS) & _POLLIN else 0
             if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
@@ -495,7 +454,7 @@ class Broker:
         wait = min(POLL_LIMIT_S, self._next_look - now)
         if due is not None and due - now < wait:
             wait = due - now
-        if self._stalled:
+        if self._out.stalled:
             wait = min(wait, RETRY_S)
         if self._roll_call_due:
             wait = min(wait, ROLL_CALL_EVERY_S)
@@ -509,9 +468,9 @@ class Broker:
 
     def _read_messages(self, limit: int) -> None:
         """Handle what is there, ``limit`` messages at most."""
-        router, sessions = self._router, self._sessions
+        router, sessions, out = self._router, self._sessions, self._out
         now = self._clock()
-        end, self._push_by = now + TURN_S, now + PUSH_S
+        end, out.push_by = now + TURN_S, now + PUSH_S
         for _ in range(limit):
             try:
                 routing_id = _recv(router, _NOBLOCK)
@@ -589,7 +548,7 @@ class Broker:
         helm, lane, clock = self._helm, self._quick, self._clock
         now = clock()
         while lane and now < end:
-            self._push_some(now)
+            self._out.push_some(now)
             ticket = lane.popleft()
             if not helm.can_watch():
                 self._pool.start(ticket)
@@ -620,8 +579,9 @@ class Broker:
         session.last_seen = now
         if call.needed > ledger.needed:
             ledger.acknowledge(call.needed)
-        if self._unsent:
-            self._push_some(now)
+        out = self._out
+        if out.unsent:
+            out.push_some(now)
         self._short = ticket
         reply, now = self._run_here(ticket, now)
         self._short = None
@@ -632,7 +592,7 @@ class Broker:
             self._answer(Answer(session.peer, call.call_id, reply))
             return now
         ledger.note(call.call_id, reply)
-        self._unsent.append((session, frames.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
+        out.unsent.append((session, frames.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
     def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
@@ -663,10 +623,8 @@ class Broker:
         if due is not None and due <= now:
             self._carry_out(self._dispatcher.on_tick(now))
             due = self._dispatcher.next_deadline()
-        if self._stalled and now >= self._next_retry:
-            self._next_retry = now + RETRY_S
-            for session in list(self._stalled):
-                self._flush(session)
+        if self._out.stalled:
+            self._out.retry(now)
         if self._starving and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             self._probe_readers()
@@ -697,13 +655,13 @@ class Broker:
         self._roll_call_due = False
         for session in list(self._sessions.values()):
             if session.outbox is None:
-                self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+                self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _probe_readers(self) -> None:
         """A stream whose reader has died would wait for its credit, and keep the turn: sending tells who is gone."""
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
         for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
-            self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+            self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -727,7 +685,7 @@ class Broker:
                 self._on_hello(routing_id, hello, now)
                 return
             if session is None or session.token != head.token:
-                self._send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
+                self._out.send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
                 return
             session.last_seen = now
             if size > self._message_limit:
@@ -757,7 +715,7 @@ class Broker:
             session.ledger.acknowledge(message.needed)
             session.ledger.forget(message.beyond)
         elif isinstance(message, frames.Ping):
-            self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
+            self._out.send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
             self._detach(session)
 
@@ -809,7 +767,7 @@ class Broker:
             limit = self.config.max_unread_bytes
             lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
             reply = error_reply(lost, call_id=task_id)
-        self._push_reply(session, call_id, reply)
+        self._out.push_reply(session, call_id, reply)
         return True
 
     def _on_hello(self, routing_id: bytes, hello: frames.Hello, now: float) -> None:
@@ -848,11 +806,11 @@ class Broker:
             "max_open_bytes": max(self.config.max_message_bytes, self.config.max_unread_bytes),
         }  # fmt: skip
         head = frames.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        self._send(routing_id, [head, codec.pack(welcome)])
+        self._out.send(routing_id, [head, codec.pack(welcome)])
 
     def _send_away(self, routing_id: bytes, error: ZmqAgentsError) -> None:
         code, body = error_reply(error)
-        self._send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
+        self._out.send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
 
     def _look_at_roles(self, now: float) -> None:
         """Keys may be changed and removed while their clients are here, or about to come back."""
@@ -869,6 +827,11 @@ class Broker:
             if not session.lost:
                 self._send_away(session.routing_id, error)
             self._detach(session)
+
+    def _gone(self, routing_id: bytes) -> None:
+        session = self._sessions.get(routing_id)
+        if session is not None:
+            self._lose(session)
 
     def _lose(self, session: Session) -> None:
         """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
@@ -893,102 +856,11 @@ class Broker:
             del self._clients[session.client_id]
         self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
 
-    def _is_seated(self, session: Session) -> bool:
-        return self._sessions.get(session.routing_id) is session
-
     def _leave_seat(self, session: Session) -> None:
-        if self._sessions.get(session.routing_id) is session:
+        if session.seated:
+            session.seated = False
             del self._sessions[session.routing_id]
-        self._stalled.discard(session)
-        session.outbox = None
-
-    # ------------------------------------------------------------ sending
-
-    def _send(self, routing_id: bytes, message: list[Any]) -> bool:
-        """False if the peer has no room now; a peer that is gone counts as sent."""
-        send = self._send_frame
-        try:
-            send(routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
-            if len(message) > 1:
-                for frame in message[:-1]:
-                    send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
-            frame = message[-1]
-            send(frame, _NOBLOCK, len(frame) < ZERO_COPY_BYTES)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as exc:
-            if exc.errno != errno.EHOSTUNREACH:
-                raise
-            session = self._sessions.get(routing_id)
-            if session is not None:
-                self._lose(session)
-        return True
-
-    def _send_counted(self, session: Session, message: list[frames.Frame]) -> bool:
-        """As `_send`, but of large messages libzmq gets only so many bytes at a time."""
-        size = len(message[0]) if len(message) == 1 else sum(map(len, message))
-        if size < LARGE_BYTES:
-            return self._send(session.routing_id, message)
-        in_flight = session.in_flight
-        while in_flight and in_flight[0][0].done:
-            session.in_flight_bytes -= in_flight.popleft()[1]
-        if session.in_flight_bytes >= IN_FLIGHT_BYTES:
-            return False
-        # Frames are written in order: once the last one is let go, all are.
-        last = zmq.Frame(message[-1], track=True, copy=False, copy_threshold=0)
-        if not self._send(session.routing_id, [*message[:-1], last]):
-            return False
-        in_flight.append((last.tracker, size))
-        session.in_flight_bytes += size
-        return True
-
-    def _push(self, session: Session, message: list[frames.Frame]) -> None:
-        """Send soon: ZeroMQ wakes its own thread and writes to the peer once for several messages, not for each."""
-        self._unsent.append((session, message))
-
-    def _push_some(self, now: float) -> None:
-        """Send what has waited long enough for others, before more code runs."""
-        if len(self._unsent) >= PUSH_AT or now >= self._push_by:
-            self._push_all()
-            self._push_by = now + PUSH_S
-
-    def _push_all(self) -> None:
-        while self._unsent:  # sending finds out who is gone, which may end calls that others wait for
-            unsent, self._unsent = self._unsent, []
-            for session, message in unsent:
-                few = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None
-                if not few or session.lost or not self._send(session.routing_id, message):
-                    self._push_now(session, message)
-
-    def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
-        if session.lost or (session.outbox is None and self._send_counted(session, message)):
-            return
-        if not self._is_seated(session):  # sending has shown that it is gone
-            return
-        if session.outbox is None:
-            session.outbox = deque()
-            self._stalled.add(session)
-        session.outbox.append(message)
-        session.unread_bytes += sum(map(len, message))
-        if session.unread_bytes > self.config.max_unread_bytes:
-            log.warning(
-                "dropping client %s: it has not read %d bytes of replies", session.peer.prefix, session.unread_bytes
-            )
-            self._detach(session)
-
-    def _flush(self, session: Session, *, at_end: bool = False) -> None:
-        """Send what was left unread; ``at_end``: as much as libzmq takes, for there is no later."""
-        outbox = session.outbox
-        while outbox:
-            sent = self._send(session.routing_id, outbox[0]) if at_end else self._send_counted(session, outbox[0])
-            if not sent:
-                return
-            if not self._is_seated(session):
-                return
-            session.unread_bytes -= sum(map(len, outbox.popleft()))
-        session.outbox = None
-        session.unread_bytes = 0
-        self._stalled.discard(session)
+        self._out.leave(session)
 
     # ------------------------------------------------------------ effects
 
@@ -1015,20 +887,14 @@ class Broker:
         session: Session = peer.key
         if reply.code != Code.BUSY:  # nothing was executed
             session.ledger.note(call_id, reply)
-        self._push_reply(session, call_id, reply)
-
-    def _push_reply(self, session: Session, call_id: int, reply: Reply) -> None:
-        code, body = reply
-        kind = _ERROR if code else _RESULT
-        time_ms = BUSY_MS if code == Code.BUSY else 0
-        self._push(session, frames.answer_frames(kind, call_id, session.token, body, code=code, time_ms=time_ms))
+        self._out.push_reply(session, call_id, reply)
 
     def _pending(self, effect: Pending) -> None:
         if effect.peer.local:
             self.link.deliver(effect.call_id, None)
         elif not effect.peer.gone:
             session: Session = effect.peer.key
-            self._push(session, [frames.header(Kind.PENDING, effect.call_id, session.token)])
+            self._out.unsent.append((session, [frames.header(Kind.PENDING, effect.call_id, session.token)]))
 
     def _begin(self, effect: Begin) -> None:
         if self._archive is not None:
@@ -1253,7 +1119,8 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= frames.MAX_TIME_MS
-            self._push(session, frames.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number))
+            message = frames.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
+            self._out.unsent.append((session, message))
         return []
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
@@ -1338,7 +1205,7 @@ class Broker:
         if not self._stop:  # the router thread has failed: whoever waits is told all the same
             now = self._clock()
             self._carry_out(self._dispatcher.on_drain(now, now))
-        self._push_all()
+        self._out.push_all()
 
     def _leave_the_inbox(self) -> None:
         self._ended = self._asleep = True
@@ -1348,8 +1215,7 @@ class Broker:
         goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
         for session in list(self._sessions.values()):
             with contextlib.suppress(zmq.ZMQError):
-                self._flush(session, at_end=True)
-                self._send(session.routing_id, goodbye)
+                self._out.finish(session, goodbye)
 
     def _end_threads(self) -> None:
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these

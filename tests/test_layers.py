@@ -42,7 +42,19 @@ LAYERS: list[set[str]] = [
         "ledger",
         "outstanding",
     },
-    {"broker", "management", "worker", "helm", "inside", "client", "channel", "carrier", "control", "security"},
+    {
+        "broker",
+        "management",
+        "worker",
+        "helm",
+        "inside",
+        "client",
+        "channel",
+        "carrier",
+        "control",
+        "security",
+        "outbound",
+    },
     {"launcher", "children", "hosting", "supervisor", "result", "proxy", "aio"},
     {"loadgen", "cli.verbs", "cli.options", "cli.settings", "cli.where", "cli.values", "cli.output"},
     {"cli.start", "cli.host", "cli.calls", "cli.bench", "cli.keys", "cli.machine"},
@@ -77,6 +89,8 @@ SIDEWAYS = {
     ("store.memory", "store.base"),
     ("store.redis", "store.base"),
     ("store.redis", "store.scripts"),
+    ("broker", "outbound"),
+    ("outbound", "security"),
     ("broker", "management"),
     ("management", "worker"),
     ("management", "security"),
@@ -117,8 +131,8 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 
 # What a program that only calls agents must not pay for.
 _HOST = (
-    "broker ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store studio models"
-    " cli supervisor descriptors"
+    "broker outbound ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store"
+    " studio models cli supervisor descriptors"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}

@@ -90,5 +90,7 @@ def test_a_client_that_acknowledges_nothing_costs_a_bounded_number_of_notes(monk
     for call_id in range(1, 101):
         ledger.note(call_id, reply(1))
         assert len(ledger) <= 10
+    ledger.note(2, reply(7))  # it was open meanwhile
+    assert ledger.find(2) == reply(7)
     assert ledger.find(50) is None  # answered, and dropped: it does not run again
     assert ledger.find(100) == reply(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import socket
 import stat
 import struct
@@ -338,6 +339,45 @@ def test_a_directory_that_did_not_change_is_not_read_again(tmp_path: Path) -> No
     peers = keys.authorized()
     now += 1.1
     assert keys.authorized() is peers
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """Within it this process cannot open a file any more, once what it gives was called."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers: list[int] = []
+
+    def fill() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.open(os.devnull, os.O_RDONLY))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        yield fill
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("within", ["the directory", "its files"])
+def test_a_process_without_a_free_descriptor_does_not_take_its_clients_for_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: str
+) -> None:
+    now = 100.0
+    keys = KeyStore.open(tmp_path / "keys", clock=lambda: now)
+    before, look_at = keys.authorized(), security._look_at
+    keys.authorize("bob", new_pair().public)
+    now += 1.1
+    with no_descriptors() as fill, monkeypatch.context() as patch:
+        if within == "its files":
+            patch.setattr(security, "_look_at", lambda directory: (look_at(directory), fill())[0])
+        else:
+            fill()
+        assert keys.authorized() == before
+    now += 1.1
+    assert {peer.name for peer in keys.authorized().values()} == {"self", "bob"}
 
 
 def test_a_look_is_trusted_only_when_the_newest_change_is_safely_past(

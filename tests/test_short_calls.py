@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -169,3 +170,40 @@ def test_a_former_helmsman_cannot_take_the_token_of_its_successor() -> None:
     back.set()
     successor.join(5)
     assert ended == [True]
+
+
+def test_who_was_relieved_does_not_steer_although_the_successor_has_not_said_so_yet() -> None:
+    helm = Helm(lambda: None)
+    helm.thread = threading.get_ident()
+    assert helm.steers()
+    helm.begin()
+    assert helm._take()  # the first of the two instructions of the one who stands by
+    assert not helm.steers()
+    assert not helm.end()
+
+
+def test_code_that_has_come_back_steers_again() -> None:
+    helm = Helm(lambda: None)
+    helm.thread = threading.get_ident()
+    for _ in range(2):
+        helm.begin()
+        assert helm.end()
+        assert helm.steers()
+
+
+def test_there_is_one_who_stands_by_and_never_two() -> None:
+    helm = Helm(lambda: None)
+    seen: list[bool] = []
+    asking = threading.Thread(target=lambda: seen.append(helm.can_watch()))
+    with helm._lock:
+        asking.start()
+        while (
+            not (frame := sys._current_frames().get(asking.ident or 0))
+            or frame.f_code is not Helm._find_standby.__code__
+        ):
+            pass  # until it has seen nobody, and waits for the lock
+        asking.join(0.05)
+        helm._standby = threading.current_thread()  # a former helmsman
+    asking.join(5)
+    assert seen == [True]
+    assert not helm._threads

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from redis_server import NO_SERVER, RedisServer
 from zmqagents.errors import ConfigError, MessageTooLarge, StoreUnavailable
-from zmqagents.store import Found, FutureStore, State, StoreLimits, open_store
+from zmqagents.store import Found, FutureStore, SharedStore, State, StoreLimits, open_store
 from zmqagents.store.base import ENTRY_OVERHEAD_BYTES
 from zmqagents.store.memory import SWEEP_LIMIT
 
@@ -447,7 +447,7 @@ def test_a_kind_of_store_that_there_is_not_is_a_clear_error() -> None:
 
 def test_the_local_store_may_be_called_by_the_router_thread() -> None:
     with open_store("local", StoreLimits()) as store:
-        assert store.blocking is False
+        assert not isinstance(store, SharedStore)
         assert store.stats().kind == "local"
 
 

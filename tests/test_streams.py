@@ -20,6 +20,7 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, client_on_host, host, within
 from hosts import eventually, output_of, started, told
+from world import World
 from zmqagents import (
     AgentBase,
     AgentCallError,
@@ -40,7 +41,8 @@ from zmqagents import (
     stream_func,
     sync_func,
 )
-from zmqagents.frames import STREAM_WINDOW
+from zmqagents.frames import MAX_TIME_MS, STREAM_WINDOW, Flag
+from zmqagents.outlet import Outlet
 
 pytestmark = pytest.mark.timeout(60)
 ENDLESS = 10**9
@@ -599,3 +601,17 @@ def test_one_loop_reads_many_streams_at_once(client: RpcClient) -> None:
         return await asyncio.gather(*map(total, streams))
 
     assert asyncio.run(read()) == [4950] * 20
+
+
+def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
+    world = World()
+    world.agent("a")
+    posted: list[tuple[Any, ...]] = []
+    outlet = Outlet(world.running("a", flags=Flag.STREAM).t, lambda *event: posted.append(event))
+    outlet.grant(MAX_TIME_MS)
+    for _ in range(STREAM_WINDOW):
+        outlet.acquire()
+    assert (outlet.has_credit, posted) == (False, [])
+    outlet.grant(1)
+    outlet.acquire()
+    assert not outlet.has_credit

@@ -4,20 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import pytest
 
-from actors import Desk, Latch, Node, client_on_host, within
-from zmqagents import AgentBase, RpcClient, async_func, current_call, sync_func
+from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, within
+from hosts import eventually
+from zmqagents import (
+    AgentBase,
+    AsyncResult,
+    HostBusy,
+    LaunchError,
+    RpcAgentServerLauncher,
+    RpcClient,
+    async_func,
+    current_call,
+    sync_func,
+)
 from zmqagents import concurrent as beside
+from zmqagents.config import BrokerConfig
+from zmqagents.frames import STREAM_WINDOW
 from zmqagents.gate import Gate, thread_gate
+from zmqagents.hosting import serve
+from zmqagents.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(60)
+
+
+async def until_cancelled() -> None:
+    LATE.inside.set()
+    try:
+        await asyncio.sleep(CALL_TIMEOUT_S)
+    finally:
+        LATE.seen.append(asyncio.CancelledError)
 
 
 class Sleeper(AgentBase):
@@ -29,6 +54,12 @@ class Sleeper(AgentBase):
     async def nap_on_loop(self, seconds: float) -> float:
         await asyncio.sleep(seconds)
         return time.time()
+
+    async def leave_a_task(self) -> None:
+        self.left = asyncio.create_task(until_cancelled())
+
+    def give_a_coroutine(self) -> Any:
+        return until_cancelled()
 
     async def stubborn(self) -> str:
         try:
@@ -82,10 +113,65 @@ class Place(AgentBase):
         assert call is not None
         return call.host.client().get_agent(agent_id).echo("through its own host")
 
+    def late(self) -> Iterator[int]:
+        """Has used up its credit when it comes back from something that it cannot be called away from."""
+        try:
+            yield from range(STREAM_WINDOW - 1)
+            LATE.inside.set()
+            LATE.go_on.wait(CALL_TIMEOUT_S)
+            yield from range(2)
+        except BaseException as exc:
+            LATE.seen.append(type(exc))
+            raise
+
+    def own_results(self, times: int) -> list[int]:
+        """Asks its host for what only a thread of the host's can answer."""
+        call = current_call()
+        assert call is not None
+        return [len(call.host.client().get_result_list()) for _ in range(times)]
+
+    def ask(self, desk: Any) -> int:
+        return int(desk.bump())
+
+    def ask_by_a_loop_of_its_own(self, desk: Any) -> int:
+        async def ask() -> int:
+            return int(await desk.plus.aio(await desk.bump.aio()))
+
+        return asyncio.run(ask())
+
     def make_another(self) -> Any:
         call = current_call()
         assert call is not None
         return call.host.client().create_agent("Desk")
+
+
+class _Late:
+    """Between a test and an agent of the same process."""
+
+    def __init__(self) -> None:
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.seen: list[type[BaseException]] = []
+
+
+LATE = _Late()
+
+
+@contextmanager
+def host_here(*classes: type, **settings: Any) -> Iterator[RpcClient]:
+    """A client, connected, of a host in this process."""
+    server = RpcAgentServerLauncher(custom_agent_classes=[*classes], local_mode=True, grace_s=0.2, **settings)
+    thread = threading.Thread(target=server.launch, kwargs={"in_subprocess": False})
+    thread.start()
+    try:
+        while not server.is_running:
+            assert thread.is_alive()
+        with client_of(server) as client:
+            client.is_alive()
+            yield client
+    finally:
+        server.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +251,33 @@ def test_an_agent_may_make_others_on_one_slot() -> None:
         assert client.create_agent(Place).make_another(timeout=3).echo(1, timeout=3) == 1
 
 
+def test_an_agent_waits_for_what_its_host_must_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = MemoryStore.entries
+
+    def slowly(self: MemoryStore, most: int) -> Any:
+        time.sleep(0.005)  # as a store elsewhere takes
+        return entries(self, most)
+
+    monkeypatch.setattr(MemoryStore, "entries", slowly)
+    with host_here(Place, Desk, capacity=1) as client:
+        place = client.create_agent(Place)
+        assert place.own_results(20) == [0] * 20
+        client.create_agent(Desk).later(1).result()
+        assert place.own_results(1) == [1]
+        info = client.get_server_info()
+        assert (info["waiting"], info["calls_open"]) == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["ask", "ask_by_a_loop_of_its_own"])
+def test_a_call_of_another_host_that_was_carried_out_is_never_said_to_be_refused(method: str) -> None:
+    with client_on_host(Place, capacity=1, max_threads=1) as narrow, client_on_host(Desk) as elsewhere:
+        desk = elsewhere.create_agent(Desk)
+        assert getattr(narrow.create_agent(Place), method)(desk) == 1  # there may be no stand-in, so it keeps its slot
+        assert desk.count == 1
+        info = narrow.get_server_info()
+        assert (info["running"], info["waiting"]) == (0, 0)
+
+
 def test_the_host_answers_while_its_workers_compute(client: RpcClient) -> None:
     burning = [client.create_agent(Place).burn_later(0.6) for _ in range(4)]
     late = []
@@ -207,6 +320,79 @@ def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(cli
     assert result.cancelled()
     with within(1):
         assert sleeper.nap_on_loop(0).result()  # its turn is free again
+
+
+# ---------------------------------------------------------------- the end of a host in this process
+
+
+@pytest.mark.parametrize("comes_back", ["while the host closes", "when it has ended"])
+def test_code_that_comes_back_after_the_end_does_not_wait_for_a_host_that_is_no_more(
+    comes_back: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LATE.__init__()  # type: ignore[misc]
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(host_here(Place))
+        stream = client.create_agent(Place).late()
+        assert LATE.inside.wait(5)
+        client.stop(grace_s=0.0)
+        with pytest.raises(ConnectionError):
+            list(stream)
+        if comes_back == "while the host closes":
+            LATE.go_on.set()
+            stack.close()
+            assert "threads did not end" not in caplog.text
+    LATE.go_on.set()
+    assert eventually(lambda: LATE.seen == [GeneratorExit], 5)  # its items lead nowhere
+
+
+@pytest.mark.parametrize("how", ["leave_a_task", "give_a_coroutine"])
+def test_what_is_on_the_loop_at_the_end_is_cancelled_whoever_has_put_it_there(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LATE.__init__()  # type: ignore[misc]
+    with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        client = stack.enter_context(host_here(Sleeper))
+        call = thread.submit(getattr(client.create_agent(Sleeper), how))
+        assert LATE.inside.wait(5)
+        stack.close()
+        assert "threads did not end" not in caplog.text
+        assert LATE.seen == [asyncio.CancelledError]
+        assert isinstance(call.result() if how == "leave_a_task" else call.exception(), (AsyncResult, ConnectionError))
+
+
+# ---------------------------------------------------------------- no more threads
+
+
+@contextmanager
+def no_more_threads() -> Iterator[None]:
+    """Nothing in this process can start a thread: there is no room for so large a stack."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+def test_a_call_for_which_there_is_no_thread_is_refused_and_leaves_its_agent_free() -> None:
+    with host_here(Desk, Sleeper) as client:
+        one, two = client.create_agent(Sleeper), client.create_agent(Desk)
+        busy = one.nap(0.3)  # in the thread that has made them
+        with no_more_threads(), within(3):
+            with pytest.raises(HostBusy, match="cannot start a thread"):
+                two.echo(1)
+            with pytest.raises(HostBusy, match="cannot start a thread"):
+                two.at_once(1)  # on the loop, which has no thread yet
+        assert busy.result()
+        assert (two.echo(2), two.at_once(3)) == (2, 3)
+        assert client.get_server_info()["running"] == 0
+
+
+def test_a_host_that_cannot_start_its_router_thread_fails_and_leaves_nothing() -> None:
+    with contextlib.ExitStack() as stack, pytest.raises(LaunchError, match="router thread"), within(5):
+        serve(
+            BrokerConfig(local_mode=True), [Desk], lambda bound: None,
+            started=lambda broker: stack.enter_context(no_more_threads()),
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- gates

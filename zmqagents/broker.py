@@ -65,10 +65,10 @@ from .gate import Gate
 from .helm import Helm, Relieved
 from .host import NOTHING, AgentHost, ClassTable
 from .inside import InsideLink, InsideServices
-from .ledger import Ledger
 from .link import Sink
-from .management import RUN_AS_CALLS, Management
+from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 from .models import ModelConfigs
+from .outbound import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session
 from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
 from .tickets import ParkedFetch
@@ -81,10 +81,8 @@ log = logging.getLogger(__name__)
 BATCH = 64
 ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
-RETRY_S = 0.02  # how often a peer that did not read is tried again
 PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
 MAX_LOST = 1024  # clients that are waited for after their connection broke
-BUSY_MS = 100  # when a client is to try again that came at a limit of the host
 ROLES_EVERY_S = (
     0.25  # how often the roles of clients with keys are looked at; the key store reads once a second at most
 )
@@ -95,25 +93,18 @@ FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for th
 CLOSE_LINGER_MS = 500
 FETCH_PATIENCE_S = 0.3  # a task that is unknown to a shared store may just not have got there
 DEP_PATIENCE_S = 1.0  # that of an argument is even likely to be on its way
-PUSH_AT = 32  # replies that may wait for others, and how long, while short methods run
-PUSH_S = 0.0002
-ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
 
 # Without the layer of pyzmq that turns numbers into members of enums and back.
 _get: Any = zmq.backend.Socket.get
 _recv: Any = zmq.backend.Socket.recv
 # As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
-_SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
-_RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
+_RESULT = int(Kind.RESULT)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
 MAX_FAR_HOSTS = 64  # asked for results at the same time: each takes a connection and a thread
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
-# libzmq's high-water mark counts messages. So those above LARGE_BYTES are counted here in bytes until they are written.
-LARGE_BYTES = 32_768
-IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
 
 
 class Bound(NamedTuple):
@@ -124,38 +115,6 @@ class Bound(NamedTuple):
     port: int | None
     ipc: str
     server_key: str | None
-
-
-class Session:
-    """One client: a routing id that said HELLO. It outlives its connection by ``resume_s``."""
-
-    __slots__ = (
-        "client_id", "in_flight", "in_flight_bytes", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role",
-        "routing_id", "token",
-        "unread_bytes", "user",
-    )  # fmt: skip
-
-    def __init__(self, hello: frames.Hello, user: str, role: security.Role, max_bytes: int) -> None:
-        self.client_id = hello.client_id
-        self.resume: Any = hello.options.get("resume")
-        self.user = user
-        self.role = role
-        self.peer = Peer(frames.client_prefix(hello.client_id), key=self, user=user)
-        self.ledger = Ledger(max_bytes)
-        self.unread_bytes = 0  # in the outbox
-        self.outbox: deque[list[frames.Frame]] | None = None  # what it did not read in time
-        self.lost = False  # its connection is gone; it may come back by another
-
-    def take_seat(self, routing_id: bytes, now: float) -> None:
-        """From now on it is reached by that connection."""
-        self.routing_id = routing_id
-        self.token = secrets.randbits(63) | 1
-        self.last_seen = now
-        self.lost = False
-        self.outbox = None  # what it held is in the ledger
-        self.unread_bytes = 0
-        self.in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
-        self.in_flight_bytes = 0
 
 
 class Broker:
@@ -199,11 +158,15 @@ class Broker:
         self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
-        self._asleep = False
+        self._asleep = False  # whoever posts must wake the router thread
+        self._ended = False  # that thread will read no more
+        self._late = threading.Lock()  # held by who reads the inbox then
         # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
+        self._out = Outbound(config.max_unread_bytes)
+        self._out.gone, self._out.drop = self._gone, self._detach
         self._begin_empty()
         self._events = self._handlers()
         self._actions = self._actors()
@@ -227,14 +190,13 @@ class Broker:
         self._sessions: dict[bytes, Session] = {}
         self._clients: dict[bytes, Session] = {}  # the same by client id
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
-        self._unsent: list[tuple[Session, list[frames.Frame]]] = []  # replies of this turn
-        self._stalled: set[Session] = set()
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._push_by = self._next_zap = self._next_retry = self._next_sweep = self._next_probe = 0.0
+        self._next_zap = self._next_sweep = self._next_probe = 0.0
         self._next_roll_call = 0.0
         self._roll_call_due = False
         self._next_look = math.inf  # at the roles, while somebody is here by a key
         self._hello_from: str | None = None  # the user of the HELLO just read
+        self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._bad_peers: dict[bytes, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
@@ -288,7 +250,7 @@ class Broker:
         self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._set_options(self._router)
         # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
-        self._send_frame: Callable[[frames.Frame, int, bool], Any] = super(zmq.Socket, self._router).send  # type: ignore[misc]
+        self._out.attach(super(zmq.Socket, self._router).send)  # type: ignore[misc]
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = endpoints.ipc_path(config.server_id)
         self._ipc_lock = endpoints.IpcLock(path)
@@ -349,9 +311,14 @@ class Broker:
         It returns when that is done or, where an agent's code has kept this thread and another one took its place,
         when it is not needed any more: `finished` tells the end, and ``crash`` what went wrong.
         """
-        if self._archive is not None:
-            self._archive.start()
-        self._helm.run()
+        try:
+            if self._archive is not None:
+                self._archive.start()
+        except RuntimeError as exc:  # no more threads
+            self.crash = exc
+            self._end()
+        else:
+            self._helm.run()
 
     def _route(self) -> None:
         try:
@@ -361,6 +328,9 @@ class Broker:
         except BaseException as exc:
             log.exception("the router thread of %s failed", self.config.server_id)
             self.crash = exc
+        self._end()
+
+    def _end(self) -> None:
         try:
             self._close()
         except BaseException as exc:
@@ -406,9 +376,25 @@ class Broker:
             self._wake()
 
     def _wake(self) -> None:
+        if self._ended:
+            self._read_late()
+            return
         # EAGAIN: the pair is full of wake-ups already. EBADF: the broker has closed.
         with contextlib.suppress(OSError):
             self._wake_w.send(b"\0")
+
+    def _read_late(self) -> None:
+        """Handle the events that come after the end, in the threads that post them: whoever waits must be told.
+
+        Code that was cut off may come back only now, and begin a wait that would have no end. One thread at a time: it
+        looks again after the lock is free, so one that finds it taken may leave its event there.
+        """
+        self._asleep = True
+        while self._inbox and self._late.acquire(blocking=False):
+            try:
+                self._read_inbox()
+            finally:
+                self._late.release()
 
     # ------------------------------------------------------------ the loop
 
@@ -439,14 +425,19 @@ class Broker:
             if self._quick:
                 self._run_quick(self._clock() + TURN_S)
             now = self._clock()
-            self._look_at_clock(now)
-            if self._unsent:
-                self._push_all()
+            due = None
+            try:
+                due = self._look_at_clock(now)
+            except Exception:  # a bug of ours: the host goes on
+                log.exception("what was due could not be done")
+            if self._out.unsent:
+                self._out.push_all()
             limit = BATCH if _get(self._router, _EVENTS) & _POLLIN else 0
             if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True
-            ready = [] if self._inbox else poller.poll(self._poll_ms(now))  # posted between the last look and the flag
+            # Posted between the last look and the flag: nobody will wake us for that.
+            ready = [] if self._inbox else poller.poll(self._poll_ms(now, due))
             self._asleep = False
             for source, _ in ready:
                 if source == router:
@@ -456,14 +447,14 @@ class Broker:
                 else:
                     self._next_zap = 0.0
 
-    def _poll_ms(self, now: float) -> int:
+    def _poll_ms(self, now: float, due: float | None) -> int:
+        """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
         if not self._next_zap:
             return 0
         wait = min(POLL_LIMIT_S, self._next_look - now)
-        due = self._dispatcher.next_deadline()
         if due is not None and due - now < wait:
             wait = due - now
-        if self._stalled:
+        if self._out.stalled:
             wait = min(wait, RETRY_S)
         if self._roll_call_due:
             wait = min(wait, ROLL_CALL_EVERY_S)
@@ -477,28 +468,36 @@ class Broker:
 
     def _read_messages(self, limit: int) -> None:
         """Handle what is there, ``limit`` messages at most."""
-        router = self._router
+        router, sessions, out = self._router, self._sessions, self._out
         now = self._clock()
-        end, self._push_by = now + TURN_S, now + PUSH_S
+        end, out.push_by = now + TURN_S, now + PUSH_S
         for _ in range(limit):
             try:
                 routing_id = _recv(router, _NOBLOCK)
             except zmq.Again:
                 return
             frame = _recv(router, _NOBLOCK, False)
+            short = None
             if frame.more or len(frame) >= ZERO_COPY_BYTES:
                 parts, size = self._read_frames(frame)
             else:
-                parts, size = [frame.bytes], len(frame)
+                message = frame.bytes
+                parts, size = (message,), len(message)
+                if size <= self._message_limit:
+                    short = frames.parse_short_call(message)
             try:
-                ended = self._run_short(routing_id, parts[0], now) if parts is not None and len(parts) == 1 else 0.0
-                if ended:
+                session = sessions.get(routing_id)
+                if short is None or session is None or session.token != short[0]:
+                    self._on_message(routing_id, parts, size, now)
+                    now = self._clock()
+                elif (ended := self._run_short(session, short[1], now)) == 0.0:
+                    self._take_call(session, short[1], now)
+                    now = self._clock()
+                else:
                     now = ended
                     if now >= end:
                         return
                     continue
-                self._on_message(routing_id, parts, size, now)
-                now = self._clock()
             except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
                 log.exception("a message could not be handled")
                 self._answer_broken(routing_id, parts)
@@ -507,7 +506,7 @@ class Broker:
                 if now >= end:
                     return
 
-    def _read_frames(self, frame: zmq.Frame) -> tuple[list[frames.Frame] | None, int]:
+    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[frames.Frame] | None, int]:
         """The frames after the routing id, of which ``frame`` is the first, and their bytes in all.
 
         Large ones stay where ZeroMQ has put them.
@@ -549,7 +548,7 @@ class Broker:
         helm, lane, clock = self._helm, self._quick, self._clock
         now = clock()
         while lane and now < end:
-            self._push_some(now)
+            self._out.push_some(now)
             ticket = lane.popleft()
             if not helm.can_watch():
                 self._pool.start(ticket)
@@ -564,19 +563,14 @@ class Broker:
                 log.exception("the end of %s could not be handled", ticket.task_id)
         return now
 
-    def _run_short(self, routing_id: bytes, frame: frames.Frame, now: float) -> float:
+    def _run_short(self, session: Session, call: Call, now: float) -> float:
         """Run and answer a call that has come in one frame, if nothing about it is unusual: the time when it has ended.
 
-        0.0: it is not such a call, and nothing was done; `_on_message` has to look at it. Most calls of a busy host are
-        such, and the general way costs them several times as much as their own code: see `Dispatcher.start_short` for
-        what they need not have. Raises `Relieved`.
+        0.0: nothing was done, and it is a matter for `_take_call`. Most calls of a busy host are such, and the general
+        way costs them several times as much as their own code: see `Dispatcher.start_short` for what they need not
+        have. Raises `Relieved`.
         """
-        short = None if self._quick or type(frame) is not bytes else frames.parse_short_call(frame)
-        if short is None or len(frame) > self._message_limit:
-            return 0.0
-        token, call = short
-        session = self._sessions.get(routing_id)
-        if session is None or session.token != token or not self.config.fast_lane:
+        if self._quick or not self.config.fast_lane:
             return 0.0
         ticket = self._dispatcher.start_short(session.peer, call, now)
         if ticket is None or not self._helm.can_watch():
@@ -585,8 +579,9 @@ class Broker:
         session.last_seen = now
         if call.needed > ledger.needed:
             ledger.acknowledge(call.needed)
-        if self._unsent:
-            self._push_some(now)
+        out = self._out
+        if out.unsent:
+            out.push_some(now)
         self._short = ticket
         reply, now = self._run_here(ticket, now)
         self._short = None
@@ -597,7 +592,7 @@ class Broker:
             self._answer(Answer(session.peer, call.call_id, reply))
             return now
         ledger.note(call.call_id, reply)
-        self._unsent.append((session, frames.answer_frames(_RESULT, call.call_id, token, reply.body)))
+        out.unsent.append((session, frames.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
     def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
@@ -617,7 +612,8 @@ class Broker:
         pace.note(ended - now)
         return reply, ended
 
-    def _look_at_clock(self, now: float) -> None:
+    def _look_at_clock(self, now: float) -> float | None:
+        """Do what is due; when the next timer of the dispatcher is, None: there is none."""
         if now >= self._next_zap:
             self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:
@@ -625,28 +621,26 @@ class Broker:
                 self._call_roll()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
-            try:
-                self._carry_out(self._dispatcher.on_tick(now))
-            except Exception:
-                log.exception("the timers could not be handled")
-        if self._stalled and now >= self._next_retry:
-            self._next_retry = now + RETRY_S
-            for session in list(self._stalled):
-                self._flush(session)
+            self._carry_out(self._dispatcher.on_tick(now))
+            due = self._dispatcher.next_deadline()
+        if self._out.stalled:
+            self._out.retry(now)
         if self._starving and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             self._probe_readers()
         if now >= self._next_look:
             self._next_look = math.inf
             self._look_at_roles(now)
-        if self._lost:
-            session = next(iter(self._lost))
-            if now - session.last_seen > self.config.resume_s:
-                self._detach(session)
+        while self._lost:
+            session = next(iter(self._lost))  # lost before all others
+            if now - session.last_seen <= self.config.resume_s:
+                break
+            self._detach(session)
         if now >= self._next_sweep:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
+        return due
 
     def _read_monitor(self) -> bool:
         """True if some connection has ended, or had when nobody looked after who it was."""
@@ -661,13 +655,13 @@ class Broker:
         self._roll_call_due = False
         for session in list(self._sessions.values()):
             if session.outbox is None:
-                self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+                self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _probe_readers(self) -> None:
         """A stream whose reader has died would wait for its credit, and keep the turn: sending tells who is gone."""
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
         for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
-            self._send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+            self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -679,7 +673,7 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: bytes, parts: list[frames.Frame] | None, size: int, now: float) -> None:
+    def _on_message(self, routing_id: bytes, parts: Sequence[frames.Frame] | None, size: int, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
@@ -691,7 +685,7 @@ class Broker:
                 self._on_hello(routing_id, hello, now)
                 return
             if session is None or session.token != head.token:
-                self._send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
+                self._out.send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
                 return
             session.last_seen = now
             if size > self._message_limit:
@@ -702,14 +696,7 @@ class Broker:
             self._complain(routing_id, exc)
             return
         if type(message) is Call:
-            if message.needed > session.ledger.needed:
-                session.ledger.acknowledge(message.needed)
-            if message.flags & frames.Flag.RESENT and self._came_before(session, message.call_id):
-                return
-            if message.agent == "" and message.method not in RUN_AS_CALLS:
-                self._manage(session, message)
-            else:
-                self._carry_out(self._dispatcher.on_call(session.peer, message, now))
+            self._take_call(session, message, now)
         elif isinstance(message, frames.Fetch):
             if self._is_stream(session.peer, message.call_id, message.task_id):
                 return
@@ -728,16 +715,27 @@ class Broker:
             session.ledger.acknowledge(message.needed)
             session.ledger.forget(message.beyond)
         elif isinstance(message, frames.Ping):
-            self._send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
+            self._out.send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
             self._detach(session)
+
+    def _take_call(self, session: Session, call: Call, now: float) -> None:
+        session.last_seen = now
+        if call.needed > session.ledger.needed:
+            session.ledger.acknowledge(call.needed)
+        if call.flags & frames.Flag.RESENT and self._came_before(session, call.call_id):
+            return
+        if call.agent == "" and call.method not in RUN_AS_CALLS:
+            self._manage(session, call)
+        else:
+            self._carry_out(self._dispatcher.on_call(session.peer, call, now))
 
     def _refuse_size(self, session: Session, call_id: int, size: int) -> None:
         limit = self.config.max_message_bytes
         text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
         self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
-    def _answer_broken(self, routing_id: bytes, parts: list[frames.Frame] | None) -> None:
+    def _answer_broken(self, routing_id: bytes, parts: Sequence[frames.Frame] | None) -> None:
         session = self._sessions.get(routing_id)
         if session is None or not parts:
             return
@@ -769,7 +767,7 @@ class Broker:
             limit = self.config.max_unread_bytes
             lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
             reply = error_reply(lost, call_id=task_id)
-        self._push_reply(session, call_id, reply)
+        self._out.push_reply(session, call_id, reply)
         return True
 
     def _on_hello(self, routing_id: bytes, hello: frames.Hello, now: float) -> None:
@@ -794,6 +792,7 @@ class Broker:
         if other is not None and other is not session:
             self._detach(other)
         session.take_seat(routing_id, now)
+        self._lost.pop(session, None)
         self._sessions[routing_id] = session
         if user.startswith("key:"):
             self._next_look = min(self._next_look, now + ROLES_EVERY_S)
@@ -807,11 +806,11 @@ class Broker:
             "max_open_bytes": max(self.config.max_message_bytes, self.config.max_unread_bytes),
         }  # fmt: skip
         head = frames.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        self._send(routing_id, [head, codec.pack(welcome)])
+        self._out.send(routing_id, [head, codec.pack(welcome)])
 
     def _send_away(self, routing_id: bytes, error: ZmqAgentsError) -> None:
         code, body = error_reply(error)
-        self._send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
+        self._out.send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
 
     def _look_at_roles(self, now: float) -> None:
         """Keys may be changed and removed while their clients are here, or about to come back."""
@@ -828,6 +827,11 @@ class Broker:
             if not session.lost:
                 self._send_away(session.routing_id, error)
             self._detach(session)
+
+    def _gone(self, routing_id: bytes) -> None:
+        session = self._sessions.get(routing_id)
+        if session is not None:
+            self._lose(session)
 
     def _lose(self, session: Session) -> None:
         """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
@@ -852,101 +856,11 @@ class Broker:
             del self._clients[session.client_id]
         self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
 
-    def _is_seated(self, session: Session) -> bool:
-        return self._sessions.get(session.routing_id) is session
-
     def _leave_seat(self, session: Session) -> None:
-        if self._sessions.get(session.routing_id) is session:
+        if session.seated:
+            session.seated = False
             del self._sessions[session.routing_id]
-        self._stalled.discard(session)
-        session.outbox = None
-
-    # ------------------------------------------------------------ sending
-
-    def _send(self, routing_id: bytes, message: list[Any]) -> bool:
-        """False if the peer has no room now; a peer that is gone counts as sent."""
-        send = self._send_frame
-        try:
-            send(routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
-            if len(message) > 1:
-                for frame in message[:-1]:
-                    send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
-            frame = message[-1]
-            send(frame, _NOBLOCK, len(frame) < ZERO_COPY_BYTES)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as exc:
-            if exc.errno != errno.EHOSTUNREACH:
-                raise
-            session = self._sessions.get(routing_id)
-            if session is not None:
-                self._lose(session)
-        return True
-
-    def _send_counted(self, session: Session, message: list[frames.Frame]) -> bool:
-        """As `_send`, but of large messages libzmq gets only so many bytes at a time."""
-        size = len(message[0]) if len(message) == 1 else sum(map(len, message))
-        if size < LARGE_BYTES:
-            return self._send(session.routing_id, message)
-        in_flight = session.in_flight
-        while in_flight and in_flight[0][0].done:
-            session.in_flight_bytes -= in_flight.popleft()[1]
-        if session.in_flight_bytes >= IN_FLIGHT_BYTES:
-            return False
-        # Frames are written in order: once the last one is let go, all are.
-        last = zmq.Frame(message[-1], track=True, copy=False, copy_threshold=0)
-        if not self._send(session.routing_id, [*message[:-1], last]):
-            return False
-        in_flight.append((last.tracker, size))
-        session.in_flight_bytes += size
-        return True
-
-    def _push(self, session: Session, message: list[frames.Frame]) -> None:
-        """Send soon: ZeroMQ wakes its own thread and writes to the peer once for several messages, not for each."""
-        self._unsent.append((session, message))
-
-    def _push_some(self, now: float) -> None:
-        """Send what has waited long enough for others, before more code runs."""
-        if len(self._unsent) >= PUSH_AT or now >= self._push_by:
-            self._push_all()
-            self._push_by = now + PUSH_S
-
-    def _push_all(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for session, message in unsent:
-            plain = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None and not session.lost
-            if not plain or not self._send(session.routing_id, message):
-                self._push_now(session, message)
-
-    def _push_now(self, session: Session, message: list[frames.Frame]) -> None:
-        if session.lost or (session.outbox is None and self._send_counted(session, message)):
-            return
-        if not self._is_seated(session):  # sending has shown that it is gone
-            return
-        if session.outbox is None:
-            session.outbox = deque()
-            self._stalled.add(session)
-        session.outbox.append(message)
-        session.unread_bytes += sum(map(len, message))
-        if session.unread_bytes > self.config.max_unread_bytes:
-            log.warning(
-                "dropping client %s: it has not read %d bytes of replies", session.peer.prefix, session.unread_bytes
-            )
-            self._detach(session)
-
-    def _flush(self, session: Session, *, at_end: bool = False) -> None:
-        """Send what was left unread; ``at_end``: as much as libzmq takes, for there is no later."""
-        outbox = session.outbox
-        while outbox:
-            sent = self._send(session.routing_id, outbox[0]) if at_end else self._send_counted(session, outbox[0])
-            if not sent:
-                return
-            if not self._is_seated(session):
-                return
-            session.unread_bytes -= sum(map(len, outbox.popleft()))
-        session.outbox = None
-        session.unread_bytes = 0
-        self._stalled.discard(session)
+        self._out.leave(session)
 
     # ------------------------------------------------------------ effects
 
@@ -973,20 +887,14 @@ class Broker:
         session: Session = peer.key
         if reply.code != Code.BUSY:  # nothing was executed
             session.ledger.note(call_id, reply)
-        self._push_reply(session, call_id, reply)
-
-    def _push_reply(self, session: Session, call_id: int, reply: Reply) -> None:
-        code, body = reply
-        kind = _ERROR if code else _RESULT
-        time_ms = BUSY_MS if code == Code.BUSY else 0
-        self._push(session, frames.answer_frames(kind, call_id, session.token, body, code=code, time_ms=time_ms))
+        self._out.push_reply(session, call_id, reply)
 
     def _pending(self, effect: Pending) -> None:
         if effect.peer.local:
             self.link.deliver(effect.call_id, None)
         elif not effect.peer.gone:
             session: Session = effect.peer.key
-            self._push(session, [frames.header(Kind.PENDING, effect.call_id, session.token)])
+            self._out.unsent.append((session, [frames.header(Kind.PENDING, effect.call_id, session.token)]))
 
     def _begin(self, effect: Begin) -> None:
         if self._archive is not None:
@@ -1091,10 +999,22 @@ class Broker:
         wait = parent is not None and gate is not None
         if parent is not None and gate is not None:
             _enter(parent, gate, serial)
-        if call.agent == "" and call.method not in RUN_AS_CALLS:
+        if call.agent or call.method in RUN_AS_CALLS:
+            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
+        if parent is None or gate is None:
             self._manage(None, call)
-            return self._dispatcher.on_wait(parent, [], now) if wait and parent is not None else []
-        return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
+            return []
+        if call.method not in ANSWERED_APART:
+            self._manage(None, call)
+            return self._dispatcher.on_wait(parent, [], now)
+        task_id = frames.task_id_of(peer.prefix, call.call_id)
+        effects = self._dispatcher.on_wait_outside(parent, now, task_ids=[task_id])
+        refusal = _refusal(parent, effects)
+        if refusal is not None:
+            return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
+        self._waits_for_host[call.call_id] = (parent, gate, serial)
+        self._manage(None, call)
+        return effects
 
     def _is_stream(self, peer: Peer, call_id: int, task_id: str) -> bool:
         ticket = self._dispatcher.tasks.get(task_id)
@@ -1123,16 +1043,16 @@ class Broker:
     def _on_go_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """The same from a thread that does not look at its gate now: it blocks on the outside thing itself.
 
-        So where the wait would close a cycle it is not this wait that is refused, but the call that came back.
+        Its refusal would be heard only when that is over. So where the wait would close a cycle it is the call that
+        came back that is refused; and where there may be no more stand-ins, it keeps its slot.
         """
         now = self._clock()
         effects = self._on_wait_outside(ticket, gate, serial)
-        stuck = next(
-            (e.error for e in effects if isinstance(e, Resume) and isinstance(e.error, errors.DeadlockError)), None
-        )
-        if stuck is None:
-            return effects
-        return [*self._dispatcher.refuse_returns(ticket, stuck, now), *self._on_wait_outside(ticket, gate, serial)]
+        refusal = _refusal(ticket, effects)
+        if isinstance(refusal, errors.DeadlockError):
+            refused = self._dispatcher.refuse_returns(ticket, refusal, now)
+            return [*refused, *self._on_wait_outside(ticket, gate, serial)]
+        return [Resume(ticket)] if isinstance(refusal, errors.HostBusy) else effects
 
     def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
         """A generator waits for its reader to take items.
@@ -1174,11 +1094,7 @@ class Broker:
         """A coroutine awaits a result, or an item: it holds no slot, but it may close a cycle."""
         if ready():
             return []
-        effects = self._dispatcher.on_wait(ticket, [task_id], self._clock())
-        for effect in effects:
-            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
-                fail(effect.error)
-        return effects
+        return _tell(fail, ticket, self._dispatcher.on_wait(ticket, [task_id], self._clock()))
 
     def _on_unwait(self, ticket: Ticket, task_id: str) -> list[Effect]:
         return self._dispatcher.on_unwait(ticket, [task_id])
@@ -1189,11 +1105,7 @@ class Broker:
         """The same for a call of another host."""
         if ready():
             return []
-        effects = self._dispatcher.on_await_outside(ticket, task_id, self._clock())
-        for effect in effects:
-            if isinstance(effect, Resume) and effect.ticket is ticket and effect.error is not None:
-                fail(effect.error)
-        return effects
+        return _tell(fail, ticket, self._dispatcher.on_await_outside(ticket, task_id, self._clock()))
 
     def _on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
         return self._dispatcher.on_unawait_outside(ticket, task_id)
@@ -1207,7 +1119,8 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= frames.MAX_TIME_MS
-            self._push(session, frames.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number))
+            message = frames.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
+            self._out.unsent.append((session, message))
         return []
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
@@ -1242,7 +1155,9 @@ class Broker:
         return []
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
-        return [Answer(peer, call_id, reply)]
+        answer = Answer(peer, call_id, reply)
+        wait = self._waits_for_host.pop(call_id, None) if peer.local else None
+        return [answer] if wait is None else [answer, *self._on_wait_over(*wait)]
 
     @staticmethod
     def _on_beat(alive: threading.Event) -> list[Effect]:
@@ -1265,7 +1180,7 @@ class Broker:
         else:
             peer, reply = session.peer, self._management.handle(session.peer, call, session.role)
         if reply is not None:
-            self._answer(Answer(peer, call.call_id, reply))
+            self._carry_out(self._on_managed(peer, call.call_id, reply))
 
     def _where(self) -> dict[str, Any]:
         return {
@@ -1278,23 +1193,35 @@ class Broker:
 
     def _close(self) -> None:
         """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
+        steps = [self._cut_short, self._say_goodbye, self._leave_the_inbox, self._end_threads, self.link.stop]
+        if self._archive is not None:
+            steps.append(self._archive.close)
+        steps += [self._store.close, self._close_sockets, self._wake_w.close, self._wake_r.close]
+        with contextlib.ExitStack() as stack:  # each of them is done, whatever becomes of those before it
+            for step in reversed(steps):
+                stack.callback(step)
+
+    def _cut_short(self) -> None:
+        if not self._stop:  # the router thread has failed: whoever waits is told all the same
+            now = self._clock()
+            self._carry_out(self._dispatcher.on_drain(now, now))
+        self._out.push_all()
+
+    def _leave_the_inbox(self) -> None:
+        self._ended = self._asleep = True
+        self._read_late()
+
+    def _say_goodbye(self) -> None:
         goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
         for session in list(self._sessions.values()):
             with contextlib.suppress(zmq.ZMQError):
-                self._flush(session, at_end=True)
-                self._send(session.routing_id, goodbye)
-        self._asleep = False
+                self._out.finish(session, goodbye)
+
+    def _end_threads(self) -> None:
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these
         clean = self._pool.close(timeout=1.0)
         if not self._helm.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
-        self.link.stop()
-        if self._archive is not None:
-            self._archive.close()
-        self._store.close()
-        self._close_sockets()
-        self._wake_w.close()
-        self._wake_r.close()
 
     def _close_sockets(self) -> None:
         record = getattr(self, "_record", None)
@@ -1360,3 +1287,16 @@ def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:
     """The code of ``ticket`` waits at ``gate``: from now on only words about this wait count."""
     ticket.gate = gate
     gate.current = serial
+
+
+def _refusal(ticket: Ticket, effects: list[Effect]) -> ZmqAgentsError | None:
+    """Why the wait that ``ticket`` has just begun is none, if ``effects`` say so."""
+    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
+
+
+def _tell(fail: Callable[[ZmqAgentsError], None], ticket: Ticket, effects: list[Effect]) -> list[Effect]:
+    """The same, told to a coroutine, which does not look at a gate."""
+    refusal = _refusal(ticket, effects)
+    if refusal is not None:
+        fail(refusal)
+    return effects

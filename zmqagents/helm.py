@@ -46,10 +46,11 @@ class Helm:
         self.thread = 0  # the ident of the thread that steers; 0: it has left, and nobody has taken over yet
         self._steer = steer
         self._token: deque[int] = deque()  # holds its ident while the steering thread runs an agent's code
+        self._in_code = 0  # its ident while it does, and while nobody has said that he took over
         self._runs = 0
         self._unwatched = True  # nobody looks: who stands by sleeps, or is not there
         self._words: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the one who stands by
-        self._lock = threading.Lock()  # for the four fields below
+        self._lock = threading.Lock()  # to write the four fields below; the one who stands by clears `_standby` without
         self._standby: threading.Thread | None = None
         self._threads: set[threading.Thread] = set()
         self._made = 0
@@ -63,9 +64,12 @@ class Helm:
 
     def can_watch(self) -> bool:
         """True if a thread stands by, or could be made. Called by the steering thread."""
-        if self._standby is not None:
-            return True
+        return self._standby is not None or self._find_standby()
+
+    def _find_standby(self) -> bool:
         with self._lock:
+            if self._standby is not None:  # a former helmsman, since the look above
+                return True
             if self._closed:
                 return False
             self._made += 1
@@ -86,6 +90,7 @@ class Helm:
     def begin(self) -> None:
         """An agent's code begins; `can_watch` was true."""
         self._runs += 1
+        self._in_code = self.thread
         self._token.append(self.thread)
         if self._unwatched:
             self._unwatched = False
@@ -97,21 +102,27 @@ class Helm:
             self._token.remove(threading.get_ident())
         except ValueError:
             return False
+        self._in_code = 0
         return True
 
     def leave(self) -> None:
         """The code that this thread runs for an agent is about to wait, or may be: let the other one steer."""
-        if self.end():
-            self.thread = 0
-            self._words.put(None)
+        try:
+            self._token.remove(threading.get_ident())
+        except ValueError:  # it was relieved already
+            return
+        self.thread = 0  # `_in_code` is the successor's from here on
+        self._words.put(None)
 
     def steers(self) -> bool:
         """True in the thread that steers. If an agent's code asks there, that gives the helm up, and it is False."""
-        if self.thread != threading.get_ident():
+        me = threading.get_ident()
+        if self.thread != me:
             return False
-        if self._token:
+        if self._in_code == me:  # not: the token is there. Who stands by may have taken it and not said so yet
             self.leave()
-        return self.thread == threading.get_ident()
+            return False
+        return True
 
     # ------------------------------------------------------------ standing by
 
@@ -154,6 +165,7 @@ class Helm:
             same = same + 1 if late and self._runs == seen and self._token else 0
             if self.thread == 0 or (same >= LOOKS and self._take()):
                 self.thread = threading.get_ident()
+                self._in_code = 0  # after that: until then the former one would believe that it steers
                 self._unwatched = True
                 self._standby = None
                 return True

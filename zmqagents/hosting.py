@@ -115,7 +115,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
         try:
             declared = _declare(broker)
         finally:
-            router.start()  # also where it only has to close
+            _begin(broker, router)  # also where it only has to close
         for agent_id, made in declared.items():
             _see_it_made(agent_id, made)
         registration = _register(broker.config, bound)
@@ -126,10 +126,20 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
         if registration is not None:
             registration.stop(1.0)
         broker.finished.wait()
-        router.join(ROUTER_LIMIT_S)
+        if router.ident is not None:
+            router.join(ROUTER_LIMIT_S)
         proxy.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
+
+
+def _begin(broker: Broker, router: threading.Thread) -> None:
+    try:
+        router.start()
+    except RuntimeError as exc:  # no more threads
+        broker.request_stop(0.0)
+        broker.run()  # in this one, for it only has to close
+        raise errors.LaunchError(f"the host cannot start its router thread: {exc}") from exc
 
 
 def _register(config: BrokerConfig, bound: Bound) -> Any:

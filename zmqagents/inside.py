@@ -267,7 +267,7 @@ class InsideServices:
         gate.awaits += 1
         if not waits:
             gate.outside = (call.ticket, gate, gate.begin())
-            self._post("wait_outside", *gate.outside)
+            self._post("go_outside", *gate.outside)
 
         def over() -> None:
             gate.awaits -= 1

@@ -57,7 +57,12 @@ class Ledger:
 
     def find(self, call_id: int) -> Reply | None:
         """The reply of an answered call; None if it was dropped, KeyError if there was none."""
-        return None if call_id <= self._floor else self._notes[call_id]
+        try:
+            return self._notes[call_id]  # first: it may have been answered after the floor rose above it
+        except KeyError:
+            if call_id <= self._floor:
+                return None
+            raise
 
     def acknowledge(self, needed: int) -> None:
         """The client needs no reply below ``needed``. Costs one look for each of them, however far the leap."""

@@ -1,9 +1,9 @@
 """Requests to the host itself: what there is, how it is, delete, configure, stop.
 
 They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
-are. Those that run somebody's code, read much or ask the store (`Op.REGISTER`, `Op.MODELS`, `Op.RESULTS`) get a thread
-of their own. Making an agent, reading its memory and reading a file may take long, too: those are calls like any other
-(`RUN_AS_CALLS`), and the dispatcher's matter. All answers are plain data without secrets.
+are. Those that run somebody's code, read files or ask the store (`ANSWERED_APART`) get a thread of their own. Making
+an agent, reading its memory and reading a file may take long, too: those are calls like any other (`RUN_AS_CALLS`),
+and the dispatcher's matter. All answers are plain data without secrets.
 
 Who may ask for what (`Management.check`); the host's own code, agents that call agents, may do all of it:
 
@@ -41,9 +41,10 @@ from .store import FutureStore
 from .tickets import AgentRecord, Effect, Peer, State, Ticket
 from .worker import WorkerPool
 
-__all__ = ["ADMIN_ONLY", "RUN_AS_CALLS", "Management"]
+__all__ = ["ADMIN_ONLY", "ANSWERED_APART", "RUN_AS_CALLS", "Management"]
 
 RUN_AS_CALLS = frozenset({Op.CREATE, Op.MEMORY, Op.DOWNLOAD})
+ANSWERED_APART = frozenset({Op.MODELS, Op.REGISTER, Op.RESULTS, Op.DUMP})
 ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP, Op.RESULTS})
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
@@ -78,7 +79,7 @@ class Management:
         self._started = clock()
         self._nobody = Peer("")
         self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
-            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.DUMP: self._dump, Op.CANCEL: self._cancel,
+            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.CANCEL: self._cancel,
             Op.DESCRIBE: self._describe, Op.DELETE: self._delete, Op.DELETE_ALL: self._delete_all, Op.STOP: self._stop,
         }  # fmt: skip
 
@@ -113,9 +114,10 @@ class Management:
                 return Reply(Code.NONE, (codec.pack(self._calls(None if role == "admin" else peer.user)),))
             if call.method == Op.RESULTS:
                 call = call._replace(options={**call.options, "open": self._open_results()})
-            if call.method in (Op.MODELS, Op.REGISTER, Op.RESULTS):
-                name = f"zmqagents-{call.method}"
-                threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
+            elif call.method == Op.DUMP:
+                call = call._replace(options={"open": self._open_calls()})
+            if call.method in ANSWERED_APART:
+                self._begin_apart(peer, call)
                 return None
             request = self._requests.get(call.method)
             if request is None:
@@ -157,8 +159,8 @@ class Management:
     def _calls(self, user: str | None) -> list[dict[str, Any]]:
         """The open calls of ``user``, None: of all."""
         now = self._clock()
-        tickets = [ticket for ticket in self._dispatcher.tasks.values() if user is None or ticket.owner == user]
-        return [self._call_info(ticket, now) for ticket in tickets[:MAX_LISTED_CALLS]]
+        tickets = (ticket for ticket in self._dispatcher.tasks.values() if user is None or ticket.owner == user)
+        return [self._call_info(ticket, now) for ticket in itertools.islice(tickets, MAX_LISTED_CALLS)]
 
     def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
         if ticket.parent is not None:
@@ -194,25 +196,24 @@ class Management:
             ),
         ]
 
-    def _dump(self, _: dict[str, Any]) -> list[dict[str, Any]]:
-        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
+    def _open_calls(self) -> list[tuple[Ticket, Any, dict[str, Any]]]:
+        """Each open call, the frame of its code and what is known of it; the router thread's part of `_dump`."""
         now, frames = self._clock(), sys._current_frames()
         rows = []
-        for ticket in list(self._dispatcher.tasks.values())[:MAX_LISTED_CALLS]:
+        for ticket in itertools.islice(self._dispatcher.tasks.values(), MAX_LISTED_CALLS):
             row = self._call_info(ticket, now)
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
-            row["stack"] = self._stack_of(ticket, frames)
-            rows.append(row)
+            rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
         return rows
 
-    def _stack_of(self, ticket: Ticket, frames: dict[int, Any]) -> str:
-        context = ticket.context
-        if context is None:
-            return ""
+    def _dump(self, calls: list[tuple[Ticket, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
+        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
+        return [{**row, "stack": self._stack_of(ticket, frame)} for ticket, frame, row in calls]
+
+    def _stack_of(self, ticket: Ticket, frame: Any) -> str:
         if ticket.on_loop:
             return self._pool.stack_on_loop(ticket)[-STACK_CHARS:]
-        frame = frames.get(context.thread)
         return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
 
     def _describe(self, options: dict[str, Any]) -> bytes:
@@ -249,6 +250,13 @@ class Management:
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 
+    def _begin_apart(self, peer: Peer, call: Call) -> None:
+        name = f"zmqagents-{call.method}"
+        try:
+            threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
+        except RuntimeError as exc:  # no more threads
+            raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
+
     def _apart(self, peer: Peer, call: Call) -> None:
         """In a thread of its own."""
         try:
@@ -257,6 +265,8 @@ class Management:
             answer: Any = True
             if call.method == Op.RESULTS:
                 answer = self._results(call.options)
+            elif call.method == Op.DUMP:
+                answer = self._dump(call.options["open"])
             elif call.method == Op.MODELS:
                 self._models.add(args[0])
             elif self._config.private:

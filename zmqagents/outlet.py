@@ -49,17 +49,25 @@ class Outlet:
 
     def acquire(self) -> None:
         """Take a credit, in a worker thread; waits for one. Raises what ends the stream: cancel, timeout."""
+        with self._lock:
+            taken = self._credit > 0
+            if taken:
+                self._credit -= 1
+        if not taken:
+            self._wait_for_credit()
+        if self._ticket.context is not None:
+            self._ticket.context.check()
+
+    def _wait_for_credit(self) -> None:
         gate = thread_gate()
         while True:
             self._over = (self._ticket, gate, gate.begin())
             if self._take():
-                break
+                return
             self._post("wait_credit", *self._over)
             if self._credit:  # granted between the look and the wait: end it from this side
                 self._post("wait_over", *self._over)
             gate.wait()
-        if self._ticket.context is not None:
-            self._ticket.context.check()
 
     async def acquire_on_loop(self) -> None:
         """Take a credit, in a coroutine."""
@@ -76,9 +84,9 @@ class Outlet:
             self._loop.call_soon_threadsafe(_wake, future, error)
 
     def grant(self, items: int) -> None:
-        """``items`` more may be sent."""
+        """``items`` more may be sent, though no more than a window at a time, whatever the peer says."""
         with self._lock:
-            self._credit += items
+            self._credit = min(self._credit + items, STREAM_WINDOW)
             waiting, self._waiting = self._waiting, False
             future, self._future = self._future, None
         if future is not None and self._loop is not None:

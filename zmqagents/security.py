@@ -40,6 +40,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import fcntl
 import logging
 import os
@@ -122,6 +123,7 @@ class KeyStore:
         self._peers: Mapping[str, Peer] = {}
         self._looked_at = -REFRESH_S  # clock time of the last look at the directory
         self._signature: object = None  # what the directory looked like then; None: read it again
+        self._in_need = False  # of descriptors, at the last look
 
     @classmethod
     def open(
@@ -182,7 +184,8 @@ class KeyStore:
         """The clients that may connect, by public key (Z85); not to be changed.
 
         Cheap: the directory is looked at once a second at most and read only when it changed. A file that cannot
-        be believed is left out, with a warning. If the directory itself cannot be read nobody is authorised.
+        be believed is left out, with a warning. If the directory itself cannot be read nobody is authorised; only that
+        this process has no descriptor or memory left to read it with says nothing of the keys, which are as they were.
         """
         now = self._clock()
         if self._signature is not None and now - self._looked_at < REFRESH_S:
@@ -191,13 +194,18 @@ class KeyStore:
         directory = self.path / "authorized"
         try:
             paths, signature, settled = _look_at(private_dir(directory, create=False))
+            peers = self._peers if signature == self._signature else dict(_read_peers(paths))
         except (OSError, ConfigError) as exc:
+            if _is_shortage(exc):
+                if not self._in_need:
+                    log.warning("changes of the authorised keys cannot be seen now: %s", exc)
+                self._in_need = True
+                return self._peers
             if self._signature != "unreadable":
                 log.error("nobody is authorised: %s", exc)
             self._peers, self._signature = {}, "unreadable"
             return self._peers
-        if signature != self._signature:
-            self._peers = dict(_read_peers(paths))
+        self._peers, self._in_need = peers, False
         # File times advance in ticks of some milliseconds, so a change right after this look may not show in
         # them: trust a look only once its newest file is older than that.
         self._signature = signature if settled else "unsettled"
@@ -346,7 +354,15 @@ def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
         except FileNotFoundError:  # revoked since the directory was read
             continue
         except ConfigError as exc:
+            if _is_shortage(exc):
+                raise
             log.warning("authorised key ignored: %s", exc)
+
+
+def _is_shortage(exc: BaseException) -> bool:
+    """Whether a file could not be read for a reason that lies in this machine and not in the file."""
+    cause = exc.__cause__ if isinstance(exc, ConfigError) else exc
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:

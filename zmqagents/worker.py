@@ -6,8 +6,8 @@ The pool is a mechanism without opinions: the dispatcher decides what starts and
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
 A stand-in ends when it would be idle beside ``capacity`` others.
 
-Threads: `start`, `resume`, `interrupt` and `close` are called by the router thread. ``run`` is called in
-worker threads, ``done(ticket, reply)`` in worker threads and in the loop's thread.
+Threads: `start`, `interrupt` and `close` are called by the router thread, ``done(ticket, reply)`` by worker threads and
+by the loop's thread (by the router thread where no other could be started).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .agent import CallContext, _current, current_call
-from .dispatcher import Ticket
+from .dispatcher import Ticket, error_reply
+from .errors import HostBusy
 from .frames import Flag, Reply
 from .host import AgentHost
 from .outlet import Outlet
@@ -64,17 +65,22 @@ class WorkerPool:
         return context
 
     def start(self, ticket: Ticket) -> None:
-        """Run ``ticket``; ``done`` is called when its code has returned."""
+        """Run ``ticket``; ``done`` is called when its code has returned, or at once if there is no thread to be had."""
         context = self.prepare(ticket)
         if ticket.flags & Flag.STREAM:
             context.outlet = Outlet(ticket, self._post)
-        if ticket.on_loop:
-            self._lane.start(ticket)
+        try:
+            if ticket.on_loop:
+                self._lane.start(ticket)
+                return
+            with self._lock:
+                if self._busy >= len(self._threads):
+                    self._add_thread()
+                self._busy += 1
+        except RuntimeError as exc:  # no more threads: a limit of the process, the container or the user
+            busy = HostBusy(f"{ticket.label} was not started, for the host cannot start a thread: {exc}")
+            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
             return
-        with self._lock:
-            self._busy += 1
-            if self._busy > len(self._threads):
-                self._add_thread()
         self._jobs.put(ticket)
 
     def interrupt(self, ticket: Ticket) -> None:
@@ -104,8 +110,8 @@ class WorkerPool:
     def _add_thread(self) -> None:
         name = f"zmqagents-worker-{len(self._threads) + 1}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.add(thread)
         thread.start()
+        self._threads.add(thread)
 
     def _work(self) -> None:
         while True:
@@ -144,6 +150,7 @@ class LoopLane:
     def __init__(self, host: AgentHost, done: Done) -> None:
         self._host = host
         self._done = done
+        self._lock = threading.Lock()  # workers may want the loop, too
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._inbox: deque[tuple[str, Ticket]] = deque()
@@ -159,13 +166,13 @@ class LoopLane:
     def await_value(self, value: Awaitable[Any]) -> Any:
         """Wait in a worker thread for ``value`` to be awaited on the loop."""
 
-        context = current_call()
+        loop, context = self._ensure(), current_call()
 
         async def awaited() -> Any:
             _current.set(context)  # the coroutine runs on behalf of the same call
             return await value
 
-        return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()
+        return asyncio.run_coroutine_threadsafe(awaited(), loop).result()
 
     def stack(self, ticket: Ticket) -> str:
         task = self._tasks.get(ticket)
@@ -195,15 +202,21 @@ class LoopLane:
             loop.call_soon_threadsafe(self._drain)
 
     def _ensure(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._run, name="zmqagents-loop", daemon=True)
-            self._thread.start()
-        return self._loop
+        if self._loop is not None:
+            return self._loop
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._run, args=(loop,), name="zmqagents-loop", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
+            return self._loop
 
-    def _run(self) -> None:
-        loop = self._loop
-        assert loop is not None
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
@@ -214,7 +227,7 @@ class LoopLane:
     def _stop(self) -> None:
         loop = self._loop
         assert loop is not None
-        tasks = list(self._tasks.values())
+        tasks = asyncio.all_tasks(loop)  # those that coroutines and `await_value` have left there, too
         for task in tasks:
             task.cancel()
         waiting = asyncio.gather(*tasks, return_exceptions=True)

@@ -143,12 +143,11 @@ class Entry(NamedTuple):
 class FutureStore(abc.ABC):
     """Results by task id. Every method may be called from any thread.
 
-    If ``blocking``, a call may wait for the network, so the router thread must not make it. Each
-    method raises `StoreUnavailable` after `close`, and when the backend cannot be reached.
+    Those of a `SharedStore` may wait for the network, so the router thread must not call them. Each raises
+    `StoreUnavailable` after `close`, and when the backend cannot be reached.
     """
 
     kind: ClassVar[str]
-    blocking: ClassVar[bool]
 
     def __init__(self, limits: StoreLimits) -> None:
         self.limits = limits
@@ -309,7 +308,6 @@ class SharedStore(FutureStore):
     An owner says twice a second that it lives (`beat`). The pending tasks of one that does not are LOST to all readers.
     """
 
-    blocking: ClassVar[bool] = True
     shown_url: str  # without its password
     round_trip_s: float = 0.0  # how long the latest `stats` took to be answered
 

@@ -111,7 +111,6 @@ class MemoryStore(FutureStore):
     """Results in this process's memory; ``clock`` gives seconds that never go back."""
 
     kind: ClassVar[str] = "local"
-    blocking: ClassVar[bool] = False
 
     def __init__(self, limits: StoreLimits, *, clock: Clock = time.monotonic) -> None:
         super().__init__(limits)

@@ -47,6 +47,7 @@ LAYERS: list[set[str]] = [
         "management",
         "worker",
         "helm",
+        "lane",
         "inside",
         "client",
         "channel",
@@ -96,6 +97,7 @@ SIDEWAYS = {
     ("management", "security"),
     ("broker", "worker"),
     ("broker", "helm"),
+    ("worker", "lane"),
     ("broker", "inside"),
     ("broker", "security"),
     ("client", "security"),
@@ -131,7 +133,7 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 
 # What a program that only calls agents must not pay for.
 _HOST = (
-    "broker outbound ledger worker helm inside outlet hosting dispatcher tickets waits slots admission host store"
+    "broker outbound ledger worker helm lane inside outlet hosting dispatcher tickets waits slots admission host store"
     " studio models cli supervisor descriptors"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}

@@ -14,7 +14,6 @@ of it lets go.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -46,8 +45,8 @@ def why_not_fork() -> str:
     """Why a fork would not be safe now, "" if it is."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not allow it"
-    with contextlib.suppress(RuntimeError):
-        asyncio.get_running_loop()
+    asyncio = sys.modules.get("asyncio")  # not imported where nobody uses it
+    if asyncio is not None and asyncio._get_running_loop() is not None:
         return "an event loop is running"
     end = time.monotonic() + THREAD_END_S
     while (threads := len(os.listdir("/proc/self/task"))) > 1:

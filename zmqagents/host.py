@@ -11,9 +11,9 @@ and, where that is unambiguous, by their short one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -155,9 +155,7 @@ class AgentHost:
             if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
                 value = await value
             return self._encode(ticket, value)
-        except asyncio.CancelledError as exc:
-            return self.failure(ticket, exc)
-        except BaseException as exc:
+        except BaseException as exc:  # CancelledError among them
             return self.failure(ticket, exc)
         finally:
             context.over = True
@@ -293,7 +291,7 @@ class AgentHost:
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
         where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
-        if isinstance(exc, asyncio.CancelledError):
+        if _is_cancellation(exc):
             cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
             return error_reply(cancelled, **where)
         if isinstance(exc, _Refused):
@@ -308,6 +306,12 @@ class AgentHost:
         except Exception:  # describe gives plain strings, but nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether it is an `asyncio.CancelledError`; if nobody has imported asyncio, it is none."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(exc, asyncio.CancelledError)
 
 
 async def _async_items(items: Iterable[Any]) -> AsyncIterator[Any]:

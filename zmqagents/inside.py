@@ -11,9 +11,9 @@ tells the dispatcher what it waits for, gives its slot back meanwhile and goes o
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -322,8 +322,5 @@ def _nothing() -> None:
 
 
 def _on_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    asyncio = sys.modules.get("asyncio")  # not imported where nobody uses it
+    return asyncio is not None and asyncio._get_running_loop() is not None

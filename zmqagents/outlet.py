@@ -11,15 +11,18 @@ knows it.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .codec import Encoded
 from .dispatcher import Ticket
 from .frames import STREAM_WINDOW
 from .gate import Gate, thread_gate
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Outlet"]
 
@@ -71,6 +74,8 @@ class Outlet:
 
     async def acquire_on_loop(self) -> None:
         """Take a credit, in a coroutine."""
+        import asyncio  # it runs there, so it is here
+
         self._loop = asyncio.get_running_loop()
         while not self._take(register=True):
             future = self._future

@@ -13,9 +13,8 @@ The fast lane: methods that are known to be short are run by the router thread i
 their bodies decoded there. Which thread that is may change in the middle of such a run, see `helm`; so whatever the
 loop needs is in this object, and nothing is half done when an agent's code begins.
 
-Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). Sends are
-MANDATORY and NOBLOCK: a peer that is gone is detached at once, one that does not read is retried later from a
-queue of its own, and the others do not notice.
+Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). The broker alone
+reads it, and `outbound` alone writes to it; whose messages these are, and who is gone, is known to `sessions`.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ LAYERS: list[set[str]] = [
         "control",
         "security",
         "outbound",
+        "sessions",
     },
     {"launcher", "children", "hosting", "supervisor", "result", "proxy", "aio"},
     {"loadgen", "cli.verbs", "cli.options", "cli.settings", "cli.where", "cli.values", "cli.output"},
@@ -91,6 +92,9 @@ SIDEWAYS = {
     ("store.redis", "store.base"),
     ("store.redis", "store.scripts"),
     ("broker", "outbound"),
+    ("broker", "sessions"),
+    ("sessions", "outbound"),
+    ("sessions", "security"),
     ("outbound", "security"),
     ("broker", "management"),
     ("management", "worker"),
@@ -133,8 +137,8 @@ DOORS: dict[str, tuple[str, set[str]]] = {
 
 # What a program that only calls agents must not pay for.
 _HOST = (
-    "broker outbound ledger worker helm lane inside outlet hosting dispatcher tickets waits slots admission host store"
-    " studio models cli supervisor descriptors"
+    "broker sessions outbound ledger worker helm lane inside outlet hosting dispatcher tickets waits slots admission"
+    " host store studio models cli supervisor descriptors"
 )
 OF_THE_HOST = {f"zmqagents.{name}" for name in _HOST.split()}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}

@@ -3,51 +3,50 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterator
+import logging
 from typing import Any
 
 import pytest
 import zmq
 
 from world import World, ok
-from zmqagents import frames
-from zmqagents.broker import Bound, Broker
-from zmqagents.config import BrokerConfig
+from zmqagents import codec, frames, sessions
+from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
 from zmqagents.frames import Flag, Hello, Kind
-from zmqagents.hosting import build
-from zmqagents.outbound import Session
-from zmqagents.security import Authenticator
+from zmqagents.link import rebuild_error
+from zmqagents.outbound import Outbound, Session
+from zmqagents.security import Role
+from zmqagents.sessions import ROLES_EVERY_S, SILENCE_S, Sessions
 from zmqagents.tickets import Answer, Effect
 
 RESUME_S = 5.0
+MAX_UNREAD = 10_000
 
 
 class Lobby:
     """The sessions of a `World`. Who is in ``dead`` has hung up; ``sent`` is what the others were sent."""
 
     def __init__(self) -> None:
-        self.world = World(resume_s=RESUME_S)
+        self.world = World(resume_s=RESUME_S, max_unread_bytes=MAX_UNREAD)
         self.dead: set[bytes] = set()
         self.sent: list[tuple[bytes, list[bytes]]] = []
+        self.roles: dict[str, Role] = {"uid:0": "admin"}
+        self.out = Outbound(MAX_UNREAD)
+        self.out.attach(self._send)
+        self.sessions = Sessions(
+            self.world.config, self.world.dispatcher, self.out, self._carry_out, lambda: self.world.now
+        )
+        self.sessions.open(self.roles.get, b"welcome")
         self._parts: list[bytes] = []
-        self.broker = build(BrokerConfig(private=True, resume_s=RESUME_S), [])
-        self._take_the_place_of_sockets(self.broker)
 
-    def _take_the_place_of_sockets(self, broker: Broker) -> None:
-        broker.bound = Bound("s", "h", None, "", None)
-        broker._auth = Authenticator(None)
-        broker._clock = lambda: self.world.now
-        broker._next_zap = float("inf")
-        broker._dispatcher = self.world.dispatcher
-        broker._actions = dict.fromkeys(broker._actions, self._carry_out)
-        broker._out.attach(self._send)
-        broker._hello_from = f"uid:{os.geteuid()}"
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in self.world.see(effects):
+            if isinstance(effect, Answer) and not effect.peer.local and not effect.peer.gone:
+                self.answer(effect.peer.key, effect.call_id, effect.reply)
 
-    def _carry_out(self, effect: Effect) -> None:
-        self.world.see([effect])
-        if isinstance(effect, Answer) and not effect.peer.local:
-            self.broker._answer(effect)
+    def answer(self, session: Session, call_id: int, reply: frames.Reply) -> None:
+        session.ledger.note(call_id, reply)
+        self.out.push_reply(session, call_id, reply)
 
     def _send(self, frame: Any, flags: int, copy: bool) -> None:
         """As the ROUTER does: the first frame of a message finds its peer."""
@@ -58,43 +57,50 @@ class Lobby:
             (routing_id, *message), self._parts = self._parts, []
             self.sent.append((routing_id, message))
 
-    def hello(self, client: str, routing_id: bytes) -> Session:
-        """``client`` says HELLO over the connection ``routing_id``."""
+    def hello(self, client: str, routing_id: bytes, *, user: str = "uid:0", resume: str | None = None) -> Session:
+        """``client`` says HELLO over the connection ``routing_id``; who has that seat then."""
         client_id = client.encode().ljust(frames.CLIENT_ID_BYTES)
-        self.broker._on_hello(routing_id, Hello(0, client_id, {"resume": client.encode()}), self.world.now)
-        return self.broker._clients[client_id]
+        options = {"resume": (resume or client).encode()}
+        self.sessions.hello(routing_id, Hello(0, client_id, options), user, self.world.now)
+        return self.sessions.seats[routing_id]
 
-    def hang_up(self, session: Session) -> None:
-        """Its connection breaks, and the roll call finds that out."""
-        self.dead.add(session.routing_id)
-        self.broker._call_roll()
+    def hang_up(self, *sessions: Session) -> None:
+        """Their connections break, and the roll call finds that out."""
+        self.dead |= {session.routing_id for session in sessions}
+        self.sessions.call_roll()
 
     def sleep(self, seconds: float) -> None:
-        self.world.now += seconds
-        self.broker._look_at_clock(self.world.now)
+        """Time passes; it is looked after the sessions whenever they want it, and not at other times."""
+        end = self.world.now + seconds
+        while self.sessions.due <= end:
+            self.world.now = max(self.world.now, self.sessions.due) + 0.001
+            self.sessions.look(self.world.now)
+            assert self.sessions.due > self.world.now, "always due"
+        self.world.now = max(end, self.world.now)
 
     def knows(self, session: Session) -> bool:
-        return session in self.broker._clients.values()
+        return session in self.sessions._clients.values()
 
     def is_here(self, session: Session) -> bool:
-        return session in self.broker._sessions.values()
+        return self.sessions.seats.get(session.routing_id) is session
 
-    def push_all(self) -> None:
-        self.broker._out.push_all()
-
-    def heard(self, session: Session) -> list[tuple[Kind, int]]:
-        """What was sent to the session since it took its seat: kinds and call ids."""
-        heads = [
-            frames.split_answer(message)[0] for routing_id, message in self.sent if routing_id == session.routing_id
-        ]
+    def heard(self, routing_id: bytes) -> list[tuple[Kind, int]]:
+        """What was sent over a connection: kinds and call ids."""
+        heads = [frames.split_answer(message)[0] for name, message in self.sent if name == routing_id]
         return [(head.kind, head.call_id) for head in heads]
+
+    def last_error(self, routing_id: bytes) -> Exception:
+        *_, last = (message for name, message in self.sent if name == routing_id)
+        head, body = frames.split_answer(last)
+        return rebuild_error(frames.Reply(head.code, body))
 
 
 @pytest.fixture
-def lobby() -> Iterator[Lobby]:
-    lobby = Lobby()
-    yield lobby
-    lobby.broker.abandon()
+def lobby() -> Lobby:
+    return Lobby()
+
+
+# ---------------------------------------------------------------- lost, and back
 
 
 def test_who_has_come_back_may_be_silent_again(lobby: Lobby) -> None:
@@ -103,6 +109,7 @@ def test_who_has_come_back_may_be_silent_again(lobby: Lobby) -> None:
     assert not lobby.is_here(ann)
     lobby.sleep(0.05)
     assert lobby.hello("ann", b"2") is ann
+    assert frames.split_answer(lobby.sent[-1][1])[0].flags == Flag.RESUMED
     call = lobby.world.create("a", peer=ann.peer)
     lobby.sleep(RESUME_S + 1)  # a client with nothing to say pings every 10 s
     assert lobby.is_here(ann)
@@ -124,13 +131,12 @@ def test_who_has_come_back_stands_in_nobodys_way_to_be_let_go(lobby: Lobby) -> N
 
 def test_clients_that_were_lost_together_are_let_go_together(lobby: Lobby) -> None:
     lost = [lobby.hello(f"client {n}", b"%d" % n) for n in range(100)]
-    lobby.dead |= {session.routing_id for session in lost}
-    lobby.broker._call_roll()
+    lobby.hang_up(*lost)
     lobby.sleep(RESUME_S - 1)
     late = lobby.hello("late", b"late")
     lobby.hang_up(late)
     assert all(map(lobby.knows, lost))
-    lobby.sleep(1.01)
+    lobby.sleep(1.1)
     assert not any(map(lobby.knows, lost))
     assert lobby.knows(late)
 
@@ -142,6 +148,146 @@ def test_a_reply_that_is_made_while_replies_are_sent_is_sent_too(lobby: Lobby) -
     made_by_it = lobby.world.later(stream, "b")
     fetch = lobby.world.fetch(made_by_it.task_id, peer=bob.peer)
     lobby.dead.add(ann.routing_id)
-    lobby.broker._answer(Answer(ann.peer, 99, ok()))  # sending it shows that nobody reads the stream any more
-    lobby.push_all()
-    assert lobby.heard(bob)[1:] == [(Kind.ERROR, fetch.call_id)]
+    lobby.answer(ann, 99, ok())  # sending it shows that nobody reads the stream any more
+    lobby.out.push_all()
+    assert lobby.heard(b"2")[1:] == [(Kind.ERROR, fetch.call_id)]
+
+
+def test_who_is_lost_loses_its_streams_at_once_and_its_other_calls_when_it_does_not_come_back(lobby: Lobby) -> None:
+    ann, world = lobby.hello("ann", b"1"), lobby.world
+    world.agents("a", "b", "c")
+    stream = world.running("a", peer=ann.peer, flags=Flag.STREAM)
+    plain = world.running("b", peer=ann.peer)
+    detached = world.running("c", peer=ann.peer, flags=Flag.DETACHED)
+    lobby.hang_up(ann)
+    assert (stream.t.settled, plain.t.settled, detached.t.settled) == (True, False, False)
+    lobby.sleep(RESUME_S - 0.1)
+    assert not plain.t.settled
+    lobby.sleep(0.2)
+    assert (plain.t.settled, detached.t.settled, lobby.knows(ann)) == (True, False, False)
+    assert lobby.sessions.where() == {"clients": 0, "clients_lost": 0}
+
+
+def test_more_lost_ones_than_are_waited_for_make_the_first_of_them_go(
+    lobby: Lobby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_LOST", 3)
+    lost = [lobby.hello(f"client {n}", b"%d" % n) for n in range(5)]
+    for session in lost:
+        lobby.hang_up(session)
+    assert [lobby.knows(session) for session in lost] == [False, False, True, True, True]
+    assert lobby.sessions.where() == {"clients": 0, "clients_lost": 3}
+
+
+def test_who_says_nothing_for_a_long_time_is_gone(lobby: Lobby) -> None:
+    ann, bob = lobby.hello("ann", b"1"), lobby.hello("bob", b"2")
+    for _ in range(4):
+        lobby.sleep(SILENCE_S / 3)
+        bob.last_seen = lobby.world.now
+    assert (lobby.knows(ann), lobby.is_here(bob)) == (False, True)
+
+
+def test_a_stream_whose_reader_has_died_does_not_wait_for_it(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", b"1")
+    lobby.world.agent("a")
+    stream = lobby.world.running("a", peer=ann.peer, flags=Flag.STREAM)
+    lobby.dead.add(b"1")
+    lobby.sleep(10)
+    assert not stream.t.settled, "nobody has said that the connection has ended"
+    lobby.sessions.starve(stream.t)
+    lobby.sleep(2 * sessions.PROBE_S)
+    assert stream.t.settled
+
+
+# ---------------------------------------------------------------- who it is
+
+
+def test_a_client_that_comes_over_another_connection_leaves_the_first_one(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", b"1")
+    token = ann.token
+    assert lobby.hello("ann", b"2") is ann
+    assert (ann.routing_id, ann.token != token, set(lobby.sessions.seats)) == (b"2", True, {b"2"})
+
+
+def test_another_client_on_the_same_connection_takes_the_place_of_the_first(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", b"1")
+    bob = lobby.hello("bob", b"1")
+    assert (lobby.knows(ann), lobby.is_here(bob)) == (False, True)
+
+
+@pytest.mark.parametrize(("user", "resume"), [("uid:1", "ann"), ("uid:0", "guessed")])
+def test_nobody_takes_the_place_of_another_client(lobby: Lobby, user: str, resume: str) -> None:
+    ann = lobby.hello("ann", b"1")
+    lobby.roles["uid:1"] = "call"
+    with pytest.raises(KeyError):
+        lobby.hello("ann", b"2", user=user, resume=resume)
+    assert lobby.is_here(ann)
+    assert lobby.heard(b"2") == []
+
+
+def test_a_user_without_a_role_is_sent_away(lobby: Lobby) -> None:
+    with pytest.raises(KeyError):
+        lobby.hello("eve", b"1", user="key:eve:K")
+    assert lobby.heard(b"1") == [(Kind.GOODBYE, 0)]
+    assert isinstance(lobby.last_error(b"1"), AuthenticationError)
+
+
+def test_a_key_that_changes_its_role_or_goes_is_seen_while_its_client_is_here(lobby: Lobby) -> None:
+    user = "key:bob:K"
+    lobby.roles[user] = "call"
+    bob = lobby.hello("bob", b"1", user=user)
+    lobby.world.agent("a")
+    call = lobby.world.running("a", peer=bob.peer, flags=Flag.DETACHED)
+    lobby.roles[user] = "admin"
+    lobby.sleep(2 * ROLES_EVERY_S)
+    assert bob.role == "admin"
+    del lobby.roles[user]
+    lobby.sleep(2 * ROLES_EVERY_S)
+    assert isinstance(lobby.last_error(b"1"), AuthenticationError)
+    assert (lobby.knows(bob), call.t.settled) == (False, True)
+
+
+def test_what_peers_do_wrong_is_told_once_for_each_and_not_for_a_flood_of_them(
+    lobby: Lobby, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for n in [*range(100)] * 2:
+        lobby.sessions.complain(b"%d" % n, RemoteProtocolError("nonsense"))
+    assert len(caplog.records) == sessions.COMPLAINTS
+
+
+# ---------------------------------------------------------------- calls that come again
+
+
+def test_a_call_that_comes_again_is_answered_again_and_runs_once(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", b"1")
+    lobby.world.agent("a")
+    assert not lobby.sessions.came_before(ann, 7)
+    call = lobby.world.running("a", peer=ann.peer, call_id=7)
+    assert lobby.sessions.came_before(ann, 7), "it is open"
+    assert not lobby.out.unsent
+    lobby._carry_out(lobby.world.dispatcher.on_done(call.t, ok(), lobby.world.now))
+    lobby.out.push_all()
+    assert lobby.sessions.came_before(ann, 7)
+    lobby.out.push_all()
+    assert lobby.heard(b"1")[1:] == [(Kind.RESULT, 7)] * 2
+    ann.ledger.acknowledge(8)
+    assert lobby.sessions.came_before(ann, 7), "which nobody needs any more"
+    assert not lobby.out.unsent
+
+
+def test_a_reply_that_was_too_much_to_keep_is_an_error_and_its_call_does_not_run_again(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", b"1")
+    for call_id in (1, 2):
+        ann.ledger.note(call_id, ok(bytes(MAX_UNREAD // 2)))
+    assert lobby.sessions.came_before(ann, 1)
+    lobby.out.push_all()
+    assert isinstance(lobby.last_error(b"1"), CallLost)
+
+
+def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:
+    for name in (b"1", b"2", b"3"):
+        lobby.hello(f"client {name!r}", name)
+    lobby.dead.add(b"2")
+    lobby.sessions.close([frames.header(Kind.GOODBYE), codec.pack({})])
+    assert [lobby.heard(name)[-1][0] for name in (b"1", b"2", b"3")] == [Kind.GOODBYE, Kind.WELCOME, Kind.GOODBYE]

@@ -13,9 +13,8 @@ The fast lane: methods that are known to be short are run by the router thread i
 their bodies decoded there. Which thread that is may change in the middle of such a run, see `helm`; so whatever the
 loop needs is in this object, and nothing is half done when an agent's code begins.
 
-Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). Sends are
-MANDATORY and NOBLOCK: a peer that is gone is detached at once, one that does not read is retried later from a
-queue of its own, and the others do not notice.
+Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). The broker alone
+reads it, and `outbound` alone writes to it; whose messages these are, and who is gone, is known to `sessions`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import secrets
 import select
@@ -69,6 +67,7 @@ from .link import Sink
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 from .models import ModelConfigs
 from .outbound import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session
+from .sessions import Sessions
 from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
 from .tickets import ParkedFetch
@@ -82,12 +81,6 @@ BATCH = 64
 FEW = 8  # messages read while the fast lane has calls: it empties soon, and who finds it empty costs half as much
 ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
-PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
-MAX_LOST = 1024  # clients that are waited for after their connection broke
-ROLES_EVERY_S = (
-    0.25  # how often the roles of clients with keys are looked at; the key store reads once a second at most
-)
-SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
 POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
@@ -105,7 +98,6 @@ _POLLIN = int(zmq.POLLIN)
 _RESULT = int(Kind.RESULT)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
 MAX_FAR_HOSTS = 64  # asked for results at the same time: each takes a connection and a thread
-COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
 
 
 class Bound(NamedTuple):
@@ -167,7 +159,8 @@ class Broker:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._out = Outbound(config.max_unread_bytes)
-        self._out.gone, self._out.drop = self._gone, self._detach
+        self._sessions = Sessions(config, self._dispatcher, self._out, self._carry_out, clock)
+        self._seats = self._sessions.seats
         self._begin_empty()
         self._events = self._handlers()
         self._actions = self._actors()
@@ -188,19 +181,12 @@ class Broker:
 
     def _begin_empty(self) -> None:
         """No clients, nothing to send, nothing due."""
-        self._sessions: dict[bytes, Session] = {}
-        self._clients: dict[bytes, Session] = {}  # the same by client id
-        self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
-        self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
-        self._next_zap = self._next_sweep = self._next_probe = 0.0
+        self._next_zap = 0.0
         self._next_roll_call = 0.0
         self._roll_call_due = False
-        self._next_look = math.inf  # at the roles, while somebody is here by a key
         self._hello_from: str | None = None  # the user of the HELLO just read
         self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
-        self._bad_peers: dict[bytes, int] = {}
-        self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
 
     def _handlers(self) -> dict[str, Callable[..., list[Effect]]]:
@@ -272,7 +258,18 @@ class Broker:
             config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
         )
         endpoints.publish(self._record)
+        self._sessions.open(self._auth.role_of, codec.pack(self._welcome(self.bound)))
         return self.bound
+
+    def _welcome(self, bound: Bound) -> dict[str, Any]:
+        config = self.config
+        return {
+            "server_id": bound.server_id, "host": bound.host, "port": bound.port, "epoch": self._epoch,
+            "address": self.link.address, "max_message_bytes": config.max_message_bytes,
+            "max_timeout_s": config.max_timeout_seconds, "pickle": self._unpickler is not None,
+            "version": __version__, "max_calls": config.max_calls_per_client,
+            "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes),
+        }  # fmt: skip
 
     def _bind_tcp(self, config: BrokerConfig, keys: security.KeyStore | None) -> int:
         if config.insecure:
@@ -452,15 +449,13 @@ class Broker:
         """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
         if not self._next_zap:
             return 0
-        wait = min(POLL_LIMIT_S, self._next_look - now)
+        wait = min(POLL_LIMIT_S, self._sessions.due - now)
         if due is not None and due - now < wait:
             wait = due - now
         if self._out.stalled:
             wait = min(wait, RETRY_S)
         if self._roll_call_due:
             wait = min(wait, ROLL_CALL_EVERY_S)
-        if self._lost:
-            wait = min(wait, self.config.resume_s / 4)
         return max(0, int(wait * 1000) + 1)  # rounded up: a timer must be due when the poll ends
 
     def _empty_pipe(self) -> None:
@@ -469,7 +464,7 @@ class Broker:
 
     def _read_messages(self, limit: int) -> None:
         """Handle what is there, ``limit`` messages at most."""
-        router, sessions, out = self._router, self._sessions, self._out
+        router, seats, out = self._router, self._seats, self._out
         now = self._clock()
         end, out.push_by = now + TURN_S, now + PUSH_S
         for _ in range(limit):
@@ -487,7 +482,7 @@ class Broker:
                 if size <= self._message_limit:
                     short = frames.parse_short_call(message)
             try:
-                session = sessions.get(routing_id)
+                session = seats.get(routing_id)
                 if short is None or session is None or session.token != short[0]:
                     self._on_message(routing_id, parts, size, now)
                     now = self._clock()
@@ -619,28 +614,16 @@ class Broker:
             self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:
                 self._next_roll_call = now + ROLL_CALL_EVERY_S
-                self._call_roll()
+                self._roll_call_due = False
+                self._sessions.call_roll()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
             self._carry_out(self._dispatcher.on_tick(now))
             due = self._dispatcher.next_deadline()
         if self._out.stalled:
             self._out.retry(now)
-        if self._starving and now >= self._next_probe:
-            self._next_probe = now + PROBE_S
-            self._probe_readers()
-        if now >= self._next_look:
-            self._next_look = math.inf
-            self._look_at_roles(now)
-        while self._lost:
-            session = next(iter(self._lost))  # lost before all others
-            if now - session.last_seen <= self.config.resume_s:
-                break
-            self._detach(session)
-        if now >= self._next_sweep:
-            self._next_sweep = now + SILENCE_S / 4
-            for session in [s for s in self._sessions.values() if now - s.last_seen > SILENCE_S]:
-                self._detach(session)
+        if now >= self._sessions.due:
+            self._sessions.look(now)
         return due
 
     def _read_monitor(self) -> bool:
@@ -650,19 +633,6 @@ class Broker:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
                 self._roll_call_due = True
         return self._roll_call_due
-
-    def _call_roll(self) -> None:
-        """Find out who has gone: the monitor does not say, but sending does."""
-        self._roll_call_due = False
-        for session in list(self._sessions.values()):
-            if session.outbox is None:
-                self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
-
-    def _probe_readers(self) -> None:
-        """A stream whose reader has died would wait for its credit, and keep the turn: sending tells who is gone."""
-        self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
-        for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
-            self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -679,11 +649,11 @@ class Broker:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
             head = frames.parse_header(parts[0])
-            session = self._sessions.get(routing_id)
+            session = self._seats.get(routing_id)
             if head.kind == Kind.HELLO:
                 hello = frames.parse_client(parts, head)
                 assert isinstance(hello, frames.Hello)
-                self._on_hello(routing_id, hello, now)
+                self._sessions.hello(routing_id, hello, self._hello_from or "", now)
                 return
             if session is None or session.token != head.token:
                 self._out.send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
@@ -694,7 +664,7 @@ class Broker:
                 return
             message = frames.parse_client(parts, head)
         except errors.RemoteProtocolError as exc:
-            self._complain(routing_id, exc)
+            self._sessions.complain(routing_id, exc)
             return
         if type(message) is Call:
             self._take_call(session, message, now)
@@ -718,13 +688,13 @@ class Broker:
         elif isinstance(message, frames.Ping):
             self._out.send(routing_id, [frames.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, frames.Bye):
-            self._detach(session)
+            self._sessions.bye(session)
 
     def _take_call(self, session: Session, call: Call, now: float) -> None:
         session.last_seen = now
         if call.needed > session.ledger.needed:
             session.ledger.acknowledge(call.needed)
-        if call.flags & frames.Flag.RESENT and self._came_before(session, call.call_id):
+        if call.flags & frames.Flag.RESENT and self._sessions.came_before(session, call.call_id):
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._manage(session, call)
@@ -737,7 +707,7 @@ class Broker:
         self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
     def _answer_broken(self, routing_id: bytes, parts: Sequence[frames.Frame] | None) -> None:
-        session = self._sessions.get(routing_id)
+        session = self._seats.get(routing_id)
         if session is None or not parts:
             return
         call_id = frames.parse_header(parts[0]).call_id
@@ -745,123 +715,6 @@ class Broker:
         self._answer(
             Answer(session.peer, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))
         )
-
-    def _complain(self, routing_id: bytes, exc: Exception) -> None:
-        """Count what a peer did wrong, and log it once for each peer, though not for each of a flood of them."""
-        seen = self._bad_peers.get(routing_id, 0)
-        if len(self._bad_peers) >= 4096 and not seen:
-            self._bad_peers.clear()  # bounded; a peer may then be logged a second time
-        self._bad_peers[routing_id] = seen + 1
-        if not seen and self._complaints.take(self._clock()):
-            log.warning("dropping malformed messages of peer %s: %s", routing_id.hex(), exc)
-
-    def _came_before(self, session: Session, call_id: int) -> bool:
-        """True if this call is open, or was answered: then it is answered again."""
-        if call_id in session.peer.calls or call_id < session.ledger.needed:
-            return True
-        try:
-            reply = session.ledger.find(call_id)
-        except KeyError:
-            return False
-        if reply is None:
-            task_id = frames.task_id_of(session.peer.prefix, call_id)
-            limit = self.config.max_unread_bytes
-            lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
-            reply = error_reply(lost, call_id=task_id)
-        self._out.push_reply(session, call_id, reply)
-        return True
-
-    def _on_hello(self, routing_id: bytes, hello: frames.Hello, now: float) -> None:
-        user = self._hello_from or ""
-        role = self._auth.role_of(user)
-        if role is None:
-            self._send_away(routing_id, errors.AuthenticationError("this key was revoked"))
-            return
-        session = self._clients.get(hello.client_id)
-        flags = 0
-        if session is None:
-            session = Session(hello, user, role, self.config.max_unread_bytes)
-            self._clients[hello.client_id] = session
-        elif (session.resume, session.user) != (hello.options.get("resume"), user):
-            self._complain(routing_id, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
-            return
-        else:  # its former connection is lost, which it may have noticed before us
-            self._lose(session)
-            session.role = role
-            flags = frames.Flag.RESUMED
-        other = self._sessions.get(routing_id)
-        if other is not None and other is not session:
-            self._detach(other)
-        session.take_seat(routing_id, now)
-        self._lost.pop(session, None)
-        self._sessions[routing_id] = session
-        if user.startswith("key:"):
-            self._next_look = min(self._next_look, now + ROLES_EVERY_S)
-        bound = self.bound
-        assert bound is not None
-        welcome = {
-            "server_id": bound.server_id, "host": bound.host, "port": bound.port, "epoch": self._epoch,
-            "address": self.link.address, "max_message_bytes": self.config.max_message_bytes,
-            "max_timeout_s": self.config.max_timeout_seconds, "pickle": self._unpickler is not None,
-            "version": __version__, "max_calls": self.config.max_calls_per_client,
-            "max_open_bytes": max(self.config.max_message_bytes, self.config.max_unread_bytes),
-        }  # fmt: skip
-        head = frames.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        self._out.send(routing_id, [head, codec.pack(welcome)])
-
-    def _send_away(self, routing_id: bytes, error: ZmqAgentsError) -> None:
-        code, body = error_reply(error)
-        self._out.send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
-
-    def _look_at_roles(self, now: float) -> None:
-        """Keys may be changed and removed while their clients are here, or about to come back."""
-        for session in [session for session in self._clients.values() if session.user.startswith("key:")]:
-            role = self._auth.role_of(session.user)
-            if role is not None:
-                session.role = role
-                self._next_look = now + ROLES_EVERY_S
-                continue
-            who = security.name_of(session.user)
-            log.warning("%s: %s was revoked: its session has ended", self.config.server_id, who)
-            error = errors.AuthenticationError(f"the key of {who.partition(':')[2]} was revoked")
-            self._carry_out(self._dispatcher.on_revoke(session.peer, error, now))
-            if not session.lost:
-                self._send_away(session.routing_id, error)
-            self._detach(session)
-
-    def _gone(self, routing_id: bytes) -> None:
-        session = self._sessions.get(routing_id)
-        if session is not None:
-            self._lose(session)
-
-    def _lose(self, session: Session) -> None:
-        """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
-        if session.lost:
-            return
-        session.lost = True
-        session.last_seen = self._clock()
-        self._leave_seat(session)
-        self._lost[session] = None
-        if len(self._lost) > MAX_LOST:
-            self._detach(next(iter(self._lost)))
-        for ticket in [t for t in session.peer.calls.values() if t.flags & frames.Flag.STREAM]:
-            self._carry_out(self._dispatcher.on_cancel(session.peer, ticket.call_id, "", self._clock()))
-
-    def _detach(self, session: Session) -> None:
-        """The client is gone for good."""
-        self._leave_seat(session)
-        session.ledger.clear()
-        session.in_flight.clear()
-        self._lost.pop(session, None)
-        if self._clients.get(session.client_id) is session:
-            del self._clients[session.client_id]
-        self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
-
-    def _leave_seat(self, session: Session) -> None:
-        if session.seated:
-            session.seated = False
-            del self._sessions[session.routing_id]
-        self._out.leave(session)
 
     # ------------------------------------------------------------ effects
 
@@ -1063,7 +916,7 @@ class Broker:
         """
         reader = ticket.parent
         if not ticket.peer.local:
-            self._starving.add(ticket)
+            self._sessions.starve(ticket)
         if reader is None or reader.settled or reader.on_loop:
             return self._on_wait_outside(ticket, gate, serial)
         if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
@@ -1075,7 +928,7 @@ class Broker:
     ) -> list[Effect]:
         reader, context = ticket.parent, ticket.context
         if not ticket.peer.local:
-            self._starving.add(ticket)
+            self._sessions.starve(ticket)
         if reader is None or reader.settled or reader.on_loop or context is None or context.outlet.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
@@ -1129,7 +982,7 @@ class Broker:
         if ticket is None or ticket.context is None or ticket.context.outlet is None:
             return []
         ticket.context.outlet.grant(items)
-        self._starving.discard(ticket)
+        self._sessions.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
@@ -1184,11 +1037,7 @@ class Broker:
             self._carry_out(self._on_managed(peer, call.call_id, reply))
 
     def _where(self) -> dict[str, Any]:
-        return {
-            "port": self.bound.port if self.bound else None,
-            "clients": len(self._sessions),
-            "clients_lost": len(self._lost),
-        }
+        return {"port": self.bound.port if self.bound else None, **self._sessions.where()}
 
     # ------------------------------------------------------------ the end
 
@@ -1213,10 +1062,7 @@ class Broker:
         self._read_late()
 
     def _say_goodbye(self) -> None:
-        goodbye: list[frames.Frame] = [frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})]
-        for session in list(self._sessions.values()):
-            with contextlib.suppress(zmq.ZMQError):
-                self._out.finish(session, goodbye)
+        self._sessions.close([frames.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
 
     def _end_threads(self) -> None:
         self._helm.close(timeout=0.0)  # what keeps the pool keeps these
@@ -1242,22 +1088,6 @@ class Broker:
         lock = getattr(self, "_ipc_lock", None)
         if lock is not None:
             lock.release()
-
-
-class _Quota:
-    """So many in so many seconds."""
-
-    def __init__(self, limit: int, seconds: float) -> None:
-        self._limit = limit
-        self._seconds = seconds
-        self._start = -seconds
-        self._taken = 0
-
-    def take(self, now: float) -> bool:
-        if now - self._start >= self._seconds:
-            self._start, self._taken = now, 0
-        self._taken += 1
-        return self._taken <= self._limit
 
 
 _HELLO = bytes([Kind.HELLO])  # the fourth byte of its header

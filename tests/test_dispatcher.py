@@ -1614,7 +1614,7 @@ def test_early_cancels_are_remembered_within_bounds() -> None:
     count = admission.MAX_EARLY_CANCELS
     for call_id in range(100, 100 + count + 1):
         world.cancel(Sent(world, world.client, call_id, None))
-    assert len(world.dispatcher._door._early_cancels) == count
+    assert len(world.dispatcher._door.early_cancels) == count
     assert world.send("a", "co", call_id=100).started, "the oldest was forgotten"
     assert isinstance(world.send("a", "co", call_id=101).error, errors.CallCancelled)
 

@@ -37,19 +37,15 @@ class Admission:
         self._find_class = find_class
         self._agents = agents
         self._tasks = tasks
-        self._early_cancels: OrderedDict[str, None] = OrderedDict()
+        self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `check` will refuse for that
         self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
         self._files.made = True
 
     def cancel_early(self, task_id: str) -> None:
         """The call of this id is cancelled, should it still come."""
-        self._early_cancels[task_id] = None
-        if len(self._early_cancels) > MAX_EARLY_CANCELS:
-            self._early_cancels.popitem(last=False)
-
-    def was_cancelled(self, task_id: str) -> bool:
-        """Whether `check` will refuse the call for that; changes nothing."""
-        return task_id in self._early_cancels
+        self.early_cancels[task_id] = None
+        if len(self.early_cancels) > MAX_EARLY_CANCELS:
+            self.early_cancels.popitem(last=False)
 
     def check(
         self, peer: Peer, call: Call, task_id: str, deadline: float | None, now: float, parent: Ticket | None,
@@ -58,8 +54,8 @@ class Admission:
         """Refuse what comes too late, or what is too much. ``size``: bytes of the body."""
         if parent is not None and parent.ended is not None:
             raise type(parent.ended)(f"{call.agent}.{call.method}: its caller has ended ({parent.ended})")
-        if self._early_cancels and task_id in self._early_cancels:
-            del self._early_cancels[task_id]
+        if self.early_cancels and task_id in self.early_cancels:
+            del self.early_cancels[task_id]
             raise errors.CallCancelled(f"{call.agent}.{call.method} was cancelled before it arrived")
         if deadline is not None and deadline <= now:
             raise errors.CallTimeout(f"{call.agent}.{call.method} timed out before it arrived, never started")

@@ -89,11 +89,9 @@ FETCH_PATIENCE_S = 0.3  # a task that is unknown to a shared store may just not 
 DEP_PATIENCE_S = 1.0  # that of an argument is even likely to be on its way
 
 # Without the layer of pyzmq that turns numbers into members of enums and back.
-_get: Any = zmq.backend.Socket.get
 _recv: Any = zmq.backend.Socket.recv
 # As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
-_EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _RESULT = int(Kind.RESULT)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
@@ -414,6 +412,7 @@ class Broker:
             self._short = None
         for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
             self._read_inbox()
+        readable = [(self._router, _POLLIN)]
         limit = BATCH  # of messages in this turn
         while not self._stop:
             if limit:
@@ -430,7 +429,7 @@ class Broker:
                 log.exception("what was due could not be done")
             if self._out.unsent:
                 self._out.push_all()
-            limit = (FEW if self._quick else BATCH) if _get(self._router, _EVENTS) & _POLLIN else 0
+            limit = (FEW if self._quick else BATCH) if zmq.zmq_poll(readable, 0) else 0
             if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
                 continue
             self._asleep = True

@@ -165,7 +165,7 @@ class Dispatcher:
         ):
             return None
         task_id = f"{peer.prefix}-{call.call_id}"
-        if task_id in self.tasks or self._door.was_cancelled(task_id):
+        if task_id in self.tasks or task_id in self._door.early_cancels:
             return None
         deadline = now + call.time_ms / 1000 if call.time_ms else None
         ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)

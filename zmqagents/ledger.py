@@ -51,7 +51,8 @@ class Ledger:
         kept.append(call_id)
         if len(kept) > 2 * len(notes) + 64:  # mostly acknowledged ones
             self._kept = deque(each for each, note in notes.items() if note is not None)
-        self.bytes += _size(reply)
+        body = reply.body
+        self.bytes += NOTE_BYTES + len(body[0]) if len(body) == 1 else _size(reply)
         if self.bytes > self._max_bytes:
             self._drop_oldest()
 

@@ -169,7 +169,8 @@ class FutureStore(abc.ABC):
         """
         if not isinstance(value, bytes):  # a buffer that its owner could still change
             raise TypeError(f"the future store keeps bytes, not {type(value).__name__}")
-        self._check_open()
+        if self._closed:
+            self._check_open()
         if len(value) <= self._max_value_bytes:
             self._put(task_id, value)
             return

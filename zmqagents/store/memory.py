@@ -129,7 +129,9 @@ class MemoryStore(FutureStore):
             results = self._results
             # The clock is read under the lock: finishes are in the order of their times.
             results.sweep(self._clock())
-            if task_id in results or results.marks.get(task_id, Mark.REFUSED) is not Mark.REFUSED:
+            if task_id in results.expires_at:
+                return
+            if results.marks and results.marks.get(task_id, Mark.REFUSED) is not Mark.REFUSED:
                 return
             self._pending.discard(task_id)
             results.marks.pop(task_id, None)

@@ -80,6 +80,7 @@ log = logging.getLogger(__name__)
 BATCH = 64
 FEW = 8  # messages read while the fast lane has calls: it empties soon, and who finds it empty costs half as much
 ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
+ROLL_CALLS = 2  # so often: libzmq's monitor may tell of the end before the socket itself knows
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
@@ -181,7 +182,7 @@ class Broker:
         """No clients, nothing to send, nothing due."""
         self._next_zap = 0.0
         self._next_roll_call = 0.0
-        self._roll_call_due = False
+        self._roll_calls_due = 0
         self._hello_from: str | None = None  # the user of the HELLO just read
         self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
@@ -453,7 +454,7 @@ class Broker:
             wait = due - now
         if self._out.stalled:
             wait = min(wait, RETRY_S)
-        if self._roll_call_due:
+        if self._roll_calls_due:
             wait = min(wait, ROLL_CALL_EVERY_S)
         return max(0, int(wait * 1000) + 1)  # rounded up: a timer must be due when the poll ends
 
@@ -613,7 +614,7 @@ class Broker:
             self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
             if self._read_monitor() and now >= self._next_roll_call:
                 self._next_roll_call = now + ROLL_CALL_EVERY_S
-                self._roll_call_due = False
+                self._roll_calls_due -= 1
                 self._sessions.call_roll()
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
@@ -630,8 +631,8 @@ class Broker:
         with contextlib.suppress(zmq.Again):
             while True:
                 self._monitor.recv_multipart(zmq.NOBLOCK)
-                self._roll_call_due = True
-        return self._roll_call_due
+                self._roll_calls_due = ROLL_CALLS
+        return self._roll_calls_due > 0
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions

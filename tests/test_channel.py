@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
@@ -23,7 +23,7 @@ from zmqagents.channel import LATE_S, Channel, Plain
 from zmqagents.client import Connection, Target
 from zmqagents.errors import BlockingCallError
 from zmqagents.frames import Kind
-from zmqagents.link import Waiter
+from zmqagents.link import Link, Waiter
 from zmqagents.outstanding import Outstanding, Request
 
 pytestmark = pytest.mark.timeout(60)
@@ -87,6 +87,16 @@ def connects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(Channel, "_connect", counted)
     return tries
+
+
+def until_alone(link: Link, call: Callable[[], object]) -> Channel:
+    """Make calls until the I/O thread rests and this thread reads its answers itself."""
+    assert isinstance(link, Connection)
+    with within(10):
+        while True:
+            call()
+            if link._core is not None and link._core.resting:
+                return link._core
 
 
 def cpu_of(seconds: float) -> float:
@@ -195,12 +205,7 @@ def test_a_connection_that_was_closed_and_used_again_keeps_no_former_channel(pat
 def test_a_caller_that_reads_itself_is_told_soon_after_its_deadline(path: str) -> None:
     with Stub(path, "e", answers=True) as stub:
         connection = Connection(Target("", None, ipc=path))
-        connection.call("a", "m", NOTHING, timeout=10)
-        core = connection._core
-        assert core is not None
-        with within(10):
-            while not core.resting:
-                connection.call("a", "m", NOTHING, timeout=10)
+        until_alone(connection, lambda: connection.call("a", "m", NOTHING, timeout=10))
         stub._answers = False
         begin = time.monotonic()
         with pytest.raises(CallTimeout):
@@ -260,12 +265,7 @@ def test_an_interrupted_wake_up_is_made_up_for_by_the_next(path: str) -> None:
 def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
     with host(Desk, Latch) as server, client_of(server) as client, client_of(server) as other:
         desk, latch = client.create_agent(Desk), client.create_agent(Latch)
-        assert isinstance(client.link, Connection)
-        core = client.link._core
-        assert core is not None
-        with within(10):
-            while not core.resting:
-                desk.echo(1)
+        until_alone(client.link, lambda: desk.echo(1))
         main = threading.get_ident()
 
         def interrupt() -> None:
@@ -287,12 +287,7 @@ def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
 
 def test_a_call_in_a_signal_handler_amid_another_is_refused(client: RpcClient) -> None:
     desk, latch = client.create_agent(Desk), client.create_agent(Latch)
-    assert isinstance(client.link, Connection)
-    core = client.link._core
-    assert core is not None
-    with within(10):
-        while not core.resting:
-            desk.echo(1)
+    core = until_alone(client.link, lambda: desk.echo(1))
     errors: list[BaseException] = []
 
     def on_signal(number: int, frame: object) -> None:

@@ -121,8 +121,8 @@ Table = list[list[str]]  # the first line has the titles
 
 def verdict_table(found: Iterable[Verdict]) -> Table:
     lines = [["", "budget", "ours", "over", "ratio", "spread", "at least", "reach for", ""]]
-    for budget, over, figure, value, *_ in found:
-        verdict = Verdict(budget, over, figure, value)
+    for verdict in found:
+        budget, over, figure, value = verdict
         ratio = shown(value.median) if over else ""
         bounds = f"{budget.sign} {budget.limit:,}", f"{budget.sign} {budget.reach:,}"
         lines.append(

@@ -11,11 +11,11 @@ minute grew by more than `MAX_GROWTH_MIB`, or if the second half's p99 is more t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -40,7 +40,7 @@ def capacity(load: loadgen.Load) -> float:
     """Calls per second that the host can answer in time; found by going up in steps."""
     rate, good = FIRST_RATE, 0.0
     while True:
-        probe = loadgen.run(changed(load, rate=rate, duration_s=PROBE_S))
+        probe = loadgen.run(dataclasses.replace(load, rate=rate, duration_s=PROBE_S))
         kept_up = not probe.total.errors and probe.total.latency_ms(99) <= GOOD_P99_MS
         print(f"  {rate:,.0f} calls/s: p99 {probe.total.latency_ms(99):.1f} ms", file=sys.stderr)
         if not kept_up and good:
@@ -48,11 +48,6 @@ def capacity(load: loadgen.Load) -> float:
         good, rate = (rate, rate * STEP) if kept_up else (0.0, rate / 2)  # the first was too much: down first
         if rate < 1:
             raise RuntimeError("the host does not answer even one call a second in time")
-
-
-def changed(load: loadgen.Load, **changes: Any) -> loadgen.Load:
-    values = {name: getattr(load, name) for name in load.__slots__}
-    return loadgen.Load(**{**values, **changes})
 
 
 def soak(load: loadgen.Load, pid: int) -> list[Sample]:
@@ -114,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         rate = given.rate or given.share * capacity(load)
         print(f"{rate:,.0f} calls/s for {given.minutes:g} minutes", file=sys.stderr)
         assert server.pid is not None
-        samples = soak(changed(load, rate=rate, duration_s=given.minutes * 60), server.pid)
+        samples = soak(dataclasses.replace(load, rate=rate, duration_s=given.minutes * 60), server.pid)
     print(*(f"{name}: {value}" for name, value in facts.items()), f"rate: {rate:,.0f} calls/s", "", sep="\n")
     found = verdicts(samples)
     for name, (holds, why) in found.items():

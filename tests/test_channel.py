@@ -285,7 +285,8 @@ def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
         latch.release()
 
 
-def test_a_call_in_a_signal_handler_amid_another_is_refused(client: RpcClient) -> None:
+@pytest.mark.parametrize("what", ["a call", "a result"])
+def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, what: str) -> None:
     desk, latch = client.create_agent(Desk), client.create_agent(Latch)
     assert isinstance(client.link, Connection)
     core = client.link._core
@@ -297,7 +298,10 @@ def test_a_call_in_a_signal_handler_amid_another_is_refused(client: RpcClient) -
 
     def on_signal(number: int, frame: object) -> None:
         try:
-            desk.echo(2)
+            if what == "a call":
+                desk.echo(2)
+            else:
+                desk.echo.aio(2).result()
         except BaseException as exc:
             errors.append(exc)
 

@@ -131,7 +131,7 @@ class Channel:
 
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
-        if self._leader and self._leader == threading.get_ident():
+        if self.is_led_by_caller():
             raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
         request: Request | None = None
         try:
@@ -169,6 +169,10 @@ class Channel:
     def is_own_thread(self) -> bool:
         """True in the I/O thread, which runs the done-callbacks."""
         return self._ident == threading.get_ident()
+
+    def is_led_by_caller(self) -> bool:
+        """True in a signal handler or finalizer amid a call that leads: until it returns, nobody reads the socket."""
+        return bool(self._leader) and self._leader == threading.get_ident()
 
     def close(self) -> None:
         """End the I/O thread; does not wait for it."""

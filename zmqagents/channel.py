@@ -310,6 +310,7 @@ class Channel:
         finally:
             self.closing = True
             with self._lead:
+                self._drop_if_interrupted()
                 self._flush()
                 self._say_bye()
                 self._disconnect()
@@ -340,10 +341,7 @@ class Channel:
         self._rest.acquire(blocking=False)  # a wake-up that came too late is not to count the next time
 
     def _turn(self) -> None:
-        if self._interrupted:
-            self._interrupted = False
-            if self._carrier is not None:
-                self._lost("a caller was interrupted", errors.CallLost)
+        self._drop_if_interrupted()
         busy = self._send_some()
         busy = self._receive_some() or busy
         busy = self._look_at_events() or busy
@@ -357,6 +355,13 @@ class Channel:
             return
         self._sleep(self._poll_ms(now))
         self._asleep = False
+
+    def _drop_if_interrupted(self) -> None:
+        """Nothing more may be written or read after half a message."""
+        if self._interrupted:
+            self._interrupted = False
+            if self._carrier is not None:
+                self._lost("a caller was interrupted", errors.CallLost)
 
     def _sleep(self, timeout_ms: int) -> None:
         """Wait until there is something to do, ``timeout_ms`` at most (-1: for ever)."""

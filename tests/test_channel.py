@@ -328,6 +328,16 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
     assert desk.echo(3) == 3
 
 
+def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    channel = Channel(lambda: (f"ipc://{path}", None), "nowhere")
+    channel.close()
+    channel.join()
+    assert not channel.is_alive()
+    channel._wake_r.close()
+    channel._wake_w.close()
+
+
 # ---------------------------------------------------------------- settings of the program
 
 SETTINGS = {

@@ -183,7 +183,8 @@ class Channel:
     def join(self) -> None:
         """Wait for the I/O thread, unless this is it."""
         if not self.is_own_thread():
-            self._thread.join(5.0)
+            with contextlib.suppress(RuntimeError):  # another thread is just about to start it
+                self._thread.join(5.0)
 
     def _wake(self) -> None:
         """See that somebody looks at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -225,6 +226,43 @@ def test_closing_does_not_wait_for_a_peer_that_does_not_read(listener: socket.so
         begin = time.monotonic()
         wire.close()
         assert time.monotonic() - begin < carrier.CLOSE_S + 5
+
+
+class Interrupted:
+    """A socket in which Ctrl-C comes amid a system call: what was written was written."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def sendmsg(self, *args: Any) -> int:
+        assert self._real.sendmsg(*args)
+        raise KeyboardInterrupt
+
+
+def test_after_an_interrupt_nothing_is_written_a_second_time(listener: socket.socket, path: str) -> None:
+    wire = UnixCarrier(path)
+    with listener.accept()[0] as other:
+        other.sendall(zmtp.GREETING + zmtp.READY)
+        attempt(wire, lambda: wire.events)
+        data = os.urandom(8_000_000)
+        wire.send([data])
+        assert wire.pending
+        got = other.recv(100_000)
+        real = wire._socket
+        wire._socket = Interrupted(real)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            wire.flush()
+        wire._socket = real
+        pieces = [got]
+        reader = threading.Thread(target=lambda: pieces.extend(iter(lambda: other.recv(1 << 20), b"")))
+        reader.start()
+        wire.close()
+        reader.join()
+        expected = zmtp.GREETING + zmtp.READY + zmtp.head(len(data)) + data
+        assert expected.startswith(b"".join(pieces))
 
 
 def test_a_child_that_lets_go_does_not_end_its_parents_connection(router: zmq.Socket[bytes], path: str) -> None:

@@ -285,14 +285,18 @@ def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
         latch.release()
 
 
-def test_a_call_in_a_signal_handler_amid_another_is_refused(client: RpcClient) -> None:
+@pytest.mark.parametrize("what", ["a call", "a result"])
+def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, what: str) -> None:
     desk, latch = client.create_agent(Desk), client.create_agent(Latch)
     core = until_alone(client.link, lambda: desk.echo(1))
     errors: list[BaseException] = []
 
     def on_signal(number: int, frame: object) -> None:
         try:
-            desk.echo(2)
+            if what == "a call":
+                desk.echo(2)
+            else:
+                desk.echo.aio(2).result()
         except BaseException as exc:
             errors.append(exc)
 
@@ -317,6 +321,16 @@ def test_a_call_in_a_signal_handler_amid_another_is_refused(client: RpcClient) -
     disturber.join()
     assert [type(error) for error in errors] == [BlockingCallError]
     assert desk.echo(3) == 3
+
+
+def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    channel = Channel(lambda: (f"ipc://{path}", None), "nowhere")
+    channel.close()
+    channel.join()
+    assert not channel.is_alive()
+    channel._wake_r.close()
+    channel._wake_w.close()
 
 
 # ---------------------------------------------------------------- settings of the program

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -60,6 +62,18 @@ def test_large_frames_have_memory_of_their_own_that_may_be_written_to() -> None:
     assert type(small) is bytes
     assert isinstance(large, memoryview)
     assert not large.readonly
+
+
+@pytest.mark.parametrize("size", [100_000, zmtp.ZEROED_BYTES + 1])
+def test_what_a_forked_child_writes_there_its_parent_does_not_see(size: int) -> None:
+    [[large]] = feed(zmtp.Incoming(), HANDSHAKE + written([[bytes(size)]]), [])
+    assert isinstance(large, memoryview)
+    child = os.fork()
+    if not child:
+        large[0] = 1
+        os._exit(large[0])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert large[0] == 0
 
 
 def test_it_is_ready_when_both_have_come_greeting_and_ready() -> None:

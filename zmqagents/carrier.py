@@ -159,22 +159,26 @@ class UnixCarrier:
 
     def flush(self) -> None:
         out = self._out
-        while out and not self._ended:
-            pieces = list(islice(out, PIECES))
-            try:
-                count = self._socket.sendmsg(pieces, (), _SENDING)
-            except BlockingIOError:
-                break
-            except OSError:
-                self._end(Event.CUT)
-                break
-            for piece in pieces:
-                if count < len(piece):
-                    if count:
-                        out[0] = memoryview(piece)[count:]
+        try:
+            while out and not self._ended:
+                pieces = list(islice(out, PIECES))
+                try:
+                    count = self._socket.sendmsg(pieces, (), _SENDING)
+                except BlockingIOError:
                     break
-                count -= len(piece)
-                out.popleft()
+                except OSError:
+                    self._end(Event.CUT)
+                    break
+                for piece in pieces:
+                    if count < len(piece):
+                        if count:
+                            out[0] = memoryview(piece)[count:]
+                        break
+                    count -= len(piece)
+                    out.popleft()
+        except BaseException:  # KeyboardInterrupt: how much was written is not known, and nothing may be written twice
+            self._end(Event.CUT)
+            raise
         self.pending = bool(out) and not self._ended
 
     def receive(self) -> list[Frame] | None:

@@ -131,7 +131,7 @@ class Channel:
 
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
-        if self._leader and self._leader == threading.get_ident():
+        if self.is_led_by_caller():
             raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
         request: Request | None = None
         try:
@@ -170,6 +170,10 @@ class Channel:
         """True in the I/O thread, which runs the done-callbacks."""
         return self._ident == threading.get_ident()
 
+    def is_led_by_caller(self) -> bool:
+        """True in a signal handler or finalizer amid a call that leads: until it returns, nobody reads the socket."""
+        return bool(self._leader) and self._leader == threading.get_ident()
+
     def close(self) -> None:
         """End the I/O thread; does not wait for it."""
         self.closing = True
@@ -179,7 +183,8 @@ class Channel:
     def join(self) -> None:
         """Wait for the I/O thread, unless this is it."""
         if not self.is_own_thread():
-            self._thread.join(5.0)
+            with contextlib.suppress(RuntimeError):  # another thread is just about to start it
+                self._thread.join(5.0)
 
     def _wake(self) -> None:
         """See that somebody looks at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
@@ -306,6 +311,7 @@ class Channel:
         finally:
             self.closing = True
             with self._lead:
+                self._drop_if_interrupted()
                 self._flush()
                 self._say_bye()
                 self._disconnect()
@@ -336,10 +342,7 @@ class Channel:
         self._rest.acquire(blocking=False)  # a wake-up that came too late is not to count the next time
 
     def _turn(self) -> None:
-        if self._interrupted:
-            self._interrupted = False
-            if self._carrier is not None:
-                self._lost("a caller was interrupted", errors.CallLost)
+        self._drop_if_interrupted()
         busy = self._send_some()
         busy = self._receive_some() or busy
         busy = self._look_at_events() or busy
@@ -353,6 +356,13 @@ class Channel:
             return
         self._sleep(self._poll_ms(now))
         self._asleep = False
+
+    def _drop_if_interrupted(self) -> None:
+        """Nothing more may be written or read after half a message."""
+        if self._interrupted:
+            self._interrupted = False
+            if self._carrier is not None:
+                self._lost("a caller was interrupted", errors.CallLost)
 
     def _sleep(self, timeout_ms: int) -> None:
         """Wait until there is something to do, ``timeout_ms`` at most (-1: for ever)."""

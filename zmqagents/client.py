@@ -221,6 +221,8 @@ class Connection(Link):
             raise errors.BlockingCallError(
                 f"{what} in a done-callback would wait for itself: start a thread, or submit"
             )
+        if core is not None and core.is_led_by_caller():
+            raise errors.BlockingCallError(f"{what} in a signal handler or finalizer, amid a call of the same thread")
 
     def take_up(self) -> None:
         """One more `RpcClient` uses it."""

@@ -27,6 +27,7 @@ SPARE_BYTES = 4_194_304
 MAX_FRAME_BYTES = 1 << 40
 MAX_FRAMES = 256  # of one message
 BUFFER_BYTES = 2 * LARGE_BYTES
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # by default a forked child would write into its parent's arrays
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SIGNED = len(GREETING)
@@ -164,7 +165,7 @@ class Incoming:
         if size > MAX_FRAME_BYTES or flags & COMMAND:
             raise RemoteProtocolError(f"a frame of {size:,} bytes")
         try:
-            self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size))
+            self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size, _PRIVATE))
             self._spare = self._large if size <= SPARE_BYTES else None
         except (OSError, MemoryError):
             raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None

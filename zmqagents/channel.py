@@ -131,7 +131,7 @@ class Channel:
 
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
-        if self.is_led_by_caller():
+        if self._leader and self.is_led_by_caller():
             raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
         request: Request | None = None
         try:

@@ -323,6 +323,29 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
     assert desk.echo(3) == 3
 
 
+def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(
+    client: RpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latch = client.create_agent(Latch)
+    assert isinstance(client.link, Connection)
+    core = client.link._core
+    assert core is not None
+    wake = core._wake
+
+    def interrupted() -> None:
+        wake()
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core, "_wake", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        latch.hold.aio()
+    with within(5):
+        while core._book.asking or client.get_server_info()["calls_open"]:
+            time.sleep(0.01)
+    latch.release()
+
+
 def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     channel = Channel(lambda: (f"ipc://{path}", None), "nowhere")

@@ -11,7 +11,9 @@ import gc
 import os
 import pickle
 import signal
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -41,8 +43,11 @@ from zmqagents import (
     stream_func,
     sync_func,
 )
+from zmqagents.client import connect, target_of
 from zmqagents.frames import MAX_TIME_MS, STREAM_WINDOW, Flag
 from zmqagents.outlet import Outlet
+from zmqagents.proxy import bind_reference
+from zmqagents.result import AsyncResult, _Condition, _Inlet
 
 pytestmark = pytest.mark.timeout(60)
 ENDLESS = 10**9
@@ -615,3 +620,40 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
     outlet.grant(1)
     outlet.acquire()
     assert not outlet.has_credit
+
+
+def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it_locked() -> None:
+    called: list[str] = []
+    for condition in (
+        AsyncResult(connect(target_of("nowhere:1")), "a.m", bind_reference)._condition,
+        _Inlet()._changed,
+    ):
+        sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
+        try:
+            with condition:
+                pass
+        finally:
+            sys.setprofile(None)
+        assert called == []
+
+
+def test_that_lock_wakes_those_who_wait() -> None:
+    condition = _Condition()
+    woken: list[bool] = []
+
+    def wait() -> None:
+        with condition:
+            woken.append(condition.wait(10))
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with within(10):
+        while len(condition._waiters) < 3:
+            time.sleep(0.001)
+    with condition:
+        assert not condition.wait(0.01)
+        condition.notify_all()
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 3

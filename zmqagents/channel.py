@@ -124,9 +124,15 @@ class Channel:
         """Send ``message``; its answer goes to ``sink`` (None: there is none), a timeout too. The call's id."""
         deadline = None if timeout is None else time.monotonic() + timeout + LATE_S
         call_id = self._book.add(Request(message, sink, deadline))
-        if sink is not None:
-            self._streak = 0
-        self._wake()
+        if sink is None:
+            self._wake()
+            return call_id
+        self._streak = 0
+        try:
+            self._wake()
+        except BaseException:  # KeyboardInterrupt: nobody will know the id
+            self.forget(call_id)
+            raise
         return call_id
 
     def ask(self, message: Message) -> Reply:

@@ -54,6 +54,22 @@ def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
 # ---------------------------------------------------------------- one value
 
 
+class _Condition(type(threading.RLock())):  # type: ignore[misc]
+    """A `threading.Condition` that Ctrl-C cannot leave locked: the thread that brings all replies would wait for it.
+
+    No signal is looked at between a lock's own entering and the block. But `threading.Condition` enters and leaves by
+    functions in Python, in which a KeyboardInterrupt may be raised.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: deque[Any] = deque()
+
+    wait = threading.Condition.wait
+    wait_for = threading.Condition.wait_for
+    notify = threading.Condition.notify
+    notify_all = threading.Condition.notify_all
+
+
 class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
 
@@ -64,6 +80,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __init__(self, link: Link, label: str, bind: Bind, home: str = "") -> None:
         super().__init__()
+        self._condition = _Condition()
         self._home = home  # the host's id, where it was known before the link was first used
         self._link = link
         self._label = label
@@ -258,7 +275,7 @@ class _Inlet:
         self.error: Exception | None = None
         self.ended = False
         self.on_item: Callable[[], None] | None = None
-        self._changed = threading.Condition()
+        self._changed = _Condition()
         self._futures: list[tuple[_LoopInbox, asyncio.Future[None]]] = []
 
     def chunk(self, item: Reply) -> None:

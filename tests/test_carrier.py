@@ -135,6 +135,15 @@ def test_receive_soon_waits_only_a_moment(make: Make, router: zmq.Socket[bytes],
     wire.close()
 
 
+def shaken_hands(listener: socket.socket, path: str) -> tuple[UnixCarrier, socket.socket]:
+    """A carrier that may send, and the other end, a plain socket that reads nothing by itself."""
+    wire = UnixCarrier(path)
+    other = listener.accept()[0]
+    other.sendall(zmtp.GREETING + zmtp.READY)
+    attempt(wire, lambda: wire.events)
+    return wire, other
+
+
 def test_nobody_there_is_refused(path: str) -> None:
     wire = UnixCarrier(path)
     assert wire.events == [Event.REFUSED]
@@ -175,10 +184,8 @@ def test_a_full_queue_of_new_connections_is_no_wait_for_ever(listener: socket.so
 
 
 def test_a_peer_that_does_not_read_stops_nobody_and_gets_all_when_it_does(listener: socket.socket, path: str) -> None:
-    wire = UnixCarrier(path)
-    with listener.accept()[0] as other:
-        other.sendall(zmtp.GREETING + zmtp.READY)
-        attempt(wire, lambda: wire.events)
+    wire, other = shaken_hands(listener, path)
+    with other:
         data = os.urandom(5_000_000)
         begin = time.monotonic()
         wire.send([data])
@@ -204,10 +211,8 @@ def test_a_peer_that_does_not_read_stops_nobody_and_gets_all_when_it_does(listen
 
 
 def test_what_was_sent_is_written_before_the_connection_is_closed(listener: socket.socket, path: str) -> None:
-    wire = UnixCarrier(path)
-    with listener.accept()[0] as other:
-        other.sendall(zmtp.GREETING + zmtp.READY)
-        attempt(wire, lambda: wire.events)
+    wire, other = shaken_hands(listener, path)
+    with other:
         wire.send([bytes(2_000_000)])
         got: list[int] = []
         reader = threading.Thread(target=lambda: got.extend(iter(lambda: len(other.recv(1 << 20)), 0)))
@@ -218,10 +223,8 @@ def test_what_was_sent_is_written_before_the_connection_is_closed(listener: sock
 
 
 def test_closing_does_not_wait_for_a_peer_that_does_not_read(listener: socket.socket, path: str) -> None:
-    wire = UnixCarrier(path)
-    with listener.accept()[0] as other:
-        other.sendall(zmtp.GREETING + zmtp.READY)
-        attempt(wire, lambda: wire.events)
+    wire, other = shaken_hands(listener, path)
+    with other:
         wire.send([bytes(2_000_000)])
         begin = time.monotonic()
         wire.close()
@@ -243,10 +246,8 @@ class Interrupted:
 
 
 def test_after_an_interrupt_nothing_is_written_a_second_time(listener: socket.socket, path: str) -> None:
-    wire = UnixCarrier(path)
-    with listener.accept()[0] as other:
-        other.sendall(zmtp.GREETING + zmtp.READY)
-        attempt(wire, lambda: wire.events)
+    wire, other = shaken_hands(listener, path)
+    with other:
         data = os.urandom(8_000_000)
         wire.send([data])
         assert wire.pending

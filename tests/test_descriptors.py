@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 
 from hosts import eventually, is_gone, output_of
+from scale import soak_only
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, descriptors
-
-soak_only = pytest.mark.skipif(
-    os.environ.get("ZMQAGENTS_SOAK", "") in ("", "0"), reason="a thorough run only: ZMQAGENTS_SOAK=1"
-)
 
 LIMITED = """
 import json, os, resource, socket, sys, time

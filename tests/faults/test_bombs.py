@@ -10,10 +10,10 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from scale import Memory
 
 from actors import Desk, host, within
 from raw_peer import RawPeer
+from scale import Memory
 from zmqagents import RpcAgentServerLauncher, RpcClient, codec, frames
 from zmqagents.frames import Kind
 

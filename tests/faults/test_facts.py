@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 import zmq
-from scale import MIB, Memory, pick
 from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
 
 import hosts
 import zmqagents
 from actors import Desk, client_of, host, within
+from scale import MIB, Memory, pick
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec, frames
 from zmqagents.frames import Kind
 

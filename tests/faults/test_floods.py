@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 import zmq
-from scale import Memory, pick
 from zmtp import MORE, Wire, connect_ipc, connect_tcp, frame, greeting
 
 import hosts
 from actors import Desk, Latch, client_of, host, within
 from raw_peer import RawPeer
+from scale import Memory, pick
 from zmqagents import AgentProxy, HostBusy, RpcAgentServerLauncher, RpcClient, codec, frames
 from zmqagents.frames import Flag, Kind
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scale import pick, soak_only
 
 import hosts
 from actors import CLASSES, Desk, Latch, client_of, host, within
 from raw_peer import RawPeer
+from scale import pick, soak_only
 from zmqagents import AgentBase, CallLost, CallTimeout, RpcAgentServerLauncher, RpcClient, concurrent
 from zmqagents.frames import Flag
 

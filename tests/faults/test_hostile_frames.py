@@ -15,11 +15,11 @@ from typing import Any
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from scale import Memory, pick
 
 import hosts
 from actors import Desk, Latch, Node, host, within
 from raw_peer import RawPeer
+from scale import Memory, pick
 from zmqagents import RpcAgentServerLauncher, RpcClient, codec, frames
 from zmqagents.frames import Kind
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scale import MIB, Memory, pick, soak_only
 from zmtp import Wire, connect_ipc
 
 import hosts
 from actors import CLASSES, Desk, host, within
 from raw_peer import RawPeer
+from scale import MIB, Memory, pick, soak_only
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, codec, frames
 from zmqagents.frames import Flag, Kind
 

@@ -39,8 +39,8 @@ coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage report
 
 lint: .venv/lint/.done
-	.venv/lint/bin/python -m ruff check .
-	.venv/lint/bin/python -m ruff format --check .
+	.venv/lint/bin/python -m ruff check --no-cache .
+	.venv/lint/bin/python -m ruff format --no-cache --check .
 	.venv/lint/bin/python -m mypy
 
 bench: .venv/bench/.done

@@ -3,10 +3,10 @@
 The router thread runs short methods itself (the *fast lane*), for a hand-off to a worker costs more than they do.
 That they are short is a guess from their past (`pace`). What makes a wrong guess harmless:
 
-* A second thread *stands by*. While there is traffic on the fast lane it looks every `LOOK_S`; if the same run is
-  still going on as at the two looks before, it takes the helm: sockets, timers and dispatcher are its own from then
-  on. (At one look, it would often be a thread that the operating system has kept from running, and not long code:
-  who looks gets the interpreter lock just when that thread is let in again.)
+* A second thread *stands by*. While there is traffic on the fast lane it looks every `LOOK_S`, and sooner if it finds
+  an agent's code running. If that is the same run as at the two looks before, it takes the helm: sockets, timers and
+  dispatcher are its own from then on. (At one look, it would often be a thread that the operating system has kept from
+  running, and not long code: who looks gets the interpreter lock just when that thread is let in again.)
 * Code that is about to wait, or calls anything of ours, gives the helm up first (`leave`), at once.
 
 Either way the former router thread finds out when the code comes back (`end` is False), hands its result in as a
@@ -31,6 +31,7 @@ from collections.abc import Callable
 __all__ = ["Helm", "Relieved"]
 
 LOOK_S = 0.001
+CLOSE_LOOK_S = 0.0004  # the next look, if an agent's code is running at this one
 LOOKS = 2
 DOZE_LOOKS = 50  # so many looks without a run on the fast lane, and the one who stands by sleeps until there is one
 
@@ -161,7 +162,7 @@ class Helm:
         """Stand by until the helm is this thread's: True. False when it is needed no more."""
         seen, calm, same = self._runs, 0, 0
         while not self._closed:
-            late = self._pause(seen) if calm >= DOZE_LOOKS else self._look()
+            late = self._pause(seen) if calm >= DOZE_LOOKS else self._look(CLOSE_LOOK_S if self._token else LOOK_S)
             same = same + 1 if late and self._runs == seen and self._token else 0
             if self.thread == 0 or (same >= LOOKS and self._take()):
                 self.thread = threading.get_ident()
@@ -181,10 +182,10 @@ class Helm:
             return False
         return True
 
-    def _look(self) -> bool:
+    def _look(self, after_s: float) -> bool:
         """Wait for the next look: True. False: woken before its time."""
         try:
-            self._words.get(timeout=LOOK_S)
+            self._words.get(timeout=after_s)
         except queue.Empty:
             return True
         return False

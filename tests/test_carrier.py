@@ -183,6 +183,22 @@ def test_a_full_queue_of_new_connections_is_no_wait_for_ever(listener: socket.so
         wire.close()
 
 
+@pytest.mark.parametrize("soon", [False, True])
+def test_a_message_whose_frames_come_one_by_one_is_one_message(listener: socket.socket, path: str, soon: bool) -> None:
+    wire, other = shaken_hands(listener, path)
+    receive = wire.receive_soon if soon else wire.receive
+    frames = [b"first", bytes(70_000), b"", b"last"]
+    with other:
+        for number, frame in enumerate(frames):
+            assert [receive() for _ in range(5)] == [None] * 5  # all that is there was read
+            last = number == len(frames) - 1
+            other.sendall(zmtp.head(len(frame), 0 if last else zmtp.MORE) + frame)
+        got: list[Any] = []
+        attempt(wire, lambda: got or got.extend(receive() or ()))
+        assert got == frames
+        wire.close()
+
+
 def test_a_peer_that_does_not_read_stops_nobody_and_gets_all_when_it_does(listener: socket.socket, path: str) -> None:
     wire, other = shaken_hands(listener, path)
     with other:

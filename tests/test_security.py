@@ -25,7 +25,6 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from zmqagents import security
-from zmqagents.endpoints import IpcLock
 from zmqagents.errors import ConfigError
 from zmqagents.security import Authenticator, KeyPair, KeyStore
 
@@ -33,13 +32,6 @@ WAIT_MS = 5_000  # for what must come; a loaded machine may take long
 SILENCE_MS = 400  # for what must not come; a handshake on loopback takes 2 ms
 MEASURED = zmq.zmq_version_info() == (4, 3, 5) and sys.platform == "linux"
 only_where_measured = pytest.mark.skipif(not MEASURED, reason="describes libzmq 4.3.5 on Linux")
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """A 0700 directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="za-", dir="/tmp") as directory:
-        yield Path(directory)
 
 
 @pytest.fixture
@@ -55,12 +47,13 @@ def ctx() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     context.destroy(linger=0)
 
 
+Guard = Callable[[zmq.Socket[bytes]], None]
+
+
 class Host:
     """A ROUTER on guarded endpoints whose thread answers each message with the sender's user id and role."""
 
-    def __init__(
-        self, authenticator: Authenticator | None, *endpoints: tuple[Callable[[zmq.Socket[bytes]], None], str]
-    ):
+    def __init__(self, authenticator: Authenticator | None, *endpoints: tuple[Guard, str]) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.authenticator = authenticator
         if authenticator is not None:
@@ -469,22 +462,13 @@ def test_a_host_name_cannot_leave_its_directory(keys: KeyStore) -> None:
 # ---------------------------------------------------------------- who gets in
 
 
-def test_one_router_admits_own_ipc_and_listed_curve_and_nobody_else(
-    keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]], short_tmp: Path
+def test_a_guarded_endpoint_admits_listed_keys_and_nobody_else(
+    keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
     keys.authorize("bob", (bob := new_pair()).public)
     server = keys.server_keypair()
-    with (
-        IpcLock(short_tmp / "h.ipc") as lock,
-        Host(
-            Authenticator(keys),
-            (security.guard_ipc, f"ipc://{lock.path}"),
-            (lambda s: security.guard_tcp(s, server), "tcp://127.0.0.1:*"),
-        ) as host,
-    ):
-        ipc, tcp = host.addresses
-        with Client(ctx, ipc) as client:
-            assert client.answer() == f"uid:{os.geteuid()} admin"
+    with tcp_host(keys) as host:
+        (tcp,) = host.addresses
         with Client(ctx, tcp, (keys.client_keypair(), server.public)) as client:
             assert client.answer() == "key:self admin"
         with Client(ctx, tcp, (bob, server.public)) as client:
@@ -492,42 +476,40 @@ def test_one_router_admits_own_ipc_and_listed_curve_and_nobody_else(
         stranger = Client(ctx, tcp, (new_pair(), server.public))
         plain = Client(ctx, tcp)
         deceived = Client(ctx, tcp, (bob, new_pair().public))
-        curve_on_ipc = Client(ctx, ipc, (bob, server.public))
-        with stranger, plain, deceived, curve_on_ipc:
+        with stranger, plain, deceived:
             seen = stranger.event(zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_SUCCEEDED)
             assert seen is not None
             assert seen[0] == zmq.Event.HANDSHAKE_FAILED_AUTH
             assert seen[1] <= 1.0
-            for client in (plain, deceived, curve_on_ipc):
+            for client in (plain, deceived):
                 refused = zmq.Event.HANDSHAKE_FAILED_NO_DETAIL, zmq.Event.DISCONNECTED
                 seen = client.event(*refused, zmq.Event.HANDSHAKE_SUCCEEDED)
                 assert seen is not None
                 assert seen[0] in refused
                 assert seen[1] <= 1.0
             assert plain.answer(SILENCE_MS) is None
-            for client in (stranger, deceived, curve_on_ipc):
+            for client in (stranger, deceived):
                 assert client.answer(0) is None
         assert host.authenticator is not None
-        assert (host.authenticator.accepted, host.authenticator.refused) == (3, 1)
+        assert (host.authenticator.accepted, host.authenticator.refused) == (2, 1)
 
 
-def test_endpoints_may_be_guarded_in_any_order(
-    keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]], short_tmp: Path
-) -> None:
+@pytest.mark.parametrize("order", ["curve first", "insecure first"])
+def test_endpoints_may_be_guarded_in_any_order(keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]], order: str) -> None:
     server = keys.server_keypair()
-    with Host(
-        Authenticator(keys, insecure=True),
-        (lambda s: security.guard_tcp(s, server), "tcp://127.0.0.1:*"),
-        (security.guard_insecure, "tcp://127.0.0.1:*"),
-        (security.guard_ipc, f"ipc://{short_tmp}/h.ipc"),
-    ) as host:
-        tcp, insecure, ipc = host.addresses
+    guards: list[Guard] = [lambda s: security.guard_tcp(s, server), security.guard_insecure]
+    if order == "insecure first":
+        guards.reverse()
+    with Host(Authenticator(keys, insecure=True), *((guard, "tcp://127.0.0.1:*") for guard in guards)) as host:
+        tcp, insecure = host.addresses if order == "curve first" else reversed(host.addresses)
+        curve = keys.client_keypair(), server.public
         with Client(ctx, insecure) as client:
             assert client.answer() == "insecure call"
-        with Client(ctx, ipc) as client:
-            assert client.answer() == f"uid:{os.geteuid()} admin"
-        with Client(ctx, tcp, (keys.client_keypair(), server.public)) as client:
+        with Client(ctx, tcp, curve) as client:
             assert client.answer() == "key:self admin"
+        with Client(ctx, insecure, curve) as one, Client(ctx, tcp) as other:
+            assert one.answer(SILENCE_MS) is None
+            assert other.answer(0) is None
 
 
 def test_an_insecure_endpoint_is_open_to_nobody_unless_it_was_asked_for(
@@ -540,60 +522,6 @@ def test_an_insecure_endpoint_is_open_to_nobody_unless_it_was_asked_for(
         seen = client.event(zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_SUCCEEDED)
         assert seen is not None
         assert seen[0] == zmq.Event.HANDSHAKE_FAILED_AUTH
-
-
-def test_a_uid_that_is_not_allowed_is_refused_on_ipc(ctx: zmq.Context[zmq.Socket[bytes]], short_tmp: Path) -> None:
-    authenticator = Authenticator(None, uids={os.geteuid() + 1})
-    with (
-        Host(authenticator, (security.guard_ipc, f"ipc://{short_tmp}/h.ipc")) as host,
-        Client(ctx, host.addresses[0]) as client,
-    ):
-        seen = client.event(zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_SUCCEEDED)
-        assert seen is not None
-        assert seen[0] == zmq.Event.HANDSHAKE_FAILED_AUTH
-
-
-# It changes its user after the imports: another user may not be able to read this Python's files.
-OTHER_USER = """
-import os, sys, zmq
-from zmq.utils.monitor import recv_monitor_message
-os.setgroups([])
-os.setgid(65534)
-os.setuid(65534)
-ctx = zmq.Context()
-dealer = ctx.socket(zmq.DEALER)
-dealer.linger = 0
-monitor = dealer.get_monitor_socket()
-dealer.connect(sys.argv[1])
-dealer.send(b"who am I?")
-wanted = zmq.Event.HANDSHAKE_SUCCEEDED, zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.CLOSED, zmq.Event.CONNECT_RETRIED
-while monitor.poll(5000):
-    event = zmq.Event(recv_monitor_message(monitor)["event"])
-    if event in wanted:
-        print(event.name, dealer.recv().decode() if dealer.poll(300) else "")
-        break
-dealer.disable_monitor()
-monitor.close()
-dealer.close()
-ctx.term()
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
-def test_another_unix_user_gets_neither_through_the_directory_nor_past_the_handler(short_tmp: Path) -> None:
-    def ask(host: Host) -> str:
-        command = [sys.executable, "-c", OTHER_USER, host.addresses[0]]
-        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=30).stdout.strip()
-
-    address = f"ipc://{short_tmp}/h.ipc"
-    with Host(Authenticator(None), (security.guard_ipc, address)) as host:
-        assert ask(host).split() in (["CLOSED"], ["CONNECT_RETRIED"])  # the directory is 0700
-        short_tmp.chmod(0o711)
-        (short_tmp / "h.ipc").chmod(0o666)
-        assert ask(host) == "HANDSHAKE_FAILED_AUTH"
-    with Host(Authenticator(None, uids={0, 65534}), (security.guard_ipc, address)) as host:
-        (short_tmp / "h.ipc").chmod(0o666)
-        assert ask(host) == "HANDSHAKE_SUCCEEDED uid:65534 call"
 
 
 def test_a_revoked_key_is_refused_within_about_a_second(keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -699,10 +627,21 @@ def test_known_hosts_are_listed_and_forgotten(keys: KeyStore) -> None:
     assert keys.server_key_for("far.example", 7411) is None
 
 
-def test_a_user_allowed_on_ipc_beside_our_own_may_call_but_not_administrate() -> None:
+def test_a_user_that_is_let_in_beside_our_own_may_call_but_not_administrate() -> None:
     authenticator = Authenticator(None, uids={os.geteuid(), 4242})
+    assert authenticator.admit(4242) == "uid:4242"
     assert authenticator.role_of("uid:4242") == "call"
     assert authenticator.role_of(f"key:self:{new_pair().public}") is None  # no store, no keys
+
+
+def test_a_uid_is_let_in_if_it_is_listed_and_no_uid_at_all_never(caplog: pytest.LogCaptureFixture) -> None:
+    me = os.geteuid()
+    authenticator = Authenticator(None)
+    assert [authenticator.admit(uid) for uid in (me, me + 1, me + 1, -1, None)] == [f"uid:{me}", None, None, None, None]
+    assert (authenticator.accepted, authenticator.refused) == (1, 4)
+    assert [f"user {who} on ipc" in line for who, line in zip((me + 1, -1, None), caplog.messages, strict=True)] == [
+        True, True, True,
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -720,32 +659,30 @@ def question(authenticator: Authenticator) -> Iterator[zmq.Socket[bytes]]:
         context.term()
 
 
-ME = b"localhost:%d:0:1" % os.geteuid()
+PLAIN = [b"1.0", b"1", b"za.insecure", b"127.0.0.1", b"", b"NULL"]
 
 
 @pytest.mark.parametrize(
     ("frames", "status"),
     [
-        ([b"1.0", b"1", b"za.ipc", ME, b"", b"NULL"], b"200"),
-        ([b"1.0", b"1", b"za.ipc", ME, b"", b"NULL", b"more"], b"400"),
-        ([b"2.0", b"1", b"za.ipc", ME, b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"", ME, b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.tcp", ME, b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.insecure", b"127.0.0.1", b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.ipc", b"127.0.0.1", b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.ipc", b"localhost:x:0:1", b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.ipc", "localhost:²:0:1".encode(), b"", b"NULL"], b"400"),
-        ([b"1.0", b"1", b"za.ipc", b"\xff", b"", b"NULL"], b"400"),
+        (PLAIN, b"200"),
+        ([*PLAIN, b"more"], b"400"),
+        ([b"2.0", *PLAIN[1:]], b"400"),
+        ([b"1.0", b"1", b"", b"127.0.0.1", b"", b"NULL"], b"400"),
+        ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"NULL"], b"400"),
+        ([b"1.0", b"1", b"za.ipc", b"localhost:%d:0:1" % os.geteuid(), b"", b"NULL"], b"400"),
+        ([b"1.0", b"1", b"za.tcp", b"\xff", b"", b"NULL"], b"400"),
         ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"CURVE"], b"400"),
         ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"CURVE", b"k" * 31], b"400"),
         ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"CURVE", b"k" * 32], b"400"),
+        ([b"1.0", b"1", b"za.insecure", b"127.0.0.1", b"", b"CURVE", b"k" * 32], b"400"),
         ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"PLAIN", b"root", b"root"], b"400"),
         ([b"1.0", b"1", b"za.tcp", b"127.0.0.1", b"", b"GSSAPI", b"root"], b"400"),
         ([b""], b"400"),
     ],
 )
-def test_only_the_three_rules_lead_to_200(keys: KeyStore, frames: list[bytes], status: bytes) -> None:
-    authenticator = Authenticator(keys)
+def test_only_the_two_rules_lead_to_200(keys: KeyStore, frames: list[bytes], status: bytes) -> None:
+    authenticator = Authenticator(keys, insecure=True)
     with question(authenticator) as asker:
         asker.send_multipart([b"", *frames])
         assert authenticator.handle() == 1
@@ -791,11 +728,19 @@ def test_a_store_that_fails_refuses_the_peer_and_the_handler_goes_on(
         assert asker.recv_multipart()[3:6] == [b"200", b"OK", f"key:self:{keys.client_keypair().public}".encode()]
 
 
+def test_a_host_that_is_not_insecure_answers_400_to_mechanism_null(keys: KeyStore) -> None:
+    authenticator = Authenticator(keys)
+    with question(authenticator) as asker:
+        asker.send_multipart([b"", *PLAIN])
+        assert authenticator.handle() == 1
+        assert asker.recv_multipart()[3] == b"400"
+
+
 def test_a_flood_of_handshakes_takes_the_router_thread_in_portions() -> None:
-    authenticator = Authenticator(None)
+    authenticator = Authenticator(None, insecure=True)
     with question(authenticator) as asker:
         for _ in range(security.REQUESTS_PER_TURN + 5):
-            asker.send_multipart([b"", b"1.0", b"1", b"za.ipc", ME, b"", b"NULL"])
+            asker.send_multipart([b"", *PLAIN])
         assert [authenticator.handle() for _ in range(3)] == [security.REQUESTS_PER_TURN, 5, 0]
 
 
@@ -864,21 +809,19 @@ def test_fact_unseeded_routing_ids_are_the_same_in_every_process() -> None:
 
 
 def test_without_a_handler_a_guarded_endpoint_lets_nobody_in(
-    keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]], short_tmp: Path
+    keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]]
 ) -> None:
     server = keys.server_keypair()
     with Host(
         None,
-        (security.guard_ipc, f"ipc://{short_tmp}/h.ipc"),
         (lambda s: security.guard_tcp(s, server), "tcp://127.0.0.1:*"),
         (security.guard_insecure, "tcp://127.0.0.1:*"),
     ) as host:
-        ipc, tcp, insecure = host.addresses
+        tcp, insecure = host.addresses
         curve = keys.client_keypair(), server.public
-        with Client(ctx, ipc) as one, Client(ctx, tcp, curve) as two, Client(ctx, insecure) as three:
-            assert two.answer(SILENCE_MS) is None
-            assert one.answer(0) is None
-            assert three.answer(0) is None
+        with Client(ctx, tcp, curve) as one, Client(ctx, insecure) as other:
+            assert one.answer(SILENCE_MS) is None
+            assert other.answer(0) is None
 
 
 def test_after_its_handler_was_closed_a_guarded_endpoint_lets_nobody_in(
@@ -941,13 +884,3 @@ def test_a_peer_cannot_choose_its_user_id_on_a_guarded_endpoint() -> None:
 def test_fact_a_peer_chooses_its_user_id_where_nothing_is_guarded() -> None:
     with Host(None, (lambda s: None, "tcp://127.0.0.1:*")) as host:
         assert claim_user_id(host.addresses[0], b"uid:0") == b"uid:0 None"
-
-
-@only_where_measured
-def test_fact_a_second_bind_of_an_ipc_path_succeeds_without_the_lock(short_tmp: Path) -> None:
-    """When this fails `IpcLock` may have become needless."""
-    with (
-        Host(None, (security.guard_ipc, f"ipc://{short_tmp}/h.ipc")),
-        Host(None, (security.guard_ipc, f"ipc://{short_tmp}/h.ipc")),
-    ):
-        pass

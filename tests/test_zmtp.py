@@ -18,6 +18,15 @@ FRAMES = st.binary(max_size=300) | st.sampled_from([65_535, 65_536, 200_000]).ma
 MESSAGES = st.lists(st.lists(FRAMES, min_size=1, max_size=4), max_size=6)
 
 
+def feed_once(incoming: zmtp.Incoming, data: bytes) -> tuple[list[list[Frame]], bytes]:
+    """As much of ``data`` as there is space for; the messages that are whole then, and the rest of it."""
+    space = incoming.space()
+    assert len(space)
+    space[: len(data)] = data[: len(space)]
+    incoming.filled(min(len(space), len(data)))
+    return list(iter(incoming.take, None)), data[len(space) :]
+
+
 def feed(incoming: zmtp.Incoming, data: bytes, sizes: list[int]) -> list[list[Frame]]:
     """What ``incoming`` makes of ``data`` that comes in pieces of ``sizes``, and then in one."""
     taken: list[list[Frame]] = []
@@ -45,6 +54,104 @@ def test_messages_come_out_as_they_went_in_whatever_pieces_they_come_in(
 ) -> None:
     taken = feed(zmtp.Incoming(), HANDSHAKE + written(messages), sizes)
     assert [[bytes(frame) for frame in parts] for parts in taken] == messages
+
+
+LIMIT = 100_000
+
+
+def kept(parts: list[bytes]) -> list[bytes]:
+    """What comes of a message where `LIMIT` holds."""
+    return parts if sum(map(len, parts)) <= LIMIT and len(parts) <= zmtp.MAX_FRAMES else parts[:1]
+
+
+@given(
+    st.lists(
+        st.lists(st.binary(max_size=300) | st.sampled_from([40_000, 65_536, LIMIT]).map(bytes), min_size=1, max_size=4)
+        | st.integers(zmtp.MAX_FRAMES - 1, zmtp.MAX_FRAMES + 3).map(lambda count: [b"x"] * count),
+        max_size=6,
+    ),
+    st.lists(st.integers(0, 70_000), max_size=12),
+)
+def test_of_a_message_that_is_too_much_the_first_frame_is_kept_and_the_next_message_is_unharmed(
+    messages: list[list[bytes]], sizes: list[int]
+) -> None:
+    incoming = zmtp.Incoming(max_bytes=LIMIT)
+    data = HANDSHAKE + written(messages)
+    taken = []
+    for size in [*sizes, len(data)]:
+        rest, data = data[size:], data[:size]
+        while data:
+            space = incoming.space()
+            count = min(len(space), len(data))
+            space[:count], data = data[:count], data[count:]
+            incoming.filled(count)
+            while (message := incoming.take()) is not None:
+                taken.append(([bytes(frame) for frame in message], incoming.size, incoming.count))
+        data = rest
+    assert taken == [(kept(parts), sum(map(len, parts)), len(parts)) for parts in messages]
+
+
+@pytest.mark.parametrize("limit", [1000, LIMIT, 40_000_000])
+@pytest.mark.parametrize("flags", [0, zmtp.MORE])
+def test_a_frame_longer_than_the_limit_is_refused_at_its_head(limit: int, flags: int) -> None:
+    incoming = zmtp.Incoming(max_bytes=limit)
+    assert len(feed(incoming, HANDSHAKE + written([[bytes(limit)]]), [])) == 1
+    with pytest.raises(RemoteProtocolError):
+        feed(incoming, zmtp.head(limit + 1, flags), [])
+
+
+def test_a_message_without_an_end_keeps_its_first_frame_alone() -> None:
+    incoming = zmtp.Incoming(max_bytes=LIMIT)
+    feed(incoming, HANDSHAKE + zmtp.head(4, zmtp.MORE) + b"head", [])
+    before = psutil.Process().memory_info().rss
+    for _ in range(500):
+        feed(incoming, zmtp.head(LIMIT, zmtp.MORE) + bytes(LIMIT), [])
+    assert psutil.Process().memory_info().rss - before < 1 << 23
+    assert feed(incoming, zmtp.head(1) + b"x", []) == [[b"head"]]
+    assert (incoming.size, incoming.count) == (500 * LIMIT + 5, 502)
+
+
+@given(st.lists(MESSAGES, min_size=1, max_size=8), st.data())
+@settings(max_examples=40)
+def test_connections_that_share_their_spare_memory_never_mix_their_messages(
+    sent: list[list[list[bytes]]], data: st.DataObject
+) -> None:
+    spares = zmtp.Spares()
+    incomings = [zmtp.Incoming(spares, max_bytes=1 << 20) for _ in sent]
+    streams = [HANDSHAKE + written(messages) for messages in sent]
+    taken: list[list[list[bytes]]] = [[] for _ in sent]
+    while any(streams):
+        which = data.draw(st.sampled_from([number for number, stream in enumerate(streams) if stream]))
+        size = data.draw(st.integers(1, 150_000) | st.just(1 << 20))
+        incoming, stream = incomings[which], streams[which]
+        messages, rest = feed_once(incoming, stream[:size])
+        streams[which] = rest + stream[size:]
+        taken[which] += [[bytes(frame) for frame in parts] for parts in messages]
+        if not incoming.started:
+            incoming.rest()
+    assert taken == sent
+    assert all(incoming._buffer is None for incoming in incomings)
+    assert len(spares.buffers) <= zmtp.SPARE_BUFFERS
+
+
+def test_only_those_amid_a_message_hold_a_buffer() -> None:
+    spares = zmtp.Spares()
+    incomings = [zmtp.Incoming(spares) for _ in range(100)]
+    for incoming in incomings:
+        feed(incoming, HANDSHAKE + written([[b"whole"]]), [])
+        assert not incoming.started
+        incoming.rest()
+    assert len(spares.buffers) == 1
+    for incoming in incomings[:10]:
+        feed(incoming, b"\x00\x05hal", [])
+        assert incoming.started
+        incoming.rest()  # not yet
+    assert sum(incoming._buffer is not None for incoming in incomings) == 10
+    for incoming in incomings[:10]:
+        assert feed(incoming, b"ve", []) == [[b"halve"]]
+        incoming.rest()
+    assert all(incoming._buffer is None for incoming in incomings)
+    assert len(spares.buffers) == zmtp.SPARE_BUFFERS
 
 
 @given(st.binary(max_size=400), st.booleans(), st.lists(st.integers(1, 50), max_size=8))
@@ -121,4 +228,4 @@ def test_a_size_that_is_only_declared_takes_no_memory() -> None:
     before = psutil.Process().memory_info().rss
     feed(incoming, HANDSHAKE + zmtp.head(1 << 30) + b"the first bytes", [])
     assert psutil.Process().memory_info().rss - before < 1 << 26
-    assert len(incoming.space()) == (1 << 30) - len(b"the first bytes")
+    assert len(incoming.space()) == zmtp.READ_BYTES

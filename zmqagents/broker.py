@@ -1,8 +1,8 @@
-"""The broker: one thread that owns the ROUTER, the ZAP socket, the timers and the `Dispatcher`.
+"""The broker: one thread that owns the two doors, the timers and the `Dispatcher`.
 
-    clients ══► ROUTER ──► frames ──► Dispatcher ──► effects ──► worker pool / ROUTER / store
-                             ▲                                        │
-                             └── inbox (deque) + wake-up descriptor ◄─┘   workers, loop lane, inside calls
+    clients ══► doors ──► frames ──► Dispatcher ──► effects ──► worker pool / doors / store
+                            ▲                                        │
+                            └── inbox (deque) + wake-up descriptor ◄─┘   workers, loop lane, inside calls
 
 Every other thread talks to the router thread by `post`: it appends an event to the inbox and writes the
 wake-up descriptor only while the poller sleeps, so a busy broker pays nothing for it. The router thread reads
@@ -13,27 +13,23 @@ The fast lane: methods that are known to be short are run by the router thread i
 their bodies decoded there. Which thread that is may change in the middle of such a run, see `helm`; so whatever the
 loop needs is in this object, and nothing is half done when an agent's code begins.
 
-Sockets: the ROUTER is bound to ipc first and then to TCP, each under its own ZAP domain (`security`). The broker alone
-reads it, and `outbound` alone writes to it; whose messages these are, and who is gone, is known to `sessions`.
+Doors: `routerdoor` is a ROUTER on TCP, `unixdoor` a Unix socket that speaks its protocol. The broker alone reads from
+them, and `outbound` alone writes; whose messages these are, and who is gone, is known to `sessions`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
+import math
 import os
 import secrets
-import select
 import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-import zmq
-import zmq.backend
 
 from . import __version__, codec, endpoints, errors, frames, security
 from .archive import Archive, Question, reply_for
@@ -66,11 +62,13 @@ from .inside import InsideLink, InsideServices
 from .link import Sink
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 from .models import ModelConfigs
-from .outbound import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session
+from .outbound import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session, Where
+from .routerdoor import RouterDoor
 from .sessions import Sessions
 from .store import FutureStore, SharedStore, StoreLimits, open_store
 from .store.base import State as ResultState
 from .tickets import ParkedFetch
+from .unixdoor import IN, UnixDoor, new_poller
 from .worker import WorkerPool
 
 __all__ = ["Bound", "Broker"]
@@ -78,6 +76,7 @@ __all__ = ["Bound", "Broker"]
 log = logging.getLogger(__name__)
 
 BATCH = 64
+MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: it empties soon, and who finds it empty costs half as much
 ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
 ROLL_CALLS = 2  # so often: libzmq's monitor may tell of the end before the socket itself knows
@@ -85,15 +84,10 @@ ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause
 POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
-CLOSE_LINGER_MS = 500
+CLOSE_LINGER_S = 0.5
 FETCH_PATIENCE_S = 0.3  # a task that is unknown to a shared store may just not have got there
 DEP_PATIENCE_S = 1.0  # that of an argument is even likely to be on its way
 
-# Without the layer of pyzmq that turns numbers into members of enums and back.
-_recv: Any = zmq.backend.Socket.recv
-# As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
-_NOBLOCK = int(zmq.NOBLOCK)
-_POLLIN = int(zmq.POLLIN)
 _RESULT = int(Kind.RESULT)
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
 MAX_FAR_HOSTS = 64  # asked for results at the same time: each takes a connection and a thread
@@ -183,7 +177,7 @@ class Broker:
         self._next_zap = 0.0
         self._next_roll_call = 0.0
         self._roll_calls_due = 0
-        self._hello_from: str | None = None  # the user of the HELLO just read
+        self._router: RouterDoor | None = None  # a private host has none
         self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
@@ -218,13 +212,10 @@ class Broker:
 
         Called by the thread that will `run`, or handed over to it before anything is polled.
         """
-        config = self.config
-        security.seed_routing_ids()
-        self._context: zmq.Context[Any] = zmq.Context()
         try:
-            return self._bind(config)
+            return self._bind(self.config)
         except BaseException:
-            self._close_sockets()
+            self._close_doors()
             raise
 
     def _bind(self, config: BrokerConfig) -> Bound:
@@ -232,25 +223,23 @@ class Broker:
         if keys is not None:
             hold_apart(config.file_roots, keys.path)
         self._auth = security.Authenticator(keys, insecure=bool(config.insecure))
-        self._auth.bind(self._context)
-        self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._set_options(self._router)
-        # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
-        self._out.attach(super(zmq.Socket, self._router).send)  # type: ignore[misc]
-        self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         path = endpoints.ipc_path(config.server_id)
         self._ipc_lock = endpoints.IpcLock(path)
         self._ipc_lock.acquire()
-        security.guard_ipc(self._router)
-        old_mask = os.umask(0o177)
         try:
-            self._router.bind(f"ipc://{path}")
-        finally:
-            os.umask(old_mask)
-        port = server_key = None
-        if not config.private:
-            port = self._bind_tcp(config, keys)
-            server_key = None if config.insecure or keys is None else keys.server_keypair().public
+            self._open_unix(path)
+        except OSError as exc:  # no free descriptor, say
+            raise errors.LaunchError(f"cannot listen at {path}: {exc}") from exc
+        port: int | None = None
+        server_key: str | None = None
+        if keys is not None:
+            pair = None if config.insecure else keys.server_keypair()
+            self._router = RouterDoor(config, self._auth, self._message_limit)
+            port = self._router.open(pair)
+            server_key = None if pair is None else pair.public
+            self._out.attach(self._router.send_frame)
+            for fd in self._router.fds:
+                self._poller.register(fd, IN)
         self.bound = Bound(config.server_id, config.host, port, path, server_key)
         self.link.address = f"ipc:{path}" if port is None else f"{config.host}:{port}"
         self._record = endpoints.ConnectionFile(
@@ -259,6 +248,13 @@ class Broker:
         endpoints.publish(self._record)
         self._sessions.open(self._auth.role_of, codec.pack(self._welcome(self.bound)))
         return self.bound
+
+    def _open_unix(self, path: str) -> None:
+        self._poller = new_poller()
+        self._poller.register(self._wake_r.fileno(), IN)
+        self._unix = UnixDoor(self._auth.admit, self._sessions.complain, self._poller, self._message_limit, self._clock)
+        self._unix.roomy = self._sessions.roomy
+        self._unix.open(path)
 
     def _welcome(self, bound: Bound) -> dict[str, Any]:
         config = self.config
@@ -269,38 +265,6 @@ class Broker:
             "version": __version__, "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes),
         }  # fmt: skip
-
-    def _bind_tcp(self, config: BrokerConfig, keys: security.KeyStore | None) -> int:
-        if config.insecure:
-            security.guard_insecure(self._router)
-        elif keys is not None:
-            security.guard_tcp(self._router, keys.server_keypair())
-        interface = "127.0.0.1" if config.local_mode else "*"
-        try:
-            self._router.bind(f"tcp://{interface}:{config.port or '*'}")
-        except zmq.ZMQError as exc:
-            if exc.errno == errno.EADDRINUSE:
-                raise errors.AddressInUse(
-                    f"port {config.port} is in use: stop what listens there, or choose another port (0: any free one)"
-                ) from exc
-            raise errors.LaunchError(f"cannot listen on port {config.port}: {exc}") from exc
-        endpoint: bytes = self._router.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
-        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
-
-    def _set_options(self, router: zmq.Socket[bytes]) -> None:
-        router.linger = 0
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.ROUTER_HANDOVER, 0)
-        router.setsockopt(zmq.SNDHWM, min(1000, self.config.max_calls_per_client + 64))  # beyond it: outbox
-        router.setsockopt(zmq.RCVHWM, 1000)
-        router.setsockopt(zmq.MAXMSGSIZE, self._message_limit)
-        router.setsockopt(zmq.BACKLOG, 512)
-        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        router.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
-        router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        router.setsockopt(zmq.IPV6, 0)
 
     def run(self) -> None:
         """Route until stopped, then close everything. Called once, in the router thread.
@@ -396,28 +360,19 @@ class Broker:
     # ------------------------------------------------------------ the loop
 
     def _loop(self) -> None:
-        """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left.
-
-        `zmq.Poller` would ask each of its sockets before and after it sleeps, by a system call each time. So their
-        descriptors are polled here. Such a descriptor tells only what has happened since the socket was last used:
-        therefore the ROUTER is asked for its events after the last reply was sent, and the two others are read
-        until they have nothing more whenever theirs says something.
-        """
-        poller = select.poll()
-        router, wake = self._router.getsockopt(zmq.FD), self._wake_r.fileno()
-        assert isinstance(router, int)
-        for source in (router, wake, self._auth.socket.getsockopt(zmq.FD), self._monitor.getsockopt(zmq.FD)):
-            poller.register(source, select.POLLIN)  # type: ignore[arg-type]
+        """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
+        door, router, out = self._unix, self._router, self._out
         if self._short is not None:  # it has kept the former router thread
             self._dispatcher.enter(self._short)
             self._short = None
         for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
             self._read_inbox()
-        readable = [(self._router, _POLLIN)]
-        limit = BATCH  # of messages in this turn
+        limit = 0 if router is None else BATCH  # of messages from the ROUTER in this turn
         while not self._stop:
             if limit:
-                self._read_messages(limit)
+                self._read_router(limit)
+            if door.ready:
+                self._read_unix(FEW if self._quick else BATCH)
             if self._inbox:
                 self._read_inbox()
             if self._quick:
@@ -428,104 +383,125 @@ class Broker:
                 due = self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
                 log.exception("what was due could not be done")
-            if self._out.unsent:
-                self._out.push_all()
-            limit = (FEW if self._quick else BATCH) if zmq.zmq_poll(readable, 0) else 0
-            if limit or self._inbox or self._quick or self._stop:  # stopped just now, by the end of its grace
-                continue
-            self._asleep = True
-            # Posted between the last look and the flag: nobody will wake us for that.
-            ready = [] if self._inbox else poller.poll(self._poll_ms(now, due))
-            self._asleep = False
-            for source, _ in ready:
-                if source == router:
-                    limit = 1  # a lone message is the rule where callers wait: to look for more costs an exception
-                elif source == wake:
-                    self._empty_pipe()
-                else:
-                    self._next_zap = 0.0
+            if out.unsent:
+                out.push_all()
+            if door.ended:
+                self._see_off()
+            limit = 0
+            if out.router_used and router is not None:
+                out.router_used = False
+                if router.is_readable():
+                    limit = FEW if self._quick else BATCH
+            wait_s = 0.0
+            if not (limit or door.ready or self._inbox or self._quick or out.unsent or self._stop):
+                self._asleep = True
+                # Posted between the last look and the flag: nobody will wake us for that.
+                wait_s = 0.0 if self._inbox else self._poll_s(now, due)
+            if self._look_at_doors(wait_s) and not limit:
+                limit = 1  # a lone message is the rule where callers wait: to look for more costs an exception
 
-    def _poll_ms(self, now: float, due: float | None) -> int:
+    def _look_at_doors(self, wait_s: float) -> bool:
+        """See who is at the doors, or wait for somebody; True if the ROUTER has something."""
+        ready = self._poller.poll(wait_s, MAX_READY)
+        self._asleep = False
+        if len(ready) == 1 and self._unix.on_ready(*ready[0]):  # most often
+            return False
+        router_fds = [-1] if self._router is None else self._router.fds
+        found = False
+        for fd, events in ready:
+            if self._unix.on_ready(fd, events):
+                continue
+            if fd not in router_fds:
+                self._empty_pipe()
+            elif fd == router_fds[0]:
+                found = True
+            else:
+                self._next_zap = 0.0
+        return found
+
+    def _see_off(self) -> None:
+        """Look after the connections that have ended at the Unix door."""
+        door = self._unix
+        while door.ended:
+            peer = door.ended.pop()
+            door.forget(peer)
+            self._sessions.gone(peer)
+
+    def _poll_s(self, now: float, due: float | None) -> float:
         """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
         if not self._next_zap:
-            return 0
-        wait = min(POLL_LIMIT_S, self._sessions.due - now)
+            return 0.0
+        wait = min(POLL_LIMIT_S, self._sessions.due - now, self._unix.due - now)
         if due is not None and due - now < wait:
             wait = due - now
         if self._out.stalled:
             wait = min(wait, RETRY_S)
         if self._roll_calls_due:
             wait = min(wait, ROLL_CALL_EVERY_S)
-        return max(0, int(wait * 1000) + 1)  # rounded up: a timer must be due when the poll ends
+        return max(0.0, wait)
 
     def _empty_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 
-    def _read_messages(self, limit: int) -> None:
-        """Handle what is there, ``limit`` messages at most."""
-        router, seats, out = self._router, self._seats, self._out
+    def _read_router(self, limit: int) -> None:
+        """Handle what the ROUTER has, ``limit`` messages at most."""
+        router, out = self._router, self._out
+        assert router is not None
         now = self._clock()
         end, out.push_by = now + TURN_S, now + PUSH_S
+        out.router_used = True
         for _ in range(limit):
-            try:
-                routing_id = _recv(router, _NOBLOCK)
-            except zmq.Again:
+            arrival = router.receive()
+            if arrival is None:
                 return
-            frame = _recv(router, _NOBLOCK, False)
-            short = None
-            if frame.more or len(frame) >= ZERO_COPY_BYTES:
-                parts, size = self._read_frames(frame)
-            else:
-                message = frame.bytes
-                parts, size = (message,), len(message)
-                if size <= self._message_limit:
-                    short = frames.parse_short_call(message)
-            try:
-                session = seats.get(routing_id)
-                if short is None or session is None or session.token != short[0]:
-                    self._on_message(routing_id, parts, size, now)
-                    now = self._clock()
-                elif (ended := self._run_short(session, short[1], now)) == 0.0:
-                    self._take_call(session, short[1], now)
-                    now = self._clock()
-                else:
-                    now = ended
-                    if now >= end:
-                        return
-                    continue
-            except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
-                log.exception("a message could not be handled")
-                self._answer_broken(routing_id, parts)
+            now = self._receive(*arrival, now)
             if self._quick:
                 now = self._run_quick(end)
-                if now >= end:
-                    return
+            if now >= end:
+                return
 
-    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[frames.Frame] | None, int]:
-        """The frames after the routing id, of which ``frame`` is the first, and their bytes in all.
+    def _read_unix(self, limit: int) -> None:
+        """The same for the Unix door: one message of each client that has some, in turn."""
+        ready = self._unix.ready
+        now = self._clock()
+        end, self._out.push_by = now + TURN_S, now + PUSH_S
+        while ready and limit:
+            peer = ready[0]
+            parts = peer.receive()
+            if parts is None or peer.is_dry:
+                peer.is_listed = False
+                ready.popleft()
+                if parts is None:  # it may have been read from for a while all the same
+                    if self._clock() >= end:
+                        return
+                    continue
+            elif len(ready) > 1:
+                ready.rotate(-1)
+            limit -= 1
+            now = self._receive(peer, parts if peer.count <= frames.MAX_FRAMES else None, peer.size, now)
+            if self._quick:
+                now = self._run_quick(end)
+            if now >= end:
+                return
 
-        Large ones stay where ZeroMQ has put them.
-
-        A message that is too much is read to its end but not kept: None for too many frames, the header alone for too
-        many bytes. (libzmq holds a message until it is whole, and has no limit for that: see tests/faults.)
-        """
-        parts: list[frames.Frame] = []
-        size = 0
-        limit = self._message_limit
-        while True:
-            length = len(frame)
-            size += length
-            if len(parts) == 1 and parts[0][3:4] == _HELLO:
-                self._hello_from = security.user_of(frame)
-            if size > limit:
-                del parts[1:]
-            elif len(parts) <= frames.MAX_FRAMES:
-                parts.append(frame.bytes if length < ZERO_COPY_BYTES else frame.buffer)
-            if not frame.more:
-                break
-            frame = _recv(self._router, _NOBLOCK, False)
-        return parts if len(parts) <= frames.MAX_FRAMES else None, size
+    def _receive(self, routing_id: Where, parts: Sequence[frames.Frame] | None, size: int, now: float) -> float:
+        """Handle one message; the time when that is done. Raises `Relieved`."""
+        short = None
+        if parts is not None and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
+            short = frames.parse_short_call(parts[0])  # type: ignore[arg-type]
+        try:
+            session = self._seats.get(routing_id)
+            if short is None or session is None or session.token != short[0]:
+                self._on_message(routing_id, parts, size, now)
+            elif (ended := self._run_short(session, short[1], now)) == 0.0:
+                self._take_call(session, short[1], now)
+            else:
+                return ended
+        except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
+            log.exception("a message could not be handled")
+            self._answer_broken(routing_id, parts)
+        return self._clock()
 
     def _read_inbox(self) -> None:
         """Handle the events of other threads, `BATCH` of them at most."""
@@ -611,11 +587,7 @@ class Broker:
     def _look_at_clock(self, now: float) -> float | None:
         """Do what is due; when the next timer of the dispatcher is, None: there is none."""
         if now >= self._next_zap:
-            self._next_zap = 0.0 if self._auth.handle() else now + ZAP_EVERY_S  # until it has nothing more
-            if self._read_monitor() and now >= self._next_roll_call:
-                self._next_roll_call = now + ROLL_CALL_EVERY_S
-                self._roll_calls_due -= 1
-                self._sessions.call_roll()
+            self._look_at_router(self._router, now)
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
             self._carry_out(self._dispatcher.on_tick(now))
@@ -624,15 +596,22 @@ class Broker:
             self._out.retry(now)
         if now >= self._sessions.due:
             self._sessions.look(now)
+        if now >= self._unix.due:
+            self._unix.look(now)
         return due
 
-    def _read_monitor(self) -> bool:
-        """True if some connection has ended, or had when nobody looked after who it was."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-                self._roll_calls_due = ROLL_CALLS
-        return self._roll_calls_due > 0
+    def _look_at_router(self, router: RouterDoor | None, now: float) -> None:
+        """Who comes in by the ROUTER, and whether somebody has left it."""
+        if router is None:
+            self._next_zap = math.inf
+            return
+        self._next_zap = 0.0 if router.let_in() else now + ZAP_EVERY_S  # until it has nothing more
+        if router.someone_left():
+            self._roll_calls_due = ROLL_CALLS
+        if self._roll_calls_due and now >= self._next_roll_call:
+            self._next_roll_call = now + ROLL_CALL_EVERY_S
+            self._roll_calls_due -= 1
+            self._sessions.call_roll()
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -644,7 +623,7 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: bytes, parts: Sequence[frames.Frame] | None, size: int, now: float) -> None:
+    def _on_message(self, routing_id: Where, parts: Sequence[frames.Frame] | None, size: int, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
@@ -653,7 +632,7 @@ class Broker:
             if head.kind == Kind.HELLO:
                 hello = frames.parse_client(parts, head)
                 assert isinstance(hello, frames.Hello)
-                self._sessions.hello(routing_id, hello, self._hello_from or "", now)
+                self._sessions.hello(routing_id, hello, self._user_at(routing_id), now)
                 return
             if session is None or session.token != head.token:
                 self._out.send(routing_id, [frames.header(Kind.NEED_HELLO, head.call_id)])
@@ -690,6 +669,13 @@ class Broker:
         elif isinstance(message, frames.Bye):
             self._sessions.bye(session)
 
+    def _user_at(self, where: Where) -> str:
+        """Whom the `Authenticator` took the sender of the HELLO for that was just read."""
+        if not isinstance(where, bytes):
+            return where.user
+        assert self._router is not None
+        return self._router.hello_from
+
     def _take_call(self, session: Session, call: Call, now: float) -> None:
         session.last_seen = now
         if call.needed > session.ledger.needed:
@@ -706,7 +692,7 @@ class Broker:
         text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
         self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
-    def _answer_broken(self, routing_id: bytes, parts: Sequence[frames.Frame] | None) -> None:
+    def _answer_broken(self, routing_id: Where, parts: Sequence[frames.Frame] | None) -> None:
         session = self._seats.get(routing_id)
         if session is None or not parts:
             return
@@ -1046,7 +1032,7 @@ class Broker:
         steps = [self._cut_short, self._say_goodbye, self._leave_the_inbox, self._end_threads, self.link.stop]
         if self._archive is not None:
             steps.append(self._archive.close)
-        steps += [self._store.close, self._close_sockets, self._wake_w.close, self._wake_r.close]
+        steps += [self._store.close, self._close_doors, self._wake_w.close, self._wake_r.close]
         with contextlib.ExitStack() as stack:  # each of them is done, whatever becomes of those before it
             for step in reversed(steps):
                 stack.callback(step)
@@ -1070,27 +1056,23 @@ class Broker:
         if not self._helm.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
 
-    def _close_sockets(self) -> None:
+    def _close_doors(self) -> None:
         record = getattr(self, "_record", None)
         if record is not None:
             endpoints.withdraw(record)
-        router = getattr(self, "_router", None)
-        if router is not None:
-            monitor = getattr(self, "_monitor", None)
-            if monitor is not None:
-                router.disable_monitor()  # before its socket is closed, or the close hangs
-                monitor.close(linger=0)
-            router.close(linger=CLOSE_LINGER_MS)
-        auth = getattr(self, "_auth", None)
-        if auth is not None:
-            auth.close()
-        self._context.term()  # bounded by the linger
+        unix = getattr(self, "_unix", None)
+        if unix is not None:
+            unix.close(CLOSE_LINGER_S)
+        if self._router is not None:
+            self._router.close()
+        poller = getattr(self, "_poller", None)
+        if poller is not None:
+            poller.close()
         lock = getattr(self, "_ipc_lock", None)
         if lock is not None:
             lock.release()
 
 
-_HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 _AT_ONCE = frozenset({"wait_over", "unwait"})
 
 

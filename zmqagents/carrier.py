@@ -19,8 +19,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
-from itertools import islice
 from typing import Any, Protocol
 
 import zmq
@@ -29,6 +27,7 @@ import zmq.backend
 from . import security, zmtp
 from .errors import RemoteProtocolError
 from .frames import Frame
+from .unixwire import UnixWire
 from .zmtp import LARGE_BYTES
 
 __all__ = ["Carrier", "Event", "UnixCarrier", "ZmqCarrier", "end_context", "poll"]
@@ -36,8 +35,6 @@ __all__ = ["Carrier", "Event", "UnixCarrier", "ZmqCarrier", "end_context", "poll
 SHORT_MS = 1  # how long `receive_soon` waits
 CLOSE_S = 1.0  # how long what was sent may take to be written when the connection is closed
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
-PIECES = 64  # written by one system call
-SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
 
 
 class Event(enum.Enum):
@@ -98,19 +95,15 @@ def poll(items: Items, timeout_ms: int) -> Items:
 # ---------------------------------------------------------------- a Unix socket
 
 
-class UnixCarrier:
+class UnixCarrier(UnixWire):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
+
+    __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")
 
     def __init__(self, path: str) -> None:
         self.events: list[Event] = []
-        self.pending = False
-        self._in = zmtp.Incoming()
-        self._out: deque[Frame] = deque()
-        self._ready = self._ended = False
-        self._drained = False  # there is nothing more to read
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(None)  # whatever the program's default is
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        super().__init__(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), zmtp.Incoming())
+        self._ready = False
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
@@ -120,7 +113,7 @@ class UnixCarrier:
             self._socket.connect(path)
         except OSError as exc:
             gone = exc.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.EPROTOTYPE)
-            self._drained = True
+            self.drained = True
             self._end(Event.REFUSED if gone else Event.CUT)
             return
         self._out += (zmtp.GREETING, zmtp.READY)
@@ -134,108 +127,49 @@ class UnixCarrier:
         if self.pending:
             self.flush()
 
-    def send(self, parts: list[Frame]) -> None:
-        if len(parts) == 1 and len(parts[0]) < 256 and not self.pending:
-            data = bytes((0, len(parts[0]))) + parts[0]
-            try:
-                count = self._socket.send(data, _SENDING)
-            except BlockingIOError:
-                count = 0
-            except OSError:
-                self._end(Event.CUT)
-                return
-            if count == len(data):
-                return
-            self._out.append(data[count:])
-        else:
-            self._out += zmtp.enclosed(parts)
-        self.flush()
-
-    def queue(self, parts: list[Frame]) -> None:
-        if len(parts) == 1 and len(parts[0]) < 256:
-            self._out.append(bytes((0, len(parts[0]))) + parts[0])
-        else:
-            self._out += zmtp.enclosed(parts)
-
-    def flush(self) -> None:
-        out = self._out
-        try:
-            while out and not self._ended:
-                pieces = list(islice(out, PIECES))
-                try:
-                    count = self._socket.sendmsg(pieces, (), _SENDING)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    self._end(Event.CUT)
-                    break
-                for piece in pieces:
-                    if count < len(piece):
-                        if count:
-                            out[0] = memoryview(piece)[count:]
-                        break
-                    count -= len(piece)
-                    out.popleft()
-        except BaseException:  # KeyboardInterrupt: how much was written is not known, and nothing may be written twice
-            self._end(Event.CUT)
-            raise
-        self.pending = bool(out) and not self._ended
-
     def receive(self) -> list[Frame] | None:
         while True:
-            message = self._take()
-            if message is not None or not self._read():
+            message = self._next()
+            if message is not None or not self.read():
                 return message
 
     def receive_soon(self) -> list[Frame] | None:
-        incoming = self._in
-        message = incoming.take() if incoming.started else None
-        if message is None and not self.pending and self._poller.poll(SHORT_MS) and self._read():
-            message = incoming.take()  # once: the rest of a long message is waited for elsewhere
-        return message if message is not None else self._take()
+        if self._in.started or not self._ready:
+            message = self._next()
+            if message is not None:
+                return message
+        if not self.pending and self._poller.poll(SHORT_MS):
+            if not self._in.started and self._ready:
+                short = self.read_short()
+                if short is not None:
+                    return [short]
+            else:
+                self.read()
+            return self._next()  # once: the rest of a long message is waited for elsewhere
+        return None
 
-    def _take(self) -> list[Frame] | None:
-        incoming = self._in
+    def _next(self) -> list[Frame] | None:
         try:
-            message = incoming.take()
+            message = self.take()
         except RemoteProtocolError:
-            self._drained = True
+            self.drained = True
             self._end(Event.CUT if self._ready else Event.FOREIGN)
             return None
         if message is None:
+            incoming = self._in
             if incoming.ready and not self._ready:
                 self._ready = True
                 self.events.append(Event.READY)
             if incoming.refusal is not None:
                 self._end(Event.KEY_REFUSED)
-            if incoming.answers:
-                self._out += incoming.answers
-                incoming.answers.clear()
-                self.flush()
         return message
 
-    def _read(self) -> bool:
-        if self._drained:
-            return False
-        try:
-            count = self._socket.recv_into(self._in.space(), 0, _AT_ONCE)
-        except BlockingIOError:
-            return False
-        except OSError:
-            count = 0
-        if not count:
-            self._drained = True
-            self._end(Event.CUT)
-            return False
-        self._in.filled(count)
-        return True
+    def end(self) -> None:
+        self._end(Event.CUT)
 
     def _end(self, event: Event) -> None:
-        """Nothing more can be sent. What the other side sent before it went is still read."""
-        if not self._ended:
-            self._ended = True
-            self.pending = False
-            self._out.clear()
+        if not self.ended:
+            super().end()
             self.events.append(event)
 
     def close(self) -> None:
@@ -243,15 +177,11 @@ class UnixCarrier:
         while self.pending and time.monotonic() < end:
             poll([(self._socket.fileno(), zmq.POLLOUT)], 20)
             self.flush()
-        self._ended = self._drained = True
+        self.ended = self.drained = True
         self._socket.close()
 
     def abandon(self) -> None:
         self._socket.close()
-
-
-_AT_ONCE = int(socket.MSG_DONTWAIT)
-_SENDING = _AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 
 # ---------------------------------------------------------------- a DEALER

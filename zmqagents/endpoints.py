@@ -3,18 +3,18 @@
 A host listens on a Unix socket in a directory that only its user can enter, so file permissions are
 the lock on the door and the connection needs no encryption. Beside the socket lie two files::
 
-    <dir>/<name>.ipc         the socket that ZeroMQ binds
+    <dir>/<name>.ipc         the socket that the host binds
     <dir>/<name>.ipc.lock    held by flock(2) for the life of the host
     <dir>/<name>.json        the connection file: what a client must know, see `ConnectionFile`
 
 ``<dir>`` is the first of ``$ZMQAGENTS_RUNTIME``, ``$XDG_RUNTIME_DIR/zmqagents`` and
 ``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name.
 
-The lock is the only truth about a host being alive. ZeroMQ unlinks whatever lies at an ipc path before
-it binds, so a second host would take the first one's traffic without an error; and a pid may be used
-again by a stranger. The kernel drops a flock with its holder, however that died. Hence
+The lock is the only truth about a host being alive. A socket that lies at its path does not say whether
+anybody listens, and who unlinks it to bind his own takes a live host's clients from it without an error;
+a pid may be used again by a stranger. The kernel drops a flock with its holder, however that died. Hence
 
-* a host takes the lock before it binds and lets it go after its ZeroMQ context is terminated;
+* a host takes the lock before it binds and lets it go after its listener is closed;
 * what a dead host left (socket, connection file) is removed by whoever holds its lock, so never while
   a new host of that name is starting;
 * a child made by ``os.fork`` closes its copy at once: it must not keep a dead host's lock alive.
@@ -217,7 +217,7 @@ def _file_name(server_id: str) -> str:
 
 
 class IpcLock:
-    """The right to bind one ipc path: ``with IpcLock(path): bind, serve, terminate the context``.
+    """The right to bind one ipc path: ``with IpcLock(path): bind, serve, close the listener``.
 
     Entering makes the directory if it is missing and removes the socket that a dead host left. It raises
     AddressInUse when another host (of this or another process) holds the path or when something that is
@@ -248,8 +248,8 @@ class IpcLock:
             raise
 
     def release(self) -> None:
-        """Remove socket and lock file and let the lock go. Call it after the ZeroMQ context is terminated:
-        libzmq unlinks the path when it closes the listener, and by then a new host may be bound there.
+        """Remove socket and lock file and let the lock go. Call it after the listener is closed.
+
         Does nothing without the lock.
         """
         if self._fd is None:
@@ -343,7 +343,7 @@ def _remove_socket(path: str) -> None:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
-    if not is_socket:  # libzmq would unlink it without asking
+    if not is_socket:  # not ours to unlink
         raise AddressInUse(f"{path} exists and is no socket: remove it or use another path")
     os.unlink(path)
 

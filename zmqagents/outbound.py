@@ -1,16 +1,17 @@
 """The way out: what clients are sent, as fast as they read it.
 
-Nobody else writes to the ROUTER. Sends are MANDATORY and NOBLOCK, so each ends in one of three ways:
+Nobody else writes to the two doors. No send waits, so each ends in one of three ways:
 
     sent          also where the connection is no more: `Outbound.gone` is told, and may queue other messages
-    no room       the client does not read: what is for it waits in its *outbox*, and is tried again every `RETRY_S`
+    no room       the client does not read: what is for it waits in its *outbox*, and is tried again when the Unix door
+                  says that there is room, or every `RETRY_S`
     too much      more than ``max_unread_bytes`` wait there: `Outbound.drop` is told
 
 libzmq counts messages, not bytes. So of large ones it gets `IN_FLIGHT_BYTES` for each client at a time; that they were
 written is seen by its letting go of their memory.
 
-Replies are collected in ``unsent`` and sent together (`push_all`): libzmq then wakes its own thread and writes to a
-peer once for several messages, not for each. While short methods run, a reply waits `PUSH_S` at most.
+Replies are collected in ``unsent`` and sent together (`push_all`): a peer is then written to once for several messages,
+not for each. While short methods run, a reply waits `PUSH_S` at most.
 
 All of this belongs to the router thread.
 """
@@ -31,6 +32,7 @@ from .frames import Code, Frame, Hello, Kind, Reply
 from .ledger import Ledger
 from .security import Role
 from .tickets import Peer
+from .unixdoor import UnixPeer
 
 __all__ = ["ZERO_COPY_BYTES", "Outbound", "SendFrame", "Session"]
 
@@ -50,6 +52,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 
+Where = bytes | UnixPeer  # where a client is reached: a routing id of the ROUTER, or a connection at the Unix door
 SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
 
 
@@ -73,7 +76,7 @@ class Session:
         self.seated = False  # it has a connection
         self.lost = False  # its connection is gone; it may come back by another
 
-    def take_seat(self, routing_id: bytes, now: float) -> None:
+    def take_seat(self, routing_id: Where, now: float) -> None:
         """From now on it is reached by that connection."""
         self.routing_id = routing_id
         self.token = secrets.randbits(63) | 1
@@ -91,9 +94,10 @@ class Outbound:
 
     def __init__(self, max_unread_bytes: int) -> None:
         self.unsent: list[tuple[Session, list[Frame]]] = []  # messages of this turn
+        self.router_used = True  # since somebody last asked it for its events
         self.push_by = 0.0  # when they are to be sent at the latest
         self.stalled: set[Session] = set()  # those with an outbox
-        self.gone: Callable[[bytes], None] = lambda routing_id: None
+        self.gone: Callable[[Where], None] = lambda routing_id: None
         self.drop: Callable[[Session], None] = lambda session: None
         self._max_unread_bytes = max_unread_bytes
         self._next_retry = 0.0
@@ -103,9 +107,12 @@ class Outbound:
         """Send by this from now on: the ROUTER's own ``send``."""
         self._send_frame = send_frame
 
-    def send(self, routing_id: bytes, message: list[Any]) -> bool:
+    def send(self, routing_id: Where, message: list[Any]) -> bool:
         """Send now. False if the peer has no room; one that is gone counts as sent."""
+        if not isinstance(routing_id, bytes):
+            return routing_id.hand_over(message)
         send = self._send_frame
+        self.router_used = True
         try:
             send(routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
             if len(message) > 1:
@@ -139,10 +146,25 @@ class Outbound:
         """Send all that is ``unsent``, and what comes of that."""
         while self.unsent:  # sending finds out who is gone, which may end calls that others wait for
             unsent, self.unsent = self.unsent, []
+            if len(unsent) == 1:
+                session, message = unsent[0]
+                where = session.routing_id
+                if type(where) is UnixPeer and not (where.pending or where.ended or session.outbox):  # most often
+                    where.send(message)
+                    continue
+            queued: dict[UnixPeer, None] = {}
             for session, message in unsent:
+                where = session.routing_id
                 few = len(message) == 1 and len(message[0]) < LARGE_BYTES and session.outbox is None
-                if not few or session.lost or not self.send(session.routing_id, message):
+                if few and type(where) is UnixPeer and not where.pending:
+                    if not where.ended:
+                        where.queue(message)
+                        queued[where] = None
+                elif not few or session.lost or not self.send(where, message):
                     self._push_now(session, message)
+            for peer in queued:
+                if not peer.pending:  # else the door tells when there is room; not if it is written here
+                    peer.flush()
 
     def retry(self, now: float) -> None:
         """Try those again that did not read, every `RETRY_S`."""
@@ -151,6 +173,11 @@ class Outbound:
             for session in list(self.stalled):
                 self._flush(session)
 
+    def go_on(self, session: Session) -> None:
+        """It reads again: send it what was left unread."""
+        if session.outbox is not None:
+            self._flush(session)
+
     def leave(self, session: Session) -> None:
         """It has no connection any more."""
         self.stalled.discard(session)
@@ -158,6 +185,12 @@ class Outbound:
 
     def finish(self, session: Session, goodbye: list[Frame]) -> None:
         """The last words: as much of its outbox as libzmq takes, for there is no later, and ``goodbye``."""
+        where = session.routing_id
+        if not isinstance(where, bytes):
+            for message in (*(session.outbox or ()), goodbye):
+                where.queue(message)
+            where.flush()
+            return
         self._flush(session, at_end=True)
         self.send(session.routing_id, goodbye)
 
@@ -168,7 +201,8 @@ class Outbound:
             return
         if session.outbox is None:
             session.outbox = deque()
-            self.stalled.add(session)
+            if isinstance(session.routing_id, bytes):  # the Unix door tells when there is room
+                self.stalled.add(session)
         session.outbox.append(message)
         session.unread_bytes += sum(map(len, message))
         if session.unread_bytes > self._max_unread_bytes:
@@ -180,7 +214,7 @@ class Outbound:
     def _send_counted(self, session: Session, message: list[Frame]) -> bool:
         """As `send`, but of large messages libzmq gets only so many bytes at a time."""
         size = len(message[0]) if len(message) == 1 else sum(map(len, message))
-        if size < LARGE_BYTES:
+        if size < LARGE_BYTES or not isinstance(session.routing_id, bytes):
             return self.send(session.routing_id, message)
         in_flight = session.in_flight
         while in_flight and in_flight[0][0].done:

@@ -1,10 +1,11 @@
-"""Who may talk to a host: keys on disk, the ZAP handler, and the socket options that enforce both.
+"""Who may talk to a host: keys on disk, the uids of its own machine, the ZAP handler, and the socket options for it.
 
-Every listening socket has an authentication domain, and the ROUTER asks our handler (ZAP, RFC 27) about
-every connection before the peer's first message is read:
+Whoever comes in by the Unix door is asked about by his uid, which the kernel knows (`unixdoor`): `Authenticator.admit`
+gives the user id ``uid:<n>`` to those that are allowed, before a byte of theirs is read. Every socket of libzmq that
+listens has an authentication domain, and the ROUTER asks our handler (ZAP, RFC 27) about every connection before the
+peer's first message is read:
 
     domain       mechanism   accepted                                  user id
-    za.ipc       NULL        the peer's uid (SO_PEERCRED) is allowed   uid:<n>
     za.tcp       CURVE       its public key is in ``authorized/``      key:<name>:<public key>
     za.insecure  NULL        any peer, if insecure was asked for       insecure
     otherwise                nobody: status 400
@@ -65,7 +66,6 @@ __all__ = [
     "Role",
     "client_curve",
     "guard_insecure",
-    "guard_ipc",
     "guard_tcp",
     "name_of",
     "seed_routing_ids",
@@ -77,7 +77,6 @@ log = logging.getLogger(__name__)
 Role = Literal["admin", "call"]
 Socket = zmq.Socket[bytes]
 
-DOMAIN_IPC = b"za.ipc"
 DOMAIN_TCP = b"za.tcp"
 DOMAIN_INSECURE = b"za.insecure"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # fixed by RFC 27
@@ -430,12 +429,12 @@ def _checked_role(role: str, path: Path) -> Role:
 
 
 class Authenticator:
-    """Answers libzmq's question whether a peer may connect. All methods belong to the router thread.
+    """Decides who may connect: asked by libzmq, or by `admit`. All methods belong to the router thread.
 
     ``bind`` it before the ROUTER is bound, poll ``socket`` for reading beside the ROUTER, and call ``handle`` when
     it is readable. One to a context; close it after the ROUTER.
 
-    ``keys`` None: no CURVE client is accepted. ``uids`` are the Unix users allowed on ipc, default the own one,
+    ``keys`` None: no CURVE client is accepted. ``uids`` are the Unix users that `admit` lets in, default the own one,
     which is admin; others may call. ``insecure`` opens endpoints under `guard_insecure` to anybody, to call.
     """
 
@@ -490,6 +489,15 @@ class Authenticator:
             count += 1
         return count
 
+    def admit(self, uid: int | None) -> str | None:
+        """The user id of who comes in by the Unix socket; None if ``uid`` may not."""
+        if uid in self._uids:
+            self.accepted += 1
+            return f"uid:{uid}"
+        self.refused += 1
+        self._refusals.add(f"user {uid} on ipc", time.monotonic())
+        return None
+
     def role_of(self, user_id: str) -> Role | None:
         """What a user (see `user_of`) may do now; None if it is unknown or was revoked since it connected."""
         kind, _, rest = user_id.partition(":")
@@ -525,9 +533,6 @@ class Authenticator:
         domain, address, mechanism = request[2], request[3].decode("utf-8", "replace"), request[5]
         credentials = request[6:]
         match (domain, mechanism, credentials):
-            case (b"za.ipc", b"NULL", []):
-                uid = _uid_in(address)
-                return (f"uid:{uid}", "") if uid in self._uids else (None, f"user {uid} on ipc")
             case (b"za.tcp", b"CURVE", [key]) if len(key) == 32:
                 public = z85.encode(key).decode()
                 peer = self._keys.authorized().get(public) if self._keys is not None else None
@@ -535,12 +540,6 @@ class Authenticator:
             case (b"za.insecure", b"NULL", []) if self._insecure:
                 return INSECURE_USER, ""
         return None, f"{address} with mechanism {mechanism[:20]!r} in domain {domain[:20]!r}"
-
-
-def _uid_in(address: str) -> int | None:
-    """The uid in ``localhost:<uid>:<gid>:<pid>``, which libzmq makes from SO_PEERCRED for ipc."""
-    parts = address.rsplit(":", 3)
-    return int(parts[1]) if len(parts) == 4 and parts[1].isascii() and parts[1].isdecimal() else None
 
 
 class _RefusalLog:
@@ -569,11 +568,6 @@ class _RefusalLog:
 
 
 # ---------------------------------------------------------------- sockets
-
-
-def guard_ipc(socket: Socket) -> None:
-    """Make the next bind of ``socket`` an ipc endpoint for allowed Unix users. The path's `IpcLock` must be held."""
-    _guard(socket, DOMAIN_IPC)
 
 
 def guard_tcp(socket: Socket, keys: KeyPair) -> None:

@@ -1,11 +1,11 @@
 """Who is here, who is lost, and who may do what.
 
-A client says HELLO over a connection and has a *seat* from then on, found by the routing id of that connection; its
-messages bear the token that the WELCOME gave it. What ends that:
+A client says HELLO over a connection and has a *seat* from then on, found by that connection: a routing id of the
+ROUTER or a `UnixPeer`. Its messages bear the token that the WELCOME gave it. What ends that:
 
-    its connection breaks     found out by sending to it (`Sessions.call_roll`). It is *lost*: its calls go on and their
-                              replies are kept for ``resume_s``, in which it may come back over another connection.
-                              Nobody reads its streams any more; they are cancelled at once
+    its connection breaks     the Unix door tells of it; over TCP it is found out by sending (`Sessions.call_roll`).
+                              It is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
+                              come back over another connection. Nobody reads its streams any more; they are cancelled
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
     its key is revoked        all that it asked for ends in an error
 
@@ -26,7 +26,7 @@ from .config import BrokerConfig
 from .dispatcher import Dispatcher
 from .errors import ZmqAgentsError
 from .frames import Flag, Frame, Hello, Kind, error_reply
-from .outbound import Outbound, Session
+from .outbound import Outbound, Session, Where
 from .security import Role, name_of
 from .tickets import Effect, Ticket
 
@@ -51,7 +51,7 @@ class Sessions:
         self, config: BrokerConfig, dispatcher: Dispatcher, out: Outbound,
         carry_out: Callable[[list[Effect]], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.seats: dict[bytes, Session] = {}  # by routing id; always the same object
+        self.seats: dict[Where, Session] = {}  # by where it is reached; always the same object
         self.due = 0.0  # when there is something to do for `look`
         self._config = config
         self._dispatcher = dispatcher
@@ -63,11 +63,11 @@ class Sessions:
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_sweep = self._next_probe = 0.0
         self._next_roles = math.inf  # while nobody is here by a key
-        self._bad_peers: dict[bytes, int] = {}
+        self._bad_peers: dict[str, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
-        out.gone, out.drop = self._gone, self._detach
+        out.gone, out.drop = self.gone, self._detach
 
     def open(self, role_of: Callable[[str], Role | None], welcome: bytes) -> None:
         """Let clients in. ``role_of`` gives what a user may do, None: nothing; ``welcome`` is the body of a WELCOME."""
@@ -76,7 +76,7 @@ class Sessions:
 
     # ------------------------------------------------------------ what clients say
 
-    def hello(self, routing_id: bytes, hello: Hello, user: str, now: float) -> None:
+    def hello(self, routing_id: Where, hello: Hello, user: str, now: float) -> None:
         """A client introduces itself, or has come back. ``user``: whom the `Authenticator` took it for."""
         role = self._role_of(user)
         if role is None:
@@ -110,14 +110,15 @@ class Sessions:
         """The client goes, and will not come back."""
         self._detach(session)
 
-    def complain(self, routing_id: bytes, exc: Exception) -> None:
+    def complain(self, routing_id: Where, exc: Exception) -> None:
         """Count what a peer did wrong, and log it once for each peer, though not for each of a flood of them."""
-        seen = self._bad_peers.get(routing_id, 0)
+        name = routing_id.hex() if isinstance(routing_id, bytes) else str(routing_id)
+        seen = self._bad_peers.get(name, 0)
         if len(self._bad_peers) >= MAX_BAD_PEERS and not seen:
             self._bad_peers.clear()
-        self._bad_peers[routing_id] = seen + 1
+        self._bad_peers[name] = seen + 1
         if not seen and self._complaints.take(self._clock()):
-            log.warning("dropping malformed messages of peer %s: %s", routing_id.hex(), exc)
+            log.warning("dropping malformed messages of peer %s: %s", name, exc)
 
     def came_before(self, session: Session, call_id: int) -> bool:
         """True if this call is open, or was answered: then it is answered again."""
@@ -165,7 +166,12 @@ class Sessions:
         """Find out whose connection has ended: the ROUTER's monitor does not say, but sending does."""
         for session in list(self.seats.values()):
             if session.outbox is None:
-                self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+                self._knock(session)
+
+    def _knock(self, session: Session) -> None:
+        """Send it something. The Unix door says by itself who has gone."""
+        if isinstance(session.routing_id, bytes):
+            self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
 
     def starve(self, ticket: Ticket) -> None:
         """A stream to another process waits for its reader. If that has died it would wait, and keep the turn."""
@@ -189,7 +195,7 @@ class Sessions:
     def _probe_readers(self) -> None:
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
         for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
-            self._out.send(session.routing_id, [frames.header(Kind.PONG, 0, session.token)])
+            self._knock(session)
 
     def _look_at_roles(self, now: float) -> None:
         """Keys may be changed and removed while their clients are here, or about to come back."""
@@ -207,14 +213,21 @@ class Sessions:
                 self._send_away(session.routing_id, error)
             self._detach(session)
 
-    def _send_away(self, routing_id: bytes, error: ZmqAgentsError) -> None:
+    def _send_away(self, routing_id: Where, error: ZmqAgentsError) -> None:
         code, body = error_reply(error)
         self._out.send(routing_id, [frames.header(Kind.GOODBYE, code=code), *body])
 
-    def _gone(self, routing_id: bytes) -> None:
+    def gone(self, routing_id: Where) -> None:
+        """This connection has ended."""
         session = self.seats.get(routing_id)
         if session is not None:
             self._lose(session)
+
+    def roomy(self, where: Where) -> None:
+        """It can be sent more, after a time in which it did not read."""
+        session = self.seats.get(where)
+        if session is not None:
+            self._out.go_on(session)
 
     def _lose(self, session: Session) -> None:
         """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""

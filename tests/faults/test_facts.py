@@ -1,8 +1,8 @@
 """What libzmq does that this package is built around: each fact by experiment, and beside it that a host is not hit.
 
 When a new libzmq behaves otherwise, the test of the fact fails and says which precaution is no longer needed. Facts
-about authentication (no handler, no domain, names that peers give themselves, the start of the routing ids, a second
-bind of an ipc path) are in test_security.py.
+about authentication (no handler, no domain, names that peers give themselves, the start of the routing ids) are in
+test_security.py.
 
 An experiment that ends in an abort, or that forks, is a program of its own; its exit status is the result.
 """
@@ -13,8 +13,10 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +127,26 @@ def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_socket_without_a_hi
     assert _program(PING_AND_GO, os.path.dirname(__file__), "0") == (0, "alive\n", "")
 
 
-@pytest.mark.xfail(reason="the ROUTER has a high-water mark: it bounds what clients without credits may pile up")
-def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host() -> None:
+def _flood_with_pings_and_go(launcher: RpcAgentServerLauncher, connect: Callable[[Any], socket.socket]) -> None:
+    for _ in range(3):
+        with Wire(connect(launcher)) as wire:
+            ping = frame(frames.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
+            wire.end.sendall(ping * 100)
+
+
+def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host_at_its_unix_socket() -> None:
     with host() as launcher, client_of(launcher) as client:
-        for _ in range(3):
-            with Wire(connect_ipc(launcher)) as wire:
-                ping = frame(frames.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
-                wire.end.sendall(ping * 100)
+        _flood_with_pings_and_go(launcher, connect_ipc)
         assert client.is_alive()
         assert launcher.is_running
+
+
+@pytest.mark.xfail(reason="the ROUTER has a high-water mark: it bounds what clients without credits may pile up")
+def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host_over_tcp() -> None:
+    with host(insecure=True) as launcher, client_of(launcher) as client:
+        _flood_with_pings_and_go(launcher, lambda launcher: connect_tcp(launcher.port))
+        assert not hosts.eventually(lambda: not launcher.is_running, 5)
+        assert client.is_alive()
 
 
 @pytest.mark.parametrize(
@@ -211,21 +224,22 @@ def test_a_peer_that_claims_another_routing_id_is_like_any_other() -> None:
     assert _program(CLAIM, os.path.dirname(__file__), "1000")[:2] == (0, "alive\n")
 
 
-def test_two_peers_of_one_routing_id_do_not_get_each_others_replies(
+def test_two_peers_that_claim_one_identity_are_two_and_do_not_get_each_others_replies(
     server: RpcAgentServerLauncher, client: RpcClient
 ) -> None:
     desk = client.create_agent(Desk)
     with Wire(connect_ipc(server), identity=b"twin") as first:
         token = first.hello()
         with Wire(connect_ipc(server), identity=b"twin") as second:
-            second.send(frames.header(Kind.HELLO), codec.pack({"client": os.urandom(10), "versions": [1]}))
+            assert second.hello() != token
             meta = codec.pack([desk.agent_id, "echo", None, None])
             second.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("second",), {}).payload)
             first.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("first",), {}).payload)
             assert codec.decode(first.answer_to(1)[1][0]) == "first"
+            assert second.answer_to(1)[0].kind == Kind.NEED_HELLO
             second.end.settimeout(0.2)
             with pytest.raises(TimeoutError):
-                second.answer_to(1)
+                second.receive()
         first.send(frames.header(Kind.CALL, 2, token), meta, codec.encode_call(("again",), {}).payload)
         assert codec.decode(first.answer_to(2)[1][0]) == "again"
 
@@ -238,10 +252,10 @@ def test_fact_a_message_that_does_not_end_is_held_by_libzmq_without_limit_until_
 
     So the bound is the memory that the system gives to the host: `MemoryMax=` of its unit, or a container's.
     """
-    with host(max_message_bytes=MIB) as launcher, client_of(launcher) as client:
+    with host(max_message_bytes=MIB, insecure=True) as launcher, client_of(launcher) as client:
         desk, memory = client.create_agent(Desk), Memory(launcher.pid)
         sent = pick(100, 2000)
-        with Wire(connect_ipc(launcher)) as wire:
+        with Wire(connect_tcp(launcher.port)) as wire:
             wire.hello()
             for _ in range(sent):
                 wire.end.sendall(frame(bytes(MIB), MORE))
@@ -250,6 +264,28 @@ def test_fact_a_message_that_does_not_end_is_held_by_libzmq_without_limit_until_
                 assert desk.echo("served") == "served"
         assert hosts.eventually(lambda: memory.grown < 0.2 * sent, 5)
         assert desk.bump() == 1
+
+
+def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_and_serves_the_others() -> None:
+    with host(max_message_bytes=MIB) as launcher, client_of(launcher) as client:
+        desk, memory = client.create_agent(Desk), Memory(launcher.pid)
+        with Wire(connect_ipc(launcher)) as wire:
+            token = wire.hello()
+            wire.end.sendall(frame(frames.header(Kind.CALL, 1, token), MORE))
+            for number in range(pick(100, 2000)):
+                wire.end.sendall(frame(bytes(MIB), MORE))
+                if number % 20 == 0:
+                    with within(2):
+                        assert desk.echo(number) == number
+            assert memory.grown < 16
+            wire.end.sendall(frame(b""))
+            wire.send(frames.header(Kind.CALL, 2, token), bytes(MIB), bytes(MIB))  # too large, but not endless
+            head, body = wire.answer_to(2)
+            assert head.kind == Kind.ERROR
+            assert "max_message_bytes" in codec.unpack(body[0])["message"]
+            wire.send(frames.header(Kind.PING, 3, token))
+            assert wire.answer_to(3)[0].kind == Kind.PONG
+        assert memory.grown < 16
 
 
 def test_a_stranger_cannot_send_a_message_without_an_end(server: RpcAgentServerLauncher) -> None:

@@ -128,20 +128,24 @@ def measure(plan: Plan) -> Iterator[list[report.Measurement]]:
 
 
 def measure_all(given: argparse.Namespace) -> tuple[list[report.Measurement], list[str]]:
-    """All measurements, and what failed."""
+    """All measurements, and what failed. After Ctrl-C, those until then."""
     found: list[report.Measurement] = []
     failed: list[str] = []
     todo = plans(given)
-    with progress(sum(plan.options.rounds for plan in todo)) as step:
-        for plan in todo:
-            label = f"{plan.case} {plan.mode} {plan.options.transport}"
-            step(label, 0)
-            try:
-                for measurements in measure(plan):
-                    found += measurements
-                    step(label, 1)
-            except subprocess.CalledProcessError as exc:
-                failed.append(f"{label} failed with exit status {exc.returncode}, see its messages above")
+    label = "the first case"
+    try:
+        with progress(sum(plan.options.rounds for plan in todo)) as step:
+            for plan in todo:
+                label = f"{plan.case} {plan.mode} {plan.options.transport}"
+                step(label, 0)
+                try:
+                    for measurements in measure(plan):
+                        found += measurements
+                        step(label, 1)
+                except subprocess.CalledProcessError as exc:
+                    failed.append(f"{label} failed with exit status {exc.returncode}, see its messages above")
+    except KeyboardInterrupt:
+        failed.append(f"interrupted in {label}: only what was measured until then is told")
     return found, failed
 
 

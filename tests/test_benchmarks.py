@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,23 @@ def test_a_peer_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytes
     printed = capsys.readouterr().out
     assert "ray: not measured, ERROR: no matching distribution" in printed
     assert "rpyc: not measured, it is not installed (make bench-peers)" in printed
+
+
+def test_after_ctrl_c_what_was_measured_is_told_and_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "run.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--only", "B7,B6", "--json", str(kept)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        while "measuring B6" not in process.stderr.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted in B6" in errors
+    assert "B7" in printed
+    assert {one["case"] for one in json.loads(kept.read_text())["measurements"]} == {"B7"}
 
 
 # ---------------------------------------------------------------- soak

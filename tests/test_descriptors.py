@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import json
 import os
 import signal
 import socket
@@ -50,6 +53,37 @@ def test_the_soft_limit_is_raised_and_each_rise_over_80_percent_is_told_once(
     assert all(line.startswith("narrow has ") and " of at most 200 descriptors" in line for line in warnings)
 
 
+FULL = """
+import json, os, resource, socket, time
+from hosts import Worker
+from zmqagents import RpcAgentServerLauncher, RpcClient, endpoints
+server = RpcAgentServerLauncher(custom_agent_classes=[Worker], server_id="full", start_method="fork", local_mode=True)
+server.launch()
+with RpcClient("localhost", server.port, transport="ipc") as client:
+    worker = client.create_agent(Worker)
+    limit = len(os.listdir(f"/proc/{server.pid}/fd")) + 5
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    strangers = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for stranger in strangers:
+        stranger.connect(endpoints.find_host("localhost", server.port).ipc)
+    time.sleep(0.5)
+    found = [worker.echo("served")]
+    for stranger in strangers:
+        stranger.close()
+    with RpcClient("localhost", server.port, transport="ipc") as other:
+        found.append(other.get_agent(worker.agent_id).echo("too"))
+server.shutdown()
+print(json.dumps(found))
+"""
+
+
+def test_a_host_without_a_free_descriptor_says_so_once_and_lets_clients_in_when_others_have_left(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert output_of(FULL) == ["served", "too"]
+    assert capfd.readouterr().err.count("nobody can come in") == 1
+
+
 def test_a_process_without_a_free_descriptor_is_known_to_have_none() -> None:
     source = """
 import json, os, resource
@@ -83,6 +117,20 @@ class Forks(AgentBase):
             time.sleep(60)
             os._exit(0)
         return pid
+
+    def claims(self) -> list[str]:
+        """What a fork of this process still takes for its own, though the host's connections are closed there."""
+        r, w = os.pipe()
+        if os.fork() == 0:
+            try:
+                files = {os.open(os.devnull, os.O_RDONLY) for _ in range(20)}  # they get the numbers that are free
+                sockets = [thing for thing in gc.get_objects() if isinstance(thing, socket.socket)]
+                os.write(w, json.dumps([str(thing) for thing in sockets if thing.fileno() in files]).encode())
+            finally:
+                os._exit(0)
+        os.close(w)
+        with open(r) as report:
+            return list(json.load(report))
 
     def echo(self, value: Any) -> Any:
         return value
@@ -119,6 +167,15 @@ def test_a_fork_of_a_host_keeps_neither_its_port_nor_its_connections(transport: 
         if child:
             os.kill(child, signal.SIGKILL)
         server.shutdown()
+
+
+def test_a_fork_of_a_host_does_not_take_files_of_its_own_for_the_hosts_connections() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(RpcAgentServerLauncher(custom_agent_classes=[Forks]))
+        clients = [stack.enter_context(RpcClient("localhost", server.port, transport="ipc")) for _ in range(3)]
+        agents = [client.create_agent(Forks) for client in clients]
+        assert agents[0].claims() == []
+        assert [agent.echo(3) for agent in agents] == [3, 3, 3]
 
 
 def test_sockets_of_others_stay_open_in_a_fork() -> None:

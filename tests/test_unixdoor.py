@@ -33,6 +33,7 @@ from zmqagents.frames import Frame, Hello
 from zmqagents.outbound import Outbound, Session, Where
 from zmqagents.security import Authenticator
 from zmqagents.unixdoor import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, new_poller
+from zmqagents.unixwire import WRITE_BYTES
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -745,6 +746,28 @@ with socket.socket(socket.AF_UNIX) as end:
         end.sendall(zmtp.head(len(data)))
         end.sendall(data)
 """
+
+
+def test_one_who_reads_as_fast_as_the_door_writes_has_its_turn_and_no_more(porter: Porter) -> None:
+    with shaken(porter) as (end, peer):
+        size = 32 * MIB
+        reader = threading.Thread(target=_read, args=(end, size))
+        reader.start()
+        assert peer.hand_over([bytes(size)])
+        turns = 1
+        while peer.pending:
+            written = sum(map(len, peer._out))
+            porter.turn(1.0)
+            assert written - sum(map(len, peer._out)) <= WRITE_BYTES
+            turns += 1
+        reader.join(20)
+        assert turns >= size / WRITE_BYTES
+
+
+def _read(end: socket.socket, size: int) -> None:
+    end.settimeout(20)
+    while size > 0:
+        size -= len(end.recv(1 << 20))
 
 
 def test_one_who_writes_as_fast_as_the_door_reads_has_its_turn_and_no_more(path: str) -> None:

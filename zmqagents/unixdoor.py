@@ -40,6 +40,7 @@ BACKLOG = 512
 ACCEPTS = 64  # new connections in one turn
 HANDSHAKE_S = 5.0
 PAUSE_S = 0.1  # without a free descriptor nobody can come in; so long until the next attempt
+COMPLAINT_S = 60.0  # and so long until the next line about it
 READ_BYTES = 1_048_576  # of a long message in one turn
 QUEUE_PIECES = 64  # short messages that may wait for room here; who has more to send keeps it
 IN, OUT = select.POLLIN, select.POLLOUT  # those of epoll are the same numbers
@@ -173,7 +174,7 @@ class UnixDoor:
         self._peers: dict[int, UnixPeer] = {}  # by descriptor
         self._strangers: deque[UnixPeer] = deque()  # who had not shaken hands when somebody last looked, oldest first
         self._paused_until = math.inf
-        self._in_need = False  # of descriptors, at the last attempt
+        self._next_complaint = -math.inf  # that nobody can come in
         self._names = itertools.count(1)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._fd = self._listener.fileno()
@@ -261,15 +262,15 @@ class UnixDoor:
                 return
             except OSError as exc:
                 if exc.errno not in _PASSING:  # no free descriptor, most likely
-                    if not self._in_need:
-                        self._in_need = True
+                    now = self._clock()
+                    if now >= self._next_complaint:
+                        self._next_complaint = now + COMPLAINT_S
                         log.warning("nobody can come in: %s", exc)
                     self._poller.unregister(self._fd)
-                    self._paused_until = self._clock() + PAUSE_S
+                    self._paused_until = now + PAUSE_S
                     self.due = min(self.due, self._paused_until)
                     return
                 continue
-            self._in_need = False
             self._let_in(sock)
 
     def _let_in(self, sock: socket.socket) -> None:

@@ -17,6 +17,7 @@ __all__ = ["SENDING", "UnixWire"]
 
 SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
 _HEADS = (0, zmtp.LONG)  # the first byte of a message of one frame
+WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
 PIECES = 64  # written by one system call
 SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
 AT_ONCE = int(socket.MSG_DONTWAIT)
@@ -66,22 +67,23 @@ class UnixWire:
             self._out += zmtp.enclosed(parts)
 
     def flush(self) -> None:
-        """Write what is queued, as far as there is room."""
+        """Write what is queued, as far as there is room, `WRITE_BYTES` at most."""
         out = self._out
+        left = WRITE_BYTES
         try:
-            while out and not self.ended:
-                pieces = list(islice(out, PIECES))
+            while out and left and not self.ended:
                 try:
-                    count = self._socket.sendmsg(pieces, (), SENDING)
+                    count = self._socket.sendmsg(self._next_pieces(left), (), SENDING)
                 except BlockingIOError:
                     break
                 except OSError:
                     self.end()
                     break
-                for piece in pieces:
+                left -= count
+                while count:
+                    piece = out[0]
                     if count < len(piece):
-                        if count:
-                            out[0] = memoryview(piece)[count:]
+                        out[0] = memoryview(piece)[count:]
                         break
                     count -= len(piece)
                     out.popleft()
@@ -89,6 +91,17 @@ class UnixWire:
             self.end()
             raise
         self.pending = bool(out) and not self.ended
+
+    def _next_pieces(self, room: int) -> list[Frame]:
+        """What is to be written next, ``room`` bytes at most."""
+        pieces: list[Frame] = []
+        for piece in islice(self._out, PIECES):
+            if len(piece) >= room:
+                pieces.append(memoryview(piece)[:room])
+                break
+            pieces.append(piece)
+            room -= len(piece)
+        return pieces
 
     def read(self) -> int:
         """Read what is there, once; how many bytes that was."""

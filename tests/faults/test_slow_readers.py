@@ -230,3 +230,14 @@ def test_a_client_that_is_stopped_amid_thousands_of_replies_gets_all_or_errors_w
     assert sum(late.values()) == count - outcomes["NoneType"]
     assert set(late) <= {"NoneType", "ResultExpired"}
     assert outcomes["NoneType"] > 0
+
+
+def test_half_a_message_goes_with_the_connection_over_which_it_came(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    memory = Memory(server.pid)
+    for _ in range(20):
+        with Wire(connect_ipc(server)) as wire:
+            wire.end.sendall(b"\2" + (15 * MIB).to_bytes(8, "big") + b"its first bytes")
+        client.get_server_info()  # that one has been read
+    assert hosts.eventually(lambda: memory.grown < 60, 2)

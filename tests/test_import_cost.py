@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from test_layers import HEAVY, OF_THE_HOST, ROOT
+from zmqagents import RpcClient
 
 FOREIGN = "import zmq, msgpack"
 CLIENT = f"{FOREIGN}; from zmqagents import AgentBase, AsyncResult, RpcClient, deadline"
@@ -43,5 +44,27 @@ def loaded_by(source: str) -> set[str]:
 def test_what_a_client_imports_is_nothing_heavy_and_nothing_of_the_host() -> None:
     loaded = loaded_by(CLIENT) - loaded_by(FOREIGN)
     assert "zmqagents.proxy" in loaded
-    of_the_library = {"multiprocessing", "subprocess", "http", "email", "ssl", "sqlite3", "xml"}
+    of_the_library = {"multiprocessing", "subprocess", "http", "email", "_hashlib", "ssl", "sqlite3", "xml"}
     assert not loaded & (OF_THE_HOST | HEAVY | of_the_library)
+
+
+AGENT = """
+import sys
+from zmqagents import AgentBase
+class Looks(AgentBase):
+    def loaded(self):
+        return [name for name in ("_hashlib", "ssl", "asyncio", "redis", "numpy", "rich") if name in sys.modules]
+"""
+
+
+def test_a_host_loads_neither_openssl_nor_asyncio_before_it_needs_them(tmp_path: Path) -> None:
+    """`hashlib`, `hmac` and `secrets` load OpenSSL: 3.6 MiB, and 10 ms of the start."""
+    (tmp_path / "looks.py").write_text(AGENT)
+    command = [sys.executable, "-m", "zmqagents", "start", "--agent-dir", str(tmp_path), "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        bound = json.loads(process.stdout.readline())
+        with RpcClient(bound["host"], bound["port"]) as client:
+            assert client.create_agent("Looks").loaded() == []
+            client.stop(grace_s=0.0)
+        assert process.wait(20) == 0

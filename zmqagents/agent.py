@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import secrets
+import os
 import threading
 import time
 import weakref
@@ -343,7 +343,7 @@ distributor: Callable[..., Any] | None = None
 
 def new_agent_id(class_name: str) -> str:
     """A short id, unique across hosts for practical purposes: ``reader-7f3k2a9c``."""
-    return f"{class_name.lower()}-{secrets.token_hex(4)}"
+    return f"{class_name.lower()}-{os.urandom(4).hex()}"
 
 
 class _AgentMeta(type):

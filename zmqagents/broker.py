@@ -23,7 +23,6 @@ import contextlib
 import logging
 import math
 import os
-import secrets
 import socket
 import threading
 import time
@@ -128,7 +127,7 @@ class Broker:
         self._started = time.time()
         self._unpickler = unpickler
         self._fetch_far = fetch_far
-        self._epoch = secrets.token_hex(8)
+        self._epoch = os.urandom(8).hex()
         self._open_store()
         self._dispatcher = Dispatcher(config, classes.spec)
         services = InsideServices(config.server_id, models, self.post, own_client)

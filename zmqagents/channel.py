@@ -27,7 +27,6 @@ import copy
 import logging
 import os
 import random
-import secrets
 import socket
 import threading
 import time
@@ -82,7 +81,7 @@ class Channel:
         self.closing = False
         self._ended = False
         self._resolve = resolve
-        self._secret = secrets.token_bytes(16)
+        self._secret = os.urandom(16)
         self._book = Outstanding()
         self._lead = threading.RLock()  # as such it knows whose it is
         self.resting = False  # the I/O thread leaves the socket to callers

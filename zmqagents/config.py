@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 def generate_server_id(host: str, port: int | None) -> str:
     """A short id, new at each call: ``localhost-5000-3f9a1c``."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")[:24] or "host"
-    return "-".join(part for part in (name, str(port) if port else "", secrets.token_hex(3)) if part)
+    return "-".join(part for part in (name, str(port) if port else "", os.urandom(3).hex()) if part)
 
 
 def check_host(host: object) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -126,7 +125,7 @@ class Incoming:
         self._there = 0
         self._size: int | None = None
         directory, name = os.path.split(self._path)
-        self._draft = os.path.join(directory, f".{name[:128]}.{secrets.token_hex(4)}.part")
+        self._draft = os.path.join(directory, f".{name[:128]}.{os.urandom(4).hex()}.part")
 
     def __enter__(self) -> Incoming:
         if os.path.isdir(self._path) or not os.path.basename(self._path):

@@ -25,7 +25,7 @@ A file that cannot be imported does not hide the others. `load_agents_from_dir` 
 
 from __future__ import annotations
 
-import hashlib
+import binascii
 import importlib
 import logging
 import os
@@ -151,8 +151,8 @@ def _module_name(real: Path) -> str:
     while (directory / "__init__.py").is_file() and directory != directory.parent:
         parts.insert(0, directory.name)
         directory = directory.parent
-    digest = hashlib.blake2b(os.fsencode(directory), digest_size=4).hexdigest()
-    package = f"{PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', directory.name)}_{digest}"
+    digest = binascii.crc32(os.fsencode(directory))  # hashlib would load OpenSSL
+    package = f"{PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', directory.name)}_{digest:08x}"
     make_package(PACKAGE, [])
     make_package(package, [str(directory)])
     return ".".join([package, *parts])

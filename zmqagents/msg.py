@@ -6,7 +6,7 @@ the codec wherever it is imported: there a `Msg` arrives as a `Msg`, at any dept
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -26,7 +26,7 @@ class Msg:
     content: Any
     role: str = "assistant"
     metadata: Any = None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: os.urandom(8).hex())
     timestamp: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -79,7 +79,7 @@ class Session:
     def take_seat(self, routing_id: Where, now: float) -> None:
         """From now on it is reached by that connection."""
         self.routing_id = routing_id
-        self.token = secrets.randbits(63) | 1
+        self.token = int.from_bytes(os.urandom(8), "big") >> 1 | 1
         self.last_seen = now
         self.seated = True
         self.lost = False

@@ -18,6 +18,7 @@ import pytest
 
 from hosts import STUCK_S, Worker, environment, eventually, is_gone, output_of, running, seconds_of, started, told
 from raw_peer import RawPeer
+from scale import soak_only
 from zmqagents import (
     AddressInUse,
     AgentBase,
@@ -38,9 +39,6 @@ from zmqagents.frames import Kind
 from zmqagents.supervisor import LIMIT, WINDOW_S, Crashes
 
 METHODS = ["fork", "fresh"]
-soak_only = pytest.mark.skipif(
-    os.environ.get("ZMQAGENTS_SOAK", "") in ("", "0"), reason="a thorough run only: ZMQAGENTS_SOAK=1"
-)
 READY_S = 2.0  # after a crash
 
 

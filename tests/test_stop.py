@@ -20,11 +20,8 @@ import psutil
 import pytest
 
 from hosts import STUCK_S, environment, eventually, is_gone, output_of, started, told
+from scale import soak_only
 from zmqagents import AgentBase, HostStopping, RpcClient, async_func, endpoints
-
-soak_only = pytest.mark.skipif(
-    os.environ.get("ZMQAGENTS_SOAK", "") in ("", "0"), reason="a thorough run only: ZMQAGENTS_SOAK=1"
-)
 
 AGENTS = """
 import os, time

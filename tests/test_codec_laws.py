@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
+import enum
+import math
 import pathlib
+import time
 import zoneinfo
-from typing import Any
+from fractions import Fraction
+from typing import Any, ClassVar, NamedTuple
 
 import msgpack
+import pydantic
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -178,3 +185,207 @@ def same_kinds(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(same_kinds, value)) and all(map(same_kinds, value.values()))
     return type(value) in (type(None), bool, int, float, str, bytes)
+
+
+# ---------------------------------------------------------------- children of wrong types
+
+CPU_LIMIT_S = 0.4  # of the thread that decodes; what is refused takes some microseconds
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Bits(enum.IntFlag):
+    LOW = 1
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+@dataclasses.dataclass
+class Record:
+    count: int
+    made: Any = dataclasses.field(default=None, init=False)
+
+
+class Model(pydantic.BaseModel):
+    count: int
+    parts: list[int] = []
+    table: dict[int, float] = {}
+    share: Fraction = Fraction(1)
+
+
+class Plain:
+    count: int
+
+
+for _cls in (Colour, Bits, Pair, Record, Model, Plain):
+    codec.register_type(_cls, name=_cls.__name__)
+
+
+class Trap:
+    """What a reference becomes: to read an attribute is a call to another host, to iterate over it a long wait."""
+
+    sprung: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.sprung.append(name)
+        raise AttributeError(name)
+
+    def __iter__(self) -> Any:
+        self.sprung.append("iter")
+        return iter(())
+
+    def __len__(self) -> int:
+        self.sprung.append("len")
+        return 0
+
+    def __bool__(self) -> bool:
+        self.sprung.append("bool")
+        return False
+
+    def __getitem__(self, key: Any) -> Any:
+        self.sprung.append("item")
+        raise IndexError(key)
+
+
+def box(letter: str, *children: Any) -> list[Any]:
+    return [msgpack.ExtType(1, letter.encode()), *children]
+
+
+def leaf(code: codec._Ext, data: bytes) -> Any:
+    return msgpack.ExtType(code, data)
+
+
+def nested(depth: int) -> Any:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+# With these exponents and lengths Python's own constructors work for one or two seconds, so that the test can fail.
+BIG_TEXT, BIG_RANGE = "1e5000000", box("r", 0, 20_000_000, 1)
+REFERENCE = box("A", "s", "h:1", "id", "C", {"items": "value ()", "keys": "value ()"})
+CHILDREN: dict[str, Any] = {
+    "None": None, "True": True, "0": 0, "3": 3, "-1": -1, "2**63": 2**63, "float": 0.5, "inf": math.inf,
+    "nan": math.nan, "text": "C", "exponent as text": BIG_TEXT, "ratio as text": f"1/{'9' * 4000}",
+    "long text": "9" * 1_000_000, "bytes": b"C", "exponent as bytes": BIG_TEXT.encode(), "long bytes": b"9" * 1_000_000,
+    "list": [], "long list": [0] * 100_000, "nested lists": nested(200), "dict": {},
+    "dict of bombs": {"count": BIG_RANGE},
+    "big int": leaf(codec._Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
+    "complex": leaf(codec._Ext.COMPLEX, bytes(16)), "timedelta": leaf(codec._Ext.TIMEDELTA, bytes(12)),
+    "date": leaf(codec._Ext.DATE, b"2024-01-01"), "uuid": leaf(codec._Ext.UUID, bytes(16)),
+    "path": leaf(codec._Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(codec._Ext.ELLIPSIS, b""),
+    "Decimal": leaf(codec._Ext.DECIMAL, b"1.5"), "huge Decimal": leaf(codec._Ext.DECIMAL, BIG_TEXT.encode()),
+    "tiny Decimal": leaf(codec._Ext.DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(codec._Ext.DECIMAL, b"sNaN"),
+    "tuple": box("t", 1), "set": box("s", 1), "frozenset": box("f"), "deque": box("d", None, 1),
+    "huge range": BIG_RANGE,
+    "slice": box("l", BIG_RANGE, None, None), "Fraction": box("q", 1, 3), "bytearray": box("b", b"abc"),
+    "array": box("a", "<f8", [1], "C", bytes(8)), "long empty array": box("a", "<f8", [2**47, 0], "C", b""),
+    "numpy scalar": box("g", "<i8", b"\x01" + bytes(7)), "numpy text": box("g", "U", "C"),
+    "object": box("o", "Pair", box("t", 1, 2)), "object of an unknown class": box("o", "x:Y", BIG_RANGE),
+    "exception": box("x", {"type": "builtins:KeyError", "message": "m"}, None),
+    "list of huge ranges": [BIG_RANGE, BIG_RANGE],
+    "dict with a huge key": {leaf(codec._Ext.DECIMAL, BIG_TEXT.encode()): 1},
+    "agent": REFERENCE, "task": box("T", "a-1", "s", "h:1"),
+}  # fmt: skip
+DESCRIPTION = {
+    "type": "builtins:SyntaxError", "message": "m", "traceback": "t", "group": [], "fields": {"size": 1}, "args": ["m"]
+}  # fmt: skip
+# Each way to build something: valid children, and the types that the codec demands (object: of any type).
+BUILDERS: dict[str, tuple[str, list[Any], list[type]]] = {
+    "tuple": ("t", [1], [object]), "set": ("s", [1], [object]), "frozenset": ("f", [1], [object]),
+    "deque": ("d", [3, 1], [int, object]), "range": ("r", [1, 9, 2], [int] * 3),
+    "slice": ("l", [1, 2, 3], [object] * 3),
+    "Fraction": ("q", [1, 3], [int, int]), "bytearray": ("b", [b"abc"], [bytes]),
+    "array": ("a", ["<f8", [1], "C", bytes(8)], [object, list, str, bytes]),
+    "numpy scalar": ("g", ["<f8", bytes(8)], [object, bytes]), "numpy text": ("g", ["U", "text"], [object, str]),
+    "enum": ("o", ["Colour", 1], [str, object]), "flag": ("o", ["Bits", 1], [str, object]),
+    "namedtuple": ("o", ["Pair", box("t", 1, 2)], [str, object]),
+    "dataclass": ("o", ["Record", {"count": 1}], [str, dict]), "model": ("o", ["Model", {"count": 1}], [str, dict]),
+    "attributes": ("o", ["Plain", {"count": 1}], [str, dict]), "exception": ("x", [DESCRIPTION, None], [dict, object]),
+    "agent": ("A", ["s", "h:1", "id", "C", {"reply": "future ()"}], [str, str, str, str, dict]),
+    "task": ("T", ["a-1", "s", "h:1"], [str, str, str]),
+}  # fmt: skip
+
+
+def decode_in_time(packed: Any) -> Any:
+    """The value, or the error; within the limit, and without a touch on what a reference has become."""
+    payload = b"\xc1" + msgpack.packb(packed)
+    Trap.sprung.clear()
+    began = time.thread_time()
+    try:
+        found = codec.decode(payload, resolve=lambda _: Trap())
+    except errors.RemoteProtocolError as exc:
+        found = exc
+    assert time.thread_time() - began < CPU_LIMIT_S
+    assert not Trap.sprung
+    return found
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_builder_takes_no_child_of_a_wrong_type_and_no_bomb(builder: str) -> None:
+    letter, children, kinds = BUILDERS[builder]
+    assert not isinstance(decode_in_time(box(letter, *children)), errors.RemoteProtocolError)
+    for place, kind in enumerate(kinds):
+        for name, child in CHILDREN.items():
+            found = decode_in_time(box(letter, *children[:place], child, *children[place + 1 :]))
+            if kind is not object and type(decode_in_time(child)) is not kind and (letter, name) != ("d", "None"):
+                assert isinstance(found, errors.RemoteProtocolError), name
+    for count in (0, len(children) - 1, len(children) + 1):
+        decode_in_time(box(letter, *(children * 2)[:count]))
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_a_bomb_deep_in_the_children_is_refused_in_time(name: str) -> None:
+    child = CHILDREN[name]
+    for field in DESCRIPTION:
+        decode_in_time(box("x", DESCRIPTION | {field: child}, None))
+        decode_in_time(box("x", DESCRIPTION | {field: [child, child]}, None))
+        decode_in_time(box("x", DESCRIPTION | {"group": [DESCRIPTION | {field: child}]}, None))
+    for kind in ("SyntaxError", "ExceptionGroup", "OSError", "UnicodeDecodeError", "KeyError", "StopIteration"):
+        for more in ({}, {"agent": "a"}):
+            data = {"type": f"builtins:{kind}", "message": "m", **more}
+            for args in (["m", child], [child, "m"], [child] * 5):
+                decode_in_time(box("x", data, b"\xc1" + msgpack.packb(args)))
+                decode_in_time(box("x", data | {"args": args}, None))
+                decode_in_time(box("x", DESCRIPTION | {"group": [data | {"args": args}]}, None))
+    for form in ([child], [[child, "<f8"]], [["x", child]], [["x", "<f8", child]], [["x", "<f8", [child]]]):
+        decode_in_time(box("a", form, [1], "C", bytes(8)))
+        decode_in_time(box("g", form, bytes(8)))
+    decode_in_time(box("a", "<f8", [child], "C", bytes(8)))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CHILDREN if name not in ("agent", "task")]
+)  # pydantic iterates over those
+def test_a_bomb_in_a_field_of_a_model_is_refused_in_time(name: str) -> None:
+    child = CHILDREN[name]
+    for field in ("count", "parts", "table", "share"):
+        for value in (child, [child], {"count": child}):
+            decode_in_time(box("o", "Model", {"count": 1, field: value}))
+    with contextlib.suppress(TypeError):  # what msgpack cannot pack as a key
+        decode_in_time(box("o", "Model", {"count": 1, "table": {child: 1.0}}))
+
+
+@pytest.mark.parametrize("code", codec._Ext)
+def test_a_leaf_of_any_data_is_a_value_or_refused_in_time(code: codec._Ext) -> None:
+    moment = b"2024-01-01T00:00:00 0 :+"
+    for data in (b"", b"9" * 8192, b"9" * 1_000_000, moment + b"9" * 50, moment + b"9" * 4000, b"1e999999999", b"\xff"):
+        decode_in_time(leaf(code, data))
+
+
+ANY_CHILD = st.sampled_from(list(CHILDREN.values()))
+
+
+@given(
+    st.sampled_from([letter.decode() for letter in codec._MARKS]),
+    st.lists(ANY_CHILD | st.lists(ANY_CHILD, max_size=3) | st.dictionaries(st.text(max_size=5), ANY_CHILD, max_size=3)),
+)
+@settings(max_examples=600, deadline=None)
+def test_any_box_of_any_children_is_a_value_or_a_protocol_error_in_time(letter: str, children: list[Any]) -> None:
+    decode_in_time(box(letter, *children))

@@ -42,7 +42,9 @@ Python: it knows at each moment where it is, hence the path in the errors. So co
 ``to_dict`` may be called twice.
 
 **Bounds.** Nesting up to `MAX_DEPTH` always travels; more than 1024 levels end msgpack itself. Numbers have
-`MAX_NUMBER_BYTES` at most. A length that a peer declares reserves nothing: that is msgpack's doing, from
+`MAX_NUMBER_BYTES` at most. A box is built of children of exactly the types that the table above names, and of no
+others: Python's own constructors take much more, and ten bytes (a Decimal of 1e999999999, a range of 10**18) keep
+them busy for hours. A length that a peer declares reserves nothing: that is msgpack's doing, from
 1.2.4 on (before 1.2 it also lost memory at each truncated message). What is not bounded is the time of a
 dict or set whose keys were chosen to collide, which Python prevents for text and bytes only.
 
@@ -51,12 +53,14 @@ Every function here may be called from any thread.
 
 from __future__ import annotations
 
+import builtins
 import collections
 import dataclasses
 import datetime as dt
 import enum
 import importlib
 import inspect
+import math
 import pathlib
 import re
 import struct
@@ -84,11 +88,14 @@ __all__ = [
 
 Buffer = bytes | memoryview
 T = TypeVar("T", bound=type)
+X = TypeVar("X")
 
 INLINE_LIMIT_BYTES = 65_536  # buffers above this travel as frames of their own
 MAX_BUFFERS = 64  # per value; further ones go inside the payload (frames.MAX_FRAMES leaves room for these)
 MAX_DEPTH = 128  # nesting that always travels; the C packer and unpacker end at 1024
 MAX_NUMBER_BYTES = 8_192  # of one int, Decimal or part of a Fraction: arithmetic on longer ones is a burden
+MAX_VALIDATED_ITEMS = 1 << 20  # of a range, or an array of empty rows, that pydantic gets: it may make a list of it
+_MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
 _MAX_EXCEPTION_DEPTH = 4  # exceptions among the arguments of exceptions
 _KEEP_PACKER_BYTES = 1 << 20  # a packer keeps its buffer: one that made more than this is dropped
 
@@ -291,13 +298,19 @@ def _zone(text: str) -> dt.tzinfo | None:
     return dt.timezone(offset) if offset else dt.timezone.utc
 
 
+def _moment(data: bytes) -> str:
+    if len(data) > _MAX_MOMENT_BYTES:
+        raise RemoteProtocolError(f"a date or time of {len(data):,} bytes is over the limit of {_MAX_MOMENT_BYTES}")
+    return data.decode("ascii")
+
+
 def _read_datetime(data: bytes) -> dt.datetime:
-    text, fold, zone = data.decode("ascii").split(" ")
+    text, fold, zone = _moment(data).split(" ")
     return dt.datetime.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
 
 
 def _read_time(data: bytes) -> dt.time:
-    text, fold, zone = data.decode("ascii").split(" ")
+    text, fold, zone = _moment(data).split(" ")
     return dt.time.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
 
 
@@ -333,7 +346,7 @@ _LEAVES: dict[int, Callable[[bytes], Any]] = {
     _Ext.INT: _read_int,
     _Ext.COMPLEX: lambda data: complex(*_COMPLEX_PAIR.unpack(data)),
     _Ext.DATETIME: _read_datetime,
-    _Ext.DATE: lambda data: dt.date.fromisoformat(data.decode("ascii")),
+    _Ext.DATE: lambda data: dt.date.fromisoformat(_moment(data)),
     _Ext.TIME: _read_time,
     _Ext.TIMEDELTA: _read_timedelta,
     _Ext.DECIMAL: _read_decimal,
@@ -360,7 +373,8 @@ _REDUCERS: dict[type, Reducer] = {
     slice: lambda _, value: [_SLICE, value.start, value.stop, value.step],
     complex: lambda _, value: ExtType(_Ext.COMPLEX, _COMPLEX_PAIR.pack(value.real, value.imag)),
     Decimal: _reduce_decimal,
-    Fraction: lambda _, value: [_FRACTION, value.numerator, value.denominator],
+    # int(): a Fraction of numpy integers holds such
+    Fraction: lambda _, value: [_FRACTION, int(value.numerator), int(value.denominator)],
     EllipsisType: lambda _, value: ExtType(_Ext.ELLIPSIS, b""),
     dt.datetime: lambda _, value: ExtType(_Ext.DATETIME, _zoned(value, dt.datetime.isoformat)),
     dt.date: lambda _, value: ExtType(_Ext.DATE, value.isoformat().encode()),
@@ -484,7 +498,7 @@ def _shape_of(cls: Any) -> _Shape | None:
         names = [each.name for each in dataclasses.fields(cls)]
         return _Shape(lambda value: {name: getattr(value, name) for name in names}, _maker_from_fields(cls))
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
-        return _Shape(lambda value: tuple(value), cls._make)
+        return _Shape(lambda value: tuple(value), lambda data: cls._make(_items(data)))
     return None
 
 
@@ -496,13 +510,47 @@ def _pydantic_shape(cls: Any) -> _Shape:
         dump["serialize_as_any"] = True  # a field that holds a subclass keeps what the subclass adds
     by_name = "by_name" in inspect.signature(cls.model_validate).parameters  # from pydantic 2.11 on
     load: dict[str, Any] = {"by_name": True} if by_name else {}
-    return _Shape(lambda value: value.model_dump(**dump), lambda data: cls.model_validate(data, **load))
+
+    def make(data: Any) -> Any:
+        _check_effort([[data]])
+        return cls.model_validate(data, **load)
+
+    return _Shape(lambda value: value.model_dump(**dump), make)
+
+
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset, collections.deque})
+
+
+def _check_effort(pending: list[Any]) -> None:
+    """Refuse what pydantic, which converts by itself, would make large: 10**999999999 of a Decimal, a list of a range.
+
+    ``pending``: containers of what is looked at, at every depth.
+    """
+    while pending:
+        box = pending.pop()
+        items = (*box, *box.values()) if type(box) is dict else box
+        for kind in set(map(type, items)) - _FLAT:
+            if kind in _CONTAINERS:
+                pending += [item for item in items if type(item) is kind]
+            elif any(type(item) is kind and _would_grow(item) for item in items):
+                raise RemoteProtocolError(f"a {kind.__name__} too large for a field of another type")
+
+
+def _would_grow(item: Any) -> bool:
+    kind = type(item)
+    if kind is Decimal:
+        return bool(item.is_finite() and abs(item.adjusted()) > MAX_NUMBER_BYTES)
+    if kind is range:
+        return bool(item != item[:MAX_VALIDATED_ITEMS])
+    # An array of 2**40 empty rows takes no memory.
+    return kind.__name__ == "ndarray" and not item.size and bool(max(item.shape) > MAX_VALIDATED_ITEMS)
 
 
 def _maker_from_fields(cls: Any) -> Callable[[Any], Any]:
     later = {each.name for each in dataclasses.fields(cls) if not each.init}
 
-    def make(data: dict[str, Any]) -> Any:
+    def make(data: Any) -> Any:
+        _expect(dict, data)
         value = cls(**{name: item for name, item in data.items() if name not in later})
         for name in later & data.keys():
             object.__setattr__(value, name, data[name])  # frozen dataclasses forbid the plain way
@@ -524,9 +572,9 @@ def _attributes_of(value: Any) -> dict[str, Any]:
 
 
 def _maker_from_attributes(cls: Any) -> Callable[[Any], Any]:
-    def make(data: dict[str, Any]) -> Any:
+    def make(data: Any) -> Any:
         value = cls.__new__(cls)
-        for name, item in data.items():
+        for name, item in _expect(dict, data).items():
             if name.startswith("__"):
                 raise ValueError(f"attribute {name!r}")
             object.__setattr__(value, name, item)
@@ -602,13 +650,29 @@ def _read_dtype(data: Any) -> Any:
 def _read_descr(fields: list[Any]) -> list[Any]:
     """numpy's description of a structured dtype: ``(name, format)`` or ``(name, format, shape)`` each."""
     descr: list[Any] = []
-    for name, form, *shape in fields:
+    for given in fields:
+        if type(given) is not list or len(given) not in (2, 3):
+            raise RemoteProtocolError("a numpy dtype with an odd field")
+        name, form, shape = (*given, None)[:3]
+        if type(name) is list and len(name) == 2 and _all_str(name):  # title and name
+            name = tuple(name)
+        elif type(name) is not str:
+            raise RemoteProtocolError("a numpy dtype with an odd name")
         if type(form) is list:
             form = _read_descr(form)
         elif type(form) is not str or not _DTYPE.fullmatch(form):
             raise RemoteProtocolError("a numpy dtype that is none")
-        descr.append((tuple(name) if type(name) is list else name, form, *map(tuple, shape)))
+        descr.append((name, form) if shape is None else (name, form, tuple(_read_shape(shape))))
     return descr
+
+
+def _read_shape(shape: Any) -> list[int]:
+    if type(shape) is not list or len(shape) > 64:  # numpy's own limit, 32 before numpy 2
+        raise RemoteProtocolError("a numpy array whose shape is no list, or has too many dimensions")
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 2**48:
+            raise RemoteProtocolError("a numpy array with an odd shape")
+    return shape
 
 
 def _import_numpy() -> Any:
@@ -620,26 +684,23 @@ def _import_numpy() -> Any:
 
 def _read_numpy_scalar(_: _Decoder, kind: Any, data: Any) -> Any:
     numpy = _import_numpy()
-    if kind in ("U", "S"):
+    if type(kind) is str and kind in ("U", "S"):
         if type(data) is not (str if kind == "U" else bytes):
             raise RemoteProtocolError("a numpy scalar of another type than it says")
         return numpy.str_(data) if kind == "U" else numpy.bytes_(data)
     dtype = _read_dtype(kind)
+    _expect(bytes, data)
     if len(data) != dtype.itemsize:
         raise RemoteProtocolError(f"{len(data)} bytes for a numpy scalar of {dtype.itemsize}")
     return numpy.frombuffer(bytearray(data), dtype)[0]
 
 
-def _read_array(decoder: _Decoder, kind: Any, shape: list[int], order: str, data: Any) -> Any:
+def _read_array(decoder: _Decoder, kind: Any, shape: Any, order: Any, data: Any) -> Any:
     numpy = _import_numpy()
     dtype = _read_dtype(kind)
-    count = 1
-    if len(shape) > 64:  # numpy's own limit, 32 before numpy 2
-        raise RemoteProtocolError(f"a numpy array of {len(shape)} dimensions")
-    for length in shape:
-        if type(length) is not int or not 0 <= length < 2**48:
-            raise RemoteProtocolError("a numpy array with an odd shape")
-        count *= length
+    count = math.prod(_read_shape(shape))
+    if _expect(str, order) not in ("C", "F"):
+        raise RemoteProtocolError("a numpy array in an order that is none")
     data = decoder.take(data)
     if count * dtype.itemsize != len(data):
         raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
@@ -1083,12 +1144,48 @@ def _no_extension(code: int, data: bytes) -> NoReturn:
     raise RemoteProtocolError(f"extension type {code} in a payload that is not tagged")
 
 
+# Children are of any type, also one that `resolve` has made: a proxy, whose attributes are calls, or a result, which
+# waits when it is iterated over. So builders look at the type of a child before all else, and never at an attribute.
+
+
+def _expect(kind: type[X], child: Any) -> X:
+    """``child``, which must be exactly a ``kind``."""
+    if type(child) is not kind:
+        raise RemoteProtocolError(f"{_name_of(type(child))} where {_name_of(kind)} was expected")
+    return child
+
+
+def _items(child: Any) -> list[Any] | tuple[Any, ...]:
+    """``child``, which must be a list or a tuple."""
+    if type(child) is not list and type(child) is not tuple:
+        raise RemoteProtocolError(f"{_name_of(type(child))} where a list was expected")
+    return child
+
+
+def _ints(*children: Any) -> tuple[int, ...]:
+    for child in children:
+        _expect(int, child)
+    return children
+
+
+def _read_deque(_: _Decoder, maxlen: Any, *items: Any) -> collections.deque[Any]:
+    return collections.deque(items, None if maxlen is None else _expect(int, maxlen))
+
+
+def _read_range(_: _Decoder, start: Any, stop: Any, step: Any) -> range:
+    return range(*_ints(start, stop, step))
+
+
+def _read_fraction(_: _Decoder, numerator: Any, denominator: Any) -> Fraction:
+    return Fraction(*_ints(numerator, denominator))
+
+
 def _read_bytearray(decoder: _Decoder, place: Any) -> bytearray:
     return bytearray(decoder.take(place))
 
 
-def _read_object(_: _Decoder, name: str, data: Any) -> Any:
-    build = _builders.get(name)
+def _read_object(_: _Decoder, name: Any, data: Any) -> Any:
+    build = _builders.get(_expect(str, name))
     if build is None:
         return data
     try:
@@ -1098,24 +1195,50 @@ def _read_object(_: _Decoder, name: str, data: Any) -> Any:
         raise RemoteProtocolError(f"cannot make a {name} of its data: {type(exc).__name__}: {text}") from exc
 
 
-def _read_exception(decoder: _Decoder, data: dict[str, Any], packed: bytes | None) -> Exception:
-    data = dict(data)
+_DESCRIBED: dict[str, type] = {
+    **dict.fromkeys(("type", "message", "traceback", "agent", "method", "call_id"), str),
+    "args": list, "group": list, "fields": dict,
+}  # fmt: skip
+# Their second argument is copied into a tuple, whatever it is.
+_COPIES_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
+
+
+def _read_exception(decoder: _Decoder, data: Any, packed: Any) -> Exception:
+    data = dict(_expect(dict, data))
     if packed is not None:
         if decoder.level >= _MAX_EXCEPTION_DEPTH:
             raise RemoteProtocolError("exceptions nested too deeply")
-        data["args"] = _Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1).read(packed)
-    known = errors._types.get(str(data.get("type")))
+        inner = _Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1)
+        data["args"] = inner.read(_expect(bytes, packed))
+    _check_description(data, 0)
+    known = errors._types.get(data.get("type", ""))
     if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
         return errors.rebuild(data, from_agent=False)
     args = data.get("args")
-    given = tuple(args) if isinstance(args, list) else (str(data.get("message", "")),)
+    given = tuple(args) if args is not None else (data.get("message", ""),)
     cls = cast("type[Exception]", known)
     try:
         exc = cls(*given) if cls.__module__ == "builtins" else errors._instance(cls, cls, given)
     except Exception:  # one that wants more arguments than could travel: this one at least shows its message
         return errors.rebuild(data, from_agent=False)
-    exc.remote_traceback = str(data.get("traceback", ""))  # type: ignore[attr-defined]
+    exc.remote_traceback = data.get("traceback", "")  # type: ignore[attr-defined]
     return exc
+
+
+def _check_description(data: Any, depth: int) -> None:
+    """Refuse what `errors.describe` does not give, and arguments that would be work out of proportion."""
+    for key, child in _expect(dict, data).items():
+        if type(key) is str and key in _DESCRIBED:
+            _expect(_DESCRIBED[key], child)
+    known = errors._types.get(data.get("type", ""))
+    if known is not None and issubclass(known, _COPIES_ARGUMENT):
+        for child in data.get("args", ())[1:2]:
+            _items(child)
+    if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:
+        raise RemoteProtocolError("an exception with a field of a wrong type")
+    if depth < errors.MAX_GROUP_DEPTH:  # members below that are not made
+        for member in data.get("group", ()):
+            _check_description(member, depth + 1)
 
 
 def _read_agent(
@@ -1141,10 +1264,10 @@ _MARKS: dict[bytes, _Mark] = {
     _TUPLE.data: _Mark(lambda _, *items: items),
     _SET.data: _Mark(lambda _, *items: set(items)),
     _FROZENSET.data: _Mark(lambda _, *items: frozenset(items)),
-    _DEQUE.data: _Mark(lambda _, maxlen, *items: collections.deque(items, maxlen)),
-    _RANGE.data: _Mark(lambda _, start, stop, step: range(start, stop, step)),
-    _SLICE.data: _Mark(lambda _, start, stop, step: slice(start, stop, step)),
-    _FRACTION.data: _Mark(lambda _, numerator, denominator: Fraction(numerator, denominator)),
+    _DEQUE.data: _Mark(_read_deque),
+    _RANGE.data: _Mark(_read_range),
+    _SLICE.data: _Mark(lambda _, start, stop, step: slice(start, stop, step)),  # of anything: it does nothing with it
+    _FRACTION.data: _Mark(_read_fraction),
     _BYTEARRAY.data: _Mark(_read_bytearray),
     _ARRAY.data: _Mark(_read_array),
     _SCALAR.data: _Mark(_read_numpy_scalar),

@@ -29,7 +29,7 @@ from zmqagents import (
     codec,
     errors,
 )
-from zmqagents.proxy import bind_reference
+from zmqagents.proxy import RemoteMethod, bind_reference
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -92,6 +92,63 @@ def test_a_proxy_of_what_cannot_be_called_is_no_function(client: RpcClient) -> N
     proxy = bind_reference(codec.AgentRef("s", client.address, "nobody", "x:Y", {"go": "value"}))
     with pytest.raises(TypeError, match="not callable"):
         proxy()
+
+
+# ---------------------------------------------------------------- a call to "" would be a request to the host itself
+
+NO_AGENTS = ["", "two\nlines", "x" * 256, b"desk", None]
+
+
+@pytest.mark.parametrize("agent_id", NO_AGENTS)
+def test_a_reference_to_what_is_no_agent_is_not_bound(client: RpcClient, agent_id: Any) -> None:
+    server_id = client.get_server_info()["server_id"]
+    ref = codec.AgentRef(server_id, client.address, agent_id, "x:Y", {"get_server_info": "value ()"})
+    with pytest.raises(errors.RemoteProtocolError):
+        bind_reference(ref)
+    with pytest.raises(errors.RemoteProtocolError):
+        pickle.loads(pickle.dumps(Pickled(ref)))
+    with pytest.raises(errors.RemoteProtocolError):
+        bind_reference(codec.TaskRef(agent_id, server_id, client.address))
+
+
+class Pickled:
+    """Pickles as a proxy does."""
+
+    def __init__(self, ref: codec.AgentRef) -> None:
+        self.ref = ref
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bind_reference, (self.ref,)
+
+
+@pytest.mark.parametrize("agent_id", NO_AGENTS)
+def test_neither_a_proxy_nor_a_method_calls_the_host_itself(client: RpcClient, agent_id: Any) -> None:
+    with pytest.raises(errors.UnknownAgent):
+        AgentProxy(client.link, agent_id, "x:Y", "", {"get_server_info": ["value", "()", ""]})
+    with pytest.raises(errors.UnknownAgent):
+        RemoteMethod(client.link, agent_id, "get_server_info", ["value", "()", ""], None)
+
+
+def test_a_client_that_names_no_agent_is_told_so(client: RpcClient) -> None:
+    for ask in (client.get_agent, client.delete_agent, client.get_agent_memory):
+        with pytest.raises(errors.UnknownAgent):
+            ask("")
+    with pytest.raises(errors.UnknownTask):
+        client.get_result("")
+    with pytest.raises(errors.ConfigError):
+        client.create_agent(Desk, agent_id="")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "nowhere", ":1", "h:", "h:0", "h:65536", "h:1x", "h:\u0663", "a b:1", "a/b:1", "ipc:", "ipc:relative",
+     "x" * 600, "ipc:/\0abstract", 7, None],
+)  # fmt: skip
+def test_a_reference_to_what_is_no_address_is_not_bound(address: Any) -> None:
+    with pytest.raises((errors.RemoteProtocolError, errors.ConfigError)):
+        bind_reference(codec.AgentRef("s", address, "desk", "x:Y", {}))
+    with pytest.raises((errors.RemoteProtocolError, errors.ConfigError)):
+        bind_reference(codec.TaskRef("t-1", "s", address))
 
 
 # ---------------------------------------------------------------- a proxy travels as a reference

@@ -16,7 +16,7 @@ import zmq
 
 from actors import CALL_TIMEOUT_S, CLASSES, client_of, host, within
 from hosts import eventually
-from raw_peer import RawPeer
+from raw_peer import RawPeer, ipc_path
 from zmqagents import (
     AgentBase,
     AuthenticationError,
@@ -24,6 +24,7 @@ from zmqagents import (
     CallLost,
     ConfigError,
     PermissionRefused,
+    RemoteProtocolError,
     RpcAgentServerLauncher,
     RpcClient,
     UnknownAgent,
@@ -48,6 +49,15 @@ class Keeper(AgentBase):
         call = current_call()
         assert call is not None
         return bool(call.host.client().delete_agent(agent_id))
+
+    def finish(self, worker: Any) -> Any:
+        return worker.stop()
+
+    def look_at(self, worker: Any) -> Any:
+        return worker.get_call_list
+
+    def clear_soon(self, worker: Any) -> Any:
+        return worker.delete_all_agent.aio().result(CALL_TIMEOUT_S)
 
     def count(self) -> Iterator[int]:
         n = 0
@@ -189,6 +199,26 @@ def test_a_caller_deletes_no_agent_of_others(ann: RpcClient, bob: RpcClient) -> 
 def test_what_an_agent_does_is_the_hosts_own_doing(ann: RpcClient, bob: RpcClient) -> None:
     desk = ann.create_agent("Desk")
     assert bob.create_agent("Keeper").delete(desk.agent_id)
+
+
+@pytest.mark.parametrize("method", ["finish", "look_at", "clear_soon"])
+@pytest.mark.parametrize("where", ["the same host", "another host", "another host, by its socket"])
+def test_a_reference_to_the_host_itself_lends_a_caller_nothing(
+    house: House, bob: RpcClient, where: str, method: str
+) -> None:
+    keeper = bob.create_agent("Keeper")
+    with contextlib.ExitStack() as stack:
+        victim = house.launcher if where == "the same host" else stack.enter_context(host())
+        info = stack.enter_context(client_of(victim)).get_server_info()
+        address = f"ipc:{ipc_path(victim)}" if where.endswith("socket") else f"{victim.host}:{victim.port}"
+        operations = dict.fromkeys(("stop", "delete_all_agent"), "value ()")
+        itself = codec.AgentRef(info["server_id"], address, "", "Host", operations)
+        with pytest.raises(RemoteProtocolError, match="a reference with an id that nothing is called"):
+            getattr(keeper, method)(itself)
+        with client_of(victim) as admin:
+            assert admin.get_server_info()["state"] == "running"
+    assert bob.get_agent(keeper.agent_id).name == "Keeper"
+    assert bob.delete_agent(keeper.agent_id)
 
 
 def test_a_caller_sees_and_cancels_its_own_calls_alone(ann: RpcClient, bob: RpcClient, boss: RpcClient) -> None:

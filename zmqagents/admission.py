@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 
 from . import errors
 from .agent import AgentOptions, ClassSpec, MethodSpec, new_agent_id
+from .codec import MAX_TEXT, is_name
 from .config import BrokerConfig
-from .frames import MAX_TEXT, Call, Flag, Op
+from .frames import Call, Flag, Op
 from .tickets import AgentRecord, Peer, Ticket
 from .waits import ancestors
 
@@ -142,7 +143,7 @@ class Admission:
         spec = self._find_class(class_name)
         if name is None:
             name = new_agent_id(spec.short)
-        if not isinstance(name, str) or not 1 <= len(name) <= MAX_TEXT or not name.isprintable():
+        if not is_name(name):
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
         if name in self._agents:
             raise errors.AgentExists(f"there is already an agent {name!r} ({self._agents[name].spec.name})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from . import channel, codec, endpoints, errors, frames, security
 from .agent import CallContext, _current, current_call
 from .channel import LATE_S, Channel, Plain
 from .codec import Encoded
+from .config import check_host
 from .frames import MAX_CHAIN, Flag, Kind, Reply
 from .link import Link, Refetch, Sink, Waiter, places
 from .outstanding import Repeat
@@ -80,11 +82,12 @@ class Target:
 
 def target_of(address: str) -> Target:
     """The target that a reference's ``address`` names."""
-    if address.startswith("ipc:"):
+    if address.startswith("ipc:/"):
         return Target("", None, ipc=address[4:])
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise errors.ConfigError(f"{address!r} is not the address of a host")
+    check_host(host)
     return Target(host, int(port))
 
 

@@ -81,9 +81,9 @@ from . import errors
 from .errors import ConfigError, LocalProtocolError, MessageTooLarge, RemoteProtocolError, SerializationError
 
 __all__ = [
-    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "NATIVE_TYPES", "TAG", "AgentRef", "Buffer",
-    "Encoded", "TaskRef", "decode", "decode_call", "encode", "encode_call", "encode_plain", "encode_plain_call",
-    "new_tuple", "pack", "register_type", "unpack",
+    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "TAG", "AgentRef",
+    "Buffer", "Encoded", "TaskRef", "check_reference", "decode", "decode_call", "encode", "encode_call", "encode_plain",
+    "encode_plain_call", "is_name", "new_tuple", "pack", "register_type", "unpack",
 ]  # fmt: skip
 
 Buffer = bytes | memoryview
@@ -93,6 +93,8 @@ X = TypeVar("X")
 INLINE_LIMIT_BYTES = 65_536  # buffers above this travel as frames of their own
 MAX_BUFFERS = 64  # per value; further ones go inside the payload (frames.MAX_FRAMES leaves room for these)
 MAX_DEPTH = 128  # nesting that always travels; the C packer and unpacker end at 1024
+MAX_TEXT = 255  # characters of an agent id, a server id, a method name or a task id
+MAX_ADDRESS_CHARS = 512  # a host name has up to 253, a socket path up to 107 bytes
 MAX_NUMBER_BYTES = 8_192  # of one int, Decimal or part of a Fraction: arithmetic on longer ones is a burden
 MAX_VALIDATED_ITEMS = 1 << 20  # of a range, or an array of empty rows, that pydantic gets: it may make a list of it
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
@@ -124,6 +126,23 @@ class TaskRef:
     task_id: str
     server_id: str
     address: str
+
+
+def is_name(value: object) -> bool:
+    """Whether an agent or a task can be called so: 1 to `MAX_TEXT` printable characters.
+
+    The empty name is the host's own: a call to it is a management request.
+    """
+    return type(value) is str and 1 <= len(value) <= MAX_TEXT and value.isprintable()
+
+
+def check_reference(ref: AgentRef | TaskRef) -> None:
+    """Raise RemoteProtocolError for a reference that leads to no agent or task."""
+    name = ref.agent_id if isinstance(ref, AgentRef) else ref.task_id
+    if not is_name(name) or not is_name(ref.server_id):
+        raise RemoteProtocolError("a reference with an id that nothing is called")
+    if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS or "\0" in ref.address:
+        raise RemoteProtocolError("a reference with an address that is none")
 
 
 # ``new_tuple(Reply, (code, body))`` is ``Reply(code, body)`` without the function in Python that makes it one.
@@ -1241,19 +1260,18 @@ def _check_description(data: Any, depth: int) -> None:
             _check_description(member, depth + 1)
 
 
-def _read_agent(
-    decoder: _Decoder, server_id: str, address: str, agent_id: str, class_name: str, methods: dict[str, str]
-) -> Any:
-    texts = (server_id, address, agent_id, class_name)
-    if type(methods) is not dict or not _all_str(texts) or not _all_str(methods) or not _all_str(methods.values()):
+def _read_agent(decoder: _Decoder, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
+    if type(methods) is not dict or not _all_str((class_name, *methods, *methods.values())):
         raise RemoteProtocolError("a reference to an agent with fields of wrong types")
-    return decoder.resolved(AgentRef(*texts, methods))
+    ref = AgentRef(server_id, address, agent_id, class_name, methods)
+    check_reference(ref)
+    return decoder.resolved(ref)
 
 
-def _read_task(decoder: _Decoder, task_id: str, server_id: str, address: str) -> Any:
-    if not _all_str((task_id, server_id, address)):
-        raise RemoteProtocolError("a reference to a task with fields of wrong types")
-    return decoder.resolved(TaskRef(task_id, server_id, address))
+def _read_task(decoder: _Decoder, task_id: Any, server_id: Any, address: Any) -> Any:
+    ref = TaskRef(task_id, server_id, address)
+    check_reference(ref)
+    return decoder.resolved(ref)
 
 
 def _all_str(values: Iterable[Any]) -> bool:

@@ -58,7 +58,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .codec import new_tuple, pack, unpack
+from .codec import MAX_TEXT, new_tuple, pack, unpack
 from .errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
 
 __all__ = [
@@ -72,7 +72,6 @@ __all__ = [
 MAGIC = b"ZA"
 VERSION = 1
 MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
-MAX_TEXT = 255  # characters of an agent id, a method name or a task id
 MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
 MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
 MAX_DEPS = 4096  # unfinished results among the arguments of one call

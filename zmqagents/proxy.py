@@ -64,6 +64,7 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
     ``came_by``: the link that brought it. If it leads to the reference's own host it is the one to use: the address
     may be one that only others can reach.
     """
+    codec.check_reference(ref)  # it may come from elsewhere than from the codec, which has done so
     link = came_by if came_by is not None and came_by.server_id == ref.server_id else None
     link = link or link_for(ref.server_id, ref.address)
     if isinstance(ref, AgentRef):
@@ -85,6 +86,7 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:
     """Ask the host that has, or is about to have, the result of ``ref`` for it."""
+    codec.check_reference(ref)
     _FarFetch(link_for(ref.server_id, ref.address), ref.task_id, sink).send()
 
 
@@ -200,6 +202,8 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     """``name`` if it can be in a message; otherwise nobody has it, and nothing needs to be sent."""
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
+    if not name:
+        raise error("no name is empty")
     if len(name) > MAX_TEXT:
         raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
     if not name.isprintable():  # lone surrogates among them
@@ -231,6 +235,12 @@ def creation(
 # ---------------------------------------------------------------- proxies
 
 
+def _check_agent_id(agent_id: object) -> None:
+    """A call to "" is a request to the host itself: only `RpcClient` makes those, whatever reference was passed in."""
+    if not codec.is_name(agent_id):
+        raise errors.UnknownAgent(f"no agent is called {agent_id!r:.60}")
+
+
 class AgentProxy:
     """An agent on a host, from anywhere: its methods are called as if they were local.
 
@@ -245,6 +255,7 @@ class AgentProxy:
         timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
         client: RpcClient | None = None,
     ) -> None:  # fmt: skip
+        _check_agent_id(agent_id)
         own = self.__dict__
         own["_za_link"] = link
         own["_za_id"] = agent_id
@@ -353,6 +364,7 @@ class RemoteMethod:
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
         client: RpcClient | None = None,
     ) -> None:  # fmt: skip
+        _check_agent_id(agent_id)
         self._home = home
         self._client = client
         self._link = link

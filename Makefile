@@ -7,7 +7,7 @@ VERSIONS = 3.10 3.11 3.12 3.13
 ARGS =
 export PYTHON
 
-.PHONY: help demo test test-all test-lowest soak coverage lint bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test test-all test-lowest soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -16,8 +16,9 @@ help:
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
-	@echo "make coverage     the tests, and which lines they reach"
+	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         draw docs/architecture.svg and fill in the tables of docs/, from the source"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
 	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
 	@echo "make soak-bench   ten minutes at half load"
@@ -42,6 +43,10 @@ lint: .venv/lint/.done
 	.venv/lint/bin/python -m ruff check --no-cache .
 	.venv/lint/bin/python -m ruff format --no-cache --check .
 	.venv/lint/bin/python -m mypy
+
+docs: .venv/test/.done
+	.venv/test/bin/python docs/draw_architecture.py $(ARGS)
+	.venv/test/bin/python docs/write_wire.py $(ARGS)
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks $(ARGS)

@@ -84,6 +84,8 @@ def test_the_versions_that_are_promised_are_those_that_are_tested() -> None:
     assert tested.split() == promised
     assert config["options"]["python_requires"] == f">={promised[0]}"
     assert config["mypy"]["python_version"] == promised[0]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r'"([\d.]+|lowest)"', re.findall(r"python: \[(.*)\]", workflow)[0]) == [*promised, "lowest"]
 
 
 def make(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -138,7 +140,7 @@ def test_a_version_that_this_machine_lacks_is_said_and_not_skipped_in_silence() 
     assert result.returncode != 0  # nothing at all was tested
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-3.10", "lint", "bench", "coverage", "clean"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-3.10", "lint", "docs", "bench", "coverage", "clean"])
 def test_make_knows_the_target_and_help_names_it(target: str) -> None:
     assert make("--dry-run", target).returncode == 0
     assert f"make {target.replace('3.10', '3.12')} " in make("help").stdout

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report, soak
+from benchmarks import journeys, report, soak
 from benchmarks.__main__ import main, parse, plans, renewed
 from benchmarks.budgets import ANY_PEER, BUDGETS, CASES
 from benchmarks.cases import Options, in_turn
@@ -299,3 +299,44 @@ def test_a_run_over_tcp_with_keys_leaves_the_users_key_store_alone(
     )
     assert {(one["subject"], one["transport"]) for one in found} == {(OURS, "curve")}
     assert not (tmp_path / "config").exists()
+
+
+# ---------------------------------------------------------------- journeys
+
+
+def test_a_change_is_a_call_to_another_file_and_a_crossing_one_from_another(tmp_path: Path) -> None:
+    sources = {
+        "low.py": "def first(): pass\ndef second(): pass\n",
+        "high.py": "import low\ndef go():\n    low.first()\n    low.second()\n    here()\ndef here(): low.first()\n",
+    }
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source, encoding="utf-8")
+    watched = (
+        "import sys, json; from benchmarks import journeys; sys.path.insert(0, sys.argv[1]); import high\n"
+        "watcher = journeys.Watcher(sys.argv[1] + '/')\n"
+        "watcher.install(); watcher.begin(); high.go(); sys.setprofile(None)\n"
+        "print(json.dumps(watcher.end()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watched, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=60
+    )
+    files, changes, crossings, steps = json.loads(done.stdout)
+    # go, low.first (changed, crossed), low.second (crossed), here (changed), low.first (changed, crossed)
+    assert (files, changes, crossings) == (2, 3, 3)
+    assert [step[1:] for step in steps] == [
+        ["high.py:go", "low.py:first", True, True],
+        ["high.py:go", "low.py:second", False, True],
+        ["high.py:go", "high.py:here", True, False],
+        ["high.py:here", "low.py:first", True, True],
+    ]
+
+
+def test_a_journey_is_watched_in_the_client_and_in_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    assert journeys.main(["--detail", "sync call", "--runs", "1", "--programs", "1"]) == 0
+    told = capsys.readouterr().out
+    for side in ("client", "host"):
+        [line] = [line for line in told.splitlines() if line.startswith(f"{side}: ") and "(*)" in line]
+        files, changes, crossings = (int(word) for word in line.split() if word.isdecimal())
+        assert files > 5
+        assert changes > files
+        assert crossings > files

@@ -18,6 +18,12 @@ host's event loop and holds no worker thread; every other runs in a worker threa
 time runs on an agent, unless its class says ``max_concurrency=n``; a ``@concurrent`` method runs
 beside that turn.
 
+Each call (making an agent and reading an attribute are calls, too) runs in a `contextvars.Context` of its
+own, which is empty when it begins, as that of a new thread is. What it sets, such as the digits of
+`decimal.getcontext`, no other call sees, and it sees nothing that other calls or the host's program have
+set. A generator has one context for all its steps; a coroutine that a plain method gives goes on in a
+copy of the method's.
+
 This module does no I/O and imports nothing above `errors`. What an agent may ask of its host goes
 through `HostServices`, which the host sets; `AgentBase.to_dist` goes through `distributor`, which
 the package's ``__init__`` sets.

@@ -28,6 +28,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple
 
 from . import __version__, codec, endpoints, errors, frames, security
@@ -574,7 +575,7 @@ class Broker:
         pace = ticket.pace
         assert pace is not None
         self._helm.begin()
-        reply = self._host.run(ticket, self._pool.prepare(ticket))
+        reply = Context().run(self._host.run, ticket, self._pool.prepare(ticket))
         if not self._helm.end():
             pace.disappoint()
             self._post_done(ticket, reply)

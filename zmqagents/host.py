@@ -122,8 +122,8 @@ class AgentHost:
     # ------------------------------------------------------------ running
 
     def run(self, ticket: Ticket, context: CallContext) -> Reply:
-        """Run ``ticket`` to its end in the calling worker thread. Never raises."""
-        token = _current.set(context)
+        """Run ``ticket`` to its end in the calling thread, in a new `contextvars.Context`. Never raises."""
+        _current.set(context)
         context.thread = threading.get_ident()
         try:
             value = self._execute(ticket)
@@ -141,11 +141,13 @@ class AgentHost:
             return self.failure(ticket, exc)
         finally:
             context.over = True
-            _current.reset(token)
 
     async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
-        """Run an ``async def`` ticket on the event loop. Never raises, but for the loop's own end."""
-        token = _current.set(context)
+        """Run an ``async def`` ticket on the event loop, as a task that was made in a new `contextvars.Context`.
+
+        Never raises, but for the loop's own end.
+        """
+        _current.set(context)
         context.thread = threading.get_ident()
         try:
             value = self._execute(ticket)
@@ -159,7 +161,6 @@ class AgentHost:
             return self.failure(ticket, exc)
         finally:
             context.over = True
-            _current.reset(token)
 
     def _run_stream(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
         """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""

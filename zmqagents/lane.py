@@ -14,9 +14,9 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
-from .agent import _current, current_call
 from .frames import Reply
 from .host import AgentHost
 from .tickets import Ticket
@@ -46,13 +46,11 @@ class LoopLane:
     def await_value(self, value: Awaitable[Any]) -> Any:
         """Wait in a worker thread for ``value`` to be awaited on the loop."""
 
-        loop, context = self._ensure(), current_call()
-
         async def awaited() -> Any:
-            _current.set(context)  # the coroutine runs on behalf of the same call
             return await value
 
-        return asyncio.run_coroutine_threadsafe(awaited(), loop).result()
+        # It goes on in a copy of this thread's context, so it knows the call and sees the variables.
+        return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()
 
     def stack(self, ticket: Ticket) -> str:
         task = self._tasks.get(ticket)
@@ -119,7 +117,8 @@ class LoopLane:
             what, ticket = self._inbox.popleft()
             if what == "start":
                 assert ticket.context is not None
-                task = asyncio.get_running_loop().create_task(self._host.run_on_loop(ticket, ticket.context))
+                loop = asyncio.get_running_loop()
+                task = Context().run(loop.create_task, self._host.run_on_loop(ticket, ticket.context))
                 self._tasks[ticket] = task
                 task.add_done_callback(functools.partial(self._finished, ticket))
             else:

@@ -19,6 +19,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from . import codec, errors, trusted
@@ -126,7 +127,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def _settle(self, setter: Callable[[Any], None], outcome: Any) -> None:
         try:
-            setter(outcome)
+            Context().run(setter, outcome)  # for the done-callbacks: this thread may be in the middle of a call
         except concurrent.futures.InvalidStateError:  # cancelled meanwhile
             pass
         except BaseException:  # a done-callback raised SystemExit, say: this thread carries the replies of others too

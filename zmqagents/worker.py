@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from .agent import CallContext
@@ -126,7 +127,7 @@ class WorkerPool:
             if ticket is None or ticket.context is None:
                 break
             began = time.perf_counter()
-            reply = self._host.run(ticket, ticket.context)
+            reply = Context().run(self._host.run, ticket, ticket.context)
             self._note(ticket, time.perf_counter() - began)
             with self._lock:
                 self._busy -= 1

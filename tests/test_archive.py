@@ -13,12 +13,12 @@ import pytest
 
 from hosts import eventually
 from redis_server import NO_SERVER, RedisServer, running_redis
-from zmqagents import archive, codec, errors
-from zmqagents.archive import Archive, Question
+from zmqagents import codec, errors
 from zmqagents.config import BrokerConfig
-from zmqagents.frames import Reply
-from zmqagents.link import rebuild_error
-from zmqagents.store import SharedStore, State, StoreLimits, open_store
+from zmqagents.store import SharedStore, State, StoreLimits, open_store, write_behind
+from zmqagents.store.write_behind import Archive, Question
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Reply
 
 
 def reply(size: int = 10, fill: bytes = b"x") -> Reply:
@@ -136,7 +136,7 @@ def test_a_short_call_is_written_once(server: RedisServer) -> None:
 def test_what_waits_in_memory_for_redis_is_bounded_and_what_was_given_up_has_expired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(archive, "MAX_UNWRITTEN_BYTES", 1_000_000)
+    monkeypatch.setattr(write_behind, "MAX_UNWRITTEN_BYTES", 1_000_000)
     with running_redis() as server, an_archive(server, "n") as one:
         one.begin("t-0")
         assert eventually(lambda: one.figures()["round_trip_ms"] > 0 and not one._begins, 5)

@@ -28,13 +28,13 @@ from zmqagents import (
     __version__,
     codec,
     deadline,
-    frames,
 )
-from zmqagents.broker import Broker
+from zmqagents.broker.broker import Broker
 from zmqagents.config import BrokerConfig
-from zmqagents.frames import Code, Flag, Kind, Reply
-from zmqagents.hosting import build
-from zmqagents.link import rebuild_error
+from zmqagents.server.serve import build
+from zmqagents.wire import messages
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Code, Flag, Kind, Reply
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -105,7 +105,7 @@ def test_in_local_mode_only_loopback_listens(server: RpcAgentServerLauncher) -> 
 
 def test_a_welcome_says_what_the_client_must_know(server: RpcAgentServerLauncher) -> None:
     with RawPeer(server) as peer:
-        peer.send(frames.header(Kind.HELLO, 7), codec.pack({"client": peer.client_id, "versions": [1]}))
+        peer.send(messages.header(Kind.HELLO, 7), codec.pack({"client": peer.client_id, "versions": [1]}))
         head, rest = peer.receive()
         assert (head.kind, head.call_id) == (Kind.WELCOME, 7)
         assert head.token
@@ -164,7 +164,7 @@ def test_a_ping_is_answered_with_its_nonce_while_all_slots_are_taken(server: Rpc
         latch.release()
     with RawPeer(server) as peer:
         peer.hello()
-        peer.send(frames.header(Kind.PING, 99, peer.token))
+        peer.send(messages.header(Kind.PING, 99, peer.token))
         head, _ = peer.receive()
         assert (head.kind, head.call_id) == (Kind.PONG, 99)
 
@@ -214,7 +214,7 @@ def test_bye_drops_what_the_client_had_queued(server: RpcAgentServerLauncher, la
         peer.hello()
         peer.call(1, latch.agent_id, "mark", "plain")
         peer.call(2, latch.agent_id, "mark_later", "detached", flags=Flag.DETACHED)
-        peer.send(frames.header(Kind.BYE, 0, peer.token))
+        peer.send(messages.header(Kind.BYE, 0, peer.token))
         peer.call(3, latch.agent_id, "mark", "after")
         assert peer.answer_to(3)[0].kind == Kind.NEED_HELLO
     latch.release()

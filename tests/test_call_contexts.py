@@ -14,7 +14,7 @@ import pytest
 from actors import CALL_TIMEOUT_S, client_on_host
 from test_fast_lane import is_router
 from zmqagents import AgentBase, AgentProxy, RpcClient, async_func, concurrent, current_call
-from zmqagents.pace import LEAST_RUNS
+from zmqagents.agents.timing import LEAST_RUNS
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -15,9 +15,10 @@ import pytest
 import zmq
 
 from actors import within
-from zmqagents import carrier, zmtp
-from zmqagents.carrier import Carrier, Event, UnixCarrier, ZmqCarrier
-from zmqagents.frames import Frame
+from zmqagents.wire import unix as carrier
+from zmqagents.wire import zmtp
+from zmqagents.wire.messages import Frame
+from zmqagents.wire.unix import Carrier, Event, UnixCarrier, ZmqCarrier
 
 pytestmark = pytest.mark.timeout(60)
 

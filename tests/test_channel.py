@@ -18,13 +18,14 @@ import pytest
 import zmq
 
 from actors import Desk, Latch, client_of, host, within
-from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec, frames
-from zmqagents.channel import LATE_S, Channel, Plain
-from zmqagents.client import Connection, Target
+from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec
+from zmqagents.connection.channel import LATE_S, Channel, Plain
+from zmqagents.connection.connection import Connection, Target
+from zmqagents.connection.requests import Outstanding, Request
 from zmqagents.errors import BlockingCallError
-from zmqagents.frames import Kind
-from zmqagents.link import Link, Waiter
-from zmqagents.outstanding import Outstanding, Request
+from zmqagents.wire import messages
+from zmqagents.wire.link import Link, Waiter
+from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -65,14 +66,14 @@ class Stub:
             while not self._stop.is_set():
                 if router.poll(20):
                     peer, *parts = router.recv_multipart()
-                    self._answer(router, peer, frames.parse_header(parts[0]))
+                    self._answer(router, peer, messages.parse_header(parts[0]))
 
-    def _answer(self, router: zmq.Socket[bytes], peer: bytes, head: frames.Header) -> None:
+    def _answer(self, router: zmq.Socket[bytes], peer: bytes, head: messages.Header) -> None:
         if head.kind == Kind.HELLO:
             welcome = codec.pack({"server_id": "stub", "epoch": self._epoch})
-            router.send_multipart([peer, frames.header(Kind.WELCOME, head.call_id, 7), welcome])
+            router.send_multipart([peer, messages.header(Kind.WELCOME, head.call_id, 7), welcome])
         elif head.kind == Kind.CALL and self._answers:
-            router.send_multipart([peer, *frames.answer_frames(Kind.RESULT, head.call_id, 7, (codec.pack(1),))])
+            router.send_multipart([peer, *messages.answer_frames(Kind.RESULT, head.call_id, 7, (codec.pack(1),))])
 
 
 @pytest.fixture

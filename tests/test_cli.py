@@ -32,9 +32,9 @@ import psutil
 import pytest
 
 from zmqagents import AgentBase, RpcClient, cli, errors
+from zmqagents.agents.loader import load_custom_class_from_file
 from zmqagents.cli.values import plain
 from zmqagents.config import BrokerConfig
-from zmqagents.loader import load_custom_class_from_file
 
 COMMAND = [sys.executable, "-m", "zmqagents"]
 LIMIT_S = 30.0  # for what should take a second: a loaded machine must not fail a test
@@ -787,7 +787,7 @@ def test_without_a_port_the_one_host_is_meant_and_of_several_one_must_be_chosen(
 
 
 def test_a_private_host_is_meant_only_by_its_id(host: Host, here: Here) -> None:
-    from zmqagents.launcher import RpcAgentServerLauncher
+    from zmqagents.server.launcher import RpcAgentServerLauncher
 
     with RpcAgentServerLauncher(private=True, server_id="private") as private:
         assert here("status", "--json").json["server_id"] == "cli-test"
@@ -926,7 +926,7 @@ def test_a_proxy_and_a_pending_result_are_shown_without_a_call(host: Host) -> No
 def test_a_host_that_is_still_there_after_its_time_is_exit_code_6(
     agent_dir: str, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zmqagents.cli.host.END_WAIT_S", -30.0)  # less than no time
+    monkeypatch.setattr("zmqagents.cli.verbs.host.END_WAIT_S", -30.0)  # less than no time
     with started("--agent-dir", agent_dir) as host, RpcClient("localhost", host.said["port"]) as client:
         running = client.create_agent("Worker").slow(0.5)
         eventually(lambda: any(call["state"] == "running" for call in client.get_call_list()))

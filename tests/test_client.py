@@ -137,7 +137,7 @@ def test_a_client_that_closes_ends_no_stream_of_somebody_else() -> None:
 def test_100_connections_are_served(server: RpcAgentServerLauncher, desk: AgentProxy, client: RpcClient) -> None:
     script = f"""
 from zmqagents import client, RpcClient
-from zmqagents.client import Connection, Target
+from zmqagents.connection.connection import Connection, Target
 connections = [Connection(Target("localhost", {server.port}, "tcp" if i % 2 else "ipc")) for i in range(100)]
 clients = [RpcClient(link=connection, timeout=20) for connection in connections]
 results = [client.get_agent({desk.agent_id!r}).later(i) for i, client in enumerate(clients)]
@@ -489,7 +489,7 @@ def test_importing_a_client_loads_no_broker_and_no_store() -> None:
 import sys
 from zmqagents import RpcClient
 print(sorted(name for name in sys.modules if name in (
-    "zmqagents.broker", "zmqagents.store", "zmqagents.dispatcher", "redis", "cachetools", "numpy", "asyncio", "click")))
+    "zmqagents.broker", "zmqagents.store", "zmqagents.scheduler", "redis", "cachetools", "numpy", "asyncio", "click")))
 """
     assert _python(script) == "[]\n"
 

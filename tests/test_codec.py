@@ -27,6 +27,7 @@ import pytest
 
 from zmqagents import codec, errors
 from zmqagents.codec import AgentRef, Encoded, TaskRef, decode, decode_call, encode, encode_call, register_type
+from zmqagents.codec import encoder as codec_encoder
 
 LARGE = codec.INLINE_LIMIT_BYTES + 1
 
@@ -39,11 +40,11 @@ def round_trip(value: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of one test, forgotten afterwards."""
-    found, exceptions = dict(codec._found.items()), dict(errors._types)
-    monkeypatch.setattr(codec, "_builders", dict(codec._builders))
+    found, exceptions = dict(codec_encoder._found.items()), dict(errors._types)
+    monkeypatch.setattr(codec_encoder, "_builders", dict(codec_encoder._builders))
     yield
-    codec._found.clear()
-    codec._found.update(found)
+    codec_encoder._found.clear()
+    codec_encoder._found.update(found)
     errors._types.clear()
     errors._types.update(exceptions)
 
@@ -985,11 +986,11 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_an_idle_encoder_holds_neither_values_nor_large_memory() -> None:
-    codec._idle.clear()
+    codec_encoder._idle.clear()
     encode([b"x" * LARGE, Proxy(TASK), "y" * (2 << 20)])
-    assert codec._idle == []
+    assert codec_encoder._idle == []
     encode([b"x" * LARGE, (Proxy(TASK),)], pickler=cloudpickle.dumps)
-    (encoder,) = codec._idle
+    (encoder,) = codec_encoder._idle
     assert encoder.buffers == encoder.tasks == encoder.made == []
     assert encoder.pickler is None
 
@@ -1022,7 +1023,7 @@ def test_a_broken_pickle_is_a_protocol_error() -> None:
 
 
 def test_the_codec_does_not_import_pickle() -> None:
-    source = pathlib.Path(codec.__file__).read_text()
+    source = pathlib.Path(codec_encoder.__file__).read_text()
     assert "import pickle" not in source
     assert "import cloudpickle" not in source
 

@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 
 from test_codec import same
 from zmqagents import codec, errors
+from zmqagents.codec import encoder as codec_encoder
 
 ZONES = st.one_of(
     st.none(),
@@ -64,10 +65,10 @@ def test_what_is_decoded_is_what_was_encoded(value: Any) -> None:
 
 @given(VALUES)
 def test_the_fast_way_and_the_slow_way_make_the_same_bytes(value: Any) -> None:
-    encoder = codec._Encoder()
+    encoder = codec_encoder._Encoder()
     fast = encoder.fast_value(value)
     buffers = list(encoder.buffers)
-    slow = codec._Walk(encoder, "").value(value, "value")
+    slow = codec_encoder._Walk(encoder, "").value(value, "value")
     if fast is not None:
         assert fast == slow
         assert buffers == encoder.buffers
@@ -117,7 +118,7 @@ PACKED = st.recursive(
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
         st.builds(
             lambda letter, items: [msgpack.ExtType(1, letter), *items],
-            st.sampled_from(sorted(codec._MARKS)),
+            st.sampled_from(sorted(codec_encoder._MARKS)),
             st.lists(inner, max_size=6),
         ),
     ),
@@ -256,7 +257,7 @@ def box(letter: str, *children: Any) -> list[Any]:
     return [msgpack.ExtType(1, letter.encode()), *children]
 
 
-def leaf(code: codec._Ext, data: bytes) -> Any:
+def leaf(code: codec_encoder._Ext, data: bytes) -> Any:
     return msgpack.ExtType(code, data)
 
 
@@ -276,12 +277,12 @@ CHILDREN: dict[str, Any] = {
     "long text": "9" * 1_000_000, "bytes": b"C", "exponent as bytes": BIG_TEXT.encode(), "long bytes": b"9" * 1_000_000,
     "list": [], "long list": [0] * 100_000, "nested lists": nested(200), "dict": {},
     "dict of bombs": {"count": BIG_RANGE},
-    "big int": leaf(codec._Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
-    "complex": leaf(codec._Ext.COMPLEX, bytes(16)), "timedelta": leaf(codec._Ext.TIMEDELTA, bytes(12)),
-    "date": leaf(codec._Ext.DATE, b"2024-01-01"), "uuid": leaf(codec._Ext.UUID, bytes(16)),
-    "path": leaf(codec._Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(codec._Ext.ELLIPSIS, b""),
-    "Decimal": leaf(codec._Ext.DECIMAL, b"1.5"), "huge Decimal": leaf(codec._Ext.DECIMAL, BIG_TEXT.encode()),
-    "tiny Decimal": leaf(codec._Ext.DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(codec._Ext.DECIMAL, b"sNaN"),
+    "big int": leaf(codec_encoder._Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
+    "complex": leaf(codec_encoder._Ext.COMPLEX, bytes(16)), "timedelta": leaf(codec_encoder._Ext.TIMEDELTA, bytes(12)),
+    "date": leaf(codec_encoder._Ext.DATE, b"2024-01-01"), "uuid": leaf(codec_encoder._Ext.UUID, bytes(16)),
+    "path": leaf(codec_encoder._Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(codec_encoder._Ext.ELLIPSIS, b""),
+    "Decimal": leaf(codec_encoder._Ext.DECIMAL, b"1.5"), "huge Decimal": leaf(codec_encoder._Ext.DECIMAL, BIG_TEXT.encode()),
+    "tiny Decimal": leaf(codec_encoder._Ext.DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(codec_encoder._Ext.DECIMAL, b"sNaN"),
     "tuple": box("t", 1), "set": box("s", 1), "frozenset": box("f"), "deque": box("d", None, 1),
     "huge range": BIG_RANGE,
     "slice": box("l", BIG_RANGE, None, None), "Fraction": box("q", 1, 3), "bytearray": box("b", b"abc"),
@@ -290,7 +291,7 @@ CHILDREN: dict[str, Any] = {
     "object": box("o", "Pair", box("t", 1, 2)), "object of an unknown class": box("o", "x:Y", BIG_RANGE),
     "exception": box("x", {"type": "builtins:KeyError", "message": "m"}, None),
     "list of huge ranges": [BIG_RANGE, BIG_RANGE],
-    "dict with a huge key": {leaf(codec._Ext.DECIMAL, BIG_TEXT.encode()): 1},
+    "dict with a huge key": {leaf(codec_encoder._Ext.DECIMAL, BIG_TEXT.encode()): 1},
     "agent": REFERENCE, "task": box("T", "a-1", "s", "h:1"),
 }  # fmt: skip
 DESCRIPTION = {
@@ -372,8 +373,8 @@ def test_a_bomb_in_a_field_of_a_model_is_refused_in_time(name: str) -> None:
         decode_in_time(box("o", "Model", {"count": 1, "table": {child: 1.0}}))
 
 
-@pytest.mark.parametrize("code", codec._Ext)
-def test_a_leaf_of_any_data_is_a_value_or_refused_in_time(code: codec._Ext) -> None:
+@pytest.mark.parametrize("code", codec_encoder._Ext)
+def test_a_leaf_of_any_data_is_a_value_or_refused_in_time(code: codec_encoder._Ext) -> None:
     moment = b"2024-01-01T00:00:00 0 :+"
     for data in (b"", b"9" * 8192, b"9" * 1_000_000, moment + b"9" * 50, moment + b"9" * 4000, b"1e999999999", b"\xff"):
         decode_in_time(leaf(code, data))
@@ -383,7 +384,7 @@ ANY_CHILD = st.sampled_from(list(CHILDREN.values()))
 
 
 @given(
-    st.sampled_from([letter.decode() for letter in codec._MARKS]),
+    st.sampled_from([letter.decode() for letter in codec_encoder._MARKS]),
     st.lists(ANY_CHILD | st.lists(ANY_CHILD, max_size=3) | st.dictionaries(st.text(max_size=5), ANY_CHILD, max_size=3)),
 )
 @settings(max_examples=600, deadline=None)

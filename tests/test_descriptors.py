@@ -15,7 +15,8 @@ import pytest
 
 from hosts import eventually, is_gone, output_of
 from scale import soak_only
-from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, descriptors
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
+from zmqagents.process import descriptors
 
 LIMITED = """
 import json, os, resource, socket, sys, time

@@ -11,9 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from world import Sent, World, failed, ok
-from zmqagents import admission, errors, frames
-from zmqagents.dispatcher import Answer, Peer, Removed, Resume, State, Ticket
-from zmqagents.frames import Flag
+from zmqagents import errors
+from zmqagents.scheduler import admission
+from zmqagents.scheduler.dispatcher import Answer, Peer, Removed, Resume, State, Ticket
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Flag
 
 # ---------------------------------------------------------------- turns
 
@@ -1156,13 +1158,13 @@ def test_a_call_tells_other_hosts_the_nearest_links_of_its_chain() -> None:
         world.agent(f"a{number}")
         call = world.running("a0", chain=["far-1"]) if call is None else world.nested(call, f"a{number}")
     assert call is not None
-    assert len(call.t.chain) == frames.MAX_CHAIN - 1, "with its own id it is a chain of the length allowed"
+    assert len(call.t.chain) == messages.MAX_CHAIN - 1, "with its own id it is a chain of the length allowed"
     ids = [call.t.task_id]
     ticket = call.t
     while ticket.parent is not None:
         ticket = ticket.parent
         ids.append(ticket.task_id)
-    assert call.t.chain == tuple(reversed(ids[1 : frames.MAX_CHAIN]))
+    assert call.t.chain == tuple(reversed(ids[1 : messages.MAX_CHAIN]))
 
 
 # ---------------------------------------------------------------- parked: unfinished results as arguments
@@ -1219,7 +1221,7 @@ def test_an_argument_that_nobody_knows_fails_the_call() -> None:
     world.agent("a")
     parked = world.send("a", deps=["old-1"])
     unknown = errors.UnknownTask("old-1")
-    world.dep(world.lookups[0], frames.Reply(frames.Code.HOST_ERROR, (frames.pack(errors.describe(unknown)),)))
+    world.dep(world.lookups[0], messages.Reply(messages.Code.HOST_ERROR, (messages.pack(errors.describe(unknown)),)))
     assert isinstance(parked.error, errors.UnknownTask)
     world.dep(world.lookups[0], ok())
     world.assert_idle()

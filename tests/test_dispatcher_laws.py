@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from world import Sent, World, failed, ok
 from zmqagents import errors
-from zmqagents.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
-from zmqagents.frames import Flag
-from zmqagents.waits import stuck_with
+from zmqagents.scheduler.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
+from zmqagents.scheduler.wait_graph import stuck_with
+from zmqagents.wire.messages import Flag
 
 THOROUGH = bool(os.environ.get("ZMQAGENTS_THOROUGH"))
 GRAPHS = 10_000 if THOROUGH else 500

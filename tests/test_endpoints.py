@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents import endpoints
-from zmqagents.endpoints import ConnectionFile, IpcLock
+from zmqagents import discovery
+from zmqagents.discovery import ConnectionFile, IpcLock
 from zmqagents.errors import AddressInUse, ConfigError, LaunchError
 
 # A host without a broker: takes the lock, leaves a socket and a connection file, says so, waits for its end.
@@ -87,16 +87,16 @@ def mode_of(path: Path | str) -> int:
 
 
 def test_the_runtime_directory_is_made_for_this_user_alone(place: Path) -> None:
-    assert endpoints.runtime_dir() == place
+    assert discovery.runtime_dir() == place
     assert mode_of(place) == 0o700
-    assert endpoints.runtime_dir() == place  # and it may be there already
+    assert discovery.runtime_dir() == place  # and it may be there already
 
 
 def test_a_runtime_directory_that_others_can_enter_is_refused(place: Path) -> None:
     place.mkdir()
     place.chmod(0o710)
     with pytest.raises(ConfigError, match=rf"chmod 700 {place}"):
-        endpoints.runtime_dir()
+        discovery.runtime_dir()
 
 
 def test_a_runtime_directory_that_is_a_link_is_refused(place: Path) -> None:
@@ -104,15 +104,15 @@ def test_a_runtime_directory_that_is_a_link_is_refused(place: Path) -> None:
     target.mkdir(mode=0o700)
     place.symlink_to(target)
     with pytest.raises(ConfigError, match="symbolic link"):
-        endpoints.runtime_dir()
+        discovery.runtime_dir()
 
 
 def test_a_runtime_directory_that_is_a_file_is_refused(place: Path) -> None:
     place.touch()
     with pytest.raises(ConfigError, match="not a directory"):
-        endpoints.runtime_dir()
+        discovery.runtime_dir()
     with pytest.raises(ConfigError, match="cannot be made"):
-        endpoints.private_dir(place / "below")
+        discovery.private_dir(place / "below")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -120,49 +120,49 @@ def test_a_runtime_directory_of_another_user_is_refused(place: Path) -> None:
     place.mkdir(mode=0o700)
     os.chown(place, 65534, 65534)
     with pytest.raises(ConfigError, match="belongs to user 65534"):
-        endpoints.runtime_dir()
+        discovery.runtime_dir()
 
 
 def test_the_session_directory_is_used_only_if_it_is_ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZMQAGENTS_RUNTIME")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place.parent))
-    assert endpoints.runtime_dir() == place.parent / "zmqagents"
+    assert discovery.runtime_dir() == place.parent / "zmqagents"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "missing"))
-    assert endpoints._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
+    assert discovery._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
-    assert endpoints._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
+    assert discovery._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
 
 
 def test_a_private_file_is_written_whole_and_readable_by_its_owner_only(place: Path) -> None:
-    path = endpoints.runtime_dir() / "secret"
+    path = discovery.runtime_dir() / "secret"
     old_mask = os.umask(0)
     try:
-        endpoints.write_private(path, b"one")
-        endpoints.write_private(path, b"two")
+        discovery.write_private(path, b"one")
+        discovery.write_private(path, b"two")
     finally:
         os.umask(old_mask)
-    assert endpoints.read_private(path) == b"two"
+    assert discovery.read_private(path) == b"two"
     assert mode_of(path) == 0o600
     assert os.listdir(place) == ["secret"]  # no draft is left
 
 
 def test_a_file_that_cannot_be_trusted_is_not_read(place: Path) -> None:
-    path = endpoints.runtime_dir() / "secret"
-    endpoints.write_private(path, b"x")
+    path = discovery.runtime_dir() / "secret"
+    discovery.write_private(path, b"x")
     path.chmod(0o640)
     with pytest.raises(ConfigError, match=rf"mode 0640.*chmod 600 {path}"):
-        endpoints.read_private(path)
+        discovery.read_private(path)
     (place / "link").symlink_to(path)
     with pytest.raises(ConfigError, match="symbolic link"):
-        endpoints.read_private(place / "link")
+        discovery.read_private(place / "link")
     os.mkfifo(place / "fifo", 0o600)
     with pytest.raises(ConfigError, match="not a regular file"):  # and it does not wait for a writer
-        endpoints.read_private(place / "fifo")
-    endpoints.write_private(path, bytes(endpoints.MAX_FILE_BYTES + 1))
+        discovery.read_private(place / "fifo")
+    discovery.write_private(path, bytes(discovery.MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than"):
-        endpoints.read_private(path)
+        discovery.read_private(path)
     with pytest.raises(FileNotFoundError):
-        endpoints.read_private(place / "missing")
+        discovery.read_private(place / "missing")
 
 
 # ---------------------------------------------------------------- paths
@@ -173,33 +173,33 @@ def test_a_socket_path_that_no_socket_can_have_is_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setenv("ZMQAGENTS_RUNTIME", str(place.parent / ("d" * 100)))
     with pytest.raises(ConfigError, match="ZMQAGENTS_RUNTIME to a shorter directory"):
-        endpoints.ipc_path("h1")
+        discovery.ipc_path("h1")
 
 
 def test_the_longest_path_that_is_allowed_can_be_bound(place: Path) -> None:
-    room = endpoints.MAX_IPC_PATH_BYTES - len(str(place)) - 1
+    room = discovery.MAX_IPC_PATH_BYTES - len(str(place)) - 1
     path = str(place / ("x" * room))
     with IpcLock(path), socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
-        assert len(os.fsencode(path)) == endpoints.MAX_IPC_PATH_BYTES
+        assert len(os.fsencode(path)) == discovery.MAX_IPC_PATH_BYTES
     with pytest.raises(ConfigError), IpcLock(path + "x"):
         pass
 
 
 @given(st.text(), st.text())
 def test_every_server_id_has_a_file_name_of_its_own(one: str, other: str) -> None:
-    name = endpoints._file_name(one)
+    name = discovery._file_name(one)
     assert os.path.basename(name) == name
     assert not name.startswith(".")
-    assert 0 < len(name) <= endpoints.MAX_NAME_CHARS
-    assert (name == endpoints._file_name(other)) == (one == other)
+    assert 0 < len(name) <= discovery.MAX_NAME_CHARS
+    assert (name == discovery._file_name(other)) == (one == other)
 
 
 # ---------------------------------------------------------------- the lock
 
 
 def test_a_second_host_on_a_path_gets_address_in_use(place: Path) -> None:
-    path = endpoints.ipc_path("h1")
+    path = discovery.ipc_path("h1")
     with IpcLock(path) as first:
         with pytest.raises(AddressInUse, match=path) as caught, IpcLock(path):
             pass
@@ -214,7 +214,7 @@ def test_a_second_process_on_a_path_gets_address_in_use(
     start_host: Callable[[str, int], subprocess.Popen[str]],
 ) -> None:
     start_host("h1", 5001)
-    with pytest.raises(AddressInUse), IpcLock(endpoints.ipc_path("h1")):
+    with pytest.raises(AddressInUse), IpcLock(discovery.ipc_path("h1")):
         pass
 
 
@@ -224,14 +224,14 @@ def test_the_socket_of_a_killed_host_is_removed_by_the_next_one(
     process = start_host("h1", 5001)
     process.kill()
     process.wait()
-    path = endpoints.ipc_path("h1")
+    path = discovery.ipc_path("h1")
     assert os.path.exists(path)
     with IpcLock(path):
         assert not os.path.exists(path)
 
 
 def test_something_that_is_no_socket_is_never_removed(place: Path) -> None:
-    path = Path(endpoints.ipc_path("h1"))
+    path = Path(discovery.ipc_path("h1"))
     path.write_text("precious")
     lock = IpcLock(path)
     with pytest.raises(AddressInUse, match="no socket"):
@@ -247,25 +247,25 @@ def test_a_lock_in_a_directory_that_others_can_enter_is_refused(place: Path) -> 
 
 
 def test_a_lock_file_that_its_holder_removed_gives_no_right(place: Path) -> None:
-    path = endpoints.ipc_path("h1")
+    path = discovery.ipc_path("h1")
     old = IpcLock(path)
     old.acquire()
     fd = os.open(old.lock_path, os.O_RDWR)  # a newcomer has it open ...
     try:
         old.release()  # ... when the holder removes it and goes
         with IpcLock(path):
-            assert endpoints._lock(fd, fcntl.LOCK_EX)  # it gets a lock, of a file without a name
-            assert not endpoints._is_at(fd, old.lock_path)
+            assert discovery._lock(fd, fcntl.LOCK_EX)  # it gets a lock, of a file without a name
+            assert not discovery._is_at(fd, old.lock_path)
     finally:
         os.close(fd)
 
 
 def test_locks_in_turn_never_overlap(place: Path) -> None:
     """Four processes take the lock 25 times each, and each writes a file that must not be there already."""
-    path = endpoints.ipc_path("h1")
+    path = discovery.ipc_path("h1")
     script = f"""
 import os
-from zmqagents.endpoints import IpcLock
+from zmqagents.discovery import IpcLock
 for _ in range(25):
     with IpcLock({path!r}, wait_s=60):
         os.close(os.open({str(place / "inside")!r}, os.O_CREAT | os.O_EXCL))
@@ -278,8 +278,8 @@ for _ in range(25):
 def test_a_forked_child_does_not_keep_the_lock(place: Path) -> None:
     script = f"""
 import os, sys
-from zmqagents.endpoints import IpcLock
-lock = IpcLock({endpoints.ipc_path("h1")!r})
+from zmqagents.discovery import IpcLock
+lock = IpcLock({discovery.ipc_path("h1")!r})
 lock.acquire()
 read, write = os.pipe()
 pid = os.fork()
@@ -297,13 +297,13 @@ os._exit(0)
     try:
         assert process.stdout is not None
         child = int(process.stdout.readline().split()[1])
-        with pytest.raises(AddressInUse), IpcLock(endpoints.ipc_path("h1")):
+        with pytest.raises(AddressInUse), IpcLock(discovery.ipc_path("h1")):
             pass
         process.kill()
         process.wait()
         try:
             os.kill(child, 0)  # still there
-            with IpcLock(endpoints.ipc_path("h1")):
+            with IpcLock(discovery.ipc_path("h1")):
                 pass
         finally:
             os.kill(child, signal.SIGKILL)
@@ -320,11 +320,11 @@ def test_a_live_host_is_found_by_each_name_of_this_machine(
 ) -> None:
     process = start_host("h1", 5001)
     for host in ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]", socket.gethostname()):
-        record = endpoints.find_host(host, 5001)
+        record = discovery.find_host(host, 5001)
         assert record is not None
         assert (record.server_id, record.pid, record.port) == ("h1", process.pid, 5001)
-    assert endpoints.find_host("localhost", 5002) is None
-    assert endpoints.find_host("192.0.2.1", 5001) is None  # TEST-NET-1 of RFC 5737: nobody's
+    assert discovery.find_host("localhost", 5002) is None
+    assert discovery.find_host("192.0.2.1", 5001) is None  # TEST-NET-1 of RFC 5737: nobody's
     assert mode_of(place / "h1.json") == 0o600
 
 
@@ -344,14 +344,14 @@ def test_a_killed_host_is_not_found_and_its_files_are_removed(
     dead, _ = start_host("dead", 5001), start_host("alive", 5002)
     dead.kill()
     dead.wait()
-    assert endpoints.find_host("localhost", 5001) is None
-    assert [record.server_id for record in endpoints.list_hosts()] == ["alive"]
+    assert discovery.find_host("localhost", 5001) is None
+    assert [record.server_id for record in discovery.list_hosts()] == ["alive"]
     assert sorted(os.listdir(place)) == ["alive.ipc", "alive.ipc.lock", "alive.json"]
 
 
 def test_a_pid_that_lives_again_does_not_make_a_dead_host_live(place: Path) -> None:
-    endpoints.publish(record_of(place))  # our own pid, but nobody holds the lock
-    assert endpoints.list_hosts() == []
+    discovery.publish(record_of(place))  # our own pid, but nobody holds the lock
+    assert discovery.list_hosts() == []
     assert os.listdir(place) == []
 
 
@@ -360,43 +360,43 @@ def test_a_held_lock_with_a_dead_pid_is_ignored_but_left_alone(place: Path) -> N
     gone.wait()
     record = record_of(place, pid=gone.pid)
     with IpcLock(record.ipc):
-        endpoints.publish(record)
-        assert endpoints.list_hosts() == []
+        discovery.publish(record)
+        assert discovery.list_hosts() == []
         assert record.path.exists()
 
 
 def test_hosts_are_listed_oldest_first_and_the_newest_answers_for_a_shared_port(place: Path) -> None:
     old, new = record_of(place, "old", started=1.0), record_of(place, "new", started=2.0)
     with IpcLock(old.ipc), IpcLock(new.ipc):
-        endpoints.publish(new)
-        endpoints.publish(old)
-        assert endpoints.list_hosts() == [old, new]
-        assert endpoints.find_host("localhost", 5555) == new
+        discovery.publish(new)
+        discovery.publish(old)
+        assert discovery.list_hosts() == [old, new]
+        assert discovery.find_host("localhost", 5555) == new
 
 
 def test_a_host_is_found_by_the_name_it_was_started_with(place: Path) -> None:
     record = record_of(place, host="agents.example.org")
     with IpcLock(record.ipc):
-        endpoints.publish(record)
-        assert endpoints.find_host("agents.example.org", 5555) == record
-        assert endpoints.find_host("other.example.org", 5555) is None
+        discovery.publish(record)
+        assert discovery.find_host("agents.example.org", 5555) == record
+        assert discovery.find_host("other.example.org", 5555) is None
 
 
 def test_a_host_without_tcp_is_listed_but_has_no_port_to_be_found_by(place: Path) -> None:
     record = record_of(place, port=None, server_key=None)
     with IpcLock(record.ipc):
-        endpoints.publish(record)
-        assert endpoints.list_hosts() == [record]
-        assert endpoints.find_host("localhost", 5555) is None
+        discovery.publish(record)
+        assert discovery.list_hosts() == [record]
+        assert discovery.find_host("localhost", 5555) is None
 
 
 def test_an_id_that_is_no_file_name_still_works(place: Path) -> None:
     server_id = "../we ird/" + "é" * 300
-    path = endpoints.ipc_path(server_id)
+    path = discovery.ipc_path(server_id)
     record = record_of(place, server_id=server_id, ipc=path)
     with IpcLock(path):
-        assert endpoints.publish(record).parent == place
-        assert endpoints.list_hosts() == [record]
+        assert discovery.publish(record).parent == place
+        assert discovery.list_hosts() == [record]
 
 
 def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line(
@@ -404,7 +404,7 @@ def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line
 ) -> None:
     good = record_of(place)
     with IpcLock(good.ipc):
-        endpoints.publish(good)
+        discovery.publish(good)
         fields = dataclasses.asdict(good)
         bad = {
             "garbage": b"\xff{",
@@ -417,12 +417,12 @@ def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line
             "renamed": json.dumps(fields).encode(),
         }
         for name, data in bad.items():
-            endpoints.write_private(place / f"{name}.json", data)
-        endpoints.write_private(place / "open.json", json.dumps(fields | {"server_id": "open"}).encode())
+            discovery.write_private(place / f"{name}.json", data)
+        discovery.write_private(place / "open.json", json.dumps(fields | {"server_id": "open"}).encode())
         (place / "open.json").chmod(0o644)
         (place / "link.json").symlink_to(good.path)
-        with caplog.at_level(logging.DEBUG, logger="zmqagents.endpoints"):
-            assert endpoints.list_hosts() == [good]
+        with caplog.at_level(logging.DEBUG, logger="zmqagents.discovery"):
+            assert discovery.list_hosts() == [good]
         assert len(caplog.records) == len(bad) + 2
         for name in bad:
             assert any(f"{name}.json" in line for line in caplog.messages)
@@ -437,11 +437,11 @@ def test_a_record_keeps_all_its_fields_through_a_file_and_ignores_those_of_later
 def test_a_runtime_directory_that_is_not_private_has_no_hosts(place: Path) -> None:
     record = record_of(place)
     with IpcLock(record.ipc):
-        endpoints.publish(record)
+        discovery.publish(record)
         place.chmod(0o755)
-        assert endpoints.list_hosts() == []
+        assert discovery.list_hosts() == []
         place.chmod(0o700)
-        assert endpoints.list_hosts() == [record]
+        assert discovery.list_hosts() == [record]
 
 
 # ---------------------------------------------------------------- names of this machine
@@ -449,16 +449,16 @@ def test_a_runtime_directory_that_is_not_private_has_no_hosts(place: Path) -> No
 
 @pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "a.localhost", "127.0.0.1", "127.9.9.9", "0.0.0.0", "::1"])
 def test_these_names_mean_this_machine(host: str) -> None:
-    assert endpoints.is_this_machine(host)
+    assert discovery.is_this_machine(host)
 
 
 @pytest.mark.parametrize("host", ["", " ", "example.org", "192.0.2.1", "2001:db8::1", "localhost.example.org", "127"])
 def test_these_names_do_not_mean_this_machine(host: str) -> None:
-    assert not endpoints.is_this_machine(host)
+    assert not discovery.is_this_machine(host)
 
 
 def test_the_host_name_means_this_machine_long_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.Example.org")
-    assert endpoints.is_this_machine("box")
-    assert endpoints.is_this_machine("box.example.ORG")
-    assert not endpoints.is_this_machine("example")
+    assert discovery.is_this_machine("box")
+    assert discovery.is_this_machine("box.example.ORG")
+    assert not discovery.is_this_machine("example")

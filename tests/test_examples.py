@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from examples import demo
-from zmqagents.agent import CallContext, _current, spec_of
+from zmqagents.agents.base import CallContext, _current, spec_of
+from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.errors import CallCancelled
-from zmqagents.loader import load_agents_from_dir
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 Coordinator, Indexer = load_agents_from_dir(EXAMPLES / "agents", strict=True)

@@ -31,11 +31,11 @@ from zmqagents import (
     RpcClient,
     UnknownFile,
     current_call,
-    files,
 )
 from zmqagents.config import BrokerConfig
-from zmqagents.files import CHUNK_BYTES, FileRoots, Incoming
-from zmqagents.frames import STREAM_WINDOW, Kind, Op
+from zmqagents.execution import file_roots
+from zmqagents.execution.file_roots import CHUNK_BYTES, FileRoots, Incoming
+from zmqagents.wire.messages import STREAM_WINDOW, Kind, Op
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -234,7 +234,7 @@ def test_the_second_walk_follows_no_link(tmp_path: Path, parts: list[str]) -> No
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "link").symlink_to("file")
     with pytest.raises((PermissionRefused, NotADirectoryError)):
-        files._open_below(str(tmp_path), parts, "asked")
+        file_roots._open_below(str(tmp_path), parts, "asked")
 
 
 def test_the_key_store_is_not_below_a_root(tmp_path: Path) -> None:

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zmqagents import errors, frames
+from zmqagents import errors
 from zmqagents.codec import pack, unpack
-from zmqagents.frames import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
-from zmqagents.link import rebuild_error
+from zmqagents.wire import messages
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
 
 FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT, Kind.ACK]
 ID = b"0123456789"
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 call_ids = st.integers(1, 2**64 - 1)
-texts = st.text(max_size=frames.MAX_TEXT)
+texts = st.text(max_size=messages.MAX_TEXT)
 bodies = st.lists(st.binary(max_size=50), min_size=1, max_size=5)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=300) | st.binary(),
@@ -33,13 +34,13 @@ plain = st.recursive(
 
 
 def message(kind: int, *rest: bytes, call_id: int = 1, **fields: int) -> list[bytes]:
-    return [frames.header(kind, call_id, **fields), *rest]
+    return [messages.header(kind, call_id, **fields), *rest]
 
 
 def parsed(parts: list[Any]) -> object:
     """The message, None for a `RemoteProtocolError`; anything else is a failure of the test."""
     try:
-        return frames.parse_client(parts)
+        return messages.parse_client(parts)
     except errors.RemoteProtocolError:
         return None
 
@@ -74,7 +75,7 @@ def test_a_message_with_one_byte_changed_is_a_message_or_a_protocol_error(
     kind: Kind, place: int, value: int, data: st.DataObject
 ) -> None:
     parts = {
-        Kind.CALL: frames.call_frames(1, 2, "a", "m", [b"p"], deps=["x-1"], options={"chain": ["y-1"]}),
+        Kind.CALL: messages.call_frames(1, 2, "a", "m", [b"p"], deps=["x-1"], options={"chain": ["y-1"]}),
         Kind.HELLO: message(kind, pack({"client": ID})), Kind.FETCH: message(kind, pack("x-1")),
     }.get(kind, message(kind))  # fmt: skip
     which = data.draw(st.integers(0, len(parts) - 1))
@@ -86,23 +87,23 @@ def test_a_message_with_one_byte_changed_is_a_message_or_a_protocol_error(
 
 def test_nothing_is_not_a_message() -> None:
     with pytest.raises(errors.RemoteProtocolError, match="without a header"):
-        frames.parse_client([])
+        messages.parse_client([])
 
 
 @pytest.mark.parametrize("head", [b"", b"ZA", b"ZA" + bytes(25), b"ZA" + bytes(27)])
 def test_a_header_has_28_bytes(head: bytes) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=f"header of {len(head)} bytes, expected 28"):
-        frames.parse_header(head)
+        messages.parse_header(head)
 
 
 @pytest.mark.parametrize("start", [b"ZB\x01", b"ZA\x02", b"GET"])
 def test_a_header_begins_with_the_name_and_the_version(start: bytes) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=r"not a ZA/1 header: b'"):
-        frames.parse_header(start + bytes(25))
+        messages.parse_header(start + bytes(25))
 
 
 @pytest.mark.parametrize(("kind", "counts"), [
-    (Kind.HELLO, {2}), (Kind.CALL, set(range(3, frames.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
+    (Kind.HELLO, {2}), (Kind.CALL, set(range(3, messages.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
     (Kind.PING, {1}), (Kind.BYE, {1}), (Kind.CREDIT, {1}),
     (Kind.ACK, {1, 2}),
 ])  # fmt: skip
@@ -110,7 +111,7 @@ def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[
     second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID}), Kind.ACK: pack([7])}.get(
         kind, pack("x-1")
     )
-    for count in range(1, frames.MAX_FRAMES + 3):
+    for count in range(1, messages.MAX_FRAMES + 3):
         parts = message(kind, *[second] * (count - 1))
         assert (parsed(parts) is not None) == (count in counts), count
 
@@ -118,14 +119,14 @@ def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[
 @pytest.mark.parametrize("kind", [0, 9, 64, 65, 66, 72, 255])
 def test_a_kind_that_clients_do_not_send_is_named(kind: int) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=f"unknown kind {kind}"):
-        frames.parse_client(message(kind))
+        messages.parse_client(message(kind))
 
 
 def call_with(*meta: Any, call_id: int = 1) -> list[bytes]:
     return message(Kind.CALL, pack(list(meta)), b"payload", call_id=call_id)
 
 
-LONG = "x" * (frames.MAX_TEXT + 1)
+LONG = "x" * (messages.MAX_TEXT + 1)
 
 
 @pytest.mark.parametrize(
@@ -154,29 +155,29 @@ LONG = "x" * (frames.MAX_TEXT + 1)
         (message(Kind.HELLO, pack({})), "HELLO without a client id"),
         (message(Kind.HELLO, pack({"client": ID[1:]})), "HELLO without a client id"),
         (message(Kind.HELLO, pack([ID])), "HELLO without a client id"),
-        (message(Kind.CALL, bytes(frames.MAX_META_BYTES + 1), b""), "262,145 bytes where at most 262,144 may be"),
+        (message(Kind.CALL, bytes(messages.MAX_META_BYTES + 1), b""), "262,145 bytes where at most 262,144 may be"),
     ],
 )
 def test_what_does_not_fit_is_told_in_words(parts: list[bytes], text: str) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=text):
-        frames.parse_client(parts)
+        messages.parse_client(parts)
 
 
 def test_as_many_results_and_links_as_are_allowed_do_fit() -> None:
-    task_id = frames.task_id_of("m" * 16, 2**64 - 1)
-    parts = frames.call_frames(
+    task_id = messages.task_id_of("m" * 16, 2**64 - 1)
+    parts = messages.call_frames(
         1,
         1,
         "a" * 255,
         "m" * 255,
         [b"p"],
-        deps=[task_id] * frames.MAX_DEPS,
-        options={"chain": [task_id] * frames.MAX_CHAIN},
+        deps=[task_id] * messages.MAX_DEPS,
+        options={"chain": [task_id] * messages.MAX_CHAIN},
     )
-    call = frames.parse_client(parts)
+    call = messages.parse_client(parts)
     assert isinstance(call, Call)
-    assert len(call.deps) == frames.MAX_DEPS
-    assert len(call.options["chain"]) == frames.MAX_CHAIN
+    assert len(call.deps) == messages.MAX_DEPS
+    assert len(call.options["chain"]) == messages.MAX_CHAIN
 
 
 # ---------------------------------------------------------------- what we send is what arrives
@@ -186,7 +187,7 @@ def test_as_many_results_and_links_as_are_allowed_do_fit() -> None:
 def test_a_header_arrives_as_it_was_sent(
     kind: int, flags: int, code: int, call_id: int, token: int, time_ms: int
 ) -> None:
-    head = frames.parse_header(frames.header(kind, call_id, token, flags=flags, code=code, time_ms=time_ms))
+    head = messages.parse_header(messages.header(kind, call_id, token, flags=flags, code=code, time_ms=time_ms))
     assert head == (b"ZA", 1, kind, flags, code, call_id, token, time_ms)
 
 
@@ -208,12 +209,12 @@ def test_a_call_arrives_as_it_was_sent(
 ) -> None:  # fmt: skip
     if chain is not None:
         options = {**options, "chain": chain}
-    parts = frames.call_frames(
+    parts = messages.call_frames(
         call_id, token, agent, method, body, flags=flags, timeout_s=timeout, deps=deps, options=options
     )
-    call = frames.parse_client(parts)
+    call = messages.parse_client(parts)
     assert isinstance(call, Call)
-    assert frames.parse_header(parts[0]).token == token
+    assert messages.parse_header(parts[0]).token == token
     assert (call.call_id, call.flags, call.agent, call.method) == (call_id, flags, agent, method)
     assert (list(call.deps), list(call.body)) == (deps, body)
     assert pack(call.options) == pack(options)  # as bytes: a nan is not equal to itself
@@ -227,7 +228,7 @@ def test_the_other_messages_arrive_as_they_were_sent(
     call_id: int, task_id: str, time_ms: int, client_id: bytes, options: dict[str, Any]
 ) -> None:
     options = {**options, "client": client_id}
-    hello = frames.parse_client(message(Kind.HELLO, pack(options), call_id=call_id))
+    hello = messages.parse_client(message(Kind.HELLO, pack(options), call_id=call_id))
     assert isinstance(hello, Hello)
     assert (hello.call_id, hello.client_id, pack(hello.options)) == (call_id, client_id, pack(options))
     for parts, expected in (
@@ -240,13 +241,13 @@ def test_the_other_messages_arrive_as_they_were_sent(
         (message(Kind.ACK, call_id=call_id), Ack(call_id)),
         (message(Kind.BYE, call_id=call_id), ()),
     ):
-        assert frames.parse_client(parts) == expected
+        assert messages.parse_client(parts) == expected
 
 
 def test_payload_and_buffers_go_through_without_a_copy() -> None:
     payload, buffer = b"p" * 100, memoryview(bytearray(1_000_000))
-    parts = frames.call_frames(1, 1, "a", "m", [payload, buffer])
-    call = frames.parse_client(parts)
+    parts = messages.call_frames(1, 1, "a", "m", [payload, buffer])
+    call = messages.parse_client(parts)
     assert isinstance(call, Call)
     assert call.body[0] is payload
     assert call.body[1] is buffer
@@ -255,14 +256,14 @@ def test_payload_and_buffers_go_through_without_a_copy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"deps": ["x"] * (frames.MAX_DEPS + 1)}, "4097 results among the arguments, limit 4096"),
+        ({"deps": ["x"] * (messages.MAX_DEPS + 1)}, "4097 results among the arguments, limit 4096"),
         ({"body": [b""] * 71}, "73 frames, limit 72"),
-        ({"options": {"big": "x" * frames.MAX_META_BYTES}}, "bytes beside the arguments, limit 262144"),
+        ({"options": {"big": "x" * messages.MAX_META_BYTES}}, "bytes beside the arguments, limit 262144"),
     ],
 )
 def test_what_the_broker_would_drop_is_not_sent(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(errors.MessageTooLarge, match=text) as caught:
-        frames.call_frames(1, 1, "a", "m", **{"body": [b"p"], **arguments})
+        messages.call_frames(1, 1, "a", "m", **{"body": [b"p"], **arguments})
     assert caught.value.size > caught.value.limit > 0
 
 
@@ -274,13 +275,13 @@ def test_what_the_broker_would_drop_is_not_sent(arguments: dict[str, Any], text:
         (-5.0, 1),
         (0.0001, 1),
         (1.5, 1500),
-        (1e12, frames.MAX_TIME_MS),
-        (float("inf"), frames.MAX_TIME_MS),
+        (1e12, messages.MAX_TIME_MS),
+        (float("inf"), messages.MAX_TIME_MS),
     ],
 )
 def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | None, time_ms: int) -> None:
-    assert frames.to_time_ms(seconds) == time_ms
-    assert frames.parse_header(frames.header(Kind.CALL, time_ms=time_ms)).time_ms == time_ms
+    assert messages.to_time_ms(seconds) == time_ms
+    assert messages.parse_header(messages.header(Kind.CALL, time_ms=time_ms)).time_ms == time_ms
 
 
 def test_flags_do_not_overlap_and_fit() -> None:
@@ -292,7 +293,10 @@ def test_flags_do_not_overlap_and_fit() -> None:
 
 @given(st.binary(min_size=10, max_size=10), st.binary(min_size=10, max_size=10), call_ids, call_ids)
 def test_task_ids_differ_where_client_or_call_do(one: bytes, other: bytes, first: int, second: int) -> None:
-    ids = frames.task_id_of(frames.client_prefix(one), first), frames.task_id_of(frames.client_prefix(other), second)
+    ids = (
+        messages.task_id_of(messages.client_prefix(one), first),
+        messages.task_id_of(messages.client_prefix(other), second),
+    )
     assert (ids[0] == ids[1]) == ((one, first) == (other, second))
     assert re.fullmatch(r"[a-z2-7]{16}-[0-9]{1,20}", ids[0])
 
@@ -302,13 +306,13 @@ def test_task_ids_differ_where_client_or_call_do(one: bytes, other: bytes, first
 
 @given(u8, bodies)
 def test_a_reply_comes_back_from_the_store_as_it_was(code: int, body: list[bytes]) -> None:
-    data = frames.reply_to_bytes(Reply(code, [memoryview(frame) for frame in body]))
-    assert frames.reply_from_bytes(data) == Reply(code, tuple(body))
+    data = messages.reply_to_bytes(Reply(code, [memoryview(frame) for frame in body]))
+    assert messages.reply_from_bytes(data) == Reply(code, tuple(body))
 
 
 def store_reply(data: bytes) -> Reply | None:
     try:
-        return frames.reply_from_bytes(data)
+        return messages.reply_from_bytes(data)
     except errors.RemoteProtocolError:
         return None
 
@@ -322,13 +326,13 @@ def store_reply(data: bytes) -> Reply | None:
 def test_random_bytes_from_the_store_are_a_reply_or_a_protocol_error(data: bytes) -> None:
     reply = store_reply(data)
     if reply is not None:
-        assert frames.reply_to_bytes(reply) == data
-        assert 1 <= len(reply.body) <= frames.MAX_FRAMES
+        assert messages.reply_to_bytes(reply) == data
+        assert 1 <= len(reply.body) <= messages.MAX_FRAMES
 
 
 @given(u8, bodies, st.data())
 def test_a_reply_that_was_cut_short_or_grew_is_refused(code: int, body: list[bytes], data: st.DataObject) -> None:
-    stored = frames.reply_to_bytes(Reply(code, body))
+    stored = messages.reply_to_bytes(Reply(code, body))
     assert store_reply(stored[: data.draw(st.integers(0, len(stored) - 1))]) is None
     assert store_reply(stored + b"x") is None
 
@@ -336,7 +340,7 @@ def test_a_reply_that_was_cut_short_or_grew_is_refused(code: int, body: list[byt
 def test_the_hosts_own_refusal_arrives_as_the_class_it_is_without_a_traceback() -> None:
     refusal = errors.HostBusy("full")
     refusal.retry_after = 2.5
-    reply = frames.error_reply(refusal, agent="a", method="m", call_id="x-1")
+    reply = messages.error_reply(refusal, agent="a", method="m", call_id="x-1")
     assert reply.code == Code.HOST_ERROR
     error = rebuild_error(reply)
     assert type(error) is errors.HostBusy
@@ -348,7 +352,7 @@ def test_the_hosts_own_refusal_arrives_as_the_class_it_is_without_a_traceback() 
 
 
 def table() -> list[tuple[int, str, str]]:
-    rows = re.findall(r"^ {4,5}(\d+) ([A-Z_]+) +(client|broker) ", frames.__doc__ or "", re.MULTILINE)
+    rows = re.findall(r"^ {4,5}(\d+) ([A-Z_]+) +(client|broker) ", messages.__doc__ or "", re.MULTILINE)
     return [(int(number), name, sender) for number, name, sender in rows]
 
 
@@ -358,30 +362,30 @@ def test_the_table_lists_every_kind_and_who_sends_it() -> None:
 
 
 def test_the_header_is_what_the_table_says() -> None:
-    doc = frames.__doc__ or ""
+    doc = messages.__doc__ or ""
     match = re.search(r'header, (\d+) bytes, big endian \(struct "([^"]+)"\)', doc)
     assert match is not None
-    assert struct.calcsize(match[2]) == int(match[1]) == len(frames.header(Kind.PING))
-    assert struct.pack(match[2], b"ZA", 1, 2, 3, 4, 5, 6, 7) == frames.header(2, 5, 6, flags=3, code=4, time_ms=7)
+    assert struct.calcsize(match[2]) == int(match[1]) == len(messages.header(Kind.PING))
+    assert struct.pack(match[2], b"ZA", 1, 2, 3, 4, 5, 6, 7) == messages.header(2, 5, 6, flags=3, code=4, time_ms=7)
     fields = re.findall(r"(\w+) u(\d+)", doc.split("kind  ")[0])
     sizes = {"B": 8, "H": 16, "I": 32, "Q": 64}
     assert [int(bits) for _, bits in fields] == [sizes[letter] for letter in match[2][3:]]
-    assert [name for name, _ in fields] == list(frames.Header._fields[1:])
+    assert [name for name, _ in fields] == list(messages.Header._fields[1:])
 
 
 @pytest.mark.parametrize("flag", ["DETACHED", "ATTRIBUTE", "STREAM", "ALONE", "RESENT", "RESUMED", "IDEMPOTENT"])
 def test_the_table_gives_the_bits_of_the_flags(flag: str) -> None:
-    assert re.search(rf"\b{getattr(Flag, flag)} {flag}\b", frames.__doc__ or "")
+    assert re.search(rf"\b{getattr(Flag, flag)} {flag}\b", messages.__doc__ or "")
 
 
 def test_every_management_request_has_a_name_of_its_own() -> None:
-    names = [value for key, value in vars(frames.Op).items() if key.isupper()]
+    names = [value for key, value in vars(messages.Op).items() if key.isupper()]
     assert len(names) == len(set(names)) > 10
 
 
-@pytest.mark.parametrize("parse", [frames.parse_header, lambda head: frames.parse_client([head])])
+@pytest.mark.parametrize("parse", [messages.parse_header, lambda head: messages.parse_client([head])])
 def test_the_version_is_the_first_thing_that_is_looked_at(parse: Callable[[bytes], object]) -> None:
-    newer = bytearray(frames.header(99))
+    newer = bytearray(messages.header(99))
     newer[2] = 2
     with pytest.raises(errors.RemoteProtocolError, match="not a ZA/1 header"):
         parse(bytes(newer))
@@ -390,49 +394,49 @@ def test_the_version_is_the_first_thing_that_is_looked_at(parse: Callable[[bytes
 @given(st.integers(1, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_a_call_says_which_replies_its_client_still_needs_if_that_is_not_too_far_back(call_id: int, back: int) -> None:
     needed = max(0, call_id - back)
-    parts = frames.call_frames(call_id, 1, "agent", "method", (b"",), needed=needed)
-    call = frames.parse_client([bytes(part) for part in parts])
-    assert isinstance(call, frames.Call)
+    parts = messages.call_frames(call_id, 1, "agent", "method", (b"",), needed=needed)
+    call = messages.parse_client([bytes(part) for part in parts])
+    assert isinstance(call, messages.Call)
     assert call.needed == (needed if needed and call_id - needed < 0xFFFF else 0)
 
 
 # ---------------------------------------------------------------- what is short goes in one frame
 
-BODY = b"p" * (frames.JOIN_BYTES + 1)
+BODY = b"p" * (messages.JOIN_BYTES + 1)
 
 
 @pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b""]])
 def test_a_call_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
-    parts = frames.call_frames(7, 5, "a", "m", body, deps=["x-1"], needed=3)
-    assert (len(parts) == 1) == (len(body) == 1 and len(body[0]) <= frames.JOIN_BYTES)
-    head = frames.header(Kind.CALL, 7, 5, code=5)
-    apart = frames.parse_client([head, pack(["a", "m", ["x-1"], None]), *body])
-    assert frames.parse_client(parts)._replace(body=body) == apart._replace(body=body)  # type: ignore[union-attr]
-    assert [bytes(frame) for frame in frames.parse_client(parts).body] == body  # type: ignore[union-attr]
+    parts = messages.call_frames(7, 5, "a", "m", body, deps=["x-1"], needed=3)
+    assert (len(parts) == 1) == (len(body) == 1 and len(body[0]) <= messages.JOIN_BYTES)
+    head = messages.header(Kind.CALL, 7, 5, code=5)
+    apart = messages.parse_client([head, pack(["a", "m", ["x-1"], None]), *body])
+    assert messages.parse_client(parts)._replace(body=body) == apart._replace(body=body)  # type: ignore[union-attr]
+    assert [bytes(frame) for frame in messages.parse_client(parts).body] == body  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b"p", BODY], []])
 def test_an_answer_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
-    parts = frames.answer_frames(Kind.RESULT, 7, 5, body)
-    assert (len(parts) == 1) == (not body or (len(body) == 1 and len(body[0]) <= frames.JOIN_BYTES))
-    for form in (parts, [frames.header(Kind.RESULT, 7, 5), *body]):
-        head, said = frames.split_answer(form)
+    parts = messages.answer_frames(Kind.RESULT, 7, 5, body)
+    assert (len(parts) == 1) == (not body or (len(body) == 1 and len(body[0]) <= messages.JOIN_BYTES))
+    for form in (parts, [messages.header(Kind.RESULT, 7, 5), *body]):
+        head, said = messages.split_answer(form)
         assert (head.kind, head.call_id, head.token) == (Kind.RESULT, 7, 5)
         assert list(said) == body
 
 
 def test_a_call_in_one_frame_that_is_cut_or_has_company_is_refused() -> None:
-    (whole,) = frames.call_frames(7, 5, "a", "m", [b""])
-    for end in range(frames.HEADER_BYTES + 1, len(whole)):
+    (whole,) = messages.call_frames(7, 5, "a", "m", [b""])
+    for end in range(messages.HEADER_BYTES + 1, len(whole)):
         with pytest.raises(errors.RemoteProtocolError):
-            frames.parse_client([whole[:end]])
+            messages.parse_client([whole[:end]])
     with pytest.raises(errors.RemoteProtocolError, match="CALL in 2 frames"):
-        frames.parse_client([whole, b"payload"])
+        messages.parse_client([whole, b"payload"])
 
 
 def test_the_agents_and_methods_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "_MAX_PLAIN_TARGETS", 10)
+    monkeypatch.setattr(messages, "_MAX_PLAIN_TARGETS", 10)
     for number in range(35):
-        parts = frames.call_frames(1, 5, f"agent-{number}", "m", [b"p"])
-        assert all(frames.parse_client(parts).agent == f"agent-{number}" for _ in range(2))  # type: ignore[union-attr]
-        assert len(frames._plain_targets) <= 10
+        parts = messages.call_frames(1, 5, f"agent-{number}", "m", [b"p"])
+        assert all(messages.parse_client(parts).agent == f"agent-{number}" for _ in range(2))  # type: ignore[union-attr]
+        assert len(messages._plain_targets) <= 10

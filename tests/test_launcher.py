@@ -52,10 +52,10 @@ from zmqagents import (
     RpcClient,
     UnknownClass,
     codec,
-    frames,
-    launcher,
     load_custom_class_from_file,
 )
+from zmqagents.server import launcher
+from zmqagents.wire import messages
 
 MODEL = {"config_name": "m", "model_type": "openai_chat", "model_name": "tiny", "api_key": "EMPTY"}
 PLAIN_AGENT = "from zmqagents import AgentBase\nclass {name}(AgentBase):\n    def value(self): return {value}\n"
@@ -191,9 +191,9 @@ def test_max_timeout_seconds_is_the_longest_wait_of_one_fetch(narrow: Host) -> N
         task_id = client.create_agent(Worker).nap(1.0).task_id
         assert eventually(lambda: client.get_server_info()["running"] == 1, 5)
         asked = time.monotonic()
-        peer.send(frames.header(frames.Kind.FETCH, 7, peer.token, time_ms=60_000), codec.pack(task_id))
+        peer.send(messages.header(messages.Kind.FETCH, 7, peer.token, time_ms=60_000), codec.pack(task_id))
         answer, _ = peer.receive()
-    assert answer.kind == frames.Kind.PENDING
+    assert answer.kind == messages.Kind.PENDING
     assert 0.28 <= time.monotonic() - asked < 0.9
 
 
@@ -422,7 +422,7 @@ def test_a_host_that_hears_nothing_is_killed(monkeypatch: pytest.MonkeyPatch, ca
     os.kill(pid, signal.SIGSTOP)
     assert seconds_of(server.shutdown) < 2
     assert is_gone(pid)
-    said = [record.getMessage() for record in caplog.records if record.name == "zmqagents.launcher"]
+    said = [record.getMessage() for record in caplog.records if record.name == "zmqagents.server.launcher"]
     assert [text.rpartition(" ")[2] for text in said] == ["SIGTERM", "SIGKILL"]
     assert all(text.startswith("deaf ") for text in said)
 

@@ -12,8 +12,8 @@ import pytest
 
 from actors import Desk, Latch, client_on_host, within
 from zmqagents import CallTimeout, RpcClient, deadline
-from zmqagents.channel import LEAD_S, LONE_CALLS, Channel
-from zmqagents.client import Connection
+from zmqagents.connection.channel import LEAD_S, LONE_CALLS, Channel
+from zmqagents.connection.connection import Connection
 
 pytestmark = pytest.mark.timeout(60)
 

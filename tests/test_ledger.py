@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.frames import Reply
-from zmqagents.ledger import NOTE_BYTES, Ledger
+from zmqagents.broker.session import NOTE_BYTES, Ledger
+from zmqagents.wire.messages import Reply
 
 
 def reply(size: int) -> Reply:
@@ -85,7 +85,7 @@ def test_a_reply_above_the_lowest_needed_one_goes_when_the_client_has_it() -> No
 
 
 def test_a_client_that_acknowledges_nothing_costs_a_bounded_number_of_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zmqagents.ledger.MAX_NOTES", 10)
+    monkeypatch.setattr("zmqagents.broker.session.MAX_NOTES", 10)
     ledger = Ledger(1 << 20)
     for call_id in range(1, 101):
         ledger.note(call_id, reply(1))

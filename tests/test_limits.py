@@ -12,10 +12,11 @@ import pytest
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
 from raw_peer import RawPeer
 from world import World
-from zmqagents import AgentBase, AsyncRpcClient, HostBusy, MessageTooLarge, RpcClient, codec, frames
-from zmqagents.frames import Code, Kind
-from zmqagents.link import rebuild_error
-from zmqagents.tickets import State
+from zmqagents import AgentBase, AsyncRpcClient, HostBusy, MessageTooLarge, RpcClient, codec
+from zmqagents.scheduler.records import State
+from zmqagents.wire import messages
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Code, Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -112,12 +113,12 @@ def test_frames_that_fit_one_by_one_do_not_pass_together() -> None:
         peer.hello()
         peer.call(1, "", "create_agent", options={"class": "Desk", "id": "desk"})
         assert peer.answer_to(1)[0].kind == Kind.RESULT
-        head = frames.header(Kind.CALL, 2, peer.token)
+        head = messages.header(Kind.CALL, 2, peer.token)
         payload = codec.encode_call((), {}).payload
         message = [head, codec.pack(["desk", "nothing", None, None]), payload, *[bytes(LIMIT // 2)] * 4]
         peer.send(*message)
         answer, rest = peer.answer_to(2)
-        error = rebuild_error(frames.Reply(answer.code, rest))
+        error = rebuild_error(messages.Reply(answer.code, rest))
         assert isinstance(error, MessageTooLarge)
         assert (error.size, error.limit) == (sum(map(len, message)), LIMIT)
         peer.call(3, "desk", "nothing")
@@ -140,7 +141,7 @@ def test_a_host_with_too_many_bytes_waiting_is_busy_and_says_when_to_come_again(
             head, rest = peer.answer_to(7)
         assert (head.kind, head.code) == (Kind.ERROR, Code.BUSY)
         assert head.time_ms > 0
-        error = rebuild_error(frames.Reply(head.code, rest))
+        error = rebuild_error(messages.Reply(head.code, rest))
         assert isinstance(error, HostBusy)
         assert error.retry_after > 0
         assert "(max_queued_bytes)" in str(error)
@@ -218,7 +219,7 @@ def test_the_hosts_own_calls_have_room_when_others_have_filled_the_queue() -> No
 def test_a_call_that_waits_for_its_arguments_is_counted() -> None:
     world = World(capacity=4, max_queued_bytes=10)
     world.agents("a", "b")
-    first = world.running("a", flags=frames.Flag.DETACHED)
+    first = world.running("a", flags=messages.Flag.DETACHED)
     parked = world.send("b", deps=[first], body=bytes(10))
     assert (parked.state, world.dispatcher.queued_bytes) == (State.PARKED, 10)
     assert isinstance(world.send("b", deps=[first], body=b"x").error, HostBusy)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from zmqagents.agent import AgentBase, is_agent_class
+from zmqagents.agents.base import AgentBase, is_agent_class
+from zmqagents.agents.loader import PACKAGE, load_agents_from_dir, load_custom_class_from_file
 from zmqagents.errors import LoadError
-from zmqagents.loader import PACKAGE, load_agents_from_dir, load_custom_class_from_file
 
 READER = """
-    from zmqagents.agent import AgentBase
+    from zmqagents.agents.base import AgentBase
 
     class Reader(AgentBase):
         def reply(self, question):
@@ -45,7 +45,7 @@ def test_the_classes_of_a_file_come_in_the_order_of_their_definition(tmp_path: P
     file = write(
         tmp_path / "several.py",
         """
-        from zmqagents.agent import AgentBase, agent
+        from zmqagents.agents.base import AgentBase, agent
 
         class Zebra(AgentBase):
             pass
@@ -75,7 +75,7 @@ def test_imported_bases_and_helpers_are_not_offered(tmp_path: Path) -> None:
         """
         from collections import Counter
         from pathlib import Path
-        from zmqagents.agent import AgentBase
+        from zmqagents.agents.base import AgentBase
         from .base import Reader
 
         class Helper:
@@ -92,7 +92,7 @@ def test_a_subclass_of_a_marked_class_is_offered_only_when_marked_itself(tmp_pat
     file = write(
         tmp_path / "marked.py",
         """
-        from zmqagents.agent import agent
+        from zmqagents.agents.base import agent
 
         @agent
         class Marked:
@@ -109,7 +109,7 @@ def test_an_alias_counts_once_and_a_private_class_not_at_all(tmp_path: Path) -> 
     file = write(
         tmp_path / "alias.py",
         """
-        from zmqagents.agent import AgentBase
+        from zmqagents.agents.base import AgentBase
 
         class _Common(AgentBase):
             pass
@@ -205,7 +205,7 @@ def test_neighbours_are_imported_once_for_all_files(tmp_path: Path) -> None:
         write(
             tmp_path / f"{name.lower()}.py",
             f"""
-            from zmqagents.agent import AgentBase
+            from zmqagents.agents.base import AgentBase
             from .shared import TOKEN
 
             class {name}(AgentBase):
@@ -222,7 +222,7 @@ def test_a_sub_package_is_one_module_whether_imported_or_loaded(tmp_path: Path) 
     write(
         tmp_path / "main.py",
         """
-        from zmqagents.agent import AgentBase
+        from zmqagents.agents.base import AgentBase
         from .parts.reader import Reader
 
         class Main(AgentBase):
@@ -241,7 +241,7 @@ def test_a_file_in_a_package_reaches_the_package_above(tmp_path: Path) -> None:
     file = write(
         tmp_path / "top" / "agents" / "climber.py",
         """
-        from zmqagents.agent import AgentBase
+        from zmqagents.agents.base import AgentBase
         from ..settings import WORD
 
         class Climber(AgentBase):
@@ -258,7 +258,7 @@ def test_a_file_in_a_package_reaches_the_package_above(tmp_path: Path) -> None:
 def test_a_directory_is_read_with_its_sub_directories_in_a_fixed_order(tmp_path: Path) -> None:
     for place in ("b.py", "a.py", "sub/c.py", "sub/deep/d.py", ".hidden.py", ".git/e.py", "__pycache__/f.py"):
         name = "Agent" + Path(place).stem.strip(".").upper()
-        write(tmp_path / place, f"from zmqagents.agent import AgentBase\nclass {name}(AgentBase): pass\n")
+        write(tmp_path / place, f"from zmqagents.agents.base import AgentBase\nclass {name}(AgentBase): pass\n")
     write(tmp_path / "notes.txt", "not python")
     write(tmp_path / "__main__.py", "raise SystemExit('a program')")
     assert names(load_agents_from_dir(tmp_path)) == ["AgentA", "AgentB", "AgentC", "AgentD"]
@@ -282,7 +282,7 @@ def test_two_classes_of_one_name_in_one_file_are_an_error_too(tmp_path: Path) ->
     file = write(
         tmp_path / "made.py",
         """
-        from zmqagents.agent import AgentBase
+        from zmqagents.agents.base import AgentBase
 
         def make():
             class Made(AgentBase):
@@ -436,7 +436,7 @@ def test_a_directory_loads_in_a_fresh_interpreter_with_the_same_names(tmp_path: 
     write(tmp_path / "reader.py", READER)
     (here,) = load_agents_from_dir(tmp_path)
     code = (
-        "import sys; from zmqagents.loader import load_agents_from_dir; "
+        "import sys; from zmqagents.agents.loader import load_agents_from_dir; "
         "print(load_agents_from_dir(sys.argv[1])[0].__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

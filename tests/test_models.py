@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from zmqagents.agent import CallContext, _current
+from zmqagents.agents.base import CallContext, _current
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
-from zmqagents.models import ChatModel, ModelConfigs, check_model_configs, load_model_configs_file, redact
+from zmqagents.models.configs import ChatModel, ModelConfigs, check_model_configs, load_model_configs_file, redact
 
 KEY = "sk-very-secret-0123456789"
 

@@ -9,9 +9,9 @@ import pytest
 import zmq
 
 from hosts import eventually
-from zmqagents import frames
-from zmqagents.frames import Code, Frame, Hello, Kind, Reply
-from zmqagents.outbound import BUSY_MS, IN_FLIGHT_BYTES, PUSH_AT, PUSH_S, RETRY_S, Outbound, Session
+from zmqagents.broker.delivery import BUSY_MS, IN_FLIGHT_BYTES, PUSH_AT, PUSH_S, RETRY_S, Outbound, Session
+from zmqagents.wire import messages as frames
+from zmqagents.wire.messages import Code, Frame, Hello, Kind, Reply
 
 LIMIT = 1000
 

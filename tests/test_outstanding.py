@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zmqagents.connection.requests import LARGE_BYTES, Outstanding, Repeat, Request
 from zmqagents.errors import HostBusy
-from zmqagents.frames import Frame, Reply
-from zmqagents.link import Waiter
-from zmqagents.outstanding import LARGE_BYTES, Outstanding, Repeat, Request
+from zmqagents.wire.link import Waiter
+from zmqagents.wire.messages import Frame, Reply
 
 
 class Message:

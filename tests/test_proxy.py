@@ -29,7 +29,7 @@ from zmqagents import (
     codec,
     errors,
 )
-from zmqagents.proxy import RemoteMethod, bind_reference
+from zmqagents.client.proxy import RemoteMethod, bind_reference
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -47,9 +47,8 @@ from zmqagents import (
     UnknownTask,
     async_func,
     codec,
-    frames,
-    link,
 )
+from zmqagents.wire import link, messages
 
 AT_ONCE_S = 1.0  # "in one round trip", generous for two shared cores
 
@@ -471,7 +470,7 @@ class Bomb:
 def test_nothing_that_a_client_sends_is_unpickled(client: RpcClient, tmp_path: Path) -> None:
     """31: one request to create an agent ran a shell command as the server's user."""
     body = codec.encode_call((Bomb(str(tmp_path / "boom")),), {}, pickler=pickle.dumps)
-    for agent, method, options in (("", frames.Op.CREATE, {"class": "Subject"}), ("", frames.Op.REGISTER, {})):
+    for agent, method, options in (("", messages.Op.CREATE, {"class": "Subject"}), ("", messages.Op.REGISTER, {})):
         reply = client.link.call(agent, method, body, options=options, timeout=5)
         assert reply.code
         assert b"refused" in bytes(reply.body[0]) or b"private" in bytes(reply.body[0])
@@ -484,7 +483,7 @@ def test_private_attributes_are_out_of_reach(client: RpcClient, name: str) -> No
     """33, read 13: any attribute was readable by any client, api keys included."""
     subject = client.create_agent(Subject, api_key="sk-very-secret")
     body = codec.encode_call((), {})
-    reply = client.link.call(subject.agent_id, name, body, flags=frames.Flag.ATTRIBUTE, timeout=5)
+    reply = client.link.call(subject.agent_id, name, body, flags=messages.Flag.ATTRIBUTE, timeout=5)
     error = link.rebuild_error(reply)
     assert type(error) is UnknownMethod
     assert "sk-very-secret" not in str(error)

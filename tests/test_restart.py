@@ -31,12 +31,12 @@ from zmqagents import (
     async_func,
     cli,
     codec,
-    endpoints,
+    discovery,
     idempotent,
 )
 from zmqagents.config import END_WAIT_S
-from zmqagents.frames import Kind
-from zmqagents.supervisor import LIMIT, WINDOW_S, Crashes
+from zmqagents.server.supervisor import LIMIT, WINDOW_S, Crashes
+from zmqagents.wire.messages import Kind
 
 METHODS = ["fork", "fresh"]
 READY_S = 2.0  # after a crash
@@ -56,7 +56,7 @@ def supervisor_of(pid: int) -> int:
 
 
 def pid_at(port: int) -> int | None:
-    record = endpoints.find_host("localhost", port)
+    record = discovery.find_host("localhost", port)
     return None if record is None else record.pid
 
 
@@ -108,13 +108,13 @@ def test_a_pause_is_never_longer_than_ten_seconds() -> None:
 @pytest.mark.parametrize("method", ["fork", pytest.param("fresh", marks=soak_only)])
 def test_a_killed_host_is_there_again_within_two_seconds_and_knows_what_it_is(method: str) -> None:
     with running(method, restart=True) as host:
-        old, before = endpoints.find_host("localhost", host.port), epoch(host)
+        old, before = discovery.find_host("localhost", host.port), epoch(host)
         assert old is not None
         with host.client() as client:
             client.create_agent(Worker, agent_id="w")
         os.kill(host.pid, signal.SIGKILL)
         assert seconds_of(lambda: another_pid(host.port, host.pid)) < READY_S
-        new = endpoints.find_host("localhost", host.port)
+        new = discovery.find_host("localhost", host.port)
         assert new is not None
         assert (new.server_id, new.port, new.ipc, new.server_key) == (old.server_id, old.port, old.ipc, old.server_key)
         assert epoch(host) != before
@@ -477,7 +477,7 @@ def test_a_host_that_is_not_ready_in_time_leaves_nothing_although_it_listens() -
     server = RpcAgentServerLauncher(agents={"slow": Snail}, launch_timeout_s=1)
     with pytest.raises(LaunchError, match="launch_timeout_s"):
         server.launch()
-    assert not [path for path in endpoints.runtime_dir().iterdir() if server.server_id in path.name]
+    assert not [path for path in discovery.runtime_dir().iterdir() if server.server_id in path.name]
 
 
 class Snail(AgentBase):

@@ -30,12 +30,12 @@ from zmqagents import (
     UnknownAgent,
     codec,
     current_call,
-    frames,
-    security,
 )
-from zmqagents.client import Connection, Target
-from zmqagents.frames import Kind, Op
-from zmqagents.security import KeyStore
+from zmqagents.connection.connection import Connection, Target
+from zmqagents.security import keys
+from zmqagents.security.keys import KeyStore
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Kind, Op
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -85,11 +85,11 @@ class House:
                 link.settle(CALL_TIMEOUT_S)
                 yield client
 
-    def add(self, name: str, role: security.Role) -> None:
+    def add(self, name: str, role: keys.Role) -> None:
         self.store.authorize(name, self.users[name].client_keypair().public, role)
 
 
-def house_in(place: Path, **roles: security.Role | None) -> Iterator[House]:
+def house_in(place: Path, **roles: keys.Role | None) -> Iterator[House]:
     users = {name: KeyStore.open(place / name) for name in roles}
     store = KeyStore.open(place / "host")
     for name, role in roles.items():
@@ -169,7 +169,7 @@ def test_a_caller_is_refused_at_once_what_is_for_admins(bob: RpcClient, what: st
 
 
 def test_every_admin_request_is_in_the_test_above() -> None:
-    from zmqagents.management import ADMIN_ONLY
+    from zmqagents.broker.management import ADMIN_ONLY
 
     assert set(REFUSED) == ADMIN_ONLY
 
@@ -335,7 +335,7 @@ def test_the_session_of_a_key_that_is_revoked_ends(house: House, ann: RpcClient,
         if how == "removed":
             house.store.revoke("gone")
         else:
-            house.store.authorize("gone", security._new_pair().public)
+            house.store.authorize("gone", keys._new_pair().public)
         with within(REVOKED_WITHIN_S):
             for result in open_calls:
                 with pytest.raises((AuthenticationError, CallLost)):
@@ -364,10 +364,10 @@ def raw_user(house: House, name: str, client_id: bytes) -> Iterator[zmq.Socket[b
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.setsockopt(zmq.RCVTIMEO, 3000)
-        security.client_curve(dealer, house.users[name].client_keypair(), house.store.server_keypair().public)
+        keys.client_curve(dealer, house.users[name].client_keypair(), house.store.server_keypair().public)
         dealer.connect(f"tcp://127.0.0.1:{house.launcher.port}")
-        hello = codec.pack({"client": client_id, "versions": [frames.VERSION]})
-        dealer.send_multipart([frames.header(Kind.HELLO), hello])
+        hello = codec.pack({"client": client_id, "versions": [messages.VERSION]})
+        dealer.send_multipart([messages.header(Kind.HELLO), hello])
         yield dealer
 
 
@@ -382,14 +382,14 @@ def test_the_id_of_another_users_client_is_not_to_be_had(house: House) -> None:
 
 def test_a_user_id_in_the_metadata_of_a_peer_counts_for_nothing(house: House) -> None:
     """What a peer may claim (`X-` properties, an id in HELLO) is not what ZAP says."""
-    with raw_user(house, "bob", os.urandom(frames.CLIENT_ID_BYTES)) as dealer:
-        welcome = frames.parse_header(dealer.recv_multipart()[0])
-        claims = {"client": os.urandom(frames.CLIENT_ID_BYTES), "versions": [1], "user": "self", "role": "admin"}
-        dealer.send_multipart([frames.header(Kind.HELLO, token=welcome.token), codec.pack(claims)])
-        token = frames.parse_header(dealer.recv_multipart()[0]).token
+    with raw_user(house, "bob", os.urandom(messages.CLIENT_ID_BYTES)) as dealer:
+        welcome = messages.parse_header(dealer.recv_multipart()[0])
+        claims = {"client": os.urandom(messages.CLIENT_ID_BYTES), "versions": [1], "user": "self", "role": "admin"}
+        dealer.send_multipart([messages.header(Kind.HELLO, token=welcome.token), codec.pack(claims)])
+        token = messages.parse_header(dealer.recv_multipart()[0]).token
         body = (codec.encode_call((), {}).payload,)
-        dealer.send_multipart(frames.call_frames(1, token, "", Op.STOP, body, options={"role": "admin"}))
-        head, rest = frames.split_answer(dealer.recv_multipart())
+        dealer.send_multipart(messages.call_frames(1, token, "", Op.STOP, body, options={"role": "admin"}))
+        head, rest = messages.split_answer(dealer.recv_multipart())
         assert head.kind == Kind.ERROR
         assert b"PermissionRefused" in rest[0]
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from zmqagents import security
 from zmqagents.errors import ConfigError
-from zmqagents.security import Authenticator, KeyPair, KeyStore
+from zmqagents.security import keys as security
+from zmqagents.security.keys import Authenticator, KeyPair, KeyStore
 
 WAIT_MS = 5_000  # for what must come; a loaded machine may take long
 SILENCE_MS = 400  # for what must not come; a handshake on loopback takes 2 ms
@@ -184,7 +184,7 @@ def test_the_place_of_the_store_follows_the_environment(monkeypatch: pytest.Monk
 def test_eight_processes_that_start_at_once_make_one_store(tmp_path: Path) -> None:
     script = f"""
 import sys
-from zmqagents.security import KeyStore
+from zmqagents.security.keys import KeyStore
 print(flush=True)
 sys.stdin.readline()
 keys = KeyStore.open({str(tmp_path / "keys")!r})
@@ -696,7 +696,7 @@ def test_only_the_two_rules_lead_to_200(keys: KeyStore, frames: list[bytes], sta
 @given(st.lists(st.lists(st.binary(max_size=40), max_size=9), min_size=1, max_size=5))
 def test_garbage_is_answered_400_and_never_raises(requests: list[list[bytes]]) -> None:
     authenticator = Authenticator(None)
-    logging.getLogger("zmqagents.security").disabled = True
+    logging.getLogger("zmqagents.security.keys").disabled = True
     try:
         with question(authenticator) as asker:
             for frames in requests:
@@ -707,7 +707,7 @@ def test_garbage_is_answered_400_and_never_raises(requests: list[list[bytes]]) -
             for _ in range(handled):
                 assert asker.recv_multipart()[3] == b"400"
     finally:
-        logging.getLogger("zmqagents.security").disabled = False
+        logging.getLogger("zmqagents.security.keys").disabled = False
 
 
 def test_a_store_that_fails_refuses_the_peer_and_the_handler_goes_on(

@@ -10,14 +10,16 @@ import pytest
 import zmq
 
 from world import World, ok
-from zmqagents import codec, frames, sessions
+from zmqagents import codec
+from zmqagents.broker import clients
+from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Sessions
+from zmqagents.broker.delivery import Outbound, Session
 from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
-from zmqagents.frames import Flag, Hello, Kind
-from zmqagents.link import rebuild_error
-from zmqagents.outbound import Outbound, Session
-from zmqagents.security import Role
-from zmqagents.sessions import ROLES_EVERY_S, SILENCE_S, Sessions
-from zmqagents.tickets import Answer, Effect
+from zmqagents.scheduler.records import Answer, Effect
+from zmqagents.security.keys import Role
+from zmqagents.wire import messages
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Flag, Hello, Kind
 
 RESUME_S = 5.0
 MAX_UNREAD = 10_000
@@ -44,7 +46,7 @@ class Lobby:
             if isinstance(effect, Answer) and not effect.peer.local and not effect.peer.gone:
                 self.answer(effect.peer.key, effect.call_id, effect.reply)
 
-    def answer(self, session: Session, call_id: int, reply: frames.Reply) -> None:
+    def answer(self, session: Session, call_id: int, reply: messages.Reply) -> None:
         session.ledger.note(call_id, reply)
         self.out.push_reply(session, call_id, reply)
 
@@ -59,7 +61,7 @@ class Lobby:
 
     def hello(self, client: str, routing_id: bytes, *, user: str = "uid:0", resume: str | None = None) -> Session:
         """``client`` says HELLO over the connection ``routing_id``; who has that seat then."""
-        client_id = client.encode().ljust(frames.CLIENT_ID_BYTES)
+        client_id = client.encode().ljust(messages.CLIENT_ID_BYTES)
         options = {"resume": (resume or client).encode()}
         self.sessions.hello(routing_id, Hello(0, client_id, options), user, self.world.now)
         return self.sessions.seats[routing_id]
@@ -86,13 +88,13 @@ class Lobby:
 
     def heard(self, routing_id: bytes) -> list[tuple[Kind, int]]:
         """What was sent over a connection: kinds and call ids."""
-        heads = [frames.split_answer(message)[0] for name, message in self.sent if name == routing_id]
+        heads = [messages.split_answer(message)[0] for name, message in self.sent if name == routing_id]
         return [(head.kind, head.call_id) for head in heads]
 
     def last_error(self, routing_id: bytes) -> Exception:
         *_, last = (message for name, message in self.sent if name == routing_id)
-        head, body = frames.split_answer(last)
-        return rebuild_error(frames.Reply(head.code, body))
+        head, body = messages.split_answer(last)
+        return rebuild_error(messages.Reply(head.code, body))
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_who_has_come_back_may_be_silent_again(lobby: Lobby) -> None:
     assert not lobby.is_here(ann)
     lobby.sleep(0.05)
     assert lobby.hello("ann", b"2") is ann
-    assert frames.split_answer(lobby.sent[-1][1])[0].flags == Flag.RESUMED
+    assert messages.split_answer(lobby.sent[-1][1])[0].flags == Flag.RESUMED
     call = lobby.world.create("a", peer=ann.peer)
     lobby.sleep(RESUME_S + 1)  # a client with nothing to say pings every 10 s
     assert lobby.is_here(ann)
@@ -171,7 +173,7 @@ def test_who_is_lost_loses_its_streams_at_once_and_its_other_calls_when_it_does_
 def test_more_lost_ones_than_are_waited_for_make_the_first_of_them_go(
     lobby: Lobby, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "MAX_LOST", 3)
+    monkeypatch.setattr(clients, "MAX_LOST", 3)
     lost = [lobby.hello(f"client {n}", b"%d" % n) for n in range(5)]
     for session in lost:
         lobby.hang_up(session)
@@ -195,7 +197,7 @@ def test_a_stream_whose_reader_has_died_does_not_wait_for_it(lobby: Lobby) -> No
     lobby.sleep(10)
     assert not stream.t.settled, "nobody has said that the connection has ended"
     lobby.sessions.starve(stream.t)
-    lobby.sleep(2 * sessions.PROBE_S)
+    lobby.sleep(2 * clients.PROBE_S)
     assert stream.t.settled
 
 
@@ -253,7 +255,7 @@ def test_what_peers_do_wrong_is_told_once_for_each_and_not_for_a_flood_of_them(
     caplog.set_level(logging.WARNING)
     for n in [*range(100)] * 2:
         lobby.sessions.complain(b"%d" % n, RemoteProtocolError("nonsense"))
-    assert len(caplog.records) == sessions.COMPLAINTS
+    assert len(caplog.records) == clients.COMPLAINTS
 
 
 # ---------------------------------------------------------------- calls that come again
@@ -289,5 +291,5 @@ def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:
     for name in (b"1", b"2", b"3"):
         lobby.hello(f"client {name!r}", name)
     lobby.dead.add(b"2")
-    lobby.sessions.close([frames.header(Kind.GOODBYE), codec.pack({})])
+    lobby.sessions.close([messages.header(Kind.GOODBYE), codec.pack({})])
     assert [lobby.heard(name)[-1][0] for name in (b"1", b"2", b"3")] == [Kind.GOODBYE, Kind.WELCOME, Kind.GOODBYE]

@@ -10,10 +10,10 @@ import pytest
 
 from world import Plain, World, ok
 from zmqagents import errors
-from zmqagents.agent import spec_of
-from zmqagents.dispatcher import Answer, State, Ticket
-from zmqagents.frames import Call, Flag, call_frames, parse_client, parse_short_call
-from zmqagents.helm import Helm
+from zmqagents.agents.base import spec_of
+from zmqagents.broker.leader import Helm
+from zmqagents.scheduler.dispatcher import Answer, State, Ticket
+from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call
 
 
 @pytest.fixture

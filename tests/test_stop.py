@@ -21,7 +21,7 @@ import pytest
 
 from hosts import STUCK_S, environment, eventually, is_gone, output_of, started, told
 from scale import soak_only
-from zmqagents import AgentBase, HostStopping, RpcClient, async_func, endpoints
+from zmqagents import AgentBase, HostStopping, RpcClient, async_func, discovery
 
 AGENTS = """
 import os, time
@@ -169,7 +169,7 @@ def test_a_host_whose_agent_keeps_the_gil_does_not_outlive_its_parent(
             assert eventually((tmp_path / "mark").exists, 10)
             program.kill()
             assert eventually(lambda: is_gone(pid), 2.5)
-    endpoints.sweep()  # it could not do that itself
+    discovery.sweep()  # it could not do that itself
 
 
 MOMENTS = """
@@ -194,7 +194,7 @@ def test_a_launcher_that_is_killed_at_any_moment_of_the_launch_leaves_nothing(me
             group = psutil.Process(program.pid).children(recursive=True)
             program.kill()
             assert eventually(lambda group=group: all(is_gone(child.pid) for child in group), 2.5)
-    endpoints.sweep()  # those that were killed in the midst of it
+    discovery.sweep()  # those that were killed in the midst of it
 
 
 # ---------------------------------------------------------------- what a kill leaves, the next start removes

@@ -43,11 +43,11 @@ from zmqagents import (
     stream_func,
     sync_func,
 )
-from zmqagents.client import connect, target_of
-from zmqagents.frames import MAX_TIME_MS, STREAM_WINDOW, Flag
-from zmqagents.outlet import Outlet
-from zmqagents.proxy import bind_reference
-from zmqagents.result import AsyncResult, _Condition, _Inlet
+from zmqagents.client.proxy import bind_reference
+from zmqagents.client.result import AsyncResult, _Condition, _Inlet
+from zmqagents.connection.connection import connect, target_of
+from zmqagents.execution.stream_sender import Outlet
+from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
 
 pytestmark = pytest.mark.timeout(60)
 ENDLESS = 10**9

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from zmqagents.errors import ConfigError
-from zmqagents.studio import Registration, StudioUrl, _Line, _Stopped, register_in_background
+from zmqagents.server.studio import Registration, StudioUrl, _Line, _Stopped, register_in_background
 
 OK = b'{"status":"ok"}'
 PROMPT_S = 1.0  # generous for two shared cores; the waits that it is told from are longer
@@ -119,7 +119,7 @@ def studio() -> Iterator[Callable[..., LocalStudio]]:
 @pytest.fixture
 def register(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Registration]]:
     """`register_in_background` in a hurry; whatever is still under way at the end is stopped."""
-    caplog.set_level(logging.DEBUG, "zmqagents.studio")
+    caplog.set_level(logging.DEBUG, "zmqagents.server.studio")
     made: list[Registration] = []
 
     def register_with(url: str, **given: Any) -> Registration:
@@ -411,7 +411,7 @@ class Noticed(logging.Handler):
 @pytest.fixture
 def first_failure() -> Iterator[threading.Event]:
     noticed = Noticed()
-    logger = logging.getLogger("zmqagents.studio")
+    logger = logging.getLogger("zmqagents.server.studio")
     logger.addHandler(noticed)
     yield noticed.event
     logger.removeHandler(noticed)

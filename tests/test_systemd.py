@@ -19,12 +19,12 @@ import pytest
 
 from hosts import ROOT, environment, output_of
 from zmqagents import RpcClient
-from zmqagents.systemd import Notifier
+from zmqagents.server.systemd import Notifier
 
 AGENTS = """
 import gc, os, time
 from zmqagents import AgentBase, async_func
-from zmqagents.broker import Broker
+from zmqagents.broker.broker import Broker
 
 class Meddler(AgentBase):
     def environment(self):

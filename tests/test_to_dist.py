@@ -27,10 +27,10 @@ from zmqagents import (
     RpcAgentServerLauncher,
     RpcClient,
     SerializationError,
-    endpoints,
-    launcher,
+    discovery,
     load_custom_class_from_file,
 )
+from zmqagents.server import launcher
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +74,7 @@ def test_all_agents_without_an_address_share_one_private_host() -> None:
 
 def test_the_private_host_listens_on_no_tcp_port() -> None:
     pid = Worker().to_dist().pid()
-    (record,) = [record for record in endpoints.list_hosts() if record.pid == pid]
+    (record,) = [record for record in discovery.list_hosts() if record.pid == pid]
     assert record.port is None
     inodes = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

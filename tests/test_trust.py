@@ -26,9 +26,9 @@ from actors import CALL_TIMEOUT_S, Desk, client_of, host
 from hosts import environment
 from raw_peer import RawPeer
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, ZmqAgentsError, agent, codec, errors
-from zmqagents.frames import Flag, Kind, Op, Reply
-from zmqagents.link import rebuild_error
-from zmqagents.security import KeyStore
+from zmqagents.security.keys import KeyStore
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Flag, Kind, Op, Reply
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -159,8 +159,9 @@ def test_requests_to_the_host_are_a_list_of_their_own(peer: RawPeer) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["os:system", "builtins:object", "builtins:eval", "subprocess:Popen", "zmqagents.agent:AgentBase", "AgentBase",
-     "zmqagents.broker:Broker", "test_trust:KeyStore", "test_trust:Path", "_Vault", "Vault.__class__", "", "object"],
+    ["os:system", "builtins:object", "builtins:eval", "subprocess:Popen", "zmqagents.agents.base:AgentBase",
+     "AgentBase", "zmqagents.broker.broker:Broker", "test_trust:KeyStore", "test_trust:Path", "_Vault",
+     "Vault.__class__", "", "object"],
 )  # fmt: skip
 def test_only_classes_of_the_table_are_made(peer: RawPeer, name: str) -> None:
     assert type(answer(peer, "", Op.CREATE, options={"class": name})) is errors.UnknownClass
@@ -203,7 +204,7 @@ def test_arguments_of_an_agent_are_its_own_and_start_no_host(server: RpcAgentSer
 
 
 def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> None:
-    """`trusted` (a program and its private host), and the launch payload that a child reads from its parent."""
+    """`pickling` (a program and its private host), and the launch payload that a child reads from its parent."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -215,7 +216,7 @@ def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> Non
                 name = node.id if isinstance(node, ast.Name) else node.name
                 assert name not in ("eval", "exec", "marshal", "shelve", "dill", "yaml"), path
     assert found == {
-        ("trusted", "pickle"), ("hosting", "pickle"), ("hosting", "trusted"), ("result", "trusted"),
+        ("pickling", "pickle"), ("serve", "pickle"), ("serve", "pickling"), ("result", "pickling"),
     }  # fmt: skip
     assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "children.py").read_text()
 

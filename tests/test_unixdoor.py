@@ -26,14 +26,16 @@ from zmq.utils.monitor import recv_monitor_message
 
 import hosts
 from actors import within
-from zmqagents import carrier, descriptors, frames, zmtp
-from zmqagents.carrier import Event, UnixCarrier
-from zmqagents.endpoints import IpcLock
-from zmqagents.frames import Frame, Hello
-from zmqagents.outbound import Outbound, Session, Where
-from zmqagents.security import Authenticator
-from zmqagents.unixdoor import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, new_poller
-from zmqagents.unixwire import WRITE_BYTES
+from zmqagents.broker.delivery import Outbound, Session, Where
+from zmqagents.discovery import IpcLock
+from zmqagents.process import descriptors
+from zmqagents.security.keys import Authenticator
+from zmqagents.wire import messages as frames
+from zmqagents.wire import unix, zmtp
+from zmqagents.wire.messages import Frame, Hello
+from zmqagents.wire.stream import WRITE_BYTES
+from zmqagents.wire.unix import Event, UnixCarrier
+from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, new_poller
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -195,7 +197,7 @@ def test_a_unix_carrier_comes_in_and_is_answered(porter: Porter, path: str) -> N
         answers: list[list[Frame]] = []
 
         def answered(answers: list[list[Frame]] = answers) -> bool:
-            wire.look(carrier.poll(wire.items, 0))
+            wire.look(unix.poll(wire.items, 0))
             answer = wire.receive()
             return answer is not None and not answers.append(answer)
 

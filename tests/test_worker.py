@@ -29,10 +29,10 @@ from zmqagents import (
 )
 from zmqagents import concurrent as beside
 from zmqagents.config import BrokerConfig
-from zmqagents.frames import STREAM_WINDOW
-from zmqagents.gate import Gate, thread_gate
-from zmqagents.hosting import serve
+from zmqagents.execution.gate import Gate, thread_gate
+from zmqagents.server.serve import serve
 from zmqagents.store.memory import MemoryStore
+from zmqagents.wire.messages import STREAM_WINDOW
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqagents import zmtp
 from zmqagents.errors import RemoteProtocolError
-from zmqagents.frames import Frame
+from zmqagents.wire import zmtp
+from zmqagents.wire.messages import Frame
 
 HANDSHAKE = zmtp.GREETING + zmtp.READY
 FRAMES = st.binary(max_size=300) | st.sampled_from([65_535, 65_536, 200_000]).map(bytes)

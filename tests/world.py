@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zmqagents import errors
-from zmqagents.agent import AgentBase, ClassSpec, concurrent, spec_of
+from zmqagents.agents.base import AgentBase, ClassSpec, concurrent, spec_of
 from zmqagents.codec import pack, unpack
 from zmqagents.config import BrokerConfig
-from zmqagents.dispatcher import (
+from zmqagents.scheduler.dispatcher import (
     AgentRecord,
     Answer,
     Begin,
@@ -32,8 +32,8 @@ from zmqagents.dispatcher import (
     State,
     Ticket,
 )  # fmt: skip
-from zmqagents.frames import Call, Code, Flag, Op, Reply, task_id_of
-from zmqagents.link import rebuild_error
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Call, Code, Flag, Op, Reply, task_id_of
 
 
 class Plain(AgentBase):

@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-from . import agent as _agent
 from . import errors as _errors
-from .agent import AgentBase as AgentBase
-from .agent import agent as agent
-from .agent import async_func as async_func
-from .agent import concurrent as concurrent
-from .agent import current_call as current_call
-from .agent import idempotent as idempotent
-from .agent import stream_func as stream_func
-from .agent import sync_func as sync_func
+from .agents import base as _agent
+from .agents.base import AgentBase as AgentBase
+from .agents.base import agent as agent
+from .agents.base import async_func as async_func
+from .agents.base import concurrent as concurrent
+from .agents.base import current_call as current_call
+from .agents.base import idempotent as idempotent
+from .agents.base import stream_func as stream_func
+from .agents.base import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
 
 _LAZY = {
-    "AgentProxy": "proxy",
-    "AsyncResult": "result",
+    "AgentProxy": "client.proxy",
+    "AsyncResult": "client.result",
     "BrokerConfig": "config",
-    "AsyncRpcClient": "aio",
-    "Msg": "msg",
-    "RpcAgentServerLauncher": "launcher",
-    "RpcClient": "proxy",
-    "deadline": "proxy",
-    "load_agents_from_dir": "loader",
-    "load_custom_class_from_file": "loader",
-    "Stream": "result",
-    "as_completed": "result",
+    "AsyncRpcClient": "client.aio",
+    "Msg": "agents.msg",
+    "RpcAgentServerLauncher": "server.launcher",
+    "RpcClient": "client.proxy",
+    "deadline": "client.proxy",
+    "load_agents_from_dir": "agents.loader",
+    "load_custom_class_from_file": "agents.loader",
+    "Stream": "client.result",
+    "as_completed": "client.result",
     "register_type": "codec",
-    "wait": "result",
+    "wait": "client.result",
 }
 
 __all__ = [
@@ -56,20 +56,20 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from .aio import AsyncRpcClient as AsyncRpcClient
+    from .agents.loader import load_agents_from_dir as load_agents_from_dir
+    from .agents.loader import load_custom_class_from_file as load_custom_class_from_file
+    from .agents.msg import Msg as Msg
+    from .client.aio import AsyncRpcClient as AsyncRpcClient
+    from .client.proxy import AgentProxy as AgentProxy
+    from .client.proxy import RpcClient as RpcClient
+    from .client.proxy import deadline as deadline
+    from .client.result import AsyncResult as AsyncResult
+    from .client.result import Stream as Stream
+    from .client.result import as_completed as as_completed
+    from .client.result import wait as wait
     from .codec import register_type as register_type
     from .config import BrokerConfig as BrokerConfig
-    from .launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
-    from .loader import load_agents_from_dir as load_agents_from_dir
-    from .loader import load_custom_class_from_file as load_custom_class_from_file
-    from .msg import Msg as Msg
-    from .proxy import AgentProxy as AgentProxy
-    from .proxy import RpcClient as RpcClient
-    from .proxy import deadline as deadline
-    from .result import AsyncResult as AsyncResult
-    from .result import Stream as Stream
-    from .result import as_completed as as_completed
-    from .result import wait as wait
+    from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
 
 
 def __getattr__(name: str) -> Any:
@@ -87,7 +87,7 @@ def __dir__() -> list[str]:
 
 def _distribute(*args: Any) -> Any:
     """``AgentBase.to_dist`` lives at the bottom; what it needs lives near the top. The two meet here."""
-    from .launcher import distribute
+    from .server.launcher import distribute
 
     return distribute(*args)
 

@@ -31,10 +31,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import errors
-from .client import connect, target_of
-from .frames import Op
-from .proxy import AgentProxy, RpcClient, bind_reference, request_body
-from .result import AsyncResult
+from .client.proxy import AgentProxy, RpcClient, bind_reference, request_body
+from .client.result import AsyncResult
+from .connection.connection import connect, target_of
+from .wire.messages import Op
 
 __all__ = ["INTERVAL_S", "Interval", "Load", "Summary", "run"]
 

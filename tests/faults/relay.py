@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any
 
 from zmqagents import AsyncRpcClient, RpcClient
-from zmqagents.client import Target, connect
+from zmqagents.connection.connection import Target, connect
 
 BUFFER_BYTES = 262_144
 _TURN_S = 0.05

@@ -14,8 +14,9 @@ import pytest
 from actors import Desk, host, within
 from raw_peer import RawPeer
 from scale import Memory
-from zmqagents import RpcAgentServerLauncher, RpcClient, codec, frames
-from zmqagents.frames import Kind
+from zmqagents import RpcAgentServerLauncher, RpcClient, codec
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -90,7 +91,7 @@ def test_a_bomb_in_the_body_of_a_call(
             (2, b"\xc1" + BOMBS[name]),
             (3, b"\xc1\x92\x91" + BOMBS[name] + b"\x80"),
         ):
-            peer.send(frames.header(Kind.CALL, call_id, peer.token), meta, body)
+            peer.send(messages.header(Kind.CALL, call_id, peer.token), meta, body)
             head, _ = peer.answer_to(call_id)
             assert head.kind in (Kind.RESULT, Kind.ERROR)
         assert desk.echo("served") == "served"
@@ -108,7 +109,7 @@ def test_a_bomb_in_the_list_of_a_call(
             b"\x94\xa4Desk\xa4echo\xc0" + BOMBS[name],
             b"\x94" + BOMBS[name] + b"\xa4echo\xc0\xc0",
         ):
-            peer.send(frames.header(Kind.CALL, 1, peer.token), meta, codec.encode_call((), {}).payload)
+            peer.send(messages.header(Kind.CALL, 1, peer.token), meta, codec.encode_call((), {}).payload)
         peer.call(9, desk.agent_id, "echo", "served")
         assert peer.answer_to(9)[0].kind == Kind.RESULT
     assert memory.grown < 64

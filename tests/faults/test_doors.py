@@ -22,9 +22,10 @@ import hosts
 import zmqagents
 from actors import Desk, within
 from raw_peer import RawPeer, ipc_path
-from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, ZmqAgentsError, codec, frames
-from zmqagents.client import connect, target_of
-from zmqagents.frames import Kind
+from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, ZmqAgentsError, codec
+from zmqagents.connection.connection import connect, target_of
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -123,11 +124,11 @@ def test_the_own_key_store_needs_no_set_up(server: RpcAgentServerLauncher, kind:
 
 def _other_store(path: Path, port: int) -> None:
     public = hosts.output_of(
-        "import json\nfrom zmqagents.security import KeyStore\n"
+        "import json\nfrom zmqagents.security.keys import KeyStore\n"
         "print(json.dumps(KeyStore.open().server_keypair().public))"
     )
     hosts.output_of(
-        "import sys, json\nfrom zmqagents.security import KeyStore\n"
+        "import sys, json\nfrom zmqagents.security.keys import KeyStore\n"
         "KeyStore.open(sys.argv[1]).remember_host('localhost', int(sys.argv[2]), sys.argv[3])\nprint(json.dumps(None))",
         str(path), str(port), public,
     )  # fmt: skip
@@ -145,7 +146,7 @@ def test_a_plain_client_gets_nothing_on_tcp(server: RpcAgentServerLauncher) -> N
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(f"tcp://127.0.0.1:{server.port}")
-        dealer.send_multipart([frames.header(Kind.HELLO), codec.pack({"client": bytes(10), "versions": [1]})])
+        dealer.send_multipart([messages.header(Kind.HELLO), codec.pack({"client": bytes(10), "versions": [1]})])
         assert not dealer.poll(300)
 
 
@@ -168,7 +169,7 @@ def test_what_a_stranger_is_told_is_no_more_than_a_greeting(server: RpcAgentServ
 # It changes its user after the imports: another user may not be able to read this Python's files.
 NOBODY = """
 import asyncio, json, os, socket, sys, zmq.backend
-import zmqagents.client, zmqagents.security
+import zmqagents.connection.connection, zmqagents.security.keys
 from zmqagents import RpcClient
 home = sys.argv[3]
 os.environ.update(ZMQAGENTS_KEYS=home + "/keys", ZMQAGENTS_RUNTIME=home + "/run", HOME=home)
@@ -214,11 +215,11 @@ def test_a_stranger_who_says_hello_with_anothers_client_id_harms_it_not(
     """The id is no secret: it is in every task id. The key with which a session goes on is one."""
     with RawPeer(server) as victim, RawPeer(server) as stranger:
         hello = {"client": victim.client_id, "versions": [1]}
-        victim.send(frames.header(Kind.HELLO), codec.pack({**hello, "resume": os.urandom(16)}))
+        victim.send(messages.header(Kind.HELLO), codec.pack({**hello, "resume": os.urandom(16)}))
         victim.token = victim.receive()[0].token
         victim.call(1, latch.agent_id, "hold", "mine")
         latch.entered()
-        stranger.send(frames.header(Kind.HELLO), codec.pack({**hello, **key}))
+        stranger.send(messages.header(Kind.HELLO), codec.pack({**hello, **key}))
         assert stranger.hears_nothing(50)
         latch.release()
         head, (payload,) = victim.answer_to(1)
@@ -230,7 +231,7 @@ def test_a_stranger_who_says_hello_with_anothers_client_id_harms_it_not(
 @pytest.mark.parametrize(
     "name", ["_secret", "__init__", "__class__", "__dict__", "__globals__", "_za_read", "__getattr__", "__reduce__"]
 )
-@pytest.mark.parametrize("flags", [0, frames.Flag.ATTRIBUTE, frames.Flag.STREAM])
+@pytest.mark.parametrize("flags", [0, messages.Flag.ATTRIBUTE, messages.Flag.STREAM])
 def test_private_names_are_out_of_reach(
     server: RpcAgentServerLauncher, client: RpcClient, name: str, flags: int
 ) -> None:
@@ -299,11 +300,11 @@ def test_no_place_of_any_message_unpickles(server: RpcAgentServerLauncher, clien
             for body in bodies:
                 call_id += 1
                 meta = codec.pack([agent, method, None, {"class": "Desk", "pickle": True}])
-                peer.send(frames.header(Kind.CALL, call_id, peer.token), meta, body)
+                peer.send(messages.header(Kind.CALL, call_id, peer.token), meta, body)
                 assert peer.answer_to(call_id)[0].kind in (Kind.RESULT, Kind.ERROR)
         for kind in (Kind.HELLO, Kind.FETCH, Kind.CANCEL, Kind.CALL):
             for data in (trap, *extensions):
-                peer.send(frames.header(kind, 1, peer.token), data, *([data] if kind == Kind.CALL else []))
+                peer.send(messages.header(kind, 1, peer.token), data, *([data] if kind == Kind.CALL else []))
     with within(5):
         assert desk.echo(1) == 1
 
@@ -317,12 +318,12 @@ def _false_host(path: str, reply: bytes, stop: threading.Event) -> None:
             if not router.poll(20):
                 continue
             routing_id, first, *_ = router.recv_multipart()
-            head = frames.parse_header(first)
+            head = messages.parse_header(first)
             if head.kind == Kind.HELLO:
                 welcome = {"server_id": "false", "pickle": True, "max_message_bytes": 1_000_000}
-                answer = [frames.header(Kind.WELCOME, 0, 1), codec.pack(welcome)]
+                answer = [messages.header(Kind.WELCOME, 0, 1), codec.pack(welcome)]
             else:
-                answer = [frames.header(Kind.RESULT, head.call_id, 1), reply]
+                answer = [messages.header(Kind.RESULT, head.call_id, 1), reply]
             router.send_multipart([routing_id, *answer])
 
 

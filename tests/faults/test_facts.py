@@ -28,8 +28,9 @@ import hosts
 import zmqagents
 from actors import Desk, client_of, host, within
 from scale import MIB, Memory, pick
-from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec, frames
-from zmqagents.frames import Kind
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -130,7 +131,7 @@ def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_socket_without_a_hi
 def _flood_with_pings_and_go(launcher: RpcAgentServerLauncher, connect: Callable[[Any], socket.socket]) -> None:
     for _ in range(3):
         with Wire(connect(launcher)) as wire:
-            ping = frame(frames.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
+            ping = frame(messages.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
             wire.end.sendall(ping * 100)
 
 
@@ -233,14 +234,14 @@ def test_two_peers_that_claim_one_identity_are_two_and_do_not_get_each_others_re
         with Wire(connect_ipc(server), identity=b"twin") as second:
             assert second.hello() != token
             meta = codec.pack([desk.agent_id, "echo", None, None])
-            second.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("second",), {}).payload)
-            first.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call(("first",), {}).payload)
+            second.send(messages.header(Kind.CALL, 1, token), meta, codec.encode_call(("second",), {}).payload)
+            first.send(messages.header(Kind.CALL, 1, token), meta, codec.encode_call(("first",), {}).payload)
             assert codec.decode(first.answer_to(1)[1][0]) == "first"
             assert second.answer_to(1)[0].kind == Kind.NEED_HELLO
             second.end.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 second.receive()
-        first.send(frames.header(Kind.CALL, 2, token), meta, codec.encode_call(("again",), {}).payload)
+        first.send(messages.header(Kind.CALL, 2, token), meta, codec.encode_call(("again",), {}).payload)
         assert codec.decode(first.answer_to(2)[1][0]) == "again"
 
 
@@ -271,7 +272,7 @@ def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_an
         desk, memory = client.create_agent(Desk), Memory(launcher.pid)
         with Wire(connect_ipc(launcher)) as wire:
             token = wire.hello()
-            wire.end.sendall(frame(frames.header(Kind.CALL, 1, token), MORE))
+            wire.end.sendall(frame(messages.header(Kind.CALL, 1, token), MORE))
             for number in range(pick(100, 2000)):
                 wire.end.sendall(frame(bytes(MIB), MORE))
                 if number % 20 == 0:
@@ -279,11 +280,11 @@ def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_an
                         assert desk.echo(number) == number
             assert memory.grown < 16
             wire.end.sendall(frame(b""))
-            wire.send(frames.header(Kind.CALL, 2, token), bytes(MIB), bytes(MIB))  # too large, but not endless
+            wire.send(messages.header(Kind.CALL, 2, token), bytes(MIB), bytes(MIB))  # too large, but not endless
             head, body = wire.answer_to(2)
             assert head.kind == Kind.ERROR
             assert "max_message_bytes" in codec.unpack(body[0])["message"]
-            wire.send(frames.header(Kind.PING, 3, token))
+            wire.send(messages.header(Kind.PING, 3, token))
             assert wire.answer_to(3)[0].kind == Kind.PONG
         assert memory.grown < 16
 
@@ -305,7 +306,7 @@ def test_a_message_of_a_million_empty_frames_is_let_go_at_its_end(
     desk = client.create_agent(Desk)
     with Wire(connect_ipc(server)) as wire:
         token = wire.hello()
-        wire.end.sendall(frame(frames.header(Kind.CALL, 1, token), MORE))
+        wire.end.sendall(frame(messages.header(Kind.CALL, 1, token), MORE))
         for _ in range(10):
             wire.end.sendall(frame(b"", MORE) * pick(20_000, 100_000))
         assert desk.echo("before") == "before"

@@ -19,8 +19,9 @@ import hosts
 from actors import Desk, Latch, client_of, host, within
 from raw_peer import RawPeer
 from scale import Memory, pick
-from zmqagents import AgentProxy, HostBusy, RpcAgentServerLauncher, RpcClient, codec, frames
-from zmqagents.frames import Flag, Kind
+from zmqagents import AgentProxy, HostBusy, RpcAgentServerLauncher, RpcClient, codec
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Flag, Kind
 
 pytestmark = pytest.mark.timeout(pick(60, 900))
 
@@ -85,7 +86,7 @@ def _wrong_key(port: int) -> Callable[[], None]:
     public, secret = zmq.curve_keypair()
 
     def knock() -> None:
-        from zmqagents.security import KeyStore
+        from zmqagents.security.keys import KeyStore
 
         with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
             dealer.linger = 0
@@ -177,7 +178,7 @@ def test_1000_connections_are_served_and_cost_64_kib_each(server: RpcAgentServer
         tokens = [wire.hello() for wire in wires]
         for token, wire in zip(tokens, wires, strict=True):
             meta = codec.pack([desk.agent_id, "bump", None, None])
-            wire.send(frames.header(Kind.CALL, 1, token), meta, codec.encode_call((), {}).payload)
+            wire.send(messages.header(Kind.CALL, 1, token), meta, codec.encode_call((), {}).payload)
         for wire in wires:
             assert wire.receive()[0].kind == Kind.RESULT
         assert client.get_server_info()["clients"] >= 1000
@@ -195,7 +196,7 @@ def test_300_idle_clients_at_the_unix_socket_cost_30_kib_each() -> None:
         for _ in range(300):
             wire = stack.enter_context(Wire(connect_ipc(launcher)))
             meta = codec.pack([desk.agent_id, "bump", None, None])
-            wire.send(frames.header(Kind.CALL, 1, wire.hello()), meta, codec.encode_call((), {}).payload)
+            wire.send(messages.header(Kind.CALL, 1, wire.hello()), meta, codec.encode_call((), {}).payload)
             assert wire.answer_to(1)[0].kind == Kind.RESULT
         assert client.get_server_info()["clients"] == 301
         assert memory.grown < 300 * 30 / 1024
@@ -281,10 +282,10 @@ def test_thousands_of_calls_to_a_stuck_agent_are_refused_and_cost_no_memory(
         rest = [codec.pack([latch.agent_id, "hold_async", None, None]), codec.encode_call((), {}).payload]
         for start in range(0, pick(20_000, 1_000_000), 500):
             for call_id in range(start + 1, start + 501):
-                peer.send(frames.header(Kind.CALL, call_id, peer.token, flags=Flag.DETACHED), *rest)
+                peer.send(messages.header(Kind.CALL, call_id, peer.token, flags=Flag.DETACHED), *rest)
             for call_id in range(start + 1, start + 501):
                 assert peer.answer_to(call_id)[0].kind == Kind.ERROR
-            peer.send(frames.header(Kind.ACK, start + 501, peer.token))
+            peer.send(messages.header(Kind.ACK, start + 501, peer.token))
             memory = memory or Memory(launcher.pid)
         assert memory is not None
         assert memory.grown < 4

@@ -17,7 +17,7 @@ from actors import CLASSES, Desk, Latch, client_of, host, within
 from raw_peer import RawPeer
 from scale import pick, soak_only
 from zmqagents import AgentBase, CallLost, CallTimeout, RpcAgentServerLauncher, RpcClient, concurrent
-from zmqagents.frames import Flag
+from zmqagents.wire.messages import Flag
 
 pytestmark = pytest.mark.timeout(pick(60, 300))
 

@@ -17,8 +17,9 @@ import zmq
 
 from actors import Desk, Latch, client_of, host, within
 from raw_peer import RawPeer, ipc_path
-from zmqagents import RpcAgentServerLauncher, RpcClient, codec, frames
-from zmqagents.frames import Code, Flag, Kind
+from zmqagents import RpcAgentServerLauncher, RpcClient, codec
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Code, Flag, Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -118,7 +119,7 @@ def test_a_peer_without_a_key_gets_no_answer_on_tcp(server: RpcAgentServerLaunch
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(f"tcp://127.0.0.1:{server.port}")
-        dealer.send_multipart([frames.header(Kind.HELLO), codec.pack({"client": b"0123456789", "versions": [1]})])
+        dealer.send_multipart([messages.header(Kind.HELLO), codec.pack({"client": b"0123456789", "versions": [1]})])
         assert not dealer.poll(300)
 
 
@@ -126,7 +127,7 @@ def test_a_peer_without_a_key_gets_no_answer_on_tcp(server: RpcAgentServerLaunch
 
 
 def _head(peer: RawPeer, kind: int = Kind.CALL, call_id: int = 1, **fields: int) -> bytes:
-    return frames.header(kind, call_id, peer.token, **fields)
+    return messages.header(kind, call_id, peer.token, **fields)
 
 
 GOOD_BODY = codec.encode_call((), {}).payload
@@ -135,8 +136,8 @@ GOOD_BODY = codec.encode_call((), {}).payload
 @pytest.mark.parametrize(
     "parts",
     [
-        [b""], [b"x"], [bytes(28)], [b"ZA"], [frames.header(Kind.PING)[:-1]], [frames.header(Kind.PING) + b"x"],
-        [b"ZB" + frames.header(Kind.PING)[2:]], [b"ZA\x02" + frames.header(Kind.PING)[3:]], [b""] * 5,
+        [b""], [b"x"], [bytes(28)], [b"ZA"], [messages.header(Kind.PING)[:-1]], [messages.header(Kind.PING) + b"x"],
+        [b"ZB" + messages.header(Kind.PING)[2:]], [b"ZA\x02" + messages.header(Kind.PING)[3:]], [b""] * 5,
         [b"\xff" * 28] * 3,
     ],
 )  # fmt: skip
@@ -196,7 +197,7 @@ def test_bad_task_ids_are_dropped(peer: RawPeer, kind: Kind, meta: bytes) -> Non
 )  # fmt: skip
 def test_a_bad_hello_opens_nothing_or_something_that_works(server: RpcAgentServerLauncher, hello: Any) -> None:
     with RawPeer(server) as peer:
-        peer.send(frames.header(Kind.HELLO), codec.pack(hello))
+        peer.send(messages.header(Kind.HELLO), codec.pack(hello))
         if not peer.hears_nothing(30):
             assert peer.receive()[0].kind in (Kind.WELCOME, Kind.ERROR)
 
@@ -343,7 +344,7 @@ def test_a_message_of_100000_empty_frames_is_read_and_dropped(peer: RawPeer, cli
 
 def test_a_message_of_73_frames_is_dropped(peer: RawPeer, client: RpcClient) -> None:
     desk = client.create_agent(Desk)
-    peer.send(_head(peer), codec.pack([desk.agent_id, "bump", None, None]), GOOD_BODY, *[b"x"] * frames.MAX_FRAMES)
+    peer.send(_head(peer), codec.pack([desk.agent_id, "bump", None, None]), GOOD_BODY, *[b"x"] * messages.MAX_FRAMES)
     _still_good(peer)
     assert desk.count == 0
 

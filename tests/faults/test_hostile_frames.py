@@ -20,8 +20,9 @@ import hosts
 from actors import Desk, Latch, Node, host, within
 from raw_peer import RawPeer
 from scale import Memory, pick
-from zmqagents import RpcAgentServerLauncher, RpcClient, codec, frames
-from zmqagents.frames import Kind
+from zmqagents import RpcAgentServerLauncher, RpcClient, codec
+from zmqagents.wire import messages as frames
+from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(pick(60, 1200))
 

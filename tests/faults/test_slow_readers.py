@@ -16,8 +16,9 @@ import hosts
 from actors import CLASSES, Desk, client_of, host, within
 from raw_peer import RawPeer
 from scale import MIB, Memory, pick, soak_only
-from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, codec, frames
-from zmqagents.frames import Flag, Kind
+from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, codec
+from zmqagents.wire import messages
+from zmqagents.wire.messages import Flag, Kind
 
 pytestmark = pytest.mark.timeout(pick(60, 300))
 
@@ -83,7 +84,7 @@ def test_a_host_that_stops_delivers_what_was_not_read_yet() -> None:
             for call_id, size in enumerate(sizes, 1):
                 wire.send(*_make_bytes(desk.agent_id, call_id, token, size))
             meta = codec.pack([desk.agent_id, "bump", None, None])
-            wire.send(frames.header(Kind.CALL, 7, token), meta, codec.encode_call((), {}).payload)
+            wire.send(messages.header(Kind.CALL, 7, token), meta, codec.encode_call((), {}).payload)
             assert hosts.eventually(lambda: desk.count == 1, 10), "all before that have ended"
             stopping = threading.Thread(target=launcher.shutdown)
             stopping.start()
@@ -106,7 +107,7 @@ def test_a_stream_whose_reader_grants_ever_more_and_reads_nothing_costs_no_more_
         peer.call(1, fountain.agent_id, "flow", 100_000, flags=Flag.STREAM)
 
         def dropped() -> bool:
-            peer.send(frames.header(Kind.CREDIT, 1, peer.token, time_ms=frames.MAX_TIME_MS))  # for one window
+            peer.send(messages.header(Kind.CREDIT, 1, peer.token, time_ms=messages.MAX_TIME_MS))  # for one window
             memory.watch(0.0)
             return bool(client.get_server_info()["calls_open"] == 0)
 
@@ -129,8 +130,8 @@ def test_a_peer_that_says_bye_and_hello_and_never_reads_costs_no_more(
             for call_id in range(1, 41):
                 wire.send(*_make_bytes(desk.agent_id, call_id, token, 1_000_000))
             _settled(client)
-            wire.send(frames.header(Kind.BYE, 0, token))
-            wire.send(frames.header(Kind.HELLO), codec.pack({"client": os.urandom(10), "versions": [1]}))
+            wire.send(messages.header(Kind.BYE, 0, token))
+            wire.send(messages.header(Kind.HELLO), codec.pack({"client": os.urandom(10), "versions": [1]}))
             assert memory.grown < 2 * LIMIT / MIB + ROOM  # what it held is gone at once
             while True:  # the WELCOME is behind what was not read
                 head, _ = wire.receive()
@@ -156,7 +157,7 @@ def test_many_connections_that_never_read_cost_their_limits(client: RpcClient, s
 
 
 def _make_bytes(agent_id: str, call_id: int, token: int, size: int) -> list[bytes]:
-    head = frames.header(Kind.CALL, call_id, token)
+    head = messages.header(Kind.CALL, call_id, token)
     return [head, codec.pack([agent_id, "make_bytes", None, None]), codec.encode_call((size,), {}).payload]
 
 

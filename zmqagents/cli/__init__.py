@@ -32,8 +32,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from .. import __version__
+from .command import Shell
 from .output import say
-from .verbs import Shell
 
 __all__ = ["main", "shell"]
 
@@ -50,7 +50,7 @@ class _Verbs(Mapping[str, click.Command]):
     """The verbs by their names, each loaded when it is asked for."""
 
     def __getitem__(self, name: str) -> click.Command:
-        verb: click.Command = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        verb: click.Command = getattr(importlib.import_module(f".verbs.{_MODULE_OF[name]}", __name__), name)
         return verb
 
     def __contains__(self, name: object) -> bool:

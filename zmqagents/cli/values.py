@@ -53,8 +53,8 @@ def plain(value: Any) -> Any:
     """``value`` as JSON data. What JSON lacks becomes what says most: bytes base64, times ISO 8601, durations
     seconds, sets sorted lists, enums their values, objects their fields, proxies and results where they are.
     """
-    from ..proxy import AgentProxy
-    from ..result import AsyncResult
+    from ..client.proxy import AgentProxy
+    from ..client.result import AsyncResult
 
     match value:
         case AgentProxy():  # first: any attribute of the next two is a call

@@ -10,8 +10,8 @@ from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from ..endpoints import ConnectionFile
-    from ..proxy import RpcClient
+    from ..client.proxy import RpcClient
+    from ..discovery import ConnectionFile
 
 __all__ = ["locate", "open_client"]
 
@@ -21,15 +21,15 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
 
     Raises UsageError when several could be meant. Private hosts, which belong to a program, are meant only by id.
     """
-    from .. import endpoints
+    from .. import discovery
 
     if server_id:
-        found = [r for r in endpoints.list_hosts() if r.server_id == server_id and (not port or r.port == port)]
+        found = [r for r in discovery.list_hosts() if r.server_id == server_id and (not port or r.port == port)]
         return found[0] if found else None
     if port:
-        return endpoints.find_host(host, port)
-    here = endpoints.is_this_machine(host)
-    found = [r for r in endpoints.list_hosts() if r.port is not None and (here or r.host == host)]
+        return discovery.find_host(host, port)
+    here = discovery.is_this_machine(host)
+    found = [r for r in discovery.list_hosts() if r.port is not None and (here or r.host == host)]
     if len(found) > 1:
         names = ", ".join(f"{r.server_id} at {r.host}:{r.port}" for r in found)
         raise click.UsageError(f"{len(found)} hosts are running: {names}; say which with --port or --server-id")
@@ -42,7 +42,7 @@ def open_client(
     host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S
 ) -> RpcClient:
     """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request."""
-    from ..proxy import RpcClient
+    from ..client.proxy import RpcClient
 
     if port and not server_id:
         return RpcClient(host, port, timeout=timeout)
@@ -51,7 +51,7 @@ def open_client(
         which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
         raise errors.HostUnreachable(f"{which} is running on this machine; as_server start runs one")
     if found.port is None:
-        from ..client import Target, connect
+        from ..connection.connection import Target, connect
 
         return RpcClient(link=connect(Target("", None, ipc=found.ipc)), timeout=timeout)
     return RpcClient(found.host, found.port, timeout=timeout)

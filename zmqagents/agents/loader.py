@@ -1,0 +1,201 @@
+"""Agent classes from files: what ``--agent-dir`` and the launcher's ``agent_dir`` read.
+
+Which classes: the agent classes (`agent.is_agent_class`) *defined in* a file, in the order of their
+definition. Not those that it imports, so a base or a helper is never offered by accident, and not
+those whose name starts with an underscore, which is how a file keeps a base of its own to itself.
+
+Which files: every ``*.py`` of a directory and of its sub-directories, sorted by path; not hidden
+ones, not ``__pycache__``, not ``__main__.py`` (a program, not a module).
+
+Under which name: each file is imported once per process, by the ordinary import system, as
+
+    zmqagents_agents.<directory>_<digest>.<file>
+
+where ``<digest>`` is of the directory's real path. The name follows from the file alone, so the same
+file gives the same class objects however it is reached, it stands in ``sys.modules`` (pickle by
+reference works), and no file can shadow a package of its name: ``json.py`` is a fine agent file.
+
+What a file may import: anything installed, and its neighbours by a *relative* import
+(``from .helper import X``); ``sys.path`` is left alone. Python's package rules hold: a
+sub-directory with an ``__init__.py`` belongs to the package around it, so ``from .sub import X`` and
+``from ..other import X`` work; one without is a package of its own.
+
+A file that cannot be imported does not hide the others. `load_agents_from_dir` says how it is told.
+"""
+
+from __future__ import annotations
+
+import binascii
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from ..codec.pickling import make_package
+from ..errors import LoadError, safe_text
+from .base import is_agent_class
+
+__all__ = ["PACKAGE", "load_agents_from_dir", "load_custom_class_from_file"]
+
+PACKAGE = "zmqagents_agents"  # parent of every module that is loaded here
+
+_log = logging.getLogger(__name__)
+
+
+def load_custom_class_from_file(path: str | os.PathLike[str]) -> list[type]:
+    """The agent classes defined in one ``.py`` file; empty when it defines none.
+
+    The file runs in the calling thread, the first time only. Raises `LoadError` with one line,
+    ``<file>:<line>: <error>``, and the original error as its cause, whatever the file raised:
+    ``SystemExit`` too, only ``KeyboardInterrupt`` passes. A file that failed is tried anew next time.
+    """
+    file = Path(path)
+    if not file.is_file():
+        wrong = "is not a file" if file.exists() else "does not exist"
+        raise LoadError(f"agent file '{file}' {wrong}; check the path", path=str(file))
+    importlib.invalidate_caches()  # the file may be newer than the directory listing Python remembers
+    module = _import(file)
+    found = [value for value in vars(module).values() if is_agent_class(value) and value.__module__ == module.__name__]
+    return [cls for cls in dict.fromkeys(found) if not cls.__name__.startswith("_")]  # an alias counts once
+
+
+def load_agents_from_dir(
+    directory: str | os.PathLike[str], *, strict: bool = False, failures: list[LoadError] | None = None
+) -> list[type]:
+    """The agent classes defined in the files of ``directory`` and of its sub-directories.
+
+    A file that cannot be loaded is left out and told of exactly once: its `LoadError` is appended to
+    ``failures`` when that is given, else logged as one warning line.
+
+    Raises `LoadError`, one line, if the directory is not there, if two classes have one name, if
+    files failed and no class at all was found, and with ``strict`` if any file failed.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        wrong = "is not a directory; name the directory that holds it" if root.exists() else "does not exist"
+        raise LoadError(f"agent directory '{root}' {wrong}; check the path", path=str(root))
+    classes: list[type] = []
+    failed: list[LoadError] = []
+    origin: dict[str, tuple[type, Path]] = {}
+    for file in _agent_files(root):
+        try:
+            loaded = load_custom_class_from_file(file)
+        except LoadError as exc:
+            failed.append(exc)
+            continue
+        for cls in loaded:
+            known, where = origin.setdefault(cls.__name__, (cls, file))
+            if known is not cls:
+                places = f"in {where} and in {file}" if where != file else f"twice in {file}"
+                raise LoadError(f"agent class {cls.__name__} is defined {places}; rename one of them", path=str(file))
+            if cls not in classes:  # a link beside its file gives the same class again
+                classes.append(cls)
+    if failed and (strict or not classes):
+        raise _sum_up(root, failed) from failed[0].__cause__
+    _tell(failed, failures)
+    if not classes:
+        _log.warning("agent directory '%s' defines no agent class", root)
+    return classes
+
+
+# ---------------------------------------------------------------- files
+
+
+def _agent_files(root: Path) -> Iterator[Path]:
+    """The files to load, sorted by path; a linked directory is followed, but none is visited twice."""
+    seen: set[str] = set()
+    found: list[Path] = []
+    for place, directories, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            directories.clear()
+            continue
+        seen.add(real)
+        directories[:] = sorted(name for name in directories if name[0] != "." and name != "__pycache__")
+        found += [Path(place, name) for name in files if name[0] != "." and name.endswith(".py")]
+    return iter(sorted(file for file in found if file.name != "__main__.py"))
+
+
+# ---------------------------------------------------------------- importing one file
+
+
+def _import(file: Path) -> ModuleType:
+    """The module of ``file``, imported now unless it was before. Raises `LoadError` only."""
+    real = Path(os.path.realpath(file))
+    try:
+        name = _module_name(real)
+        module = importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except LoadError as exc:  # from _module_name, or a file that itself loads files
+        raise LoadError(f"{file}: {exc}", path=str(file)) from exc
+    except BaseException as exc:  # a file may call sys.exit(), or raise what is no Exception
+        raise LoadError(_explain(file, real, exc), path=str(file)) from exc
+    taken = getattr(module, "__file__", None)
+    if taken is None or os.path.realpath(taken) != str(real):
+        raise LoadError(f"{file}: Python prefers {taken} for this name; rename one of them", path=str(file))
+    return module
+
+
+def _module_name(real: Path) -> str:
+    """The import name of a file, by its real path; makes the packages that stand above it."""
+    if real.suffix != ".py" or "." in real.stem:
+        raise LoadError(f"'{real.name}' cannot be imported; call it <name>.py, without a further dot")
+    parts = [] if real.name == "__init__.py" else [real.stem]
+    directory = real.parent
+    while (directory / "__init__.py").is_file() and directory != directory.parent:
+        parts.insert(0, directory.name)
+        directory = directory.parent
+    digest = binascii.crc32(os.fsencode(directory))  # hashlib would load OpenSSL
+    package = f"{PACKAGE}.{re.sub(r'[^0-9A-Za-z_]', '_', directory.name)}_{digest:08x}"
+    make_package(PACKAGE, [])
+    make_package(package, [str(directory)])
+    return ".".join([package, *parts])
+
+
+# ---------------------------------------------------------------- telling of failures
+
+
+def _explain(file: Path, real: Path, exc: BaseException) -> str:
+    """One line: ``<file>:<line>: <type>: <message>``, and the remedy where it is known."""
+    if isinstance(exc, SyntaxError) and exc.filename == str(real):
+        line, message = exc.lineno, exc.msg
+    else:
+        # The innermost line of this very file: for an error in an imported module, the import.
+        frames = traceback.walk_tb(exc.__traceback__)
+        lines = [number for frame, number in frames if frame.f_code.co_filename == str(real)]
+        line, message = lines[-1] if lines else None, safe_text(exc)
+    place = f"{file}:{line}" if line else str(file)
+    text = " ".join(f"{type(exc).__name__}: {message}".split())
+    return f"{place}: {text.removesuffix(':')}{_remedy(real, exc)}"
+
+
+def _remedy(real: Path, exc: BaseException) -> str:
+    if isinstance(exc, SystemExit):
+        return ' (the file called sys.exit(); put what it runs under: if __name__ == "__main__")'
+    if isinstance(exc, ModuleNotFoundError) and exc.name and not exc.name.startswith(PACKAGE):
+        first = exc.name.partition(".")[0]
+        if (real.parent / f"{first}.py").exists() or (real.parent / first).is_dir():
+            return f" (it lies beside the file: write 'from . import {first}')"
+        return f" (is it installed for {sys.executable}?)"
+    return ""
+
+
+def _sum_up(root: Path, failed: list[LoadError]) -> LoadError:
+    count = "a file" if len(failed) == 1 else f"{len(failed)} files"
+    lines = "; ".join(str(exc) for exc in failed)
+    return LoadError(f"agent directory '{root}': {count} cannot be loaded; correct or remove: {lines}", path=str(root))
+
+
+def _tell(failed: list[LoadError], failures: list[LoadError] | None) -> None:
+    if failures is not None:
+        failures.extend(failed)
+        return
+    for exc in failed:
+        _log.warning("agent file left out: %s", exc)
+        _log.debug("its traceback:", exc_info=exc.__cause__)

@@ -1,0 +1,1 @@
+"""The verbs of ``as_server``, a module for each kind. Each is loaded when it is called."""

@@ -1,0 +1,118 @@
+"""``keys``: who may connect."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ... import errors
+from ..command import DashVerb, Shell
+from ..options import as_json, option
+from ..output import show, show_facts, show_rows
+
+if TYPE_CHECKING:
+    from ...security.keys import KeyStore
+
+__all__ = ["keys"]
+
+
+class KeyVerb(DashVerb):
+    dashed = re.compile(r"-.{39}$")  # Z85 text may begin with any of its characters
+
+
+@click.group(cls=Shell)
+def keys() -> None:
+    """Show and change who may connect: the key store of this user."""
+
+
+def _store() -> KeyStore:
+    from ...security.keys import KeyStore
+
+    return KeyStore.open()
+
+
+@keys.command("path")
+def keys_path() -> None:
+    """Print the directory of the key store, which is made if missing (ZMQAGENTS_KEYS moves it)."""
+    click.echo(str(_store().path))
+
+
+@keys.command("show")
+@as_json
+def keys_show(as_json: bool) -> None:
+    """Print the public keys of this user.
+
+    To call a host of another user or machine, add your client key there (keys add NAME KEY) and its server key
+    here (keys add HOST:PORT KEY).
+    """
+    store = _store()
+    public = {"client": store.client_keypair().public, "server": store.server_keypair().public}
+    if as_json:
+        show(public, True)
+    else:
+        show_facts(public)
+
+
+@keys.command("add", cls=KeyVerb)
+@click.argument("name")
+@click.argument("public_key", metavar="KEY")
+@option("--role", type=click.Choice(["call", "admin"]), default="call", show_default=True, help="What NAME may do.")
+def keys_add(name: str, public_key: str, role: str) -> None:
+    """Let the client NAME with its public KEY call the hosts of this user; or, with HOST:PORT for NAME, know the
+    KEY of that host. An earlier key of the name is replaced. Hosts that run see it within a second.
+    """
+    if ":" in name:
+        _store().remember_host(*_host_and_port(name), public_key)
+    else:
+        _store().authorize(name, public_key, "admin" if role == "admin" else "call")
+    click.echo(f"added {name}")
+
+
+@keys.command("list")
+@as_json
+def keys_list(as_json: bool) -> None:
+    """List the clients that may connect, and the hosts elsewhere whose keys are known."""
+    store = _store()
+    rows: list[dict[str, Any]] = []
+    rows += [{"name": peer.name, "role": peer.role, "public": key} for key, peer in store.authorized().items()]
+    rows += [{"name": f"{host}:{port}", "role": "host", "public": key} for host, port, key in store.known_hosts()]
+    rows.sort(key=lambda row: (row["role"] == "host", row["name"]))
+    show_rows(rows, ("name", "role", "public"), as_json, "no keys")
+
+
+@keys.command("remove")
+@click.argument("name")
+def keys_remove(name: str) -> None:
+    """Refuse the client NAME from now on; or, with HOST:PORT, forget that host's key."""
+    if ":" in name:
+        _forget(name)
+    elif not _store().revoke(name):
+        raise _no_such_key(name)
+    click.echo(f"removed {name}")
+
+
+@keys.command("forget")
+@click.argument("name", metavar="HOST:PORT")
+def keys_forget(name: str) -> None:
+    """Know the key of the host at HOST:PORT no more."""
+    _forget(name)
+    click.echo(f"forgot {name}")
+
+
+def _forget(name: str) -> None:
+    host, port = _host_and_port(name)
+    if not _store().forget_host(host, port):
+        raise _no_such_key(name)
+
+
+def _host_and_port(name: str) -> tuple[str, int]:
+    host, colon, port = name.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise click.UsageError(f"{name!r} is no HOST:PORT")
+    return host, int(port)
+
+
+def _no_such_key(name: str) -> errors.ConfigError:
+    return errors.ConfigError(f"there is no key of {name!r}; as_server keys list shows those there are")

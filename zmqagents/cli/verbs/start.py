@@ -1,0 +1,148 @@
+"""``start``: a host in the foreground, or a supervisor of one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ... import errors
+from ...config import BrokerConfig
+from ..command import Verb
+from ..options import as_json, option
+from ..output import say
+from ..settings import settings
+from ..values import json_line
+
+if TYPE_CHECKING:
+    from ...broker.broker import Bound
+    from ...server.systemd import Notifier
+
+__all__ = ["start"]
+
+log = logging.getLogger(__name__)
+
+EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
+
+
+class StartVerb(Verb):
+    """``start``. The earlier system told its users to type ``--local-mode False`` and took that for True."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word, value in zip(args, [*args[1:], ""], strict=False):
+            name, _, attached = word.partition("=")
+            if name == "--local-mode" and (attached or re.fullmatch(r"(?i)true|false|yes|no|on|off|[01]", value)):
+                raise click.UsageError("--local-mode takes no value: write --local-mode or --no-local-mode", ctx)
+        return super().parse_args(ctx, args)
+
+
+def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    """The callback of ``--agent ID=CLASS``."""
+    agents: dict[str, Any] = {}
+    for text in texts:
+        agent_id, _, class_name = text.partition("=")
+        if not agent_id or not class_name:
+            raise click.BadParameter(f"{text!r} is not ID=CLASS", ctx, param)
+        if agent_id in agents:
+            raise click.BadParameter(f"{agent_id!r} is given twice", ctx, param)
+        agents[agent_id] = (class_name, {})
+    return agents
+
+
+@click.command(cls=StartVerb)
+@settings
+@option(
+    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
+    help="An agent to make at each start, before anybody is served; as often as needed.",
+)  # fmt: skip
+@option("--restart", is_flag=True, help="Start the host again when it crashes.")
+@option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
+@option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
+    help="What is logged to stderr.",
+)  # fmt: skip
+@as_json
+def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
+    """Run a host in the foreground.
+
+    When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
+    running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
+    An agent file that cannot be loaded is reported and left out, unless --strict.
+
+    With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
+    minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
+    """
+    config = BrokerConfig(**settings, agents=declared)
+    from ...agents import loader
+    from ...server import serve
+    from ...server.systemd import Notifier
+
+    serve.show_stacks_on_request()
+    serve.keep_sockets_to_ourselves()
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if strict and config.agent_dir is not None:
+        loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
+    notifier = Notifier.from_environment()
+    if restart:
+        return _keep_running(config, as_json, notifier)
+    failures: list[errors.LoadError] = []
+
+    def ready(bound: Bound) -> None:
+        _tell_failures(failures)
+        _announce(bound, os.getpid(), config.open_to, as_json)
+
+    try:
+        status = serve.serve(config, [], ready, failures=failures, notifier=notifier)
+    finally:
+        _tell_failures(failures)
+    _exit_in_time(status)
+    return status
+
+
+def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> int:
+    """``start --restart``: this process supervises, and the host is its child."""
+    if notifier.watchdog_s is not None:
+        raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
+    from ...broker.broker import Bound
+    from ...server.launcher import LAUNCH_TIMEOUT_S
+    from ...server.supervisor import Supervisor
+
+    def ready(report: dict[str, Any], pid: int) -> None:
+        _tell_failures(report["left_out"])
+        _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
+
+    supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
+    return supervisor.run(ready)
+
+
+def _tell_failures(failures: list[Any]) -> None:
+    while failures:
+        say(f"agent file left out: {failures.pop(0)}")
+
+
+def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
+    server_id, host, port, ipc, _ = bound
+    if open_to:
+        say(f"warning: --insecure: {open_to} can call the agents on port {port}")
+    if as_json:
+        text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
+    else:
+        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
+    click.echo(text)  # flushes
+
+
+def _exit_in_time(status: int) -> None:
+    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
+
+    def watch() -> None:
+        time.sleep(EXIT_LIMIT_S)
+        log.warning("ending, although a thread or an exit handler of an agent's is still running")
+        os._exit(status)
+
+    threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()

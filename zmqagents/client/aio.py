@@ -1,0 +1,185 @@
+"""`AsyncRpcClient`: `RpcClient` for asyncio, the same names with ``await``.
+
+There is no second client core: requests go through the same connection, and results enter the event loop in
+batches (`result`). Nothing here blocks the loop. Methods of the proxies made here are all awaited, also those that
+give a plain value; streams are read with ``async for``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .. import errors
+from ..config import DEFAULT_TIMEOUT_S
+from ..connection.connection import Transport
+from ..execution.file_roots import Incoming, Progress
+from ..wire.messages import Op
+from .proxy import (
+    UNSET,
+    AgentProxy,
+    RpcClient,
+    Timeout,
+    bind_awaited,
+    checked_name,
+    creation,
+    holding,
+    request_body,
+    time_left,
+)
+from .result import AsyncResult
+
+__all__ = ["AsyncRpcClient"]
+
+
+T = TypeVar("T")
+
+
+async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
+    """Run it in a thread, which has ended when this returns, also when this is cancelled."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+class AsyncRpcClient:
+    """A host, from an asyncio program. See `RpcClient` for the parameters and what each request does."""
+
+    def __init__(
+        self, host: str = "localhost", port: int | None = None, *, transport: Transport | None = None,
+        timeout: Timeout = UNSET,
+    ) -> None:  # fmt: skip
+        self._client = RpcClient(host, port, transport=transport, timeout=timeout)
+        self._link = self._client.link
+        self._timeout = timeout
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return self._client.address
+
+    async def create_agent(
+        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> AgentProxy:  # fmt: skip
+        """Make an agent on the host; its proxy, all of whose methods are awaited."""
+        await self._settle()
+        name, options = creation(cls_or_name, agent_id, agent_options)
+        try:
+            return self._proxy(await self._create(name, args, kwargs, options))
+        except errors.UnknownClass:
+            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
+                raise
+        await self._manage(Op.REGISTER, cls_or_name)
+        return self._proxy(await self._create(name, args, kwargs, options))
+
+    async def get_agent(self, agent_id: str) -> AgentProxy:
+        """The proxy of an agent that is there."""
+        checked_name(agent_id, errors.UnknownAgent)
+        return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
+
+    async def delete_agent(self, agent_id: str) -> bool:
+        checked_name(agent_id, errors.UnknownAgent)
+        return bool(await self._manage(Op.DELETE, options={"id": agent_id}))
+
+    async def delete_all_agent(self) -> bool:
+        return bool(await self._manage(Op.DELETE_ALL))
+
+    async def get_agent_list(self) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.LIST))
+
+    async def get_agent_memory(self, agent_id: str) -> Any:
+        checked_name(agent_id, errors.UnknownAgent)
+        return await self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
+
+    async def is_alive(self) -> bool:
+        """True if the host answers within its management timeout. A refused key raises AuthenticationError."""
+        try:
+            await self._manage(Op.INFO)
+        except errors.AuthenticationError:
+            raise
+        except (ConnectionError, TimeoutError):
+            return False
+        return True
+
+    async def stop(self, grace_s: float | None = None) -> bool:
+        return bool(await self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
+
+    async def get_server_info(self) -> dict[str, Any]:
+        return dict(await self._manage(Op.INFO))
+
+    async def get_call_list(self) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.CALLS))
+
+    async def cancel(self, task_id: str) -> bool:
+        return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
+
+    async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.RESULTS, options={"most": most}))
+
+    async def dump(self) -> list[dict[str, Any]]:
+        return list(await self._manage(Op.DUMP))
+
+    async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
+        given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
+        return bool(await self._manage(Op.MODELS, given))
+
+    async def download_file(
+        self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
+        progress: Progress | None = None, *, timeout: Timeout = UNSET,
+    ) -> int:  # fmt: skip
+        """Copy a file of the host; see `RpcClient.download_file`. Disks are waited for in other threads."""
+        with Incoming(local_path, progress) as file, self._client.open_download(remote_path, timeout) as stream:
+            async for item in stream:
+                await _to_its_end(file.take, item)
+                file.report()
+            return await _to_its_end(file.finish)
+
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+        """The result of any call; ``await`` it."""
+        checked_name(task_id, errors.UnknownTask)
+        return holding(self._client, AsyncResult.attach(self._link, task_id, bind_awaited, timeout))
+
+    async def close(self) -> None:
+        """Let go of the connection; the last client of this process to the host closes it."""
+        await asyncio.to_thread(self._client.close)  # it joins the I/O thread
+
+    async def __aenter__(self) -> AsyncRpcClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncRpcClient {self.address}>"
+
+    async def _settle(self) -> None:
+        """Connect, in a thread: whether the host takes pickles decides how arguments are encoded."""
+        if not self._link.server_id:
+            await asyncio.to_thread(self._link.settle, time_left(self._timeout))
+
+    async def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+        body = request_body(self._link, name.rpartition(":")[2], args, kwargs)
+        return await self._send(Op.CREATE, body, options, time_left(self._timeout))
+
+    async def _manage(
+        self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None
+    ) -> Any:
+        left = time_left(self._link.management_timeout_s if timeout is None else timeout)
+        return await self._send(op, request_body(self._link, op, args, {}), options, left)
+
+    async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
+        result = AsyncResult(self._link, op, bind_awaited)
+        result.task_id = self._link.submit("", op, body, result, options=options, timeout=timeout)
+        return await result
+
+    def _proxy(self, description: Any) -> AgentProxy:
+        return self._client.proxy_from(description, awaitable=True)

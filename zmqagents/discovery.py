@@ -1,0 +1,548 @@
+"""Where a host is found on this machine: runtime directory, socket path, connection file.
+
+A host listens on a Unix socket in a directory that only its user can enter, so file permissions are
+the lock on the door and the connection needs no encryption. Beside the socket lie two files::
+
+    <dir>/<name>.ipc         the socket that the host binds
+    <dir>/<name>.ipc.lock    held by flock(2) for the life of the host
+    <dir>/<name>.json        the connection file: what a client must know, see `ConnectionFile`
+
+``<dir>`` is the first of ``$ZMQAGENTS_RUNTIME``, ``$XDG_RUNTIME_DIR/zmqagents`` and
+``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name.
+
+The lock is the only truth about a host being alive. A socket that lies at its path does not say whether
+anybody listens, and who unlinks it to bind his own takes a live host's clients from it without an error;
+a pid may be used again by a stranger. The kernel drops a flock with its holder, however that died. Hence
+
+* a host takes the lock before it binds and lets it go after its listener is closed;
+* what a dead host left (socket, connection file) is removed by whoever holds its lock, so never while
+  a new host of that name is starting;
+* a child made by ``os.fork`` closes its copy at once: it must not keep a dead host's lock alive.
+
+All files are opened without following links and are believed only when this user owns them and nobody
+else may write them. Nothing here blocks on the network or asks DNS. POSIX only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import re
+import socket
+import stat
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from .errors import AddressInUse, ConfigError
+
+__all__ = [
+    "MAX_IPC_PATH_BYTES",
+    "ConnectionFile",
+    "IpcLock",
+    "find_host",
+    "ipc_path",
+    "is_this_machine",
+    "list_hosts",
+    "private_dir",
+    "publish",
+    "read_private",
+    "runtime_dir",
+    "sweep",
+    "withdraw",
+    "write_private",
+]
+
+log = logging.getLogger(__name__)
+
+StrPath = str | os.PathLike[str]
+
+# sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, with the final NUL.
+MAX_IPC_PATH_BYTES = 107 if sys.platform == "linux" else 103
+MAX_FILE_BYTES = 65_536  # connection files take about 300 bytes, key files 150
+MAX_NAME_CHARS = 32
+DRAFT_AGE_S = 60.0  # a file that is written takes milliseconds until it has its name
+LOCK_WAIT_S = 0.25  # a client that looks whether a lock is free holds it for some microseconds
+_PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
+
+
+# ---------------------------------------------------------------- private files
+
+
+def private_dir(path: StrPath, *, create: bool = True) -> Path:
+    """``path``, absolute, after a check that only this user can enter it; made with mode 0700 if missing.
+
+    Raises ConfigError for a symbolic link, a file, a directory of another owner or one with any group or
+    other permission, and when it cannot be made; FileNotFoundError if it is missing and not ``create``.
+    """
+    directory = Path(os.path.abspath(path))
+    try:
+        if create:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+        info = directory.lstat()  # not stat: a link may be turned round after the check
+    except OSError as exc:
+        if isinstance(exc, FileNotFoundError) and not create:
+            raise
+        raise ConfigError(f"directory {directory} cannot be made or read: {exc.strerror}") from exc
+    if not stat.S_ISDIR(info.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(info.st_mode) else "not a directory"
+        raise ConfigError(f"{directory} is {what}: a real directory of mode 0700 is needed")
+    _check_private(directory, info, forbidden=0o077, remedy="700")
+    return directory
+
+
+def read_private(path: StrPath, *, forbidden: int = 0o077) -> bytes:
+    """The bytes of a small file that this user owns and nobody else has the ``forbidden`` permission bits on.
+
+    Raises FileNotFoundError; ConfigError for anything else that is wrong (a link, a fifo, another owner,
+    open permissions, more than 64 KiB). The checks are made on the open file, so a swap is no way round.
+    """
+    try:
+        # O_NONBLOCK: opening a fifo must not wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        why = "is a symbolic link" if exc.errno == errno.ELOOP else f"cannot be read: {exc.strerror}"
+        raise ConfigError(f"{os.fspath(path)} {why}") from exc
+    with open(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise ConfigError(f"{os.fspath(path)} is not a regular file")
+        _check_private(path, info, forbidden=forbidden, remedy="600")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{os.fspath(path)} is larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def write_private(path: StrPath, data: bytes) -> None:
+    """Put ``data`` at ``path`` with mode 0600 in one step: a reader sees the old file or the new one, whole.
+
+    Raises ConfigError when the directory cannot be written.
+    """
+    directory, name = os.path.split(os.fspath(path))
+    draft = os.path.join(directory, f".{name[:64]}.{os.urandom(6).hex()}")
+    try:
+        # O_EXCL and 0600 from the first instant: no moment in which another may open it.
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)  # else a power cut may leave the name with an empty file: a lost key
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
+            raise
+    except OSError as exc:
+        raise ConfigError(f"{os.fspath(path)} cannot be written: {exc.strerror}") from exc
+
+
+def _check_private(path: StrPath, info: os.stat_result, *, forbidden: int, remedy: str) -> None:
+    if info.st_uid != os.geteuid():
+        raise ConfigError(f"{os.fspath(path)} belongs to user {info.st_uid}, not to user {os.geteuid()}")
+    if info.st_mode & forbidden:
+        mode = stat.S_IMODE(info.st_mode)
+        raise ConfigError(f"{os.fspath(path)} is open to others (mode {mode:04o}): chmod {remedy} {os.fspath(path)}")
+
+
+# ---------------------------------------------------------------- the runtime directory
+
+
+def runtime_dir() -> Path:
+    """The directory for sockets and connection files, made if missing. Raises ConfigError (see `private_dir`)."""
+    return private_dir(_places()[0])
+
+
+def _places() -> list[Path]:
+    """Where hosts of this user may be, the place for new ones first.
+
+    A host started by cron has no XDG_RUNTIME_DIR while its user's shell has one, so discovery looks at both.
+    """
+    chosen = os.environ.get("ZMQAGENTS_RUNTIME")
+    if chosen:
+        return [Path(chosen)]
+    fallback = Path(f"/tmp/zmqagents-{os.geteuid()}")
+    xdg = os.environ.get("XDG_RUNTIME_DIR", "")
+    try:
+        # Under sudo and su the variable may still name the other user's directory.
+        ours = os.path.isabs(xdg) and os.stat(xdg).st_uid == os.geteuid()
+    except OSError:
+        ours = False
+    return [Path(xdg, "zmqagents"), fallback] if ours else [fallback]
+
+
+def ipc_path(server_id: str) -> str:
+    """The socket path of the host ``server_id`` in the runtime directory, which is made if missing.
+
+    Raises ConfigError when the path is longer than the 107 bytes that a Unix socket address holds.
+    """
+    path = str(runtime_dir() / f"{_file_name(server_id)}.ipc")
+    _check_length(path)
+    return path
+
+
+def _check_length(path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > MAX_IPC_PATH_BYTES:
+        raise ConfigError(
+            f"socket path {path} has {size} bytes, a Unix socket takes {MAX_IPC_PATH_BYTES}: "
+            f"set ZMQAGENTS_RUNTIME to a shorter directory"
+        )
+
+
+def _file_name(server_id: str) -> str:
+    if _PLAIN_NAME.fullmatch(server_id):
+        return server_id
+    import hashlib  # only here: it loads OpenSSL, 3.6 MiB and 10 ms for every host and client
+
+    # "~" is in no plain name, so a digest never equals another host's own id.
+    return "~" + hashlib.blake2b(server_id.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+# ---------------------------------------------------------------- the lock
+
+
+class IpcLock:
+    """The right to bind one ipc path: ``with IpcLock(path): bind, serve, close the listener``.
+
+    Entering makes the directory if it is missing and removes the socket that a dead host left. It raises
+    AddressInUse when another host (of this or another process) holds the path or when something that is
+    no socket lies there, ConfigError for a directory that is not private or a path that is too long.
+    One thread at a time.
+    """
+
+    def __init__(self, path: StrPath, *, wait_s: float = LOCK_WAIT_S) -> None:
+        self.path = os.path.abspath(path)
+        self.lock_path = f"{self.path}.lock"
+        self.wait_s = wait_s
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock within ``wait_s`` seconds; see the class for the errors."""
+        _check_length(self.path)
+        private_dir(os.path.dirname(self.path))
+        deadline = time.monotonic() + self.wait_s
+        while not self._try():
+            if time.monotonic() >= deadline:
+                raise AddressInUse(f"a host already listens on {self.path}")
+            time.sleep(0.01)  # flock has no time-out of its own
+        _held.add(self)
+        try:
+            _remove_socket(self.path)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Remove socket and lock file and let the lock go. Call it after the listener is closed.
+
+        Does nothing without the lock.
+        """
+        if self._fd is None:
+            return
+        with contextlib.suppress(OSError):
+            _remove_socket(self.path)
+        with contextlib.suppress(OSError):
+            os.unlink(self.lock_path)  # still locked: whoever has it open sees below that its file is gone
+        self._forget()
+
+    @property
+    def is_held(self) -> bool:
+        """True while this object has the lock."""
+        return self._fd is not None
+
+    def __enter__(self) -> IpcLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<IpcLock {self.path} {'held' if self.is_held else 'free'}>"
+
+    def _try(self) -> bool:
+        try:
+            fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigError(f"{self.lock_path} cannot be opened: {exc.strerror}") from exc
+        if _lock(fd, fcntl.LOCK_EX) and _is_at(fd, self.lock_path):
+            self._fd = fd
+            return True
+        os.close(fd)
+        return False
+
+    def _forget(self) -> None:
+        fd, self._fd = self._fd, None
+        _held.discard(self)
+        if fd is not None:
+            os.close(fd)  # in a forked child this drops a copy; the parent's lock stays
+
+
+_held: weakref.WeakSet[IpcLock] = weakref.WeakSet()
+
+
+def _forget_inherited() -> None:
+    for lock in list(_held):
+        lock._forget()
+
+
+os.register_at_fork(after_in_child=_forget_inherited)
+
+
+def _lock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """True while ``path`` still names the open file.
+
+    old host                 new host A                  new host B
+    holds the lock           opens the file
+    unlinks it, closes       gets the lock of a file     makes a new file
+                             that has no name            gets its lock too
+    """
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(path: str) -> bool:
+    """Whether a host holds ``path``'s lock, without making or keeping it."""
+    try:
+        fd = os.open(f"{path}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _remove_socket(path: str) -> None:
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:  # not ours to unlink
+        raise AddressInUse(f"{path} exists and is no socket: remove it or use another path")
+    os.unlink(path)
+
+
+# ---------------------------------------------------------------- connection files
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionFile:
+    """What a client of the same user must know to reach a host.
+
+    ``host`` and ``port`` are what clients are told to use (``port`` None: the host listens on ipc alone);
+    ``ipc`` is the socket path without ``ipc://``; ``server_key`` the CURVE public key (Z85, 40 characters),
+    None when TCP is off or insecure; ``started`` is in seconds since 1970. It holds no secret.
+    """
+
+    server_id: str
+    host: str
+    port: int | None
+    pid: int
+    ipc: str
+    server_key: str | None
+    version: str
+    started: float
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ConnectionFile:
+        """The record in ``data``; unknown fields are ignored. Raises ConfigError for any other shape."""
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError) as exc:
+            raise ConfigError(f"not JSON: {exc}") from exc
+        if not isinstance(fields, dict):
+            raise ConfigError("not a JSON object")
+        for name, types in _FIELD_TYPES.items():
+            value = fields.get(name)
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise ConfigError(f"field {name} is missing or of a wrong type")
+        if fields["pid"] <= 0 or not os.path.isabs(fields["ipc"]):
+            raise ConfigError("field pid or ipc has an impossible value")
+        return cls(**{name: fields[name] for name in _FIELD_TYPES})
+
+    def to_json(self) -> bytes:
+        """The record as one JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+    @property
+    def path(self) -> Path:
+        """Where this record is kept: beside the socket."""
+        return Path(self.ipc).parent / f"{_file_name(self.server_id)}.json"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the host still runs: its lock is held and its process is there."""
+        return _is_locked(self.ipc) and _is_running(self.pid)
+
+
+_NONE = type(None)
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "server_id": (str,),
+    "host": (str,),
+    "port": (int, _NONE),
+    "pid": (int,),
+    "ipc": (str,),
+    "server_key": (str, _NONE),
+    "version": (str,),
+    "started": (int, float),
+}
+
+
+def publish(record: ConnectionFile) -> Path:
+    """Write the connection file (mode 0600, in one step) and return its path.
+
+    Called by a host that holds the `IpcLock` of ``record.ipc``, once it listens. Raises ConfigError.
+    """
+    private_dir(record.path.parent)
+    write_private(record.path, record.to_json())
+    return record.path
+
+
+def withdraw(record: ConnectionFile) -> None:
+    """Remove the connection file; to be called before the lock is released. Never raises."""
+    with contextlib.suppress(OSError):
+        record.path.unlink()
+
+
+def list_hosts() -> list[ConnectionFile]:
+    """This user's live hosts on this machine, the oldest first. Removes what dead ones left behind."""
+    return sorted((record for record in _records() if _live(record)), key=lambda record: record.started)
+
+
+def sweep() -> None:
+    """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
+    list_hosts()
+    for place in _places():
+        with contextlib.suppress(ConfigError, OSError):
+            directory = private_dir(place, create=False)
+            for lock in directory.glob("*.ipc.lock"):  # of those that died before their record was written
+                with contextlib.suppress(AddressInUse, ConfigError), IpcLock(str(lock)[: -len(".lock")], wait_s=0):
+                    pass
+            for draft in directory.glob(".*"):
+                if (
+                    re.search(r"\.json\.[0-9a-f]{12}$", draft.name)
+                    and time.time() - draft.stat().st_mtime > DRAFT_AGE_S
+                ):
+                    draft.unlink()
+
+
+def find_host(host: str, port: int) -> ConnectionFile | None:
+    """This user's live host that a client calls ``host:port``, None when there is none on this machine.
+
+    ``host`` must mean this machine (see `is_this_machine`) or be the very name the host was started with.
+    """
+    here = is_this_machine(host)
+    found = [r for r in _records() if r.port == port and (here or r.host == host) and _live(r)]
+    return max(found, key=lambda record: record.started, default=None)
+
+
+def _records() -> Iterator[ConnectionFile]:
+    """Every readable connection file of this user."""
+    for place in _places():
+        try:
+            directory = private_dir(place, create=False)
+            paths = sorted(directory.glob("*.json"))
+        except FileNotFoundError:
+            continue
+        except (ConfigError, OSError) as exc:
+            log.debug("no hosts are looked for in %s: %s", place, exc)
+            continue
+        for path in paths:
+            record = _read_record(path)
+            if record is not None:
+                yield record
+
+
+def _read_record(path: Path) -> ConnectionFile | None:
+    try:
+        record = ConnectionFile.from_json(read_private(path))
+        if record.path.name != path.name or not os.path.samefile(record.path.parent, path.parent):
+            raise ConfigError(f"it belongs at {record.path}")
+    except FileNotFoundError:  # withdrawn since the directory was read
+        return None
+    except ConfigError as exc:
+        log.debug("connection file %s ignored: %s", path, exc)
+        return None
+    return record
+
+
+def _live(record: ConnectionFile) -> bool:
+    if record.is_live:
+        return True
+    if not _is_locked(record.ipc):
+        _bury(record)
+    # Otherwise the lock is held but the pid is gone: a host in another pid namespace, or a starting host
+    # that has not yet written its own record. Neither is ours to remove.
+    return False
+
+
+def _bury(record: ConnectionFile) -> None:
+    """Remove a dead host's files, under its lock and only if the record is still the one judged."""
+    with contextlib.suppress(AddressInUse, ConfigError), IpcLock(record.ipc, wait_s=0):
+        if _read_record(record.path) == record:
+            withdraw(record)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, as another user
+        return True
+    return True
+
+
+# ---------------------------------------------------------------- names of this machine
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether ``host`` is a name or address of this machine, as far as can be told without asking DNS.
+
+    True for ``localhost`` (and ``*.localhost``, RFC 6761), loopback and wildcard addresses, the machine's
+    own host name, long or short, and any address that one of its interfaces has.
+    """
+    name = host.strip().strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        own = socket.gethostname().lower()
+        return bool(name) and name in (own, own.partition(".")[0])
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        # The kernel lets a socket bind only an address of ours; a datagram socket sends nothing by that.
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((name, 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""Where the code of one call waits until the dispatcher lets it go on.
+
+Each wait of a thread has a serial number, which goes with every event about it: the word that a wait is over may
+come twice, or late, and must not end the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ..errors import ZmqAgentsError
+
+__all__ = ["Gate", "thread_gate"]
+
+
+class Gate:
+    """A lock that the router thread opens, once for each wait, possibly with an error for the waiting code."""
+
+    __slots__ = ("_error", "_lock", "awaits", "current", "outside", "serial")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._error: ZmqAgentsError | None = None
+        self.awaits = 0  # of an event loop that the thread itself runs
+        self.outside: Any = None  # the wait that these are, for the dispatcher
+        self.serial = 0  # of the thread's latest wait; written by that thread
+        self.current = 0  # of the wait that the dispatcher knows of; written by the router thread
+
+    def begin(self) -> int:
+        """The serial number of a new wait. Called by the waiting thread."""
+        self.serial += 1
+        return self.serial
+
+    def open(self, error: ZmqAgentsError | None = None) -> None:
+        """Called by the router thread."""
+        self._error = error
+        self._lock.release()
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Called by the waiting thread; False after ``timeout`` seconds. Raises the error that it was opened with."""
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle would keep the caller's frames alive
+        return True
+
+
+_gates = threading.local()
+
+
+def thread_gate() -> Gate:
+    """The gate of the calling thread: a thread waits for one thing at a time."""
+    gate: Gate | None = getattr(_gates, "gate", None)
+    if gate is None:
+        gate = _gates.gate = Gate()
+    return gate

@@ -1,0 +1,375 @@
+"""The agents of one host, and running one call on one of them.
+
+`AgentHost.run` turns a `Ticket` into a `Reply`, in whichever worker thread it is called; `run_on_loop`
+does the same for ``async def`` methods on the event loop. Bodies are decoded and encoded here and nowhere
+else on the host. Nothing that an agent does, raises or returns gets out as an exception: it becomes an
+error reply, so that every started call is answered exactly once.
+
+`ClassTable` holds the classes that the host may make agents of, by their full name (``module:Class``)
+and, where that is unambiguous, by their short one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
+from .. import codec, errors
+from ..agents.base import AgentBase, CallContext, ClassSpec, HostServices, _current, class_name_of, spec_of
+from ..config import BrokerConfig
+from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
+from ..wire.messages import Code, Op, Reply
+from .file_roots import CHUNK_BYTES, FileRoots
+
+__all__ = ["NOTHING", "AgentHost", "ClassTable"]
+
+Ref = codec.AgentRef | codec.TaskRef
+_END = object()
+_NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pack
+NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
+
+
+class _Refused(Exception):
+    """The host's own word about a call, to be told apart from the same error raised by the agent's code."""
+
+    def __init__(self, error: errors.ZmqAgentsError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class ClassTable:
+    """The agent classes of a host. Thread-safe: read by the router thread, changed by management calls."""
+
+    def __init__(self, classes: Iterable[type] = ()) -> None:
+        self._lock = threading.Lock()
+        self._by_full: dict[str, type] = {}
+        self._by_short: dict[str, list[str]] = {}
+        for cls in classes:
+            self.add(cls)
+
+    def add(self, cls: type, *, replace: bool = False) -> None:
+        """Make ``cls`` known. Another class of the same name is a ConfigError unless ``replace``."""
+        if not isinstance(cls, type):
+            raise errors.ConfigError(f"an agent class must be a class, not {cls!r}")
+        full, short = class_name_of(cls), cls.__name__
+        with self._lock:
+            known = self._by_full.get(full)
+            if known is cls:
+                return
+            others = [name for name in self._by_short.get(short, []) if name != full]
+            if not replace and (known is not None or others):
+                raise errors.ConfigError(
+                    f"two agent classes are called {short}: {_place_of(known or self._by_full[others[0]])} and "
+                    f"{_place_of(cls)}; rename one"
+                )
+            self._by_full[full] = cls
+            names = self._by_short.setdefault(short, [])
+            if full not in names:
+                names.append(full)
+
+    def find(self, name: str) -> type:
+        """The class called ``name``, full or short; UnknownClass lists what there is."""
+        with self._lock:
+            cls = self._by_full.get(name)
+            if cls is not None:
+                return cls
+            fulls = self._by_short.get(name, [])
+            if len(fulls) == 1:
+                return self._by_full[fulls[0]]
+            if fulls:
+                raise errors.UnknownClass(f"{name!r} could be any of {', '.join(fulls)}: say which")
+            known = ", ".join(sorted(self._by_short)) or "none"
+        raise errors.UnknownClass(f"this host knows no agent class {name!r}; it knows: {known}")
+
+    def spec(self, name: str) -> ClassSpec:
+        return spec_of(self.find(name))
+
+    def names(self) -> list[str]:
+        """Full names, sorted."""
+        with self._lock:
+            return sorted(self._by_full)
+
+
+def _place_of(cls: type) -> str:
+    try:
+        return f"{class_name_of(cls)} ({inspect.getfile(cls)})"
+    except (TypeError, OSError):
+        return class_name_of(cls)
+
+
+class AgentHost:
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block."""
+
+    def __init__(
+        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
+        *, unpickler: Callable[[bytes], Any] | None = None, pickler: Callable[[Any], bytes] | None = None,
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.classes = classes
+        self.services = services
+        self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
+        self._bind = bind
+        self._unpickler = unpickler
+        self._pickler = pickler
+        self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
+        # Set by the worker pool: waits for an awaitable on the host's one event loop.
+        self.await_value: Callable[[Awaitable[Any]], Any] = _no_loop
+
+    # ------------------------------------------------------------ running
+
+    def run(self, ticket: Ticket, context: CallContext) -> Reply:
+        """Run ``ticket`` to its end in the calling thread, in a new `contextvars.Context`. Never raises."""
+        _current.set(context)
+        context.thread = threading.get_ident()
+        try:
+            value = self._execute(ticket)
+            if ticket.method is not None and ticket.method.returns == "stream":
+                return self._run_stream(ticket, context, value)
+            if type(value) in codec.NATIVE_TYPES:  # what most methods give, and is neither of these
+                pass
+            elif hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+                value = value.result()  # `return other.reply(x)`: the caller means its value
+            elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
+                with self.services.outside(context):
+                    value = self.await_value(value)
+            return self._encode(ticket, value)
+        except BaseException as exc:  # an agent may raise anything, SystemExit included
+            return self.failure(ticket, exc)
+        finally:
+            context.over = True
+
+    async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
+        """Run an ``async def`` ticket on the event loop, as a task that was made in a new `contextvars.Context`.
+
+        Never raises, but for the loop's own end.
+        """
+        _current.set(context)
+        context.thread = threading.get_ident()
+        try:
+            value = self._execute(ticket)
+            if ticket.method is not None and ticket.method.returns == "stream":
+                return await self._run_stream_on_loop(ticket, context, value)
+            value = await value
+            if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+                value = await value
+            return self._encode(ticket, value)
+        except BaseException as exc:  # CancelledError among them
+            return self.failure(ticket, exc)
+        finally:
+            context.over = True
+
+    def _run_stream(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+        """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
+        if context.outlet is None:
+            return self._encode(ticket, list(value))
+        items = iter(value)
+        try:
+            while True:
+                context.outlet.acquire()
+                item = next(items, _END)
+                if item is _END:
+                    return NOTHING
+                context.outlet.send(self._encoded(ticket, item))
+        finally:
+            close = getattr(items, "close", None)  # a generator's finally blocks run here, in its own thread
+            if close is not None:
+                close()
+
+    async def _run_stream_on_loop(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+        if not hasattr(value, "__aiter__"):  # an async def under @stream_func, which gives the iterable
+            value = await value
+        if not hasattr(value, "__aiter__"):
+            value = _async_items(value)
+        if context.outlet is None:
+            return self._encode(ticket, [item async for item in value])
+        items = aiter(value)
+        try:
+            while True:
+                await context.outlet.acquire_on_loop()
+                item = await anext(items, _END)
+                if item is _END:
+                    return NOTHING
+                context.outlet.send(self._encoded(ticket, item))
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _execute(self, ticket: Ticket) -> Any:
+        record = ticket.agent
+        if ticket.op:
+            if ticket.op == Op.CREATE:
+                return self._create(ticket, record)
+            if ticket.op == Op.DOWNLOAD:
+                return self._download(ticket)
+        instance = record.instance
+        if instance is None:
+            raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
+        if not ticket.op:
+            args, kwargs = self._arguments(ticket)
+            return getattr(instance, ticket.name)(*args, **kwargs)
+        if ticket.op == Op.MEMORY:
+            return _memory_of(instance)
+        return _attribute_of(instance, ticket)
+
+    def _download(self, ticket: Ticket) -> Iterator[int | bytes]:
+        if ticket.context is None or ticket.context.outlet is None:  # it would be made a list, of any length
+            raise _Refused(errors.RemoteProtocolError("a file comes as a stream: the flag is missing"))
+        args, _ = self._arguments(ticket)
+        try:
+            yield from self._files.read(args[0] if args else None)
+        except errors.ZmqAgentsError as exc:
+            raise _Refused(exc) from exc
+
+    def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        body = ticket.body
+        try:
+            if len(body) == 1 and body[0][:1] != codec.TAG:
+                return codec.decode_call(body[0])
+            return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
+        except errors.RemoteProtocolError as exc:
+            raise _Refused(exc) from exc
+
+    def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
+        replies = ticket.dep_replies
+
+        def resolve(ref: Ref) -> Any:
+            if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
+                return self._value(replies[ref.task_id])
+            bound = self._bind(ref)
+            return bound.result() if isinstance(ref, codec.TaskRef) else bound
+
+        return resolve
+
+    def _value(self, reply: Reply) -> Any:
+        payload, *buffers = reply.body
+        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler)
+
+    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+        cls = self.classes.find(record.spec.name)
+        args, kwargs = self._arguments(ticket)
+        instance = _make(cls, args, kwargs, record.agent_id, self.services)
+        record.instance = instance
+        return self.description(record)
+
+    def description(self, record: AgentRecord) -> bytes:
+        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
+        spec = record.spec
+        known = self._packed_methods.get(spec.name)
+        if known is None or known[0] is not spec:
+            methods = {m.name: [m.mark, m.signature, m.doc] for m in spec.methods.values()}
+            known = self._packed_methods[spec.name] = (spec, codec.pack(methods))
+        return codec.pack([record.agent_id, spec.name, spec.doc, known[1]])
+
+    # ------------------------------------------------------------ replies
+
+    def _encode(self, ticket: Ticket, value: Any) -> Reply:
+        if value is None:
+            return NOTHING
+        if ticket.op == Op.CREATE:
+            return Reply(Code.NONE, (value,))
+        payload = codec.encode_plain(value)
+        if payload is not None and len(payload) <= self.config.max_message_bytes:
+            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
+            return reply
+        encoded = self._encoded(ticket, value)
+        return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))
+
+    def _encoded(self, ticket: Ticket, value: Any) -> codec.Encoded:
+        limit = self.config.max_message_bytes
+        try:
+            return codec.encode(value, root="result", max_bytes=limit, pickler=self._pickler)
+        except (errors.SerializationError, errors.MessageTooLarge) as exc:
+            label = f"the result of {ticket.label}: {exc}"
+            if isinstance(exc, errors.MessageTooLarge):
+                raise _Refused(errors.MessageTooLarge(label, exc.size, exc.limit)) from None
+            raise _Refused(errors.SerializationError(label, exc.path, exc.type_name)) from None
+
+    def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
+        """The reply for ``exc``; whatever is odd about it, there is one."""
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        if _is_cancellation(exc):
+            cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
+            return error_reply(cancelled, **where)
+        if isinstance(exc, _Refused):
+            return error_reply(exc.error, **where)
+        data = errors.describe(exc, **where)
+        with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
+            args = _args_of(exc)
+            if args is not None:
+                data["args"] = codec.unpack(codec.pack(args))
+        try:
+            return Reply(Code.AGENT_ERROR, (codec.pack(data),))
+        except Exception:  # describe gives plain strings, but nothing may break a reply
+            plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
+            return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _is_cancellation(exc: BaseException) -> bool:
+    """Whether it is an `asyncio.CancelledError`; if nobody has imported asyncio, it is none."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(exc, asyncio.CancelledError)
+
+
+async def _async_items(items: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def _attribute_of(instance: Any, ticket: Ticket) -> Any:
+    """A public attribute; what is not there, or is a method that the class does not offer, is `UnknownMethod`."""
+    try:
+        value = getattr(instance, ticket.name)
+    except AttributeError as exc:
+        if exc.obj is not instance or exc.name != ticket.name:  # a property that stumbled over something of its own
+            raise
+        spec = ticket.agent.spec
+        text = f"{ticket.agent.agent_id} ({spec.short}) has no public method {ticket.name!r}; it has: "
+        text += ", ".join(sorted(spec.methods)) or "none"
+        raise _Refused(errors.UnknownMethod(text)) from None
+    if inspect.ismethod(value) and value.__self__ is instance:
+        text = f"{ticket.agent.agent_id} does not offer the method {ticket.name!r} to callers"
+        raise _Refused(errors.UnknownMethod(text))
+    return value
+
+
+def _args_of(exc: BaseException) -> list[Any] | None:
+    """The arguments of builtin exceptions and of those that say no more; others may be made of other things."""
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return [exc.errno, exc.strerror, exc.filename, *([None, exc.filename2] if exc.filename2 is not None else [])]
+    if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
+        return list(exc.args)
+    return None
+
+
+def _no_loop(value: Awaitable[Any]) -> Any:
+    raise errors.ConfigError(f"no event loop to await {value!r} on")
+
+
+def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:
+    if not issubclass(cls, AgentBase):
+        return cls(*args, **kwargs)
+    instance = cls.__new__(cls, *args, **kwargs)  # its id and its host are known before __init__ runs
+    instance.__dict__.update(_zmqagents_id=agent_id, _zmqagents_host=services, _zmqagents_made_with=(args, kwargs))
+    instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    return instance
+
+
+def _memory_of(instance: Any) -> Any:
+    """What the agent remembers: ``.memory.get_memory()``, ``.state.context``, or ``.memory`` itself."""
+    memory = getattr(instance, "memory", None)
+    getter = getattr(memory, "get_memory", None)
+    if callable(getter):
+        return getter()
+    context = getattr(getattr(instance, "state", None), "context", None)
+    if context is not None:
+        return context
+    if memory is None:
+        raise errors.UnknownMethod(
+            f"{type(instance).__name__} has no memory (no attribute 'memory' or 'state.context')"
+        )
+    return memory

@@ -1,0 +1,336 @@
+"""What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
+
+Plain data without decisions: who runs next is `dispatcher`'s matter, who waits for whom `waits`'s. The records belong
+to the router thread; a worker thread only reads what is settled before its call starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from ..agents.base import AgentOptions, CallContext, ClassSpec, MethodSpec
+from ..agents.timing import Pace
+from ..errors import ZmqAgentsError
+from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
+
+__all__ = [
+    "AgentRecord", "Answer", "Begin", "Counters", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "ParkedFetch",
+    "Peer", "Pending", "Removed", "Resume", "Start", "State", "Ticket", "phase",
+]  # fmt: skip
+
+COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
+
+
+class State(IntEnum):
+    """Where a call stands; see `dispatcher`. Up to READY its code has not started."""
+
+    PARKED = 0
+    QUEUED = 1
+    READY = 2
+    RUNNING = 3
+    WAITING = 4
+    DONE = 5
+
+
+@dataclass
+class Counters:
+    """Totals since the start. ``accepted`` equals ``answered`` when no call is open."""
+
+    accepted: int = 0
+    answered: int = 0
+    refused: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    deadlocks: int = 0
+
+
+class Peer:
+    """Whoever sent calls: a client's session, or the host itself (``local``)."""
+
+    __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix", "user")
+
+    def __init__(self, prefix: str, *, key: Any = None, local: bool = False, user: str = "") -> None:
+        self.prefix = prefix  # first half of its task ids
+        self.user = user  # whom the authentication has found it to be; "": the host's own code
+        self.key = key  # the broker's handle
+        self.local = local
+        self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
+        self.fetches: dict[int, ParkedFetch] = {}
+        self.gone = False
+
+
+class AgentRecord:
+    """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
+
+    __slots__ = (
+        "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox", "options",
+        "owner", "removed", "spec",
+    )  # fmt: skip
+
+    def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
+        self.agent_id = agent_id
+        self.spec = spec
+        self.options = options
+        self.created = now
+        self.instance: Any = None
+        self.owner = ""  # the user who has made it, "": the host's own code
+        self.made = False  # its __init__ has returned
+        self.holders: list[Ticket] = []  # calls that have the turn, in no order
+        # Made when first needed: most agents never queue.
+        self.beside: list[Ticket] | None = None  # calls that run beside the turn, in no order
+        self.mailbox: OrderedDict[Ticket, None] | None = None  # calls that wait for the turn, in order
+        self.calls = 0  # accepted since it was made
+        self.removed = False
+        self.dropped = False  # `Removed` was given
+
+    @property
+    def queued(self) -> int:
+        """Calls in the mailbox."""
+        return len(self.mailbox) if self.mailbox else 0
+
+    def has_room(self) -> bool:
+        """True if a new call need not queue for the turn."""
+        return self.made and len(self.holders) < self.options.max_concurrency  # whoever queues has seen it full
+
+    def queue(self, ticket: Ticket) -> None:
+        """Put ``ticket`` at the end of the mailbox."""
+        ticket.state = State.QUEUED
+        if self.mailbox is None:
+            self.mailbox = OrderedDict()
+        self.mailbox[ticket] = None
+
+    def seat(self, ticket: Ticket, *, beside: bool = False) -> None:
+        """Give ``ticket`` the turn, or a place beside it."""
+        ticket.turn = ticket.exclusive and not beside
+        if ticket.turn:
+            row = self.holders
+        else:
+            if self.beside is None:
+                self.beside = []
+            row = self.beside
+        ticket.seat = len(row)
+        row.append(ticket)
+
+    def unseat(self, ticket: Ticket) -> None:
+        """Take back what `seat` gave."""
+        row = self.holders if ticket.turn else self.beside
+        assert row is not None  # it holds ticket
+        last = row.pop()
+        if last is not ticket:  # the last one takes the place: no shifting of a long row
+            row[ticket.seat] = last
+            last.seat = ticket.seat
+        ticket.seat = -1
+        ticket.turn = False
+
+
+class Ticket:
+    """One accepted call."""
+
+    __slots__ = (
+        "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
+        "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
+        "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
+        "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
+    )  # fmt: skip
+
+    def __init__(
+        self, peer: Peer, call: Call, task_id: str, agent: AgentRecord, op: str, method: MethodSpec | None,
+        exclusive: bool, deadline: float | None, now: float,
+    ) -> None:  # fmt: skip
+        self.peer = peer
+        self.call_id = call.call_id
+        self.flags = call.flags
+        self.name = call.method
+        self.body: Sequence[Frame] = call.body
+        self.queued_bytes = 0  # of the body, until the call starts
+        self.task_id = task_id
+        self.agent = agent
+        self.op = op  # "" for a method call, else what the host is to do
+        self.method = method
+        self.on_loop = method is not None and method.on_loop
+        self.exclusive = exclusive  # it runs in the agent's turn, not beside it
+        self.deadline = deadline
+        self.accepted = now
+        self.started = now
+        self.state = State.PARKED
+        self.seat = -1  # index in agent.holders (turn) or agent.beside
+        self.turn = self.slot = False  # holds the agent's turn; one of the capacity slots
+        self.owed = False  # it gave its slot back to wait and gets one again
+        self.settled = False  # answered
+        self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
+        self.context: CallContext | None = None  # set by the worker pool when it starts
+        self.gate: Any = None  # the broker's: where its thread waits for Resume
+        # Sets are dicts without values: in order, and a member leaves in no time. None until needed.
+        self.deps: dict[str, Ticket | None] | None = None  # unfinished arguments; None: the store was asked
+        self.dep_replies: dict[str, Reply] | None = None
+        self.dependents: dict[Ticket, None] | None = None  # parked calls that take this one's result
+        self.waiters: dict[Ticket, None] | None = None  # calls whose code waits for this one
+        self.waits_for: dict[Ticket, int] | None = None  # how often (a coroutine may wait for one call twice)
+        self.wait_any = False  # one of them is enough
+        self.wait_error: ZmqAgentsError | None = None  # told to the code when it goes on
+        self.outside: frozenset[str] | None = None  # calls of other hosts that it waits for; empty: not known which
+        self.fetches: dict[ParkedFetch, None] | None = None
+        self.parent: Ticket | None = None  # the nearest call up its chain that has not returned
+        self.spawned: dict[Ticket, None] | None = None  # unfinished calls that its code made; for cancel
+        self.far: dict[str, list[str]] | None = None  # where those of `deps` are that another host has
+        self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
+        self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
+
+    @property
+    def owner(self) -> str:
+        """The user whose call this is, or in whose call it was made; "": the host's own code."""
+        ticket = self
+        while ticket.parent is not None:
+            ticket = ticket.parent
+        return ticket.peer.user
+
+    @property
+    def pace(self) -> Pace | None:
+        """The record of such runs; None for what never takes the fast lane, as streams, coroutines and attributes."""
+        method = self.method
+        if method is not None:
+            return None if method.on_loop or method.returns == "stream" else method.pace
+        return self.agent.spec.pace if self.op == Op.CREATE else None
+
+    @property
+    def label(self) -> str:
+        """``agent.method``, as errors name it."""
+        return f"{self.agent.agent_id}.{self.name}"
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Task ids of the calls that this one was made in, outermost first: the nearest ``MAX_CHAIN - 1``."""
+        if self.parent is None and not self.came_by:
+            return ()
+        ids: list[str] = []
+        ticket = self
+        while ticket.parent is not None and len(ids) < MAX_CHAIN - 1:
+            ticket = ticket.parent
+            ids.append(ticket.task_id)
+        ids += reversed(ticket.came_by)
+        return tuple(reversed(ids[: MAX_CHAIN - 1]))
+
+
+def phase(ticket: Ticket, now: float, capacity: int) -> str:
+    """Where a call stands, for the text of its error: ``queued 4.8 s behind 3 calls, never started``."""
+    queued = now - ticket.accepted
+    if ticket.state is State.PARKED:
+        return f"parked {queued:.2g} s for {len(ticket.deps or ())} unfinished arguments, never started"
+    if ticket.state is State.QUEUED:
+        return f"queued {queued:.2g} s behind {_ahead_of(ticket)}, never started"
+    if ticket.state is State.READY:
+        return f"queued {queued:.2g} s for one of {capacity} worker slots, never started"
+    if ticket.waits_for:
+        return f"running {now - ticket.started:.2g} s, waiting for {next(iter(ticket.waits_for)).label}"
+    return f"running {now - ticket.started:.2g} s"
+
+
+def _ahead_of(ticket: Ticket) -> str:
+    """How many calls the agent of a queued one takes first; counted no further than a glance at the queue."""
+    before = itertools.takewhile(lambda other: other is not ticket, ticket.agent.mailbox or ())
+    queued = sum(1 for _ in itertools.islice(before, COUNTED_AHEAD + 1))
+    ahead = len(ticket.agent.holders) + min(queued, COUNTED_AHEAD)
+    if queued > COUNTED_AHEAD:
+        return f"more than {ahead} calls"
+    return "1 call" if ahead == 1 else f"{ahead} calls"
+
+
+class ParkedFetch:
+    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the word of a shared store."""
+
+    __slots__ = ("call_id", "peer", "settled", "ticket")
+
+    def __init__(self, peer: Peer, call_id: int, ticket: Ticket | None) -> None:
+        self.peer = peer
+        self.call_id = call_id
+        self.ticket = ticket
+        self.settled = False
+
+
+# ---------------------------------------------------------------- effects
+
+
+class Start(NamedTuple):
+    """Run the ticket: on the event loop if ``ticket.on_loop``, else in a worker thread."""
+
+    ticket: Ticket
+
+
+class Answer(NamedTuple):
+    """Send ``reply`` to the peer's call ``call_id``."""
+
+    peer: Peer
+    call_id: int
+    reply: Reply
+
+
+class Pending(NamedTuple):
+    """Tell the peer that its FETCH found the call still unfinished."""
+
+    peer: Peer
+    call_id: int
+
+
+class Begin(NamedTuple):
+    """Tell the shared store that the call is accepted and its result will be kept."""
+
+    task_id: str
+
+
+class Keep(NamedTuple):
+    """Put ``reply`` into the store."""
+
+    task_id: str
+    reply: Reply
+
+
+class Lookup(NamedTuple):
+    """Ask the store for ``task_id``.
+
+    The answer goes to ``on_dep`` if ``ticket`` is set, to ``on_found`` if ``fetch`` is, else to the peer; ``timeout_s``
+    is how long that one would wait for a call of another host.
+    """
+
+    peer: Peer
+    call_id: int
+    task_id: str
+    ticket: Ticket | None = None
+    fetch: ParkedFetch | None = None
+    timeout_s: float = 0.0
+
+
+class Resume(NamedTuple):
+    """Let the waiting code of ``ticket`` go on; with ``error`` its wait has failed.
+
+    A thread gets exactly one for each wait. A coroutine gets one only with an error, for the wait just begun: its
+    results reach it by themselves.
+    """
+
+    ticket: Ticket
+    error: ZmqAgentsError | None = None
+
+
+class Interrupt(NamedTuple):
+    """Set ``current_call().cancelled`` of the running ticket; cancel its task if it is on the loop."""
+
+    ticket: Ticket
+
+
+class Removed(NamedTuple):
+    """The agent is deleted and the last of its calls has returned: drop the object."""
+
+    agent: AgentRecord
+
+
+class Drained(NamedTuple):
+    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
+
+    cut: int
+
+
+Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained

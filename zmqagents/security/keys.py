@@ -1,0 +1,630 @@
+"""Who may talk to a host: keys on disk, the uids of its own machine, the ZAP handler, and the socket options for it.
+
+Whoever comes in by the Unix door is asked about by his uid, which the kernel knows (`unixdoor`): `Authenticator.admit`
+gives the user id ``uid:<n>`` to those that are allowed, before a byte of theirs is read. Every socket of libzmq that
+listens has an authentication domain, and the ROUTER asks our handler (ZAP, RFC 27) about every connection before the
+peer's first message is read:
+
+    domain       mechanism   accepted                                  user id
+    za.tcp       CURVE       its public key is in ``authorized/``      key:<name>:<public key>
+    za.insecure  NULL        any peer, if insecure was asked for       insecure
+    otherwise                nobody: status 400
+
+Measured on libzmq 4.3.5, and the reason for each rule here:
+
+* CURVE without a running handler accepts *every* key, unless ZMQ_ZAP_ENFORCE_DOMAIN is set together with a
+  domain that is not empty. Then no handler means no entry: all ``guard_*`` functions set both.
+* Without ZAP a peer chooses its own ``User-Id``. So only `user_of` a message from a guarded socket counts.
+* Status 300 gives the client no event at all, 400 gives HANDSHAKE_FAILED_AUTH within a millisecond: a
+  refusal is always 400, also when the handler itself fails.
+* Security options hold for the binds that follow, so one ROUTER can listen on several endpoints: guard,
+  bind, guard, bind.
+* ROUTER names its peers by a counter that starts from an unseeded ``rand()``, and a peer that claims the next
+  name aborts the process: see `seed_routing_ids`.
+
+The key store is made on first use and makes one user's host and clients trust each other::
+
+    $ZMQAGENTS_KEYS, else $XDG_CONFIG_HOME/zmqagents, else ~/.config/zmqagents        (0700; files 0600)
+        server.key                     key pair of every host of this user
+        client.key                     key pair of every client of this user
+        authorized/<name>.pub          a client that may connect: ``public = <Z85>`` and ``role = admin|call``
+        known_hosts/<host>_<port>.pub  the public key of a host elsewhere
+
+A file is lines of ``name = value``; a line that begins with ``#`` is a comment. Keys are Z85, 40 characters.
+Secrets never appear in a repr, a log line or an error.
+
+The key is part of the user id because a name may get another key: then sessions of the old one are over, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import fcntl
+import logging
+import os
+import re
+import time
+import urllib.parse
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import zmq
+from zmq.utils import z85
+
+from ..discovery import StrPath, is_this_machine, private_dir, read_private, write_private
+from ..errors import ConfigError
+
+__all__ = [
+    "Authenticator",
+    "KeyPair",
+    "KeyStore",
+    "Peer",
+    "Role",
+    "client_curve",
+    "guard_insecure",
+    "guard_tcp",
+    "name_of",
+    "seed_routing_ids",
+    "user_of",
+]
+
+log = logging.getLogger(__name__)
+
+Role = Literal["admin", "call"]
+Socket = zmq.Socket[bytes]
+
+DOMAIN_TCP = b"za.tcp"
+DOMAIN_INSECURE = b"za.insecure"
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # fixed by RFC 27
+INSECURE_USER = "insecure"
+SELF = "self"  # the name under which a store authorises its own client key
+REFRESH_S = 1.0  # how often the allow list on disk is looked at
+REQUESTS_PER_TURN = 64  # a flood of handshakes must leave the router thread time for its messages
+REFUSAL_WINDOW_S = 60.0
+REFUSAL_LINES = 20  # a minute; beyond that refusals are only counted
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+# ---------------------------------------------------------------- keys on disk
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair, both halves Z85 text. The secret is kept out of the repr."""
+
+    public: str
+    secret: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Peer:
+    """An authorised client: the name of its file and what it may do (``call``, or ``admin`` for all)."""
+
+    name: str
+    role: Role
+
+
+class KeyStore:
+    """The keys of one user. Make it with `open`; any thread may use it.
+
+    ``clock`` gives seconds, monotonic; a test may pass its own.
+    """
+
+    def __init__(self, path: Path, server: KeyPair, client: KeyPair, clock: Callable[[], float]) -> None:
+        self.path = path
+        self._server = server
+        self._client = client
+        self._clock = clock
+        self._peers: Mapping[str, Peer] = {}
+        self._looked_at = -REFRESH_S  # clock time of the last look at the directory
+        self._signature: object = None  # what the directory looked like then; None: read it again
+        self._in_need = False  # of descriptors, at the last look
+
+    @classmethod
+    def open(
+        cls, path: StrPath | None = None, create: bool = True, *, clock: Callable[[], float] = time.monotonic
+    ) -> KeyStore:
+        """The store at ``path`` (None: the user's own, see the module), made if missing and ``create``.
+
+        Processes that start at once get the same keys. Raises ConfigError, which names the file and the remedy,
+        for a missing store without ``create``, for a file or directory that others may read, that has another
+        owner, or that does not hold what it should.
+        """
+        place = Path(path) if path is not None else _default_place()
+        try:
+            directory = private_dir(place, create=create)
+        except FileNotFoundError as exc:
+            raise ConfigError(f"no key store at {place}") from exc
+        try:
+            server, client = _read_pair(directory / "server.key"), _read_pair(directory / "client.key")
+        except FileNotFoundError as exc:
+            if not create:
+                raise ConfigError(f"key file {exc.filename} is missing") from exc
+            server, client = _make_keys(directory)
+        if create:
+            private_dir(directory / "authorized")
+            private_dir(directory / "known_hosts")
+        return cls(directory, server, client, clock)
+
+    def server_keypair(self) -> KeyPair:
+        """The key pair of this user's hosts."""
+        return self._server
+
+    def client_keypair(self) -> KeyPair:
+        """The key pair of this user's clients."""
+        return self._client
+
+    def authorize(self, name: str, public_key: str, role: Role = "call") -> None:
+        """Let clients with ``public_key`` (Z85) connect, as ``name``; replaces an earlier key of that name.
+
+        Hosts that run see it within a second. Raises ConfigError for a name or key that cannot be.
+        """
+        _write_peer(self._file_of(name), public_key, role)
+        self._signature = None
+
+    def revoke(self, name: str) -> bool:
+        """Refuse ``name`` from now (running hosts: within a second); False if it was not there.
+
+        Connections that stand lose their role (`Authenticator.role_of` is None), upon which a host ends their sessions.
+        """
+        try:
+            self._file_of(name).unlink()
+        except FileNotFoundError:
+            return False
+        finally:
+            self._signature = None
+        return True
+
+    def authorized(self) -> Mapping[str, Peer]:
+        """The clients that may connect, by public key (Z85); not to be changed.
+
+        Cheap: the directory is looked at once a second at most and read only when it changed. A file that cannot
+        be believed is left out, with a warning. If the directory itself cannot be read nobody is authorised; only that
+        this process has no descriptor or memory left to read it with says nothing of the keys, which are as they were.
+        """
+        now = self._clock()
+        if self._signature is not None and now - self._looked_at < REFRESH_S:
+            return self._peers
+        self._looked_at = now
+        directory = self.path / "authorized"
+        try:
+            paths, signature, settled = _look_at(private_dir(directory, create=False))
+            peers = self._peers if signature == self._signature else dict(_read_peers(paths))
+        except (OSError, ConfigError) as exc:
+            if _is_shortage(exc):
+                if not self._in_need:
+                    log.warning("changes of the authorised keys cannot be seen now: %s", exc)
+                self._in_need = True
+                return self._peers
+            if self._signature != "unreadable":
+                log.error("nobody is authorised: %s", exc)
+            self._peers, self._signature = {}, "unreadable"
+            return self._peers
+        self._peers, self._in_need = peers, False
+        # File times advance in ticks of some milliseconds, so a change right after this look may not show in
+        # them: trust a look only once its newest file is older than that.
+        self._signature = signature if settled else "unsettled"
+        return self._peers
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files of clients and known hosts, one line for each file that does not count."""
+        found: list[str] = []
+        seen: dict[str, str] = {}
+        for path in sorted(self.path.glob("*/*.pub")):
+            try:
+                if path.parent.name == "authorized":
+                    _read_peer(path, seen)
+                else:
+                    _read_host(path)
+            except (ConfigError, FileNotFoundError) as exc:
+                found.append(str(exc))
+        return found
+
+    def remember_host(self, host: str, port: int, public_key: str) -> None:
+        """Keep the public key (Z85) of the host at ``host:port``; replaces an earlier one."""
+        path = self._host_file(host, port)
+        write_private(path, f"public = {_checked_key(public_key, path)}\n".encode())
+
+    def forget_host(self, host: str, port: int) -> bool:
+        """Know the host at ``host:port`` no more; False if it was not known."""
+        try:
+            self._host_file(host, port).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def known_hosts(self) -> list[tuple[str, int, str]]:
+        """``(host, port, public key)`` of the hosts elsewhere whose keys are kept, sorted.
+
+        Raises ConfigError for a damaged file, naming it.
+        """
+        found = []
+        for path in (self.path / "known_hosts").glob("*_*.pub"):
+            name, _, port = path.stem.rpartition("_")
+            if port.isdecimal():
+                with contextlib.suppress(FileNotFoundError):  # forgotten meanwhile
+                    found.append((urllib.parse.unquote(name), int(port), _read_host(path)))
+        return sorted(found)
+
+    def server_key_for(self, host: str, port: int) -> str | None:
+        """The public key that the host at ``host:port`` must prove to have, None if none is known.
+
+        A remembered one comes first (``localhost`` may be a tunnel); otherwise, for this machine, our own. Raises
+        ConfigError for a damaged file.
+        """
+        try:
+            return _read_host(self._host_file(host, port))
+        except FileNotFoundError:
+            return self._server.public if is_this_machine(host) else None
+
+    def __repr__(self) -> str:
+        return f"<KeyStore {self.path}>"
+
+    def _file_of(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{name!r} is no name for a key: letters, digits and . _ @ -, at most 64")
+        return self.path / "authorized" / f"{name}.pub"
+
+    def _host_file(self, host: str, port: int) -> Path:
+        name = urllib.parse.quote(host.strip().strip("[]").rstrip(".").lower(), safe="")
+        if not name or name.startswith(".") or len(name) > 240 or not 0 < port < 65536:
+            raise ConfigError(f"{host!r} and {port!r} are no host and port")
+        return self.path / "known_hosts" / f"{name}_{port}.pub"
+
+
+def _default_place() -> Path:
+    """By the XDG base directory specification, which says to ignore a relative path."""
+    chosen = os.environ.get("ZMQAGENTS_KEYS")
+    if chosen:
+        return Path(chosen)
+    xdg = os.environ.get("XDG_CONFIG_HOME", "")
+    place = Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.config"), "zmqagents")
+    if not place.is_absolute():
+        raise ConfigError("the home directory is not known: set ZMQAGENTS_KEYS to a directory for the keys")
+    return place
+
+
+def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
+    """Make what is missing of the two key pairs, one process at a time.
+
+    The client's own authorisation is written before its key: a store that has a client.key has been
+    complete once, so an entry missing from it later was revoked, and stays so.
+    """
+    with _locked(directory):
+        server_path, client_path = directory / "server.key", directory / "client.key"
+        if not os.path.lexists(server_path):
+            _write_pair(server_path, _new_pair())
+        if not os.path.lexists(client_path):
+            pair = _new_pair()
+            _write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
+            _write_pair(client_path, pair)
+        return _read_pair(server_path), _read_pair(client_path)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    path = directory / ".lock"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be opened: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # waits: whoever has it makes two keys, some milliseconds
+        yield
+    finally:
+        os.close(fd)
+
+
+def _new_pair() -> KeyPair:
+    try:
+        public, secret = zmq.curve_keypair()
+    except zmq.ZMQError as exc:
+        raise ConfigError("this libzmq was built without CURVE: install pyzmq from its wheel") from exc
+    return KeyPair(public.decode(), secret.decode())
+
+
+def _write_pair(path: Path, pair: KeyPair) -> None:
+    text = f"# zmqagents key pair: keep the secret to yourself\npublic = {pair.public}\nsecret = {pair.secret}\n"
+    write_private(path, text.encode())
+
+
+def _read_pair(path: Path) -> KeyPair:
+    fields = _fields(path, forbidden=0o077)
+    public = _checked_key(fields.get("public", ""), path)
+    secret = _checked_key(fields.get("secret", ""), path)
+    if zmq.curve_public(secret.encode()).decode() != public:
+        raise ConfigError(f"{path} is damaged: its two keys do not belong together")
+    return KeyPair(public, secret)
+
+
+def _write_peer(path: Path, public_key: str, role: str) -> None:
+    write_private(path, f"public = {_checked_key(public_key, path)}\nrole = {_checked_role(role, path)}\n".encode())
+
+
+def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
+    seen: dict[str, str] = {}
+    for path in paths:
+        try:
+            yield _read_peer(path, seen)
+        except FileNotFoundError:  # revoked since the directory was read
+            continue
+        except ConfigError as exc:
+            if _is_shortage(exc):
+                raise
+            log.warning("authorised key ignored: %s", exc)
+
+
+def _is_shortage(exc: BaseException) -> bool:
+    """Whether a file could not be read for a reason that lies in this machine and not in the file."""
+    cause = exc.__cause__ if isinstance(exc, ConfigError) else exc
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:
+    """The key in one file, and whose it is; ``seen``: the names of the keys read before."""
+    name = path.name.removesuffix(".pub")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{path} has a name that cannot be a user id")
+    # In a directory that nobody else can enter a public key may be readable; writable it may not be.
+    fields = _fields(path, forbidden=0o022)
+    key = _checked_key(fields.get("public", ""), path)
+    role = _checked_role(fields.get("role", "call"), path)
+    if key in seen:
+        raise ConfigError(f"{path} holds the same key as {seen[key]}.pub, which counts")
+    seen[key] = name
+    return key, Peer(name, role)
+
+
+def _read_host(path: Path) -> str:
+    return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
+
+
+def _look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
+    """The key files of ``directory``, what they look like from outside, and whether that is safely past."""
+    infos = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.endswith(".pub"):
+                with contextlib.suppress(FileNotFoundError):
+                    infos.append((entry.path, entry.stat(follow_symlinks=False)))
+    infos.sort(key=lambda pair: pair[0])
+    newest = max((info.st_ctime_ns for _, info in infos), default=0)
+    newest = max(newest, os.stat(directory).st_mtime_ns)
+    signature = tuple((path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in infos)
+    return [Path(path) for path, _ in infos], signature, abs(time.time_ns() - newest) > 100_000_000
+
+
+def _fields(path: Path, *, forbidden: int) -> dict[str, str]:
+    """``name = value`` lines; a value may hold ``=`` and ``#``, which Z85 uses."""
+    try:
+        text = read_private(path, forbidden=forbidden).decode("ascii")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a key file: it is not ASCII text") from None  # its bytes may be secret
+    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _checked_key(key: str, path: Path) -> str:
+    try:
+        if len(key) == 40 and key.isascii() and len(z85.decode(key)) == 32:
+            return key
+    except Exception:  # z85 raises KeyError, ValueError or struct.error, by the kind of damage
+        pass
+    raise ConfigError(f"{path}: a key is 40 characters of Z85 text")  # never the value: it may be a secret
+
+
+def _checked_role(role: str, path: Path) -> Role:
+    if role == "admin":
+        return "admin"
+    if role == "call":
+        return "call"
+    raise ConfigError(f"{path}: role is admin or call, not {role!r}")
+
+
+# ---------------------------------------------------------------- the ZAP handler
+
+
+class Authenticator:
+    """Decides who may connect: asked by libzmq, or by `admit`. All methods belong to the router thread.
+
+    ``bind`` it before the ROUTER is bound, poll ``socket`` for reading beside the ROUTER, and call ``handle`` when
+    it is readable. One to a context; close it after the ROUTER.
+
+    ``keys`` None: no CURVE client is accepted. ``uids`` are the Unix users that `admit` lets in, default the own one,
+    which is admin; others may call. ``insecure`` opens endpoints under `guard_insecure` to anybody, to call.
+    """
+
+    def __init__(self, keys: KeyStore | None, *, uids: Collection[int] | None = None, insecure: bool = False) -> None:
+        self.accepted = 0
+        self.refused = 0
+        self._keys = keys
+        self._uids = frozenset({os.geteuid()} if uids is None else uids)
+        self._insecure = insecure
+        self._refusals = _RefusalLog()
+        self._socket: Socket | None = None
+
+    @property
+    def socket(self) -> Socket:
+        """The REP socket to poll. Raises ConfigError before `bind`."""
+        if self._socket is None:
+            raise ConfigError("the authenticator is not bound")
+        return self._socket
+
+    def bind(self, ctx: zmq.Context[Any]) -> None:
+        """Become the handler of ``ctx``. Raises ConfigError if that has one already."""
+        rep: Socket = ctx.socket(zmq.REP)
+        rep.linger = 0
+        try:
+            rep.bind(ZAP_ENDPOINT)
+        except zmq.ZMQError as exc:
+            rep.close()
+            raise ConfigError("this ZeroMQ context has an authenticator: give each host a context of its own") from exc
+        self._socket = rep
+
+    def close(self) -> None:
+        """Stop answering: from now on guarded sockets of this context let nobody in. Idempotent."""
+        if self._socket is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.unbind(ZAP_ENDPOINT)  # at once; close() alone leaves that to another thread
+            self._socket.close(linger=0)
+            self._socket = None
+
+    def handle(self) -> int:
+        """Answer the requests that wait, 64 at most, and return their number. Never blocks, never raises."""
+        rep = self._socket
+        count = 0
+        while rep is not None and count < REQUESTS_PER_TURN:
+            try:
+                request = rep.recv_multipart(zmq.NOBLOCK)
+                rep.send_multipart(self._reply(request), zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            except zmq.ZMQError as exc:  # the context is being terminated
+                log.debug("authenticator: %s", exc)
+                break
+            count += 1
+        return count
+
+    def admit(self, uid: int | None) -> str | None:
+        """The user id of who comes in by the Unix socket; None if ``uid`` may not."""
+        if uid in self._uids:
+            self.accepted += 1
+            return f"uid:{uid}"
+        self.refused += 1
+        self._refusals.add(f"user {uid} on ipc", time.monotonic())
+        return None
+
+    def role_of(self, user_id: str) -> Role | None:
+        """What a user (see `user_of`) may do now; None if it is unknown or was revoked since it connected."""
+        kind, _, rest = user_id.partition(":")
+        if kind == "uid" and rest.isdecimal() and int(rest) in self._uids:
+            return "admin" if int(rest) == os.geteuid() else "call"
+        if kind == "key" and self._keys is not None:
+            name, _, public = rest.partition(":")
+            peer = self._keys.authorized().get(public)
+            return peer.role if peer is not None and peer.name == name else None
+        return "call" if user_id == INSECURE_USER and self._insecure else None
+
+    def _reply(self, request: list[bytes]) -> list[bytes]:
+        """RFC 27: version, request id, status code, status text, user id, metadata."""
+        user, why = None, "the handler failed"
+        try:
+            user, why = self._decide(request)
+            if user is None:
+                self._refusals.add(why, time.monotonic())
+        except Exception:  # whatever it is: a peer must neither get in by it nor stop the router
+            user = None
+            log.exception("authenticator: peer refused")
+        request_id = request[1] if len(request) > 1 else b""
+        if user is None:
+            self.refused += 1
+            return [b"1.0", request_id, b"400", b"refused", b"", b""]
+        self.accepted += 1
+        return [b"1.0", request_id, b"200", b"OK", user.encode(), b""]
+
+    def _decide(self, request: list[bytes]) -> tuple[str | None, str]:
+        """The user id, or None and whom we refuse: a text that is the same for each attempt of one peer."""
+        if len(request) < 6 or request[0] != b"1.0":
+            return None, "a malformed request"
+        domain, address, mechanism = request[2], request[3].decode("utf-8", "replace"), request[5]
+        credentials = request[6:]
+        match (domain, mechanism, credentials):
+            case (b"za.tcp", b"CURVE", [key]) if len(key) == 32:
+                public = z85.encode(key).decode()
+                peer = self._keys.authorized().get(public) if self._keys is not None else None
+                return (f"key:{peer.name}:{public}", "") if peer else (None, f"{address} with the unknown key {public}")
+            case (b"za.insecure", b"NULL", []) if self._insecure:
+                return INSECURE_USER, ""
+        return None, f"{address} with mechanism {mechanism[:20]!r} in domain {domain[:20]!r}"
+
+
+class _RefusalLog:
+    """One warning a minute for each refused peer, at most 20 a minute in all, the rest as one count.
+
+    A refused peer may come again as often as the network lets it and with a new key each time, so both
+    the lines and the memory are bounded.
+    """
+
+    def __init__(self) -> None:
+        self._window_start = 0.0
+        self._named: set[str] = set()
+        self._unnamed = 0
+
+    def add(self, peer: str, now: float) -> None:
+        if now - self._window_start >= REFUSAL_WINDOW_S:
+            if self._unnamed:
+                log.warning("%d further attempts were refused in the last minutes", self._unnamed)
+            self._window_start, self._unnamed = now, 0
+            self._named.clear()
+        if peer in self._named or len(self._named) >= REFUSAL_LINES:
+            self._unnamed += 1
+            return
+        self._named.add(peer)
+        log.warning("connection refused: %s", peer)
+
+
+# ---------------------------------------------------------------- sockets
+
+
+def guard_tcp(socket: Socket, keys: KeyPair) -> None:
+    """Make the next bind of ``socket`` a CURVE server with the host's ``keys``, for authorised clients."""
+    _guard(socket, DOMAIN_TCP)
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_server = True
+
+
+def guard_insecure(socket: Socket) -> None:
+    """Make the next bind of ``socket`` a plain endpoint: open to all if the `Authenticator` was told so, else to
+    nobody. Whether the address may be anything but loopback is the caller's to refuse.
+    """
+    _guard(socket, DOMAIN_INSECURE)
+
+
+def _guard(socket: Socket, domain: bytes) -> None:
+    socket.curve_server = False  # what an earlier guard may have set; mechanism NULL again
+    socket.zap_domain = domain
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it a missing handler lets everybody in
+
+
+def client_curve(socket: Socket, keys: KeyPair, server_key: str) -> None:
+    """Make the next connect of ``socket`` a CURVE client with ``keys`` that accepts only the host that has
+    ``server_key`` (public, Z85). A refusal shows on its monitor: HANDSHAKE_FAILED_AUTH for our key,
+    HANDSHAKE_FAILED_NO_DETAIL or DISCONNECTED for a wrong ``server_key``. Raises ConfigError for a key that is none.
+    """
+    try:
+        socket.curve_serverkey = server_key.encode()
+        socket.curve_publickey = keys.public.encode()
+        socket.curve_secretkey = keys.secret.encode()
+    except (zmq.ZMQError, ValueError) as exc:
+        raise ConfigError("a CURVE key is 40 characters of Z85 text") from exc
+
+
+def seed_routing_ids() -> None:
+    """Make the routing ids of ROUTERs made from now on hard to guess; to be called once, before the first one.
+
+    libzmq counts them up from two calls of libc's ``rand()``, which without a seed gives the same start in every
+    process. A peer that claims the id that the next connection will get makes libzmq abort. With a random seed that
+    needs luck in 2**32. Where there is no such libc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
+
+
+def name_of(user_id: str) -> str:
+    """A user id as people read it, without the key: ``key:bob``."""
+    return ":".join(user_id.split(":", 2)[:2])
+
+
+def user_of(frame: zmq.Frame) -> str | None:
+    """The user id that the `Authenticator` gave the connection on which ``frame`` (received with ``copy=False``)
+    came, None if there is none. Only to be believed on a socket whose every bind was guarded: elsewhere the peer
+    itself chooses it.
+    """
+    try:
+        return str(frame.get("User-Id")) or None
+    except (zmq.ZMQError, KeyError, UnicodeDecodeError):
+        return None

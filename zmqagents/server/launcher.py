@@ -1,0 +1,436 @@
+"""Start and stop a host process: `RpcAgentServerLauncher`, and the private host behind a bare ``to_dist()``.
+
+``start_method`` says how the child comes to be: by ``fork`` where that is safe, else as a ``fresh`` interpreter, for
+which classes of ``__main__`` and of notebooks need cloudpickle. `children` tells of both, of its report and of its
+life line. `launch` returns or raises with the report: there is no window between choosing a port and having it.
+
+With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
+crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
+
+Stopping is one ladder, each step bounded and logged: control frame, SIGTERM, SIGKILL.
+
+A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
+launcher: what runs on it must not depend on when Python collects an object.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from .. import discovery, errors
+from ..agents.base import class_name_of
+from ..client.proxy import AgentProxy, RpcClient
+from ..config import DEFAULT_TIMEOUT_S, END_WAIT_S, BrokerConfig, generate_server_id
+from ..connection.connection import Target, connect, trust
+from ..process import children
+from ..wire.messages import Op
+from . import stop
+
+__all__ = ["RpcAgentServerLauncher", "distribute"]
+
+log = logging.getLogger(__name__)
+
+StartMethod = Literal["auto", "fork", "fresh"]
+Bound = list[Any]  # `broker.Bound` as it comes out of JSON
+LAUNCH_TIMEOUT_S = 30.0
+CONTROL_TIMEOUT_S = 2.0  # for the host to agree that it will stop
+TERM_WAIT_S = 2.0
+LAST_RUN = b"."  # said to a supervisor: the host is not to be started again
+EXIT_GRACE_S = 1.0  # for hosts that are still there when this process ends
+
+
+class RpcAgentServerLauncher:
+    """A host: made with its settings, started by `launch`, ended by `shutdown`; or ``with`` it.
+
+    The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
+    say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
+    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before anybody
+    is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    Any thread may use it.
+    """
+
+    def __init__(
+        self, host: str = "localhost", port: int | None = None, capacity: int = 32,
+        pool_type: Literal["local", "redis"] = "local", redis_url: str = "redis://localhost:6379",
+        max_pool_size: int = 8192, max_expire_time: float = 7200, max_timeout_seconds: float = 5,
+        local_mode: bool = False, agent_dir: str | os.PathLike[str] | None = None,
+        custom_agent_classes: Sequence[type] | None = None, server_id: str | None = None, studio_url: str | None = None,
+        *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S, restart: bool = False,
+        model_config_path: str | os.PathLike[str] | None = None,
+        agents: Mapping[str, type | str | tuple[type | str, dict[str, Any]]] | None = None, **more: Any,
+    ) -> None:  # fmt: skip
+        if start_method not in ("auto", "fork", "fresh"):
+            raise errors.ConfigError(f"start_method must be 'auto', 'fork' or 'fresh', not {start_method!r}")
+        if not isinstance(launch_timeout_s, (int, float)) or not 0 < launch_timeout_s < 1e6:
+            raise errors.ConfigError(f"launch_timeout_s must be a number of seconds, not {launch_timeout_s!r}")
+        if not isinstance(restart, bool):
+            raise errors.ConfigError(f"restart must be True or False, not {restart!r}")
+        if agents is not None and not isinstance(agents, Mapping):
+            raise errors.ConfigError(f"agents must be a dictionary of agent ids to classes, not {agents!r}")
+        try:
+            self.config = BrokerConfig(
+                host=host, port=port, capacity=capacity, pool_type=pool_type, redis_url=redis_url,
+                max_pool_size=max_pool_size, max_expire_time=max_expire_time, max_timeout_seconds=max_timeout_seconds,
+                local_mode=local_mode, agent_dir=None if agent_dir is None else os.fspath(agent_dir),
+                server_id=server_id or "", studio_url=studio_url,
+                model_config_path=None if model_config_path is None else os.fspath(model_config_path),
+                agents={agent_id: _declared(what) for agent_id, what in (agents or {}).items()}, **more,
+            )  # fmt: skip
+        except TypeError as exc:
+            raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
+        self.start_method = start_method
+        self.launch_timeout_s = launch_timeout_s
+        self.restart = restart
+        self._classes = list(custom_agent_classes or ())
+        for what in (agents or {}).values():
+            cls = what[0] if isinstance(what, tuple) else what
+            if isinstance(cls, type) and cls not in self._classes:
+                self._classes.append(cls)
+        for cls in self._classes:
+            if not isinstance(cls, type):
+                raise errors.ConfigError(f"custom_agent_classes holds classes, not {cls!r}")
+        self._lock = threading.Lock()  # one thread starts or stops a child
+        self._bound: Bound | None = None
+        self._child: children.Child | None = None
+        self._here: _Here | None = None
+
+    # ------------------------------------------------------------ where it is
+
+    @property
+    def host(self) -> str:
+        """The name under which clients reach it."""
+        return self.config.host
+
+    @property
+    def port(self) -> int | None:
+        """The port that it listens on; before `launch` the one asked for."""
+        bound = self._bound
+        return self.config.port if bound is None else bound[2]
+
+    @property
+    def server_id(self) -> str:
+        return self.config.server_id
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs the host, None when there is none: also while it is being started again."""
+        child, bound = self._child, self._bound
+        if child is not None and bound is not None and child.poll() is None:
+            return _pid_at(bound[3]) if self.restart else child.pid
+        return os.getpid() if self._here is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """True from the moment that it listens until it has ended, by whatever cause, and is not started again."""
+        child, here = self._child, self._here
+        return (here is not None and here.broker is not None) or (child is not None and child.poll() is None)
+
+    @classmethod
+    def generate_server_id(cls, host: str, port: int | None) -> str:
+        """A short id, new at each call."""
+        return generate_server_id(host, port)
+
+    # ------------------------------------------------------------ start
+
+    def launch(self, in_subprocess: bool = True) -> None:
+        """Start the host; returns when it listens. Raises AddressInUse, ConfigError, LoadError, LaunchError ...
+
+        ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped, by
+        `shutdown` in another thread, a client, or a signal (SIGTERM, SIGINT) if this is the main thread.
+        """
+        with self._lock:
+            if self._here is not None or (self._child is not None and self._child.poll() is None):
+                raise errors.LaunchError(f"{self.server_id} is running already")
+            self._let_go()
+            _let_go_of_the_dead()
+            if self.config.open_to:
+                log.warning("%s: insecure: %s can call its agents", self.server_id, self.config.open_to)
+            if in_subprocess:
+                self._launch_child()
+                return
+            if self.restart:
+                raise errors.LaunchError("restart=True needs a process of its own for the host: in_subprocess=True")
+            here = self._here = _Here()
+        self._serve(here)
+
+    def _launch_child(self) -> None:
+        child = self._begin()
+        try:
+            ready = child.wait_ready(self.launch_timeout_s)
+            self._child, self._bound = child, ready["bound"]
+            _running.add(self)
+        except BaseException:
+            child.kill()
+            child.close()
+            discovery.sweep()  # it may have listened already
+            raise
+        for failure in ready["left_out"]:
+            log.warning("%s: agent file left out: %s", self.server_id, failure)
+
+    def _begin(self) -> children.Child:
+        config, classes, limit_s = self.config, self._classes, self.launch_timeout_s
+        if self._method() == "fresh":
+            if self.restart:
+                return children.spawn("zmqagents.server.supervisor", config, classes, str(limit_s))
+            return children.spawn("zmqagents.server.serve", config, classes)
+        if self.restart:
+            from . import supervisor
+
+            return children.fork(
+                lambda ready_w, life_r: supervisor.run_forked(config, classes, limit_s, ready_w, life_r)
+            )
+        from . import serve  # in the parent, once, and not in every child
+
+        return children.fork(lambda ready_w, life_r: serve.run_forked(config, classes, ready_w, life_r))
+
+    def _method(self) -> str:
+        if self.start_method == "fresh":
+            return "fresh"
+        reason = children.why_not_fork()
+        if reason and self.start_method == "fork":
+            raise errors.LaunchError(f"start_method='fork' is not safe here: {reason}")
+        return "fresh" if reason else "fork"
+
+    def _serve(self, here: _Here) -> None:
+        try:
+            from . import serve  # here, so that a program with its host elsewhere loads no broker
+
+            _running.add(self)
+            serve.serve(self.config, self._classes, lambda bound: None, started=self._started)
+        finally:
+            _running.discard(self)
+            self._bound = self._here = None
+            here.ended.set()
+
+    def _started(self, broker: Any) -> None:
+        here = self._here
+        assert here is not None
+        self._bound = list(broker.bound)
+        here.broker = broker
+        if here.grace_s is not None:  # stopped before it could hear it
+            broker.request_stop(here.grace_s)
+
+    # ------------------------------------------------------------ stop
+
+    def wait_until_terminate(self) -> None:
+        """Block until the host has ended, by whatever cause. Returns at once when there is none."""
+        here, child = self._here, self._child
+        if here is not None:
+            here.ended.wait()
+        elif child is not None:
+            child.wait(None)
+            with self._lock:
+                if self._child is child:
+                    self._let_go()
+
+    def shutdown(self, grace_s: float | None = None) -> None:
+        """Stop the host: calls may go on for ``grace_s`` seconds (default 10), those left are answered then.
+
+        Idempotent, and bounded by the grace and some seconds: a host that does not end is killed. In this process
+        that is not possible: there, an agent's thread that does not return is left behind.
+        """
+        grace_s = self.config.grace_s if grace_s is None else grace_s
+        here = self._here
+        if here is not None:
+            here.stop(grace_s)
+            return
+        with self._lock:
+            child, bound = self._child, self._bound
+            if child is None or bound is None:
+                return
+            try:
+                self._stop_child(child, bound, grace_s)
+            finally:  # a second Ctrl-C meanwhile must not leave it behind
+                child.kill()
+                self._let_go()
+
+    def _stop_child(self, child: children.Child, bound: Bound, grace_s: float) -> None:
+        if self.restart:
+            child.say(LAST_RUN)
+        if child.poll() is not None:
+            return
+        try:
+            if self.restart and _pid_at(bound[3]) is None:
+                raise errors.HostUnreachable("it is being started again")
+            stop.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
+            if child.wait(grace_s + END_WAIT_S) is not None:
+                return
+            log.warning("%s did not end %g s after its grace: SIGTERM", self.server_id, END_WAIT_S)
+        except errors.ZmqAgentsError as exc:
+            if child.poll() is not None:
+                return
+            log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
+        child.signal(signal.SIGTERM)
+        if child.wait(TERM_WAIT_S) is None:
+            log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
+
+    def _let_go(self) -> None:
+        """Forget a child that has ended. Called with the lock."""
+        child, self._child, self._bound = self._child, None, None
+        _running.discard(self)
+        if child is not None:
+            child.close()
+            if child.poll() != 0:  # it could not clean up after itself
+                discovery.sweep()
+
+    def __enter__(self) -> RpcAgentServerLauncher:
+        self.launch()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid}, port {self.port}" if self.is_running else "not running"
+        return f"<RpcAgentServerLauncher {self.server_id}: {state}>"
+
+
+class _Here:
+    """A host that runs in this process, in the thread that called `launch`."""
+
+    def __init__(self) -> None:
+        self.thread_id = threading.get_ident()
+        self.broker: Any = None  # once it can be asked to stop
+        self.grace_s: float | None = None
+        self.ended = threading.Event()
+
+    def stop(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        if self.broker is not None:
+            self.broker.request_stop(grace_s)
+        if threading.get_ident() != self.thread_id:  # else a signal handler of the very thread that would end it
+            self.ended.wait(grace_s + END_WAIT_S)
+
+
+_running: set[RpcAgentServerLauncher] = set()
+
+
+def _declared(what: Any) -> Any:
+    """An entry of ``agents`` as `BrokerConfig` has it, which checks the rest."""
+    cls, kwargs = what if isinstance(what, tuple) and len(what) == 2 else (what, {})
+    return class_name_of(cls) if isinstance(cls, type) else cls, kwargs
+
+
+def _pid_at(ipc: str) -> int | None:
+    """The process that listens at a socket path, as its connection file says."""
+    return next((record.pid for record in discovery.list_hosts() if record.ipc == ipc), None)
+
+
+def _let_go_after_fork() -> None:
+    global _private, _private_lock
+    _private_lock = threading.Lock()
+    _private = None
+    for launcher in list(_running):  # theirs may be held by threads that are not here
+        launcher._lock = threading.Lock()
+        if launcher._child is not None:
+            launcher._child._lock = threading.Lock()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def _let_go_of_the_dead() -> None:
+    """Hosts that ended by themselves, and whose launchers perhaps nobody has any more, must not stay as zombies."""
+    for launcher in list(_running):
+        child = launcher._child
+        if child is not None and child.poll() is not None and launcher._lock.acquire(blocking=False):
+            try:
+                if launcher._child is child:
+                    launcher._let_go()
+            finally:
+                launcher._lock.release()
+
+
+@atexit.register
+def _shut_down_all() -> None:
+    """What this process launched and did not stop ends with it, in order rather than by its life line."""
+    for launcher in list(_running):
+        with contextlib.suppress(Exception):
+            launcher.shutdown(EXIT_GRACE_S)
+
+
+# ---------------------------------------------------------------- to_dist
+
+
+_private_lock = threading.Lock()
+_private: _PrivateHost | None = None
+
+
+class _PrivateHost:
+    """The one host of this process that only it can reach, and what is sent to it."""
+
+    def __init__(self) -> None:
+        self.launcher = RpcAgentServerLauncher(private=True)
+        self.launcher.launch()
+        bound = self.launcher._bound
+        assert bound is not None
+        self.link = connect(Target("", None, ipc=bound[3]))
+        trust(self.link.address)
+        self.link.settle()  # so that it is known to take pickles
+        self._client = RpcClient(link=self.link)
+        self._known: weakref.WeakSet[type] = weakref.WeakSet()
+
+    def learn(self, cls: type) -> None:
+        """Send a class that the host has not yet. A notebook's cell that runs again makes a new one of its name."""
+        if cls not in self._known:
+            self._client._manage(Op.REGISTER, cls, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
+            self._known.add(cls)
+
+    def end(self) -> None:
+        self._client.close()
+        self.link.close()  # proxies hold clients of their own
+        self.launcher.shutdown()
+
+
+def private_host() -> _PrivateHost:
+    """Starts now if it has not, and ends with the process."""
+    global _private
+    with _private_lock:
+        if _private is not None and not _private.launcher.is_running:
+            _private.end()  # it has died: its agents are gone, the next ones get a new host
+            _private = None
+        if _private is None:
+            _private = _PrivateHost()
+        return _private
+
+
+def stop_private_host() -> None:
+    """End the private host of this process, if there is one; the next bare ``to_dist()`` starts another."""
+    global _private
+    with _private_lock:
+        private, _private = _private, None
+        if private is not None:
+            private.end()
+
+
+def distribute(
+    cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str | None, where: Mapping[str, Any]
+) -> AgentProxy:
+    """What ``to_dist`` does: make the agent on the host that ``where`` names, or on the private one.
+
+    ``where`` is only read: host, port, transport, timeout (the default deadline in seconds of the proxy's calls).
+    """
+    unknown = sorted(set(where) - {"host", "port", "transport", "timeout"})
+    if unknown:
+        raise errors.ConfigError(f"to_dist does not know {', '.join(unknown)}; it takes host, port, transport, timeout")
+    timeout = where.get("timeout", DEFAULT_TIMEOUT_S)
+    if where.get("port") is not None:
+        host = where.get("host") or "localhost"
+        client = RpcClient(host, where["port"], transport=where.get("transport"), timeout=timeout)
+    else:
+        given = [name for name in ("host", "transport") if where.get(name) is not None]
+        if given:
+            raise errors.ConfigError(f"to_dist with a {given[0]} needs a port, too")
+        private = private_host()
+        private.learn(cls)
+        client = RpcClient(link=private.link, timeout=timeout)
+    return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)

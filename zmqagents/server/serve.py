@@ -1,0 +1,410 @@
+"""A host process from inside: from a `BrokerConfig` to a broker that answers, and to its end.
+
+The same `serve` runs in a forked child, in a fresh interpreter and in the calling process, so a setting cannot
+be lost in one of them. The main thread only waits (for a signal, or for the end); the router has its own thread.
+
+A child process (`run_child`) watches its parent from its first moment on, while agent files are still being
+imported, and ends by ``os._exit``: an agent's thread may be stuck for ever, and nothing waits for it. Exit handlers
+(`atexit`) therefore do not run in a child.
+
+    exit status   0 stopped as asked    75 the parent process is gone    1 it failed
+                  -SIGALRM: the parent process is gone, and an agent did not let any other thread run
+
+SIGUSR2 makes a child, and ``as_server start``, write the stack of every thread to stderr and go on; so does a crash
+in C code, which ends it. Both need no working interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NoReturn
+
+from .. import discovery, errors
+from ..agents import loader
+from ..broker.broker import Bound, Broker
+from ..client import proxy
+from ..codec import pickling
+from ..config import BrokerConfig
+from ..execution.runner import ClassTable
+from ..models.configs import ModelConfigs, load_model_configs_file
+from ..process import descriptors
+from ..wire.link import Waiter, rebuild_error
+from ..wire.messages import Op
+from .systemd import Notifier
+
+__all__ = ["EXIT_ORPHANED", "Report", "build", "main", "run_child", "run_forked", "serve", "show_stacks_on_request"]
+
+log = logging.getLogger(__name__)
+
+EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
+ORPHAN_GRACE_S = 0.25
+ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
+ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
+LOOK_EVERY_S = 10.0  # how often the descriptors are counted
+TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
+
+Ready = Callable[[Bound], None]
+
+
+def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[errors.LoadError] | None = None) -> Broker:
+    """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
+
+    ``failures`` gets the errors of agent files that were left out; None: they are logged.
+    """
+    table = ClassTable(classes)
+    if config.agent_dir is not None:
+        for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
+            table.add(cls)
+    models = ModelConfigs()
+    if config.model_config_path is not None:
+        models.add(load_model_configs_file(config.model_config_path))
+    try:
+        broker = Broker(
+            config, table, models, bind_reference=proxy.bind_reference,
+            fetch_far=proxy.fetch_far, own_client=lambda: proxy.RpcClient(link=broker.link),
+            pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
+        )  # fmt: skip
+    except errors.StoreUnavailable as exc:
+        raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None
+    return broker
+
+
+def serve(
+    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
+    notifier: Notifier | None = None,
+) -> int:  # fmt: skip
+    """Run a host in this process until it is stopped; the exit status, 0.
+
+    ``started`` gets the broker as soon as it can be asked to stop, then ``ready`` is called once: it listens.
+    Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
+    Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
+    socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
+    """
+    descriptors.raise_limit()
+    discovery.sweep()
+    broker = build(config, classes, failures=failures)
+    with _signals(broker):  # before there is anything that a signal would leave behind
+        try:
+            bound = broker.bind()
+        except BaseException:
+            broker.abandon()
+            raise
+        if started is not None:
+            started(broker)
+        with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
+            _run(broker, bound, ready, notifier or Notifier())
+    return 0
+
+
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
+    registration = None
+    proxy.adopt(broker.link)
+    # A daemon, for an agent's code may be stuck in it.
+    router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
+    try:
+        try:
+            declared = _declare(broker)
+        finally:
+            _begin(broker, router)  # also where it only has to close
+        for agent_id, made in declared.items():
+            _see_it_made(agent_id, made)
+        registration = _register(broker.config, bound)
+        ready(bound)
+        _attend(broker, bound, notifier)
+    finally:
+        broker.request_stop(0.0)  # nothing if it has stopped
+        if registration is not None:
+            registration.stop(1.0)
+        broker.finished.wait()
+        if router.ident is not None:
+            router.join(ROUTER_LIMIT_S)
+        proxy.disown(broker.link)
+    if broker.crash is not None:
+        raise broker.crash
+
+
+def _begin(broker: Broker, router: threading.Thread) -> None:
+    try:
+        router.start()
+    except RuntimeError as exc:  # no more threads
+        broker.request_stop(0.0)
+        broker.run()  # in this one, for it only has to close
+        raise errors.LaunchError(f"the host cannot start its router thread: {exc}") from exc
+
+
+def _register(config: BrokerConfig, bound: Bound) -> Any:
+    if not config.studio_url or bound.port is None:
+        return None
+    from . import studio  # 20 ms that only those who have one pay
+
+    return studio.register_in_background(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
+
+
+def _declare(broker: Broker) -> dict[str, Waiter]:
+    """Ask for the agents of the settings before the router thread reads its first message.
+
+    So no caller can come too early: one who calls again what a crash has interrupted waits until they are made.
+    """
+    made = {}
+    for agent_id, (class_name, kwargs) in broker.config.agents.items():
+        _, options = proxy.creation(class_name, agent_id, None)
+        body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
+        made[agent_id] = Waiter()
+        broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)
+    return made
+
+
+def _see_it_made(agent_id: str, made: Waiter) -> None:
+    reply = made.wait(None)  # whoever started this process bounds it
+    if reply.code:
+        error = rebuild_error(reply)
+        if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
+            raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
+        raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
+
+
+def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
+    """Wait for the end of the host; meanwhile look after its descriptors, and tell the service manager how it is.
+
+    It is alive as long as the router thread answers: what another thread does says nothing of the host.
+    """
+    where = f"listening on port {bound.port} as {bound.server_id}"
+    notifier.ready(where)
+    gauge, alive = descriptors.Gauge(bound.server_id), threading.Event()
+    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, (notifier.watchdog_s or LOOK_EVERY_S) / 4)
+    next_look = time.monotonic()
+    told = False
+    alive.set()
+    while not broker.finished.wait(every_s):
+        if time.monotonic() >= next_look:
+            gauge.look()
+            next_look = time.monotonic() + LOOK_EVERY_S
+        if notifier and broker.draining and not told:
+            told = True
+            notifier.stopping("stopping: running and queued calls may end")
+        if notifier.watchdog_s is not None and alive.is_set():
+            notifier.alive()
+            alive.clear()
+            broker.post("beat", alive)
+    if not told:
+        notifier.stopping("stopped")
+
+
+_intervals_s: list[float] = []  # what the hosts in this process ask for
+_interval_before_s = 0.0
+_intervals_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _switch_interval(seconds: float) -> Iterator[None]:
+    """A thread that computes keeps the GIL for this long: the router must not wait 5 ms for its turn.
+
+    The setting is of the whole process, so the shortest of all hosts in it holds until the last one ends.
+    """
+    global _interval_before_s
+    with _intervals_lock:
+        if not _intervals_s:
+            _interval_before_s = sys.getswitchinterval()
+        _intervals_s.append(seconds)
+        sys.setswitchinterval(min(_intervals_s))
+    try:
+        yield
+    finally:
+        with _intervals_lock:
+            _intervals_s.remove(seconds)
+            sys.setswitchinterval(min(_intervals_s, default=_interval_before_s))
+
+
+@contextlib.contextmanager
+def _signals(broker: Broker) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        seen.append(number)
+        broker.request_stop(None if len(seen) == 1 else 0.0)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
+
+
+# ---------------------------------------------------------------- a child process
+
+
+class Report:
+    """The child's one line to its parent."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)  # it came through an exec, perhaps
+        self._fd: int | None = fd
+
+    def say(self, message: dict[str, Any]) -> bool:
+        """False if it is said already; nothing when nobody listens any more."""
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return False
+        with contextlib.suppress(OSError), open(fd, "wb") as pipe:
+            pipe.write(json.dumps(message).encode() + b"\n")
+        return True
+
+
+def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: Report, life_fd: int) -> int:
+    """The whole life of a child, in its main thread: load, listen, report, serve. Never raises; the exit status.
+
+    ``life_fd`` is the read end of a pipe whose other end the parent holds and never writes to.
+    """
+    life = _LifeLine(life_fd)
+    failures: list[errors.LoadError] = []
+
+    def ready(bound: Bound) -> None:
+        report.say({"bound": list(bound), "left_out": [str(failure) for failure in failures]})
+
+    try:
+        forget_parents_signals()
+        show_stacks_on_request()
+        life.watch()
+        config, classes = load()
+        close_stdin(life_fd)
+        keep_sockets_to_ourselves()
+        status = serve(config, classes, ready, started=life.end_this, failures=failures)
+    except BaseException as exc:  # the parent waits for one line, whatever it says
+        report.say({"error": errors.describe(exc)})
+        return 1
+    if life.is_cut:
+        log.warning("%s has ended because its parent process is gone", config.server_id)
+        return EXIT_ORPHANED
+    return status
+
+
+class _LifeLine:
+    """Ends this process when its parent is gone, by whatever death: then the pipe has no writer."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._broker: Broker | None = None
+        self.is_cut = False
+        os.set_inheritable(fd, False)  # it came through an exec
+
+    def end_this(self, broker: Broker) -> None:
+        """``broker`` is what must be stopped in order."""
+        self._broker = broker
+
+    def watch(self) -> None:
+        self._set_alarm()
+        threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
+
+    def _watch(self) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(self._fd, 64):
+                pass
+        self.is_cut = True
+        # Nothing here may block, so there is no logging: what is behind stderr may be gone or full.
+        if self._broker is not None:
+            self._broker.request_stop(ORPHAN_GRACE_S)
+            time.sleep(0.05)  # the kernel's signal comes at the same moment as the end of the pipe
+            signal.alarm(2)  # instead of its 1 s: this thread runs, so the end can be an orderly one
+            time.sleep(ORPHAN_LIMIT_S)
+        os._exit(EXIT_ORPHANED)
+
+    def _set_alarm(self) -> None:
+        """Have the kernel end us where Python cannot: an agent in C code that keeps the GIL lets no thread run.
+
+        At the end of the pipe the kernel sends SIGHUP, number 1. The handler is libc's own alarm(), which takes the
+        number for seconds; SIGALRM, with the action that a process is born with, ends it 1 s later.
+        """
+        if not sys.platform.startswith("linux"):
+            return
+        libc = ctypes.CDLL(None)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGHUP})
+        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
+        fcntl.fcntl(self._fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._fd, _F_SETSIG, signal.SIGHUP)
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
+
+
+def show_stacks_on_request() -> None:
+    """SIGUSR2 writes the stacks of all threads to stderr, also while the GIL is held; and so does a crash."""
+    with contextlib.suppress(Exception):  # no stderr
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+
+
+def forget_parents_signals() -> None:
+    """A forked child has the parent's handlers, which are about the parent; both kinds have its signal mask."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)) and number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+def close_stdin(life_fd: int) -> None:
+    """The terminal's input is for the parent; in a fresh interpreter it was the payload, read by now."""
+    if life_fd == 0:  # the parent has no stdin, and the number was free
+        return
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null != 0:
+        os.close(null)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one may have read ahead
+
+
+def keep_sockets_to_ourselves() -> None:
+    """Processes that agents start with `multiprocessing` must not be forks of this one.
+
+    A fork would hold copies of the listening sockets, and the port would stay taken after our death. A bare
+    ``os.fork()`` in an agent does just that. Python has this start method as its default from 3.14 on.
+    """
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("forkserver")
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now; what was printed comes out."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def run_forked(config: BrokerConfig, classes: Sequence[type], ready_fd: int, life_fd: int) -> NoReturn:
+    """The whole life of a fork of the launching process."""
+    leave(run_child(lambda: (config, classes), Report(ready_fd), life_fd))
+
+
+def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
+    """A fresh interpreter whose launcher has put the payload, config and classes, on ``source``."""
+    leave(run_child(lambda: load_payload(source), Report(int(ready_fd)), int(life_fd)))
+
+
+def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
+    """What `children.spawn` has written, but for the path."""
+    config: BrokerConfig = pickle.load(source)
+    classes: Sequence[type] = pickling.loads(source.read())
+    return config, classes

@@ -1,0 +1,542 @@
+"""The wire: protocol ZA/1, messages between a client and a broker as lists of frames.
+
+DEALER (client) <-> ROUTER (broker), no empty delimiter. ROUTER prepends the peer's routing id, which
+is never part of a message. A message is a header and, by kind, further frames:
+
+    header, 28 bytes, big endian (struct ">2sBBHHQQI")
+        magic "ZA" | version u8 | kind u8 | flags u16 | code u16 | call_id u64 | token u64 | time_ms u32
+
+    Each frame costs both sides a microsecond or two, so what is short goes in one with the header: of CALL, list and
+    payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Both forms are legal.
+
+    kind           from     frames after the header
+     1 HELLO       client   [map: versions, client, resume]                         token 0
+     2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
+                                                                                    code: see needed
+     3 FETCH       client   [str: task id]                                          time_ms: how long to wait
+     4 CANCEL      client   none, or [str: task id] of another client's call        call_id: the call
+     5 PING        client   none                                                    call_id: nonce
+     6 BYE         client   none
+     7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
+     8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
+    65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
+    66 RESULT      broker   [payload][buffer]*                                      call_id
+    67 ERROR       broker   [map: see errors.describe]                              call_id, code
+    68 PENDING     broker   none: a FETCH whose time is over                        call_id
+    69 PONG        broker   none                                                    call_id: nonce
+    70 NEED_HELLO  broker   none: the token is unknown                              call_id
+    71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
+    72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
+
+    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
+    the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
+    address]}), and what a management request takes.
+    flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
+    16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
+    flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
+    flags of CANCEL: 8 ALONE (not the calls that it has made)
+    codes of ERROR: see `Code`; AGENT_ERROR: the agent's method raised; every other is the host's own word
+
+Replies are kept until the client needs them no more, so that they outlive a broken connection. `needed`, the lowest
+id that it still needs, comes as the call_id of ACK, and in CALL as code = call_id - needed + 1, 0 if that is more
+than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
+secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
+
+An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
+lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
+ignored; anything else that does not fit is `RemoteProtocolError`: counted, logged once per peer,
+dropped. Call ids are made by the client, 1, 2, 3 ... for each client object; with the client's own
+random id they make the task id (`task_id_of`), which is the same wherever it is asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..codec import MAX_TEXT, new_tuple, pack, unpack
+from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
+
+__all__ = [
+    "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
+    "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
+    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
+    "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes", "reply_to",
+    "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
+]  # fmt: skip
+
+MAGIC = b"ZA"
+VERSION = 1
+MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
+MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
+MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
+MAX_DEPS = 4096  # unfinished results among the arguments of one call
+MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
+CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
+MAX_TIME_MS = 2**32 - 1
+STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
+
+JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
+
+_HEADER = struct.Struct(">2sBBHHQQI")
+_JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
+HEADER_BYTES = _HEADER.size
+JOINED_BYTES = _JOINED.size
+
+Frame = bytes | memoryview
+
+
+class Kind(enum.IntEnum):
+    HELLO = 1
+    CALL = 2
+    FETCH = 3
+    CANCEL = 4
+    PING = 5
+    BYE = 6
+    CREDIT = 7
+    ACK = 8
+    WELCOME = 65
+    RESULT = 66
+    ERROR = 67
+    PENDING = 68
+    PONG = 69
+    NEED_HELLO = 70
+    GOODBYE = 71
+    CHUNK = 72
+
+
+_CALL = int(Kind.CALL)  # comparing and packing a member of an enum costs several times as much
+
+
+class Flag:
+    """Bits of a CALL's flags. Plain numbers: ``&`` of an `enum.IntFlag` would cost the broker 0.3 us each time."""
+
+    DETACHED = 1
+    ATTRIBUTE = 2
+    STREAM = 4
+    ALONE = 8  # of CANCEL
+    RESENT = 16
+    RESUMED = 32  # of WELCOME
+    IDEMPOTENT = 64
+
+
+class Code(enum.IntEnum):
+    NONE = 0
+    AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
+    HOST_ERROR = 2  # rebuilt as exactly the class named
+    BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
+
+
+class Op:
+    """Names of the management requests: methods of the agent ""."""
+
+    CREATE = "create_agent"
+    DELETE = "delete_agent"
+    DELETE_ALL = "delete_all_agent"
+    DESCRIBE = "describe_agent"
+    LIST = "get_agent_list"
+    INFO = "get_server_info"
+    MEMORY = "get_agent_memory"
+    MODELS = "set_model_configs"
+    REGISTER = "register_class"
+    CALLS = "get_call_list"
+    CANCEL = "cancel_call"
+    DOWNLOAD = "download_file"
+    RESULTS = "get_result_list"
+    DUMP = "dump"
+    STOP = "stop"
+
+
+class Header(NamedTuple):
+    magic: bytes
+    version: int
+    kind: int
+    flags: int
+    code: int
+    call_id: int
+    token: int
+    time_ms: int
+
+
+def header(kind: int, call_id: int = 0, token: int = 0, *, flags: int = 0, code: int = 0, time_ms: int = 0) -> bytes:
+    """The header frame of a message of ``kind``."""
+    return _HEADER.pack(MAGIC, VERSION, kind, flags, code, call_id, token, time_ms)
+
+
+def parse_header(frame: Frame) -> Header:
+    """The header of ``frame``; RemoteProtocolError when it is none, or of another version."""
+    try:
+        fields = _HEADER.unpack_from(frame)
+    except struct.error:
+        raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}") from None
+    if len(frame) != HEADER_BYTES and fields[2] not in _JOINABLE:
+        raise RemoteProtocolError(f"header of {len(frame)} bytes, expected {HEADER_BYTES}")
+    if fields[0] != MAGIC or fields[1] != VERSION:
+        raise RemoteProtocolError(f"not a ZA/{VERSION} header: {bytes(frame[:3])!r}")
+    head: Header = new_tuple(Header, fields)
+    return head
+
+
+_JOINABLE = frozenset({int(Kind.CALL), int(Kind.RESULT), int(Kind.ERROR), int(Kind.CHUNK)})
+
+
+def to_time_ms(seconds: float | None) -> int:
+    """``seconds`` for a header's time field; at least 1, since 0 means no limit."""
+    return 0 if seconds is None else max(1, int(min(seconds * 1000, MAX_TIME_MS)))
+
+
+def client_prefix(client_id: bytes) -> str:
+    """The readable form of a client's id, first half of its task ids: 16 lower-case characters."""
+    return base64.b32encode(client_id).decode().lower()
+
+
+def task_id_of(prefix: str, call_id: int) -> str:
+    """The id under which a call is known everywhere: ``mfzwizltoqqhk4tf-17``."""
+    return f"{prefix}-{call_id}"
+
+
+# ---------------------------------------------------------------- replies
+
+
+class Reply(NamedTuple):
+    """What a call ended in: ``code`` NONE and the encoded value, or an error as ``[packed map]``."""
+
+    code: int
+    body: Sequence[Frame]
+
+
+def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
+    """The host's own refusal as a reply; it arrives as exactly this class."""
+    data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
+    return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
+
+
+_COUNT = struct.Struct(">BI")
+_SINGLE = struct.Struct(">BIQ")
+_LENGTH = struct.Struct(">Q")
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """``reply`` as one value for the store: code u8, count u32, that many lengths u64, then the frames."""
+    if len(reply.body) == 1:
+        frame = reply.body[0]
+        return b"".join((_SINGLE.pack(reply.code, 1, len(frame)), frame))
+    parts = [_COUNT.pack(reply.code, len(reply.body)), *(_LENGTH.pack(len(frame)) for frame in reply.body)]
+    return b"".join((*parts, *reply.body))
+
+
+def reply_from_bytes(data: bytes) -> Reply:
+    """The reverse of `reply_to_bytes`; RemoteProtocolError for anything else."""
+    try:
+        code, count = _COUNT.unpack_from(data)
+        start = _COUNT.size + count * _LENGTH.size
+        lengths = [_LENGTH.unpack_from(data, _COUNT.size + i * _LENGTH.size)[0] for i in range(min(count, MAX_FRAMES))]
+    except struct.error:
+        raise RemoteProtocolError("a stored reply is cut short") from None
+    if not 1 <= count <= MAX_FRAMES or start + sum(lengths) != len(data):
+        raise RemoteProtocolError("a stored reply is not what it says")
+    body = []
+    for length in lengths:
+        body.append(data[start : start + length])
+        start += length
+    return Reply(code, tuple(body))
+
+
+# ---------------------------------------------------------------- messages of a client, as the broker reads them
+
+
+class Hello(NamedTuple):
+    call_id: int
+    client_id: bytes
+    options: dict[str, Any]
+
+
+class Call(NamedTuple):
+    call_id: int
+    flags: int
+    time_ms: int
+    agent: str
+    method: str
+    deps: Sequence[str]
+    options: dict[str, Any]
+    body: Sequence[Frame]  # payload and buffers
+    needed: int = 0  # the client needs no reply below this id
+
+
+class Fetch(NamedTuple):
+    call_id: int
+    task_id: str
+    time_ms: int
+
+
+class Cancel(NamedTuple):
+    call_id: int
+    task_id: str  # "": the sender's own call
+    alone: bool = False  # the calls that it has made go on
+
+
+class Ping(NamedTuple):
+    nonce: int
+
+
+class Credit(NamedTuple):
+    call_id: int
+    items: int
+
+
+class Ack(NamedTuple):
+    needed: int
+    beyond: Sequence[int] = ()  # ids above it that are not needed either
+
+
+class Bye(NamedTuple):
+    pass
+
+
+ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack
+
+
+def call_frames(
+    call_id: int, token: int, agent: str, method: str, body: Sequence[Frame], *,
+    flags: int = 0, timeout_s: float | None = None, deps: Sequence[str] = (), options: dict[str, Any] | None = None,
+    needed: int = 0,
+) -> list[Frame]:  # fmt: skip
+    """A CALL message. ``timeout_s`` is the time left, None: no deadline; ``needed`` 0: not said.
+
+    MessageTooLarge for what the broker would drop without a word.
+    """
+    meta = plain_meta(agent, method) if not (deps or options) else pack([agent, method, deps or None, options or None])
+    if len(meta) > MAX_META_BYTES or len(deps) > MAX_DEPS or len(body) + 2 > MAX_FRAMES:
+        raise _too_large(len(meta), len(deps), len(body) + 2)
+    joined = call_frame(call_id, token, meta, body[0], flags, timeout_s, needed) if len(body) == 1 else None
+    if joined is not None:
+        return [joined]
+    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, _behind(call_id, needed), call_id, token, to_time_ms(timeout_s))
+    return [head, meta, *body]
+
+
+def _behind(call_id: int, needed: int) -> int:
+    return call_id - needed + 1 if needed and call_id - needed < 0xFFFF else 0
+
+
+def call_frame(
+    call_id: int, token: int, meta: bytes, payload: Frame, flags: int, timeout_s: float | None, needed: int
+) -> Frame | None:
+    """The same in one frame, if ``meta`` (see `plain_meta`) and ``payload`` are short enough for that; else None."""
+    length = len(meta)
+    if len(payload) > JOIN_BYTES or length > JOIN_BYTES:
+        return None
+    behind = 1 if needed == call_id else _behind(call_id, needed)
+    time_ms = 0 if timeout_s is None else int(timeout_s * 1000)
+    if timeout_s is not None and not 0 < time_ms <= MAX_TIME_MS:
+        time_ms = to_time_ms(timeout_s)
+    head = _JOINED.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms, length)
+    return b"".join((head, meta, payload))
+
+
+def answer_frames(
+    kind: int, call_id: int, token: int, body: Sequence[Frame], *, code: int = 0, time_ms: int = 0
+) -> list[Frame]:
+    """A RESULT, ERROR or CHUNK message."""
+    head = _HEADER.pack(MAGIC, VERSION, kind, 0, code, call_id, token, time_ms)
+    if len(body) == 1 and len(body[0]) <= JOIN_BYTES:
+        return [head + body[0]]
+    return [head, *body]
+
+
+def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
+    """The header of a broker's message, and the frames after it; RemoteProtocolError as `parse_header`."""
+    first = frames[0]
+    head = parse_header(first)
+    if len(first) > HEADER_BYTES:
+        return head, (first[HEADER_BYTES:], *frames[1:])
+    return head, frames[1:]
+
+
+def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
+    """The reply in a broker's message if it is the one to this call, and its last word; else None."""
+    first = frames[0]
+    if len(first) < HEADER_BYTES:
+        return None
+    magic, version, kind, _, code, about, _, _ = _HEADER.unpack_from(first)
+    if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
+        return None
+    if len(frames) == 1:
+        reply: Reply = new_tuple(Reply, (code, (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()))
+        return reply
+    return Reply(code, frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:]))
+
+
+_LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))
+_BUSY = int(Code.BUSY)
+
+
+@functools.lru_cache(maxsize=4096)
+def plain_meta(agent: str, method: str) -> bytes:
+    """The list of a CALL without dependencies and options."""
+    return pack([agent, method, None, None])
+
+
+def _too_large(meta_bytes: int, deps: int, frames: int) -> MessageTooLarge:
+    limits = (
+        ("bytes beside the arguments", meta_bytes, MAX_META_BYTES),
+        ("results among the arguments", deps, MAX_DEPS),
+        ("frames", frames, MAX_FRAMES),
+    )
+    what, size, limit = next(each for each in limits if each[1] > each[2])
+    return MessageTooLarge(f"a call of {size} {what}, limit {limit}", size, limit)
+
+
+def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientMessage:
+    """The message that a client sent; RemoteProtocolError for anything that is not one."""
+    if head is None:
+        if not frames:
+            raise RemoteProtocolError("message without a header")
+        head = parse_header(frames[0])
+    kind = head.kind
+    if kind == _CALL and len(frames[0]) > HEADER_BYTES:
+        frames = _unjoined(frames)
+    if kind not in _FRAME_COUNTS:
+        raise RemoteProtocolError(f"unknown kind {kind}")
+    least, most = _FRAME_COUNTS[kind]
+    if not least <= len(frames) <= most:
+        raise RemoteProtocolError(f"kind {kind} in {len(frames)} frames, expected {least} to {most}")
+    if kind == _CALL:
+        return _parse_call(head, frames)
+    if kind == Kind.PING:
+        return Ping(head.call_id)
+    if kind == Kind.HELLO:
+        return _parse_hello(head, frames)
+    if kind == Kind.FETCH:
+        return Fetch(head.call_id, _text(_meta(frames), "task id"), head.time_ms)
+    if kind == Kind.CANCEL:
+        task_id = _text(_meta(frames), "task id") if len(frames) > 1 else ""
+        return Cancel(head.call_id, task_id, bool(head.flags & Flag.ALONE))
+    if kind == Kind.CREDIT:
+        return Credit(head.call_id, head.time_ms)
+    if kind == Kind.ACK:
+        return Ack(head.call_id, _ids(_meta(frames)) if len(frames) > 1 else ())
+    return Bye()
+
+
+# Frames of each kind that a client sends, the header included: at least, at most.
+_FRAME_COUNTS = {
+    int(Kind.HELLO): (2, 2), int(Kind.CALL): (3, MAX_FRAMES), int(Kind.FETCH): (2, 2), int(Kind.CANCEL): (1, 2),
+    int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
+    int(Kind.ACK): (1, 2),
+}  # fmt: skip
+
+
+def _unjoined(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The three frames of a CALL that came as one."""
+    first = frames[0]
+    if len(frames) > 1 or len(first) < JOINED_BYTES:
+        raise RemoteProtocolError(f"CALL in {len(frames)} frames, the first of {len(first)} bytes")
+    end = JOINED_BYTES + _JOINED.unpack_from(first)[-1]
+    if end > len(first):
+        raise RemoteProtocolError("CALL whose list is longer than the message")
+    return first, first[JOINED_BYTES:end], first[end:]
+
+
+def _meta(frames: Sequence[Frame]) -> Any:
+    return unpack(frames[1], max_bytes=MAX_META_BYTES)
+
+
+def _texts(value: object, what: str, most: int) -> Sequence[str]:
+    """``value`` as a list of short texts, None as an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > most:
+        raise RemoteProtocolError(f"{what} of CALL is not a list of at most {most} task ids")
+    for each in value:
+        _text(each, what)
+    return value
+
+
+def _ids(value: object) -> Sequence[int]:
+    if not isinstance(value, list) or len(value) > MAX_DEPS or not all(type(each) is int for each in value):
+        raise RemoteProtocolError(f"ACK takes a list of at most {MAX_DEPS} call ids")
+    return value
+
+
+def _far(value: object) -> dict[str, list[str]]:
+    """Where the results among ``deps`` are that another host has: ``{task id: [server id, address]}``."""
+    if not isinstance(value, dict) or len(value) > MAX_DEPS:
+        raise RemoteProtocolError("far of CALL is not a map of task ids")
+    for task_id, place in value.items():
+        _text(task_id, "task id")
+        if not isinstance(place, list) or len(place) != 2:
+            raise RemoteProtocolError("far of CALL does not say [server id, address]")
+        for text in place:
+            _text(text, "address")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        raise RemoteProtocolError(f"{what} is not a text of at most {MAX_TEXT} characters")
+    return value
+
+
+def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
+    """Token and CALL of a message that is one frame, without results among its arguments and without options.
+
+    None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
+    before if this one is understood, so that nothing is checked here twice.
+    """
+    if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
+        return None
+    _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
+    end = JOINED_BYTES + length
+    target = _plain_targets.get(frame[JOINED_BYTES:end])
+    if target is None or end > len(frame) or not call_id:
+        return None
+    needed = call_id - behind + 1 if behind else 0
+    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), {}, (frame[end:],), needed))
+
+
+_CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
+_plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
+_MAX_PLAIN_TARGETS = 8_192
+
+
+def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
+    needed = head.call_id - head.code + 1 if head.code else 0
+    plain = _plain_targets.get(frames[1]) if type(frames[1]) is bytes else None
+    if plain is not None and head.call_id:
+        return Call(head.call_id, head.flags, head.time_ms, *plain, (), {}, frames[2:], needed)
+    meta = _meta(frames)
+    if not isinstance(meta, list) or len(meta) != 4:
+        raise RemoteProtocolError("CALL takes [agent, method, deps, options]")
+    agent, method, deps, options = meta
+    if options is None:
+        options = {}
+    elif not isinstance(options, dict):
+        raise RemoteProtocolError("options of CALL are not a map")
+    else:
+        if "chain" in options:
+            options["chain"] = _texts(options["chain"], "chain", MAX_CHAIN)
+        if "far" in options:
+            options["far"] = _far(options["far"])
+    if head.call_id == 0:
+        raise RemoteProtocolError("CALL with id 0")
+    target = _text(agent, "agent id"), _text(method, "method name")
+    if deps is None and not options and type(frames[1]) is bytes:
+        if len(_plain_targets) >= _MAX_PLAIN_TARGETS:
+            _plain_targets.clear()
+        _plain_targets[frames[1]] = target
+    return Call(
+        head.call_id, head.flags, head.time_ms, *target, _texts(deps, "deps", MAX_DEPS), options, frames[2:], needed
+    )
+
+
+def _parse_hello(head: Header, frames: Sequence[Frame]) -> Hello:
+    meta = _meta(frames)
+    client_id = meta.get("client") if isinstance(meta, dict) else None
+    if not isinstance(client_id, bytes) or len(client_id) != CLIENT_ID_BYTES:
+        raise RemoteProtocolError("HELLO without a client id")
+    return Hello(head.call_id, client_id, meta)

@@ -1,0 +1,163 @@
+"""One end of a Unix socket that speaks ZMTP: what the clients and the host of one machine have between them.
+
+`zmtp` knows the bytes, this module the socket: nothing here ever waits, and a broken connection is no exception but
+an `ended` one. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from itertools import islice
+
+from . import zmtp
+from .messages import Frame
+
+__all__ = ["SENDING", "UnixWire"]
+
+SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
+_HEADS = (0, zmtp.LONG)  # the first byte of a message of one frame
+WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
+PIECES = 64  # written by one system call
+SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
+AT_ONCE = int(socket.MSG_DONTWAIT)
+SENDING = AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
+
+
+class UnixWire:
+    """See the module's docstring. ``sock`` is connected or will be; the wire closes it.
+
+    ``pending``: something sent waits until there is room. ``ended``: nothing more can be sent. ``drained``: nothing
+    more can be read, but for what was read and not taken.
+    """
+
+    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "pending")
+
+    def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
+        self._in = incoming
+        self._out: deque[Frame] = deque()
+        self.pending = self.ended = self.drained = False
+        self._socket = sock
+        sock.settimeout(None)  # whatever the program's default is
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def send(self, parts: list[Frame]) -> None:
+        """Send a message now, as far as there is room."""
+        if len(parts) == 1 and len(parts[0]) < 256 and not self._out:
+            data = bytes((0, len(parts[0]))) + parts[0]
+            try:
+                count = self._socket.send(data, SENDING)
+            except BlockingIOError:
+                count = 0
+            except OSError:
+                self.end()
+                return
+            if count == len(data):
+                return
+            self._out.append(data[count:])
+        else:
+            self._out += zmtp.enclosed(parts)
+        self.flush()
+
+    def queue(self, parts: list[Frame]) -> None:
+        """The same at the next `flush`."""
+        if len(parts) == 1 and len(parts[0]) < 256:
+            self._out.append(bytes((0, len(parts[0]))) + parts[0])
+        else:
+            self._out += zmtp.enclosed(parts)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as there is room, `WRITE_BYTES` at most."""
+        out = self._out
+        left = WRITE_BYTES
+        try:
+            while out and left and not self.ended:
+                try:
+                    count = self._socket.sendmsg(self._next_pieces(left), (), SENDING)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    self.end()
+                    break
+                left -= count
+                while count:
+                    piece = out[0]
+                    if count < len(piece):
+                        out[0] = memoryview(piece)[count:]
+                        break
+                    count -= len(piece)
+                    out.popleft()
+        except BaseException:  # KeyboardInterrupt: how much was written is not known, and nothing may be written twice
+            self.end()
+            raise
+        self.pending = bool(out) and not self.ended
+
+    def _next_pieces(self, room: int) -> list[Frame]:
+        """What is to be written next, ``room`` bytes at most."""
+        pieces: list[Frame] = []
+        for piece in islice(self._out, PIECES):
+            if len(piece) >= room:
+                pieces.append(memoryview(piece)[:room])
+                break
+            pieces.append(piece)
+            room -= len(piece)
+        return pieces
+
+    def read(self) -> int:
+        """Read what is there, once; how many bytes that was."""
+        if self.drained:
+            return 0
+        try:
+            count = self._socket.recv_into(self._in.space(), 0, AT_ONCE)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            count = 0
+        if count:
+            self._in.filled(count)
+        else:
+            self.drained = True
+            self.end()
+        return count
+
+    def read_short(self) -> bytes | None:
+        """Read what is there, once: the message, if that is one of a single short frame and nothing else.
+
+        That is the rule where callers wait for each other. Anything else is left for `take`. To be called only when
+        nothing was left so far, and after the handshake.
+        """
+        try:
+            data = self._socket.recv(SHORT_READ_BYTES, AT_ONCE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        size = len(data)
+        if size > 1 and (start := data[0]) in _HEADS:
+            if not start and size == data[1] + 2:
+                return data[2:]
+            if start and size == int.from_bytes(data[1:9], "big") + 9:
+                return data[9:]
+        if data:
+            self._in.feed(data)
+        else:
+            self.drained = True
+            self.end()
+        return None
+
+    def take(self) -> list[Frame] | None:
+        """The next message of what was read. RemoteProtocolError: the other side does not speak ZMTP."""
+        incoming = self._in
+        message = incoming.take()
+        if message is None and incoming.answers:
+            if not self.pending:  # who asks again and again, and does not read, is not answered
+                self._out += incoming.answers
+                self.flush()
+            incoming.answers.clear()
+        return message
+
+    def end(self) -> None:
+        """Nothing more can be sent. What the other side sent before it went can still be read."""
+        self.ended = True
+        self.pending = False
+        self._out.clear()

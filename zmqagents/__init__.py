@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 from . import errors as _errors
 from .agents import base as _agent
 from .agents.base import AgentBase as AgentBase
@@ -23,6 +21,7 @@ from .agents.base import idempotent as idempotent
 from .agents.base import stream_func as stream_func
 from .agents.base import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
+from .version import __version__ as __version__
 
 _LAZY = {
     "AgentProxy": "client.proxy",

@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple
 
-from .. import __version__, codec, discovery, errors
+from .. import codec, discovery, errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..execution.file_roots import hold_apart
@@ -63,6 +63,7 @@ from ..security import keys as security
 from ..store import FutureStore, SharedStore, StoreLimits, open_store
 from ..store.base import State as ResultState
 from ..store.write_behind import Archive, Question, reply_for
+from ..version import __version__
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Code, Kind, Reply

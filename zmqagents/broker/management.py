@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .. import __version__, codec, errors
+from .. import codec, errors
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
@@ -39,6 +39,7 @@ from ..scheduler.records import AgentRecord, Effect, Peer, State, Ticket
 from ..security.keys import Role, name_of
 from ..store import FutureStore
 from ..store.write_behind import Archive
+from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply
 
 __all__ = ["ADMIN_ONLY", "ANSWERED_APART", "RUN_AS_CALLS", "Management"]

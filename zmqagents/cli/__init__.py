@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
-from .. import __version__
+from ..version import __version__
 from .command import Shell
 from .output import say
 

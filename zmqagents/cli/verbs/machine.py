@@ -11,8 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ... import __version__, errors
+from ... import errors
 from ...config import BrokerConfig, without_password
+from ...version import __version__
 from ..command import Verb, name_the_option, variable_of
 from ..options import as_json
 from ..output import say, show, show_facts, show_table

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from examples import demo
-from zmqagents.agents.base import CallContext, _current, spec_of
+from zmqagents.agents.context import CallContext, _current
 from zmqagents.agents.loader import load_agents_from_dir
+from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallCancelled
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

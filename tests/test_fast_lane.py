@@ -14,7 +14,7 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, client_of, client_on_host, within
 from zmqagents import AgentBase, AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, concurrent, current_call
-from zmqagents.agents.base import spec_of
+from zmqagents.agents.spec import spec_of
 from zmqagents.agents.timing import FORGIVEN_RUNS, LEAST_RUNS, LONG_S, SHORT_S, Pace
 from zmqagents.broker.leader import Helm, Relieved
 from zmqagents.errors import AgentCallError, CallTimeout, DeadlockError

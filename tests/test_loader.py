@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from zmqagents.agents.base import AgentBase, is_agent_class
+from zmqagents.agents.base import AgentBase
 from zmqagents.agents.loader import PACKAGE, load_agents_from_dir, load_custom_class_from_file
+from zmqagents.agents.spec import is_agent_class
 from zmqagents.errors import LoadError
 
 READER = """

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from zmqagents.agents.base import CallContext, _current
+from zmqagents.agents.context import CallContext, _current
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.configs import ChatModel, ModelConfigs, check_model_configs, load_model_configs_file, redact
 

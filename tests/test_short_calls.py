@@ -10,7 +10,7 @@ import pytest
 
 from world import Plain, World, ok
 from zmqagents import errors
-from zmqagents.agents.base import spec_of
+from zmqagents.agents.spec import spec_of
 from zmqagents.broker.leader import Helm
 from zmqagents.scheduler.dispatcher import Answer, State, Ticket
 from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zmqagents import errors
-from zmqagents.agents.base import AgentBase, ClassSpec, concurrent, spec_of
+from zmqagents.agents.base import AgentBase
+from zmqagents.agents.marks import concurrent
+from zmqagents.agents.spec import ClassSpec, spec_of
 from zmqagents.codec import pack, unpack
 from zmqagents.config import BrokerConfig
 from zmqagents.scheduler.dispatcher import (

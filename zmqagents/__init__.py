@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from . import errors as _errors
 from .agents import base as _agent
 from .agents.base import AgentBase as AgentBase
-from .agents.base import agent as agent
-from .agents.base import async_func as async_func
-from .agents.base import concurrent as concurrent
-from .agents.base import current_call as current_call
-from .agents.base import idempotent as idempotent
-from .agents.base import stream_func as stream_func
-from .agents.base import sync_func as sync_func
+from .agents.context import current_call as current_call
+from .agents.marks import agent as agent
+from .agents.marks import async_func as async_func
+from .agents.marks import concurrent as concurrent
+from .agents.marks import idempotent as idempotent
+from .agents.marks import stream_func as stream_func
+from .agents.marks import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
 from .version import __version__ as __version__
 

@@ -38,7 +38,7 @@ from types import ModuleType
 
 from ..codec.pickling import make_package
 from ..errors import LoadError, safe_text
-from .base import is_agent_class
+from .spec import is_agent_class
 
 __all__ = ["PACKAGE", "load_agents_from_dir", "load_custom_class_from_file"]
 

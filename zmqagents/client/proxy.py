@@ -20,7 +20,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from .. import codec, errors
-from ..agents.base import AgentOptions, _current, class_name_of, current_call
+from ..agents.context import _current, current_call
+from ..agents.marks import AgentOptions
+from ..agents.spec import class_name_of
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S, check_host
 from ..connection.connection import Connection, Target, Transport, connect, target_of, trust

@@ -23,7 +23,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import codec, errors
-from ..agents.base import current_call
+from ..agents.context import current_call
 from ..codec import TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Reply

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .. import codec, discovery, errors
-from ..agents.base import CallContext, _current, current_call
+from ..agents.context import CallContext, _current, current_call
 from ..codec import Encoded
 from ..config import check_host
 from ..security import keys

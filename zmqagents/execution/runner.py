@@ -19,7 +19,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from typing import Any
 
 from .. import codec, errors
-from ..agents.base import AgentBase, CallContext, ClassSpec, HostServices, _current, class_name_of, spec_of
+from ..agents.base import AgentBase
+from ..agents.context import CallContext, HostServices, _current
+from ..agents.spec import ClassSpec, class_name_of, spec_of
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..agents.base import CallContext, current_call
+from ..agents.context import CallContext, current_call
 from ..codec import Encoded
 from ..errors import BlockingCallError, HostStopping, ZmqAgentsError
 from ..models.configs import ModelConfigs

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from ..agents.base import CallContext
+from ..agents.context import CallContext
 from ..errors import HostBusy
 from ..scheduler.dispatcher import Ticket, error_reply
 from ..wire.messages import Flag, Reply

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..agents.base import current_call
+from ..agents.context import current_call
 from ..errors import ConfigError, MissingExtra, ZmqAgentsError, safe_text
 
 __all__ = ["ChatModel", "ModelConfigs", "check_model_configs", "load_model_configs_file", "redact"]

@@ -10,7 +10,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from .. import errors
-from ..agents.base import AgentOptions, ClassSpec, MethodSpec, new_agent_id
+from ..agents.base import new_agent_id
+from ..agents.marks import AgentOptions
+from ..agents.spec import ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op

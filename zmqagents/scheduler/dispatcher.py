@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from .. import errors
-from ..agents.base import ClassSpec
+from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from ..agents.base import AgentOptions, CallContext, ClassSpec, MethodSpec
+from ..agents.context import CallContext
+from ..agents.marks import AgentOptions
+from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
 from ..errors import ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .. import discovery, errors
-from ..agents.base import class_name_of
+from ..agents.spec import class_name_of
 from ..client.proxy import AgentProxy, RpcClient
 from ..config import DEFAULT_TIMEOUT_S, END_WAIT_S, BrokerConfig, generate_server_id
 from ..connection.connection import Target, connect, trust

@@ -257,6 +257,9 @@ def box(letter: str, *children: Any) -> list[Any]:
     return [msgpack.ExtType(1, letter.encode()), *children]
 
 
+DECIMAL = codec_encoder._Ext.DECIMAL
+
+
 def leaf(code: codec_encoder._Ext, data: bytes) -> Any:
     return msgpack.ExtType(code, data)
 
@@ -281,8 +284,8 @@ CHILDREN: dict[str, Any] = {
     "complex": leaf(codec_encoder._Ext.COMPLEX, bytes(16)), "timedelta": leaf(codec_encoder._Ext.TIMEDELTA, bytes(12)),
     "date": leaf(codec_encoder._Ext.DATE, b"2024-01-01"), "uuid": leaf(codec_encoder._Ext.UUID, bytes(16)),
     "path": leaf(codec_encoder._Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(codec_encoder._Ext.ELLIPSIS, b""),
-    "Decimal": leaf(codec_encoder._Ext.DECIMAL, b"1.5"), "huge Decimal": leaf(codec_encoder._Ext.DECIMAL, BIG_TEXT.encode()),
-    "tiny Decimal": leaf(codec_encoder._Ext.DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(codec_encoder._Ext.DECIMAL, b"sNaN"),
+    "Decimal": leaf(DECIMAL, b"1.5"), "huge Decimal": leaf(DECIMAL, BIG_TEXT.encode()),
+    "tiny Decimal": leaf(DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(DECIMAL, b"sNaN"),
     "tuple": box("t", 1), "set": box("s", 1), "frozenset": box("f"), "deque": box("d", None, 1),
     "huge range": BIG_RANGE,
     "slice": box("l", BIG_RANGE, None, None), "Fraction": box("q", 1, 3), "bytearray": box("b", b"abc"),
@@ -291,7 +294,7 @@ CHILDREN: dict[str, Any] = {
     "object": box("o", "Pair", box("t", 1, 2)), "object of an unknown class": box("o", "x:Y", BIG_RANGE),
     "exception": box("x", {"type": "builtins:KeyError", "message": "m"}, None),
     "list of huge ranges": [BIG_RANGE, BIG_RANGE],
-    "dict with a huge key": {leaf(codec_encoder._Ext.DECIMAL, BIG_TEXT.encode()): 1},
+    "dict with a huge key": {leaf(DECIMAL, BIG_TEXT.encode()): 1},
     "agent": REFERENCE, "task": box("T", "a-1", "s", "h:1"),
 }  # fmt: skip
 DESCRIPTION = {

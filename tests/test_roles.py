@@ -32,7 +32,7 @@ from zmqagents import (
     current_call,
 )
 from zmqagents.connection.connection import Connection, Target
-from zmqagents.security import keys
+from zmqagents.security import curve, keys
 from zmqagents.security.keys import KeyStore
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind, Op
@@ -364,7 +364,7 @@ def raw_user(house: House, name: str, client_id: bytes) -> Iterator[zmq.Socket[b
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.setsockopt(zmq.RCVTIMEO, 3000)
-        keys.client_curve(dealer, house.users[name].client_keypair(), house.store.server_keypair().public)
+        curve.client_curve(dealer, house.users[name].client_keypair(), house.store.server_keypair().public)
         dealer.connect(f"tcp://127.0.0.1:{house.launcher.port}")
         hello = codec.pack({"client": client_id, "versions": [messages.VERSION]})
         dealer.send_multipart([messages.header(Kind.HELLO), hello])

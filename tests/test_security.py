@@ -25,8 +25,11 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from zmqagents.errors import ConfigError
-from zmqagents.security import keys as security
-from zmqagents.security.keys import Authenticator, KeyPair, KeyStore
+from zmqagents.security import keys as keys_module
+from zmqagents.security import zap
+from zmqagents.security.curve import client_curve, guard_insecure, guard_tcp
+from zmqagents.security.keys import KeyPair, KeyStore, Peer, _look_at, _new_pair, _read_peers, _write_peer
+from zmqagents.security.zap import Authenticator
 
 WAIT_MS = 5_000  # for what must come; a loaded machine may take long
 SILENCE_MS = 400  # for what must not come; a handshake on loopback takes 2 ms
@@ -79,9 +82,9 @@ class Host:
                 self.authenticator.handle()
             if self.router in ready:
                 identity, *body = self.router.recv_multipart(copy=False)
-                user = security.user_of(body[-1])
+                user = zap.user_of(body[-1])
                 role = self.authenticator.role_of(user or "") if self.authenticator else None
-                self.router.send_multipart([identity.bytes, f"{security.name_of(str(user))} {role}".encode()])
+                self.router.send_multipart([identity.bytes, f"{zap.name_of(str(user))} {role}".encode()])
 
     def __enter__(self) -> Host:
         self._thread.start()
@@ -98,7 +101,7 @@ class Host:
 
 def tcp_host(keys: KeyStore) -> Host:
     pair = keys.server_keypair()
-    return Host(Authenticator(keys), (lambda s: security.guard_tcp(s, pair), "tcp://127.0.0.1:*"))
+    return Host(Authenticator(keys), (lambda s: guard_tcp(s, pair), "tcp://127.0.0.1:*"))
 
 
 class Client:
@@ -110,7 +113,7 @@ class Client:
         self.socket = ctx.socket(zmq.DEALER)
         self.socket.linger = 0
         if keys is not None:
-            security.client_curve(self.socket, *keys)
+            client_curve(self.socket, *keys)
         self._monitor = self.socket.get_monitor_socket()
         self.started = time.monotonic()
         self.socket.connect(address)
@@ -142,7 +145,7 @@ def mode_of(path: Path) -> int:
 
 
 def new_pair() -> KeyPair:
-    return security._new_pair()
+    return _new_pair()
 
 
 # ---------------------------------------------------------------- the key store
@@ -151,7 +154,7 @@ def new_pair() -> KeyPair:
 def test_first_use_makes_a_store_in_which_its_own_client_is_admin(tmp_path: Path) -> None:
     place = tmp_path / "config" / "keys"
     keys = KeyStore.open(place)
-    assert keys.authorized() == {keys.client_keypair().public: security.Peer("self", "admin")}
+    assert keys.authorized() == {keys.client_keypair().public: Peer("self", "admin")}
     again = KeyStore.open(place, create=False)
     assert again.server_keypair() == keys.server_keypair()
     assert again.client_keypair() == keys.client_keypair()
@@ -270,7 +273,7 @@ def test_a_store_made_half_by_a_process_that_died_is_completed(keys: KeyStore) -
     (keys.path / "client.key").unlink()
     again = KeyStore.open(keys.path)
     assert again.server_keypair() == server
-    assert again.authorized() == {again.client_keypair().public: security.Peer("self", "admin")}
+    assert again.authorized() == {again.client_keypair().public: Peer("self", "admin")}
 
 
 @pytest.mark.parametrize("name", ["", "../evil", ".hidden", "a/b", "ключ", "x" * 65, "new\nline"])
@@ -300,8 +303,8 @@ def test_every_key_survives_its_file(raw: bytes) -> None:
     """Z85 text may begin with ``#`` and hold ``=``."""
     key = z85.encode(raw).decode()
     with tempfile.TemporaryDirectory() as directory:
-        security._write_peer(Path(directory, "bob.pub"), key, "call")
-        assert dict(security._read_peers([Path(directory, "bob.pub")])) == {key: security.Peer("bob", "call")}
+        _write_peer(Path(directory, "bob.pub"), key, "call")
+        assert dict(_read_peers([Path(directory, "bob.pub")])) == {key: Peer("bob", "call")}
 
 
 def test_a_change_by_another_process_is_seen_after_a_second_and_not_looked_for_before(tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_a_change_by_another_process_is_seen_after_a_second_and_not_looked_for_b
     now += 0.9
     assert keys.authorized() is before
     now += 0.2
-    assert keys.authorized()[bob] == security.Peer("bob", "call")
+    assert keys.authorized()[bob] == Peer("bob", "call")
     path = keys.path / "authorized" / "bob.pub"
     path.write_text(path.read_text().replace("call", "admin"))  # in place, as an editor may
     now += 1.1
@@ -360,12 +363,12 @@ def test_a_process_without_a_free_descriptor_does_not_take_its_clients_for_revok
 ) -> None:
     now = 100.0
     keys = KeyStore.open(tmp_path / "keys", clock=lambda: now)
-    before, look_at = keys.authorized(), security._look_at
+    before, look_at = keys.authorized(), _look_at
     keys.authorize("bob", new_pair().public)
     now += 1.1
     with no_descriptors() as fill, monkeypatch.context() as patch:
         if within == "its files":
-            patch.setattr(security, "_look_at", lambda directory: (look_at(directory), fill())[0])
+            patch.setattr(keys_module, "_look_at", lambda directory: (look_at(directory), fill())[0])
         else:
             fill()
         assert keys.authorized() == before
@@ -380,7 +383,7 @@ def test_a_look_is_trusted_only_when_the_newest_change_is_safely_past(
     newest = max(directory.stat().st_mtime_ns, (directory / "self.pub").stat().st_ctime_ns)
     for age_ns, settled in ((0, False), (50_000_000, False), (150_000_000, True)):
         monkeypatch.setattr(time, "time_ns", lambda age_ns=age_ns: newest + age_ns)
-        assert security._look_at(directory)[2] is settled
+        assert _look_at(directory)[2] is settled
 
 
 def test_a_change_within_one_tick_of_the_file_clock_is_still_seen(tmp_path: Path) -> None:
@@ -497,7 +500,7 @@ def test_a_guarded_endpoint_admits_listed_keys_and_nobody_else(
 @pytest.mark.parametrize("order", ["curve first", "insecure first"])
 def test_endpoints_may_be_guarded_in_any_order(keys: KeyStore, ctx: zmq.Context[zmq.Socket[bytes]], order: str) -> None:
     server = keys.server_keypair()
-    guards: list[Guard] = [lambda s: security.guard_tcp(s, server), security.guard_insecure]
+    guards: list[Guard] = [lambda s: guard_tcp(s, server), guard_insecure]
     if order == "insecure first":
         guards.reverse()
     with Host(Authenticator(keys, insecure=True), *((guard, "tcp://127.0.0.1:*") for guard in guards)) as host:
@@ -516,7 +519,7 @@ def test_an_insecure_endpoint_is_open_to_nobody_unless_it_was_asked_for(
     ctx: zmq.Context[zmq.Socket[bytes]],
 ) -> None:
     with (
-        Host(Authenticator(None), (security.guard_insecure, "tcp://127.0.0.1:*")) as host,
+        Host(Authenticator(None), (guard_insecure, "tcp://127.0.0.1:*")) as host,
         Client(ctx, host.addresses[0]) as client,
     ):
         seen = client.event(zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_SUCCEEDED)
@@ -574,7 +577,7 @@ def test_a_context_has_one_authenticator(ctx: zmq.Context[zmq.Socket[bytes]]) ->
 
 def test_a_client_key_that_is_none_is_a_config_error(ctx: zmq.Context[zmq.Socket[bytes]]) -> None:
     with ctx.socket(zmq.DEALER) as dealer, pytest.raises(ConfigError, match="40 characters"):
-        security.client_curve(dealer, new_pair(), "short")
+        client_curve(dealer, new_pair(), "short")
 
 
 # ---------------------------------------------------------------- the handler itself
@@ -652,7 +655,7 @@ def question(authenticator: Authenticator) -> Iterator[zmq.Socket[bytes]]:
     try:
         with context.socket(zmq.DEALER) as asker:
             asker.linger = 0
-            asker.connect(security.ZAP_ENDPOINT)
+            asker.connect(zap.ZAP_ENDPOINT)
             yield asker
     finally:
         authenticator.close()
@@ -696,7 +699,7 @@ def test_only_the_two_rules_lead_to_200(keys: KeyStore, frames: list[bytes], sta
 @given(st.lists(st.lists(st.binary(max_size=40), max_size=9), min_size=1, max_size=5))
 def test_garbage_is_answered_400_and_never_raises(requests: list[list[bytes]]) -> None:
     authenticator = Authenticator(None)
-    logging.getLogger("zmqagents.security.keys").disabled = True
+    logging.getLogger("zmqagents.security.zap").disabled = True
     try:
         with question(authenticator) as asker:
             for frames in requests:
@@ -707,7 +710,7 @@ def test_garbage_is_answered_400_and_never_raises(requests: list[list[bytes]]) -
             for _ in range(handled):
                 assert asker.recv_multipart()[3] == b"400"
     finally:
-        logging.getLogger("zmqagents.security.keys").disabled = False
+        logging.getLogger("zmqagents.security.zap").disabled = False
 
 
 def test_a_store_that_fails_refuses_the_peer_and_the_handler_goes_on(
@@ -739,24 +742,24 @@ def test_a_host_that_is_not_insecure_answers_400_to_mechanism_null(keys: KeyStor
 def test_a_flood_of_handshakes_takes_the_router_thread_in_portions() -> None:
     authenticator = Authenticator(None, insecure=True)
     with question(authenticator) as asker:
-        for _ in range(security.REQUESTS_PER_TURN + 5):
+        for _ in range(zap.REQUESTS_PER_TURN + 5):
             asker.send_multipart([b"", *PLAIN])
-        assert [authenticator.handle() for _ in range(3)] == [security.REQUESTS_PER_TURN, 5, 0]
+        assert [authenticator.handle() for _ in range(3)] == [zap.REQUESTS_PER_TURN, 5, 0]
 
 
 def test_a_refused_peer_is_logged_once_and_all_of_them_twenty_times_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refusals = security._RefusalLog()
+    refusals = zap._RefusalLog()
     for attempt in range(1000):
         refusals.add("10.0.0.1", 100.0 + attempt / 100)
     assert len(caplog.records) == 1
     for attempt in range(1000):
         refusals.add(f"10.0.1.{attempt}", 120.0)
-    assert len(caplog.records) == security.REFUSAL_LINES
+    assert len(caplog.records) == zap.REFUSAL_LINES
     refusals.add("10.0.0.1", 161.0)
-    assert len(caplog.records) == security.REFUSAL_LINES + 2
-    assert f"{999 + 1000 - (security.REFUSAL_LINES - 1)} further attempts" in caplog.messages[-2]
+    assert len(caplog.records) == zap.REFUSAL_LINES + 2
+    assert f"{999 + 1000 - (zap.REFUSAL_LINES - 1)} further attempts" in caplog.messages[-2]
 
 
 def test_a_refusal_names_the_key_that_could_be_authorised(
@@ -776,9 +779,9 @@ def test_a_refusal_names_the_key_that_could_be_authorised(
 
 FIRST_ID = """
 import sys, zmq
-from zmqagents import security
+from zmqagents.security.curve import seed_routing_ids
 if "seed" in sys.argv:
-    security.seed_routing_ids()
+    seed_routing_ids()
 ctx = zmq.Context()
 with ctx.socket(zmq.ROUTER) as router, ctx.socket(zmq.DEALER) as dealer:
     router.bind("inproc://r")
@@ -814,8 +817,8 @@ def test_without_a_handler_a_guarded_endpoint_lets_nobody_in(
     server = keys.server_keypair()
     with Host(
         None,
-        (lambda s: security.guard_tcp(s, server), "tcp://127.0.0.1:*"),
-        (security.guard_insecure, "tcp://127.0.0.1:*"),
+        (lambda s: guard_tcp(s, server), "tcp://127.0.0.1:*"),
+        (guard_insecure, "tcp://127.0.0.1:*"),
     ) as host:
         tcp, insecure = host.addresses
         curve = keys.client_keypair(), server.public
@@ -829,7 +832,7 @@ def test_after_its_handler_was_closed_a_guarded_endpoint_lets_nobody_in(
 ) -> None:
     server = keys.server_keypair()
     curve = keys.client_keypair(), server.public
-    with Host(None, (lambda s: security.guard_tcp(s, server), "tcp://127.0.0.1:*")) as host:
+    with Host(None, (lambda s: guard_tcp(s, server), "tcp://127.0.0.1:*")) as host:
         authenticator = Authenticator(keys)
         authenticator.bind(host.context)
         with Client(ctx, host.addresses[0], curve) as client:
@@ -848,7 +851,7 @@ def test_fact_curve_without_enforced_domain_and_handler_accepts_every_key(
     """When this fails ZMQ_ZAP_ENFORCE_DOMAIN may have become needless."""
 
     def guard(router: zmq.Socket[bytes]) -> None:
-        security.guard_tcp(router, keys.server_keypair())
+        guard_tcp(router, keys.server_keypair())
         router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 0)
 
     stranger = new_pair(), keys.server_keypair().public
@@ -876,7 +879,7 @@ def claim_user_id(address: str, user: bytes) -> bytes:
 
 
 def test_a_peer_cannot_choose_its_user_id_on_a_guarded_endpoint() -> None:
-    with Host(Authenticator(None, insecure=True), (security.guard_insecure, "tcp://127.0.0.1:*")) as host:
+    with Host(Authenticator(None, insecure=True), (guard_insecure, "tcp://127.0.0.1:*")) as host:
         assert claim_user_id(host.addresses[0], b"uid:0") == b"insecure call"
 
 

@@ -29,7 +29,7 @@ from actors import within
 from zmqagents.broker.delivery import Outbound, Session, Where
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
-from zmqagents.security.keys import Authenticator
+from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages as frames
 from zmqagents.wire import unix, zmtp
 from zmqagents.wire.messages import Frame, Hello

@@ -59,7 +59,8 @@ from ..scheduler.dispatcher import (
     error_reply,
 )  # fmt: skip
 from ..scheduler.records import ParkedFetch
-from ..security import keys as security
+from ..security import zap
+from ..security.keys import KeyStore
 from ..store import FutureStore, SharedStore, StoreLimits, open_store
 from ..store.base import State as ResultState
 from ..store.write_behind import Archive, Question, reply_for
@@ -222,10 +223,10 @@ class Broker:
             raise
 
     def _bind(self, config: BrokerConfig) -> Bound:
-        keys = None if config.private else security.KeyStore.open()
+        keys = None if config.private else KeyStore.open()
         if keys is not None:
             hold_apart(config.file_roots, keys.path)
-        self._auth = security.Authenticator(keys, insecure=bool(config.insecure))
+        self._auth = zap.Authenticator(keys, insecure=bool(config.insecure))
         path = discovery.ipc_path(config.server_id)
         self._ipc_lock = discovery.IpcLock(path)
         self._ipc_lock.acquire()

@@ -26,7 +26,8 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.records import Effect, Ticket
-from ..security.keys import Role, name_of
+from ..security.keys import Role
+from ..security.zap import name_of
 from ..wire import messages
 from ..wire.messages import Flag, Frame, Hello, Kind, error_reply
 from .delivery import Outbound, Session, Where

@@ -36,7 +36,8 @@ from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.records import AgentRecord, Effect, Peer, State, Ticket
-from ..security.keys import Role, name_of
+from ..security.keys import Role
+from ..security.zap import name_of
 from ..store import FutureStore
 from ..store.write_behind import Archive
 from ..version import __version__

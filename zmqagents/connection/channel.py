@@ -38,7 +38,7 @@ import zmq
 
 from .. import codec, errors
 from ..codec import new_tuple
-from ..security import keys as security
+from ..security.keys import KeyStore
 from ..wire import messages, unix
 from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
@@ -584,7 +584,7 @@ class Channel:
         try:
             endpoint, server_key = self._resolve()
             self._on_tcp = endpoint.startswith("tcp:")
-            keys = security.KeyStore.open().client_keypair() if server_key is not None else None
+            keys = KeyStore.open().client_keypair() if server_key is not None else None
             path = endpoint.removeprefix("ipc://")
             self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:

@@ -21,7 +21,8 @@ import zmq.backend
 from .. import errors
 from ..broker.delivery import ZERO_COPY_BYTES, SendFrame
 from ..config import BrokerConfig
-from ..security import keys as security
+from ..security import curve, zap
+from ..security.keys import KeyPair
 from . import messages
 from .messages import Frame, Kind
 
@@ -48,13 +49,13 @@ class Arrival(NamedTuple):
 class RouterDoor:
     """See the module's docstring. ``auth`` decides who comes in."""
 
-    def __init__(self, config: BrokerConfig, auth: security.Authenticator, message_limit: int) -> None:
+    def __init__(self, config: BrokerConfig, auth: zap.Authenticator, message_limit: int) -> None:
         self.hello_from = ""  # the user of the HELLO received last
         self._config = config
         self._auth = auth
         self._message_limit = message_limit
         self._monitor: zmq.Socket[bytes] | None = None
-        security.seed_routing_ids()
+        curve.seed_routing_ids()
         self._context: zmq.Context[Any] = zmq.Context()
         try:
             auth.bind(self._context)
@@ -67,15 +68,15 @@ class RouterDoor:
         # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
         self.send_frame: SendFrame = super(zmq.Socket, self._router).send
 
-    def open(self, keys: security.KeyPair | None) -> int:
+    def open(self, keys: KeyPair | None) -> int:
         """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, LaunchError."""
         config, router = self._config, self._router
         self._set_options()
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         if keys is None:
-            security.guard_insecure(router)
+            curve.guard_insecure(router)
         else:
-            security.guard_tcp(router, keys)
+            curve.guard_tcp(router, keys)
         interface = "127.0.0.1" if config.local_mode else "*"
         try:
             router.bind(f"tcp://{interface}:{config.port or '*'}")
@@ -137,7 +138,7 @@ class RouterDoor:
             length = len(frame)
             size += length
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
-                self.hello_from = security.user_of(frame) or ""
+                self.hello_from = zap.user_of(frame) or ""
             if size > limit:
                 del parts[1:]
             elif len(parts) <= messages.MAX_FRAMES:

@@ -25,7 +25,8 @@ import zmq
 import zmq.backend
 
 from ..errors import RemoteProtocolError
-from ..security import keys as security
+from ..security import curve
+from ..security.keys import KeyPair
 from . import zmtp
 from .messages import Frame
 from .stream import UnixWire
@@ -199,7 +200,7 @@ class ZmqCarrier:
 
     pending = False  # libzmq has queues of its own
 
-    def __init__(self, endpoint: str, keys: security.KeyPair | None, server_key: str | None) -> None:
+    def __init__(self, endpoint: str, keys: KeyPair | None, server_key: str | None) -> None:
         self.events: list[Event] = []
         self._dealer: zmq.Socket[bytes] = _process_context().socket(zmq.DEALER)
         # Closing with linger 0 while half of a multi-part message is written makes libzmq 4.3.5 abort the process.
@@ -209,7 +210,7 @@ class ZmqCarrier:
         for option, value in _DEALER_OPTIONS:
             self._dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:
-            security.client_curve(self._dealer, keys, server_key)
+            curve.client_curve(self._dealer, keys, server_key)
         self._monitor = self._dealer.get_monitor_socket(sum(_EVENTS))
         self.items: Items = [(self._dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         try:

@@ -15,10 +15,12 @@ import pytest
 import zmq
 
 from actors import within
-from zmqagents.wire import unix as carrier
-from zmqagents.wire import zmtp
+from zmqagents.wire import transport, zmtp
+from zmqagents.wire import unix as unix_module
+from zmqagents.wire.dealer import ZmqCarrier
 from zmqagents.wire.messages import Frame
-from zmqagents.wire.unix import Carrier, Event, UnixCarrier, ZmqCarrier
+from zmqagents.wire.transport import Carrier, Event
+from zmqagents.wire.unix import UnixCarrier
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -50,7 +52,7 @@ def attempt(wire: Carrier, is_over: Callable[[], object]) -> None:
     """Poll and read events until ``is_over``; messages stay."""
     with within(10):
         while not is_over():
-            wire.look(carrier.poll(wire.items, 20))
+            wire.look(transport.poll(wire.items, 20))
             if not any(event is Event.READY for event in wire.events):
                 assert wire.receive() is None
 
@@ -58,7 +60,7 @@ def attempt(wire: Carrier, is_over: Callable[[], object]) -> None:
 def next_message(wire: Carrier) -> list[Frame]:
     with within(10):
         while (message := wire.receive()) is None:
-            wire.look(carrier.poll(wire.items, 20))
+            wire.look(transport.poll(wire.items, 20))
     return message
 
 
@@ -101,7 +103,7 @@ def test_what_is_queued_goes_out_in_order_with_the_next_flush(make: Make, router
     with within(20):
         for number in range(500):
             while not router.poll(0):
-                wire.look(carrier.poll(wire.items, 1))
+                wire.look(transport.poll(wire.items, 1))
             assert router.recv_multipart()[1] == b"%d" % number
     wire.close()
 
@@ -179,7 +181,7 @@ def test_a_full_queue_of_new_connections_is_no_wait_for_ever(listener: socket.so
     begin = time.monotonic()
     wires = [UnixCarrier(path) for _ in range(4)]
     assert wires[-1].events == [Event.CUT]  # not REFUSED: somebody is there
-    assert time.monotonic() - begin < 5 * carrier.CONNECT_S + 5
+    assert time.monotonic() - begin < 5 * unix_module.CONNECT_S + 5
     for wire in wires:
         wire.close()
 
@@ -220,7 +222,7 @@ def test_a_peer_that_does_not_read_stops_nobody_and_gets_all_when_it_does(listen
         got = b""
         with within(20):
             while len(got) < len(expected):
-                wire.look(carrier.poll(wire.items, 20))
+                wire.look(transport.poll(wire.items, 20))
                 got += other.recv(1 << 20)
         assert got == expected
         assert not wire.pending
@@ -245,7 +247,7 @@ def test_closing_does_not_wait_for_a_peer_that_does_not_read(listener: socket.so
         wire.send([bytes(2_000_000)])
         begin = time.monotonic()
         wire.close()
-        assert time.monotonic() - begin < carrier.CLOSE_S + 5
+        assert time.monotonic() - begin < transport.CLOSE_S + 5
 
 
 class Interrupted:

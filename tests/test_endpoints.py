@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from zmqagents import discovery
 from zmqagents.discovery import ConnectionFile, IpcLock
 from zmqagents.errors import AddressInUse, ConfigError, LaunchError
+from zmqagents.security import private
 
 # A host without a broker: takes the lock, leaves a socket and a connection file, says so, waits for its end.
 FAKE_HOST = """
@@ -112,7 +113,7 @@ def test_a_runtime_directory_that_is_a_file_is_refused(place: Path) -> None:
     with pytest.raises(ConfigError, match="not a directory"):
         discovery.runtime_dir()
     with pytest.raises(ConfigError, match="cannot be made"):
-        discovery.private_dir(place / "below")
+        private.private_dir(place / "below")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -137,32 +138,32 @@ def test_a_private_file_is_written_whole_and_readable_by_its_owner_only(place: P
     path = discovery.runtime_dir() / "secret"
     old_mask = os.umask(0)
     try:
-        discovery.write_private(path, b"one")
-        discovery.write_private(path, b"two")
+        private.write_private(path, b"one")
+        private.write_private(path, b"two")
     finally:
         os.umask(old_mask)
-    assert discovery.read_private(path) == b"two"
+    assert private.read_private(path) == b"two"
     assert mode_of(path) == 0o600
     assert os.listdir(place) == ["secret"]  # no draft is left
 
 
 def test_a_file_that_cannot_be_trusted_is_not_read(place: Path) -> None:
     path = discovery.runtime_dir() / "secret"
-    discovery.write_private(path, b"x")
+    private.write_private(path, b"x")
     path.chmod(0o640)
     with pytest.raises(ConfigError, match=rf"mode 0640.*chmod 600 {path}"):
-        discovery.read_private(path)
+        private.read_private(path)
     (place / "link").symlink_to(path)
     with pytest.raises(ConfigError, match="symbolic link"):
-        discovery.read_private(place / "link")
+        private.read_private(place / "link")
     os.mkfifo(place / "fifo", 0o600)
     with pytest.raises(ConfigError, match="not a regular file"):  # and it does not wait for a writer
-        discovery.read_private(place / "fifo")
-    discovery.write_private(path, bytes(discovery.MAX_FILE_BYTES + 1))
+        private.read_private(place / "fifo")
+    private.write_private(path, bytes(private.MAX_FILE_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than"):
-        discovery.read_private(path)
+        private.read_private(path)
     with pytest.raises(FileNotFoundError):
-        discovery.read_private(place / "missing")
+        private.read_private(place / "missing")
 
 
 # ---------------------------------------------------------------- paths
@@ -417,8 +418,8 @@ def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line
             "renamed": json.dumps(fields).encode(),
         }
         for name, data in bad.items():
-            discovery.write_private(place / f"{name}.json", data)
-        discovery.write_private(place / "open.json", json.dumps(fields | {"server_id": "open"}).encode())
+            private.write_private(place / f"{name}.json", data)
+        private.write_private(place / "open.json", json.dumps(fields | {"server_id": "open"}).encode())
         (place / "open.json").chmod(0o644)
         (place / "link.json").symlink_to(good.path)
         with caplog.at_level(logging.DEBUG, logger="zmqagents.discovery"):
@@ -449,16 +450,16 @@ def test_a_runtime_directory_that_is_not_private_has_no_hosts(place: Path) -> No
 
 @pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "a.localhost", "127.0.0.1", "127.9.9.9", "0.0.0.0", "::1"])
 def test_these_names_mean_this_machine(host: str) -> None:
-    assert discovery.is_this_machine(host)
+    assert private.is_this_machine(host)
 
 
 @pytest.mark.parametrize("host", ["", " ", "example.org", "192.0.2.1", "2001:db8::1", "localhost.example.org", "127"])
 def test_these_names_do_not_mean_this_machine(host: str) -> None:
-    assert not discovery.is_this_machine(host)
+    assert not private.is_this_machine(host)
 
 
 def test_the_host_name_means_this_machine_long_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "Box.Example.org")
-    assert discovery.is_this_machine("box")
-    assert discovery.is_this_machine("box.example.ORG")
-    assert not discovery.is_this_machine("example")
+    assert private.is_this_machine("box")
+    assert private.is_this_machine("box.example.ORG")
+    assert not private.is_this_machine("example")

@@ -31,11 +31,13 @@ from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
 from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages as frames
-from zmqagents.wire import unix, zmtp
+from zmqagents.wire import transport, zmtp
 from zmqagents.wire.messages import Frame, Hello
+from zmqagents.wire.poller import new_poller
 from zmqagents.wire.stream import WRITE_BYTES
-from zmqagents.wire.unix import Event, UnixCarrier
-from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, new_poller
+from zmqagents.wire.transport import Event
+from zmqagents.wire.unix import UnixCarrier
+from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -197,7 +199,7 @@ def test_a_unix_carrier_comes_in_and_is_answered(porter: Porter, path: str) -> N
         answers: list[list[Frame]] = []
 
         def answered(answers: list[list[Frame]] = answers) -> bool:
-            wire.look(unix.poll(wire.items, 0))
+            wire.look(transport.poll(wire.items, 0))
             answer = wire.receive()
             return answer is not None and not answers.append(answer)
 

@@ -68,8 +68,9 @@ from ..version import __version__
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Code, Kind, Reply
+from ..wire.poller import IN, new_poller
 from ..wire.router_listener import RouterDoor
-from ..wire.unix_listener import IN, UnixDoor, new_poller
+from ..wire.unix_listener import UnixDoor
 from .clients import Sessions
 from .delivery import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session, Where
 from .leader import Helm, Relieved

@@ -22,13 +22,14 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
     Raises UsageError when several could be meant. Private hosts, which belong to a program, are meant only by id.
     """
     from .. import discovery
+    from ..security import private
 
     if server_id:
         found = [r for r in discovery.list_hosts() if r.server_id == server_id and (not port or r.port == port)]
         return found[0] if found else None
     if port:
         return discovery.find_host(host, port)
-    here = discovery.is_this_machine(host)
+    here = private.is_this_machine(host)
     found = [r for r in discovery.list_hosts() if r.port is not None and (here or r.host == host)]
     if len(found) > 1:
         names = ", ".join(f"{r.server_id} at {r.host}:{r.port}" for r in found)

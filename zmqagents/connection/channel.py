@@ -39,10 +39,12 @@ import zmq
 from .. import codec, errors
 from ..codec import new_tuple
 from ..security.keys import KeyStore
-from ..wire import messages, unix
+from ..wire import dealer, messages, transport
+from ..wire.dealer import ZmqCarrier
 from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
-from ..wire.unix import Carrier, Event, UnixCarrier, ZmqCarrier
+from ..wire.transport import Carrier, Event
+from ..wire.unix import UnixCarrier
 from .requests import LARGE_BYTES, Message, Outstanding, Repeat, Request
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
@@ -99,7 +101,7 @@ class Channel:
         self._wake_w.setblocking(False)
         self._wake_fd = self._wake_r.fileno()
         self._carrier: Carrier | None = None
-        self._wakes: unix.Items = [(self._wake_fd, zmq.POLLIN)]
+        self._wakes: transport.Items = [(self._wake_fd, zmq.POLLIN)]
         self._token = 0
         self._server_id = ""
         self._epoch = ""
@@ -290,7 +292,7 @@ class Channel:
             self._asleep = True
             if self._book.outbox or not self.resting or self.closing or wire.events:
                 return False
-            ready = unix.poll([*self._wakes, *wire.items], int(left * 1000) + 1)
+            ready = transport.poll([*self._wakes, *wire.items], int(left * 1000) + 1)
             self._asleep = False
             wire.look(ready)
             if not ready or wire.events or any(where == self._wake_fd for where, _ in ready):
@@ -374,7 +376,7 @@ class Channel:
     def _sleep(self, timeout_ms: int) -> None:
         """Wait until there is something to do, ``timeout_ms`` at most (-1: for ever)."""
         wire = self._carrier
-        ready = unix.poll([*self._wakes, *wire.items] if wire is not None else self._wakes, timeout_ms)
+        ready = transport.poll([*self._wakes, *wire.items] if wire is not None else self._wakes, timeout_ms)
         if wire is not None:
             wire.look(ready)
         if any(where == self._wake_fd for where, _ in ready):
@@ -827,7 +829,7 @@ channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 def after_fork() -> None:
     """In the child; see `Channel.fail_in_child`."""
-    unix.forget_context()
+    dealer.forget_context()
     for channel in list(channels):
         channel.fail_in_child()
 
@@ -840,4 +842,4 @@ def close_all() -> None:
     for channel in mine:
         channel.join()
     if not any(channel.is_alive() for channel in mine):
-        unix.end_context()
+        dealer.end_context()

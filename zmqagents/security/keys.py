@@ -54,8 +54,8 @@ from typing import Literal
 import zmq
 from zmq.utils import z85
 
-from ..discovery import StrPath, is_this_machine, private_dir, read_private, write_private
 from ..errors import ConfigError
+from .private import StrPath, is_this_machine, private_dir, read_private, write_private
 
 __all__ = ["KeyPair", "KeyStore", "Peer", "Role"]
 

@@ -30,9 +30,10 @@ from typing import Any
 from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
+from .poller import IN, OUT
 from .stream import SENDING, SHORT_READ_BYTES, UnixWire
 
-__all__ = ["UnixDoor", "UnixPeer", "new_poller"]
+__all__ = ["UnixDoor", "UnixPeer"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ PAUSE_S = 0.1  # without a free descriptor nobody can come in; so long until the
 COMPLAINT_S = 60.0  # and so long until the next line about it
 READ_BYTES = 1_048_576  # of a long message in one turn
 QUEUE_PIECES = 64  # short messages that may wait for room here; who has more to send keeps it
-IN, OUT = select.POLLIN, select.POLLOUT  # those of epoll are the same numbers
 _REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for it
 
 
@@ -325,22 +325,3 @@ def _uid_of(sock: socket.socket) -> int | None:
 
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
-
-
-def new_poller() -> Any:
-    """An `select.epoll`, or what is like it where there is none."""
-    return select.epoll() if hasattr(select, "epoll") else _Poll()
-
-
-class _Poll:
-    """`select.poll`, with the interface of epoll."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self.register, self.modify, self.unregister = self._poll.register, self._poll.modify, self._poll.unregister
-
-    def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
-        return self._poll.poll(math.ceil(timeout * 1000))
-
-    def close(self) -> None:
-        """There is no descriptor."""

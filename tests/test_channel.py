@@ -19,9 +19,10 @@ import zmq
 
 from actors import Desk, Latch, client_of, host, within
 from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec
-from zmqagents.connection.channel import LATE_S, Channel, Plain
-from zmqagents.connection.connection import Connection, Target
-from zmqagents.connection.requests import Outstanding, Request
+from zmqagents.connection.channel import LATE_S, Channel
+from zmqagents.connection.connection import Connection
+from zmqagents.connection.requests import Outstanding, Plain, Request
+from zmqagents.connection.target import Target
 from zmqagents.errors import BlockingCallError
 from zmqagents.wire import messages
 from zmqagents.wire.link import Link, Waiter

@@ -31,7 +31,8 @@ from zmqagents import (
     codec,
     current_call,
 )
-from zmqagents.connection.connection import Connection, Target
+from zmqagents.connection.connection import Connection
+from zmqagents.connection.target import Target
 from zmqagents.security import curve, keys
 from zmqagents.security.keys import KeyStore
 from zmqagents.wire import messages

@@ -45,7 +45,8 @@ from zmqagents import (
 )
 from zmqagents.client.proxy import bind_reference
 from zmqagents.client.result import AsyncResult, _Condition, _Inlet
-from zmqagents.connection.connection import connect, target_of
+from zmqagents.connection.connection import connect
+from zmqagents.connection.target import target_of
 from zmqagents.execution.stream_sender import Outlet
 from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
 

@@ -33,7 +33,8 @@ from typing import Any
 from . import errors
 from .client.proxy import AgentProxy, RpcClient, bind_reference, request_body
 from .client.result import AsyncResult
-from .connection.connection import connect, target_of
+from .connection.connection import connect
+from .connection.target import target_of
 from .wire.messages import Op
 
 __all__ = ["INTERVAL_S", "Interval", "Load", "Summary", "run"]

@@ -31,7 +31,8 @@ from types import TracebackType
 from typing import Any
 
 from zmqagents import AsyncRpcClient, RpcClient
-from zmqagents.connection.connection import Target, connect
+from zmqagents.connection.connection import connect
+from zmqagents.connection.target import Target
 
 BUFFER_BYTES = 262_144
 _TURN_S = 0.05

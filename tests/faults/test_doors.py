@@ -23,7 +23,8 @@ import zmqagents
 from actors import Desk, within
 from raw_peer import RawPeer, ipc_path
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, ZmqAgentsError, codec
-from zmqagents.connection.connection import connect, target_of
+from zmqagents.connection.connection import connect
+from zmqagents.connection.target import target_of
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
 

@@ -52,7 +52,8 @@ def open_client(
         which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
         raise errors.HostUnreachable(f"{which} is running on this machine; as_server start runs one")
     if found.port is None:
-        from ..connection.connection import Target, connect
+        from ..connection.connection import connect
+        from ..connection.target import Target
 
         return RpcClient(link=connect(Target("", None, ipc=found.ipc)), timeout=timeout)
     return RpcClient(found.host, found.port, timeout=timeout)

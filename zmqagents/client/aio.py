@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
-from ..connection.connection import Transport
+from ..connection.target import Transport
 from ..execution.file_roots import Incoming, Progress
 from ..wire.messages import Op
 from .proxy import (

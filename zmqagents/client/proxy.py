@@ -25,7 +25,8 @@ from ..agents.marks import AgentOptions
 from ..agents.spec import class_name_of
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S, check_host
-from ..connection.connection import Connection, Target, Transport, connect, target_of, trust
+from ..connection.connection import Connection, connect, trust
+from ..connection.target import Target, Transport, target_of
 from ..execution.file_roots import Incoming, Progress
 from ..wire.link import Link, Sink, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply

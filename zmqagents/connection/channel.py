@@ -45,7 +45,7 @@ from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
 from ..wire.transport import Carrier, Event
 from ..wire.unix import UnixCarrier
-from .requests import LARGE_BYTES, Message, Outstanding, Repeat, Request
+from .requests import LARGE_BYTES, Message, Outstanding, Plain, Reask, Repeat, Request
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
 
@@ -775,45 +775,6 @@ class Channel:
             if request.sink is not None:
                 with contextlib.suppress(RuntimeError):  # its lock is free: the parent's thread had just answered
                     request.sink.fail(errors.HostLost("this process was forked while the call was out"))
-
-
-class Plain:
-    """A message of a header alone, or of a header and one frame."""
-
-    __slots__ = ("_call_id", "_fields", "_kind", "_meta")
-
-    repeat = Repeat.SAFE
-    is_call = False
-    deadline: float | None = None
-
-    def __init__(self, kind: Kind, call_id: int | None = None, meta: bytes | None = None, **fields: int) -> None:
-        self._kind = kind
-        self._call_id = call_id  # that it is about, None: its own
-        self._meta = meta
-        self._fields = fields
-
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
-        about = call_id if self._call_id is None else self._call_id
-        head = messages.header(self._kind, about, token, **self._fields)
-        return [head] if self._meta is None else [head, self._meta]
-
-    def kept_as(self, task_id: str) -> str | None:
-        return None
-
-
-class Reask(Plain):
-    """Ask for the result of a call whose connection was lost, in the place of the call."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, task_id: str, why: str) -> None:
-        super().__init__(Kind.FETCH, None, codec.pack(task_id), time_ms=messages.MAX_TIME_MS)
-        self.why = why
-
-    @staticmethod
-    def has_lost(reply: Reply) -> bool:
-        """Whether the answer says that nobody knows."""
-        return reply.code == Code.HOST_ERROR and isinstance(rebuild_error(reply), errors.UnknownTask)
 
 
 def _copy(error: Exception) -> Exception:

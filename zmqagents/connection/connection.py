@@ -9,89 +9,23 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
-import socket
 import threading
-import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from .. import codec, discovery, errors
-from ..agents.context import CallContext, _current, current_call
+from .. import codec, errors
+from ..agents.context import _current, current_call
 from ..codec import Encoded
-from ..config import check_host
-from ..security import keys
 from ..wire import messages
-from ..wire.link import Link, Refetch, Sink, Waiter, places
-from ..wire.messages import MAX_CHAIN, Flag, Kind, Reply
+from ..wire.link import Link, Refetch, Sink, Waiter
+from ..wire.messages import Flag, Kind, Reply
 from . import channel
-from .channel import LATE_S, Channel, Plain
-from .requests import Repeat
+from .channel import LATE_S, Channel
+from .requests import Plain, _Call
+from .target import Target
 
-__all__ = ["Connection", "Target", "Transport", "connect", "target_of", "trust"]
-
-PROBE_S = 0.8  # a refused key is told within a second
-
-Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
-
-
-# ---------------------------------------------------------------- where to connect
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a user asked for: ``host:port``, or the socket path of a private host."""
-
-    host: str
-    port: int | None
-    transport: Transport | None = None
-    ipc: str | None = None
-
-    @property
-    def address(self) -> str:
-        return f"ipc:{self.ipc}" if self.ipc else f"{self.host}:{self.port}"
-
-    def resolve(self) -> tuple[str, str | None]:
-        """The ZeroMQ endpoint and the host's CURVE key (None on ipc). Raises HostUnreachable, AuthenticationError."""
-        if self.ipc is not None:
-            return f"ipc://{self.ipc}", None
-        assert self.port is not None
-        if self.transport == "tcp-insecure":
-            return f"tcp://{self.host}:{self.port}", None
-        found = discovery.find_host(self.host, self.port)
-        if found is not None and self.transport != "tcp":
-            return f"ipc://{found.ipc}", None
-        if self.transport == "ipc":
-            raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
-        if found is not None:
-            return f"tcp://{self.host}:{self.port}", found.server_key
-        key = keys.KeyStore.open().server_key_for(self.host, self.port)
-        if key is None:
-            self._check_that_somebody_listens()
-            raise errors.AuthenticationError(
-                f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
-            )
-        return f"tcp://{self.host}:{self.port}", key
-
-    def _check_that_somebody_listens(self) -> None:
-        """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
-        try:
-            socket.create_connection((self.host, self.port or 0), PROBE_S).close()
-        except OSError as exc:
-            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
-
-
-def target_of(address: str) -> Target:
-    """The target that a reference's ``address`` names."""
-    if address.startswith("ipc:/"):
-        return Target("", None, ipc=address[4:])
-    host, _, port = address.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise errors.ConfigError(f"{address!r} is not the address of a host")
-    check_host(host)
-    return Target(host, int(port))
+__all__ = ["Connection", "connect", "trust"]
 
 
 # ---------------------------------------------------------------- the handle
@@ -261,51 +195,6 @@ class Connection(Link):
                 core = self._core = Channel(self.target.resolve, self.target.address)
                 self._finalizer = weakref.finalize(self, core.close)
             return core
-
-
-class _Call:
-    """A CALL that is made into frames when it is sent: the time left is right then, not when it was queued."""
-
-    __slots__ = ("agent", "body", "deadline", "flags", "method", "options", "repeat")
-
-    is_call = True
-
-    def __init__(
-        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
-        timeout: float | None, caller: CallContext | None,
-    ) -> None:  # fmt: skip
-        self.agent = agent
-        self.method = method
-        self.body = body
-        self.flags = flags
-        if caller is not None:  # so that a chain of calls which comes back to its first host is seen there
-            options = {**(options or {}), "chain": [*caller.chain, caller.call_id][-MAX_CHAIN:]}
-        self.options = options
-        self.deadline = None if timeout is None else time.monotonic() + timeout
-        if flags & Flag.STREAM:
-            self.repeat = Repeat.NEVER
-        else:
-            self.repeat = Repeat.SAFE if flags & Flag.IDEMPOTENT else Repeat.ONCE
-
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
-        left = None if self.deadline is None else self.deadline - time.monotonic()
-        body, options = self.body, self.options
-        if not (options or resent or body.tasks or body.buffers):
-            meta = messages.plain_meta(self.agent, self.method)
-            frame = messages.call_frame(call_id, token, meta, body.payload, self.flags, left, needed)
-            if frame is not None:
-                return [frame]
-        deps, far = places(body, server_id)
-        if far:
-            options = {**(options or {}), "far": far}
-        return messages.call_frames(
-            call_id, token, self.agent, self.method, (body.payload, *body.buffers),
-            flags=self.flags | Flag.RESENT if resent else self.flags, timeout_s=left, deps=deps, options=options,
-            needed=needed,
-        )  # fmt: skip
-
-    def kept_as(self, task_id: str) -> str | None:
-        return task_id if self.flags & Flag.DETACHED else None
 
 
 # ---------------------------------------------------------------- the process

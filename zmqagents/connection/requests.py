@@ -18,15 +18,19 @@ import enum
 import heapq
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from .. import errors
-from ..wire.link import Sink, Waiter
-from ..wire.messages import Frame
+from .. import codec, errors
+from ..agents.context import CallContext
+from ..codec import Encoded
+from ..wire import messages
+from ..wire.link import Sink, Waiter, places, rebuild_error
+from ..wire.messages import MAX_CHAIN, Code, Flag, Frame, Kind, Reply
 
-__all__ = ["Message", "Outstanding", "Repeat", "Request"]
+__all__ = ["Message", "Outstanding", "Plain", "Reask", "Repeat", "Request"]
 
 LARGE_BYTES = 65_536  # below it a message is not worth counting against `max_open_bytes`
 BATCH = 64
@@ -295,3 +299,87 @@ class Outstanding:
         found = self.take(lambda _: True)
         self._count_large()
         return found
+
+
+class _Call:
+    """A CALL that is made into frames when it is sent: the time left is right then, not when it was queued."""
+
+    __slots__ = ("agent", "body", "deadline", "flags", "method", "options", "repeat")
+
+    is_call = True
+
+    def __init__(
+        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
+        timeout: float | None, caller: CallContext | None,
+    ) -> None:  # fmt: skip
+        self.agent = agent
+        self.method = method
+        self.body = body
+        self.flags = flags
+        if caller is not None:  # so that a chain of calls which comes back to its first host is seen there
+            options = {**(options or {}), "chain": [*caller.chain, caller.call_id][-MAX_CHAIN:]}
+        self.options = options
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        if flags & Flag.STREAM:
+            self.repeat = Repeat.NEVER
+        else:
+            self.repeat = Repeat.SAFE if flags & Flag.IDEMPOTENT else Repeat.ONCE
+
+    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        body, options = self.body, self.options
+        if not (options or resent or body.tasks or body.buffers):
+            meta = messages.plain_meta(self.agent, self.method)
+            frame = messages.call_frame(call_id, token, meta, body.payload, self.flags, left, needed)
+            if frame is not None:
+                return [frame]
+        deps, far = places(body, server_id)
+        if far:
+            options = {**(options or {}), "far": far}
+        return messages.call_frames(
+            call_id, token, self.agent, self.method, (body.payload, *body.buffers),
+            flags=self.flags | Flag.RESENT if resent else self.flags, timeout_s=left, deps=deps, options=options,
+            needed=needed,
+        )  # fmt: skip
+
+    def kept_as(self, task_id: str) -> str | None:
+        return task_id if self.flags & Flag.DETACHED else None
+
+
+class Plain:
+    """A message of a header alone, or of a header and one frame."""
+
+    __slots__ = ("_call_id", "_fields", "_kind", "_meta")
+
+    repeat = Repeat.SAFE
+    is_call = False
+    deadline: float | None = None
+
+    def __init__(self, kind: Kind, call_id: int | None = None, meta: bytes | None = None, **fields: int) -> None:
+        self._kind = kind
+        self._call_id = call_id  # that it is about, None: its own
+        self._meta = meta
+        self._fields = fields
+
+    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
+        about = call_id if self._call_id is None else self._call_id
+        head = messages.header(self._kind, about, token, **self._fields)
+        return [head] if self._meta is None else [head, self._meta]
+
+    def kept_as(self, task_id: str) -> str | None:
+        return None
+
+
+class Reask(Plain):
+    """Ask for the result of a call whose connection was lost, in the place of the call."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, task_id: str, why: str) -> None:
+        super().__init__(Kind.FETCH, None, codec.pack(task_id), time_ms=messages.MAX_TIME_MS)
+        self.why = why
+
+    @staticmethod
+    def has_lost(reply: Reply) -> bool:
+        """Whether the answer says that nobody knows."""
+        return reply.code == Code.HOST_ERROR and isinstance(rebuild_error(reply), errors.UnknownTask)

@@ -29,7 +29,8 @@ from .. import discovery, errors
 from ..agents.spec import class_name_of
 from ..client.proxy import AgentProxy, RpcClient
 from ..config import DEFAULT_TIMEOUT_S, END_WAIT_S, BrokerConfig, generate_server_id
-from ..connection.connection import Target, connect, trust
+from ..connection.connection import connect, trust
+from ..connection.target import Target
 from ..process import children
 from ..wire.messages import Op
 from . import stop

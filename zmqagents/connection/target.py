@@ -1,0 +1,70 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import discovery, errors
+from ..config import check_host
+from ..security import keys
+
+PROBE_S = 0.8  # a refused key is told within a second
+
+Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a user asked for: ``host:port``, or the socket path of a private host."""
+
+    host: str
+    port: int | None
+    transport: Transport | None = None
+    ipc: str | None = None
+
+    @property
+    def address(self) -> str:
+        return f"ipc:{self.ipc}" if self.ipc else f"{self.host}:{self.port}"
+
+    def resolve(self) -> tuple[str, str | None]:
+        """The ZeroMQ endpoint and the host's CURVE key (None on ipc). Raises HostUnreachable, AuthenticationError."""
+        if self.ipc is not None:
+            return f"ipc://{self.ipc}", None
+        assert self.port is not None
+        if self.transport == "tcp-insecure":
+            return f"tcp://{self.host}:{self.port}", None
+        found = discovery.find_host(self.host, self.port)
+        if found is not None and self.transport != "tcp":
+            return f"ipc://{found.ipc}", None
+        if self.transport == "ipc":
+            raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
+        if found is not None:
+            return f"tcp://{self.host}:{self.port}", found.server_key
+        key = keys.KeyStore.open().server_key_for(self.host, self.port)
+        if key is None:
+            self._check_that_somebody_listens()
+            raise errors.AuthenticationError(
+                f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
+            )
+        return f"tcp://{self.host}:{self.port}", key
+
+    def _check_that_somebody_listens(self) -> None:
+        """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
+        try:
+            socket.create_connection((self.host, self.port or 0), PROBE_S).close()
+        except OSError as exc:
+            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
+
+
+def target_of(address: str) -> Target:
+    """The target that a reference's ``address`` names."""
+    if address.startswith("ipc:/"):
+        return Target("", None, ipc=address[4:])
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise errors.ConfigError(f"{address!r} is not the address of a host")
+    check_host(host)
+    return Target(host, int(port))

@@ -32,9 +32,10 @@ from zmqagents import (
     UnknownFile,
     current_call,
 )
+from zmqagents.client.download import Incoming
 from zmqagents.config import BrokerConfig
 from zmqagents.execution import file_roots
-from zmqagents.execution.file_roots import CHUNK_BYTES, FileRoots, Incoming
+from zmqagents.execution.file_roots import CHUNK_BYTES, FileRoots
 from zmqagents.wire.messages import STREAM_WINDOW, Kind, Op
 
 pytestmark = pytest.mark.timeout(60)

@@ -34,7 +34,7 @@ from zmqagents import (
     errors,
     register_exception,
 )
-from zmqagents.execution.runner import ClassTable
+from zmqagents.execution.classes import ClassTable
 
 pytestmark = pytest.mark.timeout(60)
 ROUND_TRIP_S = 1.0

@@ -34,10 +34,12 @@ from typing import Any, NamedTuple
 from .. import codec, discovery, errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..execution.classes import ClassTable
 from ..execution.file_roots import hold_apart
 from ..execution.gate import Gate
-from ..execution.runner import NOTHING, AgentHost, ClassTable
-from ..execution.services import InsideLink, InsideServices
+from ..execution.local_link import InsideLink
+from ..execution.runner import NOTHING, AgentHost
+from ..execution.services import InsideServices
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import (

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
-from ..execution.file_roots import Incoming, Progress
 from ..wire.messages import Op
+from .download import Incoming, Progress
 from .proxy import (
     UNSET,
     AgentProxy,

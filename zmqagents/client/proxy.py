@@ -27,9 +27,9 @@ from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S, check_host
 from ..connection.connection import Connection, connect, trust
 from ..connection.target import Target, Transport, target_of
-from ..execution.file_roots import Incoming, Progress
 from ..wire.link import Link, Sink, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
+from .download import Incoming, Progress
 from .result import AsyncResult, Stream, decode_reply
 
 __all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]

@@ -11,156 +11,21 @@ tells the dispatcher what it waits for, gives its slot back meanwhile and goes o
 
 from __future__ import annotations
 
-import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..agents.context import CallContext, current_call
-from ..codec import Encoded
-from ..errors import BlockingCallError, HostStopping, ZmqAgentsError
+from ..agents.context import CallContext
+from ..errors import BlockingCallError, ZmqAgentsError
 from ..models.configs import ModelConfigs
-from ..scheduler.dispatcher import Peer, Ticket
-from ..wire.link import Link, Refetch, Sink, Waiter, places
-from ..wire.messages import (
-    CLIENT_ID_BYTES,
-    MAX_CHAIN,
-    Call,
-    Frame,
-    Reply,
-    client_prefix,
-    task_id_of,
-    to_time_ms,
-)
+from ..scheduler.dispatcher import Ticket
 from .gate import Gate, thread_gate
 
-__all__ = ["InsideLink", "InsideServices"]
+__all__ = ["InsideServices"]
 
 Post = Callable[..., None]
-
-
-class InsideLink(Link):
-    """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread.
-
-    ``steers()`` is true in the router thread, outside of an agent's code (see `Helm.steers`).
-    """
-
-    inside = True
-
-    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post, steers: Callable[[], bool]) -> None:
-        self.server_id = server_id
-        self.address = address
-        self.max_bytes = max_bytes
-        self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
-        self._post = post
-        self._ids = itertools.count(1)
-        self._sinks: dict[int, Sink] = {}
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._steers = steers
-
-    def call(
-        self, agent: str, method: str, body: Encoded, *,
-        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
-    ) -> Reply:  # fmt: skip
-        self.check_may_block(f"{agent}.{method}()")
-        here = current_call()
-        if here is not None:
-            here.host.check_blocking(f"{agent}.{method}()")
-        ticket = own_ticket(self.server_id)
-        waits = ticket is not None and _gives_slot_back(ticket, f"{agent}.{method}()")
-        waiter = Waiter()
-        call = self._call(agent, method, body, flags, options, timeout, waiter)
-        if not waits:
-            self._post("call", self.peer, call, ticket, None, 0)
-            context = current_call()
-            if ticket is None and context is not None:  # code of another host of this process
-                with context.host.outside(context):
-                    return waiter.wait(None)
-            return waiter.wait(None)
-        gate = thread_gate()
-        self._post("call", self.peer, call, ticket, gate, gate.begin())
-        gate.wait()
-        return waiter.take()
-
-    def submit(
-        self, agent: str, method: str, body: Encoded, sink: Sink, *,
-        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
-    ) -> str:  # fmt: skip
-        call = self._call(agent, method, body, flags, options, timeout, sink)
-        self._post("call", self.peer, call, own_ticket(self.server_id), None, 0)
-        return task_id_of(self.peer.prefix, call.call_id)
-
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        fetch = Refetch(self._fetch, task_id, sink, timeout)
-        self._fetch(task_id, fetch, timeout)
-
-    def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
-        self._post("fetch", self.peer, self._register(sink), task_id, 1e9 if timeout is None else timeout)
-
-    def cancel(self, task_id: str, *, alone: bool = False) -> None:
-        self._post("cancel", self.peer, 0, task_id, alone)
-
-    def check_may_block(self, what: str) -> None:
-        if self._steers():
-            raise BlockingCallError(f"{what} in a done-callback would stop the host: start a thread, or submit")
-
-    def credit(self, task_id: str, items: int) -> None:
-        self._post("credit", self.peer, int(task_id.rpartition("-")[2]), items)
-
-    def deliver(self, call_id: int, reply: Reply | None) -> None:
-        """Called by the router thread; None: the time of a fetch is over."""
-        sink = self._sinks.pop(call_id, None)
-        if sink is not None:
-            sink.deliver(reply)
-
-    def chunk(self, call_id: int, body: Sequence[Frame]) -> None:
-        """One item of a stream; called by the router thread."""
-        sink = self._sinks.get(call_id)
-        if sink is not None:
-            sink.chunk(Reply(0, body))
-
-    def stop(self) -> None:
-        """Fail whatever still waits; called by the router thread as its last act."""
-        with self._lock:
-            self._stopped = True
-            sinks = list(self._sinks.values())
-            self._sinks.clear()
-        for sink in sinks:
-            sink.fail(HostStopping("the host has stopped"))
-
-    def _register(self, sink: Sink) -> int:
-        call_id = next(self._ids)
-        with self._lock:
-            if self._stopped:
-                raise HostStopping("the host has stopped")
-            self._sinks[call_id] = sink
-        return call_id
-
-    def _call(
-        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
-        timeout: float | None, sink: Sink,
-    ) -> Call:  # fmt: skip
-        context = current_call()
-        if context is not None and context.host.server_id != self.server_id:
-            options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
-        deps, far = places(body, self.server_id)
-        if far:
-            options = {**(options or {}), "far": far}
-        frames = (body.payload, *body.buffers)
-        return Call(self._register(sink), flags, to_time_ms(timeout), agent, method, deps, options or {}, frames)
-
-
-def own_ticket(server_id: str) -> Ticket | None:
-    """The ticket of this host that the calling code runs, None for code that runs none."""
-    context = current_call()
-    if context is None or context.host.server_id != server_id:
-        return None
-    ticket: Ticket | None = context.ticket
-    return ticket
 
 
 class InsideServices:

@@ -38,7 +38,7 @@ from ..broker.broker import Bound, Broker
 from ..client import proxy
 from ..codec import pickling
 from ..config import BrokerConfig
-from ..execution.runner import ClassTable
+from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import descriptors
 from ..wire.link import Waiter, rebuild_error

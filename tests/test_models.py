@@ -18,7 +18,9 @@ import pytest
 
 from zmqagents.agents.context import CallContext, _current
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
-from zmqagents.models.configs import ChatModel, ModelConfigs, check_model_configs, load_model_configs_file, redact
+from zmqagents.models.chat import ChatModel
+from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
+from zmqagents.models.values import redact
 
 KEY = "sk-very-secret-0123456789"
 

@@ -15,7 +15,7 @@ from zmqagents.broker import clients
 from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Sessions
 from zmqagents.broker.delivery import Outbound, Session
 from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
-from zmqagents.scheduler.records import Answer, Effect
+from zmqagents.scheduler.effects import Answer, Effect
 from zmqagents.security.keys import Role
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error

@@ -30,7 +30,7 @@ from zmqagents import (
     discovery,
     load_custom_class_from_file,
 )
-from zmqagents.server import launcher
+from zmqagents.server import private_host
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +38,7 @@ def _private_host() -> Iterator[None]:
     """Started here, so that no single test is charged with it, and ended with this file."""
     Worker().to_dist()
     yield
-    launcher.stop_private_host()
+    private_host.stop_private_host()
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_a_launch_in_between_disturbs_no_call(named: Host) -> None:
 
 
 def test_threads_that_need_the_first_private_host_at_once_get_one() -> None:
-    launcher.stop_private_host()
+    private_host.stop_private_host()
     pids = []
     threads = [threading.Thread(target=lambda: pids.append(Worker().to_dist().pid())) for _ in range(8)]
     for thread in threads:
@@ -315,19 +315,19 @@ def test_threads_that_need_the_first_private_host_at_once_get_one() -> None:
         thread.join(20)
     assert len(pids) == 8
     assert len(set(pids)) == 1
-    launcher.stop_private_host()
+    private_host.stop_private_host()
 
 
 def test_after_the_private_host_has_died_the_next_agent_gets_a_new_one() -> None:
     old = Worker().to_dist()
     pid = old.pid()
-    server = launcher.private_host().launcher
+    server = private_host.private_host().launcher
     os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: not server.is_running, 5)
     new = Worker().to_dist()
     assert new.pid() != pid
     with pytest.raises(ConnectionError):
         old.pid()
-    launcher.stop_private_host()
+    private_host.stop_private_host()
     del old
     gc.collect()  # the error's traceback refers to it, and it to its connection

@@ -86,7 +86,7 @@ def __dir__() -> list[str]:
 
 def _distribute(*args: Any) -> Any:
     """``AgentBase.to_dist`` lives at the bottom; what it needs lives near the top. The two meet here."""
-    from .server.launcher import distribute
+    from .server.private_host import distribute
 
     return distribute(*args)
 

@@ -25,7 +25,8 @@ from .. import errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
-from ..scheduler.records import Effect, Ticket
+from ..scheduler.effects import Effect
+from ..scheduler.records import Ticket
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..wire import messages

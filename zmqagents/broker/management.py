@@ -35,7 +35,8 @@ from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
-from ..scheduler.records import AgentRecord, Effect, Peer, State, Ticket
+from ..scheduler.effects import Effect
+from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..store import FutureStore

@@ -13,7 +13,16 @@ from ..codec import Encoded
 from ..errors import BlockingCallError, HostStopping
 from ..scheduler.dispatcher import Peer, Ticket
 from ..wire.link import Link, Refetch, Sink, Waiter, places
-from ..wire.messages import CLIENT_ID_BYTES, MAX_CHAIN, Call, Frame, Reply, client_prefix, task_id_of, to_time_ms
+from ..wire.messages import (
+    CLIENT_ID_BYTES,
+    MAX_CHAIN,
+    Call,
+    Frame,
+    Reply,
+    client_prefix,
+    task_id_of,
+    to_time_ms,
+)
 from .gate import thread_gate
 from .services import Post, _gives_slot_back
 

@@ -40,26 +40,8 @@ from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import admission, wait_graph
 from .admission import Admission
-from .records import (
-    AgentRecord,
-    Answer,
-    Begin,
-    Counters,
-    Drained,
-    Effect,
-    Interrupt,
-    Keep,
-    Lookup,
-    ParkedFetch,
-    Peer,
-    Pending,
-    Removed,
-    Resume,
-    Start,
-    State,
-    Ticket,
-    phase,
-)
+from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
+from .records import AgentRecord, Counters, ParkedFetch, Peer, State, Ticket, phase
 from .slots import Slots
 from .timers import Timers
 

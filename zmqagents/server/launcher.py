@@ -21,21 +21,16 @@ import logging
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .. import discovery, errors
 from ..agents.spec import class_name_of
-from ..client.proxy import AgentProxy, RpcClient
-from ..config import DEFAULT_TIMEOUT_S, END_WAIT_S, BrokerConfig, generate_server_id
-from ..connection.connection import connect, trust
-from ..connection.target import Target
+from ..config import END_WAIT_S, BrokerConfig, generate_server_id
 from ..process import children
-from ..wire.messages import Op
 from . import stop
 
-__all__ = ["RpcAgentServerLauncher", "distribute"]
+__all__ = ["RpcAgentServerLauncher"]
 
 log = logging.getLogger(__name__)
 
@@ -188,9 +183,9 @@ class RpcAgentServerLauncher:
             return children.fork(
                 lambda ready_w, life_r: supervisor.run_forked(config, classes, limit_s, ready_w, life_r)
             )
-        from . import serve  # in the parent, once, and not in every child
+        from . import child_main  # in the parent, once, and not in every child
 
-        return children.fork(lambda ready_w, life_r: serve.run_forked(config, classes, ready_w, life_r))
+        return children.fork(lambda ready_w, life_r: child_main.run_forked(config, classes, ready_w, life_r))
 
     def _method(self) -> str:
         if self.start_method == "fresh":
@@ -326,9 +321,6 @@ def _pid_at(ipc: str) -> int | None:
 
 
 def _let_go_after_fork() -> None:
-    global _private, _private_lock
-    _private_lock = threading.Lock()
-    _private = None
     for launcher in list(_running):  # theirs may be held by threads that are not here
         launcher._lock = threading.Lock()
         if launcher._child is not None:
@@ -357,81 +349,3 @@ def _shut_down_all() -> None:
     for launcher in list(_running):
         with contextlib.suppress(Exception):
             launcher.shutdown(EXIT_GRACE_S)
-
-
-# ---------------------------------------------------------------- to_dist
-
-
-_private_lock = threading.Lock()
-_private: _PrivateHost | None = None
-
-
-class _PrivateHost:
-    """The one host of this process that only it can reach, and what is sent to it."""
-
-    def __init__(self) -> None:
-        self.launcher = RpcAgentServerLauncher(private=True)
-        self.launcher.launch()
-        bound = self.launcher._bound
-        assert bound is not None
-        self.link = connect(Target("", None, ipc=bound[3]))
-        trust(self.link.address)
-        self.link.settle()  # so that it is known to take pickles
-        self._client = RpcClient(link=self.link)
-        self._known: weakref.WeakSet[type] = weakref.WeakSet()
-
-    def learn(self, cls: type) -> None:
-        """Send a class that the host has not yet. A notebook's cell that runs again makes a new one of its name."""
-        if cls not in self._known:
-            self._client._manage(Op.REGISTER, cls, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
-            self._known.add(cls)
-
-    def end(self) -> None:
-        self._client.close()
-        self.link.close()  # proxies hold clients of their own
-        self.launcher.shutdown()
-
-
-def private_host() -> _PrivateHost:
-    """Starts now if it has not, and ends with the process."""
-    global _private
-    with _private_lock:
-        if _private is not None and not _private.launcher.is_running:
-            _private.end()  # it has died: its agents are gone, the next ones get a new host
-            _private = None
-        if _private is None:
-            _private = _PrivateHost()
-        return _private
-
-
-def stop_private_host() -> None:
-    """End the private host of this process, if there is one; the next bare ``to_dist()`` starts another."""
-    global _private
-    with _private_lock:
-        private, _private = _private, None
-        if private is not None:
-            private.end()
-
-
-def distribute(
-    cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str | None, where: Mapping[str, Any]
-) -> AgentProxy:
-    """What ``to_dist`` does: make the agent on the host that ``where`` names, or on the private one.
-
-    ``where`` is only read: host, port, transport, timeout (the default deadline in seconds of the proxy's calls).
-    """
-    unknown = sorted(set(where) - {"host", "port", "transport", "timeout"})
-    if unknown:
-        raise errors.ConfigError(f"to_dist does not know {', '.join(unknown)}; it takes host, port, transport, timeout")
-    timeout = where.get("timeout", DEFAULT_TIMEOUT_S)
-    if where.get("port") is not None:
-        host = where.get("host") or "localhost"
-        client = RpcClient(host, where["port"], transport=where.get("transport"), timeout=timeout)
-    else:
-        given = [name for name in ("host", "transport") if where.get(name) is not None]
-        if given:
-            raise errors.ConfigError(f"to_dist with a {given[0]} needs a port, too")
-        private = private_host()
-        private.learn(cls)
-        client = RpcClient(link=private.link, timeout=timeout)
-    return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)

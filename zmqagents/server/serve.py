@@ -17,20 +17,13 @@ in C code, which ends it. Both need no working interpreter.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
-import fcntl
-import json
 import logging
-import multiprocessing
-import os
-import pickle
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
 from .. import discovery, errors
 from ..agents import loader
@@ -45,14 +38,11 @@ from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
 
-__all__ = ["EXIT_ORPHANED", "Report", "build", "main", "run_child", "run_forked", "serve", "show_stacks_on_request"]
+__all__ = ["build", "serve"]
 
 log = logging.getLogger(__name__)
 
-EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
-ORPHAN_GRACE_S = 0.25
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
-ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted
 TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
 
@@ -246,165 +236,3 @@ def _signals(broker: Broker) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
-
-
-# ---------------------------------------------------------------- a child process
-
-
-class Report:
-    """The child's one line to its parent."""
-
-    def __init__(self, fd: int) -> None:
-        os.set_inheritable(fd, False)  # it came through an exec, perhaps
-        self._fd: int | None = fd
-
-    def say(self, message: dict[str, Any]) -> bool:
-        """False if it is said already; nothing when nobody listens any more."""
-        fd, self._fd = self._fd, None
-        if fd is None:
-            return False
-        with contextlib.suppress(OSError), open(fd, "wb") as pipe:
-            pipe.write(json.dumps(message).encode() + b"\n")
-        return True
-
-
-def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: Report, life_fd: int) -> int:
-    """The whole life of a child, in its main thread: load, listen, report, serve. Never raises; the exit status.
-
-    ``life_fd`` is the read end of a pipe whose other end the parent holds and never writes to.
-    """
-    life = _LifeLine(life_fd)
-    failures: list[errors.LoadError] = []
-
-    def ready(bound: Bound) -> None:
-        report.say({"bound": list(bound), "left_out": [str(failure) for failure in failures]})
-
-    try:
-        forget_parents_signals()
-        show_stacks_on_request()
-        life.watch()
-        config, classes = load()
-        close_stdin(life_fd)
-        keep_sockets_to_ourselves()
-        status = serve(config, classes, ready, started=life.end_this, failures=failures)
-    except BaseException as exc:  # the parent waits for one line, whatever it says
-        report.say({"error": errors.describe(exc)})
-        return 1
-    if life.is_cut:
-        log.warning("%s has ended because its parent process is gone", config.server_id)
-        return EXIT_ORPHANED
-    return status
-
-
-class _LifeLine:
-    """Ends this process when its parent is gone, by whatever death: then the pipe has no writer."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._broker: Broker | None = None
-        self.is_cut = False
-        os.set_inheritable(fd, False)  # it came through an exec
-
-    def end_this(self, broker: Broker) -> None:
-        """``broker`` is what must be stopped in order."""
-        self._broker = broker
-
-    def watch(self) -> None:
-        self._set_alarm()
-        threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
-
-    def _watch(self) -> None:
-        with contextlib.suppress(OSError):
-            while os.read(self._fd, 64):
-                pass
-        self.is_cut = True
-        # Nothing here may block, so there is no logging: what is behind stderr may be gone or full.
-        if self._broker is not None:
-            self._broker.request_stop(ORPHAN_GRACE_S)
-            time.sleep(0.05)  # the kernel's signal comes at the same moment as the end of the pipe
-            signal.alarm(2)  # instead of its 1 s: this thread runs, so the end can be an orderly one
-            time.sleep(ORPHAN_LIMIT_S)
-        os._exit(EXIT_ORPHANED)
-
-    def _set_alarm(self) -> None:
-        """Have the kernel end us where Python cannot: an agent in C code that keeps the GIL lets no thread run.
-
-        At the end of the pipe the kernel sends SIGHUP, number 1. The handler is libc's own alarm(), which takes the
-        number for seconds; SIGALRM, with the action that a process is born with, ends it 1 s later.
-        """
-        if not sys.platform.startswith("linux"):
-            return
-        libc = ctypes.CDLL(None)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGHUP})
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
-        fcntl.fcntl(self._fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(self._fd, _F_SETSIG, signal.SIGHUP)
-        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
-
-
-def show_stacks_on_request() -> None:
-    """SIGUSR2 writes the stacks of all threads to stderr, also while the GIL is held; and so does a crash."""
-    with contextlib.suppress(Exception):  # no stderr
-        faulthandler.enable()
-        faulthandler.register(signal.SIGUSR2, all_threads=True)
-
-
-def forget_parents_signals() -> None:
-    """A forked child has the parent's handlers, which are about the parent; both kinds have its signal mask."""
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)) and number != signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-
-
-def close_stdin(life_fd: int) -> None:
-    """The terminal's input is for the parent; in a fresh interpreter it was the payload, read by now."""
-    if life_fd == 0:  # the parent has no stdin, and the number was free
-        return
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    if null != 0:
-        os.close(null)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the old one may have read ahead
-
-
-def keep_sockets_to_ourselves() -> None:
-    """Processes that agents start with `multiprocessing` must not be forks of this one.
-
-    A fork would hold copies of the listening sockets, and the port would stay taken after our death. A bare
-    ``os.fork()`` in an agent does just that. Python has this start method as its default from 3.14 on.
-    """
-    if multiprocessing.get_start_method(allow_none=True) is None:
-        multiprocessing.set_start_method("forkserver")
-
-
-def leave(status: int) -> NoReturn:
-    """End the process now; what was printed comes out."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(status)
-
-
-def run_forked(config: BrokerConfig, classes: Sequence[type], ready_fd: int, life_fd: int) -> NoReturn:
-    """The whole life of a fork of the launching process."""
-    leave(run_child(lambda: (config, classes), Report(ready_fd), life_fd))
-
-
-def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
-    """A fresh interpreter whose launcher has put the payload, config and classes, on ``source``."""
-    leave(run_child(lambda: load_payload(source), Report(int(ready_fd)), int(life_fd)))
-
-
-def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
-    """What `children.spawn` has written, but for the path."""
-    config: BrokerConfig = pickle.load(source)
-    classes: Sequence[type] = pickling.loads(source.read())
-    return config, classes

@@ -29,8 +29,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from .. import discovery, errors
 from ..config import END_WAIT_S, BrokerConfig
-from ..process import children
-from . import serve
+from ..process import children, life_line, signals
+from . import child_main
 from .systemd import Notifier
 
 __all__ = ["EXIT_GIVEN_UP", "Crashes", "Supervisor", "main", "run_forked"]
@@ -180,7 +180,7 @@ class Supervisor:
         for fd in (self._wake_r, self._wake_w, self._life_fd):
             if fd is not None:
                 os.close(fd)
-        serve.run_forked(self.config, self._classes, ready_fd, life_fd)
+        child_main.run_forked(self.config, self._classes, ready_fd, life_fd)
 
     # ------------------------------------------------------------ waiting
 
@@ -220,7 +220,7 @@ class Supervisor:
         if not os.read(self._life_fd, 64):
             self._life_fd = None
             self._is_orphan = True
-            self._kill_at = time.monotonic() + serve.ORPHAN_LIMIT_S
+            self._kill_at = time.monotonic() + life_line.ORPHAN_LIMIT_S
             if self._child is not None:
                 self._child.cut_life_line()  # it then ends in order, as an orphan does
 
@@ -235,7 +235,7 @@ class Supervisor:
 
     def _status(self, status: int) -> int:
         if self._is_orphan:
-            return serve.EXIT_ORPHANED
+            return life_line.EXIT_ORPHANED
         return 0 if status == 0 else 1
 
 
@@ -264,29 +264,31 @@ def run_forked(
     config: BrokerConfig, classes: Sequence[type], launch_timeout_s: float, ready_fd: int, life_fd: int
 ) -> NoReturn:
     """The whole life of a supervisor that is a fork of the launching process."""
-    _run(lambda: (config, classes), launch_timeout_s, serve.Report(ready_fd), life_fd)
+    _run(lambda: (config, classes), launch_timeout_s, child_main.Report(ready_fd), life_fd)
 
 
 def main(source: BinaryIO, ready_fd: str, life_fd: str, launch_timeout_s: str) -> NoReturn:
     """The same in a fresh interpreter, see `hosting.main`."""
     os.set_inheritable(int(life_fd), False)
-    _run(lambda: serve.load_payload(source), float(launch_timeout_s), serve.Report(int(ready_fd)), int(life_fd))
+    _run(
+        lambda: child_main.load_payload(source), float(launch_timeout_s), child_main.Report(int(ready_fd)), int(life_fd)
+    )
 
 
 def _run(
     load: Callable[[], tuple[BrokerConfig, Sequence[type]]],
     launch_timeout_s: float,
-    report: serve.Report,
+    report: child_main.Report,
     life_fd: int,
 ) -> NoReturn:
     try:
-        serve.forget_parents_signals()
-        serve.show_stacks_on_request()
+        signals.forget_parents_signals()
+        signals.show_stacks_on_request()
         config, classes = load()
-        serve.close_stdin(life_fd)
+        signals.close_stdin(life_fd)
         supervisor = Supervisor(config, classes, launch_timeout_s=launch_timeout_s, life_fd=life_fd)
-        serve.leave(supervisor.run(lambda message, pid: report.say(message)))
+        signals.leave(supervisor.run(lambda message, pid: report.say(message)))
     except BaseException as exc:  # the launcher waits for one line, whatever it says
         if not report.say({"error": errors.describe(exc)}):
             log.error("the host is not started again: %s", exc)
-        serve.leave(1)
+        signals.leave(1)

@@ -80,11 +80,12 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     """
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
+    from ...process import signals
     from ...server import serve
     from ...server.systemd import Notifier
 
-    serve.show_stacks_on_request()
-    serve.keep_sockets_to_ourselves()
+    signals.show_stacks_on_request()
+    signals.keep_sockets_to_ourselves()
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes

@@ -1,0 +1,90 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import ZmqAgentsError
+from ..wire.messages import Reply
+from .records import AgentRecord, ParkedFetch, Peer, Ticket
+
+
+class Start(NamedTuple):
+    """Run the ticket: on the event loop if ``ticket.on_loop``, else in a worker thread."""
+
+    ticket: Ticket
+
+
+class Answer(NamedTuple):
+    """Send ``reply`` to the peer's call ``call_id``."""
+
+    peer: Peer
+    call_id: int
+    reply: Reply
+
+
+class Pending(NamedTuple):
+    """Tell the peer that its FETCH found the call still unfinished."""
+
+    peer: Peer
+    call_id: int
+
+
+class Begin(NamedTuple):
+    """Tell the shared store that the call is accepted and its result will be kept."""
+
+    task_id: str
+
+
+class Keep(NamedTuple):
+    """Put ``reply`` into the store."""
+
+    task_id: str
+    reply: Reply
+
+
+class Lookup(NamedTuple):
+    """Ask the store for ``task_id``.
+
+    The answer goes to ``on_dep`` if ``ticket`` is set, to ``on_found`` if ``fetch`` is, else to the peer; ``timeout_s``
+    is how long that one would wait for a call of another host.
+    """
+
+    peer: Peer
+    call_id: int
+    task_id: str
+    ticket: Ticket | None = None
+    fetch: ParkedFetch | None = None
+    timeout_s: float = 0.0
+
+
+class Resume(NamedTuple):
+    """Let the waiting code of ``ticket`` go on; with ``error`` its wait has failed.
+
+    A thread gets exactly one for each wait. A coroutine gets one only with an error, for the wait just begun: its
+    results reach it by themselves.
+    """
+
+    ticket: Ticket
+    error: ZmqAgentsError | None = None
+
+
+class Interrupt(NamedTuple):
+    """Set ``current_call().cancelled`` of the running ticket; cancel its task if it is on the loop."""
+
+    ticket: Ticket
+
+
+class Removed(NamedTuple):
+    """The agent is deleted and the last of its calls has returned: drop the object."""
+
+    agent: AgentRecord
+
+
+class Drained(NamedTuple):
+    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
+
+    cut: int
+
+
+Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained

@@ -1,0 +1,101 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from .. import errors
+from ..client.proxy import AgentProxy, RpcClient
+from ..config import DEFAULT_TIMEOUT_S
+from ..connection.connection import connect, trust
+from ..connection.target import Target
+from ..wire.messages import Op
+from .launcher import RpcAgentServerLauncher
+
+
+class _PrivateHost:
+    """The one host of this process that only it can reach, and what is sent to it."""
+
+    def __init__(self) -> None:
+        self.launcher = RpcAgentServerLauncher(private=True)
+        self.launcher.launch()
+        bound = self.launcher._bound
+        assert bound is not None
+        self.link = connect(Target("", None, ipc=bound[3]))
+        trust(self.link.address)
+        self.link.settle()  # so that it is known to take pickles
+        self._client = RpcClient(link=self.link)
+        self._known: weakref.WeakSet[type] = weakref.WeakSet()
+
+    def learn(self, cls: type) -> None:
+        """Send a class that the host has not yet. A notebook's cell that runs again makes a new one of its name."""
+        if cls not in self._known:
+            self._client._manage(Op.REGISTER, cls, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
+            self._known.add(cls)
+
+    def end(self) -> None:
+        self._client.close()
+        self.link.close()  # proxies hold clients of their own
+        self.launcher.shutdown()
+
+
+_private: _PrivateHost | None = None
+_private_lock = threading.Lock()
+
+
+def _let_go_after_fork() -> None:
+    global _private, _private_lock
+    _private_lock = threading.Lock()
+    _private = None
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def private_host() -> _PrivateHost:
+    """Starts now if it has not, and ends with the process."""
+    global _private
+    with _private_lock:
+        if _private is not None and not _private.launcher.is_running:
+            _private.end()  # it has died: its agents are gone, the next ones get a new host
+            _private = None
+        if _private is None:
+            _private = _PrivateHost()
+        return _private
+
+
+def stop_private_host() -> None:
+    """End the private host of this process, if there is one; the next bare ``to_dist()`` starts another."""
+    global _private
+    with _private_lock:
+        private, _private = _private, None
+        if private is not None:
+            private.end()
+
+
+def distribute(
+    cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str | None, where: Mapping[str, Any]
+) -> AgentProxy:
+    """What ``to_dist`` does: make the agent on the host that ``where`` names, or on the private one.
+
+    ``where`` is only read: host, port, transport, timeout (the default deadline in seconds of the proxy's calls).
+    """
+    unknown = sorted(set(where) - {"host", "port", "transport", "timeout"})
+    if unknown:
+        raise errors.ConfigError(f"to_dist does not know {', '.join(unknown)}; it takes host, port, transport, timeout")
+    timeout = where.get("timeout", DEFAULT_TIMEOUT_S)
+    if where.get("port") is not None:
+        host = where.get("host") or "localhost"
+        client = RpcClient(host, where["port"], transport=where.get("transport"), timeout=timeout)
+    else:
+        given = [name for name in ("host", "transport") if where.get(name) is not None]
+        if given:
+            raise errors.ConfigError(f"to_dist with a {given[0]} needs a port, too")
+        private = private_host()
+        private.learn(cls)
+        client = RpcClient(link=private.link, timeout=timeout)
+    return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)

@@ -376,7 +376,7 @@ class Node(AgentBase):
         return results[-1].result()
 
     def wait_and_collect(self, other: Any, n: int) -> Any:
-        from zmqagents.client.result import as_completed, wait
+        from zmqagents.client.waiting import as_completed, wait
 
         results = [other.leaf() for _ in range(n)]
         wait(results)

@@ -34,7 +34,7 @@ from zmqagents import (
     deadline,
     errors,
 )
-from zmqagents.client.result import as_completed, wait
+from zmqagents.client.waiting import as_completed, wait
 
 pytestmark = pytest.mark.timeout(60)
 ROUND_TRIP_S = 1.0

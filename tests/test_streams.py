@@ -44,7 +44,8 @@ from zmqagents import (
     sync_func,
 )
 from zmqagents.client.proxy import bind_reference
-from zmqagents.client.result import AsyncResult, _Condition, _Inlet
+from zmqagents.client.result import AsyncResult, _Condition
+from zmqagents.client.stream import _Inlet
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import target_of
 from zmqagents.execution.stream_sender import Outlet

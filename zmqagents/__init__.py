@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from .agents.loader import load_custom_class_from_file as load_custom_class_from_file
     from .agents.msg import Msg as Msg
     from .client.aio import AsyncRpcClient as AsyncRpcClient
+    from .client.deadlines import deadline as deadline
     from .client.proxy import AgentProxy as AgentProxy
-    from .client.proxy import RpcClient as RpcClient
-    from .client.proxy import deadline as deadline
     from .client.result import AsyncResult as AsyncResult
-    from .client.result import Stream as Stream
-    from .client.result import as_completed as as_completed
-    from .client.result import wait as wait
+    from .client.rpc import RpcClient as RpcClient
+    from .client.stream import Stream as Stream
+    from .client.waiting import as_completed as as_completed
+    from .client.waiting import wait as wait
     from .codec import register_type as register_type
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher

@@ -31,8 +31,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import errors
-from .client.proxy import AgentProxy, RpcClient, bind_reference, request_body
+from .client.proxy import AgentProxy, bind_reference, request_body
 from .client.result import AsyncResult
+from .client.rpc import RpcClient
 from .connection.connection import connect
 from .connection.target import target_of
 from .wire.messages import Op

@@ -10,7 +10,7 @@ from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from ..client.proxy import RpcClient
+    from ..client.rpc import RpcClient
     from ..discovery import ConnectionFile
 
 __all__ = ["locate", "open_client"]
@@ -43,7 +43,7 @@ def open_client(
     host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S
 ) -> RpcClient:
     """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request."""
-    from ..client.proxy import RpcClient
+    from ..client.rpc import RpcClient
 
     if port and not server_id:
         return RpcClient(host, port, timeout=timeout)

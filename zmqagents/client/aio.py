@@ -17,20 +17,11 @@ from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.messages import Op
+from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
-from .proxy import (
-    UNSET,
-    AgentProxy,
-    RpcClient,
-    Timeout,
-    bind_awaited,
-    checked_name,
-    creation,
-    holding,
-    request_body,
-    time_left,
-)
+from .proxy import AgentProxy, bind_awaited, checked_name, holding, request_body
 from .result import AsyncResult
+from .rpc import RpcClient, creation
 
 __all__ = ["AsyncRpcClient"]
 

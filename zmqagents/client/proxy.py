@@ -9,56 +9,28 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
-import contextlib
-import contextvars
 import inspect
-import os
-import threading
-import time
-import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .. import codec, errors
-from ..agents.context import _current, current_call
-from ..agents.marks import AgentOptions
-from ..agents.spec import class_name_of
+from ..agents.context import _current
 from ..codec import AgentRef, TaskRef, pickling
-from ..config import DEFAULT_TIMEOUT_S, check_host
-from ..connection.connection import Connection, connect, trust
-from ..connection.target import Target, Transport, target_of
-from ..wire.link import Link, Sink, rebuild_error
-from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
-from .download import Incoming, Progress
-from .result import AsyncResult, Stream, decode_reply
+from ..config import DEFAULT_TIMEOUT_S
+from ..connection.connection import trust
+from ..wire.link import Link, rebuild_error
+from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
+from .deadlines import UNSET, Timeout, _deadline, time_left
+from .links import link_for
+from .result import AsyncResult, decode_reply
+from .stream import Stream
 
-__all__ = ["AgentProxy", "RpcClient", "bind_reference", "deadline"]
+__all__ = ["AgentProxy", "bind_reference"]
 
-FAR_PATIENCE_S = 1.0
-FAR_RETRY_S = 0.02
-MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 # ---------------------------------------------------------------- links
 
 _Outcome = TypeVar("_Outcome", AsyncResult, Stream)
-
-_inside: dict[str, Link] = {}  # hosts that live in this process, by server id
-
-
-def adopt(link: Link) -> None:
-    """From now on calls of this process to that host take no socket."""
-    _inside[link.server_id] = link
-
-
-def disown(link: Link) -> None:
-    """The reverse of `adopt`."""
-    if _inside.get(link.server_id) is link:
-        del _inside[link.server_id]
-
-
-def link_for(server_id: str, address: str) -> Link:
-    """The way from this process to the host of a reference."""
-    return _inside.get(server_id) or connect(target_of(address))
 
 
 def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
@@ -87,97 +59,7 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     return bind_reference(ref, came_by, awaitable=True)
 
 
-def fetch_far(ref: TaskRef, sink: Sink) -> None:
-    """Ask the host that has, or is about to have, the result of ``ref`` for it."""
-    codec.check_reference(ref)
-    _FarFetch(link_for(ref.server_id, ref.address), ref.task_id, sink).send()
-
-
-class _FarFetch:
-    """A fetch that may overtake the call it asks for: that one comes over another connection, its caller's own.
-
-    So `UnknownTask` is believed only after `FAR_PATIENCE_S`.
-    """
-
-    def __init__(self, link: Link, task_id: str, sink: Sink) -> None:
-        self._link = link
-        self._task_id = task_id
-        self._sink = sink
-        self._believe_at = time.monotonic() + FAR_PATIENCE_S
-
-    def send(self) -> None:
-        try:
-            self._link.fetch(self._task_id, self)
-        except errors.ZmqAgentsError as exc:  # the link is being closed
-            self._sink.fail(exc)
-
-    def deliver(self, reply: Reply | None) -> None:
-        early = time.monotonic() < self._believe_at
-        if reply is not None and reply.code and early and isinstance(rebuild_error(reply), errors.UnknownTask):
-            again = threading.Timer(FAR_RETRY_S, self.send)
-            again.daemon = True
-            again.start()
-        else:
-            self._sink.deliver(reply)
-
-    def fail(self, error: Exception) -> None:
-        self._sink.fail(error)
-
-    def chunk(self, item: Reply) -> None:
-        """Never comes: a FETCH gets one answer."""
-
-
 # ---------------------------------------------------------------- deadlines
-
-_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqagents_deadline", default=None)
-
-
-@contextlib.contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Every call made in this block must end within ``seconds`` of its start; of two nested ones the narrower holds."""
-    end = time.monotonic() + _checked_timeout(seconds)
-    outer = _deadline.get()
-    token = _deadline.set(end if outer is None else min(end, outer))
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-class _Unset:
-    def __repr__(self) -> str:
-        return "default"
-
-
-UNSET = _Unset()
-Timeout = float | None | _Unset
-
-
-def _checked_timeout(seconds: object) -> float:
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds != seconds:
-        raise errors.ConfigError(f"a timeout is a number of seconds, or None for none at all, not {seconds!r}")
-    return min(float(seconds), MAX_TIMEOUT_S)
-
-
-def time_left(timeout: Timeout) -> float | None:
-    """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
-    left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
-    limits = [] if left is None else [_checked_timeout(left)]
-    end = _deadline.get()
-    if end is not None:
-        limits.append(end - time.monotonic())
-    call = current_call()
-    if call is not None:
-        call.check()  # who is cancelled starts nothing new
-        rest = call.remaining()
-        if rest is not None:
-            limits.append(rest)
-    if not limits:
-        return None
-    least = min(limits)
-    if least <= 0:
-        raise errors.CallTimeout("the deadline had passed before the call was made")
-    return least
 
 
 def _value_of(link: Link, reply: Reply) -> Any:
@@ -214,27 +96,6 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     return name
 
 
-def creation(
-    cls_or_name: type | str, agent_id: str | None, agent_options: Mapping[str, Any] | None
-) -> tuple[str, dict[str, Any]]:
-    """Class name and options of a create request."""
-    name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
-    if not isinstance(name, str):
-        raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
-    try:
-        chosen = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
-    except TypeError:
-        known = ", ".join(AgentOptions.__slots__)
-        raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
-    options = {"class": checked_name(name, errors.UnknownClass), **chosen}
-    if agent_id is None:
-        return name, options
-    try:
-        return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
-    except (errors.UnknownAgent, errors.ConfigError) as exc:
-        raise errors.ConfigError(f"agent_id: {exc}") from None
-
-
 # ---------------------------------------------------------------- proxies
 
 
@@ -256,7 +117,7 @@ class AgentProxy:
     def __init__(
         self, link: Link, agent_id: str, class_name: str, doc: str, methods: Mapping[str, list[str]], *,
         timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
-        client: RpcClient | None = None,
+        client: object | None = None,
     ) -> None:  # fmt: skip
         _check_agent_id(agent_id)
         own = self.__dict__
@@ -267,7 +128,7 @@ class AgentProxy:
         own["_za_timeout"] = timeout
         own["_za_awaitable"] = awaitable  # made by AsyncRpcClient: every method is awaited
         own["_za_server"] = server_id
-        own["_za_client"] = client  # that made it: while it is there, no other client closes the connection
+        own["_za_client"] = client  # the RpcClient that made it: while that is there, the connection stays open
         own["__doc__"] = doc
 
     @property
@@ -365,7 +226,7 @@ class RemoteMethod:
 
     def __init__(
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
-        client: RpcClient | None = None,
+        client: object | None = None,
     ) -> None:  # fmt: skip
         _check_agent_id(agent_id)
         self._home = home
@@ -447,7 +308,7 @@ class AwaitedMethod(RemoteMethod):
         return self.aio(*args, **kwargs)
 
 
-def holding(client: RpcClient | None, outcome: _Outcome) -> _Outcome:
+def holding(client: object | None, outcome: _Outcome) -> _Outcome:
     """``outcome`` keeps the client that asked for it, and may be all that is left of ``Reader().to_dist(...)(x)``."""
     if client is not None:
         outcome.__dict__["_client"] = client
@@ -491,229 +352,3 @@ def _parameter(arg: ast.arg, kind: Any, default: ast.expr | None = None) -> insp
     note = arg.annotation  # a text already where the module has `from __future__ import annotations`
     annotation = empty if note is None else str(note.value) if isinstance(note, ast.Constant) else ast.unparse(note)
     return inspect.Parameter(arg.arg, kind, default=ast.unparse(default) if default else empty, annotation=annotation)
-
-
-# ---------------------------------------------------------------- the client
-
-
-class RpcClient:
-    """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
-
-    All clients of one process to one host share a connection, which opens with the first request and closes with
-    the last client: a client counts until it is closed, or dropped together with its proxies and their results. On
-    the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
-    without keys and encryption, to a host that was started with ``insecure``.
-    ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
-    """
-
-    def __init__(
-        self, host: str = "localhost", port: int | None = None, *,
-        transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
-    ) -> None:  # fmt: skip
-        if link is None:
-            check_host(host)
-            if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-                raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
-            if transport not in (None, "ipc", "tcp", "tcp-insecure"):
-                raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
-            link = connect(Target(host, port, transport))
-        self._link = link
-        self._timeout = timeout
-        self._open = False
-        self._use()
-
-    @property
-    def link(self) -> Link:
-        """What carries the requests."""
-        return self._link
-
-    @property
-    def address(self) -> str:
-        """``host:port``, or ``ipc:/path`` of a private host."""
-        return self._link.address
-
-    # ------------------------------------------------------------ agents
-
-    def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
-        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
-        """Make an agent on the host; its proxy.
-
-        ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
-        remaining arguments go to its ``__init__``. A given ``agent_id`` that is taken is `AgentExists`.
-        ``agent_options`` override those of the class for this agent: ``max_concurrency``, ``reentrant``, ``on_busy``.
-        """
-        name, options = creation(cls_or_name, agent_id, agent_options)
-        try:
-            return self._create(name, args, kwargs, options)
-        except errors.UnknownClass:
-            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
-                raise
-        self._manage(Op.REGISTER, cls_or_name)
-        return self._create(name, args, kwargs, options)
-
-    def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of an agent that is there; UnknownAgent if it is not."""
-        checked_name(agent_id, errors.UnknownAgent)
-        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
-
-    def delete_agent(self, agent_id: str) -> bool:
-        """Delete an agent: its running call ends, its queued ones get `AgentDeleted`. UnknownAgent if there is none."""
-        checked_name(agent_id, errors.UnknownAgent)
-        return bool(self._manage(Op.DELETE, options={"id": agent_id}))
-
-    def delete_all_agent(self) -> bool:
-        """Delete every agent of the host."""
-        return bool(self._manage(Op.DELETE_ALL))
-
-    def get_agent_list(self) -> list[dict[str, Any]]:
-        """The agents: agent_id, class, type, calls, running, queued, age_s."""
-        return list(self._manage(Op.LIST))
-
-    def get_agent_memory(self, agent_id: str) -> Any:
-        """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``."""
-        checked_name(agent_id, errors.UnknownAgent)
-        return self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
-
-    # ------------------------------------------------------------ the host
-
-    def is_alive(self) -> bool:
-        """True if the host answers within its management timeout. A refused key raises AuthenticationError."""
-        try:
-            self._manage(Op.INFO)
-        except errors.AuthenticationError:
-            raise
-        except (ConnectionError, TimeoutError):
-            return False
-        return True
-
-    def stop(self, grace_s: float | None = None) -> bool:
-        """Ask the host to drain and end; returns when it has agreed. ``grace_s``: how long calls may go on."""
-        return bool(self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
-
-    def get_server_info(self) -> dict[str, Any]:
-        """How the host is: server_id, pid, port, capacity, counts, store, settings."""
-        return dict(self._manage(Op.INFO))
-
-    def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
-        return list(self._manage(Op.CALLS))
-
-    def cancel(self, task_id: str) -> bool:
-        """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
-        return bool(self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
-
-    def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
-        """The host's unfinished calls whose results will be kept, and the ``most`` latest results that are: task_id,
-        state, age_s (since the call, or since its finish), bytes. In a shared store those of all hosts."""
-        return list(self._manage(Op.RESULTS, options={"most": most}))
-
-    def dump(self) -> list[dict[str, Any]]:
-        """The open calls with the stack of their code and what they wait for: to see what is stuck."""
-        return list(self._manage(Op.DUMP))
-
-    def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
-        """Give the host model configurations; all are checked before any is taken."""
-        given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
-        return bool(self._manage(Op.MODELS, given))
-
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it.
-
-        It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
-        """
-        checked_name(task_id, errors.UnknownTask)
-        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
-
-    def download_file(
-        self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
-        progress: Progress | None = None, *, timeout: Timeout = UNSET,
-    ) -> int:  # fmt: skip
-        """Copy a file of the host to ``local_path``, which appears when it is whole; its size in bytes.
-
-        The host serves only what lies below its ``--file-root`` directories; ``remote_path`` is absolute, or relative
-        to one of them. Raises PermissionRefused or UnknownFile, and OSError for ``local_path``. ``progress(bytes there,
-        bytes in all)`` is called in this thread, with each chunk; what it raises ends the download. ``timeout``: for
-        the whole file, default that of this client.
-        """
-        with Incoming(local_path, progress) as file, self.open_download(remote_path, timeout) as stream:
-            for item in stream:
-                file.take(item)
-                file.report()
-            return file.finish()
-
-    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
-        """The stream of a file: its size, then its bytes."""
-        link, path = self._link, os.fspath(remote_path)
-        stream = Stream(link, Op.DOWNLOAD, bind_reference)
-        left = time_left(self._timeout if isinstance(timeout, _Unset) else timeout)
-        body = request_body(link, Op.DOWNLOAD, (path,), {})
-        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-        return holding(self, stream)
-
-    # ------------------------------------------------------------ life
-
-    def close(self) -> None:
-        """Let go of the connection; the last client of this process to the host closes it. Idempotent."""
-        link = self._link
-        if not self._open or not isinstance(link, Connection):
-            return
-        self._open = False
-        self._finalizer.detach()
-        if link.let_go():
-            link.close()
-
-    def __enter__(self) -> RpcClient:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<RpcClient {self._link.address}>"
-
-    def _use(self) -> None:
-        if isinstance(self._link, Connection):
-            self._link.take_up()
-            self._open = True
-            self._finalizer = weakref.finalize(self, self._link.let_go)  # dropped without close: no user any more
-
-    # ------------------------------------------------------------ requests
-
-    def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> AgentProxy:
-        link = self._link
-        link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
-        short = name.rpartition(":")[2]
-        body = request_body(link, short, args, kwargs)
-        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
-        return self.proxy_from(_value_of(link, reply))
-
-    def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
-        """The proxy for a host's description of an agent."""
-        if isinstance(description, bytes):
-            description = codec.unpack(description, max_bytes=1 << 24)
-        agent_id, class_name, doc, packed = description
-        methods = _methods(packed)
-        return AgentProxy(
-            self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
-        )
-
-    def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
-        link = self._link
-        body = request_body(link, op, args, {})
-        left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return _value_of(link, link.call("", op, body, options=options, timeout=left))
-
-
-_known_methods: dict[bytes, dict[str, list[str]]] = {}
-
-
-def _methods(packed: bytes) -> dict[str, list[str]]:
-    """The methods of a class as the host describes them; the same bytes come with every agent of the class."""
-    known = _known_methods.get(packed)
-    if known is None:
-        if len(_known_methods) >= 1024:
-            _known_methods.clear()
-        known = _known_methods[packed] = codec.unpack(packed, max_bytes=1 << 24)
-    return known

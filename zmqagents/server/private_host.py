@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import errors
-from ..client.proxy import AgentProxy, RpcClient
+from ..client.proxy import AgentProxy
+from ..client.rpc import RpcClient
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import connect, trust
 from ..connection.target import Target

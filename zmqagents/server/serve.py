@@ -28,7 +28,7 @@ from typing import Any
 from .. import discovery, errors
 from ..agents import loader
 from ..broker.broker import Bound, Broker
-from ..client import proxy
+from ..client import links, proxy, rpc
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
@@ -64,7 +64,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     try:
         broker = Broker(
             config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=proxy.fetch_far, own_client=lambda: proxy.RpcClient(link=broker.link),
+            fetch_far=links.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
             pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
@@ -102,7 +102,7 @@ def serve(
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
     registration = None
-    proxy.adopt(broker.link)
+    links.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -122,7 +122,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
         broker.finished.wait()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        proxy.disown(broker.link)
+        links.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 
@@ -151,7 +151,7 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     """
     made = {}
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
-        _, options = proxy.creation(class_name, agent_id, None)
+        _, options = rpc.creation(class_name, agent_id, None)
         body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
         made[agent_id] = Waiter()
         broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)

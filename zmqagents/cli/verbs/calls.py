@@ -17,8 +17,9 @@ from ..values import read_arguments
 from ..where import open_client
 
 if TYPE_CHECKING:
-    from ...client.proxy import AgentProxy, RpcClient
+    from ...client.proxy import AgentProxy
     from ...client.result import AsyncResult
+    from ...client.rpc import RpcClient
 
 __all__ = ["call", "cancel", "create", "delete", "download", "result"]
 

@@ -1,0 +1,65 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import time
+from collections.abc import Iterator
+
+from .. import errors
+from ..agents.context import current_call
+from ..config import DEFAULT_TIMEOUT_S
+
+MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
+
+
+_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqagents_deadline", default=None)
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Every call made in this block must end within ``seconds`` of its start; of two nested ones the narrower holds."""
+    end = time.monotonic() + _checked_timeout(seconds)
+    outer = _deadline.get()
+    token = _deadline.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "default"
+
+
+UNSET = _Unset()
+Timeout = float | None | _Unset
+
+
+def _checked_timeout(seconds: object) -> float:
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or seconds != seconds:
+        raise errors.ConfigError(f"a timeout is a number of seconds, or None for none at all, not {seconds!r}")
+    return min(float(seconds), MAX_TIMEOUT_S)
+
+
+def time_left(timeout: Timeout) -> float | None:
+    """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
+    left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
+    limits = [] if left is None else [_checked_timeout(left)]
+    end = _deadline.get()
+    if end is not None:
+        limits.append(end - time.monotonic())
+    call = current_call()
+    if call is not None:
+        call.check()  # who is cancelled starts nothing new
+        rest = call.remaining()
+        if rest is not None:
+            limits.append(rest)
+    if not limits:
+        return None
+    least = min(limits)
+    if least <= 0:
+        raise errors.CallTimeout("the deadline had passed before the call was made")
+    return least

@@ -1,0 +1,75 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .. import codec, errors
+from ..codec import TaskRef
+from ..connection.connection import connect
+from ..connection.target import target_of
+from ..wire.link import Link, Sink, rebuild_error
+from ..wire.messages import Reply
+
+FAR_PATIENCE_S = 1.0
+FAR_RETRY_S = 0.02
+
+
+_inside: dict[str, Link] = {}  # hosts that live in this process, by server id
+
+
+def adopt(link: Link) -> None:
+    """From now on calls of this process to that host take no socket."""
+    _inside[link.server_id] = link
+
+
+def disown(link: Link) -> None:
+    """The reverse of `adopt`."""
+    if _inside.get(link.server_id) is link:
+        del _inside[link.server_id]
+
+
+def link_for(server_id: str, address: str) -> Link:
+    """The way from this process to the host of a reference."""
+    return _inside.get(server_id) or connect(target_of(address))
+
+
+def fetch_far(ref: TaskRef, sink: Sink) -> None:
+    """Ask the host that has, or is about to have, the result of ``ref`` for it."""
+    codec.check_reference(ref)
+    _FarFetch(link_for(ref.server_id, ref.address), ref.task_id, sink).send()
+
+
+class _FarFetch:
+    """A fetch that may overtake the call it asks for: that one comes over another connection, its caller's own.
+
+    So `UnknownTask` is believed only after `FAR_PATIENCE_S`.
+    """
+
+    def __init__(self, link: Link, task_id: str, sink: Sink) -> None:
+        self._link = link
+        self._task_id = task_id
+        self._sink = sink
+        self._believe_at = time.monotonic() + FAR_PATIENCE_S
+
+    def send(self) -> None:
+        try:
+            self._link.fetch(self._task_id, self)
+        except errors.ZmqAgentsError as exc:  # the link is being closed
+            self._sink.fail(exc)
+
+    def deliver(self, reply: Reply | None) -> None:
+        early = time.monotonic() < self._believe_at
+        if reply is not None and reply.code and early and isinstance(rebuild_error(reply), errors.UnknownTask):
+            again = threading.Timer(FAR_RETRY_S, self.send)
+            again.daemon = True
+            again.start()
+        else:
+            self._sink.deliver(reply)
+
+    def fail(self, error: Exception) -> None:
+        self._sink.fail(error)
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: a FETCH gets one answer."""

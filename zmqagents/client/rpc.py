@@ -1,0 +1,266 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from .. import codec, errors
+from ..agents.marks import AgentOptions
+from ..agents.spec import class_name_of
+from ..config import DEFAULT_TIMEOUT_S, check_host
+from ..connection.connection import Connection, connect
+from ..connection.target import Target, Transport
+from ..wire.link import Link
+from ..wire.messages import Flag, Op
+from .deadlines import UNSET, Timeout, _Unset, time_left
+from .download import Incoming, Progress
+from .proxy import AgentProxy, _value_of, bind_reference, checked_name, holding, request_body
+from .result import AsyncResult
+from .stream import Stream
+
+
+def creation(
+    cls_or_name: type | str, agent_id: str | None, agent_options: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
+    """Class name and options of a create request."""
+    name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
+    if not isinstance(name, str):
+        raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
+    try:
+        chosen = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
+    except TypeError:
+        known = ", ".join(AgentOptions.__slots__)
+        raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
+    options = {"class": checked_name(name, errors.UnknownClass), **chosen}
+    if agent_id is None:
+        return name, options
+    try:
+        return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
+    except (errors.UnknownAgent, errors.ConfigError) as exc:
+        raise errors.ConfigError(f"agent_id: {exc}") from None
+
+
+class RpcClient:
+    """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
+
+    All clients of one process to one host share a connection, which opens with the first request and closes with
+    the last client: a client counts until it is closed, or dropped together with its proxies and their results. On
+    the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
+    without keys and encryption, to a host that was started with ``insecure``.
+    ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
+    """
+
+    def __init__(
+        self, host: str = "localhost", port: int | None = None, *,
+        transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
+    ) -> None:  # fmt: skip
+        if link is None:
+            check_host(host)
+            if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
+                raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
+            if transport not in (None, "ipc", "tcp", "tcp-insecure"):
+                raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+            link = connect(Target(host, port, transport))
+        self._link = link
+        self._timeout = timeout
+        self._open = False
+        self._use()
+
+    @property
+    def link(self) -> Link:
+        """What carries the requests."""
+        return self._link
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or ``ipc:/path`` of a private host."""
+        return self._link.address
+
+    # ------------------------------------------------------------ agents
+
+    def create_agent(
+        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> AgentProxy:  # fmt: skip
+        """Make an agent on the host; its proxy.
+
+        ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
+        remaining arguments go to its ``__init__``. A given ``agent_id`` that is taken is `AgentExists`.
+        ``agent_options`` override those of the class for this agent: ``max_concurrency``, ``reentrant``, ``on_busy``.
+        """
+        name, options = creation(cls_or_name, agent_id, agent_options)
+        try:
+            return self._create(name, args, kwargs, options)
+        except errors.UnknownClass:
+            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
+                raise
+        self._manage(Op.REGISTER, cls_or_name)
+        return self._create(name, args, kwargs, options)
+
+    def get_agent(self, agent_id: str) -> AgentProxy:
+        """The proxy of an agent that is there; UnknownAgent if it is not."""
+        checked_name(agent_id, errors.UnknownAgent)
+        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
+
+    def delete_agent(self, agent_id: str) -> bool:
+        """Delete an agent: its running call ends, its queued ones get `AgentDeleted`. UnknownAgent if there is none."""
+        checked_name(agent_id, errors.UnknownAgent)
+        return bool(self._manage(Op.DELETE, options={"id": agent_id}))
+
+    def delete_all_agent(self) -> bool:
+        """Delete every agent of the host."""
+        return bool(self._manage(Op.DELETE_ALL))
+
+    def get_agent_list(self) -> list[dict[str, Any]]:
+        """The agents: agent_id, class, type, calls, running, queued, age_s."""
+        return list(self._manage(Op.LIST))
+
+    def get_agent_memory(self, agent_id: str) -> Any:
+        """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``."""
+        checked_name(agent_id, errors.UnknownAgent)
+        return self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
+
+    # ------------------------------------------------------------ the host
+
+    def is_alive(self) -> bool:
+        """True if the host answers within its management timeout. A refused key raises AuthenticationError."""
+        try:
+            self._manage(Op.INFO)
+        except errors.AuthenticationError:
+            raise
+        except (ConnectionError, TimeoutError):
+            return False
+        return True
+
+    def stop(self, grace_s: float | None = None) -> bool:
+        """Ask the host to drain and end; returns when it has agreed. ``grace_s``: how long calls may go on."""
+        return bool(self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
+
+    def get_server_info(self) -> dict[str, Any]:
+        """How the host is: server_id, pid, port, capacity, counts, store, settings."""
+        return dict(self._manage(Op.INFO))
+
+    def get_call_list(self) -> list[dict[str, Any]]:
+        """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
+        return list(self._manage(Op.CALLS))
+
+    def cancel(self, task_id: str) -> bool:
+        """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
+        return bool(self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
+
+    def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        """The host's unfinished calls whose results will be kept, and the ``most`` latest results that are: task_id,
+        state, age_s (since the call, or since its finish), bytes. In a shared store those of all hosts."""
+        return list(self._manage(Op.RESULTS, options={"most": most}))
+
+    def dump(self) -> list[dict[str, Any]]:
+        """The open calls with the stack of their code and what they wait for: to see what is stuck."""
+        return list(self._manage(Op.DUMP))
+
+    def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
+        """Give the host model configurations; all are checked before any is taken."""
+        given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
+        return bool(self._manage(Op.MODELS, given))
+
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+        """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it.
+
+        It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
+        """
+        checked_name(task_id, errors.UnknownTask)
+        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
+
+    def download_file(
+        self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
+        progress: Progress | None = None, *, timeout: Timeout = UNSET,
+    ) -> int:  # fmt: skip
+        """Copy a file of the host to ``local_path``, which appears when it is whole; its size in bytes.
+
+        The host serves only what lies below its ``--file-root`` directories; ``remote_path`` is absolute, or relative
+        to one of them. Raises PermissionRefused or UnknownFile, and OSError for ``local_path``. ``progress(bytes there,
+        bytes in all)`` is called in this thread, with each chunk; what it raises ends the download. ``timeout``: for
+        the whole file, default that of this client.
+        """
+        with Incoming(local_path, progress) as file, self.open_download(remote_path, timeout) as stream:
+            for item in stream:
+                file.take(item)
+                file.report()
+            return file.finish()
+
+    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
+        """The stream of a file: its size, then its bytes."""
+        link, path = self._link, os.fspath(remote_path)
+        stream = Stream(link, Op.DOWNLOAD, bind_reference)
+        left = time_left(self._timeout if isinstance(timeout, _Unset) else timeout)
+        body = request_body(link, Op.DOWNLOAD, (path,), {})
+        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
+        return holding(self, stream)
+
+    # ------------------------------------------------------------ life
+
+    def close(self) -> None:
+        """Let go of the connection; the last client of this process to the host closes it. Idempotent."""
+        link = self._link
+        if not self._open or not isinstance(link, Connection):
+            return
+        self._open = False
+        self._finalizer.detach()
+        if link.let_go():
+            link.close()
+
+    def __enter__(self) -> RpcClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<RpcClient {self._link.address}>"
+
+    def _use(self) -> None:
+        if isinstance(self._link, Connection):
+            self._link.take_up()
+            self._open = True
+            self._finalizer = weakref.finalize(self, self._link.let_go)  # dropped without close: no user any more
+
+    # ------------------------------------------------------------ requests
+
+    def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> AgentProxy:
+        link = self._link
+        link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
+        short = name.rpartition(":")[2]
+        body = request_body(link, short, args, kwargs)
+        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
+        return self.proxy_from(_value_of(link, reply))
+
+    def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
+        """The proxy for a host's description of an agent."""
+        if isinstance(description, bytes):
+            description = codec.unpack(description, max_bytes=1 << 24)
+        agent_id, class_name, doc, packed = description
+        methods = _methods(packed)
+        return AgentProxy(
+            self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
+        )
+
+    def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
+        link = self._link
+        body = request_body(link, op, args, {})
+        left = time_left(link.management_timeout_s if timeout is None else timeout)
+        return _value_of(link, link.call("", op, body, options=options, timeout=left))
+
+
+_known_methods: dict[bytes, dict[str, list[str]]] = {}
+
+
+def _methods(packed: bytes) -> dict[str, list[str]]:
+    """The methods of a class as the host describes them; the same bytes come with every agent of the class."""
+    known = _known_methods.get(packed)
+    if known is None:
+        if len(_known_methods) >= 1024:
+            _known_methods.clear()
+        known = _known_methods[packed] = codec.unpack(packed, max_bytes=1 << 24)
+    return known

@@ -1,0 +1,236 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from ..agents.context import current_call
+from ..wire.link import Link, rebuild_error
+from ..wire.messages import STREAM_WINDOW, Reply
+from .loops import _inbox_of, _LoopInbox
+from .result import Bind, _Condition, decode_reply
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class _Inlet:
+    """The sink of a stream: what has come and was not taken. It does not know its `Stream`, so that one may go."""
+
+    def __init__(self) -> None:
+        self.items: deque[Reply] = deque()
+        self.error: Exception | None = None
+        self.ended = False
+        self.on_item: Callable[[], None] | None = None
+        self._changed = _Condition()
+        self._futures: list[tuple[_LoopInbox, asyncio.Future[None]]] = []
+
+    def chunk(self, item: Reply) -> None:
+        with self._changed:
+            if self.ended:
+                return
+            self.items.append(item)
+            self._tell()
+
+    def deliver(self, reply: Reply | None) -> None:
+        self._end(rebuild_error(reply) if reply is not None and reply.code else None)
+
+    def fail(self, error: Exception) -> None:
+        self._end(error)
+
+    def close(self) -> bool:
+        """Drop what has come and what will; False if it had ended."""
+        with self._changed:
+            was_open = not self.ended
+            self.ended = True
+            self.items.clear()
+            self._tell()
+            return was_open
+
+    def wait(self, timeout: float | None) -> bool:
+        """Until there is an item or the end; False after ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(self.ready, timeout)
+
+    def ready(self) -> bool:
+        return bool(self.items) or self.ended
+
+    def pop(self) -> Reply | None:
+        """The next item, None if there is none now."""
+        with self._changed:
+            return self.items.popleft() if self.items else None
+
+    def future(self) -> asyncio.Future[None] | None:
+        """Done when there is an item or the end; None if there is."""
+        with self._changed:
+            if self.ready():
+                return None
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            self._futures.append((_inbox_of(loop), future))
+            return future
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Nobody awaits ``future`` any more."""
+        with self._changed:
+            self._futures = [entry for entry in self._futures if entry[1] is not future]
+
+    def _end(self, error: Exception | None) -> None:
+        with self._changed:
+            if not self.ended:
+                self.error = error
+                self.ended = True
+                self._tell()
+
+    def _tell(self) -> None:
+        on_item = self.on_item
+        if on_item is not None:  # before anybody is woken: a reader that goes on must not count as waiting
+            on_item()
+        self._changed.notify_all()
+        futures, self._futures = self._futures, []
+        for inbox, future in futures:
+            inbox.post(future, None)
+
+
+class Stream:
+    """The items of a generator method, as they are made: an iterator, also an asynchronous one.
+
+    The host makes at most `frames.STREAM_WINDOW` items ahead of the reader. An exception of the generator comes at its
+    place. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator: its ``finally`` runs.
+    One reader at a time.
+    """
+
+    def __init__(self, link: Link, label: str, bind: Bind) -> None:
+        self._link = link
+        self._label = label
+        self._bind = bind
+        self._taken = 0
+        self._finished = False
+        self.inlet = _Inlet()
+        self.task_id = ""
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            item = self.inlet.pop()
+            if item is not None:
+                return self._take(item)
+            if self.inlet.ended:
+                self._finish()
+                raise StopIteration
+            self._wait()
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Any:
+        while True:
+            item = self.inlet.pop()
+            if item is not None:
+                return self._take(item)
+            if self.inlet.ended:
+                self._finish()
+                raise StopAsyncIteration
+            future = self.inlet.future()
+            if future is not None:
+                await self._until(future)
+
+    async def _until(self, future: asyncio.Future[None]) -> None:
+        call = current_call()
+        if call is None:
+            try:
+                await future
+            finally:
+                self.inlet.forget(future)
+            return
+        inbox = _inbox_of(future.get_loop())
+        over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
+        try:
+            await future
+        finally:
+            self.inlet.on_item = None
+            self.inlet.forget(future)
+            over()
+
+    def close(self) -> None:
+        """End the stream; the generator on the host is closed. Idempotent."""
+        if self.inlet.close():
+            with contextlib.suppress(errors.ZmqAgentsError):
+                self._link.abandon(self.task_id)
+
+    async def aclose(self) -> None:
+        """The same as `close`."""
+        self.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the interpreter may be going down
+            self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"{self!r} belongs to its reader and cannot be sent: send its items")
+
+    def __repr__(self) -> str:
+        state = "ended" if self.inlet.ended else "open"
+        return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
+
+    def _take(self, item: Reply) -> Any:
+        self._taken += 1
+        if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
+            self._link.credit(self.task_id, STREAM_WINDOW // 2)
+        return decode_reply(self._link, item, self._bind)
+
+    def _finish(self) -> None:
+        error, self.inlet.error = self.inlet.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame, and this frame the stream: it would not be closed
+
+    def _wait(self) -> None:
+        call = current_call()
+        if call is not None and call.host.wait_for_item(call, self, None):
+            return
+        self._link.check_may_block("reading a stream")
+        self.inlet.wait(None)
+
+    # What `HostServices.wait_for_item` looks at.
+
+    @property
+    def server_id(self) -> str:
+        return self._link.server_id
+
+    @property
+    def inside(self) -> bool:
+        return self._link.inside
+
+    def ready(self) -> bool:
+        return self.inlet.ready()
+
+    @property
+    def on_item(self) -> Callable[[], None] | None:
+        return self.inlet.on_item
+
+    @on_item.setter
+    def on_item(self, callback: Callable[[], None] | None) -> None:
+        self.inlet.on_item = callback

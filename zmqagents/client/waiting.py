@@ -1,0 +1,107 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .. import errors
+from ..agents.context import current_call
+from ..wire.link import Link
+from .result import AsyncResult, _bounded
+
+
+def wait(
+    results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
+) -> Any:
+    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
+    everything = list(results)
+    timeout = _bounded(timeout)
+    end = None if timeout is None else time.monotonic() + timeout
+    call = current_call()
+    while call is not None:
+        pending = [result for result in everything if not result.done()]
+        if not pending or _enough(everything, pending, return_when):
+            break
+        left = None if end is None else max(0.0, end - time.monotonic())
+        any_of = return_when != concurrent.futures.ALL_COMPLETED
+        if left == 0.0 or not call.host.wait_for(call, pending, left, any_of):
+            break
+    left = None if end is None else max(0.0, end - time.monotonic())
+    unfinished = next((result for result in everything if not result.done()), None)
+    if unfinished is not None:
+        _check_may_block(unfinished, "wait()")
+    return concurrent.futures.wait(everything, left, return_when)
+
+
+def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_when: str) -> bool:
+    if return_when == concurrent.futures.FIRST_COMPLETED:
+        return len(pending) < len(everything)
+    if return_when == concurrent.futures.FIRST_EXCEPTION:
+        finished = [result for result in everything if result.done() and not result.cancelled()]
+        return any(result.exception() is not None for result in finished)
+    return False
+
+
+def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
+    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last."""
+    pending = dict.fromkeys(results)
+    end = None if timeout is None else time.monotonic() + timeout
+    finished = _Finished(pending)
+    while pending:
+        while not finished.done:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if left == 0.0 or not finished.wait(next(iter(pending)), left):
+                raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
+        result = finished.done.popleft()
+        del pending[result]
+        yield result
+
+
+class _Finished:
+    """Results as they finish. Each is registered once, so that waiting for n of them costs n, not n squared.
+
+    In an agent's call it stands, one after the other, for one result that is not there yet: the call needs them all,
+    so for the wait-for graph any will do.
+    """
+
+    def __init__(self, results: Iterable[AsyncResult]) -> None:
+        self.done: deque[AsyncResult] = deque()
+        self.on_item: Callable[[], None] | None = None
+        self.task_id = self.server_id = ""
+        self.inside = False
+        self._changed = threading.Condition()
+        for result in results:
+            result.add_done_callback(self._add)
+
+    def ready(self) -> bool:
+        return bool(self.done)
+
+    def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
+        """Until another one is done; False after ``timeout`` seconds."""
+        call = current_call()
+        self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
+        self.inside = getattr(pending, "inside", False)
+        if call is not None and call.host.wait_for_item(call, self, _bounded(timeout)):
+            return self.ready() or timeout is None
+        _check_may_block(pending, "as_completed()")
+        with self._changed:
+            return self._changed.wait_for(self.ready, _bounded(timeout))
+
+    def _add(self, result: Any) -> None:
+        with self._changed:
+            self.done.append(result)
+            self._changed.notify_all()
+        on_item = self.on_item
+        if on_item is not None:
+            on_item()
+
+
+def _check_may_block(result: Any, what: str) -> None:
+    link = getattr(result, "_link", None)  # a Future of somebody else's has none
+    if isinstance(link, Link):
+        link.check_may_block(what)

@@ -26,7 +26,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 import hosts
 from actors import within
-from zmqagents.broker.delivery import Outbound, Session, Where
+from zmqagents.broker.delivery import Outbound, Session
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
 from zmqagents.security.zap import Authenticator
@@ -37,7 +37,7 @@ from zmqagents.wire.poller import new_poller
 from zmqagents.wire.stream import WRITE_BYTES
 from zmqagents.wire.transport import Event
 from zmqagents.wire.unix import UnixCarrier
-from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer
+from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, Where
 
 pytestmark = pytest.mark.timeout(60)
 

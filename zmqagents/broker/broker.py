@@ -72,9 +72,10 @@ from ..wire.link import Sink
 from ..wire.messages import Call, Code, Kind, Reply
 from ..wire.poller import IN, new_poller
 from ..wire.router_listener import RouterDoor
-from ..wire.unix_listener import UnixDoor
+from ..wire.transport import ZERO_COPY_BYTES
+from ..wire.unix_listener import UnixDoor, Where
 from .clients import Sessions
-from .delivery import PUSH_S, RETRY_S, ZERO_COPY_BYTES, Outbound, Session, Where
+from .delivery import PUSH_S, RETRY_S, Outbound, Session
 from .leader import Helm, Relieved
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 

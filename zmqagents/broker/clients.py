@@ -31,7 +31,8 @@ from ..security.keys import Role
 from ..security.zap import name_of
 from ..wire import messages
 from ..wire.messages import Flag, Frame, Hello, Kind, error_reply
-from .delivery import Outbound, Session, Where
+from ..wire.unix_listener import Where
+from .delivery import Outbound, Session
 
 __all__ = ["Sessions"]
 

@@ -31,10 +31,11 @@ from ..scheduler.records import Peer
 from ..security.keys import Role
 from ..wire import messages
 from ..wire.messages import Code, Frame, Hello, Kind, Reply
-from ..wire.unix_listener import UnixPeer
+from ..wire.transport import ZERO_COPY_BYTES, SendFrame
+from ..wire.unix_listener import UnixPeer, Where
 from .session import Ledger
 
-__all__ = ["ZERO_COPY_BYTES", "Outbound", "SendFrame", "Session"]
+__all__ = ["Outbound", "Session"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ RETRY_S = 0.02  # how often a peer that did not read is tried again
 BUSY_MS = 100  # when a client is to try again that came at a limit of the host
 PUSH_AT = 32  # replies that may wait for others, and how long, while short methods run
 PUSH_S = 0.0002
-ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
 # libzmq's high-water mark counts messages. So those above LARGE_BYTES are counted here in bytes until they are written.
 LARGE_BYTES = 32_768
 IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
@@ -51,9 +51,6 @@ IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client befo
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
-
-Where = bytes | UnixPeer  # where a client is reached: a routing id of the ROUTER, or a connection at the Unix door
-SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
 
 
 class Session:

@@ -19,12 +19,12 @@ import zmq
 import zmq.backend
 
 from .. import errors
-from ..broker.delivery import ZERO_COPY_BYTES, SendFrame
 from ..config import BrokerConfig
 from ..security import curve, zap
 from ..security.keys import KeyPair
 from . import messages
 from .messages import Frame, Kind
+from .transport import ZERO_COPY_BYTES, SendFrame
 
 __all__ = ["Arrival", "RouterDoor"]
 

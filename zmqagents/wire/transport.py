@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import zmq
@@ -66,3 +67,9 @@ def poll(items: Items, timeout_ms: int) -> Items:
     """Wait until one of ``items`` is ready, ``timeout_ms`` at most (-1: for ever)."""
     ready: Items = zmq.zmq_poll(items, timeout_ms)
     return ready
+
+
+ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
+
+
+SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError

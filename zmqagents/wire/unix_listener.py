@@ -33,7 +33,7 @@ from .messages import Frame
 from .poller import IN, OUT
 from .stream import SENDING, SHORT_READ_BYTES, UnixWire
 
-__all__ = ["UnixDoor", "UnixPeer"]
+__all__ = ["UnixDoor", "UnixPeer", "Where"]
 
 log = logging.getLogger(__name__)
 
@@ -325,3 +325,6 @@ def _uid_of(sock: socket.socket) -> int | None:
 
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
+
+
+Where = bytes | UnixPeer  # where a client is reached: a routing id of the ROUTER, or a connection at the Unix door

@@ -21,9 +21,10 @@ from zmqagents.process import descriptors
 LIMITED = """
 import json, os, resource, socket, sys, time
 from hosts import Worker
-from zmqagents import RpcAgentServerLauncher, hosting
+from zmqagents import RpcAgentServerLauncher
+from zmqagents.server import serve
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 200))
-hosting.LOOK_EVERY_S = 0.05
+serve.LOOK_EVERY_S = 0.05
 server = RpcAgentServerLauncher(custom_agent_classes=[Worker], server_id="narrow", start_method="fork", local_mode=True)
 server.launch()
 found = [open(f"/proc/{server.pid}/limits").read()]
@@ -57,7 +58,7 @@ def test_the_soft_limit_is_raised_and_each_rise_over_80_percent_is_told_once(
 FULL = """
 import json, os, resource, socket, time
 from hosts import Worker
-from zmqagents import RpcAgentServerLauncher, RpcClient, endpoints
+from zmqagents import RpcAgentServerLauncher, RpcClient, discovery
 server = RpcAgentServerLauncher(custom_agent_classes=[Worker], server_id="full", start_method="fork", local_mode=True)
 server.launch()
 with RpcClient("localhost", server.port, transport="ipc") as client:
@@ -66,7 +67,7 @@ with RpcClient("localhost", server.port, transport="ipc") as client:
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
     strangers = [socket.socket(socket.AF_UNIX) for _ in range(20)]
     for stranger in strangers:
-        stranger.connect(endpoints.find_host("localhost", server.port).ipc)
+        stranger.connect(discovery.find_host("localhost", server.port).ipc)
     time.sleep(0.5)
     found = [worker.echo("served")]
     for stranger in strangers:
@@ -88,7 +89,7 @@ def test_a_host_without_a_free_descriptor_says_so_once_and_lets_clients_in_when_
 def test_a_process_without_a_free_descriptor_is_known_to_have_none() -> None:
     source = """
 import json, os, resource
-from zmqagents import descriptors
+from zmqagents.process import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 taken = []
 try:
@@ -182,7 +183,7 @@ def test_a_fork_of_a_host_does_not_take_files_of_its_own_for_the_hosts_connectio
 def test_sockets_of_others_stay_open_in_a_fork() -> None:
     source = """
 import json, os, socket
-from zmqagents import descriptors
+from zmqagents.process import descriptors
 ours, others = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
 pair = socket.socketpair()
 file = open(os.devnull)

@@ -29,18 +29,18 @@ from zmqagents.security import private
 # A host without a broker: takes the lock, leaves a socket and a connection file, says so, waits for its end.
 FAKE_HOST = """
 import os, socket, sys, time
-from zmqagents import endpoints
+from zmqagents import discovery
 server_id, port = sys.argv[1], int(sys.argv[2])
-path = endpoints.ipc_path(server_id)
-with endpoints.IpcLock(path):
+path = discovery.ipc_path(server_id)
+with discovery.IpcLock(path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
-    record = endpoints.ConnectionFile(server_id, "localhost", port, os.getpid(), path, None, "0", time.time())
-    endpoints.publish(record)
+    record = discovery.ConnectionFile(server_id, "localhost", port, os.getpid(), path, None, "0", time.time())
+    discovery.publish(record)
     print("ready", flush=True)
     sys.stdin.read()
     listener.close()
-    endpoints.withdraw(record)
+    discovery.withdraw(record)
 """
 
 

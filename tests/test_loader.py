@@ -46,7 +46,7 @@ def test_the_classes_of_a_file_come_in_the_order_of_their_definition(tmp_path: P
     file = write(
         tmp_path / "several.py",
         """
-        from zmqagents.agents.base import AgentBase, agent
+        from zmqagents import AgentBase, agent
 
         class Zebra(AgentBase):
             pass
@@ -93,7 +93,7 @@ def test_a_subclass_of_a_marked_class_is_offered_only_when_marked_itself(tmp_pat
     file = write(
         tmp_path / "marked.py",
         """
-        from zmqagents.agents.base import agent
+        from zmqagents import agent
 
         @agent
         class Marked:

@@ -171,7 +171,8 @@ def test_a_stopped_host_is_not_started_again() -> None:
 
 LOOP = """
 import json, logging, os, signal, sys, time
-from zmqagents import RpcAgentServerLauncher, supervisor
+from zmqagents import RpcAgentServerLauncher
+from zmqagents.server import supervisor
 supervisor.FIRST_S, supervisor.LIMIT = 0.01, 3
 server = RpcAgentServerLauncher(agent_dir=sys.argv[1], restart=True)
 server.launch()
@@ -235,7 +236,8 @@ def test_what_cannot_be_is_refused() -> None:
 def test_shutdown_while_it_waits_to_start_again_is_immediate() -> None:
     source = """
 import json, os, signal, time
-from zmqagents import RpcAgentServerLauncher, supervisor
+from zmqagents import RpcAgentServerLauncher
+from zmqagents.server import supervisor
 supervisor.FIRST_S = 60
 server = RpcAgentServerLauncher(restart=True)
 server.launch()
@@ -303,7 +305,7 @@ def test_the_death_of_the_launcher_ends_the_whole_chain_within_two_seconds(metho
 
 def test_the_death_of_the_launcher_while_the_host_is_being_started_again_ends_the_supervisor() -> None:
     with started(
-        CHAIN.replace("server = ", "from zmqagents import supervisor; supervisor.FIRST_S = 60\nserver = "), "fork"
+        CHAIN.replace("server = ", "from zmqagents.server import supervisor; supervisor.FIRST_S = 60\nserver = "), "fork"
     ) as program:
         pid, port = told(program)
         above = supervisor_of(pid)

@@ -364,11 +364,11 @@ def test_one_who_is_refused_and_has_gone_is_no_broken_pipe(path: str) -> None:
 # It changes its user after the imports: another user may not be able to read this Python's files.
 OTHER_USER = """
 import os, sys, time
-from zmqagents import carrier
+from zmqagents.wire import unix
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-wire = carrier.UnixCarrier(sys.argv[1])
+wire = unix.UnixCarrier(sys.argv[1])
 end = time.monotonic() + 10
 while not wire.events and time.monotonic() < end:
     wire.look(carrier.poll(wire.items, 100))
@@ -741,7 +741,7 @@ def test_others_are_served_while_long_messages_come(porter: Porter) -> None:
 
 SENDER = """
 import socket, sys
-from zmqagents import zmtp
+from zmqagents.wire import zmtp
 with socket.socket(socket.AF_UNIX) as end:
     end.connect(sys.argv[1])
     end.sendall(zmtp.GREETING + zmtp.READY)

@@ -30,14 +30,14 @@ _LAZY = {
     "AsyncRpcClient": "client.aio",
     "Msg": "agents.msg",
     "RpcAgentServerLauncher": "server.launcher",
-    "RpcClient": "client.proxy",
-    "deadline": "client.proxy",
+    "RpcClient": "client.rpc",
+    "deadline": "client.deadlines",
     "load_agents_from_dir": "agents.loader",
     "load_custom_class_from_file": "agents.loader",
-    "Stream": "client.result",
-    "as_completed": "client.result",
+    "Stream": "client.stream",
+    "as_completed": "client.waiting",
     "register_type": "codec",
-    "wait": "client.result",
+    "wait": "client.waiting",
 }
 
 __all__ = [

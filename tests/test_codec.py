@@ -40,13 +40,13 @@ def round_trip(value: Any, **kwargs: Any) -> Any:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registrations of one test, forgotten afterwards."""
-    found, exceptions = dict(codec_encoder._found.items()), dict(errors._types)
+    found, exceptions = dict(codec_encoder._found.items()), dict(errors.known_types)
     monkeypatch.setattr(codec_encoder, "_builders", dict(codec_encoder._builders))
     yield
     codec_encoder._found.clear()
     codec_encoder._found.update(found)
-    errors._types.clear()
-    errors._types.update(exceptions)
+    errors.known_types.clear()
+    errors.known_types.update(exceptions)
 
 
 # ---------------------------------------------------------------- what Python brings along

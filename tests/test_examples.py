@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from examples import demo
-from zmqagents.agents.context import CallContext, _current
+from zmqagents.agents.context import CallContext, current
 from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallCancelled
@@ -89,10 +89,10 @@ def test_a_cancelled_indexer_leaves_and_reads_the_rest_later() -> None:
     host: Any = None  # an indexer asks nothing of its host
     call = CallContext(host, "c1", "indexer-1", "index")
     call.cancel()
-    token = _current.set(call)
+    token = current.set(call)
     with pytest.raises(CallCancelled):
         indexer.index()
-    _current.reset(token)
+    current.reset(token)
     assert indexer.progress()["done"] == 0
     assert indexer.index()["modules"] == indexer.progress()["total"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from zmqagents.agents.context import CallContext, _current
+from zmqagents.agents.context import CallContext, current
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.chat import ChatModel
 from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
@@ -572,9 +572,9 @@ class Host:
 @pytest.fixture
 def call() -> Iterator[CallContext]:
     call = CallContext(Host(), "c1", "reader", "reply")
-    token = _current.set(call)
+    token = current.set(call)
     yield call
-    _current.reset(token)
+    current.reset(token)
 
 
 def test_a_cancelled_call_stops_in_the_middle_of_a_stream(

@@ -305,7 +305,8 @@ def test_the_death_of_the_launcher_ends_the_whole_chain_within_two_seconds(metho
 
 def test_the_death_of_the_launcher_while_the_host_is_being_started_again_ends_the_supervisor() -> None:
     with started(
-        CHAIN.replace("server = ", "from zmqagents.server import supervisor; supervisor.FIRST_S = 60\nserver = "), "fork"
+        CHAIN.replace("server = ", "from zmqagents.server import supervisor; supervisor.FIRST_S = 60\nserver = "),
+        "fork",
     ) as program:
         pid, port = told(program)
         above = supervisor_of(pid)

@@ -44,7 +44,7 @@ from zmqagents import (
     sync_func,
 )
 from zmqagents.client.proxy import bind_reference
-from zmqagents.client.result import AsyncResult, _Condition
+from zmqagents.client.result import AsyncResult, Condition
 from zmqagents.client.stream import _Inlet
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import target_of
@@ -640,7 +640,7 @@ def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it
 
 
 def test_that_lock_wakes_those_who_wait() -> None:
-    condition = _Condition()
+    condition = Condition()
     woken: list[bool] = []
 
     def wait() -> None:

@@ -364,14 +364,14 @@ def test_one_who_is_refused_and_has_gone_is_no_broken_pipe(path: str) -> None:
 # It changes its user after the imports: another user may not be able to read this Python's files.
 OTHER_USER = """
 import os, sys, time
-from zmqagents.wire import unix
+from zmqagents.wire import transport, unix
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 wire = unix.UnixCarrier(sys.argv[1])
 end = time.monotonic() + 10
 while not wire.events and time.monotonic() < end:
-    wire.look(carrier.poll(wire.items, 100))
+    wire.look(transport.poll(wire.items, 100))
     wire.receive()
 print([event.name for event in wire.events], flush=True)
 wire.close()

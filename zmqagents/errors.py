@@ -274,7 +274,7 @@ class StoreFull(StoreError, RuntimeError):
 # StopIteration and its kin would be swallowed by whatever generator the caller stands in.
 _NEVER_MIXED = (StopIteration, StopAsyncIteration)
 
-_types: dict[str, type[BaseException]] = {}
+known_types: dict[str, type[BaseException]] = {}
 _mixed: dict[type[BaseException], type[AgentCallError]] = {}
 
 
@@ -287,13 +287,13 @@ def register_exception(cls: type[BaseException]) -> type[BaseException]:
     """Let ``cls`` arrive here as itself (and as `AgentCallError`); usable as a decorator."""
     if not (isinstance(cls, type) and issubclass(cls, Exception)):
         raise ConfigError(f"register_exception takes an Exception class, not {cls!r}")
-    _types[type_name_of(cls)] = cls
+    known_types[type_name_of(cls)] = cls
     return cls
 
 
 for _value in (*vars(builtins).values(), *list(globals().values())):
     if isinstance(_value, type) and issubclass(_value, Exception):
-        _types[type_name_of(_value)] = _value
+        known_types[type_name_of(_value)] = _value
 
 
 def safe_text(value: object, *, of: str = "message") -> str:
@@ -380,7 +380,7 @@ def rebuild(data: Mapping[str, Any], *, from_agent: bool = True) -> Exception:
 
 def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception:
     name = data.get("type")
-    original = _types.get(name) if isinstance(name, str) else None
+    original = known_types.get(name) if isinstance(name, str) else None
     cls: type[Exception]
     if not from_agent and original is not None and issubclass(original, ZmqAgentsError):
         cls = original
@@ -391,7 +391,7 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     members = data.get("group")
     if isinstance(members, list) and depth < MAX_GROUP_DEPTH:
         args = (message, [_rebuild(m, True, depth + 1) for m in members if isinstance(m, Mapping)])
-    exc = _instance(cls, original, tuple(args) if isinstance(args, (list, tuple)) else (message,))
+    exc = instance_of(cls, original, tuple(args) if isinstance(args, (list, tuple)) else (message,))
     if isinstance(exc, AgentCallError):
         exc.type_name, exc.message = str(name), message
     if isinstance(exc, AgentCallError) or from_agent:
@@ -442,7 +442,7 @@ def _mix(original: type[BaseException] | None) -> type[AgentCallError]:
     return mixed
 
 
-def _instance(cls: type[Exception], original: type[BaseException] | None, args: tuple[Any, ...]) -> Exception:
+def instance_of(cls: type[Exception], original: type[BaseException] | None, args: tuple[Any, ...]) -> Exception:
     """An instance with ``args`` set, whatever ``__init__`` the class has."""
     try:
         exc = cls.__new__(cls, *args)

@@ -37,7 +37,7 @@ from typing import Any
 
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, current_call
-from .marks import AgentOptions, OnBusy, _host_only
+from .marks import AgentOptions, OnBusy, host_only
 
 __all__ = ["AgentBase"]
 
@@ -110,7 +110,7 @@ class AgentBase(metaclass=_AgentMeta):
         """The same as `reply`."""
         return self.reply(*args, **kwargs)
 
-    @_host_only
+    @host_only
     def to_dist(self, host: str | None = None, port: int | None = None, **where: Any) -> Any:
         """Make this agent anew on a host, from the arguments it was made with, and give its proxy.
 
@@ -122,12 +122,12 @@ class AgentBase(metaclass=_AgentMeta):
         where = {key: value for key, value in given.items() if value is not None}
         return _distribute(type(self), args, kwargs, self.agent_id, where)
 
-    @_host_only
+    @host_only
     def model_config(self, name: str) -> dict[str, Any]:
         """The model configuration ``name`` that the host was given. For the agent's own code only."""
         return self._host().model_config(name)
 
-    @_host_only
+    @host_only
     def model(self, name: str) -> Any:
         """A ready client for the model configuration ``name``. For the agent's own code only."""
         return self._host().model(name)

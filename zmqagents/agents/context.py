@@ -98,7 +98,7 @@ class CallContext:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-_current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("zmqagents_call", default=None)
+current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 
 def current_call() -> CallContext | None:
@@ -106,5 +106,5 @@ def current_call() -> CallContext | None:
 
     None as well in a task or thread that the method has left behind: the call is over.
     """
-    call = _current.get()
+    call = current.get()
     return None if call is None or call.over else call

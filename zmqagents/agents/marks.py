@@ -45,7 +45,7 @@ def idempotent(function: F) -> F:
     return function
 
 
-def _host_only(function: F) -> F:
+def host_only(function: F) -> F:
     """Public to the agent's own code, but not reachable by callers."""
     function.__zmqagents_host_only__ = True  # type: ignore[attr-defined]
     return function

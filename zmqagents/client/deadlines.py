@@ -14,28 +14,28 @@ from ..config import DEFAULT_TIMEOUT_S
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 
 
-_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqagents_deadline", default=None)
+current_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqagents_deadline", default=None)
 
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
     """Every call made in this block must end within ``seconds`` of its start; of two nested ones the narrower holds."""
     end = time.monotonic() + _checked_timeout(seconds)
-    outer = _deadline.get()
-    token = _deadline.set(end if outer is None else min(end, outer))
+    outer = current_deadline.get()
+    token = current_deadline.set(end if outer is None else min(end, outer))
     try:
         yield
     finally:
-        _deadline.reset(token)
+        current_deadline.reset(token)
 
 
-class _Unset:
+class Unset:
     def __repr__(self) -> str:
         return "default"
 
 
-UNSET = _Unset()
-Timeout = float | None | _Unset
+UNSET = Unset()
+Timeout = float | None | Unset
 
 
 def _checked_timeout(seconds: object) -> float:
@@ -46,9 +46,9 @@ def _checked_timeout(seconds: object) -> float:
 
 def time_left(timeout: Timeout) -> float | None:
     """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
-    left = DEFAULT_TIMEOUT_S if isinstance(timeout, _Unset) else timeout
+    left = DEFAULT_TIMEOUT_S if isinstance(timeout, Unset) else timeout
     limits = [] if left is None else [_checked_timeout(left)]
-    end = _deadline.get()
+    end = current_deadline.get()
     if end is not None:
         limits.append(end - time.monotonic())
     call = current_call()

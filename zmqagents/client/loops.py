@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class _LoopInbox:
+class LoopInbox:
     """Futures of one event loop that are to be woken; filled by any thread, emptied by the loop's own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -44,19 +44,19 @@ class _LoopInbox:
                 future.set_exception(error)
 
 
-_inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopInbox] = weakref.WeakKeyDictionary()
+_inboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopInbox] = weakref.WeakKeyDictionary()
 _inboxes_lock = threading.Lock()
 
 
-def _renew_lock() -> None:
+def renew_lock() -> None:
     """In a forked child: a thread that is not here may hold it."""
     global _inboxes_lock
     _inboxes_lock = threading.Lock()
 
 
-def _inbox_of(loop: asyncio.AbstractEventLoop) -> _LoopInbox:
+def inbox_of(loop: asyncio.AbstractEventLoop) -> LoopInbox:
     with _inboxes_lock:
         found = _inboxes.get(loop)
         if found is None:
-            found = _inboxes[loop] = _LoopInbox(loop)
+            found = _inboxes[loop] = LoopInbox(loop)
         return found

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .. import codec, errors
-from ..agents.context import _current
+from ..agents.context import current
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
-from .deadlines import UNSET, Timeout, _deadline, time_left
+from .deadlines import UNSET, Timeout, current_deadline, time_left
 from .links import link_for
 from .result import AsyncResult, decode_reply
 from .stream import Stream
@@ -62,7 +62,7 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
 # ---------------------------------------------------------------- deadlines
 
 
-def _value_of(link: Link, reply: Reply) -> Any:
+def value_of(link: Link, reply: Reply) -> Any:
     if reply.code:
         raise rebuild_error(reply)
     return decode_reply(link, reply, bind_reference)
@@ -216,7 +216,7 @@ class AgentProxy:
             flags = Flag.ATTRIBUTE | Flag.DETACHED
             result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
             return holding(self._za_client, result)
-        return _value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
+        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
 class RemoteMethod:
@@ -245,7 +245,7 @@ class RemoteMethod:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
-            return _value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
+            return value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
     def aio(self, *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +263,7 @@ class RemoteMethod:
         timeout = self._timeout
         if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
-        if timeout is UNSET and _deadline.get() is None and _current.get() is None:
+        if timeout is UNSET and current_deadline.get() is None and current.get() is None:
             left: float | None = DEFAULT_TIMEOUT_S  # what `time_left` says then
         else:
             left = time_left(timeout)

@@ -25,7 +25,7 @@ from ..agents.context import current_call
 from ..codec import TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
-from .loops import _inbox_of, _renew_lock
+from .loops import inbox_of, renew_lock
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
 # ---------------------------------------------------------------- one value
 
 
-class _Condition(type(threading.RLock())):  # type: ignore[misc]
+class Condition(type(threading.RLock())):  # type: ignore[misc]
     """A `threading.Condition` that Ctrl-C cannot leave locked: the thread that brings all replies would wait for it.
 
     No signal is looked at between a lock's own entering and the block. But `threading.Condition` enters and leaves by
@@ -80,7 +80,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     def __init__(self, link: Link, label: str, bind: Bind, home: str = "") -> None:
         super().__init__()
-        self._condition = _Condition()
+        self._condition = Condition()
         self._home = home  # the host's id, where it was known before the link was first used
         self._link = link
         self._label = label
@@ -180,7 +180,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     def _wait(self, timeout: float | None) -> None:
         if self.done():
             return
-        timeout = _bounded(timeout)
+        timeout = bounded(timeout)
         call = current_call()
         if call is not None and call.host.wait_for(call, [self], timeout, False):
             return  # the worker slot was given back meanwhile
@@ -210,7 +210,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        inbox = _inbox_of(loop)
+        inbox = inbox_of(loop)
         self.add_done_callback(lambda _: inbox.post(future, None))
         call = current_call()
         give_up = (
@@ -267,7 +267,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 # ---------------------------------------------------------------- waiting for several
 
 
-def _bounded(timeout: float | None) -> float | None:
+def bounded(timeout: float | None) -> float | None:
     """``timeout`` as the locks of this platform can take it: ``inf`` is a legal wish."""
     return None if timeout is None else min(timeout, MAX_WAIT_S)
 
@@ -276,4 +276,4 @@ def _bounded(timeout: float | None) -> float | None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=renew_lock)

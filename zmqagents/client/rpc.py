@@ -15,9 +15,9 @@ from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
 from ..wire.messages import Flag, Op
-from .deadlines import UNSET, Timeout, _Unset, time_left
+from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, _value_of, bind_reference, checked_name, holding, request_body
+from .proxy import AgentProxy, bind_reference, checked_name, holding, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
 
@@ -194,7 +194,7 @@ class RpcClient:
         """The stream of a file: its size, then its bytes."""
         link, path = self._link, os.fspath(remote_path)
         stream = Stream(link, Op.DOWNLOAD, bind_reference)
-        left = time_left(self._timeout if isinstance(timeout, _Unset) else timeout)
+        left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)
         body = request_body(link, Op.DOWNLOAD, (path,), {})
         stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
         return holding(self, stream)
@@ -234,7 +234,7 @@ class RpcClient:
         short = name.rpartition(":")[2]
         body = request_body(link, short, args, kwargs)
         reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
-        return self.proxy_from(_value_of(link, reply))
+        return self.proxy_from(value_of(link, reply))
 
     def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
         """The proxy for a host's description of an agent."""
@@ -250,7 +250,7 @@ class RpcClient:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return _value_of(link, link.call("", op, body, options=options, timeout=left))
+        return value_of(link, link.call("", op, body, options=options, timeout=left))
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

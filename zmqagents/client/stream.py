@@ -11,8 +11,8 @@ from .. import errors
 from ..agents.context import current_call
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Reply
-from .loops import _inbox_of, _LoopInbox
-from .result import Bind, _Condition, decode_reply
+from .loops import LoopInbox, inbox_of
+from .result import Bind, Condition, decode_reply
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,8 +26,8 @@ class _Inlet:
         self.error: Exception | None = None
         self.ended = False
         self.on_item: Callable[[], None] | None = None
-        self._changed = _Condition()
-        self._futures: list[tuple[_LoopInbox, asyncio.Future[None]]] = []
+        self._changed = Condition()
+        self._futures: list[tuple[LoopInbox, asyncio.Future[None]]] = []
 
     def chunk(self, item: Reply) -> None:
         with self._changed:
@@ -73,7 +73,7 @@ class _Inlet:
 
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
-            self._futures.append((_inbox_of(loop), future))
+            self._futures.append((inbox_of(loop), future))
             return future
 
     def forget(self, future: asyncio.Future[None]) -> None:
@@ -151,7 +151,7 @@ class Stream:
             finally:
                 self.inlet.forget(future)
             return
-        inbox = _inbox_of(future.get_loop())
+        inbox = inbox_of(future.get_loop())
         over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
         try:
             await future

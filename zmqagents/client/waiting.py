@@ -12,7 +12,7 @@ from typing import Any
 from .. import errors
 from ..agents.context import current_call
 from ..wire.link import Link
-from .result import AsyncResult, _bounded
+from .result import AsyncResult, bounded
 
 
 def wait(
@@ -20,7 +20,7 @@ def wait(
 ) -> Any:
     """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
     everything = list(results)
-    timeout = _bounded(timeout)
+    timeout = bounded(timeout)
     end = None if timeout is None else time.monotonic() + timeout
     call = current_call()
     while call is not None:
@@ -86,11 +86,11 @@ class _Finished:
         call = current_call()
         self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
         self.inside = getattr(pending, "inside", False)
-        if call is not None and call.host.wait_for_item(call, self, _bounded(timeout)):
+        if call is not None and call.host.wait_for_item(call, self, bounded(timeout)):
             return self.ready() or timeout is None
         _check_may_block(pending, "as_completed()")
         with self._changed:
-            return self._changed.wait_for(self.ready, _bounded(timeout))
+            return self._changed.wait_for(self.ready, bounded(timeout))
 
     def _add(self, result: Any) -> None:
         with self._changed:

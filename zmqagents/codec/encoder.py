@@ -1230,14 +1230,14 @@ def _read_exception(decoder: _Decoder, data: Any, packed: Any) -> Exception:
         inner = _Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1)
         data["args"] = inner.read(_expect(bytes, packed))
     _check_description(data, 0)
-    known = errors._types.get(data.get("type", ""))
+    known = errors.known_types.get(data.get("type", ""))
     if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
         return errors.rebuild(data, from_agent=False)
     args = data.get("args")
     given = tuple(args) if args is not None else (data.get("message", ""),)
     cls = cast("type[Exception]", known)
     try:
-        exc = cls(*given) if cls.__module__ == "builtins" else errors._instance(cls, cls, given)
+        exc = cls(*given) if cls.__module__ == "builtins" else errors.instance_of(cls, cls, given)
     except Exception:  # one that wants more arguments than could travel: this one at least shows its message
         return errors.rebuild(data, from_agent=False)
     exc.remote_traceback = data.get("traceback", "")  # type: ignore[attr-defined]
@@ -1249,7 +1249,7 @@ def _check_description(data: Any, depth: int) -> None:
     for key, child in _expect(dict, data).items():
         if type(key) is str and key in _DESCRIBED:
             _expect(_DESCRIBED[key], child)
-    known = errors._types.get(data.get("type", ""))
+    known = errors.known_types.get(data.get("type", ""))
     if known is not None and issubclass(known, _COPIES_ARGUMENT):
         for child in data.get("args", ())[1:2]:
             _items(child)

@@ -15,14 +15,14 @@ from collections import deque
 from typing import Any
 
 from .. import codec, errors
-from ..agents.context import _current, current_call
+from ..agents.context import current, current_call
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
 from . import channel
 from .channel import LATE_S, Channel
-from .requests import Plain, _Call
+from .requests import Call, Plain
 from .target import Target
 
 __all__ = ["Connection", "connect", "trust"]
@@ -101,7 +101,7 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
-        call = _current.get()
+        call = current.get()
         if call is not None and call.over:
             call = None
         if call is not None:
@@ -111,7 +111,7 @@ class Connection(Link):
             core = self._open_core()
         if not core.resting and core.is_own_thread():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
-        message = _Call(agent, method, body, flags, options, timeout, call)
+        message = Call(agent, method, body, flags, options, timeout, call)
         try:
             if call is None:
                 return core.ask(message)
@@ -128,7 +128,7 @@ class Connection(Link):
         core = self._core
         if core is None or core.closing:
             core = self._open_core()
-        call_id = core.request(_Call(agent, method, body, flags, options, timeout, current_call()), sink, timeout)
+        call_id = core.request(Call(agent, method, body, flags, options, timeout, current_call()), sink, timeout)
         return messages.task_id_of(core.prefix, call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:

@@ -301,7 +301,7 @@ class Outstanding:
         return found
 
 
-class _Call:
+class Call:
     """A CALL that is made into frames when it is sent: the time left is right then, not when it was queued."""
 
     __slots__ = ("agent", "body", "deadline", "flags", "method", "options", "repeat")

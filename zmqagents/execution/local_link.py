@@ -24,7 +24,7 @@ from ..wire.messages import (
     to_time_ms,
 )
 from .gate import thread_gate
-from .services import Post, _gives_slot_back
+from .services import Post, gives_slot_back
 
 
 class InsideLink(Link):
@@ -56,7 +56,7 @@ class InsideLink(Link):
         if here is not None:
             here.host.check_blocking(f"{agent}.{method}()")
         ticket = own_ticket(self.server_id)
-        waits = ticket is not None and _gives_slot_back(ticket, f"{agent}.{method}()")
+        waits = ticket is not None and gives_slot_back(ticket, f"{agent}.{method}()")
         waiter = Waiter()
         call = self._call(agent, method, body, flags, options, timeout, waiter)
         if not waits:

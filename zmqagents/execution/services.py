@@ -55,7 +55,7 @@ class InsideServices:
         `DeadlockError` when the wait could never end.
         """
         ticket: Ticket = call.ticket
-        if not _gives_slot_back(ticket, "result()"):
+        if not gives_slot_back(ticket, "result()"):
             return False
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
@@ -73,7 +73,7 @@ class InsideServices:
     def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool:
         """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
         ticket: Ticket = call.ticket
-        if not _gives_slot_back(ticket, "reading a stream"):
+        if not gives_slot_back(ticket, "reading a stream"):
             return False
         gate = thread_gate()
         over = (ticket, gate, gate.begin())
@@ -98,7 +98,7 @@ class InsideServices:
     def outside(self, call: CallContext) -> Iterator[None]:
         """The slot is given back within this block, and taken again at its end."""
         ticket: Ticket = call.ticket
-        if not _gives_slot_back(ticket, "this call"):
+        if not gives_slot_back(ticket, "this call"):
             yield
             return
         gate = thread_gate()
@@ -183,7 +183,7 @@ class InsideServices:
 Wait = tuple[Ticket, Gate, int]
 
 
-def _gives_slot_back(ticket: Ticket, what: str) -> bool:
+def gives_slot_back(ticket: Ticket, what: str) -> bool:
     """True in the thread that runs ``ticket``; BlockingCallError on an event loop; False in any other thread."""
     if _on_a_loop():
         raise BlockingCallError(f"{what} would block the event loop: `await` it instead")

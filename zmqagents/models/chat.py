@@ -8,7 +8,7 @@ from typing import Any
 
 from ..agents.context import current_call
 from ..errors import ConfigError, MissingExtra, ZmqAgentsError, safe_text
-from .values import _HIDDEN, _copy, _secrets, redact
+from .values import HIDDEN, copy_of, redact, secrets
 
 REQUEST_LIMIT_S = 600.0  # openai's own default timeout of one request
 
@@ -34,7 +34,7 @@ class ChatModel:
         self.generate_args = _generate_args(config)
         self.streaming = bool(self.generate_args.pop("stream", config.get("stream")))
         self._kind: str = config["model_type"]
-        self._secrets = sorted(set(_secrets(config)), key=len, reverse=True)
+        self._secrets = sorted(set(secrets(config)), key=len, reverse=True)
         self.client, self._limit_s = self._connect(config)
 
     def _connect(self, config: Mapping[str, Any]) -> tuple[Any, float]:
@@ -141,7 +141,7 @@ class ChatModel:
 
     def _scrubbed_text(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
+            text = text.replace(secret, HIDDEN)
         return text
 
     def __repr__(self) -> str:
@@ -180,5 +180,5 @@ def _generate_args(config: Mapping[str, Any]) -> dict[str, Any]:
                 "OpenAI-compatible endpoint; put it into the model's Modelfile"
             )
         arguments.update({_OLLAMA_OPTIONS[key]: value for key, value in options.items()})
-    generate_args: dict[str, Any] = _copy(config.get("generate_args") or {}, "", [])
+    generate_args: dict[str, Any] = copy_of(config.get("generate_args") or {}, "", [])
     return {**arguments, **generate_args}

@@ -37,7 +37,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 from .chat import ChatModel
-from .values import _copy, _kind_of, redact
+from .values import copy_of, kind_of, redact
 
 __all__ = ["ModelConfigs", "check_model_configs", "load_model_configs_file"]
 
@@ -96,14 +96,14 @@ def check_model_configs(configs: object, *, source: str = "model configs") -> li
     """
     entries = [configs] if isinstance(configs, Mapping) else configs
     if not isinstance(entries, (list, tuple)):
-        raise ConfigError(f"{source}: must be an object or a list of objects, not {_kind_of(configs)}")
+        raise ConfigError(f"{source}: must be an object or a list of objects, not {kind_of(configs)}")
     problems: list[str] = []
     checked: list[dict[str, Any]] = []
     first: dict[str, int] = {}
     for index, entry in enumerate(entries):
         found: list[str] = []
         if isinstance(entry, Mapping):
-            copy = _copy(entry, "", found)
+            copy = copy_of(entry, "", found)
             found += _problems_of(copy)
             checked.append(copy)
             name = copy.get("config_name")
@@ -111,7 +111,7 @@ def check_model_configs(configs: object, *, source: str = "model configs") -> li
                 found.append(f"config_name is that of entry {first[name]} too")
         else:
             name = None
-            found.append(f"must be an object, not {_kind_of(entry)}")
+            found.append(f"must be an object, not {kind_of(entry)}")
         label = f"entry {index} ({name[:80]!r})" if isinstance(name, str) else f"entry {index}"
         problems += [f"{label}: {problem}" for problem in found]
     if problems:
@@ -127,7 +127,7 @@ def _problems_of(config: dict[str, Any]) -> list[str]:
         if config.get(key) is None:
             problems.append(f"{key} is missing")
         elif not isinstance(config[key], str) or not config[key].strip():
-            problems.append(f"{key} must be text, not {_kind_of(config[key])}")
+            problems.append(f"{key} must be text, not {kind_of(config[key])}")
     problems += _wrong_kinds(config, _KINDS, "")
     if isinstance(config.get("client_args"), dict):
         problems += _wrong_kinds(config["client_args"], _CLIENT_KINDS, "client_args.")
@@ -136,7 +136,7 @@ def _problems_of(config: dict[str, Any]) -> list[str]:
 
 def _wrong_kinds(values: Mapping[str, Any], kinds: Mapping[str, str], prefix: str) -> list[str]:
     return [
-        f"{prefix}{key} must be {'an http:// or https:// URL' if kind == _URL else kind}, not {_kind_of(values[key])}"
+        f"{prefix}{key} must be {'an http:// or https:// URL' if kind == _URL else kind}, not {kind_of(values[key])}"
         for key, kind in kinds.items()
         if values.get(key) is not None and not _is_kind(values[key], kind)
     ]
@@ -204,7 +204,7 @@ class ModelConfigs:
 
     def get(self, name: str) -> dict[str, Any]:
         """A copy of the configuration ``name``, secrets and all. Raises `ConfigError` naming the known ones."""
-        copy: dict[str, Any] = _copy(self._find(name), "", [])
+        copy: dict[str, Any] = copy_of(self._find(name), "", [])
         return copy
 
     def redacted(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ ORPHAN_GRACE_S = 0.25
 ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
 
 
-class _LifeLine:
+class LifeLine:
     """Ends this process when its parent is gone, by whatever death: then the pipe has no writer."""
 
     def __init__(self, fd: int) -> None:

@@ -14,7 +14,7 @@ from .. import errors
 from ..broker.broker import Bound
 from ..codec import pickling
 from ..config import BrokerConfig
-from ..process.life_line import EXIT_ORPHANED, _LifeLine
+from ..process.life_line import EXIT_ORPHANED, LifeLine
 from ..process.signals import (
     close_stdin,
     forget_parents_signals,
@@ -49,7 +49,7 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
 
     ``life_fd`` is the read end of a pipe whose other end the parent holds and never writes to.
     """
-    life = _LifeLine(life_fd)
+    life = LifeLine(life_fd)
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:

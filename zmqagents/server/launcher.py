@@ -176,7 +176,7 @@ class RpcAgentServerLauncher:
         if self._method() == "fresh":
             if self.restart:
                 return children.spawn("zmqagents.server.supervisor", config, classes, str(limit_s))
-            return children.spawn("zmqagents.server.serve", config, classes)
+            return children.spawn("zmqagents.server.child_main", config, classes)
         if self.restart:
             from . import supervisor
 

@@ -171,7 +171,9 @@ class Supervisor:
 
     def _begin(self) -> children.Child:
         if children.why_not_fork():
-            return children.spawn("zmqagents.server.serve", self.config, self._classes, new_session=self._new_session)
+            return children.spawn(
+                "zmqagents.server.child_main", self.config, self._classes, new_session=self._new_session
+            )
         return children.fork(self._be_the_host, new_session=self._new_session)
 
     def _be_the_host(self, ready_fd: int, life_fd: int) -> NoReturn:

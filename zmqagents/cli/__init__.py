@@ -20,8 +20,10 @@ What is wrong is one line on stderr and never a traceback of ours; `Verb` and `S
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
 ``as_server start`` nothing that it does not use.
 
-    verbs options settings where values output     what the verbs stand on
-    start host calls bench keys machine            the verbs
+    command options settings where values output   what the verbs stand on
+    verbs/                                         the verbs
+
+May import all but ``__main__``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""The verbs of ``as_server``, a module for each kind. Each is loaded when it is called."""
+"""The verbs of ``as_server``, a module for each kind. Each is loaded when it is called.
+
+May import what ``cli`` may.
+"""

@@ -1,6 +1,8 @@
 """Where finished results wait for those who ask: see `store.base` for the contract.
 
 `open_store` is the only place that knows which backends there are.
+
+May import wire.messages, codec, config and errors.
 """
 
 from __future__ import annotations

@@ -699,7 +699,7 @@ def test_log_level_info_logs_to_stderr_what_warning_does_not() -> None:
     with started("--log-level", "info", "--server-id", "talking") as host:
         code, out, err = host.end()
     assert (code, out) == (0, "")
-    assert re.search(r"INFO zmqagents\.\w+: talking: stopping", err)
+    assert re.search(r"INFO zmqagents\.[\w.]+: talking: stopping", err)
 
 
 def test_grace_bounds_the_stop_of_a_host_with_a_stuck_method(agent_dir: str) -> None:

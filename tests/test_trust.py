@@ -216,9 +216,9 @@ def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> Non
                 name = node.id if isinstance(node, ast.Name) else node.name
                 assert name not in ("eval", "exec", "marshal", "shelve", "dill", "yaml"), path
     assert found == {
-        ("pickling", "pickle"), ("serve", "pickle"), ("serve", "pickling"), ("result", "pickling"),
+        ("pickling", "pickle"), ("child_main", "pickle"), ("child_main", "pickling"), ("result", "pickling"),
     }  # fmt: skip
-    assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "children.py").read_text()
+    assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "process" / "children.py").read_text()
 
 
 # ---------------------------------------------------------------- secrets

@@ -11,6 +11,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -172,6 +173,14 @@ def is_gone(pid: int) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
     except psutil.NoSuchProcess:
         return True
+
+
+def freeze(pid: int | None) -> None:
+    """Stop a process, as Ctrl-Z does; SIGCONT lets it go on. The signal alone takes effect a little after `os.kill`."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
 
 
 def eventually(happened: Callable[[], bool], within_s: float) -> bool:

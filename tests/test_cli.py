@@ -31,6 +31,7 @@ import click
 import psutil
 import pytest
 
+from hosts import freeze
 from zmqagents import AgentBase, RpcClient, cli, errors
 from zmqagents.agents.loader import load_custom_class_from_file
 from zmqagents.cli.values import plain
@@ -393,7 +394,7 @@ def test_exit_code_130_for_a_call_that_is_interrupted_which_goes_on(host: Host) 
 
 def test_a_host_that_hangs_is_exit_code_4_for_status_and_for_stop() -> None:
     with started("--server-id", "hanging") as host, contextlib.ExitStack() as verbs:
-        host.process.send_signal(signal.SIGSTOP)
+        freeze(host.process.pid)
         command = [[*COMMAND, verb, "--port", host.port] for verb in ("status", "stop")]
         both = [verbs.enter_context(subprocess.Popen(c, stderr=subprocess.PIPE, text=True)) for c in command]
         said = [verb.communicate(timeout=LIMIT_S)[1] for verb in both]
@@ -413,8 +414,7 @@ def test_the_id_of_a_call_is_not_printed_if_the_host_may_not_have_it(
 
         def get_agent_and_hang(client: RpcClient, agent_id: str) -> Any:
             proxy = get_agent(client, agent_id)
-            host.process.send_signal(signal.SIGSTOP)
-            eventually(lambda: psutil.Process(host.process.pid).status() == psutil.STATUS_STOPPED)
+            freeze(host.process.pid)
             return proxy
 
         monkeypatch.setattr(RpcClient, "get_agent", get_agent_and_hang)

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
+from hosts import freeze
 from zmqagents import (
     AgentProxy,
     CallLost,
@@ -48,13 +48,11 @@ def frozen() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, AgentProxy]]:
 
 @contextlib.contextmanager
 def stopped(launcher: RpcAgentServerLauncher) -> Iterator[None]:
-    assert launcher.pid is not None
-    os.kill(launcher.pid, signal.SIGSTOP)
-    while psutil.Process(launcher.pid).status() != psutil.STATUS_STOPPED:
-        pass  # the signal takes effect a little after kill() has returned
+    freeze(launcher.pid)
     try:
         yield
     finally:
+        assert launcher.pid is not None
         os.kill(launcher.pid, signal.SIGCONT)
 
 

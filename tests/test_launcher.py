@@ -29,6 +29,7 @@ from hosts import (
     Worker,
     environment,
     eventually,
+    freeze,
     is_gone,
     output_of,
     running,
@@ -262,7 +263,7 @@ def launched(*classes: type, **options: Any) -> Iterator[tuple[RpcAgentServerLau
 def test_the_deadline_of_management_requests_is_what_the_host_says() -> None:
     with launched(max_timeout_seconds=0.3) as (server, client):
         client.get_agent_list()
-        os.kill(server.pid or 0, signal.SIGSTOP)
+        freeze(server.pid)
         try:
             start = time.monotonic()
             with pytest.raises(CallTimeout):
@@ -419,7 +420,7 @@ def test_a_host_that_hears_nothing_is_killed(monkeypatch: pytest.MonkeyPatch, ca
     server = RpcAgentServerLauncher(server_id="deaf")
     server.launch()
     pid = server.pid or 0
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     assert seconds_of(server.shutdown) < 2
     assert is_gone(pid)
     said = [record.getMessage() for record in caplog.records if record.name == "zmqagents.server.launcher"]

@@ -16,7 +16,19 @@ from typing import Any
 import psutil
 import pytest
 
-from hosts import STUCK_S, Worker, environment, eventually, is_gone, output_of, running, seconds_of, started, told
+from hosts import (
+    STUCK_S,
+    Worker,
+    environment,
+    eventually,
+    freeze,
+    is_gone,
+    output_of,
+    running,
+    seconds_of,
+    started,
+    told,
+)
 from raw_peer import RawPeer
 from scale import soak_only
 from zmqagents import (
@@ -392,7 +404,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 def test_a_host_that_hears_nothing_is_killed_by_its_supervisor() -> None:
     with shell("--grace", "0.1") as (process, said):
-        os.kill(said["pid"], signal.SIGSTOP)
+        freeze(said["pid"])
         start = time.monotonic()
         process.terminate()
         assert process.wait(10) == 1

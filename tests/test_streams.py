@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from actors import CALL_TIMEOUT_S, client_on_host, host, within
-from hosts import eventually, output_of, started, told
+from hosts import eventually, freeze, output_of, started, told
 from world import World
 from zmqagents import (
     AgentBase,
@@ -470,7 +470,7 @@ def test_a_reader_that_stands_still_disturbs_nobody(
     other = client.create_agent(Source)
     with started(READ_AND_STAY, server.host, str(server.port), source.agent_id, "count") as program:
         assert told(program) == 0
-        program.send_signal(signal.SIGSTOP)
+        freeze(program.pid)
         with within(2.0):
             assert sum(other.count(2000)) == 1_999_000
         assert source.made() <= 1 + STREAM_WINDOW

@@ -697,10 +697,11 @@ def test_a_frame_over_the_limit_ends_that_connection_alone(path: str) -> None:
 
 def test_a_message_that_does_not_end_is_let_go_and_told_as_what_it_was(porter: Porter) -> None:
     with shaken(porter) as (end, _):
+        frame = zmtp.head(MIB, zmtp.MORE) + bytes(MIB)
         begin = psutil.Process().memory_info().rss
         end.sendall(zmtp.head(4, zmtp.MORE) + b"head")
         for _ in range(100):
-            sender = threading.Thread(target=end.sendall, args=(zmtp.head(MIB, zmtp.MORE) + bytes(MIB),))
+            sender = threading.Thread(target=end.sendall, args=(frame,))
             sender.start()
             porter.until(lambda sender=sender: not sender.is_alive())
             sender.join()

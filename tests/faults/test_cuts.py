@@ -45,8 +45,9 @@ pytestmark = pytest.mark.timeout(pick(60, 600))
 CALLS = pick(3000, 10_000)
 DEADLINE_S = 20.0
 # What share of the calls must give their value although the connection is cut all the time: sessions are resumed, so
-# it is all of them, but for a first connection that is cut before there is a session.
-SUCCESS_SHARE = 0.98
+# it is all of them, but for those of a moment in which new connections, too, are cut before they have their session:
+# up to 32 at once, and the slower the machine the more such moments.
+SUCCESS_SHARE = 0.94
 # What a call may end in. AuthenticationError: the connection was cut within its handshake.
 LOSSES = (errors.CallLost, errors.HostLost, errors.HostUnreachable, errors.CallTimeout, errors.AuthenticationError)
 

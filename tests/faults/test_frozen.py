@@ -57,11 +57,11 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
 
 @contextlib.contextmanager
 def _frozen(launcher: RpcAgentServerLauncher) -> Iterator[None]:
-    assert launcher.pid is not None
-    os.kill(launcher.pid, signal.SIGSTOP)
+    hosts.freeze(launcher.pid)
     try:
         yield
     finally:
+        assert launcher.pid is not None
         os.kill(launcher.pid, signal.SIGCONT)
 
 
@@ -133,7 +133,7 @@ def test_a_client_that_is_stopped_in_a_stream_goes_on_where_it_was(
     node, desk = client.create_agent(Node), client.create_agent(Desk)
     with hosts.started(CALLER, str(server.port), node.agent_id, transport) as program:
         assert hosts.told(program) == 0
-        program.send_signal(signal.SIGSTOP)
+        hosts.freeze(program.pid)
         with within(pick(3, 12)):
             time.sleep(pick(1.5, 10))
             assert desk.echo("served") == "served"

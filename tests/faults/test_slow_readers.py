@@ -216,7 +216,7 @@ def test_a_client_that_is_stopped_amid_thousands_of_replies_gets_all_or_errors_w
     source = READER.replace("timeout=60", f"timeout=60, transport={transport!r}")
     with hosts.started(source, str(server.port), maker.agent_id, latch.agent_id, str(count), str(size)) as program:
         assert hosts.told(program) == "sent"
-        program.send_signal(signal.SIGSTOP)
+        hosts.freeze(program.pid)
         latch.release()
         _settled(client, 20)
         with within(1):

@@ -31,7 +31,7 @@ test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(ARGS)
 
 soak: .venv/test/.done
-	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults tests/test_restart.py tests/test_stop.py tests/test_descriptors.py $(ARGS)
+	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults tests/system/test_restart.py tests/system/test_stop.py tests/system/test_descriptors.py $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

@@ -166,7 +166,7 @@ def test_what_ends_a_little_later_is_waited_for(runtime_dir: Path) -> None:
 
 
 def test_the_fixture_fails_just_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in (ROOT / "conftest.py", ROOT / "tests" / "leaks.py"):
+    for source in (ROOT / "conftest.py", ROOT / "tests" / "support" / "leaks.py"):
         shutil.copy(source, pytester.path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(

@@ -23,11 +23,11 @@ from typing import Any
 
 import psutil
 import pytest
-from relay import TROUBLES, Relay
 
 import hosts
 from actors import CLASSES, client_of, host, within
 from raw_peer import ipc_path
+from relay import TROUBLES, Relay
 from scale import Memory, pick, soak_only
 from zmqagents import (
     AgentBase,

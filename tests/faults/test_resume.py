@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from relay import Relay
 
 from actors import Latch, client_of, host, within
 from raw_peer import ipc_path
+from relay import Relay
 from zmqagents import (
     AgentBase,
     AgentProxy,

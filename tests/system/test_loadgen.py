@@ -25,7 +25,7 @@ from zmqagents import (
 )
 from zmqagents.loadgen import Interval, Load, Summary
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "zmqagents", "bench"]
 
 

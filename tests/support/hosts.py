@@ -25,7 +25,7 @@ import psutil
 
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODES = ["fork", "fresh", "main"]  # "main": in the calling process, in its main thread
 STUCK_S = 1e6
 
@@ -73,8 +73,8 @@ class Parent(AgentBase):
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a program that imports this file and the package."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **more}
+    """For a program that imports the package, the helpers and the module of its test."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
 @contextlib.contextmanager

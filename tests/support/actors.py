@@ -419,6 +419,11 @@ def host(*classes: type, **settings: Any) -> Iterator[RpcAgentServerLauncher]:
         launcher.shutdown()
 
 
+def is_router(name: str) -> bool:
+    """Whether a thread of this name reads the sockets of its host, or may come to."""
+    return name.startswith(("zmqagents-router", "zmqagents-standby"))
+
+
 @contextmanager
 def client_of(launcher: RpcAgentServerLauncher, **options: Any) -> Iterator[RpcClient]:
     options.setdefault("timeout", CALL_TIMEOUT_S)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors import CALL_TIMEOUT_S, client_of, client_on_host, within
+from actors import CALL_TIMEOUT_S, client_of, client_on_host, is_router, within
 from zmqagents import AgentBase, AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, concurrent, current_call
 from zmqagents.agents.spec import spec_of
 from zmqagents.agents.timing import FORGIVEN_RUNS, LEAST_RUNS, LONG_S, SHORT_S, Pace
@@ -20,8 +20,6 @@ from zmqagents.broker.leader import Helm, Relieved
 from zmqagents.errors import AgentCallError, CallTimeout, DeadlockError
 
 pytestmark = pytest.mark.timeout(60)
-
-ROUTERS = ("zmqagents-router", "zmqagents-standby")
 
 
 class Runner(AgentBase):
@@ -99,10 +97,6 @@ class Runner(AgentBase):
 
     def _told(self) -> Any:
         return [self.most_inside, self.seen]
-
-
-def is_router(name: str) -> bool:
-    return name.startswith(ROUTERS)
 
 
 def quicken(agent: AgentProxy, *, later: bool = False) -> None:

@@ -19,7 +19,7 @@ from benchmarks.cases import Options, in_turn
 from benchmarks.driver import OURS, Process
 from benchmarks.loops import NotOffered
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 THOROUGH = bool(os.environ.get("ZMQAGENTS_THOROUGH"))
 
 

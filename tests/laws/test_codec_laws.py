@@ -20,7 +20,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from test_codec import same
+from sameness import same
 from zmqagents import codec, errors
 from zmqagents.codec import encoder as codec_encoder
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from actors import CALL_TIMEOUT_S, client_on_host
-from test_fast_lane import is_router
+from actors import CALL_TIMEOUT_S, client_on_host, is_router
 from zmqagents import AgentBase, AgentProxy, RpcClient, async_func, concurrent, current_call
 from zmqagents.agents.timing import LEAST_RUNS
 

@@ -25,6 +25,7 @@ import numpy as np
 import pydantic
 import pytest
 
+from sameness import same
 from zmqagents import codec, errors
 from zmqagents.codec import AgentRef, Encoded, TaskRef, decode, decode_call, encode, encode_call, register_type
 from zmqagents.codec import encoder as codec_encoder
@@ -78,20 +79,6 @@ def shown(value: Any) -> str:
 
 
 each_value = pytest.mark.parametrize("value", VALUES, ids=shown)
-
-
-def same(got: Any, sent: Any) -> bool:
-    """Equal, with the same types and the same order, at every depth."""
-    if type(got) is not type(sent):
-        return False
-    if isinstance(sent, (list, tuple)):
-        return len(got) == len(sent) and all(map(same, got, sent))
-    if isinstance(sent, dict):
-        return same(list(got), list(sent)) and same(list(got.values()), list(sent.values()))
-    if isinstance(sent, (set, frozenset)):  # no order: pair them by hash and equality
-        mine = {item: item for item in got}
-        return got == sent and all(same(mine[item], item) for item in sent)
-    return bool(got == sent) and repr(got) == repr(sent)  # repr tells zones and signs of zero apart
 
 
 def assert_same(got: Any, sent: Any) -> None:

@@ -1,7 +1,7 @@
 """The contract of the future store, run on every backend, and what belongs to one of them.
 
 A backend joins by one entry in `WORLDS`: a class that opens stores and lets time pass. The stress
-test runs 3 s; ``ZMQAGENTS_STRESS_S=20 python -m pytest tests/test_store.py -k sixteen`` runs longer.
+test runs 3 s; ``ZMQAGENTS_STRESS_S=20 python -m pytest tests/contract/test_store.py -k sixteen`` runs longer.
 """
 
 from __future__ import annotations

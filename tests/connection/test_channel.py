@@ -387,7 +387,7 @@ with host(Desk) as launcher, client_of(launcher) as client:
             pass
 print("end")
 """
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False,
         env={**os.environ, "PYTHONPATH": path},

@@ -19,7 +19,7 @@ from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallCancelled
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 Coordinator, Indexer = load_agents_from_dir(EXAMPLES / "agents", strict=True)
 indexing: Any = sys.modules[Indexer.__module__]
 

@@ -2,7 +2,7 @@
 
 Against real servers (`redis_server`). On another one, for longer, with more results:
 ``ZMQAGENTS_REDIS_SERVER=/path/to/server ZMQAGENTS_STRESS_S=20 ZMQAGENTS_MANY_RESULTS=100000 python -m pytest
-tests/test_store.py tests/test_store_redis.py``.
+tests/contract/test_store.py tests/store/test_store_redis.py``.
 """
 
 from __future__ import annotations

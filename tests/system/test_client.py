@@ -590,7 +590,7 @@ def test_a_call_answers_in_time_while_others_are_out(client: RpcClient, desk: Ag
 
 def _python(script: str) -> str:
     """Run ``script`` in a fresh interpreter; it must end well, and say nothing on stderr."""
-    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=40, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -18,7 +18,7 @@ import pytest
 
 import zmqagents
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = ("LICENSE", "README.rst", "setup.cfg", "setup.py")
 
 INFO = f"zmqagents-{zmqagents.__version__}.dist-info"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from actors import Desk, Latch, Node, client_of, host, within
+from hosts import free_port
 from relay import Relay
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(capacity=8) as launcher:
+    with host(capacity=8, port=free_port()) as launcher:
         yield launcher
 
 

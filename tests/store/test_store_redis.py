@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from redis_server import NO_SERVER, RedisServer, binaries, free_port, running_redis, version_of
+from hosts import free_port
+from redis_server import NO_SERVER, RedisServer, binaries, running_redis, version_of
 from zmqagents.errors import ConfigError, MessageTooLarge, StoreFull, StoreUnavailable
 from zmqagents.store import Found, State, StoreLimits, open_store
 from zmqagents.store import redis as store_redis

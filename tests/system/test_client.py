@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
-from hosts import freeze
+from hosts import free_port, freeze
 from zmqagents import (
     AgentProxy,
     CallLost,
@@ -330,7 +330,7 @@ def test_a_callback_that_raises_while_a_client_is_closed_keeps_nobody_waiting(od
 
 
 def test_a_proxy_finds_the_host_again_that_came_back() -> None:
-    with host() as first, client_of(first) as client:
+    with host(port=free_port()) as first, client_of(first) as client:
         port = first.port
         desk = client.create_agent(Desk, agent_id="phoenix")
         first.shutdown()
@@ -345,7 +345,7 @@ def test_a_proxy_finds_the_host_again_that_came_back() -> None:
 
 
 def test_a_result_of_a_host_that_came_back_is_unknown() -> None:
-    with host() as first, client_of(first) as client:
+    with host(port=free_port()) as first, client_of(first) as client:
         port, result = first.port, client.create_agent(Desk).later(1)
         assert result.result() == 1
         again = pickle.dumps(result)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hosts import eventually, is_gone, output_of
+from hosts import eventually, free_port, is_gone, output_of
 from scale import soak_only
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 from zmqagents.process import descriptors
@@ -144,7 +144,7 @@ class Forks(AgentBase):
 
 @pytest.mark.parametrize("transport", ["tcp", pytest.param("ipc", marks=soak_only)])
 def test_a_fork_of_a_host_keeps_neither_its_port_nor_its_connections(transport: Any) -> None:
-    server = RpcAgentServerLauncher(custom_agent_classes=[Forks], server_id="forked")
+    server = RpcAgentServerLauncher(port=free_port(), custom_agent_classes=[Forks], server_id="forked")
     server.launch()
     child = 0
     try:

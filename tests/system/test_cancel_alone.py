@@ -18,9 +18,11 @@ class Parent(AgentBase):
 class Child(AgentBase):
     def __init__(self) -> None:
         self.ended = ""
+        self.begun = asyncio.Event()
         self.open = False
 
     async def work(self) -> None:
+        self.begun.set()
         try:
             while not self.open:
                 await asyncio.sleep(0.01)
@@ -28,6 +30,10 @@ class Child(AgentBase):
         except asyncio.CancelledError:
             self.ended = "cancelled"
             raise
+
+    @concurrent
+    async def has_begun(self) -> None:
+        await self.begun.wait()
 
     @concurrent
     async def let_go(self) -> None:
@@ -46,8 +52,7 @@ def test_a_cancel_reaches_the_children_unless_asked_otherwise(recursive: bool, e
     with launcher as server, RpcClient(server.host, server.port) as client:
         parent, child = client.create_agent(Parent), client.create_agent(Child)
         result = parent.start(child)
-        while not any(call["method"] == "work" for call in client.get_call_list()):
-            pass
+        child.has_begun().result(30)  # a coroutine that is cancelled before its first step sees nothing of it
         assert result.cancel(recursive=recursive)
         while any(call["method"] == "start" for call in client.get_call_list()):
             pass

@@ -433,6 +433,7 @@ def test_missing_things_are_named_with_a_remedy(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a fresh process
 
 
+@pytest.mark.program
 def test_a_directory_loads_in_a_fresh_interpreter_with_the_same_names(tmp_path: Path) -> None:
     write(tmp_path / "reader.py", READER)
     (here,) = load_agents_from_dir(tmp_path)

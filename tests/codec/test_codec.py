@@ -402,6 +402,7 @@ def test_an_array_that_does_not_add_up_is_refused(fields: tuple[Any, ...]) -> No
         decode(_array_payload(*fields))
 
 
+@pytest.mark.program
 def test_numpy_is_not_imported_before_an_array_is_met() -> None:
     script = (
         "import sys; from zmqagents.codec import encode, decode; "
@@ -1113,6 +1114,7 @@ def test_exceptions_packed_inside_exceptions_by_a_peer_end_at_the_limit() -> Non
         decode(payload)
 
 
+@pytest.mark.program
 def test_lists_that_are_declared_inside_lists_cost_no_memory() -> None:
     size = 1 << 20
     head = b"\xdd" + (size - 6000).to_bytes(4, "big")

@@ -264,6 +264,7 @@ def test_an_interrupted_wake_up_is_made_up_for_by_the_next(path: str) -> None:
         connection.close()
 
 
+@pytest.mark.program
 def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
     with host(Desk, Latch) as server, client_of(server) as client, client_of(server) as other:
         desk, latch = client.create_agent(Desk), client.create_agent(Latch)
@@ -287,6 +288,7 @@ def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
         latch.release()
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("what", ["a call", "a result"])
 def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, what: str) -> None:
     desk, latch = client.create_agent(Desk), client.create_agent(Latch)
@@ -325,6 +327,7 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
     assert desk.echo(3) == 3
 
 
+@pytest.mark.program
 def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(
     client: RpcClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +369,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
 def test_settings_of_the_program_do_not_touch_the_connection(setting: str) -> None:
     script = f"""

@@ -123,9 +123,21 @@ end
 WORLDS = {"memory": MemoryWorld, "redis": RedisWorld}
 
 
-@pytest.fixture(params=list(WORLDS))
-def world(request: pytest.FixtureRequest, shared_redis: RedisServer | None) -> Iterator[MemoryWorld]:
-    made = WORLDS[request.param](shared_redis)
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.program)])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(backend: str, request: pytest.FixtureRequest) -> RedisServer | None:
+    """Only for the backend that needs one."""
+    found: RedisServer | None = request.getfixturevalue("shared_redis") if backend == "redis" else None
+    return found
+
+
+@pytest.fixture
+def world(backend: str, server: RedisServer | None) -> Iterator[MemoryWorld]:
+    made = WORLDS[backend](server)
     yield made
     made.close()
 
@@ -585,10 +597,9 @@ class StoreLaws(RuleBasedStateMachine):
         assert stats.tombstones == len(model.expired | model.refused | model.lost)
 
 
-@pytest.mark.parametrize("backend", list(WORLDS))
-def test_any_sequence_of_operations_agrees_with_the_model(backend: str, shared_redis: RedisServer | None) -> None:
+def test_any_sequence_of_operations_agrees_with_the_model(backend: str, server: RedisServer | None) -> None:
     run_state_machine_as_test(
-        lambda: StoreLaws(WORLDS[backend](shared_redis)),  # type: ignore[arg-type]  # any factory does
+        lambda: StoreLaws(WORLDS[backend](server)),  # type: ignore[arg-type]  # any factory does
         settings=settings(
             max_examples=WORLDS[backend].examples,
             stateful_step_count=40,
@@ -675,14 +686,13 @@ class Hammer:
 
 
 @pytest.mark.timeout(60 + 2 * STRESS_S)
-@pytest.mark.parametrize("backend", list(WORLDS))
 def test_sixteen_threads_of_put_get_and_expire_see_no_error_and_no_limit_exceeded(
-    backend: str, shared_redis: RedisServer | None
+    backend: str, server: RedisServer | None
 ) -> None:
-    if backend == "redis" and shared_redis is None:
+    if backend == "redis" and server is None:
         pytest.skip(NO_SERVER)
     kind = "redis" if backend == "redis" else "local"
-    url = shared_redis.url if shared_redis is not None else None
+    url = server.url if server is not None else None
     with open_store(kind, Hammer.limits[backend], url=url, namespace="stress") as store:  # on the real clock
         hammer = Hammer(store, backend)
         hammer.run(STRESS_S)

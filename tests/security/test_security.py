@@ -184,6 +184,7 @@ def test_the_place_of_the_store_follows_the_environment(monkeypatch: pytest.Monk
     assert KeyStore.open().path == tmp_path / "c" / ".config" / "zmqagents"
 
 
+@pytest.mark.program
 def test_eight_processes_that_start_at_once_make_one_store(tmp_path: Path) -> None:
     script = f"""
 import sys
@@ -798,12 +799,14 @@ def first_ids(*arguments: str) -> list[str]:
     return [subprocess.run(command, capture_output=True, check=True, text=True).stdout for _ in range(2)]
 
 
+@pytest.mark.program
 def test_routing_ids_differ_between_two_starts() -> None:
     one, other = first_ids("seed")
     assert one != other
     assert len(one.strip()) == 10
 
 
+@pytest.mark.program
 @only_where_measured
 def test_fact_unseeded_routing_ids_are_the_same_in_every_process() -> None:
     """When this fails `seed_routing_ids` may have become needless."""

@@ -20,6 +20,8 @@ from zmqagents.store.write_behind import Archive, Question
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Reply
 
+pytestmark = pytest.mark.program
+
 
 def reply(size: int = 10, fill: bytes = b"x") -> Reply:
     return Reply(0, (fill * size,))

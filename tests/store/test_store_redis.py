@@ -27,6 +27,8 @@ from zmqagents.store import redis as store_redis
 from zmqagents.store.base import Mark
 from zmqagents.store.redis import RedisListener, RedisStore
 
+pytestmark = pytest.mark.program
+
 MANY = int(os.environ.get("ZMQAGENTS_MANY_RESULTS", "5000"))
 LEASE_S, ABSENCE_S = 0.8, 0.6  # as in earnest, but for the length
 DEAD_S = LEASE_S + 0.1

@@ -357,6 +357,7 @@ print("true")
 """
 
 
+@pytest.mark.program
 def test_one_who_is_refused_and_has_gone_is_no_broken_pipe(path: str) -> None:
     assert hosts.output_of(REFUSE_ONE_WHO_HAS_GONE, path) is True
 
@@ -378,6 +379,7 @@ wire.close()
 """
 
 
+@pytest.mark.program
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
 def test_another_unix_user_gets_neither_through_the_directory_nor_to_the_socket_nor_past_the_door(path: str) -> None:
     def ask(porter: Porter) -> str:
@@ -775,6 +777,7 @@ def _read(end: socket.socket, size: int) -> None:
         size -= len(end.recv(1 << 20))
 
 
+@pytest.mark.program
 def test_one_who_writes_as_fast_as_the_door_reads_has_its_turn_and_no_more(path: str) -> None:
     porter = Porter(path, max_bytes=64 * MIB)
     with hosts.started(SENDER, path):
@@ -874,6 +877,7 @@ os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.program
 def test_a_forked_child_does_not_hide_that_its_parent_has_died(path: str) -> None:
     with hosts.started(FORKING, path) as program:
         hosts.told(program)

@@ -23,6 +23,7 @@ from ..agents.context import CallContext
 from ..errors import HostBusy
 from ..scheduler.dispatcher import Ticket, error_reply
 from ..wire.messages import Flag, Reply
+from .router import Router
 from .runner import AgentHost
 from .stream_sender import Outlet
 
@@ -37,10 +38,10 @@ Done = Callable[[Ticket, Reply], None]
 class WorkerPool:
     """``capacity`` worker threads, stand-ins and the loop lane; see the module's docstring."""
 
-    def __init__(self, host: AgentHost, done: Done, capacity: int, post: Callable[..., None]) -> None:
+    def __init__(self, host: AgentHost, done: Done, capacity: int, router: Router) -> None:
         self._host = host
         self._done = done
-        self._post = post
+        self._router = router
         self._capacity = capacity
         self._jobs: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class WorkerPool:
         """Run ``ticket``; ``done`` is called when its code has returned, or at once if there is no thread to be had."""
         context = self.prepare(ticket)
         if ticket.flags & Flag.STREAM:
-            context.outlet = Outlet(ticket, self._post)
+            context.outlet = Outlet(ticket, self._router)
         try:
             if ticket.on_loop:
                 self._loop_lane().start(ticket)

@@ -49,7 +49,7 @@ class Keeper(AgentBase):
     def delete(self, agent_id: str) -> bool:
         call = current_call()
         assert call is not None
-        return bool(call.host.client().delete_agent(agent_id))
+        return bool(call.client().delete_agent(agent_id))
 
     def finish(self, worker: Any) -> Any:
         return worker.stop()

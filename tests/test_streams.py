@@ -49,7 +49,7 @@ from zmqagents.client.stream import _Inlet
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import target_of
 from zmqagents.execution.router import Router
-from zmqagents.execution.stream_sender import Outlet
+from zmqagents.execution.stream_sender import StreamSender
 from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
 
 pytestmark = pytest.mark.timeout(60)
@@ -615,7 +615,7 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
     world = World()
     world.agent("a")
     nobody = cast(Router, object())  # whatever were told to it would fail
-    outlet = Outlet(world.running("a", flags=Flag.STREAM).t, nobody)
+    outlet = StreamSender(world.running("a", flags=Flag.STREAM).t, nobody)
     outlet.grant(MAX_TIME_MS)
     for _ in range(STREAM_WINDOW):
         outlet.acquire()

@@ -211,7 +211,7 @@ class Broker:
         return {
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._begin, Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
-            Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
+            Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone), Removed: self._removed,
             Drained: self._drained,
         }  # fmt: skip
 
@@ -913,7 +913,7 @@ class Broker:
             self._sessions.starve(ticket)
         if reader is None or reader.settled or reader.on_loop:
             return self._on_wait_outside(wait)
-        if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
+        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
             return self._on_wait(wait, [], False)
         return self._on_wait(wait, [reader.task_id], False)
 
@@ -923,7 +923,7 @@ class Broker:
         reader, context = ticket.parent, ticket.context
         if not ticket.peer.local:
             self._sessions.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop or context is None or context.outlet.has_credit:
+        if reader is None or reader.settled or reader.on_loop or context is None or context.sender.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
 
@@ -971,9 +971,9 @@ class Broker:
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
         ticket = peer.calls.get(call_id)
-        if ticket is None or ticket.context is None or ticket.context.outlet is None:
+        if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []
-        ticket.context.outlet.grant(items)
+        ticket.context.sender.grant(items)
         self._sessions.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..errors import BlockingCallError, ZmqAgentsError
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Ticket
@@ -46,7 +46,7 @@ class InsideServices:
         """An `RpcClient` on this host."""
         return self._client()
 
-    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
+    def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 
         ``results`` are AsyncResults: ``task_id``, ``server_id``, ``add_done_callback``. False, at once, if the
@@ -68,7 +68,7 @@ class InsideServices:
         self._pass(wait, timeout)
         return True
 
-    def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool:
+    def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
         """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "reading a stream"):
@@ -92,7 +92,7 @@ class InsideServices:
         return getattr(result, "inside", False) is True and result.server_id == self.server_id
 
     @contextmanager
-    def outside(self, call: CallContext) -> Iterator[None]:
+    def outside(self, call: RunningCall) -> Iterator[None]:
         """The slot is given back within this block, and taken again at its end."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "this call"):
@@ -107,7 +107,7 @@ class InsideServices:
             wait.gate.wait()
 
     def awaiting(
-        self, call: CallContext, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+        self, call: RunningCall, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
     ) -> Callable[[], None]:
         """A coroutine of this host begins to await ``result`` (``task_id``, ``server_id``, ``ready()``).
 
@@ -132,7 +132,7 @@ class InsideServices:
         begin(ticket, task_id, fail, lambda: ready() or result.ready())
         return over
 
-    def _await_in_thread(self, call: CallContext) -> Callable[[], None]:
+    def _await_in_thread(self, call: RunningCall) -> Callable[[], None]:
         """A plain method runs an event loop of its own, and that awaits: the slot is given back while anything does."""
         if call.thread != threading.get_ident():
             return _nothing

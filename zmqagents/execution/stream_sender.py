@@ -24,10 +24,10 @@ from .router import Router
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Outlet"]
+__all__ = ["StreamSender"]
 
 
-class Outlet:
+class StreamSender:
     """The way out for one stream; see the module's docstring."""
 
     __slots__ = ("_credit", "_future", "_lock", "_loop", "_router", "_sent", "_ticket", "_wait", "_waiting")

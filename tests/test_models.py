@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from zmqagents.agents.context import RunningCall, current
+from zmqagents.agents.context import RunningCall, running_call
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.chat import ChatModel
 from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
@@ -572,9 +572,9 @@ class Host:
 @pytest.fixture
 def call() -> Iterator[RunningCall]:
     call = RunningCall(Host(), "c1", "reader", "reply")
-    token = current.set(call)
+    token = running_call.set(call)
     yield call
-    current.reset(token)
+    running_call.reset(token)
 
 
 def test_a_cancelled_call_stops_in_the_middle_of_a_stream(

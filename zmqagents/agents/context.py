@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..errors import CallCancelled, CallTimeout
 
-__all__ = ["CallContext", "HostServices", "RunningCall", "current", "current_call", "running_call"]
+__all__ = ["CallContext", "HostServices", "RunningCall", "current_call", "own_call", "running_call"]
 
 
 class HostServices(Protocol):
@@ -72,7 +72,7 @@ class RunningCall:
 
     def begin(self) -> None:
         """The calling thread or coroutine runs the code from now on, in a new `contextvars.Context`."""
-        current.set(self)
+        running_call.set(self)
         self.thread = threading.get_ident()
 
     def end(self) -> None:
@@ -179,15 +179,15 @@ class CallContext:
         return self._call.host.client()
 
 
-current: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
+running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 
-def running_call() -> RunningCall | None:
+def own_call() -> RunningCall | None:
     """The call that this thread or coroutine runs on a host; None outside of one, and when the call is over.
 
     A task or thread that a method has left behind runs no call.
     """
-    call = current.get()
+    call = running_call.get()
     return None if call is None or call.over else call
 
 
@@ -196,5 +196,5 @@ def current_call() -> CallContext | None:
 
     None as well in a task or thread that the method has left behind: the call is over.
     """
-    call = current.get()
+    call = running_call.get()
     return None if call is None or call.over else CallContext(call)

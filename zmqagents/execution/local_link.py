@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from ..agents.context import running_call
+from ..agents.context import own_call
 from ..codec import Encoded
 from ..errors import BlockingCallError, HostStopping
 from ..scheduler.dispatcher import Peer, Ticket
@@ -49,7 +49,7 @@ class InsideLink(Link):
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
         self.check_may_block(f"{agent}.{method}()")
-        here = running_call()
+        here = own_call()
         if here is not None:
             here.host.check_blocking(f"{agent}.{method}()")
         ticket = own_ticket(self.server_id)
@@ -58,7 +58,7 @@ class InsideLink(Link):
         call = self._call(agent, method, body, flags, options, timeout, waiter)
         if not waits:
             self._router.call(self.peer, call, ticket, None)
-            context = running_call()
+            context = own_call()
             if ticket is None and context is not None:  # code of another host of this process
                 with context.host.outside(context):
                     return waiter.wait(None)
@@ -127,7 +127,7 @@ class InsideLink(Link):
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
         timeout: float | None, sink: Sink,
     ) -> Call:  # fmt: skip
-        context = running_call()
+        context = own_call()
         if context is not None and context.host.server_id != self.server_id:
             options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
         deps, far = places(body, self.server_id)
@@ -139,7 +139,7 @@ class InsideLink(Link):
 
 def own_ticket(server_id: str) -> Ticket | None:
     """The ticket of this host that the calling code runs, None for code that runs none."""
-    context = running_call()
+    context = own_call()
     if context is None or context.host.server_id != server_id:
         return None
     ticket: Ticket | None = context.ticket

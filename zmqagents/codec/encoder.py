@@ -5,8 +5,8 @@ msgpack has by itself goes as it is: None, bool, int of 64 bits, float, str, byt
 hashable key). Such a payload is plain msgpack. All else is *tagged*, and then the payload begins with
 0xC1, the one byte that msgpack never uses:
 
-* a *leaf* is an extension type, its code one of `_Ext`: big ints, dates, paths ...
-* a *box* is a list whose first item is a *mark* (the extension `_Ext.MARK` with one letter): so the
+* a *leaf* is an extension type, its code one of `Ext`: big ints, dates, paths ...
+* a *box* is a list whose first item is a *mark* (the extension `Ext.MARK` with one letter): so the
   packer goes on into the children in C, and nothing is packed twice.
 
 =============================  ===================================================================
@@ -37,7 +37,7 @@ are, writable memory (arrays, bytearray) is copied once, because the caller may 
 frame is on its way. Large ``bytes`` come in without a copy when the frame is ``bytes``.
 
 **Speed.** First the C packer runs over the value, with a hook for what it does not know. Only when
-that fails, or may have packed a bytearray or large bytes in place, `_Walk` goes over the value in
+that fails, or may have packed a bytearray or large bytes in place, `Walk` goes over the value in
 Python: it knows at each moment where it is, hence the path in the errors. So conversions such as
 ``to_dict`` may be called twice.
 
@@ -98,11 +98,11 @@ MAX_ADDRESS_CHARS = 512  # a host name has up to 253, a socket path up to 107 by
 MAX_NUMBER_BYTES = 8_192  # of one int, Decimal or part of a Fraction: arithmetic on longer ones is a burden
 MAX_VALIDATED_ITEMS = 1 << 20  # of a range, or an array of empty rows, that pydantic gets: it may make a list of it
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
-_MAX_EXCEPTION_DEPTH = 4  # exceptions among the arguments of exceptions
-_KEEP_PACKER_BYTES = 1 << 20  # a packer keeps its buffer: one that made more than this is dropped
+MAX_EXCEPTION_DEPTH = 4  # exceptions among the arguments of exceptions
+KEEP_PACKER_BYTES = 1 << 20  # a packer keeps its buffer: one that made more than this is dropped
 
-_TAGGED = 0xC1  # "never used" in the msgpack specification
-TAG = bytes([_TAGGED])  # what a payload begins with that is not plain msgpack
+TAGGED = 0xC1  # "never used" in the msgpack specification
+TAG = bytes([TAGGED])  # what a payload begins with that is not plain msgpack
 
 
 # ---------------------------------------------------------------- references and results
@@ -158,14 +158,14 @@ class Encoded(NamedTuple):
     tasks: Sequence[TaskRef]
 
 
-class _NoForm(Exception):
+class NoForm(Exception):
     """There is no way to send a value; the text is the reason. Never leaves this module."""
 
 
 # ---------------------------------------------------------------- on the wire
 
 
-class _Ext(enum.IntEnum):
+class Ext(enum.IntEnum):
     MARK = 1
     BUFFER = 2  # data: index of the buffer that holds the bytes
     INT = 3
@@ -182,107 +182,107 @@ class _Ext(enum.IntEnum):
     PICKLE = 14
 
 
-_EXT_MARK, _EXT_BUFFER, _EXT_PICKLE = int(_Ext.MARK), int(_Ext.BUFFER), int(_Ext.PICKLE)
+EXT_MARK, EXT_BUFFER, EXT_PICKLE = int(Ext.MARK), int(Ext.BUFFER), int(Ext.PICKLE)
 
 
-def _mark(letter: bytes) -> Any:
-    return ExtType(_EXT_MARK, letter)
+def mark_of(letter: bytes) -> Any:
+    return ExtType(EXT_MARK, letter)
 
 
-_TUPLE, _SET, _FROZENSET, _DEQUE = _mark(b"t"), _mark(b"s"), _mark(b"f"), _mark(b"d")
-_RANGE, _SLICE, _FRACTION, _BYTEARRAY = _mark(b"r"), _mark(b"l"), _mark(b"q"), _mark(b"b")
-_ARRAY, _SCALAR, _OBJECT, _EXCEPTION = _mark(b"a"), _mark(b"g"), _mark(b"o"), _mark(b"x")
-_AGENT, _TASK = _mark(b"A"), _mark(b"T")
+MARK_TUPLE, MARK_SET, MARK_FROZENSET, MARK_DEQUE = mark_of(b"t"), mark_of(b"s"), mark_of(b"f"), mark_of(b"d")
+MARK_RANGE, MARK_SLICE, MARK_FRACTION, MARK_BYTEARRAY = mark_of(b"r"), mark_of(b"l"), mark_of(b"q"), mark_of(b"b")
+MARK_ARRAY, MARK_SCALAR, MARK_OBJECT, MARK_EXCEPTION = mark_of(b"a"), mark_of(b"g"), mark_of(b"o"), mark_of(b"x")
+MARK_AGENT, MARK_TASK = mark_of(b"A"), mark_of(b"T")
 
-_FLAT = frozenset({str, int, float, bool, NoneType})  # what cannot hold or be a buffer
-_BYTES = frozenset({bytes, bytearray, memoryview})
-NATIVE_TYPES = frozenset({*_FLAT, bytes, list, dict, tuple})  # no references, and nothing to be awaited
+FLAT_TYPES = frozenset({str, int, float, bool, NoneType})  # what cannot hold or be a buffer
+BYTES_TYPES = frozenset({bytes, bytearray, memoryview})
+NATIVE_TYPES = frozenset({*FLAT_TYPES, bytes, list, dict, tuple})  # no references, and nothing to be awaited
 _COMPLEX_PAIR = struct.Struct(">dd")
 _DELTA = struct.Struct(">iii")
-_INDEX = struct.Struct(">H")
+INDEX = struct.Struct(">H")
 
 # ---------------------------------------------------------------- one value to what msgpack can pack
 #
 # A reducer gets the encoder and a value, and returns an ExtType, a list that begins with a mark, or a
 # value of a native type. Children may be of any type.
 
-Reducer = Callable[["_Encoder", Any], Any]
+Reducer = Callable[["Encoder", Any], Any]
 
 
-def _reduce_int(_: _Encoder, value: int) -> Any:
+def _reduce_int(_: Encoder, value: int) -> Any:
     value = int.__index__(value)
     if -(2**63) <= value < 2**64:
         return value
     size = value.bit_length() // 8 + 1
     if size > MAX_NUMBER_BYTES:
-        raise _NoForm(f"an int of {size:,} bytes is over the limit of {MAX_NUMBER_BYTES:,}")
-    return ExtType(_Ext.INT, value.to_bytes(size, "big", signed=True))
+        raise NoForm(f"an int of {size:,} bytes is over the limit of {MAX_NUMBER_BYTES:,}")
+    return ExtType(Ext.INT, value.to_bytes(size, "big", signed=True))
 
 
-def _reduce_decimal(_: _Encoder, value: Decimal) -> Any:
+def _reduce_decimal(_: Encoder, value: Decimal) -> Any:
     text = Decimal.__str__(value).encode("ascii")
     if len(text) > MAX_NUMBER_BYTES:
-        raise _NoForm(f"a Decimal of {len(text):,} digits is over the limit of {MAX_NUMBER_BYTES:,}")
-    return ExtType(_Ext.DECIMAL, text)
+        raise NoForm(f"a Decimal of {len(text):,} digits is over the limit of {MAX_NUMBER_BYTES:,}")
+    return ExtType(Ext.DECIMAL, text)
 
 
-def _reduce_str(_: _Encoder, value: str) -> Any:
+def _reduce_str(_: Encoder, value: str) -> Any:
     value = str.__str__(value)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:  # a file name that is not UTF-8, say
-        return ExtType(_Ext.TEXT, value.encode("utf-8", "surrogatepass"))
+        return ExtType(Ext.TEXT, value.encode("utf-8", "surrogatepass"))
     return value
 
 
-def _reduce_float(_: _Encoder, value: float) -> float:
+def _reduce_float(_: Encoder, value: float) -> float:
     return float.__float__(value)
 
 
-def _reduce_bytes(encoder: _Encoder, value: bytes) -> Any:
+def _reduce_bytes(encoder: Encoder, value: bytes) -> Any:
     return encoder.place_bytes(value if type(value) is bytes else memoryview(value).tobytes())
 
 
-def _reduce_bytearray(encoder: _Encoder, value: bytearray) -> Any:
-    return [_BYTEARRAY, encoder.place(bytes(value))]
+def _reduce_bytearray(encoder: Encoder, value: bytearray) -> Any:
+    return [MARK_BYTEARRAY, encoder.place(bytes(value))]
 
 
-def _reduce_memoryview(encoder: _Encoder, value: memoryview) -> Any:
+def _reduce_memoryview(encoder: Encoder, value: memoryview) -> Any:
     if value.nbytes > INLINE_LIMIT_BYTES and type(value.obj) is bytes and value.c_contiguous:
         return encoder.place_bytes(value.cast("B"))
     return encoder.place_bytes(value.tobytes())
 
 
-def _reduce_deque(_: _Encoder, value: collections.deque[Any]) -> Any:
-    return [_DEQUE, value.maxlen, *value]
+def _reduce_deque(_: Encoder, value: collections.deque[Any]) -> Any:
+    return [MARK_DEQUE, value.maxlen, *value]
 
 
-def _reduce_task(encoder: _Encoder, ref: TaskRef) -> Any:
+def _reduce_task(encoder: Encoder, ref: TaskRef) -> Any:
     encoder.tasks.append(ref)
-    return [_TASK, ref.task_id, ref.server_id, ref.address]
+    return [MARK_TASK, ref.task_id, ref.server_id, ref.address]
 
 
-def _reduce_agent(_: _Encoder, ref: AgentRef) -> Any:
-    return [_AGENT, ref.server_id, ref.address, ref.agent_id, ref.class_name, dict(ref.methods)]
+def _reduce_agent(_: Encoder, ref: AgentRef) -> Any:
+    return [MARK_AGENT, ref.server_id, ref.address, ref.agent_id, ref.class_name, dict(ref.methods)]
 
 
-def _reduce_ref(encoder: _Encoder, value: Any) -> Any:
+def _reduce_ref(encoder: Encoder, value: Any) -> Any:
     ref = value.__zmqagents_ref__()
     if isinstance(ref, TaskRef):
         return _reduce_task(encoder, ref)
     if isinstance(ref, AgentRef):
         return _reduce_agent(encoder, ref)
-    raise _NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
+    raise NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
 
 
-def _reduce_exception(encoder: _Encoder, exc: BaseException) -> Any:
+def _reduce_exception(encoder: Encoder, exc: BaseException) -> Any:
     where: dict[str, str] = {}
     if isinstance(exc, errors.CallError):
         where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
     args = list(exc.args)
     if isinstance(exc, OSError) and exc.filename is not None:  # OSError takes its file names out of args
         args += [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
-    return [_EXCEPTION, errors.describe(exc, **where), encoder.nested(args)]
+    return [MARK_EXCEPTION, errors.describe(exc, **where), encoder.nested(args)]
 
 
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -361,21 +361,21 @@ def _read_ellipsis(data: bytes) -> EllipsisType:
     return ...
 
 
-_LEAVES: dict[int, Callable[[bytes], Any]] = {
-    _Ext.INT: _read_int,
-    _Ext.COMPLEX: lambda data: complex(*_COMPLEX_PAIR.unpack(data)),
-    _Ext.DATETIME: _read_datetime,
-    _Ext.DATE: lambda data: dt.date.fromisoformat(_moment(data)),
-    _Ext.TIME: _read_time,
-    _Ext.TIMEDELTA: _read_timedelta,
-    _Ext.DECIMAL: _read_decimal,
-    _Ext.UUID: lambda data: uuid.UUID(bytes=data),
-    _Ext.PATH: _read_path,
-    _Ext.TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
-    _Ext.ELLIPSIS: _read_ellipsis,
+LEAVES: dict[int, Callable[[bytes], Any]] = {
+    Ext.INT: _read_int,
+    Ext.COMPLEX: lambda data: complex(*_COMPLEX_PAIR.unpack(data)),
+    Ext.DATETIME: _read_datetime,
+    Ext.DATE: lambda data: dt.date.fromisoformat(_moment(data)),
+    Ext.TIME: _read_time,
+    Ext.TIMEDELTA: _read_timedelta,
+    Ext.DECIMAL: _read_decimal,
+    Ext.UUID: lambda data: uuid.UUID(bytes=data),
+    Ext.PATH: _read_path,
+    Ext.TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
+    Ext.ELLIPSIS: _read_ellipsis,
 }
 
-_REDUCERS: dict[type, Reducer] = {
+REDUCERS: dict[type, Reducer] = {
     int: _reduce_int,
     float: _reduce_float,
     str: _reduce_str,
@@ -384,32 +384,32 @@ _REDUCERS: dict[type, Reducer] = {
     memoryview: _reduce_memoryview,
     list: lambda _, value: list(value),
     dict: lambda _, value: dict(value),
-    tuple: lambda _, value: [_TUPLE, *value],
-    set: lambda _, value: [_SET, *value],
-    frozenset: lambda _, value: [_FROZENSET, *value],
+    tuple: lambda _, value: [MARK_TUPLE, *value],
+    set: lambda _, value: [MARK_SET, *value],
+    frozenset: lambda _, value: [MARK_FROZENSET, *value],
     collections.deque: _reduce_deque,
-    range: lambda _, value: [_RANGE, value.start, value.stop, value.step],
-    slice: lambda _, value: [_SLICE, value.start, value.stop, value.step],
-    complex: lambda _, value: ExtType(_Ext.COMPLEX, _COMPLEX_PAIR.pack(value.real, value.imag)),
+    range: lambda _, value: [MARK_RANGE, value.start, value.stop, value.step],
+    slice: lambda _, value: [MARK_SLICE, value.start, value.stop, value.step],
+    complex: lambda _, value: ExtType(Ext.COMPLEX, _COMPLEX_PAIR.pack(value.real, value.imag)),
     Decimal: _reduce_decimal,
     # int(): a Fraction of numpy integers holds such
-    Fraction: lambda _, value: [_FRACTION, int(value.numerator), int(value.denominator)],
-    EllipsisType: lambda _, value: ExtType(_Ext.ELLIPSIS, b""),
-    dt.datetime: lambda _, value: ExtType(_Ext.DATETIME, _zoned(value, dt.datetime.isoformat)),
-    dt.date: lambda _, value: ExtType(_Ext.DATE, value.isoformat().encode()),
-    dt.time: lambda _, value: ExtType(_Ext.TIME, _zoned(value, dt.time.isoformat)),
-    dt.timedelta: lambda _, value: ExtType(_Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
-    uuid.UUID: lambda _, value: ExtType(_Ext.UUID, value.bytes),
-    pathlib.PurePath: lambda _, value: ExtType(_Ext.PATH, value.as_posix().encode("utf-8", "surrogatepass")),
+    Fraction: lambda _, value: [MARK_FRACTION, int(value.numerator), int(value.denominator)],
+    EllipsisType: lambda _, value: ExtType(Ext.ELLIPSIS, b""),
+    dt.datetime: lambda _, value: ExtType(Ext.DATETIME, _zoned(value, dt.datetime.isoformat)),
+    dt.date: lambda _, value: ExtType(Ext.DATE, value.isoformat().encode()),
+    dt.time: lambda _, value: ExtType(Ext.TIME, _zoned(value, dt.time.isoformat)),
+    dt.timedelta: lambda _, value: ExtType(Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
+    uuid.UUID: lambda _, value: ExtType(Ext.UUID, value.bytes),
+    pathlib.PurePath: lambda _, value: ExtType(Ext.PATH, value.as_posix().encode("utf-8", "surrogatepass")),
     AgentRef: _reduce_agent,
     TaskRef: _reduce_task,
 }
-_BASES = frozenset(_REDUCERS)
+BASES = frozenset(REDUCERS)
 for _path in (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath):
-    _REDUCERS[_path] = _REDUCERS[pathlib.PurePath]
+    REDUCERS[_path] = REDUCERS[pathlib.PurePath]
 
 
-def _hides_bytes(pending: list[Any]) -> bool:
+def hides_bytes(pending: list[Any]) -> bool:
     """Whether the C packer packed a bytearray, or large bytes, in place: somewhere below ``pending``.
 
     Dictionary keys are not looked at: they are hashable, and large bytes inside the payload are legal.
@@ -464,7 +464,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in _REDUCERS or cls in (bool, NoneType, object, type):
+    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -478,30 +478,30 @@ def register_type(
 
 
 def _object_reducer(name: str, to_data: Callable[[Any], Any]) -> Reducer:
-    return lambda _, value: [_OBJECT, name, to_data(value)]
+    return lambda _, value: [MARK_OBJECT, name, to_data(value)]
 
 
-def _reducer_of(cls: type) -> Reducer | None:
+def reducer_of(cls: type) -> Reducer | None:
     """The reducer of a class that is not in the table; found once. None: it has no form."""
     try:
         return _found[cls]
     except KeyError:
-        reducer = _found[cls] = _find_reducer(cls)
+        reducer = _found[cls] = find_reducer(cls)
         return reducer
 
 
-def _find_reducer(cls: type) -> Reducer | None:
+def find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return _reduce_ref
     if issubclass(cls, BaseException):
         return _reduce_exception
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(cls, (numpy.generic, numpy.ndarray)):
-        return _numpy_reducer(numpy, cls)
+        return numpy_reducer(numpy, cls)
     shape = _shape_of(cls)
     if shape is not None:
         return _object_reducer(errors.type_name_of(cls), shape.to_data)
-    return next((_REDUCERS[base] for base in cls.__mro__ if base in _BASES), None)
+    return next((REDUCERS[base] for base in cls.__mro__ if base in BASES), None)
 
 
 def _shape_of(cls: Any) -> _Shape | None:
@@ -517,7 +517,7 @@ def _shape_of(cls: Any) -> _Shape | None:
         names = [each.name for each in dataclasses.fields(cls)]
         return _Shape(lambda value: {name: getattr(value, name) for name in names}, _maker_from_fields(cls))
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
-        return _Shape(lambda value: tuple(value), lambda data: cls._make(_items(data)))
+        return _Shape(lambda value: tuple(value), lambda data: cls._make(items_of(data)))
     return None
 
 
@@ -548,7 +548,7 @@ def _check_effort(pending: list[Any]) -> None:
     while pending:
         box = pending.pop()
         items = (*box, *box.values()) if type(box) is dict else box
-        for kind in set(map(type, items)) - _FLAT:
+        for kind in set(map(type, items)) - FLAT_TYPES:
             if kind in _CONTAINERS:
                 pending += [item for item in items if type(item) is kind]
             elif any(type(item) is kind and _would_grow(item) for item in items):
@@ -569,7 +569,7 @@ def _maker_from_fields(cls: Any) -> Callable[[Any], Any]:
     later = {each.name for each in dataclasses.fields(cls) if not each.init}
 
     def make(data: Any) -> Any:
-        _expect(dict, data)
+        expect(dict, data)
         value = cls(**{name: item for name, item in data.items() if name not in later})
         for name in later & data.keys():
             object.__setattr__(value, name, data[name])  # frozen dataclasses forbid the plain way
@@ -593,7 +593,7 @@ def _attributes_of(value: Any) -> dict[str, Any]:
 def _maker_from_attributes(cls: Any) -> Callable[[Any], Any]:
     def make(data: Any) -> Any:
         value = cls.__new__(cls)
-        for name, item in _expect(dict, data).items():
+        for name, item in expect(dict, data).items():
             if name.startswith("__"):
                 raise ValueError(f"attribute {name!r}")
             object.__setattr__(value, name, item)
@@ -607,7 +607,7 @@ def _maker_from_attributes(cls: Any) -> Callable[[Any], Any]:
 _DTYPE = re.compile(r"[<>|=][bifucmMSUV]\d{1,9}(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
 
 
-def _numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
+def numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
     if issubclass(cls, numpy.generic):
         return _reduce_numpy_scalar
     if cls is numpy.ndarray or cls is numpy.memmap:
@@ -615,14 +615,14 @@ def _numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
     return None  # a masked array, say, is more than its data
 
 
-def _reduce_numpy_scalar(_: _Encoder, value: Any) -> Any:
+def _reduce_numpy_scalar(_: Encoder, value: Any) -> Any:
     kind = value.dtype.kind
     if kind in "US":  # not by dtype, which has no length of zero and drops trailing NULs, as item() does
-        return [_SCALAR, kind, str.__str__(value) if kind == "U" else bytes(value)]
-    return [_SCALAR, _dtype_data(value.dtype), value.tobytes()]
+        return [MARK_SCALAR, kind, str.__str__(value) if kind == "U" else bytes(value)]
+    return [MARK_SCALAR, _dtype_data(value.dtype), value.tobytes()]
 
 
-def _reduce_array(encoder: _Encoder, array: Any) -> Any:
+def _reduce_array(encoder: Encoder, array: Any) -> Any:
     dtype = _dtype_data(array.dtype)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     source = array.T if fortran else array
@@ -630,7 +630,7 @@ def _reduce_array(encoder: _Encoder, array: Any) -> Any:
         data = encoder.place(memoryview(source.reshape(-1).view("u1")))
     else:
         data = encoder.place(source.tobytes())
-    return [_ARRAY, dtype, list(array.shape), "F" if fortran else "C", data]
+    return [MARK_ARRAY, dtype, list(array.shape), "F" if fortran else "C", data]
 
 
 def _is_constant(array: Any) -> bool:
@@ -644,7 +644,7 @@ def _is_constant(array: Any) -> bool:
 
 def _dtype_data(dtype: Any) -> Any:
     if dtype.hasobject or dtype.kind not in "bifucmMSUV" or not dtype.itemsize:
-        raise _NoForm(f"a numpy array of dtype {dtype} has no msgpack form")
+        raise NoForm(f"a numpy array of dtype {dtype} has no msgpack form")
     if dtype.names is None:
         return dtype.str
     return _as_lists(importlib.import_module("numpy.lib.format").dtype_to_descr(dtype))
@@ -673,7 +673,7 @@ def _read_descr(fields: list[Any]) -> list[Any]:
         if type(given) is not list or len(given) not in (2, 3):
             raise RemoteProtocolError("a numpy dtype with an odd field")
         name, form, shape = (*given, None)[:3]
-        if type(name) is list and len(name) == 2 and _all_str(name):  # title and name
+        if type(name) is list and len(name) == 2 and all_str(name):  # title and name
             name = tuple(name)
         elif type(name) is not str:
             raise RemoteProtocolError("a numpy dtype with an odd name")
@@ -701,24 +701,24 @@ def _import_numpy() -> Any:
         raise RemoteProtocolError("the value holds a numpy array, and numpy is not installed here") from exc
 
 
-def _read_numpy_scalar(_: _Decoder, kind: Any, data: Any) -> Any:
+def read_numpy_scalar(_: Decoder, kind: Any, data: Any) -> Any:
     numpy = _import_numpy()
     if type(kind) is str and kind in ("U", "S"):
         if type(data) is not (str if kind == "U" else bytes):
             raise RemoteProtocolError("a numpy scalar of another type than it says")
         return numpy.str_(data) if kind == "U" else numpy.bytes_(data)
     dtype = _read_dtype(kind)
-    _expect(bytes, data)
+    expect(bytes, data)
     if len(data) != dtype.itemsize:
         raise RemoteProtocolError(f"{len(data)} bytes for a numpy scalar of {dtype.itemsize}")
     return numpy.frombuffer(bytearray(data), dtype)[0]
 
 
-def _read_array(decoder: _Decoder, kind: Any, shape: Any, order: Any, data: Any) -> Any:
+def read_array(decoder: Decoder, kind: Any, shape: Any, order: Any, data: Any) -> Any:
     numpy = _import_numpy()
     dtype = _read_dtype(kind)
     count = math.prod(_read_shape(shape))
-    if _expect(str, order) not in ("C", "F"):
+    if expect(str, order) not in ("C", "F"):
         raise RemoteProtocolError("a numpy array in an order that is none")
     data = decoder.take(data)
     if count * dtype.itemsize != len(data):
@@ -734,7 +734,7 @@ def _read_array(decoder: _Decoder, kind: Any, shape: Any, order: Any, data: Any)
 # ---------------------------------------------------------------- encoding
 
 
-class _Encoder:
+class Encoder:
     """One value on its way to msgpack; used again for the next value when it went well."""
 
     __slots__ = ("buffers", "level", "made", "packer", "pickler", "tagged", "tasks")
@@ -761,15 +761,15 @@ class _Encoder:
 
     def reduce(self, value: Any) -> Any:
         kind = type(value)
-        reducer = _REDUCERS.get(kind) or _reducer_of(kind)
+        reducer = REDUCERS.get(kind) or reducer_of(kind)
         try:
             if reducer is None:
-                raise _NoForm(f"{_name_of(kind)} has no msgpack form (register_type can teach it)")
+                raise NoForm(f"{name_of(kind)} has no msgpack form (register_type can teach it)")
             return reducer(self, value)
-        except _NoForm:
+        except NoForm:
             if self.pickler is None:
                 raise
-            return ExtType(_EXT_PICKLE, self.pickler(value))
+            return ExtType(EXT_PICKLE, self.pickler(value))
 
     def place(self, data: Buffer) -> Buffer | int:
         """``data`` itself, or the index of the buffer that it was put into."""
@@ -784,7 +784,7 @@ class _Encoder:
         if type(placed) is not int:
             return placed
         self.tagged = True
-        return ExtType(_EXT_BUFFER, _INDEX.pack(placed))
+        return ExtType(EXT_BUFFER, INDEX.pack(placed))
 
     def argument(self, value: Any) -> Any:
         """For bytes, bytearray and memoryview at the top, where large ones mostly are: not packed in place."""
@@ -793,15 +793,15 @@ class _Encoder:
         return self.default(value)
 
     def fast_value(self, value: Any) -> bytes | None:
-        """The payload made in C; None: `_Walk` has to make it, or to say why there is none."""
+        """The payload made in C; None: `Walk` has to make it, or to say why there is none."""
         kind = type(value)
         try:
-            if kind in _BYTES:
+            if kind in BYTES_TYPES:
                 return self.finished(self.packer.pack(self.argument(value)), None)
             payload = self.packer.pack(value)
         except Exception:  # whatever a conversion raises, or nesting without end: the walk finds the place
             return None
-        return self.finished(payload, None if kind in _FLAT else [value])
+        return self.finished(payload, None if kind in FLAT_TYPES else [value])
 
     def fast_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
         """The same for arguments: a list of the positional ones and the map of the others."""
@@ -810,18 +810,18 @@ class _Encoder:
         try:
             for value in args:
                 kind = type(value)
-                if kind in _BYTES:
+                if kind in BYTES_TYPES:
                     value = self.argument(value)
-                elif kind not in _FLAT:
+                elif kind not in FLAT_TYPES:
                     boxes.append(value)
                 items.append(value)
             if kwargs:
                 kwargs = kwargs.copy()
                 for name, value in kwargs.items():
                     kind = type(value)
-                    if kind in _BYTES:
+                    if kind in BYTES_TYPES:
                         kwargs[name] = self.argument(value)
-                    elif kind not in _FLAT:
+                    elif kind not in FLAT_TYPES:
                         boxes.append(value)
             items.append(kwargs)
             payload = self.packer.pack(items)
@@ -831,32 +831,32 @@ class _Encoder:
 
     def finished(self, payload: bytes, boxes: list[Any] | None) -> bytes | None:
         # A bytearray or large bytes in it would stand behind one of msgpack's three headers of bin.
-        if boxes and (0xC4 in payload or 0xC5 in payload or 0xC6 in payload) and _hides_bytes([boxes, *self.made]):
+        if boxes and (0xC4 in payload or 0xC5 in payload or 0xC6 in payload) and hides_bytes([boxes, *self.made]):
             return None
         return TAG + payload if self.tagged else payload
 
     def nested(self, values: list[Any]) -> bytes | None:
         """``values`` as a payload of their own, None if they cannot go by themselves or are large."""
-        if self.level >= _MAX_EXCEPTION_DEPTH:
+        if self.level >= MAX_EXCEPTION_DEPTH:
             return None
-        inner = _Encoder(self.level + 1)
+        inner = Encoder(self.level + 1)
         inner.pickler = self.pickler
         payload = inner.fast_value(values)
         if payload is None:
             try:
-                payload = _Walk(inner, "").value(values, "args")
+                payload = Walk(inner, "").value(values, "args")
             except SerializationError:
                 return None
         alone = not inner.buffers and not inner.tasks and len(payload) <= INLINE_LIMIT_BYTES
         return payload if alone else None
 
 
-class _Walk:
+class Walk:
     """The slow way to the same bytes, which knows where it is. For one value."""
 
     __slots__ = ("encoder", "inside", "out", "path", "what")
 
-    def __init__(self, encoder: _Encoder, what: str) -> None:
+    def __init__(self, encoder: Encoder, what: str) -> None:
         encoder.reset(encoder.pickler)
         self.encoder = encoder
         self.what = what
@@ -898,7 +898,7 @@ class _Walk:
         kind = type(value)
         if kind is float or kind is bool or value is None:
             self.out.pack(value)
-        elif kind in _FLAT or kind in _BYTES:
+        elif kind in FLAT_TYPES or kind in BYTES_TYPES:
             self._put_item(self._reduced(value))
         else:
             if id(value) in self.inside:
@@ -912,12 +912,12 @@ class _Walk:
     def _reduced(self, value: Any) -> Any:
         try:
             return self.encoder.reduce(value)
-        except _NoForm as exc:
+        except NoForm as exc:
             self._fail(str(exc), value)
         except RecursionError:
             raise
         except Exception as exc:
-            name, text = _name_of(type(value)), errors.safe_text(exc)
+            name, text = name_of(type(value)), errors.safe_text(exc)
             self._fail(f"converting the {name} raised {type(exc).__name__}: {text}", value, exc)
 
     def _put_item(self, item: Any) -> None:
@@ -928,7 +928,7 @@ class _Walk:
         elif kind is not list:
             self.encoder.tagged |= kind is ExtType
             self.out.pack(item)
-        elif item and type(item[0]) is ExtType and item[0].code == _EXT_MARK:
+        elif item and type(item[0]) is ExtType and item[0].code == EXT_MARK:
             self.encoder.tagged = True
             self._put_box(item)
         elif set(map(type, item)) <= {float, bool, NoneType}:
@@ -942,16 +942,16 @@ class _Walk:
         mark = item[0]
         self.out.pack_array_header(len(item))
         self.out.pack(mark)
-        if mark is _OBJECT:
+        if mark is MARK_OBJECT:
             self._put(item[1], "")
             if type(item[2]) is dict:
                 self._put_dict(item[2], ".{}", _field_of)
             else:
                 self._put_here(item[2])
             return
-        skip = 1 if mark is _DEQUE else 0  # its maxlen
+        skip = 1 if mark is MARK_DEQUE else 0  # its maxlen
         for index, child in enumerate(item[1:]):
-            self._put(child, "{...}" if mark is _SET or mark is _FROZENSET else f"[{index - skip}]")
+            self._put(child, "{...}" if mark is MARK_SET or mark is MARK_FROZENSET else f"[{index - skip}]")
 
     def _put_dict(self, item: dict[Any, Any], form: str, text_of: Callable[[Any], str]) -> None:
         self.out.pack_map_header(len(item))
@@ -963,11 +963,11 @@ class _Walk:
     def _fail(self, reason: str, value: Any = ..., cause: BaseException | None = None) -> NoReturn:
         path = "".join(self.path)
         path = path if len(path) <= 500 else f"{path[:400]} ... {path[-80:]}"
-        type_name = "" if value is ... else _name_of(type(value))
+        type_name = "" if value is ... else name_of(type(value))
         raise SerializationError(f"{self.what}cannot send {path}: {reason}", path, type_name) from cause
 
 
-def _name_of(cls: type) -> str:
+def name_of(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -975,32 +975,32 @@ def _text_of(key: Any) -> str:
     """A dictionary key for a path; its repr only where that is known to be short and harmless."""
     if type(key) is str or type(key) is bytes:
         return repr(key if len(key) <= 60 else key[:60])
-    if type(key) in _FLAT and (type(key) is not int or key.bit_length() <= 128):
+    if type(key) in FLAT_TYPES and (type(key) is not int or key.bit_length() <= 128):
         return repr(key)
-    return f"<{_name_of(type(key))}>"
+    return f"<{name_of(type(key))}>"
 
 
 def _field_of(key: Any) -> str:
     return key if type(key) is str and key.isidentifier() and len(key) <= 60 else _text_of(key)
 
 
-_idle: list[_Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
+_idle: list[Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
 
 
-def _encoder() -> _Encoder:
+def _encoder() -> Encoder:
     try:
         return _idle.pop()
     except IndexError:
-        return _Encoder()
+        return Encoder()
 
 
-def _encoded(encoder: _Encoder, payload: bytes, max_bytes: int | None, what: str) -> Encoded:
+def _encoded(encoder: Encoder, payload: bytes, max_bytes: int | None, what: str) -> Encoded:
     if encoder.tagged:
         encoded = Encoded(payload, encoder.buffers, encoder.tasks)
         encoder.reset()
     else:
         encoded = Encoded(payload, (), ())
-    if len(payload) <= _KEEP_PACKER_BYTES:
+    if len(payload) <= KEEP_PACKER_BYTES:
         _idle.append(encoder)
     if max_bytes is not None:
         size = len(payload) + sum(map(len, encoded.buffers)) if encoded.buffers else len(payload)
@@ -1023,7 +1023,7 @@ def encode(
     encoder.pickler = pickler
     payload = encoder.fast_value(value)
     if payload is None:
-        payload = _Walk(encoder, what).value(value, root)
+        payload = Walk(encoder, what).value(value, root)
     return _encoded(encoder, payload, max_bytes, what)
 
 
@@ -1033,7 +1033,7 @@ def encode_plain(value: Any) -> bytes | None:
     None: it is something else, or cannot be encoded.
     """
     kind = type(value)
-    if kind not in _FLAT and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
+    if kind not in FLAT_TYPES and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
         return None
     try:
         return pack(value)
@@ -1048,7 +1048,7 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """
     for value in args:
         kind = type(value)
-        if kind not in _FLAT and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
+        if kind not in FLAT_TYPES and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
             return None
     try:
         payload = pack((*args, _NO_KEYWORDS))
@@ -1069,7 +1069,7 @@ def encode_call(
     encoder.pickler = pickler
     payload = encoder.fast_call(args, kwargs)
     if payload is None:
-        payload = _Walk(encoder, what).call(args, kwargs)
+        payload = Walk(encoder, what).call(args, kwargs)
     return _encoded(encoder, payload, max_bytes, what)
 
 
@@ -1078,7 +1078,7 @@ def encode_call(
 Resolve = Callable[[AgentRef | TaskRef], Any]
 
 
-class _Passing(BaseException):
+class Passing(BaseException):
     """Carries an error of ``resolve`` out through the unpacker: it is the caller's, not the peer's."""
 
     def __init__(self, error: BaseException) -> None:
@@ -1086,7 +1086,7 @@ class _Passing(BaseException):
         self.error = error
 
 
-class _Mark:
+class Mark:
     """Stands first in a box until the box is built; must not get anywhere else."""
 
     __slots__ = ("build",)
@@ -1095,7 +1095,7 @@ class _Mark:
         self.build = build
 
 
-class _Decoder:
+class Decoder:
     """One tagged value on its way from msgpack. Its two hooks are called by the C unpacker, innermost first."""
 
     __slots__ = ("buffers", "level", "open", "resolve", "unpickler")
@@ -1111,8 +1111,8 @@ class _Decoder:
         self.open = 0  # marks that were read and whose box was not built yet
 
     def read(self, payload: Buffer) -> Any:
-        if payload[0] != _TAGGED:
-            value = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=_no_extension)
+        if payload[0] != TAGGED:
+            value = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
         else:
             inner = memoryview(payload)[1:]
             value = unpackb(inner, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box)
@@ -1123,19 +1123,19 @@ class _Decoder:
         return value
 
     def leaf(self, code: int, data: bytes) -> Any:
-        if code == _EXT_MARK:
+        if code == EXT_MARK:
             self.open += 1
-            return _MARKS[data]
-        if code == _EXT_BUFFER:
-            return bytes(self.take(*_INDEX.unpack(data)))  # bytes of bytes is no copy
-        if code == _EXT_PICKLE:
+            return BUILDERS[data]
+        if code == EXT_BUFFER:
+            return bytes(self.take(*INDEX.unpack(data)))  # bytes of bytes is no copy
+        if code == EXT_PICKLE:
             if self.unpickler is None:
                 raise RemoteProtocolError("a pickled value refused: this side does not take pickles from there")
             return self.unpickler(data)
-        return _LEAVES[code](data)
+        return LEAVES[code](data)
 
     def box(self, items: list[Any]) -> Any:
-        if items and type(items[0]) is _Mark:
+        if items and type(items[0]) is Mark:
             self.open -= 1
             return items[0].build(self, *items[1:])
         return items
@@ -1156,10 +1156,10 @@ class _Decoder:
         try:
             return self.resolve(ref)
         except BaseException as exc:
-            raise _Passing(exc) from None
+            raise Passing(exc) from None
 
 
-def _no_extension(code: int, data: bytes) -> NoReturn:
+def no_extension(code: int, data: bytes) -> NoReturn:
     raise RemoteProtocolError(f"extension type {code} in a payload that is not tagged")
 
 
@@ -1167,44 +1167,44 @@ def _no_extension(code: int, data: bytes) -> NoReturn:
 # waits when it is iterated over. So builders look at the type of a child before all else, and never at an attribute.
 
 
-def _expect(kind: type[X], child: Any) -> X:
+def expect(kind: type[X], child: Any) -> X:
     """``child``, which must be exactly a ``kind``."""
     if type(child) is not kind:
-        raise RemoteProtocolError(f"{_name_of(type(child))} where {_name_of(kind)} was expected")
+        raise RemoteProtocolError(f"{name_of(type(child))} where {name_of(kind)} was expected")
     return child
 
 
-def _items(child: Any) -> list[Any] | tuple[Any, ...]:
+def items_of(child: Any) -> list[Any] | tuple[Any, ...]:
     """``child``, which must be a list or a tuple."""
     if type(child) is not list and type(child) is not tuple:
-        raise RemoteProtocolError(f"{_name_of(type(child))} where a list was expected")
+        raise RemoteProtocolError(f"{name_of(type(child))} where a list was expected")
     return child
 
 
-def _ints(*children: Any) -> tuple[int, ...]:
+def ints_of(*children: Any) -> tuple[int, ...]:
     for child in children:
-        _expect(int, child)
+        expect(int, child)
     return children
 
 
-def _read_deque(_: _Decoder, maxlen: Any, *items: Any) -> collections.deque[Any]:
-    return collections.deque(items, None if maxlen is None else _expect(int, maxlen))
+def _read_deque(_: Decoder, maxlen: Any, *items: Any) -> collections.deque[Any]:
+    return collections.deque(items, None if maxlen is None else expect(int, maxlen))
 
 
-def _read_range(_: _Decoder, start: Any, stop: Any, step: Any) -> range:
-    return range(*_ints(start, stop, step))
+def _read_range(_: Decoder, start: Any, stop: Any, step: Any) -> range:
+    return range(*ints_of(start, stop, step))
 
 
-def _read_fraction(_: _Decoder, numerator: Any, denominator: Any) -> Fraction:
-    return Fraction(*_ints(numerator, denominator))
+def _read_fraction(_: Decoder, numerator: Any, denominator: Any) -> Fraction:
+    return Fraction(*ints_of(numerator, denominator))
 
 
-def _read_bytearray(decoder: _Decoder, place: Any) -> bytearray:
+def _read_bytearray(decoder: Decoder, place: Any) -> bytearray:
     return bytearray(decoder.take(place))
 
 
-def _read_object(_: _Decoder, name: Any, data: Any) -> Any:
-    build = _builders.get(_expect(str, name))
+def read_object(_: Decoder, name: Any, data: Any) -> Any:
+    build = _builders.get(expect(str, name))
     if build is None:
         return data
     try:
@@ -1222,13 +1222,13 @@ _DESCRIBED: dict[str, type] = {
 _COPIES_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
 
 
-def _read_exception(decoder: _Decoder, data: Any, packed: Any) -> Exception:
-    data = dict(_expect(dict, data))
+def _read_exception(decoder: Decoder, data: Any, packed: Any) -> Exception:
+    data = dict(expect(dict, data))
     if packed is not None:
-        if decoder.level >= _MAX_EXCEPTION_DEPTH:
+        if decoder.level >= MAX_EXCEPTION_DEPTH:
             raise RemoteProtocolError("exceptions nested too deeply")
-        inner = _Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1)
-        data["args"] = inner.read(_expect(bytes, packed))
+        inner = Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1)
+        data["args"] = inner.read(expect(bytes, packed))
     _check_description(data, 0)
     known = errors.known_types.get(data.get("type", ""))
     if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
@@ -1246,13 +1246,13 @@ def _read_exception(decoder: _Decoder, data: Any, packed: Any) -> Exception:
 
 def _check_description(data: Any, depth: int) -> None:
     """Refuse what `errors.describe` does not give, and arguments that would be work out of proportion."""
-    for key, child in _expect(dict, data).items():
+    for key, child in expect(dict, data).items():
         if type(key) is str and key in _DESCRIBED:
-            _expect(_DESCRIBED[key], child)
+            expect(_DESCRIBED[key], child)
     known = errors.known_types.get(data.get("type", ""))
     if known is not None and issubclass(known, _COPIES_ARGUMENT):
         for child in data.get("args", ())[1:2]:
-            _items(child)
+            items_of(child)
     if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:
         raise RemoteProtocolError("an exception with a field of a wrong type")
     if depth < errors.MAX_GROUP_DEPTH:  # members below that are not made
@@ -1260,39 +1260,41 @@ def _check_description(data: Any, depth: int) -> None:
             _check_description(member, depth + 1)
 
 
-def _read_agent(decoder: _Decoder, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
-    if type(methods) is not dict or not _all_str((class_name, *methods, *methods.values())):
+def _read_agent(decoder: Decoder, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
+    if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
         raise RemoteProtocolError("a reference to an agent with fields of wrong types")
     ref = AgentRef(server_id, address, agent_id, class_name, methods)
     check_reference(ref)
     return decoder.resolved(ref)
 
 
-def _read_task(decoder: _Decoder, task_id: Any, server_id: Any, address: Any) -> Any:
+def _read_task(decoder: Decoder, task_id: Any, server_id: Any, address: Any) -> Any:
     ref = TaskRef(task_id, server_id, address)
     check_reference(ref)
     return decoder.resolved(ref)
 
 
-def _all_str(values: Iterable[Any]) -> bool:
+def all_str(values: Iterable[Any]) -> bool:
     return all(type(value) is str for value in values)
 
 
-_MARKS: dict[bytes, _Mark] = {
-    _TUPLE.data: _Mark(lambda _, *items: items),
-    _SET.data: _Mark(lambda _, *items: set(items)),
-    _FROZENSET.data: _Mark(lambda _, *items: frozenset(items)),
-    _DEQUE.data: _Mark(_read_deque),
-    _RANGE.data: _Mark(_read_range),
-    _SLICE.data: _Mark(lambda _, start, stop, step: slice(start, stop, step)),  # of anything: it does nothing with it
-    _FRACTION.data: _Mark(_read_fraction),
-    _BYTEARRAY.data: _Mark(_read_bytearray),
-    _ARRAY.data: _Mark(_read_array),
-    _SCALAR.data: _Mark(_read_numpy_scalar),
-    _OBJECT.data: _Mark(_read_object),
-    _EXCEPTION.data: _Mark(_read_exception),
-    _AGENT.data: _Mark(_read_agent),
-    _TASK.data: _Mark(_read_task),
+BUILDERS: dict[bytes, Mark] = {
+    MARK_TUPLE.data: Mark(lambda _, *items: items),
+    MARK_SET.data: Mark(lambda _, *items: set(items)),
+    MARK_FROZENSET.data: Mark(lambda _, *items: frozenset(items)),
+    MARK_DEQUE.data: Mark(_read_deque),
+    MARK_RANGE.data: Mark(_read_range),
+    MARK_SLICE.data: Mark(
+        lambda _, start, stop, step: slice(start, stop, step)
+    ),  # of anything: it does nothing with it
+    MARK_FRACTION.data: Mark(_read_fraction),
+    MARK_BYTEARRAY.data: Mark(_read_bytearray),
+    MARK_ARRAY.data: Mark(read_array),
+    MARK_SCALAR.data: Mark(read_numpy_scalar),
+    MARK_OBJECT.data: Mark(read_object),
+    MARK_EXCEPTION.data: Mark(_read_exception),
+    MARK_AGENT.data: Mark(_read_agent),
+    MARK_TASK.data: Mark(_read_task),
 }
 
 
@@ -1307,15 +1309,15 @@ def decode(
     pickled part without ``unpickler`` included.
     """
     try:
-        if payload[0] != _TAGGED and not buffers:
-            return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=_no_extension)
-        return _Decoder(buffers, resolve, unpickler).read(payload)
+        if payload[0] != TAGGED and not buffers:
+            return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+        return Decoder(buffers, resolve, unpickler).read(payload)
     except RemoteProtocolError:
         raise
-    except _Passing as passing:
+    except Passing as passing:
         error = passing.error
     except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
-        raise RemoteProtocolError(_why(exc)) from exc
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
     try:
         raise error
     finally:
@@ -1331,20 +1333,20 @@ def decode_call(
         items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
     else:  # what `decode` does with it, for one function call less
         try:
-            items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=_no_extension)
+            items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
         except RemoteProtocolError:
             raise
         except Exception as exc:
-            raise RemoteProtocolError(_why(exc)) from exc
+            raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if type(items) is not list or not items or type(items[-1]) is not dict:
         raise RemoteProtocolError("the arguments of a call are not a list that ends with a map")
     kwargs = items.pop()
-    if kwargs and not _all_str(kwargs):
+    if kwargs and not all_str(kwargs):
         raise RemoteProtocolError("a keyword argument whose name is not a string")
     return tuple(items), kwargs
 
 
-def _why(exc: Exception) -> str:
+def why_not_decoded(exc: Exception) -> str:
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
 
 
@@ -1369,7 +1371,7 @@ def pack(value: Any) -> bytes:
         data: bytes = packer.pack(value)
     except Exception as exc:
         raise LocalProtocolError(f"cannot pack this: {type(exc).__name__}: {errors.safe_text(exc)}") from exc
-    if len(data) <= _KEEP_PACKER_BYTES:
+    if len(data) <= KEEP_PACKER_BYTES:
         _idle_packers.append(packer)
     return data
 
@@ -1383,11 +1385,11 @@ def unpack(data: Buffer, *, max_bytes: int = 65_536) -> Any:
     if len(data) > max_bytes:
         raise RemoteProtocolError(f"{len(data):,} bytes where at most {max_bytes:,} may be")
     try:
-        value = unpackb(data, strict_map_key=False, timestamp=1, ext_hook=_no_extension)
+        value = unpackb(data, strict_map_key=False, timestamp=1, ext_hook=no_extension)
     except RemoteProtocolError:
         raise
     except Exception as exc:
-        raise RemoteProtocolError(_why(exc)) from exc
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if len(data) > _SHALLOW_BYTES and not _is_shallow(value):
         raise RemoteProtocolError(f"nested more than {_MAX_HEADER_DEPTH} deep")
     return value

@@ -68,7 +68,7 @@ def test_the_fast_way_and_the_slow_way_make_the_same_bytes(value: Any) -> None:
     encoder = codec_encoder.Encoder()
     fast = encoder.fast_value(value)
     buffers = list(encoder.buffers)
-    slow = codec_encoder.Walk(encoder, "").value(value, "value")
+    slow = encoder.walk("").value(value, "value")
     if fast is not None:
         assert fast == slow
         assert buffers == encoder.buffers
@@ -118,7 +118,7 @@ PACKED = st.recursive(
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
         st.builds(
             lambda letter, items: [msgpack.ExtType(1, letter), *items],
-            st.sampled_from(sorted(codec_encoder.BUILDERS)),
+            st.sampled_from(sorted(codec_encoder.MARKS)),
             st.lists(inner, max_size=6),
         ),
     ),
@@ -387,7 +387,7 @@ ANY_CHILD = st.sampled_from(list(CHILDREN.values()))
 
 
 @given(
-    st.sampled_from([letter.decode() for letter in codec_encoder.BUILDERS]),
+    st.sampled_from([letter.decode() for letter in codec_encoder.MARKS]),
     st.lists(ANY_CHILD | st.lists(ANY_CHILD, max_size=3) | st.dictionaries(st.text(max_size=5), ANY_CHILD, max_size=3)),
 )
 @settings(max_examples=600, deadline=None)

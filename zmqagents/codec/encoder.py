@@ -73,7 +73,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from types import EllipsisType, NoneType
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast, overload
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, overload
 
 from msgpack import ExtType, Packer, unpackb
 
@@ -206,10 +206,29 @@ INDEX = struct.Struct(">H")
 # A reducer gets the encoder and a value, and returns an ExtType, a list that begins with a mark, or a
 # value of a native type. Children may be of any type.
 
-Reducer = Callable[["Encoder", Any], Any]
+Reducer = Callable[["Encoding", Any], Any]
+Resolve = Callable[[AgentRef | TaskRef], Any]
 
 
-def _reduce_int(_: Encoder, value: int) -> Any:
+class Encoding(Protocol):
+    """What a reducer may use of the value that is being encoded."""
+
+    tasks: list[TaskRef]
+
+    def place(self, data: Buffer) -> Buffer | int: ...
+    def place_bytes(self, data: Buffer) -> Any: ...
+    def nested(self, values: list[Any]) -> bytes | None: ...
+
+
+class Decoding(Protocol):
+    """What a builder may use of the value that is being decoded."""
+
+    def take(self, place: Any) -> Buffer: ...
+    def resolved(self, ref: AgentRef | TaskRef) -> Any: ...
+    def nested(self, payload: Buffer) -> Any: ...
+
+
+def _reduce_int(_: Encoding, value: int) -> Any:
     value = int.__index__(value)
     if -(2**63) <= value < 2**64:
         return value
@@ -219,14 +238,14 @@ def _reduce_int(_: Encoder, value: int) -> Any:
     return ExtType(Ext.INT, value.to_bytes(size, "big", signed=True))
 
 
-def _reduce_decimal(_: Encoder, value: Decimal) -> Any:
+def _reduce_decimal(_: Encoding, value: Decimal) -> Any:
     text = Decimal.__str__(value).encode("ascii")
     if len(text) > MAX_NUMBER_BYTES:
         raise NoForm(f"a Decimal of {len(text):,} digits is over the limit of {MAX_NUMBER_BYTES:,}")
     return ExtType(Ext.DECIMAL, text)
 
 
-def _reduce_str(_: Encoder, value: str) -> Any:
+def _reduce_str(_: Encoding, value: str) -> Any:
     value = str.__str__(value)
     try:
         value.encode("utf-8")
@@ -235,38 +254,38 @@ def _reduce_str(_: Encoder, value: str) -> Any:
     return value
 
 
-def _reduce_float(_: Encoder, value: float) -> float:
+def _reduce_float(_: Encoding, value: float) -> float:
     return float.__float__(value)
 
 
-def _reduce_bytes(encoder: Encoder, value: bytes) -> Any:
+def _reduce_bytes(encoder: Encoding, value: bytes) -> Any:
     return encoder.place_bytes(value if type(value) is bytes else memoryview(value).tobytes())
 
 
-def _reduce_bytearray(encoder: Encoder, value: bytearray) -> Any:
+def _reduce_bytearray(encoder: Encoding, value: bytearray) -> Any:
     return [MARK_BYTEARRAY, encoder.place(bytes(value))]
 
 
-def _reduce_memoryview(encoder: Encoder, value: memoryview) -> Any:
+def _reduce_memoryview(encoder: Encoding, value: memoryview) -> Any:
     if value.nbytes > INLINE_LIMIT_BYTES and type(value.obj) is bytes and value.c_contiguous:
         return encoder.place_bytes(value.cast("B"))
     return encoder.place_bytes(value.tobytes())
 
 
-def _reduce_deque(_: Encoder, value: collections.deque[Any]) -> Any:
+def _reduce_deque(_: Encoding, value: collections.deque[Any]) -> Any:
     return [MARK_DEQUE, value.maxlen, *value]
 
 
-def _reduce_task(encoder: Encoder, ref: TaskRef) -> Any:
+def _reduce_task(encoder: Encoding, ref: TaskRef) -> Any:
     encoder.tasks.append(ref)
     return [MARK_TASK, ref.task_id, ref.server_id, ref.address]
 
 
-def _reduce_agent(_: Encoder, ref: AgentRef) -> Any:
+def _reduce_agent(_: Encoding, ref: AgentRef) -> Any:
     return [MARK_AGENT, ref.server_id, ref.address, ref.agent_id, ref.class_name, dict(ref.methods)]
 
 
-def _reduce_ref(encoder: Encoder, value: Any) -> Any:
+def _reduce_ref(encoder: Encoding, value: Any) -> Any:
     ref = value.__zmqagents_ref__()
     if isinstance(ref, TaskRef):
         return _reduce_task(encoder, ref)
@@ -275,7 +294,7 @@ def _reduce_ref(encoder: Encoder, value: Any) -> Any:
     raise NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
 
 
-def _reduce_exception(encoder: Encoder, exc: BaseException) -> Any:
+def _reduce_exception(encoder: Encoding, exc: BaseException) -> Any:
     where: dict[str, str] = {}
     if isinstance(exc, errors.CallError):
         where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
@@ -615,14 +634,14 @@ def numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
     return None  # a masked array, say, is more than its data
 
 
-def _reduce_numpy_scalar(_: Encoder, value: Any) -> Any:
+def _reduce_numpy_scalar(_: Encoding, value: Any) -> Any:
     kind = value.dtype.kind
     if kind in "US":  # not by dtype, which has no length of zero and drops trailing NULs, as item() does
         return [MARK_SCALAR, kind, str.__str__(value) if kind == "U" else bytes(value)]
     return [MARK_SCALAR, _dtype_data(value.dtype), value.tobytes()]
 
 
-def _reduce_array(encoder: Encoder, array: Any) -> Any:
+def _reduce_array(encoder: Encoding, array: Any) -> Any:
     dtype = _dtype_data(array.dtype)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     source = array.T if fortran else array
@@ -701,7 +720,7 @@ def _import_numpy() -> Any:
         raise RemoteProtocolError("the value holds a numpy array, and numpy is not installed here") from exc
 
 
-def read_numpy_scalar(_: Decoder, kind: Any, data: Any) -> Any:
+def read_numpy_scalar(_: Decoding, kind: Any, data: Any) -> Any:
     numpy = _import_numpy()
     if type(kind) is str and kind in ("U", "S"):
         if type(data) is not (str if kind == "U" else bytes):
@@ -714,7 +733,7 @@ def read_numpy_scalar(_: Decoder, kind: Any, data: Any) -> Any:
     return numpy.frombuffer(bytearray(data), dtype)[0]
 
 
-def read_array(decoder: Decoder, kind: Any, shape: Any, order: Any, data: Any) -> Any:
+def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) -> Any:
     numpy = _import_numpy()
     dtype = _read_dtype(kind)
     count = math.prod(_read_shape(shape))
@@ -835,6 +854,11 @@ class Encoder:
             return None
         return TAG + payload if self.tagged else payload
 
+    def walk(self, what: str) -> Walk:
+        """The slow way, begun anew."""
+        self.reset(self.pickler)
+        return Walk(self, what)
+
     def nested(self, values: list[Any]) -> bytes | None:
         """``values`` as a payload of their own, None if they cannot go by themselves or are large."""
         if self.level >= MAX_EXCEPTION_DEPTH:
@@ -844,11 +868,19 @@ class Encoder:
         payload = inner.fast_value(values)
         if payload is None:
             try:
-                payload = Walk(inner, "").value(values, "args")
+                payload = inner.walk("").value(values, "args")
             except SerializationError:
                 return None
         alone = not inner.buffers and not inner.tasks and len(payload) <= INLINE_LIMIT_BYTES
         return payload if alone else None
+
+
+class Reducing(Protocol):
+    """What the walk uses of the encoder."""
+
+    tagged: bool
+
+    def reduce(self, value: Any) -> Any: ...
 
 
 class Walk:
@@ -856,8 +888,7 @@ class Walk:
 
     __slots__ = ("encoder", "inside", "out", "path", "what")
 
-    def __init__(self, encoder: Encoder, what: str) -> None:
-        encoder.reset(encoder.pickler)
+    def __init__(self, encoder: Reducing, what: str) -> None:
         self.encoder = encoder
         self.what = what
         self.out = Packer(strict_types=True, autoreset=False)
@@ -1023,7 +1054,7 @@ def encode(
     encoder.pickler = pickler
     payload = encoder.fast_value(value)
     if payload is None:
-        payload = Walk(encoder, what).value(value, root)
+        payload = encoder.walk(what).value(value, root)
     return _encoded(encoder, payload, max_bytes, what)
 
 
@@ -1069,13 +1100,11 @@ def encode_call(
     encoder.pickler = pickler
     payload = encoder.fast_call(args, kwargs)
     if payload is None:
-        payload = Walk(encoder, what).call(args, kwargs)
+        payload = encoder.walk(what).call(args, kwargs)
     return _encoded(encoder, payload, max_bytes, what)
 
 
 # ---------------------------------------------------------------- decoding
-
-Resolve = Callable[[AgentRef | TaskRef], Any]
 
 
 class Passing(BaseException):
@@ -1125,7 +1154,7 @@ class Decoder:
     def leaf(self, code: int, data: bytes) -> Any:
         if code == EXT_MARK:
             self.open += 1
-            return BUILDERS[data]
+            return MARKS[data]
         if code == EXT_BUFFER:
             return bytes(self.take(*INDEX.unpack(data)))  # bytes of bytes is no copy
         if code == EXT_PICKLE:
@@ -1149,6 +1178,12 @@ class Decoder:
             raise RemoteProtocolError("no such buffer, or one that was used before")
         self.buffers[place] = None
         return buffer
+
+    def nested(self, payload: Buffer) -> Any:
+        """The value of a payload inside this one: the arguments of an exception."""
+        if self.level >= MAX_EXCEPTION_DEPTH:
+            raise RemoteProtocolError("exceptions nested too deeply")
+        return Decoder((), self.resolve, self.unpickler, self.level + 1).read(payload)
 
     def resolved(self, ref: AgentRef | TaskRef) -> Any:
         if self.resolve is None:
@@ -1187,23 +1222,23 @@ def ints_of(*children: Any) -> tuple[int, ...]:
     return children
 
 
-def _read_deque(_: Decoder, maxlen: Any, *items: Any) -> collections.deque[Any]:
+def _read_deque(_: Decoding, maxlen: Any, *items: Any) -> collections.deque[Any]:
     return collections.deque(items, None if maxlen is None else expect(int, maxlen))
 
 
-def _read_range(_: Decoder, start: Any, stop: Any, step: Any) -> range:
+def _read_range(_: Decoding, start: Any, stop: Any, step: Any) -> range:
     return range(*ints_of(start, stop, step))
 
 
-def _read_fraction(_: Decoder, numerator: Any, denominator: Any) -> Fraction:
+def _read_fraction(_: Decoding, numerator: Any, denominator: Any) -> Fraction:
     return Fraction(*ints_of(numerator, denominator))
 
 
-def _read_bytearray(decoder: Decoder, place: Any) -> bytearray:
+def _read_bytearray(decoder: Decoding, place: Any) -> bytearray:
     return bytearray(decoder.take(place))
 
 
-def read_object(_: Decoder, name: Any, data: Any) -> Any:
+def read_object(_: Decoding, name: Any, data: Any) -> Any:
     build = _builders.get(expect(str, name))
     if build is None:
         return data
@@ -1222,13 +1257,10 @@ _DESCRIBED: dict[str, type] = {
 _COPIES_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
 
 
-def _read_exception(decoder: Decoder, data: Any, packed: Any) -> Exception:
+def _read_exception(decoder: Decoding, data: Any, packed: Any) -> Exception:
     data = dict(expect(dict, data))
     if packed is not None:
-        if decoder.level >= MAX_EXCEPTION_DEPTH:
-            raise RemoteProtocolError("exceptions nested too deeply")
-        inner = Decoder((), decoder.resolve, decoder.unpickler, decoder.level + 1)
-        data["args"] = inner.read(expect(bytes, packed))
+        data["args"] = decoder.nested(expect(bytes, packed))
     _check_description(data, 0)
     known = errors.known_types.get(data.get("type", ""))
     if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
@@ -1260,7 +1292,7 @@ def _check_description(data: Any, depth: int) -> None:
             _check_description(member, depth + 1)
 
 
-def _read_agent(decoder: Decoder, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
+def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
     if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
         raise RemoteProtocolError("a reference to an agent with fields of wrong types")
     ref = AgentRef(server_id, address, agent_id, class_name, methods)
@@ -1268,7 +1300,7 @@ def _read_agent(decoder: Decoder, server_id: Any, address: Any, agent_id: Any, c
     return decoder.resolved(ref)
 
 
-def _read_task(decoder: Decoder, task_id: Any, server_id: Any, address: Any) -> Any:
+def _read_task(decoder: Decoding, task_id: Any, server_id: Any, address: Any) -> Any:
     ref = TaskRef(task_id, server_id, address)
     check_reference(ref)
     return decoder.resolved(ref)
@@ -1278,23 +1310,25 @@ def all_str(values: Iterable[Any]) -> bool:
     return all(type(value) is str for value in values)
 
 
-BUILDERS: dict[bytes, Mark] = {
-    MARK_TUPLE.data: Mark(lambda _, *items: items),
-    MARK_SET.data: Mark(lambda _, *items: set(items)),
-    MARK_FROZENSET.data: Mark(lambda _, *items: frozenset(items)),
-    MARK_DEQUE.data: Mark(_read_deque),
-    MARK_RANGE.data: Mark(_read_range),
-    MARK_SLICE.data: Mark(
-        lambda _, start, stop, step: slice(start, stop, step)
-    ),  # of anything: it does nothing with it
-    MARK_FRACTION.data: Mark(_read_fraction),
-    MARK_BYTEARRAY.data: Mark(_read_bytearray),
+BUILDERS: dict[bytes, Callable[..., Any]] = {
+    MARK_TUPLE.data: lambda _, *items: items,
+    MARK_SET.data: lambda _, *items: set(items),
+    MARK_FROZENSET.data: lambda _, *items: frozenset(items),
+    MARK_DEQUE.data: _read_deque,
+    MARK_RANGE.data: _read_range,
+    # a slice of anything: it does nothing with it
+    MARK_SLICE.data: lambda _, start, stop, step: slice(start, stop, step),
+    MARK_FRACTION.data: _read_fraction,
+    MARK_BYTEARRAY.data: _read_bytearray,
+    MARK_EXCEPTION.data: _read_exception,
+    MARK_AGENT.data: _read_agent,
+    MARK_TASK.data: _read_task,
+}
+
+MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
     MARK_ARRAY.data: Mark(read_array),
     MARK_SCALAR.data: Mark(read_numpy_scalar),
     MARK_OBJECT.data: Mark(read_object),
-    MARK_EXCEPTION.data: Mark(_read_exception),
-    MARK_AGENT.data: Mark(_read_agent),
-    MARK_TASK.data: Mark(_read_task),
 }
 
 

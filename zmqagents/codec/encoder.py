@@ -276,6 +276,10 @@ def _reduce_deque(_: Encoding, value: collections.deque[Any]) -> Any:
     return [MARK_DEQUE, value.maxlen, *value]
 
 
+def _reduce_path(_: Encoding, value: pathlib.PurePath) -> Any:
+    return ExtType(Ext.PATH, value.as_posix().encode("utf-8", "surrogatepass"))
+
+
 def _reduce_task(encoder: Encoding, ref: TaskRef) -> Any:
     encoder.tasks.append(ref)
     return [MARK_TASK, ref.task_id, ref.server_id, ref.address]
@@ -285,7 +289,7 @@ def _reduce_agent(_: Encoding, ref: AgentRef) -> Any:
     return [MARK_AGENT, ref.server_id, ref.address, ref.agent_id, ref.class_name, dict(ref.methods)]
 
 
-def _reduce_ref(encoder: Encoding, value: Any) -> Any:
+def reduce_ref(encoder: Encoding, value: Any) -> Any:
     ref = value.__zmqagents_ref__()
     if isinstance(ref, TaskRef):
         return _reduce_task(encoder, ref)
@@ -294,7 +298,7 @@ def _reduce_ref(encoder: Encoding, value: Any) -> Any:
     raise NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
 
 
-def _reduce_exception(encoder: Encoding, exc: BaseException) -> Any:
+def reduce_exception(encoder: Encoding, exc: BaseException) -> Any:
     where: dict[str, str] = {}
     if isinstance(exc, errors.CallError):
         where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
@@ -394,6 +398,10 @@ LEAVES: dict[int, Callable[[bytes], Any]] = {
     Ext.ELLIPSIS: _read_ellipsis,
 }
 
+_PATHS: tuple[type[pathlib.PurePath], ...] = (
+    pathlib.PurePath, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
+)  # fmt: skip
+
 REDUCERS: dict[type, Reducer] = {
     int: _reduce_int,
     float: _reduce_float,
@@ -419,13 +427,11 @@ REDUCERS: dict[type, Reducer] = {
     dt.time: lambda _, value: ExtType(Ext.TIME, _zoned(value, dt.time.isoformat)),
     dt.timedelta: lambda _, value: ExtType(Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
     uuid.UUID: lambda _, value: ExtType(Ext.UUID, value.bytes),
-    pathlib.PurePath: lambda _, value: ExtType(Ext.PATH, value.as_posix().encode("utf-8", "surrogatepass")),
+    **dict.fromkeys(_PATHS, _reduce_path),
     AgentRef: _reduce_agent,
     TaskRef: _reduce_task,
 }
 BASES = frozenset(REDUCERS)
-for _path in (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath):
-    REDUCERS[_path] = REDUCERS[pathlib.PurePath]
 
 
 def hides_bytes(pending: list[Any]) -> bool:
@@ -511,9 +517,9 @@ def reducer_of(cls: type) -> Reducer | None:
 
 def find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
-        return _reduce_ref
+        return reduce_ref
     if issubclass(cls, BaseException):
-        return _reduce_exception
+        return reduce_exception
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(cls, (numpy.generic, numpy.ndarray)):
         return numpy_reducer(numpy, cls)

@@ -1,4 +1,11 @@
-"""TODO."""
+"""What running code knows of its call: `current_call`, and the host as agents see it.
+
+Each call (making an agent and reading an attribute are calls, too) runs in a `contextvars.Context` of its own, which
+is empty when it begins, as that of a new thread is. What a call sets, such as the digits of `decimal.getcontext`, no
+other call sees, and it sees nothing that other calls or the host's program have set. A generator has one context for
+all its steps; a coroutine that a plain method returns goes on in a copy of the method's context. The host puts the
+`CallContext` into the variable `running_call` there.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +20,10 @@ from ..errors import CallCancelled, CallTimeout
 
 
 class HostServices(Protocol):
-    """What an agent's own code may ask of the host that it lives in.
+    """What agent code may ask of its host, from the thread or coroutine that runs a call.
 
-    ``wait_for``, ``wait_for_item`` and ``outside`` are how a wait gives the worker slot back: for results, for the
-    next item of a stream, and for anything that this host cannot see. ``awaiting`` tells of a coroutine's wait.
+    ``wait_for``, ``wait_for_item`` and ``outside`` wait without keeping the worker slot: for results, for the next
+    item of a stream, and for whatever the host cannot see. ``awaiting`` reports what a coroutine waits for.
     """
 
     server_id: str
@@ -34,10 +41,11 @@ class HostServices(Protocol):
 
 
 class CallContext:
-    """The call that the current thread or coroutine is running; see `current_call`.
+    """The call that the current thread or coroutine runs; `current_call` returns it.
 
-    ``deadline`` is on ``time.monotonic``'s clock, None: no deadline. The host's router thread sets
-    ``cancelled``; the agent's code reads it between two pieces of work.
+    ``agent``, ``method`` and ``call_id`` name it. ``chain`` holds the ids of the calls that led to it, the outermost
+    first. ``deadline`` is in seconds on the clock of `time.monotonic`; None: the call has none. The host sets
+    ``cancelled`` from its router thread; agent code reads it between two pieces of work. Any thread may read.
     """
 
     __slots__ = (
@@ -55,9 +63,9 @@ class CallContext:
         self.method = method
         self.deadline = deadline
         self.chain = chain
-        self.ticket = ticket  # the host's own record of the call
-        self.spares = False  # it was cancelled alone: what its coroutine awaits goes on
-        self.over = False  # the method has returned: what it left behind runs for nobody
+        self.ticket = ticket  # the host's own record of the call: not for agents
+        self.spares = False  # it alone was cancelled: calls that its coroutine awaits go on
+        self.over = False  # the method has returned; a task or thread that it left behind is no part of the call
         self.thread = 0  # the ident of the thread that runs it
         self.outlet: Any = None  # where the items of a stream go
         self._cancelled = False
@@ -69,14 +77,17 @@ class CallContext:
         return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def cancel(self) -> None:
-        """Called by the host, from any thread."""
+        """Set ``cancelled`` and wake `wait_cancelled`. For the host, from any thread."""
         self._cancelled = True
         event = self._event
         if event is not None:
             event.set()
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
-        """Sleep until cancelled or for ``timeout`` seconds; True if cancelled. For loops that pause."""
+        """Sleep until the call is cancelled, its deadline has passed or ``timeout`` seconds are over.
+
+        Returns `cancelled`. For loops that pause; None: no time-out.
+        """
         rest = self.remaining()
         limit = rest if timeout is None else timeout if rest is None else min(timeout, rest)
         event = self._event
@@ -87,24 +98,25 @@ class CallContext:
         return self.cancelled
 
     def check(self) -> None:
-        """Raise `CallCancelled` if cancelled, `CallTimeout` if the deadline has passed."""
+        """Raise `CallCancelled` if the caller has cancelled the call, `CallTimeout` if its deadline has passed."""
         if self._cancelled:
             raise CallCancelled(f"{self.agent}.{self.method} was cancelled")
         if self.cancelled:
             raise CallTimeout(f"{self.agent}.{self.method} has passed its deadline")
 
     def remaining(self) -> float | None:
-        """Seconds until the deadline (0.0 when it has passed), None when there is none."""
+        """Seconds until the deadline: 0.0 once it has passed, None if the call has none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-current: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("zmqagents_call", default=None)
+# Set by the host. Public, so that the path of a call reads it without a function of ours in between.
+running_call: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 
 def current_call() -> CallContext | None:
-    """The call that this thread or coroutine runs on a host, None outside of one.
+    """The call that this thread or coroutine runs on a host; None outside of a host.
 
-    None as well in a task or thread that the method has left behind: the call is over.
+    None as well in a task or thread that a method has left behind: its call is over.
     """
-    call = current.get()
+    call = running_call.get()
     return None if call is None or call.over else call

@@ -2,7 +2,7 @@
 
 A receiver rebuilds only types that it knows; it imports nothing by a name that a peer sent.
 
-May import agents and errors.
+May import errors and config.
 """
 
 from .decoder import decode, decode_call

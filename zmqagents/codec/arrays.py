@@ -1,4 +1,9 @@
-"""TODO."""
+"""numpy arrays and scalars. numpy is imported when the first array comes in; until then nothing can be an array.
+
+An array goes as dtype, shape, order and bytes, and arrives writable: without a copy when the memory of the frame is
+writable, otherwise with one. Arrays that nobody can write to go out without a copy. A dtype from the wire is parsed
+against a pattern before numpy sees it; a dtype that holds objects is refused.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +45,7 @@ def _reduce_array(encoder: Encoding, array: Any) -> Any:
 
 
 def _is_constant(array: Any) -> bool:
-    """Whether nobody can write to the array's memory by way of numpy: then it needs no copy."""
+    """Whether nobody can write to the array's memory by way of numpy. Then it needs no copy."""
     while array is not None and hasattr(array, "flags"):
         if array.flags.writeable:
             return False
@@ -66,7 +71,7 @@ def _read_dtype(data: Any) -> Any:
     elif type(data) is str and _DTYPE.fullmatch(data):
         dtype = importlib.import_module("numpy").dtype(data)
     else:
-        raise RemoteProtocolError("a numpy dtype that is none")
+        raise RemoteProtocolError("not a numpy dtype that may travel")
     if dtype.hasobject or not dtype.itemsize:
         raise RemoteProtocolError(f"numpy dtype {dtype} is refused")
     return dtype
@@ -77,26 +82,26 @@ def _read_descr(fields: list[Any]) -> list[Any]:
     descr: list[Any] = []
     for given in fields:
         if type(given) is not list or len(given) not in (2, 3):
-            raise RemoteProtocolError("a numpy dtype with an odd field")
+            raise RemoteProtocolError("a field of a numpy dtype must be a list of two or three items")
         name, form, shape = (*given, None)[:3]
         if type(name) is list and len(name) == 2 and all_str(name):  # title and name
             name = tuple(name)
         elif type(name) is not str:
-            raise RemoteProtocolError("a numpy dtype with an odd name")
+            raise RemoteProtocolError("the name of a field of a numpy dtype must be text, or a title and a name")
         if type(form) is list:
             form = _read_descr(form)
         elif type(form) is not str or not _DTYPE.fullmatch(form):
-            raise RemoteProtocolError("a numpy dtype that is none")
+            raise RemoteProtocolError("not a numpy dtype that may travel")
         descr.append((name, form) if shape is None else (name, form, tuple(_read_shape(shape))))
     return descr
 
 
 def _read_shape(shape: Any) -> list[int]:
     if type(shape) is not list or len(shape) > 64:  # numpy's own limit, 32 before numpy 2
-        raise RemoteProtocolError("a numpy array whose shape is no list, or has too many dimensions")
+        raise RemoteProtocolError("the shape of a numpy array must be a list of at most 64 lengths")
     for length in shape:
         if type(length) is not int or not 0 <= length < 2**48:
-            raise RemoteProtocolError("a numpy array with an odd shape")
+            raise RemoteProtocolError("a length in the shape of a numpy array must be an int from 0 to 2**48")
     return shape
 
 
@@ -111,7 +116,7 @@ def read_numpy_scalar(_: Decoding, kind: Any, data: Any) -> Any:
     numpy = _import_numpy()
     if type(kind) is str and kind in ("U", "S"):
         if type(data) is not (str if kind == "U" else bytes):
-            raise RemoteProtocolError("a numpy scalar of another type than it says")
+            raise RemoteProtocolError("the data of a numpy scalar does not have the type that its dtype names")
         return numpy.str_(data) if kind == "U" else numpy.bytes_(data)
     dtype = _read_dtype(kind)
     expect(bytes, data)
@@ -125,7 +130,7 @@ def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) 
     dtype = _read_dtype(kind)
     count = math.prod(_read_shape(shape))
     if expect(str, order) not in ("C", "F"):
-        raise RemoteProtocolError("a numpy array in an order that is none")
+        raise RemoteProtocolError("the order of a numpy array must be 'C' or 'F'")
     data = decoder.take(data)
     if count * dtype.itemsize != len(data):
         raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")

@@ -1,4 +1,8 @@
-"""TODO."""
+"""The types of Python and its standard library: how each is sent, and how it is made again.
+
+`REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again. A date and time carries
+the name of its `zoneinfo` zone and its offset, so a receiver that lacks the zone still gets the right instant.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +53,6 @@ from .forms import (
 )
 
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
-
-
 _COMPLEX_PAIR = struct.Struct(">dd")
 _DELTA = struct.Struct(">iii")
 
@@ -155,7 +157,7 @@ def _zone(text: str) -> dt.tzinfo | None:
     key, _, shift = text.rpartition(":")
     if key:
         if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
-            raise RemoteProtocolError("a time zone whose name is none")
+            raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
         try:
             return zoneinfo.ZoneInfo(key)
         except (LookupError, ValueError, OSError):  # not known here, or a directory of zones
@@ -207,7 +209,7 @@ def _read_path(data: bytes) -> pathlib.Path:
 
 def _read_ellipsis(data: bytes) -> EllipsisType:
     if data:
-        raise RemoteProtocolError("an Ellipsis with data")
+        raise RemoteProtocolError("an Ellipsis must come without data")
     return ...
 
 
@@ -314,7 +316,7 @@ def _check_description(data: Any, depth: int) -> None:
         for child in data.get("args", ())[1:2]:
             items_of(child)
     if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:
-        raise RemoteProtocolError("an exception with a field of a wrong type")
+        raise RemoteProtocolError("a field of an exception must be a number, text or a list")
     if depth < errors.MAX_GROUP_DEPTH:  # members below that are not made
         for member in data.get("group", ()):
             _check_description(member, depth + 1)
@@ -322,7 +324,7 @@ def _check_description(data: Any, depth: int) -> None:
 
 def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
     if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
-        raise RemoteProtocolError("a reference to an agent with fields of wrong types")
+        raise RemoteProtocolError("the class name and methods in a reference to an agent must be text")
     ref = AgentRef(server_id, address, agent_id, class_name, methods)
     check_reference(ref)
     return decoder.resolved(ref)

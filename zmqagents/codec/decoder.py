@@ -1,4 +1,13 @@
-"""TODO."""
+"""From a payload and its buffers to the value.
+
+A payload that is not tagged is left to msgpack. In a tagged one two hooks of the C unpacker build what msgpack does
+not have: `Decoder.leaf` for extension types, `Decoder.box` for every list that ends, innermost first.
+
+The receiver rebuilds only types that it knows (`types`), imports nothing by a name from the wire, and unpickles
+nothing unless the caller passes an ``unpickler``. Whatever is wrong with the data ends in RemoteProtocolError.
+
+Large ``bytes`` come in without a copy when their frame is ``bytes``. Every function may be called from any thread.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +42,7 @@ from .types import read_object
 
 
 class Passing(BaseException):
-    """Carries an error of ``resolve`` out through the unpacker: it is the caller's, not the peer's."""
+    """Carries an error of ``resolve`` out through the unpacker: it is the caller's error, not the peer's."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -41,7 +50,7 @@ class Passing(BaseException):
 
 
 class Mark:
-    """Stands first in a box until the box is built; must not get anywhere else."""
+    """Stands first in a box until the box is built. A mark that is anywhere else is an error of the peer."""
 
     __slots__ = ("build",)
 
@@ -71,9 +80,9 @@ class Decoder:
             inner = memoryview(payload)[1:]
             value = unpackb(inner, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box)
         if self.open:
-            raise RemoteProtocolError("a mark that is not the first item of a list")
+            raise RemoteProtocolError("a mark stands where it is not the first item of a list")
         if any(buffer is not None for buffer in self.buffers):
-            raise RemoteProtocolError("a buffer that nothing refers to")
+            raise RemoteProtocolError("the message has a buffer that the value does not refer to")
         return value
 
     def leaf(self, code: int, data: bytes) -> Any:
@@ -84,7 +93,7 @@ class Decoder:
             return bytes(self.take(*INDEX.unpack(data)))  # bytes of bytes is no copy
         if code == EXT_PICKLE:
             if self.unpickler is None:
-                raise RemoteProtocolError("a pickled value refused: this side does not take pickles from there")
+                raise RemoteProtocolError("pickled value refused: this side takes no pickles from this peer")
             return self.unpickler(data)
         return LEAVES[code](data)
 
@@ -95,19 +104,19 @@ class Decoder:
         return items
 
     def take(self, place: Any) -> Buffer:
-        """Bytes that stand in the payload, or the buffer of this index, which goes once."""
+        """Bytes that stand in the payload, or the buffer of this index, which can be taken once."""
         if type(place) is bytes:
             return place
         buffer = self.buffers[place] if type(place) is int and 0 <= place < len(self.buffers) else None
         if buffer is None:
-            raise RemoteProtocolError("no such buffer, or one that was used before")
+            raise RemoteProtocolError("the value refers to a buffer that is not there or was taken before")
         self.buffers[place] = None
         return buffer
 
     def nested(self, payload: Buffer) -> Any:
         """The value of a payload inside this one: the arguments of an exception."""
         if self.level >= MAX_EXCEPTION_DEPTH:
-            raise RemoteProtocolError("exceptions nested too deeply")
+            raise RemoteProtocolError("exceptions are nested more than 4 deep")
         return Decoder((), self.resolve, self.unpickler, self.level + 1).read(payload)
 
     def resolved(self, ref: AgentRef | TaskRef) -> Any:
@@ -167,8 +176,8 @@ def decode_call(
         except Exception as exc:
             raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if type(items) is not list or not items or type(items[-1]) is not dict:
-        raise RemoteProtocolError("the arguments of a call are not a list that ends with a map")
+        raise RemoteProtocolError("the arguments of a call must be a list that ends with a map")
     kwargs = items.pop()
     if kwargs and not all_str(kwargs):
-        raise RemoteProtocolError("a keyword argument whose name is not a string")
+        raise RemoteProtocolError("the name of a keyword argument must be text")
     return tuple(items), kwargs

@@ -1,54 +1,13 @@
-"""Python values to msgpack and back, bounded both ways. The only importer of msgpack.
+"""From a value to its payload and buffers.
 
-A value travels as one *payload* and up to `MAX_BUFFERS` *buffers*, each a frame of its own. What
-msgpack has by itself goes as it is: None, bool, int of 64 bits, float, str, bytes, list, dict (any
-hashable key). Such a payload is plain msgpack. All else is *tagged*, and then the payload begins with
-0xC1, the one byte that msgpack never uses:
+**Speed.** First the C packer runs over the value, with a hook (`Encoder.default`) for what it does not know. Only
+when that fails, or may have packed a bytearray or large bytes in place, `walk.Walk` goes over the value in Python: it
+knows at each moment where it is, hence the path in the errors. So a conversion (``to_data``) may be called twice.
 
-* a *leaf* is an extension type, its code one of `Ext`: big ints, dates, paths ...
-* a *box* is a list whose first item is a *mark* (the extension `Ext.MARK` with one letter): so the
-  packer goes on into the children in C, and nothing is packed twice.
+**Copies.** A value is taken as it is when it is encoded: bytes and read-only memory go out as they are; writable
+memory (arrays, bytearray) is copied once, because the caller may change it while the frame is on its way.
 
-=============================  ===================================================================
-tuple set frozenset deque      t s f d     items (deque: maxlen, items)
-range slice Fraction           r l q       start stop step; numerator denominator
-bytearray                      b           bytes, or the index of a buffer
-numpy array, numpy scalar      a g         dtype, shape, order, bytes or index; dtype, bytes
-a class with a name            o           name, data
-an exception                   x           `errors.describe`'s map, packed args or None
-reference to agent, to task    A T         the fields of `AgentRef`, of `TaskRef`
-=============================  ===================================================================
-
-**What arrives as what.** The types above arrive exactly as they were sent, at every depth, with their
-order. So do datetime (zoneinfo zones by name; any other zone as a fixed offset, and a zone that the
-receiver does not have too), date, time, timedelta, complex, Decimal, UUID, Ellipsis, and strings with
-lone surrogates. memoryview arrives as bytes; any path as this machine's `pathlib.Path`; subclasses of
-native types (OrderedDict, defaultdict, an int subclass) as their base. numpy arrays arrive writable:
-without a copy when the frame's memory is, otherwise with one.
-
-Classes go by name with their plain data: enums (the value), namedtuples (the items), classes with
-``to_dict`` and ``from_dict``, pydantic models, dataclasses, and whatever `register_type` was told. The
-receiver makes an object of a class that *it* registered; of any other name it keeps the data: the
-value, a tuple, a dict. Nothing is imported by a name from the wire, and nothing is unpickled unless
-the caller passes an ``unpickler``.
-
-**Copies.** A value is taken as it is when it is encoded: bytes and read-only memory go out as they
-are, writable memory (arrays, bytearray) is copied once, because the caller may change it while the
-frame is on its way. Large ``bytes`` come in without a copy when the frame is ``bytes``.
-
-**Speed.** First the C packer runs over the value, with a hook for what it does not know. Only when
-that fails, or may have packed a bytearray or large bytes in place, `Walk` goes over the value in
-Python: it knows at each moment where it is, hence the path in the errors. So conversions such as
-``to_dict`` may be called twice.
-
-**Bounds.** Nesting up to `MAX_DEPTH` always travels; more than 1024 levels end msgpack itself. Numbers have
-`MAX_NUMBER_BYTES` at most. A box is built of children of exactly the types that the table above names, and of no
-others: Python's own constructors take much more, and ten bytes (a Decimal of 1e999999999, a range of 10**18) keep
-them busy for hours. A length that a peer declares reserves nothing: that is msgpack's doing, from
-1.2.4 on (before 1.2 it also lost memory at each truncated message). What is not bounded is the time of a
-dict or set whose keys were chosen to collide, which Python prevents for text and bytes only.
-
-Every function here may be called from any thread.
+Every function may be called from any thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""TODO."""
+"""Plain msgpack: the headers of messages, and the short values that need nothing else.
+
+Most arguments and results are None, bools, numbers, text and short bytes. `encode_plain` and `encode_plain_call` make
+their payloads with no more than msgpack's packer, so that a short call never enters `encoder`.
+
+Every function may be called from any thread.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +18,9 @@ from .forms import FLAT_TYPES, INLINE_LIMIT_BYTES, KEEP_PACKER_BYTES, Buffer, En
 
 
 def encode_plain(value: Any) -> bytes | None:
-    """The whole of what `encode` gives for None, a bool, a number, text or short bytes: most results are such.
+    """The payload that `encode` makes for None, a bool, a number, text or short bytes: most results are such.
 
-    None: it is something else, or cannot be encoded.
+    None: ``value`` is something else, or cannot be encoded.
     """
     kind = type(value)
     if kind not in FLAT_TYPES and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
@@ -26,9 +32,9 @@ def encode_plain(value: Any) -> bytes | None:
 
 
 def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
-    """The whole of what `encode_call` gives for positional arguments that `encode_plain` takes: the usual ones.
+    """What `encode_call` makes of positional arguments that `encode_plain` takes: the usual ones.
 
-    None: there are others among them, or `encode_call` has to say what is wrong.
+    None: other values are among them, or `encode_call` has to say what is wrong.
     """
     for value in args:
         kind = type(value)
@@ -45,6 +51,7 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 
 def why_not_decoded(exc: Exception) -> str:
+    """The text of the RemoteProtocolError for what the unpacker raised."""
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
 
 
@@ -66,20 +73,21 @@ def pack(value: Any) -> bytes:
     try:
         data: bytes = packer.pack(value)
     except Exception as exc:
-        raise LocalProtocolError(f"cannot pack this: {type(exc).__name__}: {errors.safe_text(exc)}") from exc
+        raise LocalProtocolError(f"cannot pack the value: {type(exc).__name__}: {errors.safe_text(exc)}") from exc
     if len(data) <= KEEP_PACKER_BYTES:
         _idle_packers.append(packer)
     return data
 
 
 def unpack(data: Buffer, *, max_bytes: int = 65_536) -> Any:
-    """What `pack` made, and nothing else: of at most ``max_bytes``, and nested at most 64 deep if it is long.
+    """The value that `pack` packed.
 
-    RemoteProtocolError for everything that is wrong with it. Lengths that are declared in it are checked
-    against its own length before anything is made of them.
+    RemoteProtocolError if ``data`` is longer than ``max_bytes``, is no msgpack, holds an extension type, or is longer
+    than 256 bytes and nested more than 64 deep. A length that it declares is checked against its own length before
+    anything is made of it.
     """
     if len(data) > max_bytes:
-        raise RemoteProtocolError(f"{len(data):,} bytes where at most {max_bytes:,} may be")
+        raise RemoteProtocolError(f"the message is {len(data):,} bytes, limit {max_bytes:,}")
     try:
         value = unpackb(data, strict_map_key=False, timestamp=1, ext_hook=no_extension)
     except RemoteProtocolError:
@@ -87,7 +95,7 @@ def unpack(data: Buffer, *, max_bytes: int = 65_536) -> Any:
     except Exception as exc:
         raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if len(data) > _SHALLOW_BYTES and not _is_shallow(value):
-        raise RemoteProtocolError(f"nested more than {_MAX_HEADER_DEPTH} deep")
+        raise RemoteProtocolError(f"the header is nested more than {_MAX_HEADER_DEPTH} deep")
     return value
 
 

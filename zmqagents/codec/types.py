@@ -1,4 +1,7 @@
-"""TODO."""
+"""Classes that go by their name: registered ones, enums, namedtuples, dataclasses and pydantic models.
+
+An object goes as the name of its class and plain data. The receiver makes an object of a class that *it* registered.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""TODO."""
+"""The slow way from a value to its payload, which always knows the path of the place where it is.
+
+It makes the same bytes as the encoder's fast way, but packs in Python one value after the other. It is taken when the
+fast way has failed, to find the place and raise SerializationError with it, and when the value holds large bytes or a
+bytearray at some depth, which the C packer would have packed in place.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ from .forms import (
 
 
 class Reducing(Protocol):
-    """What the walk uses of the encoder."""
+    """What the walk uses of the encoder: the reducers, and a note that the payload is tagged."""
 
     tagged: bool
 
@@ -34,7 +39,7 @@ class Reducing(Protocol):
 
 
 class Walk:
-    """The slow way to the same bytes, which knows where it is. For one value."""
+    """One run over one value."""
 
     __slots__ = ("encoder", "inside", "out", "path", "what")
 
@@ -43,7 +48,7 @@ class Walk:
         self.what = what
         self.out = Packer(strict_types=True, autoreset=False)
         self.path: list[str] = []
-        self.inside: set[int] = set()  # ids of the values that we are in
+        self.inside: set[int] = set()  # ids of the values around the current place
 
     def value(self, value: Any, root: str) -> bytes:
         try:
@@ -70,7 +75,7 @@ class Walk:
         return TAG + payload if self.encoder.tagged else payload
 
     def _put(self, value: Any, step: str) -> None:
-        """Append ``value``, which is ``step`` from where we are."""
+        """Append ``value``, which is ``step`` away from the current place."""
         self.path.append(step)
         self._put_here(value)
         self.path.pop()

@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from .. import codec, errors
-from ..agents.context import current, current_call
+from ..agents.context import current_call, running_call
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
@@ -101,7 +101,7 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
-        call = current.get()
+        call = running_call.get()
         if call is not None and call.over:
             call = None
         if call is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .. import codec, errors
 from ..agents.base import AgentBase
-from ..agents.context import CallContext, HostServices, current
+from ..agents.context import CallContext, HostServices, running_call
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
@@ -66,7 +66,7 @@ class AgentHost:
 
     def run(self, ticket: Ticket, context: CallContext) -> Reply:
         """Run ``ticket`` to its end in the calling thread, in a new `contextvars.Context`. Never raises."""
-        current.set(context)
+        running_call.set(context)
         context.thread = threading.get_ident()
         try:
             value = self._execute(ticket)
@@ -90,7 +90,7 @@ class AgentHost:
 
         Never raises, but for the loop's own end.
         """
-        current.set(context)
+        running_call.set(context)
         context.thread = threading.get_ident()
         try:
             value = self._execute(ticket)

@@ -3,6 +3,11 @@
 Agents see a `CallContext`, which `current_call` makes on demand. Behind it stands one `RunningCall` for each call that
 has started. It is the value of a context variable, so that the other packages find the host and the deadline of the
 code that calls them; agents never get hold of it.
+
+Each call (making an agent and reading an attribute are calls, too) runs in a `contextvars.Context` of its own, which
+is empty when it begins, as that of a new thread is. What a call sets, such as the digits of `decimal.getcontext`, no
+other call sees, and it sees nothing that other calls or the host's program have set. A generator has one context for
+all its steps; a coroutine that a plain method returns goes on in a copy of the method's context.
 """
 
 from __future__ import annotations
@@ -20,10 +25,10 @@ __all__ = ["CallContext", "HostServices", "RunningCall", "current_call", "own_ca
 
 
 class HostServices(Protocol):
-    """What an agent's own code may ask of the host that it lives in. Any thread may ask.
+    """What agent code may ask of its host, from the thread or coroutine that runs a call.
 
-    ``wait_for``, ``wait_for_item`` and ``outside`` are how a wait gives the worker slot back: for results, for the
-    next item of a stream, and for anything that this host cannot see. ``awaiting`` tells of a coroutine's wait.
+    ``wait_for``, ``wait_for_item`` and ``outside`` wait without keeping the worker slot: for results, for the next
+    item of a stream, and for whatever the host cannot see. ``awaiting`` reports what a coroutine waits for.
     """
 
     server_id: str
@@ -179,6 +184,7 @@ class CallContext:
         return self._call.host.client()
 
 
+# Set by the host. Public, so that the path of a call reads it without a function of ours in between.
 running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 

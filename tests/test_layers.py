@@ -27,7 +27,7 @@ ORDER = [
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security", "broker", "connection", "server.stop")),
     "msgpack": ("msgpack", ("codec",)),
-    "numpy": ("numpy", ("codec.encoder",)),
+    "numpy": ("numpy", ("codec.arrays",)),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)),
     "cachetools": ("cachetools", ("store.memory",)),
     "redis": ("redis", ("store.redis",)),
@@ -104,7 +104,7 @@ def test_a_module_keeps_the_rules(name: str) -> None:
         (
             "wire.link",
             "n = importlib.import_module('numpy.lib')",
-            "wire.link imports numpy, whose door is codec.encoder",
+            "wire.link imports numpy, whose door is codec.arrays",
         ),
         ("client.aio", "import requests", "client.aio imports requests, which has no door"),
     ],

@@ -22,7 +22,8 @@ from hypothesis.extra import numpy as hnp
 
 from sameness import same
 from zmqagents import codec, errors
-from zmqagents.codec import encoder as codec_encoder
+from zmqagents.codec import decoder, forms
+from zmqagents.codec import encoder as encoder_module
 
 ZONES = st.one_of(
     st.none(),
@@ -65,10 +66,10 @@ def test_what_is_decoded_is_what_was_encoded(value: Any) -> None:
 
 @given(VALUES)
 def test_the_fast_way_and_the_slow_way_make_the_same_bytes(value: Any) -> None:
-    encoder = codec_encoder._Encoder()
+    encoder = encoder_module.Encoder()
     fast = encoder.fast_value(value)
     buffers = list(encoder.buffers)
-    slow = codec_encoder._Walk(encoder, "").value(value, "value")
+    slow = encoder.walk("").value(value, "value")
     if fast is not None:
         assert fast == slow
         assert buffers == encoder.buffers
@@ -118,7 +119,7 @@ PACKED = st.recursive(
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
         st.builds(
             lambda letter, items: [msgpack.ExtType(1, letter), *items],
-            st.sampled_from(sorted(codec_encoder._MARKS)),
+            st.sampled_from(sorted(decoder.MARKS)),
             st.lists(inner, max_size=6),
         ),
     ),
@@ -257,10 +258,10 @@ def box(letter: str, *children: Any) -> list[Any]:
     return [msgpack.ExtType(1, letter.encode()), *children]
 
 
-DECIMAL = codec_encoder._Ext.DECIMAL
+DECIMAL = forms.Ext.DECIMAL
 
 
-def leaf(code: codec_encoder._Ext, data: bytes) -> Any:
+def leaf(code: forms.Ext, data: bytes) -> Any:
     return msgpack.ExtType(code, data)
 
 
@@ -280,10 +281,10 @@ CHILDREN: dict[str, Any] = {
     "long text": "9" * 1_000_000, "bytes": b"C", "exponent as bytes": BIG_TEXT.encode(), "long bytes": b"9" * 1_000_000,
     "list": [], "long list": [0] * 100_000, "nested lists": nested(200), "dict": {},
     "dict of bombs": {"count": BIG_RANGE},
-    "big int": leaf(codec_encoder._Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
-    "complex": leaf(codec_encoder._Ext.COMPLEX, bytes(16)), "timedelta": leaf(codec_encoder._Ext.TIMEDELTA, bytes(12)),
-    "date": leaf(codec_encoder._Ext.DATE, b"2024-01-01"), "uuid": leaf(codec_encoder._Ext.UUID, bytes(16)),
-    "path": leaf(codec_encoder._Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(codec_encoder._Ext.ELLIPSIS, b""),
+    "big int": leaf(forms.Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
+    "complex": leaf(forms.Ext.COMPLEX, bytes(16)), "timedelta": leaf(forms.Ext.TIMEDELTA, bytes(12)),
+    "date": leaf(forms.Ext.DATE, b"2024-01-01"), "uuid": leaf(forms.Ext.UUID, bytes(16)),
+    "path": leaf(forms.Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(forms.Ext.ELLIPSIS, b""),
     "Decimal": leaf(DECIMAL, b"1.5"), "huge Decimal": leaf(DECIMAL, BIG_TEXT.encode()),
     "tiny Decimal": leaf(DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(DECIMAL, b"sNaN"),
     "tuple": box("t", 1), "set": box("s", 1), "frozenset": box("f"), "deque": box("d", None, 1),
@@ -376,8 +377,8 @@ def test_a_bomb_in_a_field_of_a_model_is_refused_in_time(name: str) -> None:
         decode_in_time(box("o", "Model", {"count": 1, "table": {child: 1.0}}))
 
 
-@pytest.mark.parametrize("code", codec_encoder._Ext)
-def test_a_leaf_of_any_data_is_a_value_or_refused_in_time(code: codec_encoder._Ext) -> None:
+@pytest.mark.parametrize("code", forms.Ext)
+def test_a_leaf_of_any_data_is_a_value_or_refused_in_time(code: forms.Ext) -> None:
     moment = b"2024-01-01T00:00:00 0 :+"
     for data in (b"", b"9" * 8192, b"9" * 1_000_000, moment + b"9" * 50, moment + b"9" * 4000, b"1e999999999", b"\xff"):
         decode_in_time(leaf(code, data))
@@ -387,7 +388,7 @@ ANY_CHILD = st.sampled_from(list(CHILDREN.values()))
 
 
 @given(
-    st.sampled_from([letter.decode() for letter in codec_encoder._MARKS]),
+    st.sampled_from([letter.decode() for letter in decoder.MARKS]),
     st.lists(ANY_CHILD | st.lists(ANY_CHILD, max_size=3) | st.dictionaries(st.text(max_size=5), ANY_CHILD, max_size=3)),
 )
 @settings(max_examples=600, deadline=None)

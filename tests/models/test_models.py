@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from zmqagents.agents.context import CallContext, current
+from zmqagents.agents.context import RunningCall, running_call
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.chat import ChatModel
 from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
@@ -570,15 +570,15 @@ class Host:
 
 
 @pytest.fixture
-def call() -> Iterator[CallContext]:
-    call = CallContext(Host(), "c1", "reader", "reply")
-    token = current.set(call)
+def call() -> Iterator[RunningCall]:
+    call = RunningCall(Host(), "c1", "reader", "reply")
+    token = running_call.set(call)
     yield call
-    current.reset(token)
+    running_call.reset(token)
 
 
 def test_a_cancelled_call_stops_in_the_middle_of_a_stream(
-    server: ChatServer, configs: ModelConfigs, call: CallContext
+    server: ChatServer, configs: ModelConfigs, call: RunningCall
 ) -> None:
     configs.add(config(client_args={"base_url": server.url}))
     pieces = configs.model("local").stream("hello")
@@ -592,7 +592,7 @@ def test_a_cancelled_call_stops_in_the_middle_of_a_stream(
 
 
 def test_a_request_lasts_no_longer_than_the_calls_deadline(
-    server: ChatServer, configs: ModelConfigs, call: CallContext, monkeypatch: pytest.MonkeyPatch
+    server: ChatServer, configs: ModelConfigs, call: RunningCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openai
 

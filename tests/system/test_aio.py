@@ -109,7 +109,7 @@ class Sleeper(AgentBase):
             "wait": lambda: wait([other.soon(1), other.soon(2)]),
             "as_completed": lambda: list(as_completed([other.soon(1)])),
             "stream": lambda: list(other.listed_on_loop(3)),
-            "client": lambda: current_call().host.client().get_agent_list(),  # type: ignore[union-attr]
+            "client": lambda: current_call().client().get_agent_list(),  # type: ignore[union-attr]
         }
         return ways[how]()
 

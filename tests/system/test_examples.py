@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from examples import demo
-from zmqagents.agents.context import CallContext, current
+from zmqagents.agents.context import RunningCall, running_call
 from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallCancelled
@@ -87,12 +87,12 @@ def test_an_indexer_reads_its_share_once_and_reports_progress() -> None:
 def test_a_cancelled_indexer_leaves_and_reads_the_rest_later() -> None:
     indexer: Any = Indexer(share=5, shares=60)
     host: Any = None  # an indexer asks nothing of its host
-    call = CallContext(host, "c1", "indexer-1", "index")
+    call = RunningCall(host, "c1", "indexer-1", "index")
     call.cancel()
-    token = current.set(call)
+    token = running_call.set(call)
     with pytest.raises(CallCancelled):
         indexer.index()
-    current.reset(token)
+    running_call.reset(token)
     assert indexer.progress()["done"] == 0
     assert indexer.index()["modules"] == indexer.progress()["total"]
 

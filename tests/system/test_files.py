@@ -50,7 +50,7 @@ class Copier(AgentBase):
     def copy(self, remote: str, local: str) -> int:
         call = current_call()
         assert call is not None
-        return int(call.host.client().download_file(remote, local))
+        return int(call.client().download_file(remote, local))
 
 
 @pytest.fixture(scope="module")

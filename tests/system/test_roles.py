@@ -49,7 +49,7 @@ class Keeper(AgentBase):
     def delete(self, agent_id: str) -> bool:
         call = current_call()
         assert call is not None
-        return bool(call.host.client().delete_agent(agent_id))
+        return bool(call.client().delete_agent(agent_id))
 
     def finish(self, worker: Any) -> Any:
         return worker.stop()
@@ -214,7 +214,7 @@ def test_a_reference_to_the_host_itself_lends_a_caller_nothing(
         address = f"ipc:{ipc_path(victim)}" if where.endswith("socket") else f"{victim.host}:{victim.port}"
         operations = dict.fromkeys(("stop", "delete_all_agent"), "value ()")
         itself = codec.AgentRef(info["server_id"], address, "", "Host", operations)
-        with pytest.raises(RemoteProtocolError, match="a reference with an id that nothing is called"):
+        with pytest.raises(RemoteProtocolError, match="the ids in a reference must be 1 to 255 printable characters"):
             getattr(keeper, method)(itself)
         with client_of(victim) as admin:
             assert admin.get_server_info()["state"] == "running"

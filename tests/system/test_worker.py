@@ -19,6 +19,7 @@ from hosts import eventually
 from zmqagents import (
     AgentBase,
     AsyncResult,
+    CallContext,
     HostBusy,
     LaunchError,
     RpcAgentServerLauncher,
@@ -89,6 +90,13 @@ class Place(AgentBase):
         assert call is not None
         return [call.agent, call.method, call.call_id, call.cancelled, call.remaining() is not None]
 
+    def public_names_of_call(self) -> list[str]:
+        return [name for name in dir(current_call()) if not name.startswith("_")]
+
+    def contexts_of_one_call_are_equal(self) -> list[bool]:
+        first, second = current_call(), current_call()
+        return [first == second, hash(first) == hash(second), first != CallContext, repr(first) == repr(second)]
+
     @sync_func
     async def call_names_on_loop(self) -> list[Any]:
         await asyncio.sleep(0)
@@ -111,7 +119,7 @@ class Place(AgentBase):
         """Uses its host as a client does."""
         call = current_call()
         assert call is not None
-        return call.host.client().get_agent(agent_id).echo("through its own host")
+        return call.client().get_agent(agent_id).echo("through its own host")
 
     def late(self) -> Iterator[int]:
         """Has used up its credit when it comes back from something that it cannot be called away from."""
@@ -128,7 +136,7 @@ class Place(AgentBase):
         """Asks its host for what only a thread of the host's can answer."""
         call = current_call()
         assert call is not None
-        return [len(call.host.client().get_result_list()) for _ in range(times)]
+        return [len(call.client().get_result_list()) for _ in range(times)]
 
     def ask(self, desk: Any) -> int:
         return int(desk.bump())
@@ -142,7 +150,7 @@ class Place(AgentBase):
     def make_another(self) -> Any:
         call = current_call()
         assert call is not None
-        return call.host.client().create_agent("Desk")
+        return call.client().create_agent("Desk")
 
 
 class _Late:
@@ -236,6 +244,16 @@ def test_a_call_knows_who_and_what_it_is(client: RpcClient) -> None:
         assert (agent_id, name, cancelled, has_deadline) == (place.agent_id, method, False, True)
         assert call_id
     assert current_call() is None
+
+
+def test_an_agent_sees_of_its_call_what_is_meant_for_agents_and_nothing_of_the_hosts_records(client: RpcClient) -> None:
+    assert client.create_agent(Place).public_names_of_call() == [
+        "agent", "call_id", "cancelled", "check", "client", "deadline", "method", "remaining", "wait_cancelled",
+    ]  # fmt: skip
+
+
+def test_it_makes_no_difference_how_often_an_agent_asks_for_its_call(client: RpcClient) -> None:
+    assert client.create_agent(Place).contexts_of_one_call_are_equal() == [True] * 4
 
 
 def test_an_agent_may_use_its_own_host_as_a_client_does(client: RpcClient) -> None:

@@ -155,7 +155,7 @@ LONG = "x" * (messages.MAX_TEXT + 1)
         (message(Kind.HELLO, pack({})), "HELLO without a client id"),
         (message(Kind.HELLO, pack({"client": ID[1:]})), "HELLO without a client id"),
         (message(Kind.HELLO, pack([ID])), "HELLO without a client id"),
-        (message(Kind.CALL, bytes(messages.MAX_META_BYTES + 1), b""), "262,145 bytes where at most 262,144 may be"),
+        (message(Kind.CALL, bytes(messages.MAX_META_BYTES + 1), b""), "262,145 bytes, limit 262,144"),
     ],
 )
 def test_what_does_not_fit_is_told_in_words(parts: list[bytes], text: str) -> None:

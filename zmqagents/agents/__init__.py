@@ -1,4 +1,4 @@
-"""What people write: the base class, the marks of methods, the files that hold agent classes.
+"""What users write: the base class of agents, the decorators on their methods, and the files that hold them.
 
-May import `errors`. Everything else stands above it.
+May import codec and errors.
 """

@@ -1,4 +1,4 @@
-"""What users write: agent classes, the decorators on their methods, and what a call knows of itself.
+"""`AgentBase`, the base class for agents that want one.
 
 An *agent* is an ordinary Python object that a host keeps and whose public methods it runs for
 callers elsewhere. Any class will do: one that derives from `AgentBase`, or one under ``@agent``.
@@ -18,15 +18,9 @@ host's event loop and holds no worker thread; every other runs in a worker threa
 time runs on an agent, unless its class says ``max_concurrency=n``; a ``@concurrent`` method runs
 beside that turn.
 
-Each call (making an agent and reading an attribute are calls, too) runs in a `contextvars.Context` of its
-own, which is empty when it begins, as that of a new thread is. What it sets, such as the digits of
-`decimal.getcontext`, no other call sees, and it sees nothing that other calls or the host's program have
-set. A generator has one context for all its steps; a coroutine that a plain method gives goes on in a
-copy of the method's.
-
-This module does no I/O and imports nothing above `errors`. What an agent may ask of its host goes
-through `HostServices`, which the host sets; `AgentBase.to_dist` goes through `distributor`, which
-the package's ``__init__`` sets.
+This module does no I/O. What an agent asks of its host goes through `HostServices`, which the host sets;
+`AgentBase.to_dist` goes through `distributor`, which the package's ``__init__`` sets, because making a proxy is
+layers above.
 """
 
 from __future__ import annotations
@@ -36,15 +30,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError, UnknownMethod
-from .context import HostServices, current_call
+from .context import HostServices, own_call
 from .marks import AgentOptions, OnBusy, host_only
 
 __all__ = ["AgentBase"]
 
 
-# ---------------------------------------------------------------- AgentBase
-
-# (agent, where) -> proxy; set by the package's __init__, because making a proxy is layers above.
+# (class, args, kwargs, agent id, where) -> proxy. Set by the package's __init__.
 distributor: Callable[..., Any] | None = None
 
 
@@ -54,7 +46,7 @@ def new_agent_id(class_name: str) -> str:
 
 
 class _AgentMeta(type):
-    """Notes the arguments that an agent is made with, so that ``to_dist`` can make it elsewhere."""
+    """Keeps the arguments that an agent is made with, so that ``to_dist`` can make it again on a host."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         where = kwargs.pop("to_dist", None)
@@ -74,9 +66,11 @@ def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: 
 
 
 class AgentBase(metaclass=_AgentMeta):
-    """A convenient base for agents; write ``reply`` and any other public methods.
+    """A base for agents: subclasses write ``reply`` and any other public methods.
 
-    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``.
+    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``. The keyword
+    ``to_dist`` of the constructor makes the agent on a host and returns its proxy: True means the private host of
+    this process, a dict is like the arguments of `to_dist`.
     """
 
     def __init_subclass__(
@@ -96,14 +90,14 @@ class AgentBase(metaclass=_AgentMeta):
 
     @property
     def agent_id(self) -> str:
-        """The id under which the host knows this agent; made on first use elsewhere."""
+        """The id under which the host knows this agent. An agent that is on no host gets an id at the first look."""
         made: str | None = self.__dict__.get("_zmqagents_id")
         if made is None:
             made = self.__dict__["_zmqagents_id"] = new_agent_id(type(self).__name__)
         return made
 
     def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one message; subclasses write it. Callers get an `AsyncResult`."""
+        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`."""
         raise UnknownMethod(f"{type(self).__name__} has no reply method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,10 +106,12 @@ class AgentBase(metaclass=_AgentMeta):
 
     @host_only
     def to_dist(self, host: str | None = None, port: int | None = None, **where: Any) -> Any:
-        """Make this agent anew on a host, from the arguments it was made with, and give its proxy.
+        """Make the agent again on a host, from the arguments that it was made with; returns its proxy.
 
-        ``host`` and ``port`` name a running host; without them the agent goes to the one private
-        host of this process. State that was changed since ``__init__`` stays behind.
+        ``host`` and ``port`` name a running host, ``where`` takes ``transport`` and ``timeout`` (seconds). Without
+        host and port the agent goes to the one private host of this process. State that was changed since
+        ``__init__`` stays behind. HostUnreachable: no host answers there; UnknownClass: the host lacks the class;
+        ConfigError: an argument of ``to_dist`` is wrong.
         """
         args, kwargs = self.__dict__["_zmqagents_made_with"]
         given = {"host": host, "port": port, **where}
@@ -124,17 +120,17 @@ class AgentBase(metaclass=_AgentMeta):
 
     @host_only
     def model_config(self, name: str) -> dict[str, Any]:
-        """The model configuration ``name`` that the host was given. For the agent's own code only."""
+        """The model configuration ``name`` of the host. For agent code only; ConfigError: there is no such one."""
         return self._host().model_config(name)
 
     @host_only
     def model(self, name: str) -> Any:
-        """A ready client for the model configuration ``name``. For the agent's own code only."""
+        """A client for the model configuration ``name``. For agent code only; ConfigError: there is no such one."""
         return self._host().model(name)
 
     def _host(self) -> HostServices:
-        call = current_call()
+        call = own_call()
         host: HostServices | None = call.host if call is not None else self.__dict__.get("_zmqagents_host")
         if host is None:
-            raise ConfigError(f"{type(self).__name__} is not on a host: model configs are kept by hosts")
+            raise ConfigError(f"{type(self).__name__} is not on a host, and model configurations are kept by hosts")
         return host

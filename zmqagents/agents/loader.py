@@ -1,8 +1,8 @@
 """Agent classes from files: what ``--agent-dir`` and the launcher's ``agent_dir`` read.
 
-Which classes: the agent classes (`agent.is_agent_class`) *defined in* a file, in the order of their
-definition. Not those that it imports, so a base or a helper is never offered by accident, and not
-those whose name starts with an underscore, which is how a file keeps a base of its own to itself.
+Which classes: the agent classes (`spec.is_agent_class`) *defined in* a file, in the order of their
+definition. Not those that it imports, so that a base or a helper is not offered by accident, and not
+those whose name starts with an underscore, so that a file can keep a base of its own to itself.
 
 Which files: every ``*.py`` of a directory and of its sub-directories, sorted by path; not hidden
 ones, not ``__pycache__``, not ``__main__.py`` (a program, not a module).
@@ -16,11 +16,11 @@ file gives the same class objects however it is reached, it stands in ``sys.modu
 reference works), and no file can shadow a package of its name: ``json.py`` is a fine agent file.
 
 What a file may import: anything installed, and its neighbours by a *relative* import
-(``from .helper import X``); ``sys.path`` is left alone. Python's package rules hold: a
+(``from .helper import X``); ``sys.path`` is left alone. Python's rules for packages hold: a
 sub-directory with an ``__init__.py`` belongs to the package around it, so ``from .sub import X`` and
 ``from ..other import X`` work; one without is a package of its own.
 
-A file that cannot be imported does not hide the others. `load_agents_from_dir` says how it is told.
+A file that cannot be imported does not hide the others; `load_agents_from_dir` says how such a file is reported.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def load_agents_from_dir(
 ) -> list[type]:
     """The agent classes defined in the files of ``directory`` and of its sub-directories.
 
-    A file that cannot be loaded is left out and told of exactly once: its `LoadError` is appended to
+    A file that cannot be loaded is left out and reported exactly once: its `LoadError` is appended to
     ``failures`` when that is given, else logged as one warning line.
 
     Raises `LoadError`, one line, if the directory is not there, if two classes have one name, if
@@ -97,7 +97,7 @@ def load_agents_from_dir(
                 classes.append(cls)
     if failed and (strict or not classes):
         raise _sum_up(root, failed) from failed[0].__cause__
-    _tell(failed, failures)
+    _report(failed, failures)
     if not classes:
         _log.warning("agent directory '%s' defines no agent class", root)
     return classes
@@ -112,7 +112,7 @@ def _agent_files(root: Path) -> Iterator[Path]:
     found: list[Path] = []
     for place, directories, files in os.walk(root, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads back
+        if real in seen:  # a link to a directory that was visited before
             directories.clear()
             continue
         seen.add(real)
@@ -158,11 +158,11 @@ def _module_name(real: Path) -> str:
     return ".".join([package, *parts])
 
 
-# ---------------------------------------------------------------- telling of failures
+# ---------------------------------------------------------------- reporting failures
 
 
 def _explain(file: Path, real: Path, exc: BaseException) -> str:
-    """One line: ``<file>:<line>: <type>: <message>``, and the remedy where it is known."""
+    """One line: ``<file>:<line>: <type>: <message>``, and the remedy where there is a known one."""
     if isinstance(exc, SyntaxError) and exc.filename == str(real):
         line, message = exc.lineno, exc.msg
     else:
@@ -192,7 +192,7 @@ def _sum_up(root: Path, failed: list[LoadError]) -> LoadError:
     return LoadError(f"agent directory '{root}': {count} cannot be loaded; correct or remove: {lines}", path=str(root))
 
 
-def _tell(failed: list[LoadError], failures: list[LoadError] | None) -> None:
+def _report(failed: list[LoadError], failures: list[LoadError] | None) -> None:
     if failures is not None:
         failures.extend(failed)
         return

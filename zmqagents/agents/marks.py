@@ -1,4 +1,8 @@
-"""TODO."""
+"""The decorators: on methods, how their result reaches the caller; on classes, how the host treats their agents.
+
+A decorator sets an attribute ``__zmqagents_...__`` and returns what it was given, so a marked method is still called
+directly as before. `spec` reads the attributes.
+"""
 
 from __future__ import annotations
 
@@ -16,48 +20,48 @@ OnBusy = Literal["enqueue", "reject"]
 
 
 def async_func(function: F) -> F:
-    """The caller gets an `AsyncResult` at once instead of waiting for the value."""
+    """Mark a method: its callers get an `AsyncResult` at once instead of waiting for the value."""
     function.__zmqagents_returns__ = "future"  # type: ignore[attr-defined]
     return function
 
 
 def sync_func(function: F) -> F:
-    """The caller waits for the value, also where `AgentBase` or ``async def`` would say otherwise."""
+    """Mark a method: its callers wait for the value, also if it is ``async def`` or `AgentBase`'s ``reply``."""
     function.__zmqagents_returns__ = "value"  # type: ignore[attr-defined]
     return function
 
 
 def stream_func(function: F) -> F:
-    """The method returns an iterator whose items are sent one by one (a generator needs no mark)."""
+    """Mark a method: it returns an iterator whose items are sent one by one. A generator function needs no mark."""
     function.__zmqagents_returns__ = "stream"  # type: ignore[attr-defined]
     return function
 
 
 def concurrent(function: F) -> F:
-    """Run the method beside the agent's turn: for progress and getters. It must be thread-safe."""
+    """Mark a method: it runs beside the agent's current call. For progress and getters; must be thread-safe."""
     function.__zmqagents_concurrent__ = True  # type: ignore[attr-defined]
     return function
 
 
 def idempotent(function: F) -> F:
-    """Running the method twice does no harm: after a crash of the host the client sends the call to its successor."""
+    """Mark a method: running it twice does no harm, so the client repeats the call if its host has crashed."""
     function.__zmqagents_idempotent__ = True  # type: ignore[attr-defined]
     return function
 
 
 def host_only(function: F) -> F:
-    """Public to the agent's own code, but not reachable by callers."""
+    """Mark a method: agent code may call it, callers elsewhere may not."""
     function.__zmqagents_host_only__ = True  # type: ignore[attr-defined]
     return function
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """How the host treats the agents of a class."""
+    """How the host treats the agents of a class. ConfigError for a value that is not allowed."""
 
-    max_concurrency: int = 1  # calls of one agent that may run at the same moment
-    reentrant: bool = False  # a call chain that comes back to this agent is let in, where it would be stuck otherwise
-    on_busy: OnBusy = "enqueue"  # "reject": a call that would have to queue is HostBusy
+    max_concurrency: int = 1  # how many calls of one agent may run at the same time
+    reentrant: bool = False  # True: a call chain that comes back to this agent runs; False: it is a DeadlockError
+    on_busy: OnBusy = "enqueue"  # "reject": a call that would have to queue fails with HostBusy
 
     def __post_init__(self) -> None:
         if type(self.max_concurrency) is not int or self.max_concurrency < 1:
@@ -73,7 +77,10 @@ def agent(cls: C) -> C: ...
 @overload
 def agent(*, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy = "enqueue") -> Callable[[C], C]: ...
 def agent(cls: Any = None, **options: Any) -> Any:
-    """Make any class an agent class: ``@agent``, or ``@agent(max_concurrency=4)``."""
+    """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
+
+    ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of their own.
+    """
     chosen = AgentOptions(**options)
 
     def mark(target: C) -> C:

@@ -1,7 +1,7 @@
-"""`Msg`: what agents say to each other, for those who want a common shape.
+"""`Msg`: a message between agents, for those who want a common shape.
 
-Nothing in zmqagents needs it: any value travels. It has the fields that agent frameworks agree on. It is known to
-the codec wherever it is imported: there a `Msg` arrives as a `Msg`, at any depth, and elsewhere as a dict.
+Nothing in zmqagents needs it: any value travels. It has the fields that agent frameworks agree on. Importing
+zmqagents registers it with the codec, so a `Msg` arrives as a `Msg`, at any depth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ __all__ = ["Msg"]
 @register_type(name="zmqagents:Msg")
 @dataclass
 class Msg:
-    """One message: who says what. ``content`` may be any value that can be sent; ``timestamp`` is UTC, ISO 8601."""
+    """One message: the sender's name and role, and the content.
+
+    ``content`` and ``metadata`` may be any values that can be sent; ``timestamp`` is UTC in ISO 8601.
+    """
 
     name: str
     content: Any

@@ -1,4 +1,8 @@
-"""TODO."""
+"""What an agent class offers: its public methods and options, read off the class without calling anything of it.
+
+The public methods are those without a leading underscore, and ``__call__``. `spec_of` computes the answer once per
+class; hosts check calls against it and proxies show it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from .timing import Pace
 
 
 def is_agent_class(value: object) -> bool:
-    """True for a subclass of `AgentBase` (not itself) and for a class under ``@agent`` (not its subclasses)."""
+    """True for a subclass of `AgentBase`, and for a class under ``@agent`` itself, but not for its subclasses."""
     if not isinstance(value, type) or value is AgentBase:
         return False
     return issubclass(value, AgentBase) or vars(value).get("__zmqagents_marked__") is value
@@ -23,43 +27,43 @@ def is_agent_class(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """One public method, as host and caller need to know it."""
+    """One public method, as its host and its callers need to know it."""
 
     name: str
     returns: Returns
-    on_loop: bool  # async def or async generator: runs on the host's event loop, without a worker
+    on_loop: bool  # async def or async generator: runs on the host's event loop and takes no worker thread
     concurrent: bool
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
     idempotent: bool = False
-    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # of its runs in this process
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long its runs in this process take
 
     @property
     def mark(self) -> str:
-        """How a caller is to call it: ``returns``, with a ``!`` behind it if it may be sent twice."""
+        """How callers call it: ``returns``, followed by ``!`` if the method is idempotent."""
         return f"{self.returns}!" if self.idempotent else self.returns
 
 
 @dataclass(frozen=True, slots=True)
 class ClassSpec:
-    """One agent class: ``name`` is ``module:Qualified.Name``; ``methods`` by method name."""
+    """One agent class: ``name`` is ``module:Qualified.Name``, ``methods`` maps method names to their specs."""
 
     name: str
     short: str
     doc: str
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
-    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # of making an agent
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
 
 
-class_name_of = type_name_of  # under which a host knows a class, too
+class_name_of = type_name_of  # a host knows a class by the name that the codec gives it
 
 
 _specs: weakref.WeakKeyDictionary[type, ClassSpec] = weakref.WeakKeyDictionary()
 
 
 def spec_of(cls: type) -> ClassSpec:
-    """What ``cls`` offers; computed once per class. Never calls anything of the class."""
+    """The methods and options of ``cls``, computed once per class. Any thread."""
     spec = _specs.get(cls)
     if spec is None:
         options = getattr(cls, "__zmqagents_options__", None) or AgentOptions()

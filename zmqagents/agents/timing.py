@@ -1,10 +1,10 @@
-"""How long the runs of one method take: whether the router thread may run it itself.
+"""How long the runs of a method take, and so whether the router thread may run the method itself.
 
-A hand-off to a worker thread and back costs several times what a short method does. So a method whose last runs
-were all short is *quick* and takes the fast lane (`helm`), until two runs come close together that are not. One long
-run alone says little: on a busy machine one in two or three hundred is long because the processor was with others,
-and to send all of them to the workers would cost far more than the two or three milliseconds for which a run that
-really is long holds up the other callers.
+Handing a call to a worker thread and back costs several times what a short method does. So a method whose last runs
+were all short is *quick*: the router thread runs it (the fast lane), until two runs close together are long. One long
+run alone says little. On a busy machine one run in two or three hundred is long because the processor was taken away;
+sending the method to the workers for that would cost far more than the two or three milliseconds for which a run
+that is long by itself holds up the other callers.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ __all__ = ["LONG_S", "Pace"]
 
 SHORT_S = 0.0002  # decoding, code and encoding: about what the hand-off costs
 LONG_S = 0.001
-LEAST_RUNS = 32  # short ones in a row, and it is quick
-FORGIVEN_RUNS = 100  # short ones in a row, and one that is long changes nothing
+LEAST_RUNS = 32  # after so many short ones in a row the method is quick
+FORGIVEN_RUNS = 100  # after so many short ones in a row one long run changes nothing
 
 
 class Pace:
-    """The record of one method of one class, for all its agents. Told of each run by the thread that ran it.
+    """The record of one method of one class, for all its agents. The thread that ran the method notes the run.
 
-    Threads may tell at the same time; what gets lost then is a run or two of the count.
+    Two threads that note at the same time may lose a run or two of the count, which does no harm.
     """
 
     __slots__ = ("_row", "quick")
@@ -30,7 +30,7 @@ class Pace:
         self._row = 0  # runs since the last that was not short; while it is quick: not long
 
     def note(self, seconds: float) -> None:
-        """A run took ``seconds`` and waited for nobody."""
+        """Note a run that took ``seconds`` and waited for no other call."""
         if seconds <= SHORT_S:
             self._row += 1
             if self._row == LEAST_RUNS:
@@ -39,7 +39,7 @@ class Pace:
             self.disappoint()
 
     def disappoint(self) -> None:
-        """A run was long, or waited for another call."""
+        """Note a run that was long, or that waited for another call."""
         if self._row < FORGIVEN_RUNS:
             self.quick = False
         self._row = 0

@@ -36,7 +36,7 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..execution.classes import ClassTable
 from ..execution.file_roots import hold_apart
-from ..execution.gate import Gate
+from ..execution.gate import Gate, Wait
 from ..execution.local_link import InsideLink
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.services import InsideServices
@@ -76,6 +76,7 @@ from ..wire.transport import ZERO_COPY_BYTES
 from ..wire.unix_listener import UnixDoor, Where
 from .clients import Sessions
 from .delivery import PUSH_S, RETRY_S, Outbound, Session
+from .events import Events
 from .leader import Helm, Relieved
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 
@@ -139,17 +140,18 @@ class Broker:
         self._epoch = os.urandom(8).hex()
         self._open_store()
         self._dispatcher = Dispatcher(config, classes.spec)
-        services = InsideServices(config.server_id, models, self.post, own_client)
+        self._helm = Helm(self._route)
+        router = Events(self.post, self._helm.steers)
+        services = InsideServices(config.server_id, models, router, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
-        self._pool = WorkerPool(self._host, self._post_done, config.capacity, self.post)
+        self._pool = WorkerPool(self._host, self._post_done, config.capacity, router)
         self._management = Management(
             self._dispatcher, self._host, self._pool, self._store, self._archive, models, unpickler=unpickler,
             carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
         )  # fmt: skip
-        self._helm = Helm(self._route)
         self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
         self._short: Ticket | None = None  # runs in the router thread, and the dispatcher does not know of it
-        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
+        self.link = InsideLink(config.server_id, "", config.max_message_bytes, router)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._asleep = False  # whoever posts must wake the router thread
@@ -186,7 +188,7 @@ class Broker:
         self._next_roll_call = 0.0
         self._roll_calls_due = 0
         self._router: RouterDoor | None = None  # a private host has none
-        self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
+        self._waits_for_host: dict[int, Wait] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
 
@@ -209,7 +211,7 @@ class Broker:
         return {
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._begin, Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
-            Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
+            Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone), Removed: self._removed,
             Drained: self._drained,
         }  # fmt: skip
 
@@ -839,17 +841,14 @@ class Broker:
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
-    def _on_inside_call(
-        self, peer: Peer, call: Call, parent: Ticket | None, gate: Gate | None, serial: int
-    ) -> list[Effect]:
-        """``gate``: the code of ``parent`` waits there for the outcome."""
+    def _on_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
+        """``wait``: the code of ``parent`` waits for the outcome."""
         now = self._clock()
-        wait = parent is not None and gate is not None
-        if parent is not None and gate is not None:
-            _enter(parent, gate, serial)
+        if wait is not None:
+            wait.enter()
         if call.agent or call.method in RUN_AS_CALLS:
-            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
-        if parent is None or gate is None:
+            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait is not None)
+        if parent is None or wait is None:
             self._manage(None, call)
             return []
         if call.method not in ANSWERED_APART:
@@ -860,7 +859,7 @@ class Broker:
         refusal = _refusal(parent, effects)
         if refusal is not None:
             return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
-        self._waits_for_host[call.call_id] = (parent, gate, serial)
+        self._waits_for_host[call.call_id] = wait
         self._manage(None, call)
         return effects
 
@@ -880,42 +879,43 @@ class Broker:
     def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str, alone: bool) -> list[Effect]:
         return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock(), alone=alone)
 
-    def _on_wait(self, ticket: Ticket, gate: Gate, serial: int, task_ids: list[str], any_of: bool) -> list[Effect]:
-        _enter(ticket, gate, serial)
-        return self._dispatcher.on_wait(ticket, task_ids, self._clock(), any_of=any_of)
+    def _on_wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> list[Effect]:
+        wait.enter()
+        return self._dispatcher.on_wait(wait.ticket, task_ids, self._clock(), any_of=any_of)
 
-    def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int, task_ids: Sequence[str] = ()) -> list[Effect]:
-        _enter(ticket, gate, serial)
-        return self._dispatcher.on_wait_outside(ticket, self._clock(), task_ids=task_ids)
+    def _on_wait_outside(self, wait: Wait, task_ids: Sequence[str] = ()) -> list[Effect]:
+        wait.enter()
+        return self._dispatcher.on_wait_outside(wait.ticket, self._clock(), task_ids=task_ids)
 
-    def _on_go_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+    def _on_go_outside(self, wait: Wait) -> list[Effect]:
         """The same from a thread that does not look at its gate now: it blocks on the outside thing itself.
 
         Its refusal would be heard only when that is over. So where the wait would close a cycle it is the call that
         came back that is refused; and where there may be no more stand-ins, it keeps its slot.
         """
         now = self._clock()
-        effects = self._on_wait_outside(ticket, gate, serial)
-        refusal = _refusal(ticket, effects)
+        effects = self._on_wait_outside(wait)
+        refusal = _refusal(wait.ticket, effects)
         if isinstance(refusal, errors.DeadlockError):
-            refused = self._dispatcher.refuse_returns(ticket, refusal, now)
-            return [*refused, *self._on_wait_outside(ticket, gate, serial)]
-        return [Resume(ticket)] if isinstance(refusal, errors.HostBusy) else effects
+            refused = self._dispatcher.refuse_returns(wait.ticket, refusal, now)
+            return [*refused, *self._on_wait_outside(wait)]
+        return [Resume(wait.ticket)] if isinstance(refusal, errors.HostBusy) else effects
 
-    def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+    def _on_wait_credit(self, wait: Wait) -> list[Effect]:
         """A generator waits for its reader to take items.
 
         That is an edge to a reader in a worker thread, which does one thing at a time. A coroutine may wait in one task
         and read in another, so nothing can be said of it.
         """
+        ticket = wait.ticket
         reader = ticket.parent
         if not ticket.peer.local:
             self._sessions.starve(ticket)
         if reader is None or reader.settled or reader.on_loop:
-            return self._on_wait_outside(ticket, gate, serial)
-        if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
-            return self._on_wait(ticket, gate, serial, [], False)
-        return self._on_wait(ticket, gate, serial, [reader.task_id], False)
+            return self._on_wait_outside(wait)
+        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
+            return self._on_wait(wait, [], False)
+        return self._on_wait(wait, [reader.task_id], False)
 
     def _on_await_credit(
         self, ticket: Ticket, fail: Callable[[ZmqAgentsError], None], over: Callable[[], bool]
@@ -923,18 +923,16 @@ class Broker:
         reader, context = ticket.parent, ticket.context
         if not ticket.peer.local:
             self._sessions.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop or context is None or context.outlet.has_credit:
+        if reader is None or reader.settled or reader.on_loop or context is None or context.sender.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
 
-    def _on_wait_item(self, ticket: Ticket, gate: Gate, serial: int, stream: Any) -> list[Effect]:
+    def _on_wait_item(self, wait: Wait, stream: Any) -> list[Effect]:
         """The reader of a stream of this host waits for its next item."""
-        return self._on_wait(ticket, gate, serial, [] if stream.ready() else [stream.task_id], False)
+        return self._on_wait(wait, [] if stream.ready() else [stream.task_id], False)
 
-    def _on_wait_over(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
-        if gate.current != serial:  # late word of a wait that has ended
-            return []
-        return self._dispatcher.on_wait_over(ticket, self._clock())
+    def _on_wait_over(self, wait: Wait) -> list[Effect]:
+        return self._dispatcher.on_wait_over(wait.ticket, self._clock()) if wait.is_current else []
 
     def _on_await(
         self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
@@ -973,9 +971,9 @@ class Broker:
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
         ticket = peer.calls.get(call_id)
-        if ticket is None or ticket.context is None or ticket.context.outlet is None:
+        if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []
-        ticket.context.outlet.grant(items)
+        ticket.context.sender.grant(items)
         self._sessions.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
@@ -1005,7 +1003,7 @@ class Broker:
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         answer = Answer(peer, call_id, reply)
         wait = self._waits_for_host.pop(call_id, None) if peer.local else None
-        return [answer] if wait is None else [answer, *self._on_wait_over(*wait)]
+        return [answer] if wait is None else [answer, *self._on_wait_over(wait)]
 
     @staticmethod
     def _on_beat(alive: threading.Event) -> list[Effect]:
@@ -1102,12 +1100,6 @@ class _FarResult:
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""
-
-
-def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:
-    """The code of ``ticket`` waits at ``gate``: from now on only words about this wait count."""
-    ticket.gate = gate
-    gate.current = serial
 
 
 def _refusal(ticket: Ticket, effects: list[Effect]) -> ZmqAgentsError | None:

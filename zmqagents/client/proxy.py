@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .. import codec, errors
-from ..agents.context import current
+from ..agents.context import running_call
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -263,7 +263,7 @@ class RemoteMethod:
         timeout = self._timeout
         if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
-        if timeout is UNSET and current_deadline.get() is None and current.get() is None:
+        if timeout is UNSET and current_deadline.get() is None and running_call.get() is None:
             left: float | None = DEFAULT_TIMEOUT_S  # what `time_left` says then
         else:
             left = time_left(timeout)

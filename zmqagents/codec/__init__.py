@@ -2,10 +2,12 @@
 
 A receiver rebuilds only types that it knows; it imports nothing by a name that a peer sent.
 
-May import agents and errors.
+May import errors and config.
 """
 
-from .encoder import (
+from .decoder import decode, decode_call
+from .encoder import encode, encode_call
+from .forms import (
     INLINE_LIMIT_BYTES,
     MAX_BUFFERS,
     MAX_DEPTH,
@@ -18,18 +20,11 @@ from .encoder import (
     Encoded,
     TaskRef,
     check_reference,
-    decode,
-    decode_call,
-    encode,
-    encode_call,
-    encode_plain,
-    encode_plain_call,
     is_name,
     new_tuple,
-    pack,
-    register_type,
-    unpack,
 )
+from .headers import encode_plain, encode_plain_call, pack, unpack
+from .types import register_type
 
 __all__ = [
     "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "TAG",

@@ -1,12 +1,12 @@
-"""Pickles between a program and the hosts that it has started itself, and nowhere else. Door to cloudpickle.
+"""Pickles between a program and the hosts that it has started itself, and nowhere else.
 
 A pickle is a program, so it is read only where the writer is known to be the reader's own parent or child: the
 launch payload, and the values of a private host, whose socket only its parent's user can reach. Both run the same
 interpreter with the same packages, so a class or a function travels in one of two ways:
 
 * *By reference*, if its module can be imported there: the import system finds this very file under this name.
-  What only the writer knows of the way goes along: entries that were added to ``sys.path`` since the start, and
-  packages that are nothing but a list of directories (those of `loader`).
+  What only the writer knows of the way there goes along: entries that were added to ``sys.path`` since the start, and
+  packages that are nothing but a list of directories (those of `agents.loader`).
 * *By value*, if no other process could import it: ``__main__``, notebooks, local classes, lambdas, and modules
   that were made by hand or loaded past ``sys.path``. This needs the extra ``cloudpickle``.
 """
@@ -30,7 +30,7 @@ __all__ = ["dumps", "loads", "make_package"]
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as bytes for `loads`. Any thread; one at a time.
+    """``value`` as bytes for `loads`. Any thread may call it; a lock lets one in at a time.
 
     MissingExtra when something in it has to go by value and cloudpickle is not installed; whatever pickling
     raises (TypeError, PicklingError ...) when it cannot travel at all.
@@ -49,12 +49,12 @@ def dumps(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """The reverse of `dumps`. Only for bytes that this program's own parent or child has written."""
+    """The value that `dumps` pickled. Only for bytes that this program's own parent or child has written."""
     return pickle.loads(data)
 
 
 class _Directed:
-    """A pickle with the way to its modules; unpickling gives the value itself."""
+    """A pickle with the way to its modules. Unpickling it sets up the way and gives the value itself."""
 
     def __init__(self, entries: list[str], packages: dict[str, list[str]], data: bytes) -> None:
         self._arguments = (entries, packages, data)
@@ -64,7 +64,9 @@ class _Directed:
 
 
 def _follow(entries: list[str], packages: dict[str, list[str]], data: bytes) -> Any:
-    sys.path += [entry for entry in entries if entry not in sys.path]  # at the end: they hide nothing of ours
+    sys.path += [
+        entry for entry in entries if entry not in sys.path
+    ]  # at the end, so that they hide no module of this process
     for name, places in packages.items():
         make_package(name, places)
     return loads(data)
@@ -79,7 +81,7 @@ def make_package(name: str, places: list[str]) -> None:
 
 
 class _Named:
-    """A class with its qualified name, which cloudpickle forgets; unpickling gives the class itself."""
+    """A class with its qualified name, which cloudpickle drops. Unpickling gives the class itself."""
 
     def __init__(self, cls: type) -> None:
         self._cls = cls
@@ -125,7 +127,9 @@ class _Way(NamedTuple):
 
 def _way_to(module: Any) -> _Way | None:
     """None: another process cannot import it."""
-    if not isinstance(module, ModuleType):  # sys.modules may hold anything; its import made it, there as here
+    if not isinstance(
+        module, ModuleType
+    ):  # sys.modules may hold anything; importing its name makes it in the other process, too
         return _Way()
     if module not in _ways:
         _ways[module] = _search(module)
@@ -184,7 +188,7 @@ def _entries_for(found: ModuleSpec) -> tuple[str, ...]:
 
 
 class _Scout:
-    """Looks at every module that a pickle refers to: notes the way to it, or has it go by value."""
+    """Looks at every module that a pickle refers to: notes the way to it, or has its parts go by value."""
 
     def __init__(self) -> None:
         self.entries: dict[str, None] = {}
@@ -215,7 +219,7 @@ class _Scout:
         """Have cloudpickle take the module's classes and functions by value, until `done`."""
         module = sys.modules.get(module_name or "")
         if module is None or module_name == "__main__" or module_name != module.__name__:
-            return  # cloudpickle sees by itself that nobody can import it
+            return  # cloudpickle finds out by itself that no other process can import it
         if module_name not in cloudpickle.list_registry_pickle_by_value():
             cloudpickle.register_pickle_by_value(module)
             self._by_value.append(module)
@@ -247,7 +251,7 @@ def _make_pickler(out: io.BytesIO, scout: _Scout) -> pickle.Pickler:
 
 
 class _ByReference(pickle.Pickler):
-    """What there is without cloudpickle."""
+    """The pickler without cloudpickle: everything goes by reference."""
 
     def __init__(self, out: io.BytesIO, scout: _Scout) -> None:
         super().__init__(out)

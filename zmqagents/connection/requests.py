@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .. import codec, errors
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Sink, Waiter, places, rebuild_error
@@ -310,7 +310,7 @@ class Call:
 
     def __init__(
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
-        timeout: float | None, caller: CallContext | None,
+        timeout: float | None, caller: RunningCall | None,
     ) -> None:  # fmt: skip
         self.agent = agent
         self.method = method

@@ -1,0 +1,352 @@
+"""The types of Python and its standard library: how each is sent, and how it is made again.
+
+`REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again. A date and time carries
+the name of its `zoneinfo` zone and its offset, so a receiver that lacks the zone still gets the right instant.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import datetime as dt
+import pathlib
+import re
+import struct
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from types import EllipsisType
+from typing import Any, cast
+
+from msgpack import ExtType
+
+from .. import errors
+from ..errors import RemoteProtocolError
+from .forms import (
+    INLINE_LIMIT_BYTES,
+    MARK_AGENT,
+    MARK_BYTEARRAY,
+    MARK_DEQUE,
+    MARK_EXCEPTION,
+    MARK_FRACTION,
+    MARK_FROZENSET,
+    MARK_RANGE,
+    MARK_SET,
+    MARK_SLICE,
+    MARK_TASK,
+    MARK_TUPLE,
+    MAX_NUMBER_BYTES,
+    AgentRef,
+    Decoding,
+    Encoding,
+    Ext,
+    NoForm,
+    Reducer,
+    TaskRef,
+    all_str,
+    check_reference,
+    expect,
+    ints_of,
+    items_of,
+)
+
+_MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
+_COMPLEX_PAIR = struct.Struct(">dd")
+_DELTA = struct.Struct(">iii")
+
+
+def _reduce_int(_: Encoding, value: int) -> Any:
+    value = int.__index__(value)
+    if -(2**63) <= value < 2**64:
+        return value
+    size = value.bit_length() // 8 + 1
+    if size > MAX_NUMBER_BYTES:
+        raise NoForm(f"an int of {size:,} bytes is over the limit of {MAX_NUMBER_BYTES:,}")
+    return ExtType(Ext.INT, value.to_bytes(size, "big", signed=True))
+
+
+def _reduce_decimal(_: Encoding, value: Decimal) -> Any:
+    text = Decimal.__str__(value).encode("ascii")
+    if len(text) > MAX_NUMBER_BYTES:
+        raise NoForm(f"a Decimal of {len(text):,} digits is over the limit of {MAX_NUMBER_BYTES:,}")
+    return ExtType(Ext.DECIMAL, text)
+
+
+def _reduce_str(_: Encoding, value: str) -> Any:
+    value = str.__str__(value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8, say
+        return ExtType(Ext.TEXT, value.encode("utf-8", "surrogatepass"))
+    return value
+
+
+def _reduce_float(_: Encoding, value: float) -> float:
+    return float.__float__(value)
+
+
+def _reduce_bytes(encoder: Encoding, value: bytes) -> Any:
+    return encoder.place_bytes(value if type(value) is bytes else memoryview(value).tobytes())
+
+
+def _reduce_bytearray(encoder: Encoding, value: bytearray) -> Any:
+    return [MARK_BYTEARRAY, encoder.place(bytes(value))]
+
+
+def _reduce_memoryview(encoder: Encoding, value: memoryview) -> Any:
+    if value.nbytes > INLINE_LIMIT_BYTES and type(value.obj) is bytes and value.c_contiguous:
+        return encoder.place_bytes(value.cast("B"))
+    return encoder.place_bytes(value.tobytes())
+
+
+def _reduce_deque(_: Encoding, value: collections.deque[Any]) -> Any:
+    return [MARK_DEQUE, value.maxlen, *value]
+
+
+def _reduce_path(_: Encoding, value: pathlib.PurePath) -> Any:
+    return ExtType(Ext.PATH, value.as_posix().encode("utf-8", "surrogatepass"))
+
+
+def _reduce_task(encoder: Encoding, ref: TaskRef) -> Any:
+    encoder.tasks.append(ref)
+    return [MARK_TASK, ref.task_id, ref.server_id, ref.address]
+
+
+def _reduce_agent(_: Encoding, ref: AgentRef) -> Any:
+    return [MARK_AGENT, ref.server_id, ref.address, ref.agent_id, ref.class_name, dict(ref.methods)]
+
+
+def reduce_ref(encoder: Encoding, value: Any) -> Any:
+    ref = value.__zmqagents_ref__()
+    if isinstance(ref, TaskRef):
+        return _reduce_task(encoder, ref)
+    if isinstance(ref, AgentRef):
+        return _reduce_agent(encoder, ref)
+    raise NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
+
+
+def reduce_exception(encoder: Encoding, exc: BaseException) -> Any:
+    where: dict[str, str] = {}
+    if isinstance(exc, errors.CallError):
+        where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
+    args = list(exc.args)
+    if isinstance(exc, OSError) and exc.filename is not None:  # OSError takes its file names out of args
+        args += [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
+    return [MARK_EXCEPTION, errors.describe(exc, **where), encoder.nested(args)]
+
+
+_MICROSECOND = dt.timedelta(microseconds=1)
+_ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
+
+
+def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
+    """``ISO-text fold zone``, where zone is nothing or ``name:offset``, the offset in microseconds."""
+    zone = ""
+    if value.tzinfo is not None:
+        key = value.tzinfo.key if isinstance(value.tzinfo, zoneinfo.ZoneInfo) else None
+        offset = value.utcoffset()
+        shift = "" if offset is None else f"{offset // _MICROSECOND:+d}"
+        # Name and offset: a receiver without that zone (no tzdata, say) still gets the right instant.
+        zone = f"{key or ''}:{shift}"
+    return f"{isoformat(value.replace(tzinfo=None))} {value.fold} {zone}".encode()
+
+
+def _zone(text: str) -> dt.tzinfo | None:
+    key, _, shift = text.rpartition(":")
+    if key:
+        if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
+            raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
+        try:
+            return zoneinfo.ZoneInfo(key)
+        except (LookupError, ValueError, OSError):  # not known here, or a directory of zones
+            if not shift:
+                raise
+    if not shift:
+        return None
+    offset = int(shift) * _MICROSECOND
+    return dt.timezone(offset) if offset else dt.timezone.utc
+
+
+def _moment(data: bytes) -> str:
+    if len(data) > _MAX_MOMENT_BYTES:
+        raise RemoteProtocolError(f"a date or time of {len(data):,} bytes is over the limit of {_MAX_MOMENT_BYTES}")
+    return data.decode("ascii")
+
+
+def _read_datetime(data: bytes) -> dt.datetime:
+    text, fold, zone = _moment(data).split(" ")
+    return dt.datetime.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
+
+
+def _read_time(data: bytes) -> dt.time:
+    text, fold, zone = _moment(data).split(" ")
+    return dt.time.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
+
+
+def _read_timedelta(data: bytes) -> dt.timedelta:
+    return dt.timedelta(*_DELTA.unpack(data))
+
+
+def _read_int(data: bytes) -> int:
+    return int.from_bytes(_short(data), "big", signed=True)
+
+
+def _read_decimal(data: bytes) -> Decimal:
+    return Decimal(_short(data).decode("ascii"))
+
+
+def _short(data: bytes) -> bytes:
+    if len(data) > MAX_NUMBER_BYTES:
+        raise RemoteProtocolError(f"a number of {len(data):,} bytes is over the limit of {MAX_NUMBER_BYTES:,}")
+    return data
+
+
+def _read_path(data: bytes) -> pathlib.Path:
+    return pathlib.Path(data.decode("utf-8", "surrogatepass"))
+
+
+def _read_ellipsis(data: bytes) -> EllipsisType:
+    if data:
+        raise RemoteProtocolError("an Ellipsis must come without data")
+    return ...
+
+
+LEAVES: dict[int, Callable[[bytes], Any]] = {
+    Ext.INT: _read_int,
+    Ext.COMPLEX: lambda data: complex(*_COMPLEX_PAIR.unpack(data)),
+    Ext.DATETIME: _read_datetime,
+    Ext.DATE: lambda data: dt.date.fromisoformat(_moment(data)),
+    Ext.TIME: _read_time,
+    Ext.TIMEDELTA: _read_timedelta,
+    Ext.DECIMAL: _read_decimal,
+    Ext.UUID: lambda data: uuid.UUID(bytes=data),
+    Ext.PATH: _read_path,
+    Ext.TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
+    Ext.ELLIPSIS: _read_ellipsis,
+}
+
+_PATHS: tuple[type[pathlib.PurePath], ...] = (
+    pathlib.PurePath, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
+)  # fmt: skip
+
+REDUCERS: dict[type, Reducer] = {
+    int: _reduce_int,
+    float: _reduce_float,
+    str: _reduce_str,
+    bytes: _reduce_bytes,
+    bytearray: _reduce_bytearray,
+    memoryview: _reduce_memoryview,
+    list: lambda _, value: list(value),
+    dict: lambda _, value: dict(value),
+    tuple: lambda _, value: [MARK_TUPLE, *value],
+    set: lambda _, value: [MARK_SET, *value],
+    frozenset: lambda _, value: [MARK_FROZENSET, *value],
+    collections.deque: _reduce_deque,
+    range: lambda _, value: [MARK_RANGE, value.start, value.stop, value.step],
+    slice: lambda _, value: [MARK_SLICE, value.start, value.stop, value.step],
+    complex: lambda _, value: ExtType(Ext.COMPLEX, _COMPLEX_PAIR.pack(value.real, value.imag)),
+    Decimal: _reduce_decimal,
+    # int(): a Fraction of numpy integers holds such
+    Fraction: lambda _, value: [MARK_FRACTION, int(value.numerator), int(value.denominator)],
+    EllipsisType: lambda _, value: ExtType(Ext.ELLIPSIS, b""),
+    dt.datetime: lambda _, value: ExtType(Ext.DATETIME, _zoned(value, dt.datetime.isoformat)),
+    dt.date: lambda _, value: ExtType(Ext.DATE, value.isoformat().encode()),
+    dt.time: lambda _, value: ExtType(Ext.TIME, _zoned(value, dt.time.isoformat)),
+    dt.timedelta: lambda _, value: ExtType(Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
+    uuid.UUID: lambda _, value: ExtType(Ext.UUID, value.bytes),
+    **dict.fromkeys(_PATHS, _reduce_path),
+    AgentRef: _reduce_agent,
+    TaskRef: _reduce_task,
+}
+BASES = frozenset(REDUCERS)
+
+
+def _read_deque(_: Decoding, maxlen: Any, *items: Any) -> collections.deque[Any]:
+    return collections.deque(items, None if maxlen is None else expect(int, maxlen))
+
+
+def _read_range(_: Decoding, start: Any, stop: Any, step: Any) -> range:
+    return range(*ints_of(start, stop, step))
+
+
+def _read_fraction(_: Decoding, numerator: Any, denominator: Any) -> Fraction:
+    return Fraction(*ints_of(numerator, denominator))
+
+
+def _read_bytearray(decoder: Decoding, place: Any) -> bytearray:
+    return bytearray(decoder.take(place))
+
+
+_DESCRIBED: dict[str, type] = {
+    **dict.fromkeys(("type", "message", "traceback", "agent", "method", "call_id"), str),
+    "args": list, "group": list, "fields": dict,
+}  # fmt: skip
+# Their second argument is copied into a tuple, whatever it is.
+_COPIES_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
+
+
+def _read_exception(decoder: Decoding, data: Any, packed: Any) -> Exception:
+    data = dict(expect(dict, data))
+    if packed is not None:
+        data["args"] = decoder.nested(expect(bytes, packed))
+    _check_description(data, 0)
+    known = errors.known_types.get(data.get("type", ""))
+    if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
+        return errors.rebuild(data, from_agent=False)
+    args = data.get("args")
+    given = tuple(args) if args is not None else (data.get("message", ""),)
+    cls = cast("type[Exception]", known)
+    try:
+        exc = cls(*given) if cls.__module__ == "builtins" else errors.instance_of(cls, cls, given)
+    except Exception:  # one that wants more arguments than could travel: this one at least shows its message
+        return errors.rebuild(data, from_agent=False)
+    exc.remote_traceback = data.get("traceback", "")  # type: ignore[attr-defined]
+    return exc
+
+
+def _check_description(data: Any, depth: int) -> None:
+    """Refuse what `errors.describe` does not give, and arguments that would be work out of proportion."""
+    for key, child in expect(dict, data).items():
+        if type(key) is str and key in _DESCRIBED:
+            expect(_DESCRIBED[key], child)
+    known = errors.known_types.get(data.get("type", ""))
+    if known is not None and issubclass(known, _COPIES_ARGUMENT):
+        for child in data.get("args", ())[1:2]:
+            items_of(child)
+    if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:
+        raise RemoteProtocolError("a field of an exception must be a number, text or a list")
+    if depth < errors.MAX_GROUP_DEPTH:  # members below that are not made
+        for member in data.get("group", ()):
+            _check_description(member, depth + 1)
+
+
+def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
+    if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
+        raise RemoteProtocolError("the class name and methods in a reference to an agent must be text")
+    ref = AgentRef(server_id, address, agent_id, class_name, methods)
+    check_reference(ref)
+    return decoder.resolved(ref)
+
+
+def _read_task(decoder: Decoding, task_id: Any, server_id: Any, address: Any) -> Any:
+    ref = TaskRef(task_id, server_id, address)
+    check_reference(ref)
+    return decoder.resolved(ref)
+
+
+BUILDERS: dict[bytes, Callable[..., Any]] = {
+    MARK_TUPLE.data: lambda _, *items: items,
+    MARK_SET.data: lambda _, *items: set(items),
+    MARK_FROZENSET.data: lambda _, *items: frozenset(items),
+    MARK_DEQUE.data: _read_deque,
+    MARK_RANGE.data: _read_range,
+    # a slice of anything: it does nothing with it
+    MARK_SLICE.data: lambda _, start, stop, step: slice(start, stop, step),
+    MARK_FRACTION.data: _read_fraction,
+    MARK_BYTEARRAY.data: _read_bytearray,
+    MARK_EXCEPTION.data: _read_exception,
+    MARK_AGENT.data: _read_agent,
+    MARK_TASK.data: _read_task,
+}

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from hosts import eventually
-from zmqagents.broker.delivery import BUSY_MS, IN_FLIGHT_BYTES, PUSH_AT, PUSH_S, RETRY_S, Outbound, Session
+from zmqagents.broker.delivery import BUSY_MS, IN_FLIGHT_BYTES, PUSH_AT, PUSH_S, RETRY_S, Delivery, Session
 from zmqagents.wire import messages as frames
 from zmqagents.wire.messages import Code, Frame, Hello, Kind, Reply
 
@@ -52,8 +52,8 @@ def router() -> Router:
 
 
 @pytest.fixture
-def out(router: Router) -> Outbound:
-    out = Outbound(LIMIT)
+def out(router: Router) -> Delivery:
+    out = Delivery(LIMIT)
     out.attach(router.send)
     return out
 
@@ -64,17 +64,17 @@ def seated(name: str) -> Session:
     return session
 
 
-def push(out: Outbound, session: Session, *messages: Frame) -> None:
+def push(out: Delivery, session: Session, *messages: Frame) -> None:
     out.unsent += [(session, [message]) for message in messages]
     out.push_all()
 
 
-def test_a_message_is_sent_whole_behind_the_name_of_its_peer(out: Outbound, router: Router) -> None:
+def test_a_message_is_sent_whole_behind_the_name_of_its_peer(out: Delivery, router: Router) -> None:
     assert out.send(b"ann", [b"one", b"two", b"three"])
     assert router.sent == [(b"ann", [b"one", b"two", b"three"])]
 
 
-def test_an_error_that_is_not_about_the_peer_is_raised(out: Outbound) -> None:
+def test_an_error_that_is_not_about_the_peer_is_raised(out: Delivery) -> None:
     def broken(frame: Any, flags: int, copy: bool) -> None:
         raise zmq.ZMQError(errno.ENOTSOCK)
 
@@ -88,7 +88,7 @@ def test_an_error_that_is_not_about_the_peer_is_raised(out: Outbound) -> None:
     [(Code.NONE, Kind.RESULT, 0), (Code.HOST_ERROR, Kind.ERROR, 0), (Code.BUSY, Kind.ERROR, BUSY_MS)],
 )
 def test_an_answer_says_what_it_is_and_when_to_come_again(
-    out: Outbound, router: Router, code: int, kind: Kind, time_ms: int
+    out: Delivery, router: Router, code: int, kind: Kind, time_ms: int
 ) -> None:
     ann = seated("ann")
     out.push_reply(ann, 7, Reply(code, (b"body",)))
@@ -99,7 +99,7 @@ def test_an_answer_says_what_it_is_and_when_to_come_again(
     assert body == (b"body",)
 
 
-def test_who_does_not_read_gets_it_later_in_order_and_the_others_do_not_notice(out: Outbound, router: Router) -> None:
+def test_who_does_not_read_gets_it_later_in_order_and_the_others_do_not_notice(out: Delivery, router: Router) -> None:
     ann, bob = seated("ann"), seated("bob")
     router.room[b"ann"] = 1
     out.unsent += [(ann, [b"1"]), (bob, [b"1"]), (ann, [b"2"]), (bob, [b"2"]), (ann, [b"3"])]
@@ -119,7 +119,7 @@ def test_who_does_not_read_gets_it_later_in_order_and_the_others_do_not_notice(o
     assert (out.stalled, ann.outbox, ann.unread_bytes) == (set(), None, 0)
 
 
-def test_who_has_left_too_much_unread_is_dropped(out: Outbound, router: Router) -> None:
+def test_who_has_left_too_much_unread_is_dropped(out: Delivery, router: Router) -> None:
     ann = seated("ann")
     dropped: list[Session] = []
     out.drop = dropped.append
@@ -131,7 +131,7 @@ def test_who_has_left_too_much_unread_is_dropped(out: Outbound, router: Router) 
 
 
 def test_of_large_messages_only_so_many_bytes_are_on_their_way_to_one_peer(router: Router) -> None:
-    out, ann, bob = Outbound(1 << 30), seated("ann"), seated("bob")
+    out, ann, bob = Delivery(1 << 30), seated("ann"), seated("bob")
     out.attach(router.send)
     size, fit = 1 << 20, IN_FLIGHT_BYTES >> 20
     push(out, ann, *[bytes(size)] * (fit + 2), b"small")
@@ -146,7 +146,7 @@ def test_of_large_messages_only_so_many_bytes_are_on_their_way_to_one_peer(route
     assert router.to(ann)[fit:] == [bytes(size), bytes(size), b"small"]
 
 
-def test_a_peer_that_is_gone_is_told_and_gets_nothing_more(out: Outbound, router: Router) -> None:
+def test_a_peer_that_is_gone_is_told_and_gets_nothing_more(out: Delivery, router: Router) -> None:
     ann, bob = seated("ann"), seated("bob")
     told: list[bytes] = []
 
@@ -165,7 +165,7 @@ def test_a_peer_that_is_gone_is_told_and_gets_nothing_more(out: Outbound, router
     assert (out.stalled, ann.outbox) == (set(), None)
 
 
-def test_an_outbox_ends_with_its_connection(out: Outbound, router: Router) -> None:
+def test_an_outbox_ends_with_its_connection(out: Delivery, router: Router) -> None:
     ann = seated("ann")
 
     def gone(routing_id: bytes) -> None:
@@ -185,7 +185,7 @@ def test_an_outbox_ends_with_its_connection(out: Outbound, router: Router) -> No
     assert router.sent == [(b"ann again", [b"3"])]
 
 
-def test_replies_wait_for_others_but_not_for_many_nor_for_long(out: Outbound, router: Router) -> None:
+def test_replies_wait_for_others_but_not_for_many_nor_for_long(out: Delivery, router: Router) -> None:
     ann = seated("ann")
     out.push_by = 1.0
     out.unsent.append((ann, [b"1"]))
@@ -198,7 +198,7 @@ def test_replies_wait_for_others_but_not_for_many_nor_for_long(out: Outbound, ro
     assert len(router.sent) == 1 + PUSH_AT
 
 
-def test_the_last_words_come_behind_what_was_not_read(out: Outbound, router: Router) -> None:
+def test_the_last_words_come_behind_what_was_not_read(out: Delivery, router: Router) -> None:
     ann = seated("ann")
     router.room[b"ann"] = 0
     push(out, ann, b"1", b"2")

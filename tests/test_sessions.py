@@ -12,8 +12,8 @@ import zmq
 from world import World, ok
 from zmqagents import codec
 from zmqagents.broker import clients
-from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Sessions
-from zmqagents.broker.delivery import Outbound, Session
+from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Clients
+from zmqagents.broker.delivery import Delivery, Session
 from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
 from zmqagents.scheduler.effects import Answer, Effect
 from zmqagents.security.keys import Role
@@ -33,9 +33,9 @@ class Lobby:
         self.dead: set[bytes] = set()
         self.sent: list[tuple[bytes, list[bytes]]] = []
         self.roles: dict[str, Role] = {"uid:0": "admin"}
-        self.out = Outbound(MAX_UNREAD)
+        self.out = Delivery(MAX_UNREAD)
         self.out.attach(self._send)
-        self.sessions = Sessions(
+        self.sessions = Clients(
             self.world.config, self.world.dispatcher, self.out, self._carry_out, lambda: self.world.now
         )
         self.sessions.open(self.roles.get, b"welcome")
@@ -47,7 +47,7 @@ class Lobby:
                 self.answer(effect.peer.key, effect.call_id, effect.reply)
 
     def answer(self, session: Session, call_id: int, reply: messages.Reply) -> None:
-        session.ledger.note(call_id, reply)
+        session.replies.note(call_id, reply)
         self.out.push_reply(session, call_id, reply)
 
     def _send(self, frame: Any, flags: int, copy: bool) -> None:
@@ -273,7 +273,7 @@ def test_a_call_that_comes_again_is_answered_again_and_runs_once(lobby: Lobby) -
     assert lobby.sessions.came_before(ann, 7)
     lobby.out.push_all()
     assert lobby.heard(b"1")[1:] == [(Kind.RESULT, 7)] * 2
-    ann.ledger.acknowledge(8)
+    ann.replies.acknowledge(8)
     assert lobby.sessions.came_before(ann, 7), "which nobody needs any more"
     assert not lobby.out.unsent
 
@@ -281,7 +281,7 @@ def test_a_call_that_comes_again_is_answered_again_and_runs_once(lobby: Lobby) -
 def test_a_reply_that_was_too_much_to_keep_is_an_error_and_its_call_does_not_run_again(lobby: Lobby) -> None:
     ann = lobby.hello("ann", b"1")
     for call_id in (1, 2):
-        ann.ledger.note(call_id, ok(bytes(MAX_UNREAD // 2)))
+        ann.replies.note(call_id, ok(bytes(MAX_UNREAD // 2)))
     assert lobby.sessions.came_before(ann, 1)
     lobby.out.push_all()
     assert isinstance(lobby.last_error(b"1"), CallLost)

@@ -26,7 +26,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 import hosts
 from actors import within
-from zmqagents.broker.delivery import Outbound, Session
+from zmqagents.broker.delivery import Delivery, Session
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
 from zmqagents.security.zap import Authenticator
@@ -36,8 +36,8 @@ from zmqagents.wire.messages import Frame, Hello
 from zmqagents.wire.poller import new_poller
 from zmqagents.wire.stream import WRITE_BYTES
 from zmqagents.wire.transport import Event
-from zmqagents.wire.unix import UnixCarrier
-from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, Where
+from zmqagents.wire.unix import UnixTransport
+from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixListener, UnixPeer, Where
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -58,7 +58,7 @@ class Porter:
         self.gone: list[UnixPeer] = []
         self.complaints: list[str] = []
         self.on_message: Callable[[UnixPeer, list[Frame]], object] = lambda peer, parts: None
-        self.door = UnixDoor(
+        self.door = UnixListener(
             Authenticator(None, uids=uids).admit, lambda peer, exc: self.complaints.append(str(exc)),
             self.poller, max_bytes, lambda: self.now,
         )  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_dealer_of_libzmq_comes_in_and_is_answered(
 
 def test_a_unix_carrier_comes_in_and_is_answered(porter: Porter, path: str) -> None:
     porter.on_message = lambda peer, parts: peer.hand_over([b"you said", *parts])
-    wire = UnixCarrier(path)
+    wire = UnixTransport(path)
     for message in ([b"a"], [b"a", b"", b"c" * 300], [os.urandom(3 * MIB), b""]):
         wire.send(list[Frame](message))
         answers: list[list[Frame]] = []
@@ -329,7 +329,7 @@ def test_a_dealer_of_a_user_that_is_not_let_in_sees_that_it_was_refused(
 
 def test_a_unix_carrier_of_a_user_that_is_not_let_in_is_told_and_closed_later(path: str) -> None:
     porter = Porter(path, uids={os.geteuid() + 1})
-    wire = UnixCarrier(path)
+    wire = UnixTransport(path)
     wire.send([b"let me in"])
     porter.until(lambda: wire.receive() or wire.events)
     assert wire.events == [Event.KEY_REFUSED]
@@ -368,7 +368,7 @@ from zmqagents.wire import transport, unix
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-wire = unix.UnixCarrier(sys.argv[1])
+wire = unix.UnixTransport(sys.argv[1])
 end = time.monotonic() + 10
 while not wire.events and time.monotonic() < end:
     wire.look(transport.poll(wire.items, 100))
@@ -517,7 +517,7 @@ def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Por
 
 def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_looked(porter: Porter) -> None:
     """Room comes while messages to others are sent: it is still to be told of."""
-    out = Outbound(64 * MIB)
+    out = Delivery(64 * MIB)
     with shaken(porter) as (end, peer):
         ann, bob = _seated(peer), _seated(b"bob")
         porter.door.roomy = lambda peer: out.go_on(ann)

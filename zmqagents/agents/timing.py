@@ -1,7 +1,7 @@
 """How long the runs of one method take: whether the router thread may run it itself.
 
 A hand-off to a worker thread and back costs several times what a short method does. So a method whose last runs
-were all short is *quick* and takes the fast lane (`helm`), until two runs come close together that are not. One long
+were all short is *quick* and takes the fast lane (`leader`), until two runs come close together that are not. One long
 run alone says little: on a busy machine one in two or three hundred is long because the processor was with others,
 and to send all of them to the workers would cost far more than the two or three milliseconds for which a run that
 really is long holds up the other callers.

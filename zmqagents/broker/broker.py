@@ -71,12 +71,12 @@ from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Code, Kind, Reply
 from ..wire.poller import IN, new_poller
-from ..wire.router_listener import RouterDoor
+from ..wire.router_listener import RouterListener
 from ..wire.transport import ZERO_COPY_BYTES
-from ..wire.unix_listener import UnixDoor, Where
-from .clients import Sessions
-from .delivery import PUSH_S, RETRY_S, Outbound, Session
-from .leader import Helm, Relieved
+from ..wire.unix_listener import UnixListener, Where
+from .clients import Clients
+from .delivery import PUSH_S, RETRY_S, Delivery, Session
+from .leader import Leader, Relieved
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
 
 __all__ = ["Bound", "Broker"]
@@ -146,10 +146,10 @@ class Broker:
             self._dispatcher, self._host, self._pool, self._store, self._archive, models, unpickler=unpickler,
             carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
         )  # fmt: skip
-        self._helm = Helm(self._route)
+        self._leader = Leader(self._route)
         self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
         self._short: Ticket | None = None  # runs in the router thread, and the dispatcher does not know of it
-        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
+        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._leader.leads)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._asleep = False  # whoever posts must wake the router thread
@@ -159,8 +159,8 @@ class Broker:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
-        self._out = Outbound(config.max_unread_bytes)
-        self._sessions = Sessions(config, self._dispatcher, self._out, self._carry_out, clock)
+        self._out = Delivery(config.max_unread_bytes)
+        self._sessions = Clients(config, self._dispatcher, self._out, self._carry_out, clock)
         self._seats = self._sessions.seats
         self._begin_empty()
         self._events = self._handlers()
@@ -185,7 +185,7 @@ class Broker:
         self._next_zap = 0.0
         self._next_roll_call = 0.0
         self._roll_calls_due = 0
-        self._router: RouterDoor | None = None  # a private host has none
+        self._router: RouterListener | None = None  # a private host has none
         self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
@@ -242,7 +242,7 @@ class Broker:
         server_key: str | None = None
         if keys is not None:
             pair = None if config.insecure else keys.server_keypair()
-            self._router = RouterDoor(config, self._auth, self._message_limit)
+            self._router = RouterListener(config, self._auth, self._message_limit)
             port = self._router.open(pair)
             server_key = None if pair is None else pair.public
             self._out.attach(self._router.send_frame)
@@ -260,7 +260,9 @@ class Broker:
     def _open_unix(self, path: str) -> None:
         self._poller = new_poller()
         self._poller.register(self._wake_r.fileno(), IN)
-        self._unix = UnixDoor(self._auth.admit, self._sessions.complain, self._poller, self._message_limit, self._clock)
+        self._unix = UnixListener(
+            self._auth.admit, self._sessions.complain, self._poller, self._message_limit, self._clock
+        )
         self._unix.roomy = self._sessions.roomy
         self._unix.open(path)
 
@@ -287,7 +289,7 @@ class Broker:
             self.crash = exc
             self._end()
         else:
-            self._helm.run()
+            self._leader.run()
 
     def _route(self) -> None:
         try:
@@ -331,7 +333,7 @@ class Broker:
         word that its reader waits no longer, the wait-for graph would show a cycle that is none. It is posted as well,
         for the wait itself may still be in the inbox; the second word is nothing.
         """
-        if self._helm.steers() and event in _AT_ONCE:
+        if self._leader.leads() and event in _AT_ONCE:
             self._carry_out(self._events[event](*args))
         self._inbox.append((self._events[event], args))
         if self._asleep:
@@ -525,12 +527,12 @@ class Broker:
 
     def _run_quick(self, end: float) -> float:
         """Run what is on the fast lane, but begin nothing after ``end``; the time. Raises `Relieved`."""
-        helm, lane, clock = self._helm, self._quick, self._clock
+        leader, lane, clock = self._leader, self._quick, self._clock
         now = clock()
         while lane and now < end:
             self._out.push_some(now)
             ticket = lane.popleft()
-            if not helm.can_watch():
+            if not leader.can_watch():
                 self._pool.start(ticket)
                 continue
             if ticket.settled:  # cancelled before it could begin
@@ -553,12 +555,12 @@ class Broker:
         if self._quick or not self.config.fast_lane:
             return 0.0
         ticket = self._dispatcher.start_short(session.peer, call, now)
-        if ticket is None or not self._helm.can_watch():
+        if ticket is None or not self._leader.can_watch():
             return 0.0
-        ledger = session.ledger
+        replies = session.replies
         session.last_seen = now
-        if call.needed > ledger.needed:
-            ledger.acknowledge(call.needed)
+        if call.needed > replies.needed:
+            replies.acknowledge(call.needed)
         out = self._out
         if out.unsent:
             out.push_some(now)
@@ -571,7 +573,7 @@ class Broker:
         if reply.code:
             self._answer(Answer(session.peer, call.call_id, reply))
             return now
-        ledger.note(call.call_id, reply)
+        replies.note(call.call_id, reply)
         out.unsent.append((session, messages.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
@@ -582,9 +584,9 @@ class Broker:
         """
         pace = ticket.pace
         assert pace is not None
-        self._helm.begin()
+        self._leader.begin()
         reply = Context().run(self._host.run, ticket, self._pool.prepare(ticket))
-        if not self._helm.end():
+        if not self._leader.end():
             pace.disappoint()
             self._post_done(ticket, reply)
             raise Relieved
@@ -608,7 +610,7 @@ class Broker:
             self._unix.look(now)
         return due
 
-    def _look_at_router(self, router: RouterDoor | None, now: float) -> None:
+    def _look_at_router(self, router: RouterListener | None, now: float) -> None:
         """Who comes in by the ROUTER, and whether somebody has left it."""
         if router is None:
             self._next_zap = math.inf
@@ -670,8 +672,8 @@ class Broker:
         elif isinstance(message, messages.Credit):
             self._on_credit(session.peer, message.call_id, message.items)
         elif isinstance(message, messages.Ack):
-            session.ledger.acknowledge(message.needed)
-            session.ledger.forget(message.beyond)
+            session.replies.acknowledge(message.needed)
+            session.replies.forget(message.beyond)
         elif isinstance(message, messages.Ping):
             self._out.send(routing_id, [messages.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, messages.Bye):
@@ -686,8 +688,8 @@ class Broker:
 
     def _take_call(self, session: Session, call: Call, now: float) -> None:
         session.last_seen = now
-        if call.needed > session.ledger.needed:
-            session.ledger.acknowledge(call.needed)
+        if call.needed > session.replies.needed:
+            session.replies.acknowledge(call.needed)
         if call.flags & messages.Flag.RESENT and self._sessions.came_before(session, call.call_id):
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
@@ -734,7 +736,7 @@ class Broker:
             return
         session: Session = peer.key
         if reply.code != Code.BUSY:  # nothing was executed
-            session.ledger.note(call_id, reply)
+            session.replies.note(call_id, reply)
         self._out.push_reply(session, call_id, reply)
 
     def _pending(self, effect: Pending) -> None:
@@ -1059,9 +1061,9 @@ class Broker:
         self._sessions.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
 
     def _end_threads(self) -> None:
-        self._helm.close(timeout=0.0)  # what keeps the pool keeps these
+        self._leader.close(timeout=0.0)  # what keeps the pool keeps these
         clean = self._pool.close(timeout=1.0)
-        if not self._helm.close(timeout=0.1) or not clean:
+        if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
 
     def _close_doors(self) -> None:

@@ -3,7 +3,7 @@
 A client says HELLO over a connection and has a *seat* from then on, found by that connection: a routing id of the
 ROUTER or a `UnixPeer`. Its messages bear the token that the WELCOME gave it. What ends that:
 
-    its connection breaks     the Unix door tells of it; over TCP it is found out by sending (`Sessions.call_roll`).
+    its connection breaks     the Unix door tells of it; over TCP it is found out by sending (`Clients.call_roll`).
                               It is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
                               come back over another connection. Nobody reads its streams any more; they are cancelled
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
@@ -32,9 +32,9 @@ from ..security.zap import name_of
 from ..wire import messages
 from ..wire.messages import Flag, Frame, Hello, Kind, error_reply
 from ..wire.unix_listener import Where
-from .delivery import Outbound, Session
+from .delivery import Delivery, Session
 
-__all__ = ["Sessions"]
+__all__ = ["Clients"]
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
 MAX_BAD_PEERS = 4096  # that are remembered; beyond it one may be logged a second time
 
 
-class Sessions:
+class Clients:
     """See the module's docstring. ``carry_out`` runs effects of the dispatcher."""
 
     def __init__(
-        self, config: BrokerConfig, dispatcher: Dispatcher, out: Outbound,
+        self, config: BrokerConfig, dispatcher: Dispatcher, out: Delivery,
         carry_out: Callable[[list[Effect]], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.seats: dict[Where, Session] = {}  # by where it is reached; always the same object
@@ -126,10 +126,10 @@ class Sessions:
 
     def came_before(self, session: Session, call_id: int) -> bool:
         """True if this call is open, or was answered: then it is answered again."""
-        if call_id in session.peer.calls or call_id < session.ledger.needed:
+        if call_id in session.peer.calls or call_id < session.replies.needed:
             return True
         try:
-            reply = session.ledger.find(call_id)
+            reply = session.replies.find(call_id)
         except KeyError:
             return False
         if reply is None:
@@ -250,7 +250,7 @@ class Sessions:
     def _detach(self, session: Session) -> None:
         """The client is gone for good."""
         self._leave_seat(session)
-        session.ledger.clear()
+        session.replies.clear()
         session.in_flight.clear()
         self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:

@@ -2,10 +2,10 @@
 
 Nobody else writes to the two doors. No send waits, so each ends in one of three ways:
 
-    sent          also where the connection is no more: `Outbound.gone` is told, and may queue other messages
+    sent          also where the connection is no more: `Delivery.gone` is told, and may queue other messages
     no room       the client does not read: what is for it waits in its *outbox*, and is tried again when the Unix door
                   says that there is room, or every `RETRY_S`
-    too much      more than ``max_unread_bytes`` wait there: `Outbound.drop` is told
+    too much      more than ``max_unread_bytes`` wait there: `Delivery.drop` is told
 
 libzmq counts messages, not bytes. So of large ones it gets `IN_FLIGHT_BYTES` for each client at a time; that they were
 written is seen by its letting go of their memory.
@@ -33,9 +33,9 @@ from ..wire import messages
 from ..wire.messages import Code, Frame, Hello, Kind, Reply
 from ..wire.transport import ZERO_COPY_BYTES, SendFrame
 from ..wire.unix_listener import UnixPeer, Where
-from .session import Ledger
+from .session import ReplyCache
 
-__all__ = ["Outbound", "Session"]
+__all__ = ["Delivery", "Session"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Session:
     """One client: a routing id that said HELLO. It outlives its connection by ``resume_s``."""
 
     __slots__ = (
-        "client_id", "in_flight", "in_flight_bytes", "last_seen", "ledger", "lost", "outbox", "peer", "resume", "role",
+        "client_id", "in_flight", "in_flight_bytes", "last_seen", "lost", "outbox", "peer", "replies", "resume", "role",
         "routing_id", "seated", "token", "unread_bytes", "user",
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ class Session:
         self.user = user
         self.role = role
         self.peer = Peer(messages.client_prefix(hello.client_id), key=self, user=user)
-        self.ledger = Ledger(max_bytes)
+        self.replies = ReplyCache(max_bytes)
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None  # what it did not read in time
         self.seated = False  # it has a connection
@@ -80,13 +80,15 @@ class Session:
         self.last_seen = now
         self.seated = True
         self.lost = False
-        self.outbox = None  # what it held is in the ledger; but for items of streams, which end when a connection does
+        self.outbox = (
+            None  # what it held is in the reply cache; but for items of streams, which end when a connection does
+        )
         self.unread_bytes = 0
         self.in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
         self.in_flight_bytes = 0
 
 
-class Outbound:
+class Delivery:
     """See the module's docstring. ``gone`` and ``drop`` are set by who knows what becomes of a session."""
 
     def __init__(self, max_unread_bytes: int) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Iterable
 
 from ..wire.messages import Reply
 
-__all__ = ["Ledger"]
+__all__ = ["ReplyCache"]
 
 NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; one that acknowledges leaves a hundred
 
 
-class Ledger:
-    """The ledger of one client. Owned by the router thread."""
+class ReplyCache:
+    """The reply cache of one client. Owned by the router thread."""
 
     __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed")
 

@@ -30,12 +30,12 @@ from .services import Post, gives_slot_back
 class InsideLink(Link):
     """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread.
 
-    ``steers()`` is true in the router thread, outside of an agent's code (see `Helm.steers`).
+    ``leads()`` is true in the router thread, outside of an agent's code (see `Leader.leads`).
     """
 
     inside = True
 
-    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post, steers: Callable[[], bool]) -> None:
+    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post, leads: Callable[[], bool]) -> None:
         self.server_id = server_id
         self.address = address
         self.max_bytes = max_bytes
@@ -45,7 +45,7 @@ class InsideLink(Link):
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         self._stopped = False
-        self._steers = steers
+        self._leads = leads
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
@@ -90,7 +90,7 @@ class InsideLink(Link):
         self._post("cancel", self.peer, 0, task_id, alone)
 
     def check_may_block(self, what: str) -> None:
-        if self._steers():
+        if self._leads():
             raise BlockingCallError(f"{what} in a done-callback would stop the host: start a thread, or submit")
 
     def credit(self, task_id: str, items: int) -> None:

@@ -24,7 +24,7 @@ _send: Any = zmq.backend.Socket.send
 _recv: Any = zmq.backend.Socket.recv
 
 
-class ZmqCarrier:
+class DealerTransport:
     """See the module's docstring. libzmq's own reconnecting is in effect off: the channel makes a new carrier."""
 
     pending = False  # libzmq has queues of its own

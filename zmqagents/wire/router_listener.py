@@ -26,7 +26,7 @@ from . import messages
 from .messages import Frame, Kind
 from .transport import ZERO_COPY_BYTES, SendFrame
 
-__all__ = ["Arrival", "RouterDoor"]
+__all__ = ["Arrival", "RouterListener"]
 
 LINGER_MS = 500
 HANDSHAKE_MS = 5000
@@ -46,7 +46,7 @@ class Arrival(NamedTuple):
     size: int
 
 
-class RouterDoor:
+class RouterListener:
     """See the module's docstring. ``auth`` decides who comes in."""
 
     def __init__(self, config: BrokerConfig, auth: zap.Authenticator, message_limit: int) -> None:

@@ -13,7 +13,7 @@ from itertools import islice
 from . import zmtp
 from .messages import Frame
 
-__all__ = ["SENDING", "UnixWire"]
+__all__ = ["SENDING", "UnixStream"]
 
 SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
 _HEADS = (0, zmtp.LONG)  # the first byte of a message of one frame
@@ -24,7 +24,7 @@ AT_ONCE = int(socket.MSG_DONTWAIT)
 SENDING = AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 
-class UnixWire:
+class UnixStream:
     """See the module's docstring. ``sock`` is connected or will be; the wire closes it.
 
     ``pending``: something sent waits until there is room. ``ended``: nothing more can be sent. ``drained``: nothing

@@ -28,7 +28,7 @@ class Event(enum.Enum):
 Items = list[tuple[Any, int]]  # what `zmq.zmq_poll` takes, and gives
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """One connection, or an attempt at one."""
 
     events: list[Event]

@@ -1,8 +1,8 @@
 """How the frames of a client's connection travel: two kinds of socket, used alike by the `Channel` that owns it.
 
-`UnixCarrier` speaks ZMTP (see `zmtp`) on a plain Unix socket, for hosts on the same machine. libzmq would do the same
+`UnixTransport` speaks ZMTP (see `zmtp`) on a plain Unix socket, for hosts on the same machine. libzmq would do the same
 in a thread of its own, which has to be woken for each message, and has to wake the caller: two hand-offs that cost more
-than all the rest of a short call. `ZmqCarrier` is a DEALER: for TCP, where there is CURVE.
+than all the rest of a short call. `DealerTransport` is a DEALER: for TCP, where there is CURVE.
 
 Both belong to the thread that leads the channel. What happens to the connection stands in ``events``, to be looked at
 after each `receive` and `look`.
@@ -21,10 +21,10 @@ import zmq
 from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
-from .stream import UnixWire
+from .stream import UnixStream
 from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
-__all__ = ["UnixCarrier"]
+__all__ = ["UnixTransport"]
 
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 
@@ -32,7 +32,7 @@ CONNECT_S = 1.0  # how long a host whose queue of new connections is full is wai
 # ---------------------------------------------------------------- a Unix socket
 
 
-class UnixCarrier(UnixWire):
+class UnixTransport(UnixStream):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
 
     __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")

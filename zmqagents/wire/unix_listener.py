@@ -1,6 +1,6 @@
 """The host's door for clients on its own machine: a Unix socket, at which it speaks ZMTP as a ROUTER does.
 
-Whoever comes in by it may be a DEALER of libzmq, or a `carrier.UnixCarrier`. libzmq's ROUTER would do the same, with a
+Whoever comes in by it may be a DEALER of libzmq, or a `UnixTransport`. libzmq's ROUTER would do the same, with a
 thread of its own between the socket and the router thread; waking that one for each call and each reply takes longer
 than all the rest of a short call does. TCP, with CURVE, stays with libzmq.
 
@@ -31,9 +31,9 @@ from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
 from .poller import IN, OUT
-from .stream import SENDING, SHORT_READ_BYTES, UnixWire
+from .stream import SENDING, SHORT_READ_BYTES, UnixStream
 
-__all__ = ["UnixDoor", "UnixPeer", "Where"]
+__all__ = ["UnixListener", "UnixPeer", "Where"]
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ QUEUE_PIECES = 64  # short messages that may wait for room here; who has more to
 _REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for it
 
 
-class UnixPeer(UnixWire):
+class UnixPeer(UnixStream):
     """A connection to the door. ``user``: whom it was taken for."""
 
     __slots__ = (
         "_door", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "readable", "size", "user",
     )  # fmt: skip
 
-    def __init__(self, door: UnixDoor, sock: socket.socket, user: str, name: str, deadline: float) -> None:
+    def __init__(self, door: UnixListener, sock: socket.socket, user: str, name: str, deadline: float) -> None:
         super().__init__(sock, zmtp.Incoming(door.spares, door.max_message_bytes))
         self.fd = sock.fileno()
         self.user = user
@@ -150,7 +150,7 @@ class UnixPeer(UnixWire):
         self._in.drop()
 
 
-class UnixDoor:
+class UnixListener:
     """See the module's docstring.
 
     ``admit`` gives the user id for a uid, None: refused. ``complain`` hears of those who do not speak ZMTP. ``due``:
@@ -299,7 +299,7 @@ class UnixDoor:
                 thing.close()
 
 
-_doors: weakref.WeakSet[UnixDoor] = weakref.WeakSet()
+_doors: weakref.WeakSet[UnixListener] = weakref.WeakSet()
 
 
 def _forget_all() -> None:

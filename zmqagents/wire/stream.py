@@ -42,8 +42,16 @@ class UnixStream:
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def send(self, parts: list[Frame]) -> None:
-        """Send a message now, as far as there is room."""
+    def __repr__(self) -> str:
+        waits = f"pieces: {len(self._out)}, unwritten: {sum(map(len, self._out))}"
+        return f"<{type(self).__name__} [{waits}] {self._in!r}>"
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def send(self, parts: list[Frame]) -> bool:
+        """Send a message now, as far as there is room, and keep the rest; False if too much waits already."""
         if len(parts) == 1 and len(parts[0]) < 256 and not self._out:
             data = bytes((0, len(parts[0]))) + parts[0]
             try:
@@ -52,20 +60,29 @@ class UnixStream:
                 count = 0
             except OSError:
                 self.end()
-                return
+                return True
             if count == len(data):
-                return
+                return True
             self._out.append(data[count:])
-        else:
-            self._out += zmtp.enclosed(parts)
-        self.flush()
+        elif not self.queue(parts):
+            return False
+        if not self.pending:  # else a poll tells when there is room
+            self.flush()
+        return True
 
-    def queue(self, parts: list[Frame]) -> None:
-        """The same at the next `flush`."""
+    def queue(self, parts: list[Frame]) -> bool:
+        """Send a message at the next `flush`; False if too much waits already."""
+        if self.pending and not self.may_queue(parts):
+            return False
         if len(parts) == 1 and len(parts[0]) < 256:
             self._out.append(bytes((0, len(parts[0]))) + parts[0])
         else:
             self._out += zmtp.enclosed(parts)
+        return True
+
+    def may_queue(self, parts: list[Frame]) -> bool:
+        """Whether a message may wait behind what is not written yet."""
+        return True
 
     def flush(self) -> None:
         """Write what is queued, as far as there is room, `WRITE_BYTES` at most."""

@@ -44,8 +44,8 @@ class UnixTransport(UnixStream):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
-        self._reading: Items = [(self._socket.fileno(), zmq.POLLIN)]
-        self._writing: Items = [(self._socket.fileno(), zmq.POLLIN | zmq.POLLOUT)]
+        self._reading: Items = [(self.fileno(), zmq.POLLIN)]
+        self._writing: Items = [(self.fileno(), zmq.POLLIN | zmq.POLLOUT)]
         try:
             self._socket.connect(path)
         except OSError as exc:
@@ -118,7 +118,7 @@ class UnixTransport(UnixStream):
     def close(self) -> None:
         end = time.monotonic() + CLOSE_S
         while self.pending and time.monotonic() < end:
-            poll([(self._socket.fileno(), zmq.POLLOUT)], 20)
+            poll([(self.fileno(), zmq.POLLOUT)], 20)
             self.flush()
         self.ended = self.drained = True
         self._socket.close()

@@ -11,7 +11,7 @@ import pytest
 from world import Plain, World, ok
 from zmqagents import errors
 from zmqagents.agents.spec import spec_of
-from zmqagents.broker.leader import Helm
+from zmqagents.broker.leader import Leader
 from zmqagents.scheduler.dispatcher import Answer, State, Ticket
 from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call
 
@@ -149,61 +149,61 @@ def test_a_message_of_one_frame_is_read_as_by_the_general_way_or_not_at_all() ->
 
 
 def test_a_former_helmsman_cannot_take_the_token_of_its_successor() -> None:
-    helm = Helm(lambda: None)
-    helm.thread = threading.get_ident()
-    helm.begin()
-    assert helm._take()  # as the one who stands by does
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
+    leader.begin()
+    assert leader._take()  # as the one who stands by does
     ended: list[bool] = []
     begun, back = threading.Event(), threading.Event()
 
     def succeed() -> None:
-        helm.thread = threading.get_ident()
-        helm.begin()
+        leader.thread = threading.get_ident()
+        leader.begin()
         begun.set()
         back.wait(5)
-        ended.append(helm.end())
+        ended.append(leader.end())
 
     successor = threading.Thread(target=succeed)
     successor.start()
     assert begun.wait(5)
-    assert not helm.end()
+    assert not leader.end()
     back.set()
     successor.join(5)
     assert ended == [True]
 
 
 def test_who_was_relieved_does_not_steer_although_the_successor_has_not_said_so_yet() -> None:
-    helm = Helm(lambda: None)
-    helm.thread = threading.get_ident()
-    assert helm.steers()
-    helm.begin()
-    assert helm._take()  # the first of the two instructions of the one who stands by
-    assert not helm.steers()
-    assert not helm.end()
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
+    assert leader.leads()
+    leader.begin()
+    assert leader._take()  # the first of the two instructions of the one who stands by
+    assert not leader.leads()
+    assert not leader.end()
 
 
 def test_code_that_has_come_back_steers_again() -> None:
-    helm = Helm(lambda: None)
-    helm.thread = threading.get_ident()
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
     for _ in range(2):
-        helm.begin()
-        assert helm.end()
-        assert helm.steers()
+        leader.begin()
+        assert leader.end()
+        assert leader.leads()
 
 
 def test_there_is_one_who_stands_by_and_never_two() -> None:
-    helm = Helm(lambda: None)
+    leader = Leader(lambda: None)
     seen: list[bool] = []
-    asking = threading.Thread(target=lambda: seen.append(helm.can_watch()))
-    with helm._lock:
+    asking = threading.Thread(target=lambda: seen.append(leader.can_watch()))
+    with leader._lock:
         asking.start()
         while (
             not (frame := sys._current_frames().get(asking.ident or 0))
-            or frame.f_code is not Helm._find_standby.__code__
+            or frame.f_code is not Leader._find_standby.__code__
         ):
             pass  # until it has seen nobody, and waits for the lock
         asking.join(0.05)
-        helm._standby = threading.current_thread()  # a former helmsman
+        leader._standby = threading.current_thread()  # a former helmsman
     asking.join(5)
     assert seen == [True]
-    assert not helm._threads
+    assert not leader._threads

@@ -16,7 +16,7 @@ from actors import CALL_TIMEOUT_S, client_of, client_on_host, is_router, within
 from zmqagents import AgentBase, AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, concurrent, current_call
 from zmqagents.agents.spec import spec_of
 from zmqagents.agents.timing import FORGIVEN_RUNS, LEAST_RUNS, LONG_S, SHORT_S, Pace
-from zmqagents.broker.leader import Helm, Relieved
+from zmqagents.broker.leader import Leader, Relieved
 from zmqagents.errors import AgentCallError, CallTimeout, DeadlockError
 
 pytestmark = pytest.mark.timeout(60)
@@ -338,15 +338,15 @@ def eager_host_here(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterato
 def test_thousands_of_takeovers_lose_nothing_and_keep_every_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     """One call at a time for each agent, in order; each call answered once; no thread left (the leak detector)."""
     takeovers = itertools.count()
-    watch = Helm._watch
+    watch = Leader._watch
 
-    def counted(self: Helm) -> bool:
+    def counted(self: Leader) -> bool:
         taken = watch(self)
         if taken:
             next(takeovers)
         return taken
 
-    monkeypatch.setattr(Helm, "_watch", counted)
+    monkeypatch.setattr(Leader, "_watch", counted)
     with eager_host_here(monkeypatch, capacity=4) as client:
         agents = [client.create_agent(Runner) for _ in range(6)]
         quicken(agents[0], later=True)
@@ -372,24 +372,24 @@ def test_the_helm_passes_on_when_code_takes_long_and_the_former_helmsman_stands_
 
     def steer() -> None:
         order.append(threading.current_thread().name)
-        assert helm.steers()
+        assert leader.leads()
         if len(order) == 3:
-            helm.close(0)  # as a broker does at its end
+            leader.close(0)  # as a broker does at its end
             return
-        assert helm.can_watch()
-        helm.begin()
+        assert leader.can_watch()
+        leader.begin()
         time.sleep(0.05)
-        if not helm.end():
+        if not leader.end():
             left.set()
             raise Relieved
         raise AssertionError("nobody took over")
 
-    helm = Helm(steer)
-    first = threading.Thread(target=helm.run, name="first")
+    leader = Leader(steer)
+    first = threading.Thread(target=leader.run, name="first")
     first.start()
     first.join(5)
     left.wait(5)
-    assert helm.close(5)
+    assert leader.close(5)
     assert order[0] == "first"
     assert len(order) == 3
     assert not first.is_alive()
@@ -402,17 +402,17 @@ def test_code_that_leaves_the_helm_does_not_steer_any_more() -> None:
     def steer() -> None:
         if seen:
             over.set()
-            helm.close(0)
+            leader.close(0)
             return
-        assert helm.can_watch()
-        helm.begin()
-        seen.append(helm.steers())  # the question itself gives it up
+        assert leader.can_watch()
+        leader.begin()
+        seen.append(leader.leads())  # the question itself gives it up
         over.wait(5)
-        seen.append(helm.steers())
-        assert not helm.end()
+        seen.append(leader.leads())
+        assert not leader.end()
         raise Relieved
 
-    helm = Helm(steer)
-    helm.run()
+    leader = Leader(steer)
+    leader.run()
     assert seen == [False, False]
-    assert helm.close(5)
+    assert leader.close(5)

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import gc
 import logging
+import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,7 +28,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 import hosts
 from actors import within
-from zmqagents.broker.delivery import Outbound, Session
+from lines import Line
+from zmqagents.broker.delivery import Delivery
+from zmqagents.broker.session import Session
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
 from zmqagents.security.zap import Authenticator
@@ -35,9 +39,9 @@ from zmqagents.wire import transport, zmtp
 from zmqagents.wire.messages import Frame, Hello
 from zmqagents.wire.poller import new_poller
 from zmqagents.wire.stream import WRITE_BYTES
-from zmqagents.wire.transport import Event
-from zmqagents.wire.unix import UnixCarrier
-from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixDoor, UnixPeer, Where
+from zmqagents.wire.transport import Event, Peer
+from zmqagents.wire.unix import UnixTransport
+from zmqagents.wire.unix_listener import HANDSHAKE_S, PAUSE_S, QUEUE_PIECES, READ_BYTES, UnixListener, UnixPeer
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -58,9 +62,12 @@ class Porter:
         self.gone: list[UnixPeer] = []
         self.complaints: list[str] = []
         self.on_message: Callable[[UnixPeer, list[Frame]], object] = lambda peer, parts: None
-        self.door = UnixDoor(
-            Authenticator(None, uids=uids).admit, lambda peer, exc: self.complaints.append(str(exc)),
-            self.poller, max_bytes, lambda: self.now,
+        self.on_room: Callable[[Peer], object] = lambda peer: None
+        self.clock: Callable[[], float] = lambda: self.now
+        self.door = UnixListener(
+            Authenticator(None, uids=uids).admit, self.poller, max_bytes, lambda: self.clock(),
+            receive=self._receive, complain=lambda peer, exc: self.complaints.append(str(exc)),
+            on_room=lambda peer: self.on_room(peer),
         )  # fmt: skip
         self.door.open(path)
 
@@ -70,25 +77,20 @@ class Porter:
         ready = self.poller.poll(0 if door.ready else timeout_s, 64)
         for fd, events in ready:
             assert door.on_ready(fd, events), f"{fd} is not the door's"
-        for _ in range(64):
-            if not door.ready:
-                break
-            peer = door.ready[0]
-            parts = peer.receive()
-            if parts is None:
-                peer.is_listed = False
-                door.ready.popleft()
-                continue
-            door.ready.rotate(-1)
-            self.received.append((peer, parts))
-            self.on_message(peer, parts)
+        door.read(64, self.now, math.inf)
         if self.now >= door.due:
             door.look(self.now)
         while door.ended:
-            peer = door.ended.pop()
+            peer = door.ended.popleft()
             door.forget(peer)
             self.gone.append(peer)
         return len(ready)
+
+    def _receive(self, peer: Peer, parts: Sequence[Frame] | None, size: int, now: float) -> float:
+        assert isinstance(peer, UnixPeer)
+        self.received.append((peer, list(parts or ())))  # None: too many frames
+        self.on_message(peer, list(parts or ()))
+        return now
 
     def until(self, happened: Callable[[], object]) -> None:
         end = time.monotonic() + 20
@@ -105,7 +107,7 @@ class Porter:
 
     @property
     def peers(self) -> list[UnixPeer]:
-        return list(self.door._peers.values())
+        return list(self.door.peers)
 
     @property
     def messages(self) -> list[list[bytes]]:
@@ -164,6 +166,11 @@ def written(*messages: list[bytes]) -> bytes:
     return b"".join(bytes(piece) for parts in messages for piece in zmtp.enclosed(list(parts)))
 
 
+def counts(thing: object) -> dict[str, int]:
+    """What a connection or the door says of itself."""
+    return {name: int(number) for name, number in re.findall(r"(\w+): (\d+)", repr(thing))}
+
+
 def read_all(end: socket.socket) -> bytes:
     """What comes until the other side closes."""
     data = b""
@@ -179,7 +186,7 @@ def read_all(end: socket.socket) -> bytes:
 def test_a_dealer_of_libzmq_comes_in_and_is_answered(
     porter: Porter, context: zmq.Context[zmq.Socket[bytes]], path: str
 ) -> None:
-    porter.on_message = lambda peer, parts: peer.hand_over([b"you said", *parts])
+    porter.on_message = lambda peer, parts: peer.send([b"you said", *parts])
     with context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(f"ipc://{path}")
@@ -191,9 +198,9 @@ def test_a_dealer_of_libzmq_comes_in_and_is_answered(
     assert [peer.user for peer in porter.gone] == [f"uid:{os.geteuid()}"]
 
 
-def test_a_unix_carrier_comes_in_and_is_answered(porter: Porter, path: str) -> None:
-    porter.on_message = lambda peer, parts: peer.hand_over([b"you said", *parts])
-    wire = UnixCarrier(path)
+def test_a_unix_transport_comes_in_and_is_answered(porter: Porter, path: str) -> None:
+    porter.on_message = lambda peer, parts: peer.send([b"you said", *parts])
+    wire = UnixTransport(path)
     for message in ([b"a"], [b"a", b"", b"c" * 300], [os.urandom(3 * MIB), b""]):
         wire.send(list[Frame](message))
         answers: list[list[Frame]] = []
@@ -215,7 +222,7 @@ def test_where_there_is_no_epoll_poll_does(path: str, monkeypatch: pytest.Monkey
     porter = Porter(path)
     assert type(porter.poller).__name__ == "_Poll"
     try:
-        test_a_unix_carrier_comes_in_and_is_answered(porter, path)
+        test_a_unix_transport_comes_in_and_is_answered(porter, path)
         test_what_a_slow_reader_does_not_read_waits_with_its_sender_and_arrives_in_order(porter)
     finally:
         porter.close()
@@ -329,7 +336,7 @@ def test_a_dealer_of_a_user_that_is_not_let_in_sees_that_it_was_refused(
 
 def test_a_unix_carrier_of_a_user_that_is_not_let_in_is_told_and_closed_later(path: str) -> None:
     porter = Porter(path, uids={os.geteuid() + 1})
-    wire = UnixCarrier(path)
+    wire = UnixTransport(path)
     wire.send([b"let me in"])
     porter.until(lambda: wire.receive() or wire.events)
     assert wire.events == [Event.KEY_REFUSED]
@@ -369,7 +376,7 @@ from zmqagents.wire import transport, unix
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-wire = unix.UnixCarrier(sys.argv[1])
+wire = unix.UnixTransport(sys.argv[1])
 end = time.monotonic() + 10
 while not wire.events and time.monotonic() < end:
     wire.look(transport.poll(wire.items, 100))
@@ -466,16 +473,16 @@ def test_without_a_free_descriptor_the_door_pauses_and_goes_on_later(
 
 
 def test_what_a_slow_reader_does_not_read_waits_with_its_sender_and_arrives_in_order(porter: Porter) -> None:
-    roomy: list[UnixPeer] = []
-    porter.door.roomy = roomy.append
+    roomy: list[Peer] = []
+    porter.on_room = roomy.append
     with shaken(porter) as (end, peer):
         taken = []
-        while peer.hand_over([b"%06d" % len(taken) + bytes(1000)]):
+        while peer.send([b"%06d" % len(taken) + bytes(1000)]):
             taken.append(b"%06d" % len(taken) + bytes(1000))
             assert len(taken) < 100_000
         assert peer.pending
-        assert len(peer._out) <= QUEUE_PIECES
-        assert not peer.hand_over([b"small"])
+        assert counts(peer)["pieces"] <= QUEUE_PIECES
+        assert not peer.send([b"small"])
         porter.settle()
         assert not roomy
         expected, got = written(*([text] for text in taken)), b""
@@ -485,23 +492,23 @@ def test_what_a_slow_reader_does_not_read_waits_with_its_sender_and_arrives_in_o
         assert got == expected
         assert set(roomy) == {peer}
         assert not peer.pending
-        assert peer.hand_over([b"small"])
+        assert peer.send([b"small"])
 
 
 def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Porter) -> None:
     with shaken(porter) as (end, peer):
         first, second = os.urandom(3 * MIB), os.urandom(3 * MIB)
-        assert peer.hand_over([first])
-        assert not peer.hand_over([second])
-        assert not peer.hand_over([b"head", bytes(zmtp.LARGE_BYTES)])
-        assert peer.hand_over([b"small"])
+        assert peer.send([first])
+        assert not peer.send([second])
+        assert not peer.send([b"head", bytes(zmtp.LARGE_BYTES)])
+        assert peer.send([b"small"])
         waiting = [[second]]
 
-        def send_more(peer: UnixPeer) -> None:
-            while waiting and peer.hand_over(list[Frame](waiting[0])):
+        def send_more(peer: Peer) -> None:
+            while waiting and peer.send(list[Frame](waiting[0])):
                 waiting.pop()
 
-        porter.door.roomy = send_more
+        porter.on_room = send_more
         expected, got = written([first], [b"small"], [second]), b""
         end.setblocking(False)
 
@@ -519,10 +526,8 @@ def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Por
 
 def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_looked(porter: Porter) -> None:
     """Room comes while messages to others are sent: it is still to be told of."""
-    out = Outbound(64 * MIB)
+    out = Delivery(64 * MIB, lambda session: None)
     with shaken(porter) as (end, peer):
-        ann, bob = _seated(peer), _seated(b"bob")
-        porter.door.roomy = lambda peer: out.go_on(ann)
         got = b""
 
         def drain() -> None:
@@ -531,16 +536,22 @@ def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_loo
                 while True:
                     got += end.recv(MIB)
 
+        class Bob(Line):
+            def queue(self, message: list[Frame]) -> bool:
+                drain()
+                return super().queue(message)
+
+        ann, bob = _seated(peer), _seated(Bob())
+        porter.on_room = lambda peer: out.go_on(ann)
         end.setblocking(False)
-        out.attach(lambda frame, flags, copy: drain())  # what is sent to bob
         filling = 1
-        while peer.hand_over([bytes(1000)]) and not peer.pending:
+        while peer.send([bytes(1000)]) and not peer.pending:
             filling += 1
         porter.until(lambda: drain() or not peer.pending)
         drain()
         got = b""
         for _ in range(filling - 50):  # nearly full
-            assert peer.hand_over([bytes(1000)])
+            assert peer.send([bytes(1000)])
         assert not peer.pending
         first, second = os.urandom(200_000), os.urandom(200_000)
         out.unsent = [(ann, [b"small"]), (ann, [first]), (ann, [second]), (bob, [b"small"])]
@@ -552,18 +563,18 @@ def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_loo
         assert ann.outbox is None
 
 
-def _seated(where: Where) -> Session:
+def _seated(peer: Peer) -> Session:
     session = Session(Hello(0, os.urandom(frames.CLIENT_ID_BYTES), {}), "", "call", 64 * MIB)
-    session.take_seat(where, 0.0)
+    session.take_seat(peer, 0.0)
     return session
 
 
 def test_pings_without_end_that_are_not_answered_to_cost_no_memory(porter: Porter) -> None:
-    ping = zmtp._command(b"PING", b"\0\0" + b"context")
+    ping = zmtp.command(b"PING", b"\0\0" + b"context")
     with shaken(porter) as (end, peer):
         end.sendall(ping)
         porter.settle()
-        pong = zmtp._command(b"PONG", b"context")
+        pong = zmtp.command(b"PONG", b"context")
         assert end.recv(len(pong), socket.MSG_WAITALL) == pong
         end.setblocking(False)
 
@@ -574,7 +585,7 @@ def test_pings_without_end_that_are_not_answered_to_cost_no_memory(porter: Porte
                 with contextlib.suppress(BlockingIOError):
                     end.send(ping * 10_000)
                 porter.turn()
-                most = max(most, sum(map(len, peer._out)))
+                most = max(most, counts(peer)["unwritten"])
             return most
 
         with within(10):
@@ -607,12 +618,12 @@ def test_the_other_side_may_vanish_amid_anything(porter: Porter) -> None:
 
 def test_the_other_side_may_vanish_with_unread_replies(porter: Porter) -> None:
     with shaken(porter) as (end, peer):
-        while peer.hand_over([bytes(1000)]):
+        while peer.send([bytes(1000)]):
             pass
         end.close()
     porter.until(lambda: porter.gone)
-    assert peer.hand_over([b"to nobody"])
-    assert (len(peer._out), peer.pending, porter.peers) == (0, False, [])
+    assert peer.send([b"to nobody"])
+    assert (counts(peer)["pieces"], peer.pending, porter.peers) == (0, False, [])
     assert porter.poller.poll(0, 64) == []
 
 
@@ -621,7 +632,7 @@ def test_messages_sent_before_the_close_are_received(porter: Porter, fails_first
     with shaken(porter) as (end, peer):
         end.sendall(written([b"one"], [b"two", bytes(100_000)], [b"three"]))
     if fails_first:
-        assert peer.hand_over([b"to nobody"])
+        assert peer.send([b"to nobody"])
         assert peer.ended
         assert not porter.gone
     porter.until(lambda: porter.gone)
@@ -633,7 +644,7 @@ def test_messages_sent_before_the_close_are_received(porter: Porter, fails_first
 
 def test_a_peer_that_reads_no_more_but_sends_does_not_keep_the_thread_busy(porter: Porter) -> None:
     with shaken(porter) as (end, peer):
-        while peer.hand_over([bytes(1000)]):
+        while peer.send([bytes(1000)]):
             pass
         end.shutdown(socket.SHUT_RD)
         end.sendall(written([b"still sending"]))
@@ -661,7 +672,7 @@ def test_a_number_that_is_used_again_in_the_same_turn_is_another_peer(porter: Po
 
 
 def test_those_who_come_and_go_leave_nothing_in_memory(porter: Porter, path: str) -> None:
-    buffers = sum(isinstance(thing, zmtp.Buffer) for thing in gc.get_objects())
+    buffers, peers = _live(zmtp.Buffer), _live(UnixPeer)
     for _ in range(100):
         with plain(path) as end:
             end.sendall(b"\xff")
@@ -669,14 +680,18 @@ def test_those_who_come_and_go_leave_nothing_in_memory(porter: Porter, path: str
             end.sendall(zmtp.head(MIB) + b"not all of it")
     porter.until(lambda: len(porter.gone) == 200)
     assert porter.peers == []
-    held = [peer for peer in porter.gone if peer._in._large is not None]
+    held = [peer for peer in porter.gone if counts(peer)["large"]]
     assert held == [], "who keeps a lost client in mind does not keep its half message"
-    assert sum(isinstance(thing, zmtp.Buffer) for thing in gc.get_objects()) - buffers <= zmtp.SPARE_BUFFERS
+    assert _live(zmtp.Buffer) - buffers <= zmtp.SPARE_BUFFERS
     porter.gone.clear()
     porter.now += HANDSHAKE_S
     porter.turn()
     del _
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, UnixPeer) and thing._door is porter.door]
+    assert _live(UnixPeer) == peers
+
+
+def _live(kind: type) -> int:
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
 # ---------------------------------------------------------------- long messages
@@ -711,7 +726,7 @@ def test_a_message_that_does_not_end_is_let_go_and_told_as_what_it_was(porter: P
         assert psutil.Process().memory_info().rss - begin < 16 * MIB
         end.sendall(written([b"end"], [b"next"]))
         porter.until(lambda: len(porter.received) == 2)
-    assert porter.messages == [[b"head"], [b"next"]]
+    assert porter.messages == [[], [b"next"]]
 
 
 def test_others_are_served_while_long_messages_come(porter: Porter) -> None:
@@ -733,10 +748,9 @@ def test_others_are_served_while_long_messages_come(porter: Porter) -> None:
         quick.sendall(written([b"begin"]))
         with within(30):
             while sum(peer is loader for peer, _ in porter.received) < 4:
-                got = loader._in._got
+                got = counts(loader)["large"]
                 porter.turn()
-                if loader._in._got > got:
-                    most = max(most, loader._in._got - got)
+                most = max(most, counts(loader)["large"] - got)
         sender.join()
         assert most <= 2 * READ_BYTES
         assert served >= 4 * len(long) / most / 2
@@ -760,12 +774,12 @@ def test_one_who_reads_as_fast_as_the_door_writes_has_its_turn_and_no_more(porte
         size = 32 * MIB
         reader = threading.Thread(target=_read, args=(end, size))
         reader.start()
-        assert peer.hand_over([bytes(size)])
+        assert peer.send([bytes(size)])
         turns = 1
         while peer.pending:
-            written = sum(map(len, peer._out))
+            unwritten = counts(peer)["unwritten"]
             porter.turn(1.0)
-            assert written - sum(map(len, peer._out)) <= WRITE_BYTES
+            assert unwritten - counts(peer)["unwritten"] <= WRITE_BYTES
             turns += 1
         reader.join(20)
         assert turns >= size / WRITE_BYTES
@@ -787,10 +801,9 @@ def test_one_who_writes_as_fast_as_the_door_reads_has_its_turn_and_no_more(path:
 
         def is_over() -> bool:
             nonlocal most
-            incoming = peer._in
-            got = incoming._got if incoming.amid_large else 0
+            got = counts(peer)["large"]
             porter.turn()
-            most = max(most, incoming._got - got if incoming.amid_large else 0)
+            most = max(most, counts(peer)["large"] - got)
             return len(porter.received) == 6
 
         porter.until(is_over)
@@ -805,12 +818,12 @@ def test_at_the_end_what_was_sent_is_written_as_long_as_it_is_read(path: str) ->
     porter = Porter(path)
     with shaken(porter) as (end, peer):
         data = os.urandom(8 * MIB)
-        assert peer.hand_over([data])
-        assert peer.hand_over([b"goodbye"])
+        assert peer.send([data])
+        assert peer.send([b"goodbye"])
         got: list[bytes] = []
         reader = threading.Thread(target=lambda: got.append(read_all(end)))
         reader.start()
-        porter.door._clock = time.monotonic
+        porter.clock = time.monotonic
         porter.close(10.0)
         reader.join()
     assert got == [written([data], [b"goodbye"])]
@@ -819,10 +832,10 @@ def test_at_the_end_what_was_sent_is_written_as_long_as_it_is_read(path: str) ->
 def test_at_the_end_who_does_not_read_is_waited_for_no_longer_than_the_linger(path: str) -> None:
     porter = Porter(path)
     with shaken(porter) as (end, peer), shaken(porter) as (_, silent):
-        peer.hand_over([bytes(8 * MIB)])
-        silent.hand_over([bytes(8 * MIB)])
+        peer.send([bytes(8 * MIB)])
+        silent.send([bytes(8 * MIB)])
         end.close()
-        porter.door._clock = time.monotonic
+        porter.clock = time.monotonic
         begin = time.process_time()
         seconds = hosts.seconds_of(lambda: porter.close(0.3))
         assert 0.25 < seconds < 5
@@ -832,7 +845,7 @@ def test_at_the_end_who_does_not_read_is_waited_for_no_longer_than_the_linger(pa
 def test_at_the_end_those_who_were_refused_are_closed_as_well(path: str) -> None:
     porter = Porter(path, uids=set())
     with plain(path) as end:
-        porter.until(lambda: porter.door._strangers)
+        porter.until(lambda: counts(porter.door)["strangers"])
         porter.close()
         assert read_all(end) == zmtp.GREETING + zmtp.refused(b"400")
 
@@ -898,6 +911,6 @@ def test_in_a_forked_child_no_socket_object_claims_a_number_that_is_free(porter:
         with descriptors.not_for_forks(path):
             child = os.fork()
             if not child:
-                os._exit(sum(peer._socket.fileno() != -1 for peer in peers) + (porter.door._listener.fileno() != -1))
+                os._exit(sum(each.fileno() != -1 for each in (*peers, porter.door)))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert all(peer._socket.fileno() == peer.fd for peer in peers)
+        assert all(peer.fileno() == peer.fd for peer in peers)

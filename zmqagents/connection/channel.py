@@ -1,4 +1,4 @@
-"""The connection of one client (a `Carrier`) and whoever reads it.
+"""The connection of one client (a `Transport`) and whoever reads it.
 
 One thread at a time *leads*: it alone sends, receives and looks at the clock (the lock ``_lead``). That is the I/O
 thread, which also runs the done-callbacks, connects, pings and recovers. But handing a reply from one thread to
@@ -40,11 +40,11 @@ from .. import codec, errors
 from ..codec import new_tuple
 from ..security.keys import KeyStore
 from ..wire import dealer, messages, transport
-from ..wire.dealer import ZmqCarrier
+from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
-from ..wire.transport import Carrier, Event
-from ..wire.unix import UnixCarrier
+from ..wire.transport import Event, Transport
+from ..wire.unix import UnixTransport
 from .requests import LARGE_BYTES, Message, Outstanding, Plain, Reask, Repeat, Request
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
@@ -100,7 +100,7 @@ class Channel:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._wake_fd = self._wake_r.fileno()
-        self._carrier: Carrier | None = None
+        self._carrier: Transport | None = None
         self._wakes: transport.Items = [(self._wake_fd, zmq.POLLIN)]
         self._token = 0
         self._server_id = ""
@@ -454,7 +454,7 @@ class Channel:
             wire.flush()
         return sent
 
-    def _send_one(self, wire: Carrier, request: Request) -> bool:
+    def _send_one(self, wire: Transport, request: Request) -> bool:
         """Queue it; False if it has to wait until others are answered."""
         book = self._book
         needed = book.lowest()
@@ -588,7 +588,7 @@ class Channel:
             self._on_tcp = endpoint.startswith("tcp:")
             keys = KeyStore.open().client_keypair() if server_key is not None else None
             path = endpoint.removeprefix("ipc://")
-            self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
+            self._carrier = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:
             if self._lost_at is None:
                 self._end(exc)

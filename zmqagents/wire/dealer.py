@@ -28,6 +28,7 @@ class ZmqCarrier:
     """See the module's docstring. libzmq's own reconnecting is in effect off: the channel makes a new carrier."""
 
     pending = False  # libzmq has queues of its own
+    is_clean = False
 
     def __init__(self, endpoint: str, keys: KeyPair | None, server_key: str | None) -> None:
         self.events: list[Event] = []

@@ -31,12 +31,13 @@ class UnixWire:
     more can be read, but for what was read and not taken.
     """
 
-    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "pending")
+    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "is_clean", "pending")
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
         self._in = incoming
         self._out: deque[Frame] = deque()
         self.pending = self.ended = self.drained = False
+        self.is_clean = True  # nothing is left of what was read
         self._socket = sock
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -114,6 +115,7 @@ class UnixWire:
         except OSError:
             count = 0
         if count:
+            self.is_clean = False
             self._in.filled(count)
         else:
             self.drained = True
@@ -139,6 +141,7 @@ class UnixWire:
             if start and size == int.from_bytes(data[1:9], "big") + 9:
                 return data[9:]
         if data:
+            self.is_clean = False
             self._in.feed(data)
         else:
             self.drained = True
@@ -149,6 +152,7 @@ class UnixWire:
         """The next message of what was read. RemoteProtocolError: the other side does not speak ZMTP."""
         incoming = self._in
         message = incoming.take()
+        self.is_clean = not incoming.started
         if message is None and incoming.answers:
             if not self.pending:  # who asks again and again, and does not read, is not answered
                 self._out += incoming.answers

@@ -33,6 +33,7 @@ class Carrier(Protocol):
 
     events: list[Event]
     pending: bool  # something sent waits until there is room
+    is_clean: bool  # what was read has been received: only a poll tells whether there is more
 
     @property
     def items(self) -> Items:

@@ -65,18 +65,24 @@ class UnixCarrier(UnixWire):
             self.flush()
 
     def receive(self) -> list[Frame] | None:
+        if self.is_clean and self._ready:
+            short = self.read_short()
+            if short is not None:
+                return [short]
+            if self.is_clean:
+                return None
         while True:
             message = self._next()
             if message is not None or not self.read():
                 return message
 
     def receive_soon(self) -> list[Frame] | None:
-        if self._in.started or not self._ready:
+        if not (self.is_clean and self._ready):
             message = self._next()
             if message is not None:
                 return message
         if not self.pending and self._poller.poll(SHORT_MS):
-            if not self._in.started and self._ready:
+            if self.is_clean and self._ready:
                 short = self.read_short()
                 if short is not None:
                     return [short]

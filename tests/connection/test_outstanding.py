@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -114,10 +115,10 @@ def test_overdue_requests_are_given_out_once() -> None:
     for deadline in (5.0, 3.0, None):
         book.add(request(deadline=deadline))
     send_all(book)
-    assert book.next_due() == 3.0
+    assert book.due == 3.0
     assert [each.call_id for each in book.take_overdue(4.0)] == [2]
     assert [each.call_id for each in book.take_overdue(9.0)] == [1]
-    assert book.next_due() is None
+    assert book.due == math.inf
 
 
 def test_a_busy_host_is_asked_again_at_the_time() -> None:

@@ -120,7 +120,7 @@ class _Attempt:
         with self._lock:
             self._is_cut = True
             if self._socket is not None:
-                # Closing it then resets the connection. Without that Linux leaves a peer that floods us stuck in send().
+                # Closing it then resets the connection: else Linux leaves a peer that floods us stuck in send().
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 with contextlib.suppress(OSError):  # not yet connected, or no more
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of TLS is for one thread alone

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from zmqagents.errors import ConfigError
-from zmqagents.server.studio import Registration, StudioUrl, _Line, _Stopped, register_in_background
+from zmqagents.server.studio import Registration, StudioUrl
 
 OK = b'{"status":"ok"}'
 PROMPT_S = 1.0  # generous for two shared cores; the waits that it is told from are longer
@@ -118,13 +118,13 @@ def studio() -> Iterator[Callable[..., LocalStudio]]:
 
 @pytest.fixture
 def register(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., Registration]]:
-    """`register_in_background` in a hurry; whatever is still under way at the end is stopped."""
+    """A `Registration` in a hurry; whatever is still under way at the end is stopped."""
     caplog.set_level(logging.DEBUG, "zmqagents.server.studio")
     made: list[Registration] = []
 
     def register_with(url: str, **given: Any) -> Registration:
         options: Any = {"server_id": "srv-1", "host": "agents.example", "port": 4711, "backoff_s": 0.01} | given
-        made.append(register_in_background(url, **options))
+        made.append(Registration(url, **options))
         return made[-1]
 
     yield register_with
@@ -347,27 +347,23 @@ def test_an_answer_without_end_is_read_up_to_a_bound(studio: Any, register: Any,
     assert "larger than 65,536 bytes" in the_warning(caplog)
 
 
-@pytest.mark.parametrize(("timeout_s", "stopped", "ends_in"), [(0.1, False, TimeoutError), (60, True, _Stopped)])
-def test_data_that_never_run_out_cannot_keep_a_line_past_its_end(
-    timeout_s: float, stopped: bool, ends_in: type[Exception]
+@pytest.mark.parametrize(("timeout_s", "stopped"), [(0.3, False), (60, True)])
+def test_data_that_never_run_out_cannot_keep_an_attempt_past_its_end(
+    studio: Any, register: Any, timeout_s: float, stopped: bool
 ) -> None:
-    """No wait for the peer is needed, so the end must be looked for before each read."""
-    wake, waker = socket.socketpair()
-    with wake, waker, socket.create_server(("127.0.0.1", 0)) as listener:
-        url = StudioUrl.parse(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        deadline = time.monotonic() + timeout_s
-        line = _Line(url, wake, deadline)
-        peer, _ = listener.accept()
-        with peer:
-            peer.sendall(b"abc")
-            assert line.read_into(memoryview(bytearray(1))) == 1
-            if stopped:
-                waker.send(b"x")
-            else:
-                time.sleep(max(0.0, deadline - time.monotonic()))
-            with pytest.raises(ends_in):
-                line.read_into(memoryview(bytearray(1)))
-            line.hang_up()
+    """No wait for the peer is needed, so that no time-out of the socket ever comes."""
+    flooding = threading.Event()
+
+    def flood(handler: Handler) -> None:
+        while not handler.server.released.is_set():
+            handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000)
+            flooding.set()
+
+    registration = register(studio(flood).url, attempts=1, timeout_s=timeout_s)
+    assert flooding.wait(10)
+    start = time.monotonic()
+    assert (registration.stop(10) if stopped else registration.wait(10) is False) is True
+    assert time.monotonic() - start < PROMPT_S + (0 if stopped else timeout_s)
 
 
 def test_a_studio_that_listens_but_never_accepts_is_a_time_out(register: Any, caplog: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import time
 import weakref
 from collections.abc import Callable
@@ -1410,7 +1411,7 @@ def test_calls_without_a_deadline_have_no_timer() -> None:
     world = World()
     world.agent("a")
     world.send("a")
-    assert world.dispatcher.next_deadline() is None
+    assert world.dispatcher.timers.due == math.inf
 
 
 def test_timers_of_calls_that_are_over_do_not_pile_up() -> None:
@@ -1419,12 +1420,12 @@ def test_timers_of_calls_that_are_over_do_not_pile_up() -> None:
     longest = 0
     for _ in range(10_000):
         world.done(world.send("a", timeout=300))
-        longest = max(longest, len(world.dispatcher._timers))
+        longest = max(longest, len(world.dispatcher.timers))
     assert longest <= 1100
     world.running("a", timeout=300)
     for _ in range(5_000):
         world.cancel(world.send("a", timeout=300))
-    assert len(world.dispatcher._timers) <= 1100
+    assert len(world.dispatcher.timers) <= 1100
 
 
 def test_a_thousand_calls_that_time_out_together_are_answered_in_one_tick() -> None:
@@ -1616,7 +1617,7 @@ def test_early_cancels_are_remembered_within_bounds() -> None:
     count = admission.MAX_EARLY_CANCELS
     for call_id in range(100, 100 + count + 1):
         world.cancel(Sent(world, world.client, call_id, None))
-    assert len(world.dispatcher._door.early_cancels) == count
+    assert len(world.dispatcher.admission.early_cancels) == count
     assert world.send("a", "co", call_id=100).started, "the oldest was forgotten"
     assert isinstance(world.send("a", "co", call_id=101).error, errors.CallCancelled)
 
@@ -1630,7 +1631,7 @@ def test_a_call_that_never_started_ends_no_matter_how_often_it_is_retried() -> N
             world.cancel(world.send(agent))
     record = world.dispatcher.agents["a"]
     assert record.queued == 0
-    assert world.dispatcher._slots.ready == 0
+    assert world.dispatcher.calls.slots.ready == 0
 
 
 # ---------------------------------------------------------------- peers that go and come back
@@ -1843,12 +1844,12 @@ def test_fetches_that_wait_for_the_shared_store_are_limited_cancelled_and_forgot
 def test_a_full_store_refuses_calls_that_would_leave_a_result_and_no_others() -> None:
     world = World(pool_type="redis", capacity=8)
     world.agent("a", "Wide")
-    world.dispatcher.store_full = "there is no room"
+    world.dispatcher.on_store_full("there is no room")
     refused = world.send("a", flags=Flag.DETACHED)
     assert isinstance(refused.error, errors.StoreFull)
     assert not world.begun
     world.done(world.running("a"))
-    world.dispatcher.store_full = ""
+    world.dispatcher.on_store_full("")
     world.done(world.running("a", flags=Flag.DETACHED))
     world.assert_idle()
 
@@ -1967,7 +1968,7 @@ def test_a_drain_whose_grace_is_over_answers_everybody_once_and_lets_every_waiti
     calls = [stuck, outer, inner, outside, world.send("a"), world.send("e", deps=[stuck]), world.send("e")]
     fetch = world.fetch(stuck.task_id)
     world.drain(3)
-    assert world.dispatcher.next_deadline() == world.now + 3
+    assert world.dispatcher.timers.due == world.now + 3
     world.sleep(3)
     for call in (*calls, fetch):
         assert isinstance(call.error, errors.HostStopping), call.task_id
@@ -2027,7 +2028,7 @@ def test_a_second_drain_may_only_shorten_the_first() -> None:
     world.running("a")
     world.drain(10)
     world.drain(20)
-    assert world.dispatcher.next_deadline() == world.now + 10
+    assert world.dispatcher.timers.due == world.now + 10
     world.drain(1)
     world.sleep(1)
     assert world.drained == [1]

@@ -144,7 +144,7 @@ class World:
 
     def __init__(self, *, capacity: int = 4, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
-        self.dispatcher = Dispatcher(self.config, find_class)
+        self.dispatcher = Dispatcher(self.config, find_class, shares=self.config.pool_type == "redis")
         self.now = 1000.0
         self.client = Peer("client")
         self.inside = Peer("inside", local=True)
@@ -289,11 +289,10 @@ class World:
         """Time passes; the broker looks at the clock when it promised to, and at the end."""
         end = self.now + seconds
         effects: list[Effect] = []
-        while (due := self.dispatcher.next_deadline()) is not None and due <= end:
+        while (due := self.dispatcher.timers.due) <= end:
             self.now = max(self.now, due)
-            before = self.dispatcher.next_deadline()
             effects += self.see(self.dispatcher.on_tick(self.now))
-            assert self.dispatcher.next_deadline() != before, "a timer that is due for ever"
+            assert self.dispatcher.timers.due != due, "a timer that is due for ever"
         self.now = end
         effects += self.see(self.dispatcher.on_tick(self.now))
         return effects
@@ -314,10 +313,10 @@ class World:
         """Nothing is open, and nothing of what was is kept."""
         dispatcher = self.dispatcher
         assert dispatcher.tasks == {}
-        assert (dispatcher.running, dispatcher.blocked, dispatcher._lingering) == (0, 0, 0)
-        assert dispatcher._slots.ready == dispatcher.queued_bytes == 0
-        assert not dispatcher._news
-        assert dispatcher._timers.live == 0
+        assert (dispatcher.running, dispatcher.blocked, dispatcher.calls.lingering) == (0, 0, 0)
+        assert dispatcher.calls.slots.ready == dispatcher.queued_bytes == 0
+        assert not dispatcher.calls.news
+        assert list(dispatcher.timers) == []
         assert dispatcher.counters.accepted == dispatcher.counters.answered
         for peer in (self.client, self.inside):
             assert (peer.calls, peer.fetches) == ({}, {})

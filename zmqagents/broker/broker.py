@@ -136,7 +136,8 @@ class Broker:
         self._fetch_far = fetch_far
         self._epoch = os.urandom(8).hex()
         self._open_store()
-        self._dispatcher = Dispatcher(config, classes.spec)
+        self._dispatcher = Dispatcher(config, classes.spec, shares=isinstance(self._store, SharedStore))
+        self._timers = self._dispatcher.timers
         self._leader = Leader(self._route)
         router = Events(self.post, self._leader.leads)
         services = InsideServices(config.server_id, models, router, own_client)
@@ -196,7 +197,7 @@ class Broker:
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
             "far_dep": self._on_far_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
             "beat": self._on_beat, "dep": self._on_dep, "found": self._on_found, "far": self._on_far,
-            "store_full": self._on_store_full,
+            "store_full": self._dispatcher.on_store_full,
         }  # fmt: skip
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
@@ -384,9 +385,8 @@ class Broker:
             if self._quick:
                 self._run_quick(self._clock() + TURN_S)
             now = self._clock()
-            due = None
             try:
-                due = self._look_at_clock(now)
+                self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
                 log.exception("what was due could not be done")
             if out.unsent:
@@ -402,7 +402,7 @@ class Broker:
             ):  # fmt: skip
                 self._asleep = True
                 # Posted between the last look and the flag: nobody will wake us for that.
-                wait_s = 0.0 if self._inbox else self._poll_s(now, due)
+                wait_s = 0.0 if self._inbox else self._poll_s(now)
             self._look_at_doors(wait_s)
 
     def _look_at_doors(self, wait_s: float) -> None:
@@ -423,11 +423,9 @@ class Broker:
                 listener.forget(peer)
                 self._clients.gone(peer)
 
-    def _poll_s(self, now: float, due: float | None) -> float:
-        """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
-        wait = min(POLL_LIMIT_S, self._clients.due - now, self._unix.due - now)
-        if due is not None and due - now < wait:
-            wait = due - now
+    def _poll_s(self, now: float) -> float:
+        """How long nothing is to be done, unless somebody says something."""
+        wait = min(POLL_LIMIT_S, self._clients.due - now, self._unix.due - now, self._timers.due - now)
         if self._router is not None and self._router.due - now < wait:
             wait = self._router.due - now
         return max(0.0, wait)
@@ -536,20 +534,17 @@ class Broker:
         pace.note(ended - now)
         return reply, ended
 
-    def _look_at_clock(self, now: float) -> float | None:
-        """Do what is due; when the next timer of the dispatcher is, None: there is none."""
+    def _look_at_clock(self, now: float) -> None:
+        """Do what is due."""
         router = self._router
         if router is not None and now >= router.next_look:
             router.look(now)
-        due = self._dispatcher.next_deadline()
-        if due is not None and due <= now:
+        if now >= self._timers.due:
             self._carry_out(self._dispatcher.on_tick(now))
-            due = self._dispatcher.next_deadline()
         if now >= self._clients.due:
             self._clients.look(now)
         if now >= self._unix.due:
             self._unix.look(now)
-        return due
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -914,10 +909,6 @@ class Broker:
 
     def _on_found(self, fetch: ParkedFetch, reply: Reply | None) -> list[Effect]:
         return self._dispatcher.on_found(fetch, reply)
-
-    def _on_store_full(self, reason: str) -> list[Effect]:
-        self._dispatcher.store_full = reason
-        return []
 
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         answer = Answer(peer, call_id, reply)

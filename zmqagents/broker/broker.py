@@ -136,7 +136,7 @@ class Broker:
         self._fetch_far = fetch_far
         self._epoch = os.urandom(8).hex()
         self._open_store()
-        self._dispatcher = Dispatcher(config, classes.spec, shares=isinstance(self._store, SharedStore))
+        self._dispatcher = Dispatcher(config, classes.spec, shares_results=isinstance(self._store, SharedStore))
         self._timers = self._dispatcher.timers
         self._leader = Leader(self._route)
         router = Events(self.post, self._leader.leads)

@@ -129,7 +129,12 @@ class WorkerPool:
                 break
             began = time.perf_counter()
             reply = Context().run(self._host.run, ticket, ticket.context)
-            self._note(ticket, time.perf_counter() - began)
+            pace = ticket.pace
+            if pace is not None:
+                if ticket.gate is not None or ticket.spawned:
+                    pace.disappoint()
+                else:
+                    pace.note(time.perf_counter() - began)
             with self._lock:
                 self._busy -= 1
                 surplus = len(self._threads) > max(self._capacity, self._busy + 1)
@@ -141,13 +146,3 @@ class WorkerPool:
                 return
         with self._lock:
             self._threads.discard(threading.current_thread())
-
-    @staticmethod
-    def _note(ticket: Ticket, seconds: float) -> None:
-        pace = ticket.pace
-        if pace is None:
-            return
-        if ticket.gate is not None or ticket.spawned:
-            pace.disappoint()
-        else:
-            pace.note(seconds)

@@ -41,22 +41,22 @@ __all__ = [
 
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
-    `UnknownClass`; ``shares``: the store is shared, so other hosts find the results of this one, and it theirs.
+    `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], *, shares: bool) -> None:
+    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], *, shares_results: bool) -> None:
         self.config = config
-        self.calls = calls = Calls(config, shares=shares)
+        self.calls = calls = Calls(config, shares=shares_results)
         self.admission = Admission(config, find_class, calls)
         self.waiting = waiting = Waiting(calls, self.admission)
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
         self.timers = calls.timers
-        self._shares = shares
+        self._shares = shares_results
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
         self.on_wait, self.on_unwait, self.on_wait_over = waiting.on_wait, waiting.on_unwait, waiting.on_wait_over
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
@@ -119,7 +119,7 @@ class Dispatcher:
             self.waiting.refuse_if_stuck(ticket, effects, now)
         if waiting is not None:
             self.waiting.begin(waiting, [ticket], False, effects, now)
-        return self._end(effects, now)
+        return self.waiting.end(effects, now) if self.calls.news or self.calls.drain is not None else effects
 
     def _accept(
         self, peer: Peer, call: Call, now: float, parent: Ticket | None, waiting: Ticket | None
@@ -225,7 +225,7 @@ class Dispatcher:
             if calls.news:  # before the slot is freed: those that waited for this go on ahead of new calls
                 self.waiting.spread(effects, now)
         calls.release(ticket, effects, now)
-        return self._end(effects, now)
+        return self.waiting.end(effects, now) if calls.news or calls.drain is not None else effects
 
     def on_cancel(self, peer: Peer, call_id: int, task_id: str, now: float, *, alone: bool = False) -> list[Effect]:
         """Cancel a call and (unless ``alone``) the calls that it has made: the peer's own by ``call_id``, or any by
@@ -241,7 +241,7 @@ class Dispatcher:
             self.calls.fetches.forget(peer.fetches[call_id])
         else:
             self.admission.cancel_early(task_id or task_id_of(peer.prefix, call_id))
-        return self._end(effects, now)
+        return self.waiting.end(effects, now)
 
     def on_detach(self, peer: Peer, now: float) -> list[Effect]:
         """The peer is gone for good: its plain calls are cancelled, its detached ones go on."""
@@ -252,7 +252,7 @@ class Dispatcher:
         for ticket in list(peer.calls.values()):
             if not ticket.flags & Flag.DETACHED:
                 self.calls.cancel(ticket, effects, now)
-        return self._end(effects, now)
+        return self.waiting.end(effects, now)
 
     def on_revoke(self, peer: Peer, error: ZmqAgentsError, now: float) -> list[Effect]:
         """The user of ``peer`` may not be here any more: ``error`` is what all that it asked for ends in."""
@@ -262,7 +262,7 @@ class Dispatcher:
             if not ticket.settled:  # by the end of the call that has made it
                 self.counters.cancelled += 1
                 self.calls.give_up(ticket, error, effects, now)
-        return self._end(effects, now)
+        return self.waiting.end(effects, now)
 
     # ------------------------------------------------------------ time, agents, the end
 
@@ -283,7 +283,7 @@ class Dispatcher:
             self.waiting.spread(effects, now)
             calls.end_drain(cut, effects)
             return effects
-        return self._end(effects, now)
+        return self.waiting.end(effects, now)
 
     def on_drain(self, deadline: float, now: float) -> list[Effect]:
         """Take no new calls; what is accepted may go on until ``deadline``. A later call may only shorten it."""
@@ -297,12 +297,7 @@ class Dispatcher:
             raise self.admission.unknown_agent(agent_id)
         effects: list[Effect] = []
         self.calls.forget_agent(record, effects, now, "was deleted")
-        return self._end(effects, now)
-
-    def _end(self, effects: list[Effect], now: float) -> list[Effect]:
-        """The end of every event here."""
-        calls = self.calls
-        return self.waiting.end(effects, now) if calls.news or calls.drain is not None else effects
+        return self.waiting.end(effects, now)
 
 
 def _go_on(waiting: Ticket | None, effects: list[Effect]) -> None:

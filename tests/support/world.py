@@ -144,7 +144,7 @@ class World:
 
     def __init__(self, *, capacity: int = 4, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
-        self.dispatcher = Dispatcher(self.config, find_class)
+        self.dispatcher = Dispatcher(self.config, find_class, shares_results=self.config.pool_type == "redis")
         self.now = 1000.0
         self.client = Peer("client")
         self.inside = Peer("inside", local=True)

@@ -60,7 +60,9 @@ class Dispatcher:
     ``tasks`` holds every ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec]) -> None:
+    def __init__(
+        self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], *, shares_results: bool = False
+    ) -> None:
         self.config = config
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
@@ -70,7 +72,7 @@ class Dispatcher:
         self._news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self._timers: Timers[Ticket | ParkedFetch] = Timers()
         self.queued_bytes = 0  # of the arguments of calls that have not started
-        self._shares = config.pool_type == "redis"  # results are found from other hosts, and theirs from here
+        self._shares = shares_results  # results are found from other hosts, and theirs from here
         self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
         self._lingering = 0  # settled calls whose code has not returned
         self._drain_deadline: float | None = None
@@ -356,6 +358,11 @@ class Dispatcher:
         effects: list[Effect] = []
         self._dep_done(ticket, task_id, reply, effects, now)
         return self._end(effects, now)
+
+    def on_store_full(self, reason: str) -> list[Effect]:
+        """The store takes no more results, and why; "": it takes them again."""
+        self.store_full = reason
+        return []
 
     # ------------------------------------------------------------ events: time, agents, the end
 

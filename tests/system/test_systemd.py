@@ -32,7 +32,7 @@ class Meddler(AgentBase):
     @async_func
     def stop_the_router_for(self, seconds):
         broker = next(thing for thing in gc.get_objects() if isinstance(thing, Broker))
-        broker._inbox.append((lambda: [time.sleep(seconds)][:0], ()))
+        broker.post(lambda: [time.sleep(seconds)][:0])
 """
 
 

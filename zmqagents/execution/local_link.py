@@ -44,6 +44,10 @@ class InsideLink(Link):
         self._lock = threading.Lock()
         self._stopped = False
 
+    def listens_at(self, address: str) -> None:
+        """Note the address of the host, which is not known before its listeners are open."""
+        self.address = address
+
     def call(
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,

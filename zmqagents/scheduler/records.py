@@ -139,6 +139,11 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def drop_instance(self) -> None:
+        """Drop the object of a deleted agent, once no call runs on it."""
+        if not self.holders:
+            self.instance = None
+
 
 class Ticket:
     """One accepted call."""

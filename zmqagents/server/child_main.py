@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import errors
-from ..broker.broker import Bound
+from ..broker.listening import Bound
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..process.life_line import EXIT_ORPHANED, LifeLine

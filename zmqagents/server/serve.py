@@ -27,7 +27,8 @@ from typing import Any
 
 from .. import discovery, errors
 from ..agents import loader
-from ..broker.broker import Bound, Broker
+from ..broker.broker import Broker
+from ..broker.listening import Bound
 from ..client import links, proxy, rpc
 from ..codec import pickling
 from ..config import BrokerConfig
@@ -188,7 +189,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
         if notifier.watchdog_s is not None and alive.is_set():
             notifier.alive()
             alive.clear()
-            broker.post("beat", alive)
+            broker.beat(alive)
     if not told:
         notifier.stopping("stopped")
 

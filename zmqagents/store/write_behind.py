@@ -39,7 +39,7 @@ from ..wire.messages import Reply, error_reply, reply_from_bytes, reply_to_bytes
 from . import Found, SharedStore, State
 from .base import ENTRY_OVERHEAD_BYTES, Mark, Settlement
 
-__all__ = ["Archive", "Question", "reply_for"]
+__all__ = ["Question", "WriteBehind", "reply_for"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Question:
         return min(until, self.believe_at) if state is State.UNKNOWN else 0.0
 
 
-class Archive:
+class WriteBehind:
     """The results of one host in a shared store; see the module's docstring.
 
     All but `close` is for the router thread. The owner of ``store`` is ``server id/epoch``. ``on_full`` is called by
@@ -146,14 +146,16 @@ class Archive:
 
     # ------------------------------------------------------------ the router thread
 
-    def begin(self, task_id: str) -> None:
-        """A call is accepted whose result will be kept."""
+    def begin(self, begun: tuple[str]) -> None:
+        """Note that the call with this task id is accepted, and that its result will be kept."""
+        (task_id,) = begun
         with self._lock:
             self._open[task_id] = self._begins[task_id] = None
         self._wake()
 
-    def keep(self, task_id: str, reply: Reply) -> None:
-        """It has ended."""
+    def keep(self, ended: tuple[str, Reply]) -> None:
+        """Keep the reply of the call with this task id, which has ended."""
+        task_id, reply = ended
         with self._lock:
             self._open.pop(task_id, None)
             self._begins.pop(task_id, None)

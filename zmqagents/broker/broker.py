@@ -36,10 +36,11 @@ from typing import Any, ParamSpec
 from .. import codec, errors
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
+from ..execution.event_loop import EventLoop
 from ..execution.gate import Gate, Wait
-from ..execution.local_link import InsideLink
+from ..execution.local_link import LocalLink
 from ..execution.runner import AgentHost
-from ..execution.services import InsideServices
+from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher
@@ -124,10 +125,13 @@ class Broker:
             dispatcher, self._clients, self.post, self._carry_out, clock,
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
-        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self._events)
-        services = InsideServices(config.server_id, models, self._events, own_client)
-        host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
-        self._pool = WorkerPool(host, self._hand_in, config.capacity, self._events)
+        self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
+        services = LocalServices(config.server_id, models, self._events, own_client)
+        loop = EventLoop()
+        host = AgentHost(
+            config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
+        )
+        self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(

@@ -28,14 +28,14 @@ from .router import Router
 from .services import gives_slot_back
 
 
-class InsideLink(Link):
+class LocalLink(Link):
     """The link of a host to itself: requests go straight to the router thread, and its replies come back from there."""
 
     inside = True
 
-    def __init__(self, server_id: str, address: str, max_bytes: int, router: Router) -> None:
+    def __init__(self, server_id: str, max_bytes: int, router: Router) -> None:
         self.server_id = server_id
-        self.address = address
+        self.address = ""  # until `listens_at`
         self.max_bytes = max_bytes
         self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
         self._router = router

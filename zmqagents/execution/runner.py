@@ -44,11 +44,14 @@ class _Refused(Exception):
 
 
 class AgentHost:
-    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block."""
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``await_value``
+    waits for an awaitable on the host's event loop.
+    """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
-        *, unpickler: Callable[[bytes], Any] | None = None, pickler: Callable[[Any], bytes] | None = None,
+        await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
+        pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.classes = classes
@@ -58,8 +61,7 @@ class AgentHost:
         self._unpickler = unpickler
         self._pickler = pickler
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
-        # Set by the worker pool: waits for an awaitable on the host's one event loop.
-        self.await_value: Callable[[Awaitable[Any]], Any] = _no_loop
+        self._await_value = await_value
 
     # ------------------------------------------------------------ running
 
@@ -76,7 +78,7 @@ class AgentHost:
                 value = value.result()  # `return other.reply(x)`: the caller means its value
             elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
                 with self.services.outside(context):
-                    value = self.await_value(value)
+                    value = self._await_value(value)
             return self._encode(ticket, value)
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
@@ -229,12 +231,17 @@ class AgentHost:
                 raise _Refused(errors.MessageTooLarge(label, exc.size, exc.limit)) from None
             raise _Refused(errors.SerializationError(label, exc.path, exc.type_name)) from None
 
+    @staticmethod
+    def cancelled(ticket: Ticket) -> Reply:
+        """The reply for a coroutine that was cancelled."""
+        error = errors.CallCancelled(f"{ticket.label} was cancelled")
+        return error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
-        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if _is_cancellation(exc):
-            cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
-            return error_reply(cancelled, **where)
+            return self.cancelled(ticket)
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
         data = errors.describe(exc, **where)
@@ -284,10 +291,6 @@ def _args_of(exc: BaseException) -> list[Any] | None:
     if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
         return list(exc.args)
     return None
-
-
-def _no_loop(value: Awaitable[Any]) -> Any:
-    raise errors.ConfigError(f"no event loop to await {value!r} on")
 
 
 def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:

@@ -1,10 +1,10 @@
 """Calls that the host's own code makes: agent to agent within one host, without a socket.
 
-`InsideLink` has the same interface as a client's `Connection` (see `link`), but hands its calls straight
+`LocalLink` has the same interface as a client's `Connection` (see `link`), but hands its calls straight
 to the broker's inbox and gets the replies from the router thread. The semantics are those of a call over
 the wire: arguments and results are encoded and decoded, limits and deadlines hold.
 
-What makes it more than a short cut is `InsideServices`: code that waits, in a nested call or for results,
+What makes it more than a short cut is `LocalServices`: code that waits, in a nested call or for results,
 tells the dispatcher what it waits for, gives its slot back meanwhile and goes on when the dispatcher says so
 (`Gate`). Code on the event loop cannot block; it gets `BlockingCallError`.
 """
@@ -24,10 +24,10 @@ from ..scheduler.dispatcher import Ticket
 from .gate import Wait, begin_wait, thread_gate
 from .router import Router
 
-__all__ = ["InsideServices"]
+__all__ = ["LocalServices"]
 
 
-class InsideServices:
+class LocalServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
     def __init__(self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any]) -> None:

@@ -1,6 +1,6 @@
 """What proxies stand on: one way to send a call, whoever carries it.
 
-A `Link` is a client's `Connection` to a host, or a host's `InsideLink` to itself. A reply comes to a *sink*, on
+A `Link` is a client's `Connection` to a host, or a host's `LocalLink` to itself. A reply comes to a *sink*, on
 the thread that carries it (the I/O thread of a connection, the router thread of a host): a `Waiter` for a thread
 that blocks, an `AsyncResult` for everything else.
 """

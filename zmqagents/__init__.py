@@ -30,6 +30,7 @@ _LAZY = {
     "BrokerConfig": "config",
     "AsyncRpcClient": "client.aio",
     "Msg": "agents.msg",
+    "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .client.aio import AsyncRpcClient as AsyncRpcClient
     from .client.deadlines import deadline as deadline
     from .client.proxy import AgentProxy as AgentProxy
+    from .client.proxy import RemoteMethod as RemoteMethod
     from .client.result import AsyncResult as AsyncResult
     from .client.rpc import RpcClient as RpcClient
     from .client.stream import Stream as Stream

@@ -68,9 +68,14 @@ def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: 
 class AgentBase(metaclass=_AgentMeta):
     """A base for agents: subclasses write ``reply`` and any other public methods.
 
-    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``. The keyword
-    ``to_dist`` of the constructor makes the agent on a host and returns its proxy: True means the private host of
-    this process, a dict is like the arguments of `to_dist`.
+    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``; see `agent` for
+    what they mean, ConfigError for a value that is not allowed. The keyword ``to_dist`` of the constructor makes the
+    agent on a host and returns its `AgentProxy`: True means the private host of this process, a dict is like the
+    arguments of the method `to_dist`, which says what is raised.
+
+    ``name`` is a text for people, by default the name of the class; it need not be unique.
+
+    On a host, ``__init__`` and the methods run in worker threads, ``async def`` methods on the host's event loop.
     """
 
     def __init_subclass__(
@@ -90,18 +95,24 @@ class AgentBase(metaclass=_AgentMeta):
 
     @property
     def agent_id(self) -> str:
-        """The id under which the host knows this agent. An agent that is on no host gets an id at the first look."""
+        """The id under which the host knows this agent, such as ``reader-7f3k2a9c``. Any thread.
+
+        An agent that is on no host gets an id when this is read first, and keeps it when `to_dist` makes it on a host.
+        """
         made: str | None = self.__dict__.get("_zmqagents_id")
         if made is None:
             made = self.__dict__["_zmqagents_id"] = new_agent_id(type(self).__name__)
         return made
 
     def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`."""
+        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
+
+        Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
+        """
         raise UnknownMethod(f"{type(self).__name__} has no reply method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as `reply`."""
+        """The same as `reply`: it is called with the same arguments, and its value returned."""
         return self.reply(*args, **kwargs)
 
     @host_only
@@ -120,12 +131,20 @@ class AgentBase(metaclass=_AgentMeta):
 
     @host_only
     def model_config(self, name: str) -> dict[str, Any]:
-        """The model configuration ``name`` of the host. For agent code only; ConfigError: there is no such one."""
+        """The model configuration ``name`` of the host, as a new dict.
+
+        For code that runs on a host, in any of its threads. ConfigError: the host has no configuration of that name, or
+        the agent is on no host.
+        """
         return self._host().model_config(name)
 
     @host_only
     def model(self, name: str) -> Any:
-        """A client for the model configuration ``name``. For agent code only; ConfigError: there is no such one."""
+        """A client for the model configuration ``name``: what ``model_type`` names, made once for the host.
+
+        For code that runs on a host, in any of its threads. ConfigError: as in `model_config`, or the configuration
+        names no kind of client that there is; MissingExtra: the library for it is not installed.
+        """
         return self._host().model(name)
 
     def _host(self) -> HostServices:

@@ -1,7 +1,7 @@
 """Files over the wire, both ends: what a host lets be read, and what a client makes of it.
 
-A file travels as a stream: its size first, then its bytes in chunks. The credit window of streams (`outlet`) bounds
-what is on its way, so both ends need the same memory for any size.
+A file travels as a stream: its size first, then its bytes in chunks. The credit window of streams (`stream_sender`)
+bounds what is on its way, so both ends need the same memory for any size.
 
 What may be read is below the directories that ``--file-root`` names, and nothing without one. A path is judged by
 where it really leads, all links and ``..`` followed. In between somebody may put a link where a directory was, so the

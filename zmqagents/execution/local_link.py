@@ -1,4 +1,12 @@
-"""TODO."""
+"""Calls that the host's own code makes: agent to agent within one host, without a socket.
+
+`LocalLink` has the interface of a client's `Connection` (see `wire.link`), but hands its calls to the router thread and
+gets the replies from there. The semantics are those of a call over the wire: arguments and results are encoded and
+decoded, limits and deadlines hold. Code that waits for such a call gives its worker slot back meanwhile; see `services`
+for waits of other kinds.
+
+Threads: any thread of the host calls the methods of `Link`; the router thread calls `deliver`, `chunk` and `stop`.
+"""
 
 from __future__ import annotations
 

@@ -4,9 +4,6 @@
 does the same for ``async def`` methods on the event loop. Bodies are decoded and encoded here and nowhere
 else on the host. Nothing that an agent does, raises or returns gets out as an exception: it becomes an
 error reply, so that every started call is answered exactly once.
-
-`ClassTable` holds the classes that the host may make agents of, by their full name (``module:Class``)
-and, where that is unambiguous, by their short one.
 """
 
 from __future__ import annotations

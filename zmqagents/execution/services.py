@@ -1,12 +1,9 @@
-"""Calls that the host's own code makes: agent to agent within one host, without a socket.
+"""What agents' code asks of its host: model configurations, a client, and above all to wait.
 
-`LocalLink` has the same interface as a client's `Connection` (see `link`), but hands its calls straight
-to the broker's inbox and gets the replies from the router thread. The semantics are those of a call over
-the wire: arguments and results are encoded and decoded, limits and deadlines hold.
-
-What makes it more than a short cut is `LocalServices`: code that waits, in a nested call or for results,
-tells the dispatcher what it waits for, gives its slot back meanwhile and goes on when the dispatcher says so
-(`Gate`). Code on the event loop cannot block; it gets `BlockingCallError`.
+Code that waits, for results, for the next item of a stream or for something that the host cannot see, tells the
+dispatcher what it waits for, gives its worker slot back meanwhile, and goes on when the dispatcher opens its `Gate`.
+So waiting costs no capacity, and a wait that could never end is refused with `DeadlockError`. Code on the event loop
+holds no slot and cannot block; it gets `BlockingCallError`, and reports what it awaits by `LocalServices.awaiting`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where calls run: worker threads, and one event loop for ``async def`` methods.
 
-The pool is a mechanism without opinions: the dispatcher decides what starts and never starts more than
-``capacity`` calls that hold a slot, so the pool only has to have a thread for each. It keeps one
+The dispatcher decides what starts, and never starts more than ``capacity`` calls that hold a slot, so the pool only has
+to have a thread for each. It keeps one
 `queue.SimpleQueue` (the cheapest hand-off there is: 6.7 us a round trip measured) and adds a thread when
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
 A stand-in ends when it would be idle beside ``capacity`` others.
@@ -81,7 +81,7 @@ class WorkerPool:
         self._jobs.put(ticket)
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
-        """Tell the code of a running ticket that nobody waits for it; ``alone``: the calls that it made go on."""
+        """Tell the code of a running ticket that no caller waits for it; ``alone``: the calls that it made go on."""
         if ticket.context is not None:
             ticket.context.cancel(alone=alone)
         if ticket.on_loop:

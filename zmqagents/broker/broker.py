@@ -155,6 +155,7 @@ class Broker:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
+        self._wake_fd = self._wake_r.fileno()
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
@@ -334,11 +335,10 @@ class Broker:
         ready = listening.poller.poll(wait_s, MAX_READY)
         self._asleep = False
         for fd, events in ready:
-            if not (
-                listening.unix.on_ready(fd, events)
-                or (listening.router is not None and listening.router.on_ready(fd, events))
-            ):
+            if fd == self._wake_fd:
                 self._empty_pipe()
+            elif not listening.unix.on_ready(fd, events) and listening.router is not None:
+                listening.router.on_ready(fd, events)
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""

@@ -4,7 +4,7 @@
 the function that answers it.
 
     role "call"   every client                                    Runs.ROUTER  in the router thread
-    role "owner"  who made the agent or the call, and admins      Runs.APART   in a thread of its own
+    role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
     role "admin"  admins                                          Runs.CALL    as a call, by the scheduler
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
@@ -46,7 +46,7 @@ __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Req
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
-MAX_LISTED_CALLS = 10_000  # a list of more would be read by nobody and hold up the router
+MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
 
 
 class Runs(enum.Enum):

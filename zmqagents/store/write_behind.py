@@ -1,4 +1,4 @@
-"""The way from the router thread to a store that may keep it waiting: Redis, which other hosts share.
+"""Between the router thread and a shared store that may keep its callers waiting: Redis.
 
     router thread ── begin, keep, look_up ──►  store thread  ◄──► Redis
                   ◄── answers, by `Broker.post` ──┘   ▲
@@ -15,7 +15,7 @@ has died and when Redis was away; and each of them every `LOOK_AGAIN_S`.
 
 *Trouble.* When Redis does not answer, questions get `StoreUnavailable` at once, until a beat (twice a second) gets
 through. Results wait meanwhile, `MAX_UNWRITTEN_BYTES` of them: beyond, the oldest are given up and are EXPIRED to
-whoever asks later. When Redis is at its maxmemory the same holds, and the host refuses new calls that would leave a
+later readers. When Redis is at its maxmemory the same holds, and the host refuses new calls that would leave a
 result there (`StoreFull`).
 """
 
@@ -55,7 +55,7 @@ CLOSE_S = 1.5
 
 
 def reply_for(found: Found, task_id: str, config: BrokerConfig) -> Reply:
-    """What is said to who asks for the result of ``task_id``. Raises RemoteProtocolError for a value that is none."""
+    """The answer to a reader of ``task_id``. Raises RemoteProtocolError for a value that is no reply."""
     if found.state is State.DONE and found.value is not None:
         return reply_from_bytes(found.value)
     error: errors.CallError
@@ -77,7 +77,7 @@ class Question:
     ``answer(state, reply)`` is called once, by the router or the store thread, and must not block: PENDING and None
     when the time is over; None and an error when the store cannot say. ``until`` (monotonic seconds): how long to wait
     for a task that is pending; None: as long as it is. ``patience_s``: how long to disbelieve that a task is unknown,
-    because word of it may be on its way. ``is_over``: nobody waits for the answer any more.
+    because word of it may be on its way. ``is_over`` tells whether the answer is needed no more.
     """
 
     __slots__ = ("alarm", "answer", "believe_at", "is_over", "state", "task_id", "until")
@@ -210,7 +210,7 @@ class WriteBehind:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
-        self._store.close()  # whoever still waits for it is cut off
+        self._store.close()  # what still waits for it is cut off
         if self._results:
             log.warning("%s: %d results could not be written", self._config.server_id, len(self._results))
 
@@ -242,7 +242,7 @@ class WriteBehind:
 
     def _gather(self) -> list[Question | str]:
         """What has come, after a pause until there is something to do."""
-        self._asleep = True  # before the look at what there is to write: whoever adds to it now will wake us
+        self._asleep = True  # before the look at what there is to write: what is added from now on wakes this thread
         pause = 0.0
         if not (self._is_to_write() or self._ending.is_set()):
             pause = max(0.0, self._due() - time.monotonic())

@@ -1,4 +1,12 @@
-"""TODO."""
+"""A client's TCP connection: a DEALER of libzmq, with CURVE.
+
+libzmq does the handshake, the encryption and all reading and writing, in a thread of its own. It says what happens to
+the connection through a *monitor* socket, which is polled beside the DEALER; `DealerTransport.look` turns what it says
+into an `Event`. libzmq's own reconnecting is in effect off: after an event that ends the connection, the client makes a
+new transport, so that a token of the old connection is never used on a new one.
+
+All DEALERs of a process share one context. A forked child must neither use nor close it (`forget_context`).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +33,7 @@ _recv: Any = zmq.backend.Socket.recv
 
 
 class DealerTransport:
-    """See the module's docstring. libzmq's own reconnecting is in effect off: the channel makes a new carrier."""
+    """See the module's docstring and `transport.Transport`."""
 
     pending = False  # libzmq has queues of its own
     is_clean = False

@@ -1,8 +1,8 @@
 """The host's listener for clients elsewhere: a ROUTER of libzmq bound to TCP, with CURVE.
 
-Beside the ROUTER there are two more sockets: the ZAP socket, at which libzmq asks who may connect, and the ROUTER's
-monitor, which tells that some connection has ended, but not which one. Only sending tells that, so the host sends
-something to everybody then (``call_roll``).
+Beside the ROUTER there are two more sockets: the ZAP socket, at which libzmq asks whether a client may connect, and the
+ROUTER's monitor, which tells that some connection has ended, but not which one. Only sending tells that, so the host
+sends something to every client then (``call_roll``).
 
 libzmq counts messages, not bytes. So it gets large messages only up to `IN_FLIGHT_BYTES` for each client at a time;
 that they were written shows when libzmq lets go of their memory. libzmq does not say either when a client has room
@@ -41,7 +41,7 @@ HANDSHAKE_MS = 5000
 MAX_ASKED = 1024  # messages in one turn at most, after the ROUTER has said that there are some
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
-ROLL_CALL_EVERY_S = 0.1  # how often everybody is probed after a connection has ended
+ROLL_CALL_EVERY_S = 0.1  # how often every client is probed after a connection has ended
 ROLL_CALLS = 2  # how many times: libzmq's monitor may tell of the end before the ROUTER itself knows
 COUNTED_BYTES = 32_768  # messages from that size on count as in flight until they are written
 IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
@@ -130,8 +130,8 @@ class RouterPeer:
 class RouterListener:
     """The listener on TCP; see the module's docstring and `transport.Listener`.
 
-    ``auth`` decides who may connect. ``call_roll`` is called when some connection has ended: it is to `Peer.probe`
-    every peer that has a session.
+    ``auth`` decides which clients may connect. ``call_roll`` is called when some connection has ended: it is to
+    `Peer.probe` every peer that has a session.
     """
 
     def __init__(
@@ -317,7 +317,7 @@ class RouterListener:
     # ------------------------------------------------------------ what is due
 
     def look(self, now: float) -> None:
-        """Answer clients that want to connect, find out who has left, and try clients again that had no room."""
+        """Answer clients that connect, look for connections that have ended, and try clients again that had no room."""
         self.due, self.next_look = math.inf, now + ZAP_EVERY_S
         for socket, _ in zmq.zmq_poll(self._beside, 0):
             if socket is self._monitor:

@@ -1,4 +1,4 @@
-"""What a connection looks like to those who use it, whatever socket carries it.
+"""The interfaces of a connection, the same for every kind of socket.
 
 Two pairs of interfaces, each with a body for Unix sockets (hosts and clients of one machine) and one for TCP:
 

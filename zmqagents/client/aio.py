@@ -19,7 +19,7 @@ from ..connection.target import Transport
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_awaited, checked_name, holding, request_body
+from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
 from .rpc import RpcClient, creation
 
@@ -135,7 +135,9 @@ class AsyncRpcClient:
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
         """The result of any call; ``await`` it."""
         checked_name(task_id, errors.UnknownTask)
-        return holding(self._client, AsyncResult.attach(self._link, task_id, bind_awaited, timeout))
+        return AsyncResult(
+            self._link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=self._client
+        )
 
     async def close(self) -> None:
         """Let go of the connection; the last client of this process to the host closes it."""
@@ -168,9 +170,7 @@ class AsyncRpcClient:
         return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
-        result = AsyncResult(self._link, op, bind_awaited)
-        result.task_id = self._link.submit("", op, body, result, options=options, timeout=timeout)
-        return await result
+        return await AsyncResult(self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout)
 
     def _proxy(self, description: Any) -> AgentProxy:
         return self._client.proxy_from(description, awaitable=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
@@ -30,8 +30,6 @@ __all__ = ["AgentProxy", "bind_reference"]
 
 # ---------------------------------------------------------------- links
 
-_Outcome = TypeVar("_Outcome", AsyncResult, Stream)
-
 
 def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
     """A live proxy or result for a reference from the wire.
@@ -45,7 +43,7 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
-    return AsyncResult.attach(link, ref.task_id, bind_awaited if awaitable else bind_reference)
+    return AsyncResult(link, ref.task_id, bind_awaited if awaitable else bind_reference, None, task_id=ref.task_id)
 
 
 def bind_own(ref: AgentRef | TaskRef) -> Any:
@@ -212,10 +210,10 @@ class AgentProxy:
         link, body = self._za_link, codec.encode_call((), {})
         left = time_left(self._za_timeout)
         if self._za_awaitable:
-            result = _AttributeResult(link, f"{self._za_id}.{name}", bind_awaited)
-            flags = Flag.ATTRIBUTE | Flag.DETACHED
-            result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
-            return holding(self._za_client, result)
+            return _AttributeResult(
+                link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
+                flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
+            )  # fmt: skip
         return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
@@ -280,13 +278,13 @@ class RemoteMethod:
     def _submit(self, body: codec.Encoded, left: float | None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
-            stream = Stream(link, self._label, self._bind)
-            stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-            return holding(self._client, stream)
-        result = AsyncResult(link, self._label, self._bind, self._home)
-        flags = Flag.DETACHED | self._flags
-        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
-        return holding(self._client, result)
+            return Stream(
+                link, self._label, self._bind, body, agent=agent_id, method=name, timeout=left, client=self._client
+            )
+        return AsyncResult(
+            link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
+            timeout=left, home=self._home, client=self._client,
+        )  # fmt: skip
 
     def _takes_timeout(self) -> bool:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
@@ -306,13 +304,6 @@ class AwaitedMethod(RemoteMethod):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
-
-
-def holding(client: object | None, outcome: _Outcome) -> _Outcome:
-    """``outcome`` keeps the client that asked for it, and may be all that is left of ``Reader().to_dist(...)(x)``."""
-    if client is not None:
-        outcome.__dict__["_client"] = client
-    return outcome
 
 
 class _AttributeResult(AsyncResult):

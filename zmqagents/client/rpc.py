@@ -14,10 +14,10 @@ from ..config import DEFAULT_TIMEOUT_S, check_host
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
-from ..wire.messages import Flag, Op
+from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_reference, checked_name, holding, request_body, value_of
+from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
 
@@ -171,7 +171,7 @@ class RpcClient:
         It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
         """
         checked_name(task_id, errors.UnknownTask)
-        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
+        return AsyncResult(self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self)
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
@@ -193,11 +193,9 @@ class RpcClient:
     def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
         """The stream of a file: its size, then its bytes."""
         link, path = self._link, os.fspath(remote_path)
-        stream = Stream(link, Op.DOWNLOAD, bind_reference)
         left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)
         body = request_body(link, Op.DOWNLOAD, (path,), {})
-        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-        return holding(self, stream)
+        return Stream(link, Op.DOWNLOAD, bind_reference, body, agent="", method=Op.DOWNLOAD, timeout=left, client=self)
 
     # ------------------------------------------------------------ life
 

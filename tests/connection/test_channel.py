@@ -21,7 +21,8 @@ from actors import Desk, Latch, client_of, host, within
 from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec
 from zmqagents.connection.channel import LATE_S, Channel
 from zmqagents.connection.connection import Connection
-from zmqagents.connection.requests import Outstanding, Plain, Request
+from zmqagents.connection.requests import Plain, Request
+from zmqagents.connection.session import Outstanding
 from zmqagents.connection.target import Target
 from zmqagents.errors import BlockingCallError
 from zmqagents.wire import messages

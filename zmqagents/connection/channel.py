@@ -46,7 +46,8 @@ from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
 from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
-from .requests import LARGE_BYTES, Message, Outstanding, Plain, Reask, Repeat, Request
+from .requests import Message, Plain, Reask, Repeat, Request
+from .session import LARGE_BYTES, Outstanding
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
 

@@ -1,6 +1,6 @@
-"""What callers hold: `AgentProxy`, which looks like the agent, and `RpcClient`, which stands for its host.
+"""`AgentProxy`, which looks like the agent, and `RemoteMethod`, one method of it.
 
-Both stand on a `Link` and send nothing by themselves but calls. Arguments are encoded in the caller's
+Both send nothing but calls, over a `Link`. Arguments are encoded in the caller's
 thread, so a value that cannot travel fails there (`SerializationError`); a result is decoded in the thread that
 first reads it. A proxy and a result are references: they pickle, they go as arguments to any agent on any
 host, and arrive as a proxy, or as the finished value.
@@ -26,9 +26,6 @@ from .result import AsyncResult, decode_reply
 from .stream import Stream
 
 __all__ = ["AgentProxy", "bind_reference"]
-
-
-# ---------------------------------------------------------------- links
 
 
 def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
@@ -57,9 +54,6 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     return bind_reference(ref, came_by, awaitable=True)
 
 
-# ---------------------------------------------------------------- deadlines
-
-
 def value_of(link: Link, reply: Reply) -> Any:
     if reply.code:
         raise rebuild_error(reply)
@@ -86,11 +80,11 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
     if not name:
-        raise error("no name is empty")
+        raise error("names must not be empty")
     if len(name) > MAX_TEXT:
-        raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
+        raise error(f"names must have at most {MAX_TEXT} characters, got {name[:40]!r}...")
     if not name.isprintable():  # lone surrogates among them
-        raise error(f"no name is like {name[:40]!r}")
+        raise error(f"names must be printable text, got {name[:40]!r}")
     return name
 
 
@@ -131,7 +125,7 @@ class AgentProxy:
 
     @property
     def agent_id(self) -> str:
-        """The agent's id on its host."""
+        """The agent's id on its host: printable text, unique there."""
         return str(self._za_id)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,6 @@
-"""What a call gives before its value is there: `AsyncResult` for one value, `Stream` for many.
+"""`AsyncResult`: what a call gives before its value is there.
 
-Both are filled by the thread that carries the reply and read by any other; a value is decoded in the thread that
+It is filled by the thread that carries the reply and read by any other; the value is decoded in the thread that
 first reads it. Reading waits, and a wait inside an agent's call goes through its host (`HostServices`), so that it
 gives the worker slot back and a wait that could never end is refused.
 
@@ -135,7 +135,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
     and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
-    ``result`` and ``exception`` may be called again and again, from any thread.
+    ``result`` and ``exception`` may be called again and again, from any thread. Done-callbacks run on the thread that
+    carries the reply, where waiting is refused with `BlockingCallError`. A proxy makes it; programs do not.
     """
 
     def __init__(

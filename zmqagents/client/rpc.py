@@ -1,4 +1,8 @@
-"""TODO."""
+"""`RpcClient`: a host, from outside. Each method is one request to the host itself, which blocks for its answer.
+
+A class that the host does not know is sent along where the host takes pickles, a private host of this program; then
+the request is made again.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +55,10 @@ class RpcClient:
     the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
     without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
+
+    Each request blocks its thread: CallTimeout when the host does not answer in time, HostUnreachable when nothing
+    listens, AuthenticationError for a refused key, PermissionRefused where the user's role does not suffice.
+    ConfigError for parameters that no host can have.
     """
 
     def __init__(

@@ -1,4 +1,8 @@
-"""TODO."""
+"""`Stream`: the items of a generator method as they are made, for a thread or an event loop.
+
+Items arrive on the thread that carries replies and wait in the stream's inlet; the reader takes them from there. The
+host sends a window of items ahead, and each half window taken is granted again (a CREDIT).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Waiting for several results: `wait` and `as_completed`, as in `concurrent.futures`.
+
+In an agent's call they wait through the host, which gives the worker slot back meanwhile and refuses a wait that could
+never end.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,11 @@ from .result import AsyncResult, bounded
 def wait(
     results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
 ) -> Any:
-    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
+    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits.
+
+    ``timeout``: seconds, None: no limit. Returns the sets ``(done, not_done)``. BlockingCallError on an event loop and
+    in a done-callback; DeadlockError where the wait could never end.
+    """
     everything = list(results)
     timeout = bounded(timeout)
     end = None if timeout is None else time.monotonic() + timeout
@@ -47,7 +55,10 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
 
 
 def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
-    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last."""
+    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
+
+    Inside an agent's call the worker slot is given back while it waits. BlockingCallError as for `wait`.
+    """
     pending = dict.fromkeys(results)
     end = None if timeout is None else time.monotonic() + timeout
     finished = _Finished(pending)

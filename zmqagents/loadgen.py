@@ -261,10 +261,8 @@ class _Client:
 
     def _ping(self) -> AsyncResult:
         link = self._rpc.link
-        result = AsyncResult(link, Op.INFO, bind_reference)
         body = request_body(link, Op.INFO, (), {})
-        result.task_id = link.submit("", Op.INFO, body, result, timeout=self._load.timeout_s)
-        return result
+        return AsyncResult(link, Op.INFO, bind_reference, body, method=Op.INFO, timeout=self._load.timeout_s)
 
     def run(self, begin: float, report: Callable[[dict[str, Any]], None]) -> None:
         """Send from ``begin`` (monotonic) on for the load's duration, then wait for the rest of the answers."""

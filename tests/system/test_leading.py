@@ -20,9 +20,9 @@ pytestmark = pytest.mark.timeout(60)
 
 def channel_of(client: RpcClient) -> Channel:
     assert isinstance(client.link, Connection)
-    core = client.link._core
-    assert core is not None
-    return core
+    channel = client.link.channel
+    assert channel is not None
+    return channel
 
 
 def call_until_alone(client: RpcClient, desk: Desk) -> Channel:

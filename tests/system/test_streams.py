@@ -43,11 +43,7 @@ from zmqagents import (
     stream_func,
     sync_func,
 )
-from zmqagents.client.proxy import bind_reference
-from zmqagents.client.result import AsyncResult, Condition
-from zmqagents.client.stream import _Inlet
-from zmqagents.connection.connection import connect
-from zmqagents.connection.target import target_of
+from zmqagents.client.result import Condition
 from zmqagents.execution.router import Router
 from zmqagents.execution.stream_sender import StreamSender
 from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
@@ -627,17 +623,14 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
 
 def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it_locked() -> None:
     called: list[str] = []
-    for condition in (
-        AsyncResult(connect(target_of("nowhere:1")), "a.m", bind_reference)._condition,
-        _Inlet()._changed,
-    ):
-        sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
-        try:
-            with condition:
-                pass
-        finally:
-            sys.setprofile(None)
-        assert called == []
+    condition = Condition()
+    sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        with condition:
+            pass
+    finally:
+        sys.setprofile(None)
+    assert called == []
 
 
 def test_that_lock_wakes_those_who_wait() -> None:

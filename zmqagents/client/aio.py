@@ -19,7 +19,7 @@ from ..connection.target import Transport
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_awaited, checked_name, holding, request_body
+from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
 from .rpc import RpcClient, creation
 
@@ -40,7 +40,11 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
 
 
 class AsyncRpcClient:
-    """A host, from an asyncio program. See `RpcClient` for the parameters and what each request does."""
+    """A host, from an asyncio program. See `RpcClient` for the parameters and what each request does.
+
+    A request that is not answered in time raises CallTimeout, one that does not reach the host HostUnreachable. Use it
+    in the event loop; nothing here blocks it.
+    """
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *, transport: Transport | None = None,
@@ -71,21 +75,25 @@ class AsyncRpcClient:
         return self._proxy(await self._create(name, args, kwargs, options))
 
     async def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of an agent that is there."""
+        """The proxy of an agent that is there; UnknownAgent if it is not."""
         checked_name(agent_id, errors.UnknownAgent)
         return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
 
     async def delete_agent(self, agent_id: str) -> bool:
+        """Delete an agent; see `RpcClient.delete_agent`. UnknownAgent if there is none."""
         checked_name(agent_id, errors.UnknownAgent)
         return bool(await self._manage(Op.DELETE, options={"id": agent_id}))
 
     async def delete_all_agent(self) -> bool:
+        """Delete every agent of the host."""
         return bool(await self._manage(Op.DELETE_ALL))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
+        """The agents: agent_id, class, type, calls, running, queued, age_s."""
         return list(await self._manage(Op.LIST))
 
     async def get_agent_memory(self, agent_id: str) -> Any:
+        """What the agent remembers; see `RpcClient.get_agent_memory`. UnknownAgent if there is none."""
         checked_name(agent_id, errors.UnknownAgent)
         return await self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
 
@@ -100,24 +108,31 @@ class AsyncRpcClient:
         return True
 
     async def stop(self, grace_s: float | None = None) -> bool:
+        """Ask the host to drain and end; returns when it has agreed. ``grace_s``: how long calls may go on."""
         return bool(await self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
 
     async def get_server_info(self) -> dict[str, Any]:
+        """How the host is: server_id, pid, port, capacity, counts, store, settings."""
         return dict(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
+        """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
         return list(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:
+        """Cancel a call and those that it has made; False if it is not open."""
         return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
     async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        """The unfinished calls and the ``most`` latest results; see `RpcClient.get_result_list`."""
         return list(await self._manage(Op.RESULTS, options={"most": most}))
 
     async def dump(self) -> list[dict[str, Any]]:
+        """The open calls with the stack of their code and what they wait for."""
         return list(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
+        """Give the host model configurations; all are checked before any is taken."""
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(await self._manage(Op.MODELS, given))
 
@@ -133,9 +148,11 @@ class AsyncRpcClient:
             return await _to_its_end(file.finish)
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of any call; ``await`` it."""
+        """The result of any call; ``await`` it. The host waits up to ``timeout`` seconds for it (None: no limit)."""
         checked_name(task_id, errors.UnknownTask)
-        return holding(self._client, AsyncResult.attach(self._link, task_id, bind_awaited, timeout))
+        return AsyncResult(
+            self._link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=self._client
+        )
 
     async def close(self) -> None:
         """Let go of the connection; the last client of this process to the host closes it."""
@@ -168,9 +185,7 @@ class AsyncRpcClient:
         return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
-        result = AsyncResult(self._link, op, bind_awaited)
-        result.task_id = self._link.submit("", op, body, result, options=options, timeout=timeout)
-        return await result
+        return await AsyncResult(self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout)
 
     def _proxy(self, description: Any) -> AgentProxy:
         return self._client.proxy_from(description, awaitable=True)

@@ -1,6 +1,6 @@
-"""What callers hold: `AgentProxy`, which looks like the agent, and `RpcClient`, which stands for its host.
+"""`AgentProxy`, which looks like the agent, and `RemoteMethod`, one method of it.
 
-Both stand on a `Link` and send nothing by themselves but calls. Arguments are encoded in the caller's
+Both send nothing but calls, over a `Link`. Arguments are encoded in the caller's
 thread, so a value that cannot travel fails there (`SerializationError`); a result is decoded in the thread that
 first reads it. A proxy and a result are references: they pickle, they go as arguments to any agent on any
 host, and arrive as a proxy, or as the finished value.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
@@ -28,11 +28,6 @@ from .stream import Stream
 __all__ = ["AgentProxy", "bind_reference"]
 
 
-# ---------------------------------------------------------------- links
-
-_Outcome = TypeVar("_Outcome", AsyncResult, Stream)
-
-
 def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
     """A live proxy or result for a reference from the wire.
 
@@ -45,7 +40,7 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
-    return AsyncResult.attach(link, ref.task_id, bind_awaited if awaitable else bind_reference)
+    return AsyncResult(link, ref.task_id, bind_awaited if awaitable else bind_reference, None, task_id=ref.task_id)
 
 
 def bind_own(ref: AgentRef | TaskRef) -> Any:
@@ -57,9 +52,6 @@ def bind_own(ref: AgentRef | TaskRef) -> Any:
 def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     """The same for what is read through `AsyncRpcClient`: its proxies must not block either."""
     return bind_reference(ref, came_by, awaitable=True)
-
-
-# ---------------------------------------------------------------- deadlines
 
 
 def value_of(link: Link, reply: Reply) -> Any:
@@ -88,11 +80,11 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
     if not name:
-        raise error("no name is empty")
+        raise error("names must not be empty")
     if len(name) > MAX_TEXT:
-        raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
+        raise error(f"names must have at most {MAX_TEXT} characters, got {name[:40]!r}...")
     if not name.isprintable():  # lone surrogates among them
-        raise error(f"no name is like {name[:40]!r}")
+        raise error(f"names must be printable text, got {name[:40]!r}")
     return name
 
 
@@ -133,7 +125,7 @@ class AgentProxy:
 
     @property
     def agent_id(self) -> str:
-        """The agent's id on its host."""
+        """The agent's id on its host: printable text, unique there."""
         return str(self._za_id)
 
     def __getattr__(self, name: str) -> Any:
@@ -212,10 +204,10 @@ class AgentProxy:
         link, body = self._za_link, codec.encode_call((), {})
         left = time_left(self._za_timeout)
         if self._za_awaitable:
-            result = _AttributeResult(link, f"{self._za_id}.{name}", bind_awaited)
-            flags = Flag.ATTRIBUTE | Flag.DETACHED
-            result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
-            return holding(self._za_client, result)
+            return _AttributeResult(
+                link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
+                flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
+            )  # fmt: skip
         return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
 
 
@@ -280,13 +272,13 @@ class RemoteMethod:
     def _submit(self, body: codec.Encoded, left: float | None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
-            stream = Stream(link, self._label, self._bind)
-            stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-            return holding(self._client, stream)
-        result = AsyncResult(link, self._label, self._bind, self._home)
-        flags = Flag.DETACHED | self._flags
-        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
-        return holding(self._client, result)
+            return Stream(
+                link, self._label, self._bind, body, agent=agent_id, method=name, timeout=left, client=self._client
+            )
+        return AsyncResult(
+            link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
+            timeout=left, home=self._home, client=self._client,
+        )  # fmt: skip
 
     def _takes_timeout(self) -> bool:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
@@ -306,13 +298,6 @@ class AwaitedMethod(RemoteMethod):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
-
-
-def holding(client: object | None, outcome: _Outcome) -> _Outcome:
-    """``outcome`` keeps the client that asked for it, and may be all that is left of ``Reader().to_dist(...)(x)``."""
-    if client is not None:
-        outcome.__dict__["_client"] = client
-    return outcome
 
 
 class _AttributeResult(AsyncResult):

@@ -1,4 +1,8 @@
-"""TODO."""
+"""`RpcClient`: a host, from outside. Each method is one request to the host itself, which blocks for its answer.
+
+A class that the host does not know is sent along where the host takes pickles, a private host of this program; then
+the request is made again.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from ..config import DEFAULT_TIMEOUT_S, check_host
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
-from ..wire.messages import Flag, Op
+from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_reference, checked_name, holding, request_body, value_of
+from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
 
@@ -51,6 +55,10 @@ class RpcClient:
     the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
     without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
+
+    Each request blocks its thread: CallTimeout when the host does not answer in time, HostUnreachable when nothing
+    listens, AuthenticationError for a refused key, PermissionRefused where the user's role does not suffice.
+    ConfigError for parameters that no host can have.
     """
 
     def __init__(
@@ -171,7 +179,7 @@ class RpcClient:
         It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
         """
         checked_name(task_id, errors.UnknownTask)
-        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
+        return AsyncResult(self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self)
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
@@ -193,11 +201,9 @@ class RpcClient:
     def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
         """The stream of a file: its size, then its bytes."""
         link, path = self._link, os.fspath(remote_path)
-        stream = Stream(link, Op.DOWNLOAD, bind_reference)
         left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)
         body = request_body(link, Op.DOWNLOAD, (path,), {})
-        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-        return holding(self, stream)
+        return Stream(link, Op.DOWNLOAD, bind_reference, body, agent="", method=Op.DOWNLOAD, timeout=left, client=self)
 
     # ------------------------------------------------------------ life
 

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Which host is meant, and how it is reached: by its Unix socket on this machine, else by TCP with its CURVE key.
+
+A host of this machine is found by its connection file, which holds its key too; the key of any other host must have
+been added to the user's keys.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class LocalServices:
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 
-        ``results`` are AsyncResults: ``task_id``, ``server_id``, ``add_done_callback``. False, at once, if the
+        ``results`` have ``task_id``, ``server_id``, ``add_done_callback``, or are plain futures. False, at once, if the
         calling thread is not the call's own (one that the agent started): it holds no slot, and just waits. Raises
         `DeadlockError` when the wait could never end.
         """
@@ -66,12 +66,12 @@ class LocalServices:
         return True
 
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
-        """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
+        """The same for the next item of a stream: ``task_id``, ``server_id``, ``watch()``, ``ready()``."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "reading a stream"):
             return False
         wait = begin_wait(ticket)
-        stream.on_item = lambda: self._router.wait_over(wait)
+        stream.watch(lambda: self._router.wait_over(wait))
         if self._is_own(stream):
             self._router.wait_item(wait, stream)
         else:
@@ -81,7 +81,7 @@ class LocalServices:
         try:
             self._pass(wait, timeout)
         finally:
-            stream.on_item = None
+            stream.watch(None)
         return True
 
     def _is_own(self, result: Any) -> bool:
@@ -124,8 +124,8 @@ class LocalServices:
         def over() -> None:
             end(ticket, task_id)
 
-        if hasattr(type(result), "on_item"):  # a stream: its wait is over when an item comes, not when it is read
-            result.on_item = over
+        if hasattr(result, "watch"):  # a stream: its wait is over when an item comes, not when it is read
+            result.watch(over)
         begin(ticket, task_id, fail, lambda: ready() or result.ready())
         return over
 

@@ -57,6 +57,10 @@ class DealerTransport:
             self.close()
             raise
 
+    def take_events(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
     def look(self, ready: Items) -> None:
         if not any(where is self._monitor for where, _ in ready):
             return

@@ -211,7 +211,7 @@ def test_a_wait_is_refused_exactly_when_it_could_never_end() -> None:
             outcomes[expected] += not at_once
             return effects
 
-        world.wait = judged  # type: ignore[method-assign]
+        world.wait = judged  # type: ignore[method-assign,assignment]
         play.run()
         assert all(sent.answered for sent in play.sent), f"seed {seed}"
         world.assert_idle()
@@ -502,7 +502,7 @@ Life.TestCase.settings = settings(
 )
 
 
-class TestLife(Life.TestCase):  # type: ignore[misc]
+class TestLife(Life.TestCase):  # type: ignore[misc,valid-type]
     """Any life of a host obeys the laws, and ends."""
 
 

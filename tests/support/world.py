@@ -200,7 +200,9 @@ class World:
         time_ms = 0 if timeout is None else int(timeout * 1000)
         call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (body,))
         before = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
-        effects = self.dispatcher.on_call(peer, call, self.now, parent=parent and parent.t, wait=wait)
+        effects = self.dispatcher.on_call(
+            peer, call, self.now, parent=parent.t if parent is not None else None, wait=wait
+        )
         ticket = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
         if ticket is None:  # begun and ended in one go, or refused
             ticket = next((e.ticket for e in effects if isinstance(e, Start | Lookup) and e.ticket is not None
@@ -214,7 +216,8 @@ class World:
         kwargs = {key: options.pop(key) for key in ("peer", "timeout", "deps", "flags") if key in options}
         if agent_id is not None:
             options["id"] = agent_id
-        return self.send("", Op.CREATE, **{"class": cls}, **options, **kwargs)
+        options["class"] = cls
+        return self.send("", Op.CREATE, **options, **kwargs)
 
     def agent(self, agent_id: str, cls: str = "Plain", **options: Any) -> AgentRecord:
         """An agent that is there."""

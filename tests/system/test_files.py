@@ -269,8 +269,8 @@ def test_200_mib_arrive_byte_for_byte_in_flat_memory(
 
     assert client.download_file("large", tmp_path / "copy", progress) == size
     received = hashlib.blake2b()
-    with (tmp_path / "copy").open("rb") as file:
-        while block := file.read(MEBIBYTE):
+    with (tmp_path / "copy").open("rb") as copy:
+        while block := copy.read(MEBIBYTE):
             received.update(block)
     assert received.digest() == written.digest()
     assert max(peak) < 48 * MEBIBYTE, f"the host and the client grew by {peak} bytes"

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from actors import Desk, Latch, client_on_host, within
-from zmqagents import CallTimeout, RpcClient, deadline
+from zmqagents import AgentProxy, CallTimeout, RpcClient, deadline
 from zmqagents.connection.channel import LEAD_S, LONE_CALLS, Channel
 from zmqagents.connection.connection import Connection
 
@@ -25,7 +25,7 @@ def channel_of(client: RpcClient) -> Channel:
     return channel
 
 
-def call_until_alone(client: RpcClient, desk: Desk) -> Channel:
+def call_until_alone(client: RpcClient, desk: AgentProxy) -> Channel:
     """Make short calls until the I/O thread rests."""
     channel = channel_of(client)
     with within(10):

@@ -80,7 +80,7 @@ def agent(client: RpcClient) -> Iterator[Any]:
 
 
 def put(client: RpcClient, method: str = "", **load: Any) -> Summary:
-    chosen = {"agent": "target", "method": method} if method else {}
+    chosen: dict[str, Any] = {"agent": "target", "method": method} if method else {}
     return loadgen.run(Load(client.address, **chosen, **{"rate": 100, "duration_s": 1.0, **load}))
 
 

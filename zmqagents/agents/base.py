@@ -19,8 +19,8 @@ time runs on an agent, unless its class says ``max_concurrency=n``; a ``@concurr
 beside that turn.
 
 This module does no I/O. What an agent asks of its host goes through `HostServices`, which the host sets;
-`AgentBase.to_dist` goes through `distributor`, which the package's ``__init__`` sets, because making a proxy is
-layers above.
+`AgentBase.to_dist` calls the function that the package's ``__init__`` gives to `distribute_with`, because making a
+proxy is layers above.
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ from .marks import AgentOptions, OnBusy, host_only
 __all__ = ["AgentBase"]
 
 
-# (class, args, kwargs, agent id, where) -> proxy. Set by the package's __init__.
-distributor: Callable[..., Any] | None = None
+_distributor: Callable[..., Any] | None = None
+
+
+def distribute_with(distributor: Callable[..., Any]) -> None:
+    """Set the function behind ``to_dist``: (class, args, kwargs, agent id, where) -> proxy."""
+    global _distributor
+    _distributor = distributor
 
 
 def new_agent_id(class_name: str) -> str:
@@ -60,9 +65,9 @@ class _AgentMeta(type):
 
 
 def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: dict[str, Any]) -> Any:
-    if distributor is None:
+    if _distributor is None:
         raise ConfigError("import zmqagents before using to_dist")
-    return distributor(cls, args, kwargs, agent_id, where)
+    return _distributor(cls, args, kwargs, agent_id, where)
 
 
 class AgentBase(metaclass=_AgentMeta):

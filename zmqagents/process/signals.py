@@ -1,4 +1,7 @@
-"""TODO."""
+"""The process-wide settings of a host's own process: signals, standard input, `multiprocessing`, the end.
+
+Each function changes the whole process, so only a process that was started to be a host may call them.
+"""
 
 from __future__ import annotations
 

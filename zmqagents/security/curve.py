@@ -1,4 +1,8 @@
-"""TODO."""
+"""The options that make a ZeroMQ socket a CURVE server or client.
+
+A *guard* sets the options of the next bind. Every guarded bind has a ZAP domain, by which the `zap.Authenticator`
+knows what the endpoint is for; without an authenticator libzmq then refuses every connection.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""TODO."""
+"""The authenticator: which connections a host accepts, and the role that each user has.
+
+For TCP libzmq asks it at each handshake, by the ZeroMQ Authentication Protocol (RFC 27) on an inproc socket; for the
+Unix socket the listener calls `Authenticator.admit` with the peer's user number. A user id is ``key:<name>:<public
+key>``, ``uid:<number>`` or ``insecure``. The role is looked up for each request, so that revoking a key works at once.
+"""
 
 from __future__ import annotations
 

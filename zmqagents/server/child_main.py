@@ -1,4 +1,8 @@
-"""TODO."""
+"""The main function of a host's process, whether the process is a fork or a new interpreter.
+
+The child loads its configuration, opens its sockets, reports where it listens as one line of JSON on a pipe to its
+parent, and serves until it is stopped or its parent is gone. An error before the report is the report.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from ..errors import ConfigError, MessageTooLarge, StoreUnavailable, ZmqAgentsError
 
@@ -60,6 +60,7 @@ Clock = Callable[[], float]  # seconds, never going back
 # CPython 3.11: id, bytes header, two dicts of cachetools, one linked dict). Rounded up, since ids may
 # be longer and a backend may keep more indexes; the same for all, so that all drop the same results.
 ENTRY_OVERHEAD_BYTES = 512
+_Store = TypeVar("_Store", bound="FutureStore")
 _LEAST_MAX_BYTES = 2 * ENTRY_OVERHEAD_BYTES
 
 
@@ -220,7 +221,7 @@ class FutureStore(abc.ABC):
         if first:
             self._close()
 
-    def __enter__(self) -> FutureStore:
+    def __enter__(self: _Store) -> _Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

@@ -241,6 +241,13 @@ class HostBusy(CallError, RuntimeError):
     retry_after: float = 0.1
     passes: bool = False
 
+    @classmethod
+    def of_host(cls, text: str) -> HostBusy:
+        """One whose limit is of the whole host."""
+        full = cls(text)
+        full.passes = True
+        return full
+
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""
@@ -395,7 +402,7 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     if isinstance(exc, AgentCallError):
         exc.type_name, exc.message = str(name), message
     if isinstance(exc, AgentCallError) or from_agent:
-        exc.remote_traceback = str(data.get("traceback", ""))  # type: ignore[attr-defined]
+        set_traceback(exc, str(data.get("traceback", "")))
     fields = data.get("fields")
     for key, value in fields.items() if isinstance(fields, Mapping) else ():
         if key in _FIELDS and not (key == "type_name" and isinstance(exc, AgentCallError)):
@@ -406,6 +413,11 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     if from_agent and data.get("traceback") and hasattr(exc, "add_note"):  # Python >= 3.11
         exc.add_note("Remote traceback:\n" + str(data["traceback"]).rstrip())
     return exc
+
+
+def set_traceback(exc: BaseException, text: str) -> None:
+    """Keep in ``exc`` the traceback that it had on the host."""
+    exc.remote_traceback = text  # type: ignore[attr-defined]
 
 
 def _as_data(exc: AgentCallError) -> dict[str, Any]:

@@ -326,12 +326,12 @@ def _sleep_until(moment: float) -> float:
 
 def _method_of(proxy: AgentProxy, name: str) -> Any:
     """The method, as something with ``aio``. Raises UnknownMethod, and ConfigError for a stream."""
-    returns = proxy._za_returns(name)
-    if returns is None or (name.startswith("_") and name != "__call__"):
+    method = proxy.__zmqagents_method__(name)
+    if method is None or (name.startswith("_") and name != "__call__"):
         raise errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}")
-    if returns == "stream":
+    if method.returns == "stream":
         raise errors.ConfigError(f"{name} gives a stream, which has no one latency")
-    return proxy._za_method(name)
+    return method
 
 
 def main() -> None:

@@ -160,10 +160,10 @@ class AgentProxy:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AgentProxy):
             return NotImplemented
-        mine, theirs = self._za_home(), other._za_home()
-        if not (mine and theirs):  # one has never reached its host
-            mine, theirs = self._za_link.address, other._za_link.address
-        return (self._za_id, mine) == (other._za_id, theirs)
+        mine, theirs = self.__zmqagents_places__(), other.__zmqagents_places__()
+        if mine[1] and theirs[1]:
+            return mine[:2] == theirs[:2]
+        return (mine[0], mine[2]) == (theirs[0], theirs[2])  # one has never reached its host
 
     def __hash__(self) -> int:
         return hash(self._za_id)
@@ -173,6 +173,14 @@ class AgentProxy:
 
     def __deepcopy__(self, memo: Any) -> AgentProxy:
         return self
+
+    def __zmqagents_places__(self) -> tuple[str, str, str]:
+        """The agent's id, the id of its host ("": not known yet) and the host's address."""
+        return self._za_id, self._za_home(), self._za_link.address
+
+    def __zmqagents_method__(self, name: str) -> RemoteMethod | None:
+        """A method of the agent, None if there is none of that name. Sends nothing."""
+        return self._za_method(name) if name in self._za_methods else None
 
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
@@ -187,11 +195,6 @@ class AgentProxy:
 
     def _za_home(self) -> str:
         return self._za_server or str(self._za_link.server_id)
-
-    def _za_returns(self, name: str) -> str | None:
-        """What a method gives its caller: "value", "future" or "stream"; None if there is none of that name."""
-        spec = self._za_methods.get(name)
-        return None if spec is None else _read_mark(spec[0])[0]
 
     def _za_method(self, name: str) -> Any:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
@@ -282,6 +285,11 @@ class RemoteMethod:
 
     def _takes_timeout(self) -> bool:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
+
+    @property
+    def returns(self) -> str:
+        """What a call gives: "value", "future" or "stream"."""
+        return self._returns
 
     @property
     def __signature__(self) -> inspect.Signature:

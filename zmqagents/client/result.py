@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "decode_reply"]
 
-_CANCELLED = concurrent.futures._base.CANCELLED
-_FINISHED = concurrent.futures._base.FINISHED
+_CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 

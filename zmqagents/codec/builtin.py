@@ -302,7 +302,7 @@ def _read_exception(decoder: Decoding, data: Any, packed: Any) -> Exception:
         exc = cls(*given) if cls.__module__ == "builtins" else errors.instance_of(cls, cls, given)
     except Exception:  # one that wants more arguments than could travel: this one at least shows its message
         return errors.rebuild(data, from_agent=False)
-    exc.remote_traceback = data.get("traceback", "")  # type: ignore[attr-defined]
+    errors.set_traceback(exc, data.get("traceback", ""))
     return exc
 
 

@@ -192,7 +192,7 @@ class AgentHost:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
-        record.instance = instance
+        record.hold(instance)
         return self.description(record)
 
     def description(self, record: AgentRecord) -> bytes:

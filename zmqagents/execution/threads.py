@@ -57,10 +57,11 @@ class WorkerPool:
         """What is known of ``ticket`` where its code runs."""
         chain = ticket.chain if ticket.parent is not None or ticket.came_by else ()
         sender = StreamSender(ticket, self._router) if ticket.flags & Flag.STREAM else None
-        call = ticket.context = RunningCall(
+        call = RunningCall(
             self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, chain, ticket,
             sender,
         )  # fmt: skip
+        ticket.begin(call)
         return call
 
     def start(self, ticket: Ticket) -> None:

@@ -77,7 +77,8 @@ class Admission:
         if size > self._max_body:  # our own clients do not send it
             raise _too_large(call, size, config.max_message_bytes)
         if len(calls.tasks) >= config.max_calls:
-            raise _full(f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)")
+            text = f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)"
+            raise errors.HostBusy.of_host(text)
         if len(peer.calls) >= config.max_calls_per_client and not peer.local:
             text = f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
             raise errors.HostBusy(f"{text} (max_calls_per_client)")
@@ -136,7 +137,7 @@ class Admission:
         queued = self._calls.queued_bytes
         limit = self._config.max_queued_bytes * (2 if peer.local else 1)
         if queued and queued + size > limit:
-            raise _full(
+            raise errors.HostBusy.of_host(
                 f"calls with {queued:,} bytes of arguments wait on the host, limit {limit:,} (max_queued_bytes)"
             )
 
@@ -178,12 +179,6 @@ class Admission:
 
 def _name(call: Call) -> str:
     return f"{call.agent}.{call.method}"
-
-
-def _full(text: str) -> errors.HostBusy:
-    full = errors.HostBusy(text)
-    full.passes = True
-    return full
 
 
 def _too_large(call: Call, size: int, limit: int) -> errors.MessageTooLarge:

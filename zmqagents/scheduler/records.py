@@ -139,6 +139,10 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def hold(self, instance: Any) -> None:
+        """Keep the object of the agent, which its ``__init__`` has made."""
+        self.instance = instance
+
     def drop_instance(self) -> None:
         """Drop the object of a deleted agent, once no call runs on it."""
         if not self.holders:
@@ -187,7 +191,7 @@ class Ticket:
         self.owed = False  # it gave its slot back to wait and gets one again
         self.settled = False  # answered
         self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
-        self.context: RunningCall | None = None  # set by the worker pool when it starts
+        self.context: RunningCall | None = None
         self.gate: Any = None  # the broker's: where its thread waits for Resume
         # Sets are dicts without values: in order, and a member leaves in no time. None until needed.
         self.deps: dict[str, Ticket | None] | None = None  # unfinished arguments; None: the store was asked
@@ -204,6 +208,10 @@ class Ticket:
         self.far: dict[str, list[str]] | None = None  # where those of `deps` are that another host has
         self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
+
+    def begin(self, context: RunningCall) -> None:
+        """Note what its code knows of the call: it is about to run."""
+        self.context = context
 
     @property
     def owner(self) -> str:

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from actors import Desk, Latch, client_of, host, within
-from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec
+from zmqagents import AuthenticationError, CallLost, CallTimeout, HostUnreachable, RpcClient, codec
 from zmqagents.connection.channel import LATE_S, Channel
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.requests import Outstanding, Plain, Request
@@ -160,7 +160,8 @@ def test_a_call_between_two_attempts_is_sent_as_soon_as_the_host_is_back(path: s
     connection = Connection(Target("", None, ipc=path))
     with Stub(path, "first", answers=False), pytest.raises(CallTimeout):
         connection.call("a", "m", NOTHING, timeout=0.05)
-    with pytest.raises((CallTimeout, HostUnreachable)):  # the book is empty after it, and the next attempt is ahead
+    # The book is empty after it, and the next attempt is ahead. On a busy machine the end of "first" is noticed here.
+    with pytest.raises((CallTimeout, HostUnreachable, CallLost)):
         connection.call("a", "m", NOTHING, timeout=0.01)
     with Stub(path, "second", answers=True), within(5):
         while True:

@@ -21,7 +21,7 @@ from ..connection.connection import trust
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
-from .links import link_for
+from .references import link_for
 from .result import AsyncResult, decode_reply
 from .stream import Stream
 

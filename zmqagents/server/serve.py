@@ -29,7 +29,7 @@ from .. import discovery, errors
 from ..agents import loader
 from ..broker.broker import Broker
 from ..broker.listening import Bound
-from ..client import links, proxy, rpc
+from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
@@ -66,7 +66,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     try:
         broker = Broker(
             config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=links.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
+            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
             pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
@@ -104,7 +104,7 @@ def serve(
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
     registration = None
-    links.adopt(broker.link)
+    references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -124,7 +124,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
         broker.finished.wait()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        links.disown(broker.link)
+        references.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ from .. import errors
 from ..config import BrokerConfig
 from ..security import curve, zap
 from ..security.keys import KeyPair
-from . import messages
+from . import addresses, messages
 from .messages import Frame, Kind
 from .poller import IN
 from .transport import ZERO_COPY_BYTES, Peer, Receive
@@ -171,15 +172,16 @@ class RouterListener:
         self._send_frame: SendFrame = super(zmq.Socket, self._router).send
 
     def open(self, keys: KeyPair | None) -> int:
-        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, LaunchError."""
+        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, ConfigError, LaunchError."""
         config, router = self._config, self._router
+        interface = self._interface()
         self._set_options()
+        router.setsockopt(zmq.IPV6, int(interface.startswith("[")))
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         if keys is None:
             curve.guard_insecure(router)
         else:
             curve.guard_tcp(router, keys)
-        interface = "127.0.0.1" if config.local_mode else "*"
         try:
             router.bind(f"tcp://{interface}:{config.port or '*'}")
         except zmq.ZMQError as exc:
@@ -196,6 +198,22 @@ class RouterListener:
         endpoint: bytes = router.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
 
+    def _interface(self) -> str:
+        """All interfaces or loopback, of the family by which clients come: IPv6 only where IPv4 does not lead here."""
+        host, is_local = self._config.host, self._config.local_mode
+        try:
+            needs_ipv6 = addresses.found_address_of(host) is not None
+        except socket.gaierror as exc:
+            if exc.errno == socket.EAI_AGAIN:  # the resolver is out of order, which is no fault of the settings
+                needs_ipv6 = False
+            else:
+                raise errors.ConfigError(
+                    f"host {host!r} does not resolve: give a name or an address by which clients reach this machine"
+                ) from exc
+        if needs_ipv6:
+            return "[::1]" if is_local else "[::]"
+        return "127.0.0.1" if is_local else "*"
+
     def _set_options(self) -> None:
         router = self._router
         router.linger = 0
@@ -210,7 +228,6 @@ class RouterListener:
         router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
         router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        router.setsockopt(zmq.IPV6, 0)
 
     # ------------------------------------------------------------ reading
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+from ..errors import ConfigError
+
 
 def is_ipv6(endpoint: str) -> bool:
     """Whether an endpoint of `endpoint_of` needs IPv6."""
@@ -21,15 +23,33 @@ def endpoint_of(host: str, port: int) -> str:
     return f"tcp://{host if address is None else f'[{address}]'}:{port}"
 
 
+def interface_of(host: str, local_mode: bool) -> str:
+    """Where the host ``host`` listens: all interfaces or loopback, of IPv6 only if no IPv4 address leads here.
+
+    ConfigError: there is no such name.
+    """
+    try:
+        needs_ipv6 = _find(host) is not None
+    except socket.gaierror as exc:
+        if exc.errno != socket.EAI_AGAIN:  # with that the resolver is out of order, which is no fault of the settings
+            raise ConfigError(
+                f"host {host!r} does not resolve: give a name or an address by which clients reach this machine"
+            ) from exc
+        needs_ipv6 = False
+    if needs_ipv6:
+        return "[::1]" if local_mode else "[::]"
+    return "127.0.0.1" if local_mode else "*"
+
+
 def ipv6_address_of(host: str) -> str | None:
     """The IPv6 address of a host that has no IPv4 address; None for any other, also for an unknown name."""
     try:
-        return found_address_of(host)
+        return _find(host)
     except OSError:
         return None
 
 
-def found_address_of(host: str) -> str | None:
+def _find(host: str) -> str | None:
     """The same, but an unknown name raises `socket.gaierror`. No lookup for ``localhost`` and for addresses."""
     name = host.strip("[]")
     if name == "localhost":

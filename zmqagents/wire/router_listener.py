@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -174,7 +173,7 @@ class RouterListener:
     def open(self, keys: KeyPair | None) -> int:
         """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, ConfigError, LaunchError."""
         config, router = self._config, self._router
-        interface = self._interface()
+        interface = addresses.interface_of(config.host, config.local_mode)
         self._set_options()
         router.setsockopt(zmq.IPV6, int(interface.startswith("[")))
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -197,22 +196,6 @@ class RouterListener:
             self._poller.register(fd, IN)
         endpoint: bytes = router.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
-
-    def _interface(self) -> str:
-        """All interfaces or loopback, of the family by which clients come: IPv6 only where IPv4 does not lead here."""
-        host, is_local = self._config.host, self._config.local_mode
-        try:
-            needs_ipv6 = addresses.found_address_of(host) is not None
-        except socket.gaierror as exc:
-            if exc.errno == socket.EAI_AGAIN:  # the resolver is out of order, which is no fault of the settings
-                needs_ipv6 = False
-            else:
-                raise errors.ConfigError(
-                    f"host {host!r} does not resolve: give a name or an address by which clients reach this machine"
-                ) from exc
-        if needs_ipv6:
-            return "[::1]" if is_local else "[::]"
-        return "127.0.0.1" if is_local else "*"
 
     def _set_options(self) -> None:
         router = self._router

@@ -148,7 +148,7 @@ class AgentProxy:
             return method
         return self._za_read(name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if "__call__" not in self._za_methods:
             raise TypeError(f"{self._za_class} is not callable: {self!r}")
         return self._za_method("__call__")(*args, **kwargs)
@@ -241,14 +241,14 @@ class RemoteMethod:
         self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
             return value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
-    def aio(self, *args: Any, **kwargs: Any) -> Any:
+    def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it without blocking, whatever it returns: something to await, or to read with ``async for``."""
         return self._submit(*self._prepare(args, kwargs))
 
@@ -304,7 +304,7 @@ class AwaitedMethod(RemoteMethod):
 
     _bind = staticmethod(bind_awaited)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
 
 
@@ -318,7 +318,7 @@ def holding(client: object | None, outcome: _Outcome) -> _Outcome:
 class _AttributeResult(AsyncResult):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 

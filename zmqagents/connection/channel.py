@@ -29,6 +29,7 @@ import math
 import os
 import random
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -48,7 +49,7 @@ from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
 from .requests import LARGE_BYTES, Message, Outstanding, Plain, Reask, Repeat, Request
 
-__all__ = ["Channel", "Resolve", "after_fork", "close_all"]
+__all__ = ["Channel", "Resolve", "after_fork", "close_all", "is_over"]
 
 log = logging.getLogger(__name__)
 
@@ -819,6 +820,11 @@ def after_fork() -> None:
     dealer.forget_context()
     for channel in list(channels):
         channel.fail_in_child()
+
+
+def is_over() -> bool:
+    """Whether the interpreter is going down: a thread that is started then never runs."""
+    return sys.is_finalizing()
 
 
 def close_all() -> None:

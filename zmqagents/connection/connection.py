@@ -192,7 +192,12 @@ class Connection(Link):
         with self._lock:
             core = self._core
             if core is None or core.closing:
-                core = self._core = Channel(self.target.resolve, self.target.address)
+                if channel.is_over():  # a thread that is started now never runs, and whoever waits for it hangs
+                    raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
+                try:
+                    core = self._core = Channel(self.target.resolve, self.target.address)
+                except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
+                    raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
                 self._finalizer = weakref.finalize(self, core.close)
             return core
 

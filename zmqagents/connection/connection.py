@@ -17,6 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import own_call, running_call
 from ..codec import Encoded
+from ..config import check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
@@ -194,6 +195,7 @@ class Connection(Link):
             if core is None or core.closing:
                 if channel.is_over():  # a thread that is started now never runs, and whoever waits for it hangs
                     raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
+                check_threads()
                 try:
                     core = self._core = Channel(self.target.resolve, self.target.address)
                 except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors import client_on_host
-from zmqagents import AgentBase, RpcClient
+from zmqagents import AgentBase, RpcClient, agent
 
 
 class Wanting(AgentBase):
@@ -17,9 +17,15 @@ class Wanting(AgentBase):
         self.got = [agent_id, agent_options, cls_or_name]
 
 
+@agent
+class Own:
+    def agent_id(self) -> str:
+        return "mine"
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with client_on_host(Wanting) as client:
+    with client_on_host(Wanting, Own) as client:
         client.is_alive()
         yield client
 
@@ -35,3 +41,7 @@ def test_an_agent_made_elsewhere_gets_its_own_parameters_of_our_names(client: Rp
     port = int(client.address.rpartition(":")[2])
     for name in ("agent_id", "agent_options", "cls_or_name"):
         assert {"a": 1} in Wanting(**{name: {"a": 1}}).to_dist("localhost", port).got
+
+
+def test_a_plain_class_may_have_a_method_of_our_name(client: RpcClient) -> None:
+    assert client.create_agent(Own).agent_id() == "mine"

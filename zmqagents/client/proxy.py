@@ -132,9 +132,9 @@ class AgentProxy:
         own["__doc__"] = doc
 
     @property
-    def agent_id(self) -> str:
-        """The agent's id on its host."""
-        return str(self._za_id)
+    def agent_id(self) -> Any:
+        """The agent's id on its host; its own method of that name if it has one."""
+        return self._za_method("agent_id") if "agent_id" in self._za_methods else str(self._za_id)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

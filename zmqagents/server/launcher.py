@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from .. import discovery, errors
 from ..agents.spec import class_name_of
-from ..config import END_WAIT_S, BrokerConfig, generate_server_id
+from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id
 from ..process import children
 from . import stop
 
@@ -149,6 +149,7 @@ class RpcAgentServerLauncher:
         ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped, by
         `shutdown` in another thread, a client, or a signal (SIGTERM, SIGINT) if this is the main thread.
         """
+        check_threads()
         with self._lock:
             if self._here is not None or (self._child is not None and self._child.poll() is None):
                 raise errors.LaunchError(f"{self.server_id} is running already")

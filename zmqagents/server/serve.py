@@ -34,7 +34,7 @@ from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors
+from ..process import descriptors, signals
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
 from .studio import Registration
@@ -230,9 +230,5 @@ def _signals(broker: Broker) -> Iterator[None]:
         seen.append(number)
         broker.request_stop(None if len(seen) == 1 else 0.0)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with signals.handled(on_signal, signal.SIGTERM, signal.SIGINT):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code

@@ -439,8 +439,8 @@ def test_a_call_in_one_frame_that_is_cut_or_has_company_is_refused() -> None:
 
 
 def test_the_agents_and_methods_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "_MAX_PLAIN_TARGETS", 10)
+    monkeypatch.setattr(messages, "MAX_PLAIN_TARGETS", 10)
     for number in range(35):
         parts = messages.call_frames(1, 5, f"agent-{number}", "m", [b"p"])
         assert all(messages.parse_client(parts).agent == f"agent-{number}" for _ in range(2))  # type: ignore[union-attr]
-        assert len(messages._plain_targets) <= 10
+        assert len(messages.plain_targets) <= 10

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
+from ..wire.link import Link
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
@@ -48,9 +49,9 @@ class AsyncRpcClient:
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *, transport: Transport | None = None,
-        timeout: Timeout = UNSET,
+        timeout: Timeout = UNSET, link: Link | None = None,
     ) -> None:  # fmt: skip
-        self._client = RpcClient(host, port, transport=transport, timeout=timeout)
+        self._client = RpcClient(host, port, transport=transport, timeout=timeout, link=link)
         self._link = self._client.link
         self._timeout = timeout
 

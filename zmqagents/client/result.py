@@ -205,7 +205,12 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     # ------------------------------------------------------------ the Future protocol
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
+        """The value. Blocks until the call has ended, at most ``timeout`` seconds (None: no limit).
+
+        Raises what the call raised, CallTimeout after ``timeout`` seconds, `concurrent.futures.CancelledError` if it
+        was cancelled here, BlockingCallError on an event loop of the host and in a done-callback, DeadlockError where
+        the wait could never end.
+        """
         if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
             return self._decode()
         try:
@@ -221,7 +226,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             del self  # as in the standard library: the error that is raised here must not refer to itself
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, None if nothing; waits like `result`."""
+        """What the call raised, None if it has returned. Blocks, and may fail to wait, like `result`."""
         self._wait(timeout)
         try:
             return super().exception(0)
@@ -229,9 +234,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
 
     def cancel(self, *, recursive: bool = True) -> bool:
-        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished.
+        """Cancel the call; False if it has ended. Any thread may call this, and it does not block.
 
-        The calls that it has made are cancelled with it, unless ``recursive`` is False.
+        A call that still waits never runs. A call that runs is told (`CallContext.cancelled`). The calls that it has
+        made are cancelled with it, unless ``recursive`` is False.
         """
         if self.cancelled():
             return True

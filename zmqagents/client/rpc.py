@@ -135,7 +135,7 @@ class RpcClient:
     def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``.
 
-        It waits for the agent's turn like a call. UnknownAgent: the host has none of that id.
+        It is read in a worker thread, beside the agent's current call. UnknownAgent: the host has none of that id.
         """
         checked_name(agent_id, errors.UnknownAgent)
         return self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)

@@ -501,7 +501,7 @@ def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
 
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
 plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
-MAX_PLAIN_TARGETS = 8_192
+_MAX_PLAIN_TARGETS = 8_192
 
 
 def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
@@ -526,7 +526,7 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
         raise RemoteProtocolError("CALL with id 0")
     target = _text(agent, "agent id"), _text(method, "method name")
     if deps is None and not options and type(frames[1]) is bytes:
-        if len(plain_targets) >= MAX_PLAIN_TARGETS:
+        if len(plain_targets) >= _MAX_PLAIN_TARGETS:
             plain_targets.clear()
         plain_targets[frames[1]] = target
     return Call(

@@ -373,12 +373,8 @@ class Broker:
                 self._on_message(peer, parts, size, now)
             else:
                 call = short[1]
-                record = self._dispatcher.agents.get(call.agent)
-                method = None if record is None else record.spec.methods.get(call.method)
-                if method is not None and method.pace.quick and lane.is_open and not lane.queue:
-                    ended = lane.run_short(session, call, now)
-                    if ended:
-                        return ended
+                if lane.is_open and not lane.queue and (ended := lane.run_short(session, call, now)):
+                    return ended
                 self._take_call(session, call, now)
         except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")

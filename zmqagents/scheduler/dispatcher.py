@@ -161,7 +161,7 @@ class Dispatcher:
         if isinstance(exc, errors.CallCancelled):
             self.admission.early_cancels.pop(task_id, None)
             if call.flags & Flag.DETACHED:
-                effects.append(Keep(task_id, reply))  # whoever asks for it must not read that it is unknown
+                effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
         effects.append(Answer(peer, call.call_id, reply))
         _go_on(waiting, effects)
 
@@ -178,7 +178,7 @@ class Dispatcher:
         as soon as something else may happen before its end; otherwise its end is `end_short`.
         """
         record = self.agents.get(call.agent)
-        if record is None or record.holders or not record.made:  # whoever queues has seen a holder
+        if record is None or record.holders or not record.made:  # a call that queues has seen a holder
             return None
         method = record.spec.methods.get(call.method)
         if method is None or not method.pace.quick or method.concurrent or call.flags & _NOT_SHORT:

@@ -12,7 +12,7 @@ then looks at what is due, so that none can keep the others waiting.
 What is not in the way of every call has a module of its own:
 
     listening    opens and closes the listeners          events      what the threads of agents' code tell the broker
-    clients      sessions: who is connected, or lost     management  requests to the host itself
+    clients      sessions: connected, and lost          management  requests to the host itself
     delivery     sends to clients                        results     where results are kept and looked up
     leader       which thread is the router thread       fast_lane   short methods that the router thread runs itself
 
@@ -295,7 +295,7 @@ class Broker:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
         unix, router, out, lane = self._listening.unix, self._listening.router, self._out, self._lane
         lane.register_short()
-        for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
+        for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
         while not self._stop:
             if router is not None and router.ready:
@@ -312,7 +312,7 @@ class Broker:
             try:
                 self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
-                log.exception("what was due could not be done")
+                log.exception("a timer that was due could not be handled")
             if out.unsent:
                 out.push_all()
             if unix.ended or (router is not None and router.ended):

@@ -63,9 +63,9 @@ def new_histogram() -> Any:
 class Load:
     """What is sent where. ``address``: as `RpcClient.address` has it.
 
-    Without ``agent`` the host itself is asked (`RpcClient.is_alive`), which runs nobody's code. ``args`` and ``kwargs``
-    are JSON data; ``payload_bytes`` above zero puts that many bytes before them. ``rate``: calls a second, all
-    clients together. ``timeout_s``: a call's deadline, so the run ends that much after ``duration_s`` at the latest.
+    Without ``agent`` the host itself is asked (`RpcClient.is_alive`), which runs no agent's code. ``args`` and
+    ``kwargs`` are JSON data; ``payload_bytes`` above zero puts that many bytes before them. ``rate``: calls a second,
+    all clients together. ``timeout_s``: a call's deadline; the run ends at most that much after ``duration_s``.
     """
 
     address: str
@@ -330,7 +330,7 @@ def _method_of(proxy: AgentProxy, name: str) -> Any:
     if method is None or (name.startswith("_") and name != "__call__"):
         raise errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}")
     if method.returns == "stream":
-        raise errors.ConfigError(f"{name} gives a stream, which has no one latency")
+        raise errors.ConfigError(f"{name} gives a stream, which has no single latency")
     return method
 
 

@@ -455,7 +455,7 @@ def test_a_store_that_cannot_be_reached_is_exit_code_3_for_start() -> None:
         (["--redis-url", "nowhere"], "--redis-url must be a URL"),
         (["--pool-type", "disk"], "--pool-type"),
         (["--log-level", "loud"], "--log-level"),
-        (["--insecure"], "--insecure opens the host to whoever can reach its port: add --local-mode"),
+        (["--insecure"], "--insecure opens the host to every program that can reach its port: add --local-mode"),
         (["--insecure=sure"], "--insecure must be True, False or 'yes-i-mean-it', not 'sure'"),
         (["--file-root", "/nowhere"], "--file-root: '/nowhere' is not a directory"),
         (["--max-message-mb", "0"], "'--max-message-mb': '0' is not a number of MiB above 0"),
@@ -990,7 +990,7 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
     ("words", "told"),
     [
         (["add", "ann", "tooshort"], "a key is 40 characters of Z85 text"),
-        (["add", "../ann", "x" * 40], "'../ann' is no name for a key"),
+        (["add", "../ann", "x" * 40], "'../ann' cannot be the name of a key"),
         (["add", "host:port", "x" * 40], "'host:port' is no HOST:PORT"),
         (["remove", "nobody"], "there is no key of 'nobody'; as_server keys list shows those there are"),
         (["remove", "far.example:1"], "there is no key of 'far.example:1'"),

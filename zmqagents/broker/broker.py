@@ -12,7 +12,7 @@ then looks at what is due, so that none can keep the others waiting.
 What is not in the way of every call has a module of its own:
 
     listening    opens and closes the listeners          events      what the threads of agents' code tell the broker
-    clients      sessions: who is connected, or lost     management  requests to the host itself
+    clients      sessions: connected, and lost          management  requests to the host itself
     delivery     sends to clients                        results     where results are kept and looked up
     leader       which thread is the router thread       fast_lane   short methods that the router thread runs itself
 
@@ -296,7 +296,7 @@ class Broker:
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
         lane.register_short()
-        for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
+        for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
         while not self._stop:
             if router is not None and router.ready:
@@ -313,7 +313,7 @@ class Broker:
             try:
                 self._look_at_clock(now)
             except Exception:  # a bug of ours: the host goes on
-                log.exception("what was due could not be done")
+                log.exception("a timer that was due could not be handled")
             if out.unsent:
                 out.push_all()
             if unix.ended or (router is not None and router.ended):

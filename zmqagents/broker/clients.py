@@ -172,7 +172,7 @@ class Clients:
             self.due = min(self.due, next(iter(self._lost)).last_seen + self._config.resume_s)
 
     def call_roll(self) -> None:
-        """Find out whose connection has ended, where the listener cannot tell."""
+        """Find the clients whose connection has ended, where the listener cannot tell."""
         _probe(session for session in self._seated if session.outbox is None)
 
     def starve(self, ticket: Ticket) -> None:

@@ -267,7 +267,7 @@ class Management:
         agent_id = str(asked.option("id"))
         record = self._dispatcher.agents.get(agent_id)
         if record is not None and asked.role != "admin" and record.owner != asked.peer.user:
-            raise errors.PermissionRefused(f"{agent_id} was made by somebody else: only an admin may delete it")
+            raise errors.PermissionRefused(f"{agent_id} was made by another user: only an admin may delete it")
         self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
         return True
 
@@ -278,7 +278,7 @@ class Management:
         if ticket is None:
             return False
         if asked.role != "admin" and ticket.owner != asked.peer.user:
-            raise errors.PermissionRefused(f"{task_id} is somebody else's call: only an admin may cancel it")
+            raise errors.PermissionRefused(f"{task_id} is a call of another user: only an admin may cancel it")
         self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
         return True
 

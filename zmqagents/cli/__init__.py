@@ -10,7 +10,7 @@
 Which host: ``--port`` (and ``--host``), or ``--server-id``, or neither when one host of this user runs on this
 machine. Results go to stdout, messages to stderr; ``--json`` gives one line of JSON. Every option can be set by a
 variable ``AS_SERVER_<OPTION>``; what is typed wins. The variables are named one by one, not by click's own
-prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSION`` is nobody's option.
+prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSION`` is no option.
 
     exit code   0 done                    3 cannot listen             6 timed out
                 1 the agent raised        4 not reachable             130 interrupted

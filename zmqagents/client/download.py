@@ -50,7 +50,7 @@ class Incoming:
                 view = view[self._file.write(view) :]  # fewer at once where a signal comes in between
             self._there += len(item)
         else:
-            raise errors.RemoteProtocolError("the host sends what is no part of a file")
+            raise errors.RemoteProtocolError("the host sent an item that is no part of a file")
 
     def report(self) -> None:
         """Call ``progress``, if there is one."""

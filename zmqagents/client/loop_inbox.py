@@ -32,7 +32,7 @@ class LoopInbox:
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:  # the loop is closed: nobody awaits in it any more
+        except RuntimeError:  # the loop is closed: no coroutine awaits in it any more
             self._items.clear()
             self._posted = False
 

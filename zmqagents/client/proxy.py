@@ -76,7 +76,7 @@ def check_results(label: str, body: codec.Encoded) -> None:
 
 
 def checked_name(name: str, error: type[errors.CallError]) -> str:
-    """``name`` if it can be in a message; otherwise nobody has it, and nothing needs to be sent."""
+    """``name`` if it can be in a message. Raises ``error`` otherwise: no agent or method has such a name."""
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
     if not name:

@@ -292,7 +292,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             give_up = call.host.awaiting(call, awaited, lambda error: inbox.post(future, error), future.done)
         try:
             yield from future
-        except asyncio.CancelledError:  # whoever awaited it has gone
+        except asyncio.CancelledError:  # the task that awaited it was cancelled
             if call is None or not call.spares:
                 self.cancel()
             raise

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class _Inlet:
     """The sink of a stream: what has come and was not taken, and what a host may know of it while its code waits.
 
-    It does not know its `Stream`, so that a stream which nobody reads any more is closed.
+    It has no reference to its `Stream`, so that a stream without a reader is collected, and so closed.
     """
 
     def __init__(self, link: Link) -> None:
@@ -106,7 +106,7 @@ class _Inlet:
             return future
 
     def forget(self, future: asyncio.Future[None]) -> None:
-        """Nobody awaits ``future`` any more."""
+        """Note that no task awaits ``future`` any more."""
         with self._changed:
             self._futures = [entry for entry in self._futures if entry[1] is not future]
 
@@ -119,7 +119,7 @@ class _Inlet:
 
     def _tell(self) -> None:
         on_item = self._on_item
-        if on_item is not None:  # before anybody is woken: a reader that goes on must not count as waiting
+        if on_item is not None:  # before any reader is woken: one that goes on must not count as waiting
             on_item()
         self._changed.notify_all()
         futures, self._futures = self._futures, []

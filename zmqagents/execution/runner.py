@@ -254,7 +254,7 @@ class AgentHost:
 
 
 def _is_cancellation(exc: BaseException) -> bool:
-    """Whether it is an `asyncio.CancelledError`; if nobody has imported asyncio, it is none."""
+    """Whether it is an `asyncio.CancelledError`; if asyncio was never imported, it is none."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(exc, asyncio.CancelledError)
 

@@ -46,7 +46,7 @@ def why_not_fork() -> str:
     """Why a fork would not be safe now, "" if it is."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not allow it"
-    asyncio = sys.modules.get("asyncio")  # not imported where nobody uses it
+    asyncio = sys.modules.get("asyncio")  # if it was never imported, it watches no child
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return "an event loop is running"
     end = time.monotonic() + THREAD_END_S
@@ -117,7 +117,7 @@ class Child:
             return self._popen.poll()
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # reaped by somebody else, or this is a fork of the launching process
+        except ChildProcessError:  # other code has reaped it, or this is a fork of the launching process
             return -1
         return os.waitstatus_to_exitcode(status) if pid else None
 

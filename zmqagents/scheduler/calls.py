@@ -157,7 +157,7 @@ class Calls:
     # ------------------------------------------------------------ the two ends: answered, and returned
 
     def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
-        """Answer all who asked for ``ticket``. Its code may still be running.
+        """Answer every request for the result of ``ticket``. Its code may still be running.
 
         Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
         """

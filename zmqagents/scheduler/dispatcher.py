@@ -161,7 +161,7 @@ class Dispatcher:
         if isinstance(exc, errors.CallCancelled):
             self.admission.early_cancels.pop(task_id, None)
             if call.flags & Flag.DETACHED:
-                effects.append(Keep(task_id, reply))  # whoever asks for it must not read that it is unknown
+                effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
         effects.append(Answer(peer, call.call_id, reply))
         _go_on(waiting, effects)
 

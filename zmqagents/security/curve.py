@@ -37,7 +37,7 @@ def guard_insecure(socket: Socket) -> None:
 def _guard(socket: Socket, domain: bytes) -> None:
     socket.curve_server = False  # what an earlier guard may have set; mechanism NULL again
     socket.zap_domain = domain
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it a missing handler lets everybody in
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it a missing handler lets every client in
 
 
 def client_curve(socket: Socket, keys: KeyPair, server_key: str) -> None:

@@ -49,8 +49,8 @@ class RpcAgentServerLauncher:
 
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
     say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
-    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before anybody
-    is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before the first
+    client is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
     Any thread may use it.
     """
 
@@ -266,7 +266,7 @@ class RpcAgentServerLauncher:
             return
         try:
             if self.restart and _pid_at(bound[3]) is None:
-                raise errors.HostUnreachable("it is being started again")
+                raise errors.HostUnreachable("the host is being started again")
             stop.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
             if child.wait(grace_s + END_WAIT_S) is not None:
                 return
@@ -274,7 +274,7 @@ class RpcAgentServerLauncher:
         except errors.ZmqAgentsError as exc:
             if child.wait(CLOSED_S) is not None:
                 return
-            log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
+            log.warning("%s did not take the request to stop (%s): SIGTERM", self.server_id, exc)
         child.signal(signal.SIGTERM)
         if child.wait(TERM_WAIT_S) is None:
             log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)

@@ -24,7 +24,7 @@ class Notifier:
         self.watchdog_s = watchdog_s if address else None
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether systemd listens."""
         return bool(self._address)
 
     @classmethod

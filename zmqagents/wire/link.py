@@ -36,7 +36,7 @@ class Sink(Protocol):
     """Where the outcome of one request goes, exactly once. Neither method may block or raise."""
 
     def deliver(self, reply: Reply | None) -> None:
-        """The host's word; None: a fetch whose time is over."""
+        """The host's answer; None: a fetch whose time is over."""
 
     def fail(self, error: Exception) -> None:
         """There will be no word of the host."""

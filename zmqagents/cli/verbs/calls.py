@@ -164,7 +164,7 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 def result(
     task_id: str | None, listed: bool, wait: bool, timeout: float | None, as_json: bool, traceback: bool, **where: Any
 ) -> None:
-    """Print the result of a call, made by whomever, waiting for it if need be."""
+    """Print the result of a call of any client; waits until the call has ended."""
     if (task_id is None) is not listed:
         raise click.UsageError("give a task id, or --list")
     with open_client(**where) as client:

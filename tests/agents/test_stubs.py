@@ -132,7 +132,10 @@ def test_the_types_that_signatures_name_are_copied_without_their_code(stub: str)
 
 
 def test_what_a_host_tells_is_enough_for_types_of_python_itself() -> None:
-    stub = stub_of({"Reader": {"load": ("value", "(self, path: str, mode: shop.Mode = <Mode.A: 1>) -> int"),
-                               "find": ("future", "(self, k: int = 3, *, by: shop.Key = 'x') -> list[str]")}})  # fmt: skip
+    methods: Methods = {
+        "load": ("value", "(self, path: str, mode: shop.Mode = <Mode.A: 1>) -> int"),
+        "find": ("future", "(self, k: int = 3, *, by: shop.Key = 'x') -> list[str]"),
+    }
+    stub = stub_of({"Reader": methods})
     assert members(stub, "ReaderProxy")["find"] == "(self, k: int=..., *, by: _Any=...) -> _za.AsyncResult[list[str]]"
     assert members(stub, "ReaderProxy")["load"] == "(self, *args: _Any, **kwargs: _Any) -> _Any"

@@ -296,9 +296,11 @@ def _without_code(node: ast.stmt, names: _Names) -> Any:
     made = ast.parse(ast.unparse(node)).body[0]
     if isinstance(made, ast.ClassDef):
         body = [_member_without_code(member, names) for member in made.body]
-        made.body = [member for member in body if member is not None] or [ast.Expr(ast.Constant(...))]
+        kept = [member for member in body if member is not None] or [ast.Expr(ast.Constant(...))]
+        return ast.ClassDef(**{**dict(ast.iter_fields(made)), "body": kept})
     if isinstance(made, ast.AnnAssign):  # an alias, which may be a text
-        made.value = ast.parse(names.known(made.value), mode="eval").body
+        value = ast.parse(names.known(made.value), mode="eval").body
+        return ast.AnnAssign(made.target, made.annotation, value, made.simple)
     return made
 
 

@@ -147,7 +147,7 @@ class AsyncRpcClient:
                 file.report()
             return await _to_its_end(file.finish)
 
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of any call; ``await`` it. The host waits up to ``timeout`` seconds for it (None: no limit)."""
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult(

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import codec, errors
 from ..agents.context import own_call
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResult", "decode_reply"]
 
 _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
+R = TypeVar("R")
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
@@ -77,7 +78,7 @@ class Awaited:
 
     __slots__ = ("_result", "link", "server_id", "task_id")
 
-    def __init__(self, result: AsyncResult, link: Link) -> None:
+    def __init__(self, result: AsyncResult[Any], link: Link) -> None:
         self._result = result
         self.link = link
         self.task_id = result.task_id
@@ -102,7 +103,7 @@ class _Sink:
 
     __slots__ = ("_result",)
 
-    def __init__(self, result: AsyncResult) -> None:
+    def __init__(self, result: AsyncResult[Any]) -> None:
         self._result = result
 
     def deliver(self, reply: Reply | None) -> None:
@@ -129,7 +130,7 @@ class _Sink:
         """Never comes: a result is no stream."""
 
 
-class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+class AsyncResult(concurrent.futures.Future[R]):
     """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
 
     ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
@@ -173,7 +174,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # ------------------------------------------------------------ the Future protocol
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> R:
         """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
         if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
             return self._decode()
@@ -224,16 +225,16 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             super().exception(timeout)
 
-    def _decode(self) -> Any:
+    def _decode(self) -> R:
         if self._decoded:
-            return self._result
+            return self._result  # type: ignore[return-value]
         with self._decode_lock:
             if not self._decoded:
                 self._result = decode_reply(self._link, cast(Reply, self._result), self._bind)
                 self._decoded = True
             return self._result
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, R]:
         try:
             if not self.done():
                 yield from self._until_done()
@@ -271,16 +272,16 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         return getattr(self.result(), name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.result()[key]
+        return cast(Any, self.result())[key]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.result())
+        return iter(cast(Any, self.result()))
 
     def __len__(self) -> int:
-        return len(self.result())
+        return len(cast(Any, self.result()))
 
     def __contains__(self, item: object) -> bool:
-        return item in self.result()
+        return item in cast(Any, self.result())
 
     def __bool__(self) -> bool:
         return True  # `if result:` asks whether there is one, and must not wait

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions
@@ -24,6 +24,9 @@ from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def creation(
@@ -89,10 +92,26 @@ class RpcClient:
 
     # ------------------------------------------------------------ agents
 
+    @overload
     def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        self, cls: Callable[..., T], /, *args: Any, agent_id: str,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
+    ) -> T: ...  # fmt: skip
+    @overload
+    def create_agent(
+        self, cls: Callable[..., T], /, *args: Any, agent_options: Mapping[str, Any], **kwargs: Any
+    ) -> T: ...
+    @overload
+    def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def create_agent(
+        self, name: str, /, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> Any: ...  # fmt: skip
+    def create_agent(  # type: ignore[misc]  # a constructor may have a parameter agent_id, too
+        self, cls_or_name: Any, /, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         """Make an agent on the host; its proxy.
 
         ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
@@ -108,8 +127,15 @@ class RpcClient:
         self._manage(Op.REGISTER, cls_or_name)
         return self._create(name, args, kwargs, options)
 
-    def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of an agent that is there; UnknownAgent if it is not."""
+    @overload
+    def get_agent(self, agent_id: str) -> Any: ...
+    @overload
+    def get_agent(self, agent_id: str, cls: type[T]) -> T: ...
+    def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
+        """The proxy of an agent that is there; UnknownAgent if it is not.
+
+        ``cls`` tells a type checker which class the agent has; it is not looked at.
+        """
         checked_name(agent_id, errors.UnknownAgent)
         return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
 
@@ -173,7 +199,7 @@ class RpcClient:
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(self._manage(Op.MODELS, given))
 
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it.
 
         It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
@@ -198,7 +224,7 @@ class RpcClient:
                 file.report()
             return file.finish()
 
-    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
+    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream[Any]:
         """The stream of a file: its size, then its bytes."""
         link, path = self._link, os.fspath(remote_path)
         left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)

@@ -11,16 +11,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
 from .result import AsyncResult, bounded
 
+R = TypeVar("R")
+
+
+class Waited(tuple[set[AsyncResult[R]], set[AsyncResult[R]]]):
+    """What `wait` returns: the sets ``(done, not_done)``."""
+
+    __slots__ = ()
+
+    @property
+    def done(self) -> set[AsyncResult[R]]:
+        return self[0]
+
+    @property
+    def not_done(self) -> set[AsyncResult[R]]:
+        return self[1]
+
 
 def wait(
-    results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
-) -> Any:
+    results: Iterable[AsyncResult[R]], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
+) -> Waited[R]:
     """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits.
 
     ``timeout``: seconds, None: no limit. Returns the sets ``(done, not_done)``. BlockingCallError on an event loop and
@@ -42,10 +58,11 @@ def wait(
     unfinished = next((result for result in everything if not result.done()), None)
     if unfinished is not None:
         _check_may_block(unfinished, "wait()")
-    return concurrent.futures.wait(everything, left, return_when)
+    ended: Any = concurrent.futures.wait(everything, left, return_when)
+    return Waited(ended)
 
 
-def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_when: str) -> bool:
+def _enough(everything: list[AsyncResult[Any]], pending: list[AsyncResult[Any]], return_when: str) -> bool:
     if return_when == concurrent.futures.FIRST_COMPLETED:
         return len(pending) < len(everything)
     if return_when == concurrent.futures.FIRST_EXCEPTION:
@@ -54,7 +71,7 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
     return False
 
 
-def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
+def as_completed(results: Iterable[AsyncResult[R]], timeout: float | None = None) -> Iterator[AsyncResult[R]]:
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
 
     Inside an agent's call the worker slot is given back while it waits. BlockingCallError as for `wait`.
@@ -79,8 +96,8 @@ class _Finished:
     so for the wait-for graph any will do.
     """
 
-    def __init__(self, results: Iterable[AsyncResult]) -> None:
-        self.done: deque[AsyncResult] = deque()
+    def __init__(self, results: Iterable[AsyncResult[Any]]) -> None:
+        self.done: deque[AsyncResult[Any]] = deque()
         self._on_item: Callable[[], None] | None = None
         self.task_id = self.server_id = ""
         self.inside = False
@@ -95,7 +112,7 @@ class _Finished:
     def ready(self) -> bool:
         return bool(self.done)
 
-    def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
+    def wait(self, pending: AsyncResult[Any], timeout: float | None) -> bool:
         """Until another one is done; False after ``timeout`` seconds."""
         call = own_call()
         awaited = _awaited(pending)

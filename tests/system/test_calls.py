@@ -88,7 +88,7 @@ class Shop(AgentBase):
     def read_there(self, other: Any) -> Any:
         """The attributes of a parcel, read through a result in an agent's call."""
         result = other.send()
-        return [getattr(result, field.name) for field in fields(Parcel)]
+        return [getattr(result.value, field.name) for field in fields(Parcel)]
 
 
 def test_a_plain_method_gives_its_value(desk: AgentProxy) -> None:
@@ -110,7 +110,7 @@ def test_a_value_may_have_attributes_with_any_names(place: str) -> None:
             assert client.create_agent(Shop).read_there(shop) == list("123456789")
         else:
             result = shop.send()
-            assert [getattr(result, field.name) for field in fields(Parcel)] == list("123456789")
+            assert [getattr(result.value, field.name) for field in fields(Parcel)] == list("123456789")
 
 
 def test_keyword_arguments_arrive_everywhere(desk: AgentProxy) -> None:

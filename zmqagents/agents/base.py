@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, own_call
@@ -36,6 +36,7 @@ from .marks import AgentOptions, OnBusy, host_only
 __all__ = ["AgentBase"]
 
 
+S = TypeVar("S", bound="AgentBase")
 _distributor: Callable[..., Any] | None = None
 
 
@@ -53,15 +54,17 @@ def new_agent_id(class_name: str) -> str:
 class _AgentMeta(type):
     """Keeps the arguments that an agent is made with, so that ``to_dist`` can make it again on a host."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        where = kwargs.pop("to_dist", None)
-        if where is None or where is False:
-            self = super().__call__(*args, **kwargs)
-            self.__dict__["_zmqagents_made_with"] = (args, kwargs)
-            return self
-        if where is not True and not isinstance(where, Mapping):
-            raise ConfigError(f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}")
-        return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
+    if not TYPE_CHECKING:  # to a checker, a call of the class is one of its constructor
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            where = kwargs.pop("to_dist", None)
+            if where is None or where is False:
+                self = super().__call__(*args, **kwargs)
+                self.__dict__["_zmqagents_made_with"] = (args, kwargs)
+                return self
+            if where is not True and not isinstance(where, Mapping):
+                raise ConfigError(f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}")
+            return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
 
 
 def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: dict[str, Any]) -> Any:
@@ -109,21 +112,27 @@ class AgentBase(metaclass=_AgentMeta):
             made = self.__dict__["_zmqagents_id"] = new_agent_id(type(self).__name__)
         return made
 
-    def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
+    if TYPE_CHECKING:  # subclasses give them parameters of their own, and may decorate them
+        reply: Any
+        __call__: Any
+    else:
 
-        Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
-        """
-        raise UnknownMethod(f"{type(self).__name__} has no reply method")
+        def reply(self, *args: Any, **kwargs: Any) -> Any:
+            """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as `reply`: it is called with the same arguments, and its value returned."""
-        return self.reply(*args, **kwargs)
+            Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
+            """
+            raise UnknownMethod(f"{type(self).__name__} has no reply method")
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """The same as `reply`: it is called with the same arguments, and its value returned."""
+            return self.reply(*args, **kwargs)
 
     @host_only
-    def to_dist(self, host: str | None = None, port: int | None = None, **where: Any) -> Any:
+    def to_dist(self: S, host: str | None = None, port: int | None = None, **where: Any) -> S:
         """Make the agent again on a host, from the arguments that it was made with; returns its proxy.
 
+        The proxy is typed as the agent, so that a type checker knows its methods, but is no instance of the class.
         ``host`` and ``port`` name a running host, ``where`` takes ``transport`` and ``timeout`` (seconds). Without
         host and port the agent goes to the one private host of this process. State that was changed since
         ``__init__`` stays behind. HostUnreachable: no host answers there; UnknownClass: the host lacks the class;
@@ -132,7 +141,8 @@ class AgentBase(metaclass=_AgentMeta):
         args, kwargs = self.__dict__["_zmqagents_made_with"]
         given = {"host": host, "port": port, **where}
         where = {key: value for key, value in given.items() if value is not None}
-        return _distribute(type(self), args, kwargs, self.agent_id, where)
+        proxy: S = _distribute(type(self), args, kwargs, self.agent_id, where)
+        return proxy
 
     @host_only
     def model_config(self, name: str) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class AsyncRpcClient:
     async def create_agent(
         self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
-        """Make an agent on the host; its proxy, all of whose methods are awaited."""
+    ) -> Any:  # fmt: skip
+        """Make an agent on the host; its proxy, all of whose methods are awaited: ``docs/typing.rst`` on its type."""
         await self._settle()
         name, options = creation(cls_or_name, agent_id, agent_options)
         try:
@@ -74,7 +74,7 @@ class AsyncRpcClient:
         await self._manage(Op.REGISTER, cls_or_name)
         return self._proxy(await self._create(name, args, kwargs, options))
 
-    async def get_agent(self, agent_id: str) -> AgentProxy:
+    async def get_agent(self, agent_id: str) -> Any:
         """The proxy of an agent that is there; UnknownAgent if it is not."""
         checked_name(agent_id, errors.UnknownAgent)
         return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))

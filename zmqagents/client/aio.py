@@ -175,6 +175,8 @@ class AsyncRpcClient:
             await asyncio.to_thread(self._link.settle, time_left(self._timeout))
 
     async def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+        if self._link.takes_pickles:  # a class that it does not know by its name is sent
+            options.pop("origin", None)
         body = request_body(self._link, name.rpartition(":")[2], args, kwargs)
         return await self._send(Op.CREATE, body, options, time_left(self._timeout))
 

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions
+from ..agents.origin import origin_of
 from ..agents.spec import class_name_of
 from ..config import DEFAULT_TIMEOUT_S, check_host
 from ..connection.connection import Connection, connect
@@ -42,6 +43,8 @@ def creation(
         known = ", ".join(AgentOptions.__slots__)
         raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
     options = {"class": checked_name(name, errors.UnknownClass), **chosen}
+    if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
+        options["origin"] = origin_of(cls_or_name)
     if agent_id is None:
         return name, options
     try:
@@ -264,6 +267,8 @@ class RpcClient:
         link = self._link
         link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
+        if link.takes_pickles:  # a class that it does not know by its name is sent
+            options.pop("origin", None)
         body = request_body(link, short, args, kwargs)
         reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
         return self.proxy_from(value_of(link, reply))

@@ -75,7 +75,8 @@ def as_completed(results: Iterable[AsyncResult[R]], timeout: float | None = None
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
 
     ``len()`` of what is returned is how many are still to come.
-    Inside an agent's call the worker slot is given back while it waits. BlockingCallError as for `wait`.
+    ``timeout``: seconds, None: no limit. Blocks the calling thread for each; inside an agent's call the worker slot is
+    given back meanwhile. BlockingCallError and DeadlockError as for `wait`.
     """
     return _AsCompleted(results, timeout)
 

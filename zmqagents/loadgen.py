@@ -249,7 +249,7 @@ class LoadClient:
         self._send = self._request_maker()
         self._send().result()  # the first call is the host's to warm up; it also shows that the agent can be called
 
-    def _request_maker(self) -> Callable[[], AsyncResult]:
+    def _request_maker(self) -> Callable[[], AsyncResult[Any]]:
         load = self._load
         if load.agent is None:
             return self._ping
@@ -259,7 +259,7 @@ class LoadClient:
         args = [*payload, *load.args]
         return lambda: method.aio(*args, **load.kwargs)
 
-    def _ping(self) -> AsyncResult:
+    def _ping(self) -> AsyncResult[Any]:
         link = self._rpc.link
         body = request_body(link, Op.INFO, (), {})
         return AsyncResult(link, Op.INFO, bind_reference, body, method=Op.INFO, timeout=self._load.timeout_s)

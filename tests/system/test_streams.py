@@ -194,18 +194,20 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def source(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Source)
+    proxy: Any = client.create_agent(Source)
+    return proxy
 
 
 @pytest.fixture
 def reader(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Reader)
+    proxy: Any = client.create_agent(Reader)
+    return proxy
 
 
 both_kinds = pytest.mark.parametrize("kind", ["count", "count_on_loop"])
 
 
-def first_items(stream: Stream, how_many: int) -> list[Any]:
+def first_items(stream: Stream[Any], how_many: int) -> list[Any]:
     return [next(stream) for _ in range(how_many)]
 
 
@@ -305,23 +307,23 @@ def test_a_stream_that_is_left_runs_the_generators_finally(source: AgentProxy, k
     assert source.echo("free") == "free"
 
 
-def _close(stream: Stream) -> None:
+def _close(stream: Stream[Any]) -> None:
     first_items(stream, 3)
     stream.close()
     stream.close()
     assert list(stream) == []
 
 
-def _with(stream: Stream) -> None:
+def _with(stream: Stream[Any]) -> None:
     with stream:
         first_items(stream, 3)
 
 
-def _drop(stream: Stream) -> None:
+def _drop(stream: Stream[Any]) -> None:
     first_items(stream, 3)
 
 
-def _aclose(stream: Stream) -> None:
+def _aclose(stream: Stream[Any]) -> None:
     async def read() -> None:
         async with stream:
             await anext(stream)
@@ -330,7 +332,7 @@ def _aclose(stream: Stream) -> None:
     asyncio.run(read())
 
 
-def _break(stream: Stream) -> None:
+def _break(stream: Stream[Any]) -> None:
     async def read() -> None:
         async for item in stream:
             if item == 3:
@@ -342,7 +344,7 @@ def _break(stream: Stream) -> None:
 @pytest.mark.parametrize("how", ["value", "result", "stream", "timeout"])
 def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient, source: AgentProxy, how: str) -> None:
     """A traceback holds the frames that it went through, and those what was in them: until it is gone, no longer."""
-    other = client.create_agent(Source)
+    other: Any = client.create_agent(Source)
 
     def fail() -> None:
         stream = source.count(ENDLESS)
@@ -432,7 +434,7 @@ def test_another_client_may_cancel_a_stream_by_its_task_id(server: RpcAgentServe
 
 def test_a_host_that_dies_ends_its_streams() -> None:
     with client_on_host(Source) as client:
-        stream = client.create_agent(Source).count(ENDLESS)
+        stream: Any = client.create_agent(Source).count(ENDLESS)
         first_items(stream, 3)
         os.kill(client.get_server_info()["pid"], signal.SIGKILL)
         with within(1.0), pytest.raises(CallLost):
@@ -596,9 +598,9 @@ def test_two_tasks_that_read_one_stream_share_its_items(source: AgentProxy) -> N
 
 
 def test_one_loop_reads_many_streams_at_once(client: RpcClient) -> None:
-    streams = [client.create_agent(Source).count_on_loop(100) for _ in range(20)]
+    streams: Any = [client.create_agent(Source).count_on_loop(100) for _ in range(20)]
 
-    async def total(stream: Stream) -> int:
+    async def total(stream: Stream[Any]) -> int:
         return sum([i async for i in stream])
 
     async def read() -> list[int]:

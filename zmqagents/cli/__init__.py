@@ -5,6 +5,7 @@
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
+    stubs                                  types of proxies, for a type checker
     keys doctor completion                 this machine's side: keys, settings, the shell
 
 Which host: ``--port`` (and ``--host``), or ``--server-id``, or neither when one host of this user runs on this
@@ -44,7 +45,7 @@ _MODULE_OF = {
     "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
-    "bench": "bench", "keys": "keys", "doctor": "machine", "completion": "machine",
+    "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
 
 

@@ -64,10 +64,10 @@ class AsyncRpcClient:
     async def create_agent(
         self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy, all of whose methods are awaited.
 
-        Arguments and errors as in `RpcClient.create_agent`.
+        Arguments and errors as in `RpcClient.create_agent`. ``docs/typing.rst`` says how it gets a type.
         """
         given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
         taken = constructor_names(cls_or_name, given)
@@ -89,7 +89,7 @@ class AsyncRpcClient:
         await self._manage(Op.REGISTER, cls_or_name)
         return self._proxy(await self._create(name, args, kwargs, options))
 
-    async def get_agent(self, agent_id: str) -> AgentProxy:
+    async def get_agent(self, agent_id: str) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
@@ -168,7 +168,7 @@ class AsyncRpcClient:
                 file.report()
             return await _to_its_end(file.finish)
 
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult(
@@ -196,6 +196,8 @@ class AsyncRpcClient:
             await asyncio.to_thread(self._link.settle, time_left(self._timeout))
 
     async def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+        if self._link.takes_pickles:  # a class that it does not know by its name is sent
+            options.pop("origin", None)
         body = request_body(self._link, name.rpartition(":")[2], args, kwargs)
         return await self._send(Op.CREATE, body, options, time_left(self._timeout))
 

@@ -313,7 +313,7 @@ class AwaitedMethod(RemoteMethod):
         return self.aio(*args, **kwargs)
 
 
-class _AttributeResult(AsyncResult):
+class _AttributeResult(AsyncResult[Any]):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
@@ -21,6 +21,8 @@ from .result import Bind, Condition, decode_reply
 
 if TYPE_CHECKING:
     import asyncio
+
+Y = TypeVar("Y")
 
 
 class _Inlet:
@@ -127,7 +129,7 @@ class _Inlet:
             inbox.post(future, None)
 
 
-class Stream:
+class Stream(Generic[Y]):
     """The items of a generator method, as they are made: an iterator, also an asynchronous one.
 
     The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator is raised
@@ -151,10 +153,10 @@ class Stream:
         self.task_id = ""  # as `close` finds it if the call cannot be made
         self.task_id = self._inlet.open(agent, method, body, timeout)
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> Stream[Y]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Y:
         while True:
             item = self._inlet.pop()
             if item is not None:
@@ -164,10 +166,10 @@ class Stream:
                 raise StopIteration
             self._wait()
 
-    def __aiter__(self) -> Stream:
+    def __aiter__(self) -> Stream[Y]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> Y:
         while True:
             item = self._inlet.pop()
             if item is not None:
@@ -206,13 +208,13 @@ class Stream:
         """The same as `close`."""
         self.close()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[Y]:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Stream[Y]:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -229,11 +231,12 @@ class Stream:
         state = "ended" if self._inlet.ended else "open"
         return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
 
-    def _take(self, item: Reply) -> Any:
+    def _take(self, item: Reply) -> Y:
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)
-        return decode_reply(self._link, item, self._bind)
+        value: Y = decode_reply(self._link, item, self._bind)
+        return value
 
     def _finish(self) -> None:
         error, self._inlet.error = self._inlet.error, None

@@ -295,7 +295,7 @@ def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: st
         return cls(*args, **kwargs)
     if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
         raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
-    instance = cls.__new__(cls, *args, **kwargs)
+    instance: Any = cls.__new__(cls, *args, **kwargs)
     known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
     instance.__dict__.update(known)  # its id and its host are known before __init__ runs
     instance.__init__(*args, **kwargs)

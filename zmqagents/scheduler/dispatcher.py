@@ -47,7 +47,7 @@ class Dispatcher:
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], *, shares_results: bool) -> None:
+    def __init__(self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool) -> None:
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results)
         self.admission = Admission(config, find_class, calls)

@@ -103,7 +103,7 @@ def _call(proxy: AgentProxy, method: str, args: list[Any], kwargs: dict[str, Any
     show(_wait_for(value) if kind == "future" else value, as_json)
 
 
-def _wait_for(result: AsyncResult) -> Any:
+def _wait_for(result: AsyncResult[Any]) -> Any:
     try:
         return result.result()
     except KeyboardInterrupt:

@@ -382,6 +382,28 @@ def test_the_shell_shows_what_is_stuck_and_frees_it(server: RpcAgentServerLaunch
     assert client.get_call_list() == []
 
 
+def test_what_queues_behind_a_cancelled_call_that_still_runs_says_so(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    latch = client.create_agent(Latch)
+    holding = latch.hold_async()
+    latch.entered()
+    queued = latch.mark_later(1)
+    assert [call["note"] for call in client.get_call_list()] == ["", ""]
+    assert holding.cancel()
+    text = f"{latch.agent_id}.hold_async was cancelled and still runs"
+    assert eventually(lambda: [call["note"] for call in client.get_call_list()] == [f"behind {text}"], CALL_TIMEOUT_S)
+    with pytest.raises(CallTimeout, match=rf"behind 2 calls \({text}\), never started"):
+        latch.mark(2, timeout=0.1)  # type: ignore[call-arg]
+    assert text in as_server(server, "calls").stdout
+    first, second = client.dump()
+    assert (first["task_id"], first["note"]) == (holding.task_id, "has ended and still runs")
+    assert "_open.wait" in first["stack"]  # the line of the agent's own code
+    assert second["behind"] == [holding.task_id]
+    latch.release()
+    assert queued.result() == 1
+
+
 def test_the_shell_prints_a_result_and_the_agents_error(server: RpcAgentServerLauncher, sleeper: AgentProxy) -> None:
     good, bad = sleeper.sleep(0.01), sleeper.sleep(0.01, "no luck")
     concurrent.futures.wait([good, bad])

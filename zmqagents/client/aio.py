@@ -134,7 +134,7 @@ class AsyncRpcClient:
         return dict(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return list(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:

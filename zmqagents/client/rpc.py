@@ -217,7 +217,7 @@ class RpcClient:
         return dict(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return list(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:

@@ -107,6 +107,24 @@ class _Inlet:
             self._futures.append((inbox_of(loop), future))
             return future
 
+    async def until(self, future: asyncio.Future[None]) -> None:
+        """Await ``future``, which `future` has given; in an agent's call, with its host's knowledge."""
+        call = own_call()
+        if call is None:
+            try:
+                await future
+            finally:
+                self.forget(future)
+            return
+        inbox = inbox_of(future.get_loop())
+        over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
+        try:
+            await future
+        finally:
+            self.watch(None)
+            self.forget(future)
+            over()
+
     def forget(self, future: asyncio.Future[None]) -> None:
         """Note that no task awaits ``future`` any more."""
         with self._changed:
@@ -136,6 +154,12 @@ class Stream(Generic[Y]):
     after the last item before it. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator:
     its ``finally`` runs. Reading blocks until there is an item, and raises CallTimeout at the call's deadline and
     BlockingCallError in a done-callback. Any thread or task may read, one at a time.
+
+    An exception out of ``next``, Ctrl-C too, ends the stream as it ends a generator; a cancelled ``anext`` does not,
+    so that ``asyncio.wait_for`` may be tried again.
+
+    An exception in the body of a ``for`` loop drops the stream only if the loop alone has it: a variable that holds it
+    lives as long as the traceback. So a stream that has a name is read in a ``with`` block.
     """
 
     def __init__(
@@ -157,46 +181,39 @@ class Stream(Generic[Y]):
         return self
 
     def __next__(self) -> Y:
-        while True:
-            item = self._inlet.pop()
-            if item is not None:
-                return self._take(item)
-            if self._inlet.ended:
-                self._finish()
-                raise StopIteration
-            self._wait()
+        try:
+            while True:
+                item = self._inlet.pop()
+                if item is not None:
+                    return self._take(item)
+                if self._inlet.ended:
+                    self._finish()
+                    raise StopIteration
+                self._wait()
+        except BaseException:  # Ctrl-C, say: the traceback keeps this frame, so nothing would drop the stream
+            self.close()
+            raise
 
     def __aiter__(self) -> Stream[Y]:
         return self
 
     async def __anext__(self) -> Y:
-        while True:
-            item = self._inlet.pop()
-            if item is not None:
-                return self._take(item)
-            if self._inlet.ended:
-                self._finish()
-                raise StopAsyncIteration
-            future = self._inlet.future()
-            if future is not None:
-                await self._until(future)
-
-    async def _until(self, future: asyncio.Future[None]) -> None:
-        call = own_call()
-        if call is None:
-            try:
-                await future
-            finally:
-                self._inlet.forget(future)
-            return
-        inbox = inbox_of(future.get_loop())
-        over = call.host.awaiting(call, self._inlet, lambda error: inbox.post(future, error), future.done)
         try:
-            await future
+            while True:
+                item = self._inlet.pop()
+                if item is not None:
+                    return self._take(item)
+                if self._inlet.ended:
+                    self._finish()
+                    raise StopAsyncIteration
+                future = self._inlet.future()
+                if future is not None:
+                    await self._inlet.until(future)
+        except (Exception, KeyboardInterrupt):  # not a cancellation: after `asyncio.wait_for` one may read on
+            self.close()
+            raise
         finally:
-            self._inlet.watch(None)
-            self._inlet.forget(future)
-            over()
+            del self  # the traceback of a cancellation keeps this frame: the stream must not stay open for that
 
     def close(self) -> None:
         """End the stream; the generator on the host is closed. Does not block; a second call does nothing."""

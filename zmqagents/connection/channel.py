@@ -100,9 +100,7 @@ class Channel:
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
         if self.leading_caller and self.leading_caller == threading.get_ident():
-            raise errors.BlockingCallError(
-                "a call in a signal handler or finalizer, while its thread is in another"
-            )
+            raise errors.BlockingCallError("a call in a signal handler or finalizer, while its thread is in another")
         request: Request | None = None
         try:
             if self.resting and self._lead.acquire(blocking=False):

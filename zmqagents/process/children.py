@@ -5,7 +5,7 @@ Two ways to start one, and either runs the same code:
 * `fork`, where that is safe (`why_not_fork`: Linux, one thread in the process, no running event loop; a live ZeroMQ
   context has threads): a few milliseconds, and every class is there as it is;
 * `spawn`, a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its stdin,
-  the classes as `trusted` pickles them.
+  the classes as `codec.pickling` makes them.
 
 The child reports where it listens, or why not, as one line on a pipe. A second pipe is its parent's life line: the
 end of that, however the parent dies, ends the child within 2 s. Only the parent itself holds the other end; a fork

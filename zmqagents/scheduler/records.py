@@ -1,4 +1,4 @@
-"""What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
+"""What the dispatcher keeps records of: peers, agents, calls.
 
 Plain data without decisions: `dispatcher` decides which call runs next, and `wait_graph` finds which call waits for
 which. The records belong to the router thread; a worker thread reads only what no longer changes when its call starts.

@@ -344,7 +344,7 @@ def list_hosts() -> list[ConnectionFile]:
 
 
 def sweep() -> None:
-    """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
+    """Remove what hosts that were killed have left behind, whenever they were killed. Never raises."""
     list_hosts()
     for place in places():
         with contextlib.suppress(ConfigError, OSError):

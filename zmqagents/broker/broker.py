@@ -220,7 +220,7 @@ class Broker:
             self.finished.set()
 
     def abandon(self) -> None:
-        """Let go of everything after a `bind` that failed; instead of `run`."""
+        """Close everything after a `bind` that failed; instead of `run`."""
         self._results.close()
         self._wake_w.close()
         self._wake_r.close()
@@ -557,7 +557,7 @@ class Broker:
     # ------------------------------------------------------------ the end
 
     def _close(self) -> None:
-        """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
+        """Send GOODBYE to all clients, stop the threads, close everything. A thread stuck in user code is left."""
         steps = [
             self._cut_short, self._say_goodbye, self._leave_the_inbox, self._end_threads, self.link.stop,
             self._results.close, self._listening.close, self._wake_w.close, self._wake_r.close,

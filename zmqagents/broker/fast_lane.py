@@ -96,7 +96,7 @@ class FastLane:
         return now
 
     def run_short(self, session: Session, call: Call, now: float) -> float:
-        """Run and answer a call that has come in one frame, if nothing about it is unusual; the time then.
+        """Run and answer a call that has come in one frame, if nothing about it is unusual; returns the time then.
 
         0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the

@@ -33,7 +33,7 @@ NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gi
 
 
 class _Refused(Exception):
-    """The host's own word about a call, to be told apart from the same error raised by the agent's code."""
+    """An error of the host about a call, to be told apart from the same error raised by the agent's code."""
 
     def __init__(self, error: errors.ZmqAgentsError) -> None:
         super().__init__(error)

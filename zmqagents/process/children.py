@@ -78,7 +78,7 @@ class Child:
         end = time.monotonic() + timeout_s
         data = b""
         while not data.endswith(b"\n"):
-            # The process, too: a stranger's fork at the wrong moment may hold the pipe open.
+            # The process, too: a fork by other code at the wrong moment may hold the pipe open.
             if not readable([self._ready_r, self.pidfd, *interrupts], end - time.monotonic()):
                 raise errors.LaunchError(
                     f"the host process did not listen within {timeout_s:g} s and was ended; if its agents' files take "

@@ -180,7 +180,7 @@ def drop_edges(ticket: Ticket) -> None:
 
 
 def add_deps(ticket: Ticket, deps: Iterable[str], tasks: Mapping[str, Ticket]) -> list[str]:
-    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or never heard of."""
+    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or unknown."""
     ticket.deps = {}
     ticket.dep_replies = {}
     missing = []

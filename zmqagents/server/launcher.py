@@ -221,7 +221,7 @@ class RpcAgentServerLauncher:
         assert here is not None
         self._bound = list(broker.bound)
         here.broker = broker
-        if here.grace_s is not None:  # stopped before it could hear it
+        if here.grace_s is not None:  # it was asked to stop before its router thread ran
             broker.request_stop(here.grace_s)
 
     # ------------------------------------------------------------ stop
@@ -285,7 +285,7 @@ class RpcAgentServerLauncher:
             self._child.forget_lock()
 
     def reap(self) -> None:
-        """Let go of a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
+        """Reap a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
         child = self._child
         if child is not None and child.poll() is not None and self._lock.acquire(blocking=False):
             try:

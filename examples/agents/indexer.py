@@ -203,7 +203,8 @@ def imported(module: str) -> Iterator[Item]:
         if not name.startswith("_") and callable(value) and (doc := inspect.getdoc(value)):
             kind = "class" if isinstance(value, type) else "function"
             try:
-                signature = "" if isinstance(value, type) else str(inspect.signature(value))
+                with _parsing:  # the signature of a function in C is text, which is parsed
+                    signature = "" if isinstance(value, type) else str(inspect.signature(value))
             except (TypeError, ValueError):
                 signature = ""
             yield kind, name, signature, doc, 1

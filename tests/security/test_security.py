@@ -180,6 +180,14 @@ def test_the_place_of_the_store_follows_the_environment(monkeypatch: pytest.Monk
     assert KeyStore.open().path == tmp_path / "c" / ".config" / "zmqagents"
 
 
+def test_a_home_that_cannot_be_written_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZMQAGENTS_KEYS", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc")
+    with pytest.raises(ConfigError, match=r"/proc/.config.*cannot be made.*set ZMQAGENTS_KEYS"):
+        KeyStore.open()
+
+
 @pytest.mark.program
 def test_eight_processes_that_start_at_once_make_one_store(tmp_path: Path) -> None:
     script = f"""

@@ -1173,7 +1173,7 @@ def test_defect_27_a_to_dist_dict_is_read_and_never_changed(host: Host, agent_di
         del made, agent  # so that this client is the last, and closes the connection
     assert issubclass(worker, AgentBase)
     with pytest.raises(errors.ConfigError, match="to_dist does not know max_pool_size"):
-        worker(to_dist=where | {"max_pool_size": 3})  # type: ignore[call-arg]  # the metaclass takes it
+        worker(to_dist=where | {"max_pool_size": 3})  # the metaclass takes it
 
 
 def test_defect_28_two_classes_of_one_name_are_an_error_that_names_both_files(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, creation
+from .rpc import RpcClient, constructor_names, creation
 
 __all__ = ["AsyncRpcClient"]
 
@@ -62,13 +62,23 @@ class AsyncRpcClient:
         return self._client.address
 
     async def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> AgentProxy:  # fmt: skip
         """Make an agent on the host; returns its proxy, all of whose methods are awaited.
 
         Arguments and errors as in `RpcClient.create_agent`.
         """
+        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
+        taken = constructor_names(cls_or_name, given)
+        kwargs |= {name: given.pop(name) for name in taken}
+        return await self.make_agent(cls_or_name, args, kwargs, **given)
+
+    async def make_agent(
+        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+    ) -> AgentProxy:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         await self._settle()
         name, options = creation(cls_or_name, agent_id, agent_options)
         try:

@@ -24,7 +24,7 @@ from ..agents.context import own_call
 from ..codec import Encoded, TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
-from .loops import inbox_of, renew_lock
+from .loop_inbox import inbox_of, renew_lock
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ the request is made again.
 
 from __future__ import annotations
 
+import inspect
 import os
 import weakref
 from collections.abc import Mapping
@@ -45,6 +46,18 @@ def creation(
         return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
     except (errors.UnknownAgent, errors.ConfigError) as exc:
         raise errors.ConfigError(f"agent_id: {exc}") from None
+
+
+def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list[str]:
+    """Those names of ``given`` that have a value and that the constructor of a class has as parameters of its own."""
+    names = [name for name, value in given.items() if value is not None]
+    if not names or not isinstance(cls_or_name, type):
+        return []
+    try:
+        parameters = inspect.signature(cls_or_name.__init__).parameters  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return []
+    return [name for name in names if name in parameters]
 
 
 class RpcClient:
@@ -90,18 +103,29 @@ class RpcClient:
     # ------------------------------------------------------------ agents
 
     def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> AgentProxy:  # fmt: skip
         """Make an agent on the host; returns its proxy when its ``__init__`` has ended.
 
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
-        this agent: ``max_concurrency``, ``reentrant``, ``on_busy``.
+        this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
+        of these two names gets it; `make_agent` keeps both apart.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` raises.
         """
+        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
+        taken = constructor_names(cls_or_name, given)
+        kwargs |= {name: given.pop(name) for name in taken}
+        return self.make_agent(cls_or_name, args, kwargs, **given)
+
+    def make_agent(
+        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+    ) -> AgentProxy:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         name, options = creation(cls_or_name, agent_id, agent_options)
         try:
             return self._create(name, args, kwargs, options)

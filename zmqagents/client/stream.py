@@ -16,7 +16,7 @@ from ..agents.context import own_call
 from ..codec import Encoded
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Flag, Reply
-from .loops import LoopInbox, inbox_of
+from .loop_inbox import LoopInbox, inbox_of
 from .result import Bind, Condition, decode_reply
 
 if TYPE_CHECKING:

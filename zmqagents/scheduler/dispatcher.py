@@ -189,9 +189,10 @@ class Dispatcher:
         if task_id in self.tasks:
             return None
         try:
-            ticket = self.admission.admit(peer, call, task_id, now, None)
+            deadline = self.admission.check(peer, call, task_id, now, None)
         except ZmqAgentsError:
             return None
+        ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)
         ticket.state = State.RUNNING
         return ticket
 
@@ -206,7 +207,10 @@ class Dispatcher:
         ticket.settled = True
         ticket.state = State.DONE
         ticket.context = None  # as in `Calls.release`
-        self.calls.book_short(ticket)
+        ticket.agent.calls += 1
+        counters = self.counters
+        counters.accepted += 1
+        counters.answered += 1
 
     # ------------------------------------------------------------ a call ends
 

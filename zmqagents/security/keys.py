@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 Role = Literal["admin", "call"]
 
 SELF = "self"  # the name under which a store authorises its own client key
+REMEDY = "set ZMQAGENTS_KEYS to a directory for the keys"
 REFRESH_S = 1.0  # how often the allow list on disk is looked at
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -115,19 +116,11 @@ class KeyStore:
         """
         place = Path(path) if path is not None else _default_place()
         try:
-            directory = private_dir(place, create=create)
-        except FileNotFoundError as exc:
-            raise ConfigError(f"no key store at {place}") from exc
-        try:
-            server, client = _read_pair(directory / "server.key"), _read_pair(directory / "client.key")
-        except FileNotFoundError as exc:
-            if not create:
-                raise ConfigError(f"key file {exc.filename} is missing") from exc
-            server, client = _make_keys(directory)
-        if create:
-            private_dir(directory / "authorized")
-            private_dir(directory / "known_hosts")
-        return cls(directory, server, client, clock)
+            return cls(*_opened(place, create), clock)
+        except ConfigError as exc:
+            if not create or not isinstance(exc.__cause__, OSError):  # OSError: it cannot be made where it is
+                raise
+            raise ConfigError(f"key store: {exc}: {REMEDY}") from exc.__cause__
 
     def server_keypair(self) -> KeyPair:
         """The key pair of this user's hosts."""
@@ -263,8 +256,26 @@ def _default_place() -> Path:
     xdg = os.environ.get("XDG_CONFIG_HOME", "")
     place = Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.config"), "zmqagents")
     if not place.is_absolute():
-        raise ConfigError("the home directory is not known: set ZMQAGENTS_KEYS to a directory for the keys")
+        raise ConfigError(f"the home directory is not known: {REMEDY}")
     return place
+
+
+def _opened(place: Path, create: bool) -> tuple[Path, KeyPair, KeyPair]:
+    """The directory of a store and its keys, of the host and of the client; see `KeyStore.open`."""
+    try:
+        directory = private_dir(place, create=create)
+    except FileNotFoundError as exc:
+        raise ConfigError(f"no key store at {place}") from exc
+    try:
+        server, client = _read_pair(directory / "server.key"), _read_pair(directory / "client.key")
+    except FileNotFoundError as exc:
+        if not create:
+            raise ConfigError(f"key file {exc.filename} is missing") from exc
+        server, client = _make_keys(directory)
+    if create:
+        private_dir(directory / "authorized")
+        private_dir(directory / "known_hosts")
+    return directory, server, client
 
 
 def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from .. import discovery, errors
 from ..agents.spec import class_name_of
-from ..config import END_WAIT_S, BrokerConfig, generate_server_id
+from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id
 from ..process import children
 from . import stop
 
@@ -152,6 +152,7 @@ class RpcAgentServerLauncher:
         LoadError for agents' files, and LaunchError when the process cannot be started, cannot reach Redis, has not
         listened in ``launch_timeout_s`` seconds, or runs already.
         """
+        check_threads()
         with self._lock:
             if self._here is not None or (self._child is not None and self._child.poll() is None):
                 raise errors.LaunchError(f"{self.server_id} is running already")

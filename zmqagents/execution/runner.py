@@ -102,7 +102,7 @@ class AgentHost:
             context.end()
 
     def _run_stream(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
-        """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
+        """Send the items one by one, each when the reader has room; a caller that asked for no stream gets a list."""
         if context.sender is None:
             return self._encode(ticket, list(value))
         items = iter(value)

@@ -87,7 +87,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
-        self.owner = ""  # the user who has made it, "": the host's own code
+        self.owner = ""  # the user that has made it, "": the host's own code
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.

@@ -99,7 +99,7 @@ class Clients:
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
             self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
             return
-        else:  # its former connection is lost, which it may have noticed before us
+        else:  # its former connection is lost, which it may have noticed before the host
             self._lose(session)
             session.role = role
             flags = Flag.RESUMED

@@ -91,7 +91,7 @@ class FastLane:
                 reply, now = self._run_here(ticket, now)
             try:
                 self._carry_out(self._dispatcher.on_done(ticket, reply, now))
-            except Exception:  # a bug of ours: the host goes on
+            except Exception:  # a bug of this package: the host goes on
                 log.exception("the end of %s could not be handled", ticket.task_id)
         return now
 

@@ -201,7 +201,7 @@ def readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
 
 
 def _launch_error(data: dict[str, Any]) -> Exception:
-    """What the child says went wrong, as the class that it is there; LaunchError for what is not ours."""
+    """What the child says went wrong, as the error class that it names; LaunchError for a class of other code."""
     module, _, name = data["type"].partition(":")
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(kind, type) and issubclass(kind, errors.ZmqAgentsError):
@@ -250,7 +250,7 @@ def _pipes() -> tuple[int, int, int, int]:
 
 @contextlib.contextmanager
 def _new_pipes() -> Iterator[tuple[int, int, int, int]]:
-    """Both pipes; the child's ends are closed here afterwards, ours too if the child could not be started."""
+    """Both pipes; the child's ends are closed here afterwards, this side's too if the child could not be started."""
     ready_r, ready_w, life_r, life_w = _pipes()
     try:
         yield ready_r, ready_w, life_r, life_w

@@ -199,7 +199,7 @@ class BrokerConfig:
         """The users that can call the agents without any key, "" if no user can."""
         if not self.insecure or self.private:
             return ""
-        return "any user of this machine" if self.local_mode else "anybody who can reach this machine"
+        return "any user of this machine" if self.local_mode else "every program that can reach this machine"
 
     def replace(self, **changes: Any) -> BrokerConfig:
         """A copy with ``changes``, checked anew."""

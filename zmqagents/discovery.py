@@ -251,7 +251,7 @@ def _remove_socket(path: str) -> None:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
-    if not is_socket:  # not ours to unlink
+    if not is_socket:  # another program's file: not to be unlinked
         raise AddressInUse(f"{path} exists and is no socket: remove it or use another path")
     os.unlink(path)
 
@@ -344,7 +344,7 @@ def list_hosts() -> list[ConnectionFile]:
 
 
 def sweep() -> None:
-    """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
+    """Remove what hosts that were killed have left behind, whenever they were killed. Never raises."""
     list_hosts()
     for place in places():
         with contextlib.suppress(ConfigError, OSError):
@@ -406,7 +406,7 @@ def _live(record: ConnectionFile) -> bool:
     if not _is_locked(record.ipc):
         _bury(record)
     # Otherwise the lock is held but the pid is gone: a host in another pid namespace, or a starting host
-    # that has not yet written its own record. Neither is ours to remove.
+    # that has not yet written its own record. Neither may be removed here.
     return False
 
 

@@ -44,7 +44,7 @@ INTERVAL_S = 1.0
 LONGEST_US = 3_600_000_000  # an hour
 DIGITS = 3
 POLL_S = 0.01  # how often a client that has sent everything looks whether it is answered
-HEAD_START_S = 0.1  # until every client has heard when to begin
+HEAD_START_S = 0.1  # until every client has read when to begin
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99, 100.0)
 
 

@@ -418,7 +418,7 @@ def test_off_this_machine_the_words_must_be_said(caplog: pytest.LogCaptureFixtur
     with pytest.raises(ConfigError, match="insecure opens the host to every program that can reach its port"):
         RpcAgentServerLauncher(insecure=True)
     with host(insecure="yes-i-mean-it", local_mode=False) as launcher:
-        assert "insecure: anybody who can reach this machine can call its agents" in caplog.text
+        assert "insecure: every program that can reach this machine can call its agents" in caplog.text
         connections = psutil.Process(launcher.pid).net_connections("tcp")
         assert [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN] == ["0.0.0.0"]
         with RpcClient("127.0.0.1", launcher.port, transport="tcp-insecure", timeout=CALL_TIMEOUT_S) as client:

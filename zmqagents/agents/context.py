@@ -190,7 +190,7 @@ class CallContext:
         return self._call.host.client()
 
 
-# Set by the host. Public, so that the path of a call reads it without a function of ours in between.
+# Set by the host. Public, so that the path of a call reads it without a function call in between.
 running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 

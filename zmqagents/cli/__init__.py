@@ -17,7 +17,7 @@ prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSIO
                 1 the agent raised        4 not reachable             130 interrupted
                 2 usage or settings       5 refused key             70 start --restart: given up
 
-What is wrong is one line on stderr and never a traceback of ours; `Verb` and `Shell` see to both. A verb's module is
+What is wrong is one line on stderr and no traceback of zmqagents; `Verb` and `Shell` see to both. A verb's module is
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
 ``as_server start`` nothing that it does not use.
 

@@ -1,4 +1,4 @@
-"""Commands, and what goes wrong in them: one line on stderr, an exit code, never a traceback of ours."""
+"""Commands, and what goes wrong in them: one line on stderr, an exit code, never a traceback of zmqagents."""
 
 from __future__ import annotations
 

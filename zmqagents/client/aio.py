@@ -176,7 +176,7 @@ class AsyncRpcClient:
         )
 
     async def close(self) -> None:
-        """Let go of the connection; the last client of this process to the host closes it."""
+        """Give up the connection; the last client of this process to the host closes it."""
         await asyncio.to_thread(self._client.close)  # it joins the I/O thread
 
     async def __aenter__(self) -> AsyncRpcClient:

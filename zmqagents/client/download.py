@@ -1,4 +1,7 @@
-"""A file of the host as it arrives: written to a draft beside its place, and renamed when it is whole."""
+"""A file of the host as it arrives: written to a draft beside its place, and renamed when it is whole.
+
+An interrupted download leaves nothing. Only ``kill -9`` leaves the draft, ``.<name>.<8 hex digits>.part``.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Condition:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let go of the lock until `notify_all`; False after ``timeout`` seconds."""
+        """Release the lock until `notify_all`; False after ``timeout`` seconds."""
         if self._changed is None:
             self._changed = threading.Condition(self._lock)
         return self._changed.wait(timeout)

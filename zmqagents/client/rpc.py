@@ -284,7 +284,7 @@ class RpcClient:
     # ------------------------------------------------------------ life
 
     def close(self) -> None:
-        """Let go of the connection; the last client of this process to the host closes it. Idempotent."""
+        """Give up the connection; the last client of this process to the host closes it. Idempotent."""
         link = self._link
         if not self._open or not isinstance(link, Connection):
             return

@@ -148,7 +148,7 @@ class Channel:
                 self._thread.join(5.0)
 
     def _wake(self) -> None:
-        """See that a thread looks at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
+        """Make a thread look at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
         if self.resting:
             try:
                 self.resting = False

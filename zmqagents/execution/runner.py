@@ -33,7 +33,7 @@ NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gi
 
 
 class _Refused(Exception):
-    """The host's own word about a call, to be told apart from the same error raised by the agent's code."""
+    """An error of the host about a call, to be told apart from the same error raised by the agent's code."""
 
     def __init__(self, error: errors.ZmqAgentsError) -> None:
         super().__init__(error)
@@ -102,7 +102,7 @@ class AgentHost:
             context.end()
 
     def _run_stream(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
-        """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
+        """Send the items one by one, each when the reader has room; a caller that asked for no stream gets a list."""
         if context.sender is None:
             return self._encode(ticket, list(value))
         items = iter(value)

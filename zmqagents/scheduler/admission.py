@@ -64,7 +64,7 @@ class Admission:
         config, calls = self._config, self._calls
         deadline = self.check(peer, call, task_id, now, parent)
         size = sum(map(len, call.body))
-        if size > self._max_body:  # our own clients do not send it
+        if size > self._max_body:  # clients of this package do not send it
             raise _too_large(call, size, config.max_message_bytes)
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None

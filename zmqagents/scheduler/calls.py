@@ -298,7 +298,7 @@ class Calls:
         return len(left)
 
     def end_drain(self, cut: int, effects: list[Effect]) -> None:
-        """Nothing is open any more: let go of the threads that wait for a slot. ``cut``: calls answered unfinished."""
+        """Nothing is open any more: release the threads that wait for a slot. ``cut``: calls answered unfinished."""
         while (waiting := self.slots.next(beyond=True)) is not None:
             _resume(waiting, effects)
         if self.drain is not None:

@@ -1,4 +1,4 @@
-"""What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
+"""What the dispatcher keeps records of: peers, agents, calls.
 
 Plain data without decisions: `dispatcher` decides which call runs next, and `wait_graph` finds which call waits for
 which. The records belong to the router thread; a worker thread reads only what no longer changes when its call starts.
@@ -87,7 +87,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
-        self.owner = ""  # the user who has made it, "": the host's own code
+        self.owner = ""  # the user that has made it, "": the host's own code
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.

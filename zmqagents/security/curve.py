@@ -28,8 +28,8 @@ def guard_tcp(socket: Socket, keys: KeyPair) -> None:
 
 
 def guard_insecure(socket: Socket) -> None:
-    """Make the next bind of ``socket`` a plain endpoint: open to all if the `Authenticator` was told so, else to
-    nobody. Whether the address may be anything but loopback is the caller's to refuse.
+    """Make the next bind of ``socket`` a plain endpoint: open to all clients if the `Authenticator` was told so, else
+    to none. The caller refuses addresses other than loopback.
     """
     _guard(socket, DOMAIN_INSECURE)
 

@@ -352,7 +352,7 @@ def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
 
 
 def _is_shortage(exc: BaseException) -> bool:
-    """Whether a file could not be read for a reason that lies in this machine and not in the file."""
+    """Whether a file could not be read for lack of descriptors or memory, and not because of the file."""
     cause = exc.__cause__ if isinstance(exc, ConfigError) else exc
     return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 

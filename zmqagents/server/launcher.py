@@ -1,4 +1,4 @@
-"""Start and stop a host process: `RpcAgentServerLauncher`, and the private host behind a bare ``to_dist()``.
+"""Start and stop a host process: `RpcAgentServerLauncher`.
 
 ``start_method`` says how the child comes to be: by ``fork`` where that is safe, else as a ``fresh`` interpreter, for
 which classes of ``__main__`` and of notebooks need cloudpickle. `children` tells of both, of its report and of its
@@ -7,7 +7,7 @@ life line. `launch` returns or raises with the report: there is no window betwee
 With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
 crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
 
-Stopping is one ladder, each step bounded and logged: control frame, SIGTERM, SIGKILL.
+A stop takes up to three steps, each bounded and logged: a request over the control socket, SIGTERM, SIGKILL.
 
 A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
 launcher: what runs on it must not depend on when Python collects an object.
@@ -222,7 +222,7 @@ class RpcAgentServerLauncher:
         assert here is not None
         self._bound = list(broker.bound)
         here.broker = broker
-        if here.grace_s is not None:  # stopped before it could hear it
+        if here.grace_s is not None:  # it was asked to stop before its router thread ran
             broker.request_stop(here.grace_s)
 
     # ------------------------------------------------------------ stop
@@ -286,7 +286,7 @@ class RpcAgentServerLauncher:
             self._child.forget_lock()
 
     def reap(self) -> None:
-        """Let go of a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
+        """Reap a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
         child = self._child
         if child is not None and child.poll() is not None and self._lock.acquire(blocking=False):
             try:

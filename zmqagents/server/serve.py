@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted
-TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
+TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
 
 Ready = Callable[[Bound], None]
 

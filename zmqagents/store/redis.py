@@ -307,7 +307,7 @@ class RedisStore(SharedStore):
 
 
 class RedisListener:
-    """Where an owner hears which of the tasks that it waits for are settled. For one thread."""
+    """Tells an owner which of the tasks that it waits for are settled. For one thread."""
 
     def __init__(self, client: Any, channel: str) -> None:
         self._client = client
@@ -315,7 +315,7 @@ class RedisListener:
         self._pubsub: Any = None
 
     def get(self, timeout_s: float) -> str | None:
-        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
+        """The next settled task id; "" when messages may have been lost before; None after ``timeout_s``.
 
         Raises `StoreUnavailable`; the next call subscribes anew.
         """
@@ -334,7 +334,7 @@ class RedisListener:
         return str(message["data"].decode()) if message["type"] == "message" else None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             with contextlib.suppress(*_FAILURES, OSError):

@@ -62,7 +62,7 @@ def _ask_to_stop(grace: float | None, host: str, port: int | None, server_id: st
 
 
 def _wait_until_gone(record: ConnectionFile | None, host: str, port: int | None, limit_s: float) -> bool:
-    """Wait for a host of this machine to let go of its lock, for another to answer no more."""
+    """Wait until a host of this machine has released its lock, or another host does not answer any more."""
     end = time.monotonic() + limit_s
     while _is_there(record, host, port):
         if time.monotonic() >= end:

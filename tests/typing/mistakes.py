@@ -16,7 +16,7 @@ def creating(client: RpcClient) -> None:
     client.create_agent(Reader, "corpus", limit="3")  # wrong: a number
     client.create_agent(7)  # wrong: no class
     client.get_agent("r1", "Reader")  # wrong: the class, not its name
-    client.get_agent(Reader)  # wrong: an id
+    client.options(agent_id="r1").create_agent(Reader, "corpus", limit="3")  # wrong: a number
     client.create_agnet(Reader, "corpus")  # wrong: create_agent
     Reader("corpus").to_dist("localhost", "7411")  # wrong: a port is a number
     plain: Plain = client.create_agent(Reader, "corpus")  # wrong: another class

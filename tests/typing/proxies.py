@@ -89,6 +89,8 @@ def proxies(client: RpcClient) -> None:
     assert_type(reader, Reader)
     assert_type(client.create_agent(Reader, "corpus", agent_id="r1"), Reader)
     assert_type(client.create_agent(Reader, "corpus", agent_options={"max_concurrency": 2}), Reader)
+    assert_type(client.options(agent_id="r1", max_concurrency=2).create_agent(Reader, "corpus", limit=1), Reader)
+    assert_type(client.options(on_busy="reject").create_agent("Reader", "corpus"), Any)
     assert_type(client.create_agent(Plain), Plain)
     assert_type(client.create_agent(Plain).greet("ann"), str)
     assert_type(client.create_agent("Reader", "corpus", agent_id="r2"), Any)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
+from ..agents.marks import OnBusy
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.link import Link
@@ -22,7 +23,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, constructor_names, creation
+from .rpc import RpcClient, chosen_options, constructor_names, creation
 
 __all__ = ["AsyncRpcClient"]
 
@@ -38,6 +39,21 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+class AsyncAgentMaker:
+    """Makes agents with the options that `AsyncRpcClient.options` was given."""
+
+    def __init__(self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+        self._client = client
+        self._agent_id = agent_id
+        self._agent_options = agent_options
+
+    async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments."""
+        return await self._client.make_agent(
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
+        )
 
 
 class AsyncRpcClient:
@@ -88,6 +104,13 @@ class AsyncRpcClient:
                 raise
         await self._manage(Op.REGISTER, cls_or_name)
         return self._proxy(await self._create(name, args, kwargs, options))
+
+    def options(
+        self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> AsyncAgentMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
+        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
 
     async def get_agent(self, agent_id: str) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""

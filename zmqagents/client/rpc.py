@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
-from ..agents.marks import AgentOptions
+from ..agents.marks import AgentOptions, OnBusy
 from ..agents.origin import origin_of
 from ..agents.spec import class_name_of
 from ..config import DEFAULT_TIMEOUT_S, check_host
@@ -64,6 +64,34 @@ def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list
     except (TypeError, ValueError):
         return []
     return [name for name in names if name in parameters]
+
+
+def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy: OnBusy | None) -> dict[str, Any]:
+    """``agent_options`` of those that are not None."""
+    given = {"max_concurrency": max_concurrency, "reentrant": reentrant, "on_busy": on_busy}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class AgentMaker:
+    """Makes agents with the options that `RpcClient.options` was given. Any thread."""
+
+    def __init__(self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+        self._client = client
+        self._agent_id = agent_id
+        self._agent_options = agent_options
+
+    @overload
+    def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def create_agent(self, name: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments; else as `RpcClient` does."""
+        return self._client.make_agent(
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
+        )
+
+    def __repr__(self) -> str:
+        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {self._agent_options}>"
 
 
 class RpcClient:
@@ -156,6 +184,16 @@ class RpcClient:
                 raise
         self._manage(Op.REGISTER, cls_or_name)
         return self._create(name, args, kwargs, options)
+
+    def options(
+        self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> AgentMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
+
+        ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``
+        """
+        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
 
     @overload
     def get_agent(self, agent_id: str) -> Any: ...

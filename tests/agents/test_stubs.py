@@ -123,6 +123,11 @@ def test_every_method_of_an_asynchronous_proxy_is_awaited(stub: str) -> None:
     assert found["items"] == "(self, options: Options) -> _za.Stream[Hit]"
 
 
+def test_an_asynchronous_proxy_takes_and_gives_asynchronous_proxies(stub: str) -> None:
+    assert members(stub, "ReaderProxy")["near"].startswith("(self, other: BaseProxy)")
+    assert members(stub, "AsyncReaderProxy")["near"].startswith("(self, other: AsyncBaseProxy)")
+
+
 def test_the_types_that_signatures_name_are_copied_without_their_code(stub: str) -> None:
     assert "class Colour(enum.Enum):\n    RED = 'red'" in stub
     assert "@dataclass\nclass Hit:\n    path: str\n    score: Score = ...\n    colour: Colour = ..." in stub

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -53,7 +54,8 @@ def stub_of(classes: Mapping[str, Methods], source: str = "") -> str:
     made: list[str] = []
     for name, methods in classes.items():
         for is_awaited in (False, True):
-            made += _proxy_class(name, methods, bodies, names, is_awaited)
+            lines = _proxy_class(name, methods, bodies, names, is_awaited)
+            made += map(names.awaited, lines) if is_awaited else lines
     return "\n".join([_HEAD, *names.copied(), *made]) + "\n"
 
 
@@ -188,6 +190,10 @@ class _Names:
         return (
             "_Any" if node is None else ast.unparse(_Reader(self).visit(ast.parse(ast.unparse(node), mode="eval").body))
         )
+
+    def awaited(self, line: str) -> str:
+        """A line of an asynchronous proxy: what it takes and gives are such proxies, too."""
+        return re.sub(rf"\b({'|'.join(self._agents)})Proxy\b", r"Async\1Proxy", line)
 
     def use(self, name: str) -> str | None:
         """The expression for a name that an annotation has; None: it cannot be had."""

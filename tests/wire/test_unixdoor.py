@@ -33,6 +33,7 @@ from zmqagents.broker.delivery import Delivery
 from zmqagents.broker.session import Session
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
+from zmqagents.scheduler.shares import Account
 from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages as frames
 from zmqagents.wire import transport, zmtp
@@ -570,7 +571,7 @@ def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_loo
 
 
 def _seated(peer: Peer) -> Session:
-    session = Session(Hello(0, os.urandom(frames.CLIENT_ID_BYTES), {}), "", "call", 64 * MIB)
+    session = Session(Hello(0, os.urandom(frames.CLIENT_ID_BYTES), {}), Account(), "call", 64 * MIB)
     session.take_seat(peer, 0.0)
     return session
 

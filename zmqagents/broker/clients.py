@@ -94,7 +94,8 @@ class Clients:
         session = self._clients.get(hello.client_id)
         flags = 0
         if session is None:
-            session = Session(hello, user, role, self._config.max_unread_bytes)
+            account = self._dispatcher.shares.account(user)
+            session = Session(hello, account, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
             self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..scheduler.records import Peer as Caller
+from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..wire import messages
 from ..wire.messages import Code, Frame, Hello, Kind, Reply
@@ -43,12 +44,12 @@ class Session:
         "unread_bytes", "user",
     )  # fmt: skip
 
-    def __init__(self, hello: Hello, user: str, role: Role, max_bytes: int) -> None:
+    def __init__(self, hello: Hello, account: Account, role: Role, max_bytes: int) -> None:
         self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
-        self.user = user
+        self.user = account.key
         self.role = role
-        self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=user)
+        self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
         self.replies = ReplyCache(max_bytes)
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None

@@ -25,6 +25,7 @@ from . import wait_graph
 from .effects import Answer, Drained, Effect, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
 from .records import AgentRecord, Counters, DrainEnd, ParkedFetch, State, Ticket, phase
+from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
@@ -43,6 +44,7 @@ class Calls:
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self.shares = Shares(config)
         self.slots = Slots(config.capacity)
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
         self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
@@ -66,9 +68,18 @@ class Calls:
             return
         self.count_bytes(ticket)
 
+    def add_agent(self, ticket: Ticket) -> None:
+        """Note the agent that ``ticket`` makes."""
+        record = ticket.agent
+        self.agents[record.agent_id] = record
+        record.account = ticket.account
+        record.account.agents += 1
+        record.seat(ticket)
+
     def book(self, ticket: Ticket) -> None:
         """Note a ticket that was accepted."""
         ticket.agent.calls += 1
+        ticket.account.calls += 1
         ticket.peer.calls[ticket.call_id] = ticket
         self.tasks[ticket.task_id] = ticket
         self.counters.accepted += 1
@@ -78,9 +89,11 @@ class Calls:
     def count_bytes(self, ticket: Ticket) -> None:
         """``ticket`` does not start at once: until then its arguments lie here."""
         ticket.queued_bytes = sum(map(len, ticket.body))
+        ticket.account.queued_bytes += ticket.queued_bytes
         self.queued_bytes += ticket.queued_bytes
 
     def _uncount_bytes(self, ticket: Ticket) -> None:
+        ticket.account.queued_bytes -= ticket.queued_bytes
         self.queued_bytes -= ticket.queued_bytes
         ticket.queued_bytes = 0
 
@@ -140,8 +153,8 @@ class Calls:
                 _resume(ticket, effects)
 
     def _leave_queue(self, ticket: Ticket, state: State) -> None:
-        if state is State.QUEUED and ticket.agent.mailbox is not None:
-            ticket.agent.mailbox.pop(ticket, None)
+        if state is State.QUEUED:
+            ticket.agent.unqueue(ticket)
         elif state is State.READY:
             self.slots.withdraw(ticket)
         elif state is State.PARKED:
@@ -150,7 +163,7 @@ class Calls:
     def _next_of(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         mailbox, limit = record.mailbox, record.options.max_concurrency
         while mailbox and len(record.holders) < limit:
-            ticket, _ = mailbox.popitem(last=False)
+            ticket = record.next_queued()
             record.seat(ticket)
             self._admit(ticket, now, effects)
 
@@ -163,6 +176,7 @@ class Calls:
         """
         ticket.settled = True
         self.counters.answered += 1
+        ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
             self._uncount_bytes(ticket)
@@ -264,6 +278,7 @@ class Calls:
         record.removed = True
         if self.agents.get(record.agent_id) is record:
             del self.agents[record.agent_id]
+            record.account.agents -= 1
         seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
         for ticket in [*seated, *(record.mailbox or ())]:
             if not ticket.settled:

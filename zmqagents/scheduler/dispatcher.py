@@ -55,6 +55,7 @@ class Dispatcher:
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
+        self.shares = calls.shares
         self.timers = calls.timers
         self._shares = shares_results
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
@@ -137,10 +138,10 @@ class Dispatcher:
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
         record = ticket.agent
+        if parent is not None:
+            ticket.account = parent.account
         if ticket.op == Op.CREATE:
-            self.agents[record.agent_id] = record
-            record.owner = peer.user
-            record.seat(ticket)
+            self.calls.add_agent(ticket)
         elif not call.deps:
             record.try_to_seat(ticket)
         if parent is not None:

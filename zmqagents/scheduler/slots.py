@@ -51,6 +51,7 @@ class Slots:
         """``ticket`` gives its slot to others while its code waits."""
         ticket.slot = False
         ticket.owed = True
+        ticket.account.waits += 1
         self.running -= 1
         self.blocked += 1
 
@@ -62,8 +63,7 @@ class Slots:
     def free(self, ticket: Ticket) -> bool:
         """The code of ``ticket`` has returned; True if that freed a slot."""
         if ticket.owed:
-            ticket.owed = False
-            self.blocked -= 1
+            self._end_wait(ticket)
         if not ticket.slot:
             return False
         ticket.slot = False
@@ -80,8 +80,7 @@ class Slots:
         while self._resuming:
             ticket = self._resuming.popleft()
             if ticket.owed:  # it may have returned instead
-                ticket.owed = False
-                self.blocked -= 1
+                self._end_wait(ticket)
                 if not beyond:
                     ticket.slot = True
                     self.running += 1
@@ -93,3 +92,8 @@ class Slots:
         ticket.slot = True
         self.running += 1
         return ticket
+
+    def _end_wait(self, ticket: Ticket) -> None:
+        ticket.owed = False
+        ticket.account.waits -= 1
+        self.blocked -= 1

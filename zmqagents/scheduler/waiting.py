@@ -176,12 +176,9 @@ class Waiting:
             return errors.HostStopping("the host has stopped")
         if ticket.state is State.DONE:
             return errors.LocalProtocolError(f"{ticket.label} has returned and cannot wait any more")
-        config, blocked = self._calls.config, self._calls.slots.blocked
-        if ticket.slot and blocked >= config.max_threads - config.capacity:
-            return errors.HostBusy(
-                f"{blocked} calls of this host wait for others: max_threads={config.max_threads} allows no more "
-                f"beside the {config.capacity} that may run (capacity)"
-            )
+        share, blocked = self._calls.shares.waits, self._calls.slots.blocked
+        if ticket.slot and blocked >= share.free and share.refuses(ticket.account.waits, blocked):
+            return errors.HostBusy(share.reason(ticket.account.waits, blocked))
         return None
 
     def begin(self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float) -> None:

@@ -50,6 +50,7 @@ class Calls:
         self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
+        self.starving: set[Ticket] = set()  # streams whose reader has granted no credit
         self.lingering = 0  # settled calls whose code has not returned
         self.drain: DrainEnd | None = None  # no new calls are taken
         self.drained = False  # nothing is open any more
@@ -120,11 +121,28 @@ class Calls:
             record.seat(ticket)
             self._admit(ticket, now, effects)
 
-    def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
-        """``ticket`` waits: another call may have its slot."""
+    def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float, *, parked: bool = False) -> None:
+        """``ticket`` waits: another call may have its slot, and if it is ``parked`` its thread."""
         if ticket.slot:
-            self.slots.lend(ticket)
+            self.slots.lend(ticket, parked=parked)
             self._fill_slots(effects, now)
+
+    def starve(self, ticket: Ticket) -> errors.HostBusy | None:
+        """Note that the stream ``ticket`` has no credit; the error if its user has too many of these."""
+        share, starving, account = self.shares.streams, self.starving, ticket.account
+        if ticket in starving or ticket.settled:
+            return None
+        if len(starving) >= share.free and share.refuses(account.streams, len(starving)):
+            return errors.HostBusy(share.reason(account.streams, len(starving)))
+        starving.add(ticket)
+        account.streams += 1
+        return None
+
+    def feed(self, ticket: Ticket) -> None:
+        """The stream ``ticket`` has credit, or has ended."""
+        if ticket in self.starving:
+            self.starving.remove(ticket)
+            ticket.account.streams -= 1
 
     def wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """What ``ticket`` waited for is there: it goes on as soon as it has a slot again."""
@@ -180,6 +198,8 @@ class Calls:
         ticket.body = ()
         if ticket.queued_bytes:
             self._uncount_bytes(ticket)
+        if ticket.flags & Flag.STREAM:
+            self.feed(ticket)
         peer = ticket.peer
         peer.calls.pop(ticket.call_id, None)
         del self.tasks[ticket.task_id]

@@ -63,6 +63,7 @@ class Dispatcher:
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
         self.on_dep = waiting.on_dep
+        self.starve, self.feed = calls.starve, calls.feed
         self.on_store_full = self.admission.on_store_full
 
     @property

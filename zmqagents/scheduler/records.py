@@ -192,7 +192,7 @@ class Ticket:
     __slots__ = (
         "accepted", "account", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps",
         "deadline", "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op",
-        "outside", "owed",
+        "outside", "owed", "parked",
         "pace", "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
         "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
@@ -228,6 +228,7 @@ class Ticket:
         self.seat = -1  # index in agent.holders (turn) or agent.beside
         self.turn = self.slot = False  # holds the agent's turn; one of the capacity slots
         self.owed = False  # it gave its slot back to wait and gets one again
+        self.parked = False  # and its thread
         self.settled = False  # answered
         self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
         self.context: RunningCall | None = None

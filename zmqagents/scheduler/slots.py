@@ -47,13 +47,15 @@ class Slots:
         """The READY ``ticket`` will not start."""
         del self._ready[ticket]
 
-    def lend(self, ticket: Ticket) -> None:
-        """``ticket`` gives its slot to others while its code waits."""
+    def lend(self, ticket: Ticket, *, parked: bool = False) -> None:
+        """``ticket`` gives its slot to others while its code waits; ``parked``: no thread waits with it."""
         ticket.slot = False
         ticket.owed = True
-        ticket.account.waits += 1
         self.running -= 1
-        self.blocked += 1
+        ticket.parked = parked
+        if not parked:
+            ticket.account.waits += 1
+            self.blocked += 1
 
     def reclaim(self, ticket: Ticket) -> None:
         """Its wait is over: `next` gives it out as soon as there is a slot."""
@@ -95,5 +97,7 @@ class Slots:
 
     def _end_wait(self, ticket: Ticket) -> None:
         ticket.owed = False
-        ticket.account.waits -= 1
-        self.blocked -= 1
+        if not ticket.parked:
+            ticket.account.waits -= 1
+            self.blocked -= 1
+        ticket.parked = False

@@ -47,7 +47,7 @@ class Calls:
         self.shares = Shares(config)
         self.slots = Slots(config.capacity)
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
-        self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
+        self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
         self.starving: set[Ticket] = set()  # streams whose reader has granted no credit

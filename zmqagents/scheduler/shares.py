@@ -24,6 +24,7 @@ __all__ = ["Account", "Share", "Shares"]
 
 KEPT_FOR_OTHERS = 8  # one part in so many
 STREAMS = 4  # one call in so many may be a stream whose reader takes nothing
+FETCHES = 4  # and one in so many a question to a shared store
 LISTINGS = 64  # requests for a list that wait for the thread which answers them
 
 
@@ -96,7 +97,7 @@ class Shares:
         self.queued_bytes = share("bytes of arguments are queued", "max_queued_bytes", config.max_queued_bytes)
         self.agents = share("agents are on this host", "max_agents", config.max_agents)
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
-        self.fetches = share("fetches wait for the store", "max_calls", config.max_calls)
+        self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
         self.listings = share("lists are asked for", "at once", LISTINGS)
         self.kept_bytes = share("bytes are kept for lost clients", "max_unread_bytes", config.max_unread_bytes)
 

@@ -85,6 +85,8 @@ class Events:
 
     def on_credit(self, peer: Peer, call_id: int, items: int) -> Effects:
         """Allow the stream ``call_id`` to send ``items`` more."""
+        if not peer.local:
+            peer.key.replies.grant(call_id, items)
         ticket = peer.calls.get(call_id)
         if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []

@@ -270,6 +270,12 @@ class Dispatcher:
                 self.calls.give_up(ticket, error, effects, now)
         return self.waiting.end(effects, now)
 
+    def on_lost(self, ticket: Ticket, error: ZmqAgentsError, now: float) -> list[Effect]:
+        """What ``ticket`` had to say is lost: it ends in ``error``."""
+        effects: list[Effect] = []
+        self.calls.give_up(ticket, error, effects, now)
+        return self.waiting.end(effects, now)
+
     # ------------------------------------------------------------ time, agents, the end
 
     def on_tick(self, now: float) -> list[Effect]:

@@ -13,7 +13,7 @@ from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW
 def test_a_reader_gets_each_item_once_whatever_is_lost(steps: list[str], at_the_turn: bool) -> None:
     """A reader of a stream over a line that is cut; in one run in two the numbers pass 2 ** 32."""
     start = MAX_TIME_MS - 20 if at_the_turn else 0
-    log = StreamLog()
+    log = StreamLog(start)
     made = sent_credit = 0
     credit = STREAM_WINDOW
     line: list[int] = []  # items on their way

@@ -19,17 +19,18 @@ HALF = (MAX_TIME_MS + 1) // 2  # numbers are counted round; what is further away
 
 
 class StreamLog:
-    """The log of one stream. ``sent``: the items so far, counted round.
+    """The log of one stream. ``sent``: the items so far, counted round; ``first``: the number of the first one.
 
     ``lost``: the items were dropped because they were too large; the stream cannot go on over another connection.
     """
 
-    __slots__ = ("_granted", "_items", "bytes", "lost", "sent")
+    __slots__ = ("_first", "_granted", "_items", "bytes", "lost", "sent")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.bytes = 0
         self.lost = False
-        self.sent = 0
+        self.sent = first
+        self._first = first
         self._granted = 0  # items for which the reader has granted credit, beyond the first window
         self._items: deque[tuple[int, Body]] = deque()
 
@@ -46,8 +47,7 @@ class StreamLog:
     def grant(self, items: int) -> None:
         """The reader has taken ``items`` more."""
         self._granted = (self._granted + items) & MAX_TIME_MS
-        for _ in range(min(items, len(self._items))):
-            self._drop_first()
+        self._drop_before(self._first + self._granted)
 
     def resume(self, needed: int, granted: int) -> tuple[int, list[tuple[int, Body]]] | None:
         """The reader is back: it needs the item ``needed`` next, and has granted ``granted`` in all.
@@ -61,8 +61,7 @@ class StreamLog:
         credit = (granted - self._granted) & MAX_TIME_MS
         credit = credit if credit <= STREAM_WINDOW else 0
         self._granted = (self._granted + credit) & MAX_TIME_MS
-        while self._items and 0 < (needed - self._items[0][0]) & MAX_TIME_MS < HALF:
-            self._drop_first()
+        self._drop_before(needed)
         return credit, list(self._items)
 
     def drop(self) -> None:
@@ -71,9 +70,10 @@ class StreamLog:
         self._items.clear()
         self.bytes = 0
 
-    def _drop_first(self) -> None:
-        _, body = self._items.popleft()
-        self.bytes -= _size(body)
+    def _drop_before(self, number: int) -> None:
+        items = self._items
+        while items and 0 < (number - items[0][0]) & MAX_TIME_MS < HALF:
+            self.bytes -= _size(items.popleft()[1])
 
 
 def _size(body: Body) -> int:

@@ -338,6 +338,36 @@ def test_a_stream_whose_items_were_too_much_to_keep_is_lost_with_its_connection(
     assert head.time_ms == 1, "the reader takes it as the end"
 
 
+def test_the_replies_that_are_kept_for_lost_clients_have_one_bound_for_all_of_them(lobby: Lobby) -> None:
+    lost = [lobby.hello(f"ann {number}", f"{number}") for number in range(10)]
+    for number, session in enumerate(lost):
+        session.replies.note(1, ok(bytes(MAX_UNREAD // 2)))
+        lobby.lines[f"{number}"].ended = True
+        lobby.clients.gone(lobby.lines[f"{number}"])
+    assert sum(session.replies.bytes for session in lost) <= MAX_UNREAD * 7 // 8
+    (first,) = {session.caller.account for session in lost}
+    assert first.kept_bytes == sum(session.replies.bytes for session in lost)
+    back = lobby.hello("ann 0", "again")
+    assert first.kept_bytes < back.replies.bytes, "it is counted for those that are lost"
+    lobby.sleep(RESUME_S + 1)
+    assert first.kept_bytes == 0
+
+
+def test_what_a_lost_client_gets_while_it_is_away_counts_and_one_of_another_user_has_room(lobby: Lobby) -> None:
+    lobby.roles["uid:1"] = "call"
+    ann, bob = lobby.hello("ann", "1"), lobby.hello("bob", "2", user="uid:1")
+    for session in (ann, bob):
+        lobby.lines[session.peer.name].ended = True  # type: ignore[attr-defined]
+        lobby.clients.gone(session.peer)
+    for call_id in range(1, 20):
+        lobby.answer(ann, call_id, ok(bytes(1000)))
+        lobby.clients.delivery.push_all()
+    assert ann.replies.bytes <= MAX_UNREAD * 7 // 8
+    lobby.answer(bob, 1, ok(bytes(200)))
+    lobby.clients.delivery.push_all()
+    assert bob.replies.find(1) is not None
+
+
 def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:
     for name in ("1", "2", "3"):
         lobby.hello(f"client {name}", name)

@@ -529,7 +529,7 @@ def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Por
 
 def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_looked(porter: Porter) -> None:
     """Room comes while messages to others are sent: it is still to be told of."""
-    out = Delivery(64 * MIB, lambda session: None)
+    out = Delivery(64 * MIB, lambda session: None, lambda session: None)
     with shaken(porter) as (end, peer):
         got = b""
 

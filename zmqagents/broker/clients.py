@@ -57,7 +57,7 @@ class Clients:
         self, config: BrokerConfig, dispatcher: Dispatcher, carry_out: Callable[[list[Effect]], None],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.delivery = Delivery(config.max_unread_bytes, self._detach)
+        self.delivery = Delivery(config.max_unread_bytes, self._detach, self._bound_kept)
         self.due = 0.0
         self._config = config
         self._dispatcher = dispatcher
@@ -66,6 +66,8 @@ class Clients:
         self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
         self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
+        self._kept: dict[Session, int] = {}  # bytes of replies that are kept for each of those
+        self._kept_bytes = 0  # and for all of them
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_sweep = self._next_probe = 0.0
         self._next_roles = math.inf  # while no client has a key
@@ -110,6 +112,7 @@ class Clients:
         other: Session | None = peer.session
         if other is not None and other is not session:
             self._detach(other)
+        self._give_kept(session)
         session.take_seat(peer, now)
         self._lost.pop(session, None)
         self._seated[session] = None
@@ -268,9 +271,30 @@ class Clients:
         self.due = min(self.due, session.last_seen + self._config.resume_s)
         if len(self._lost) > MAX_LOST:
             self._detach(next(iter(self._lost)))
+        self._bound_kept(session)
+
+    def _bound_kept(self, session: Session) -> None:
+        """Keep no more replies for a lost client than is left for all of them, and for all of its user's."""
+        if session not in self._lost:
+            return
+        account = session.caller.account
+        self._give_kept(session)
+        room = self._dispatcher.shares.kept_bytes.room(account.kept_bytes, self._kept_bytes)
+        if session.replies.bytes > room:
+            session.replies.shrink(room)
+        self._kept[session] = kept = session.replies.bytes
+        account.kept_bytes += kept
+        self._kept_bytes += kept
+
+    def _give_kept(self, session: Session) -> None:
+        """The replies of this client count no more as kept for a lost one."""
+        kept = self._kept.pop(session, 0)
+        session.caller.account.kept_bytes -= kept
+        self._kept_bytes -= kept
 
     def _detach(self, session: Session) -> None:
         """Let go of a client that is gone for good."""
+        self._give_kept(session)
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)

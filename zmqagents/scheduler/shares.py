@@ -73,6 +73,11 @@ class Share:
         part = (self.limit - self.free) // max(1, len(self._accounts))
         return taken >= self.limit or held >= max(1, part)
 
+    def room(self, held: int, taken: int) -> int:
+        """How much more a user that holds ``held`` may take, when all together hold ``taken``."""
+        part = (self.limit - self.free) // max(1, len(self._accounts))
+        return max(0, self.free - taken, min(part - held, self.limit - taken))
+
     def reason(self, held: int, taken: int) -> str:
         """The text of a refusal."""
         share = f", {held} of them of this user: its share is used up" if taken < self.limit else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import threading
@@ -14,10 +15,12 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, host
 from hosts import eventually
-from zmqagents import AgentBase, HostBusy, RpcAgentServerLauncher, RpcClient
+from raw_peer import RawPeer
+from zmqagents import AgentBase, AsyncRpcClient, HostBusy, RpcAgentServerLauncher, RpcClient
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
 from zmqagents.security.keys import KeyStore
+from zmqagents.wire.messages import Code, Kind
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -147,3 +150,39 @@ def test_agents_of_one_user_leave_room_for_those_of_another(tmp_path: Path) -> N
         for agent in made[:2]:
             ann.delete_agent(agent.agent_id)
         assert ann.create_agent(Desk).echo(1) == 1
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+def test_a_list_of_many_agents_comes_in_pages_and_is_whole(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr("zmqagents.broker.listing.PAGE_ROWS", 7)
+    with host(Desk) as launcher, client_of(launcher) as client:
+        made = [client.create_agent(Desk).agent_id for _ in range(50)]
+
+        async def listed() -> list[dict[str, Any]]:
+            async with AsyncRpcClient("localhost", launcher.port) as other:
+                return await other.get_agent_list()
+
+        rows = client.get_agent_list() if way == "blocking" else asyncio.run(listed())
+        assert [row["agent_id"] for row in rows] == made
+        for agent_id in made[:7]:
+            client.delete_agent(agent_id)
+        assert [row["agent_id"] for row in client.get_agent_list()] == made[7:]
+        for agent_id in made[7:]:
+            client.delete_agent(agent_id)
+        assert client.get_agent_list() == []
+
+
+def test_requests_for_lists_are_answered_in_turn_and_have_a_share() -> None:
+    with host(Desk) as launcher, client_of(launcher) as client, RawPeer(launcher) as peer:
+        for _ in range(20):
+            client.create_agent(Desk)
+        peer.hello()
+        for call_id in range(1, 1001):
+            peer.call(call_id, "", "get_agent_list")
+        answers = [peer.receive()[0] for _ in range(1000)]
+        assert {answer.call_id for answer in answers} == set(range(1, 1001))
+        assert {(answer.kind, answer.code) for answer in answers} <= {(Kind.RESULT, 0), (Kind.ERROR, int(Code.BUSY))}
+        assert sum(answer.kind == Kind.RESULT for answer in answers) >= 56
+        assert launcher.pid is not None
+        assert psutil.Process(launcher.pid).num_threads() < 20
+        assert len(client.get_agent_list()) == 20

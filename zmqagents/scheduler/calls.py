@@ -44,6 +44,7 @@ class Calls:
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self._made = 0  # agents, so far
         self.shares = Shares(config)
         self.slots = Slots(config.capacity)
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
@@ -73,6 +74,8 @@ class Calls:
         """Note the agent that ``ticket`` makes."""
         record = ticket.agent
         self.agents[record.agent_id] = record
+        self._made += 1
+        record.number = self._made
         record.account = ticket.account
         record.account.agents += 1
         record.seat(ticket)

@@ -83,7 +83,7 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
-        "options", "places", "removed", "spec",
+        "number", "options", "places", "removed", "spec",
     )  # fmt: skip
 
     def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
@@ -92,6 +92,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
+        self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user who has made it
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order

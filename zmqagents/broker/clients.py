@@ -283,13 +283,13 @@ class Clients:
         if session.replies.bytes > room:
             session.replies.shrink(room)
         self._kept[session] = kept = session.replies.bytes
-        account.kept_bytes += kept
+        account.keep(kept)
         self._kept_bytes += kept
 
     def _give_kept(self, session: Session) -> None:
         """The replies of this client count no more as kept for a lost one."""
         kept = self._kept.pop(session, 0)
-        session.caller.account.kept_bytes -= kept
+        session.caller.account.keep(-kept)
         self._kept_bytes -= kept
 
     def _detach(self, session: Session) -> None:

@@ -176,11 +176,11 @@ class Management:
             self._listing.add(functools.partial(self._apart, peer, call, answer, self._on_listed))
         except RuntimeError as exc:  # no more threads
             raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
-        account.listings += 1
+        account.list(1)
         self._listed += 1
 
     def _on_listed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
-        peer.account.listings -= 1
+        peer.account.list(-1)
         self._listed -= 1
         return self._on_answered(peer, call_id, reply)
 

@@ -47,6 +47,14 @@ class Account:
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
 
+    def keep(self, size: int) -> None:
+        """``size`` more bytes are kept for a lost client of the user; fewer if it is negative."""
+        self.kept_bytes += size
+
+    def list(self, requests: int) -> None:
+        """``requests`` more for a list wait for their turn; fewer if it is negative."""
+        self.listings += requests
+
     def __repr__(self) -> str:
         return (
             f"<Account {self.key} [{self.calls} calls, {self.waits} waits, {self.streams} streams, "

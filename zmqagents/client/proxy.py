@@ -21,7 +21,7 @@ from ..connection.connection import trust
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
-from .links import link_for
+from .references import link_for
 from .result import AsyncResult, decode_reply
 from .stream import Stream
 
@@ -124,9 +124,9 @@ class AgentProxy:
         own["__doc__"] = doc
 
     @property
-    def agent_id(self) -> str:
-        """The agent's id on its host: printable text, unique there."""
-        return str(self._za_id)
+    def agent_id(self) -> Any:
+        """The agent's id on its host: printable text, unique there. Its own method of that name if it has one."""
+        return self._za_method("agent_id") if "agent_id" in self._za_methods else str(self._za_id)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -140,7 +140,7 @@ class AgentProxy:
             return method
         return self._za_read(name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if "__call__" not in self._za_methods:
             raise TypeError(f"{self._za_class} is not callable: {self!r}")
         return self._za_method("__call__")(*args, **kwargs)
@@ -215,7 +215,12 @@ class AgentProxy:
 
 
 class RemoteMethod:
-    """One method of a proxy. ``timeout=`` is the call's deadline, unless the method itself has such a parameter."""
+    """One method of an agent, as its proxy gives it. Any thread may call it.
+
+    A call returns the value, an `AsyncResult` or a `Stream`, as `returns` says. ``timeout=`` is the call's deadline in
+    seconds, unless the method itself has a parameter of that name. Raises what the method raised (`AgentCallError`),
+    SerializationError and MessageTooLarge before anything is sent, CallTimeout, and the errors of the connection.
+    """
 
     _bind: Any = staticmethod(bind_reference)
 
@@ -236,19 +241,19 @@ class RemoteMethod:
         self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
             return value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
         return self._submit(body, left)
 
-    def aio(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it without blocking, whatever it returns: something to await, or to read with ``async for``."""
+    def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
         return self._submit(*self._prepare(args, kwargs))
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
-        """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
+        """The same method with a deadline of ``seconds`` (None: none), for one with its own parameter ``timeout``."""
         spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
         return type(self)(
             self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client
@@ -288,7 +293,7 @@ class RemoteMethod:
 
     @property
     def returns(self) -> str:
-        """What a call gives: "value", "future" or "stream"."""
+        """What a call returns: "value", "future" (an `AsyncResult`) or "stream"."""
         return self._returns
 
     @property
@@ -304,14 +309,14 @@ class AwaitedMethod(RemoteMethod):
 
     _bind = staticmethod(bind_awaited)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
 
 
 class _AttributeResult(AsyncResult):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 

@@ -16,7 +16,7 @@ from ..agents.context import own_call
 from ..codec import Encoded
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Flag, Reply
-from .loops import LoopInbox, inbox_of
+from .loop_inbox import LoopInbox, inbox_of
 from .result import Bind, Condition, decode_reply
 
 if TYPE_CHECKING:
@@ -130,9 +130,10 @@ class _Inlet:
 class Stream:
     """The items of a generator method, as they are made: an iterator, also an asynchronous one.
 
-    The host makes at most `frames.STREAM_WINDOW` items ahead of the reader. An exception of the generator comes at its
-    place. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator: its ``finally`` runs.
-    One reader at a time.
+    The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator is raised
+    after the last item before it. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator:
+    its ``finally`` runs. Reading blocks until there is an item, and raises CallTimeout at the call's deadline and
+    BlockingCallError in a done-callback. Any thread or task may read, one at a time.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Stream:
             over()
 
     def close(self) -> None:
-        """End the stream; the generator on the host is closed. Idempotent."""
+        """End the stream; the generator on the host is closed. Does not block; a second call does nothing."""
         if self._inlet.close() and self.task_id:
             with contextlib.suppress(errors.ZmqAgentsError):
                 self._link.abandon(self.task_id)

@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -34,7 +35,7 @@ from ..wire.unix import UnixTransport
 from .requests import Message, Plain, Request
 from .session import BATCH, Session, State
 
-__all__ = ["Channel", "Resolve", "after_fork", "close_all"]
+__all__ = ["Channel", "Resolve", "after_fork", "close_all", "is_over"]
 
 log = logging.getLogger(__name__)
 
@@ -456,6 +457,11 @@ def after_fork() -> None:
     dealer.forget_context()
     for channel in list(channels):
         channel.fail_in_child()
+
+
+def is_over() -> bool:
+    """Whether the interpreter is going down: a thread that is started then never runs."""
+    return sys.is_finalizing()
 
 
 def close_all() -> None:

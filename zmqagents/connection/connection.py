@@ -17,10 +17,11 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import own_call, running_call
 from ..codec import Encoded
+from ..config import check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
-from .channel import LATE_S, Channel, after_fork, close_all
+from .channel import LATE_S, Channel, after_fork, close_all, is_over
 from .requests import Call, Credit, Plain
 from .target import Target
 
@@ -201,7 +202,13 @@ class Connection(Link):
         with self._lock:
             channel = self._channel
             if channel is None or channel.closing:
-                channel = self._channel = Channel(self.target.resolve, self.target.address)
+                if is_over():  # a thread that is started now never runs, and a caller that waits for it hangs
+                    raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
+                check_threads()
+                try:
+                    channel = self._channel = Channel(self.target.resolve, self.target.address)
+                except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
+                    raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
                 self._finalizer = weakref.finalize(self, channel.close)
             return channel
 

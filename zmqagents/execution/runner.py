@@ -313,9 +313,14 @@ def _args_of(exc: BaseException) -> list[Any] | None:
 def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:
     if not issubclass(cls, AgentBase):
         return cls(*args, **kwargs)
-    instance = cls.__new__(cls, *args, **kwargs)  # its id and its host are known before __init__ runs
-    instance.__dict__.update(_zmqagents_id=agent_id, _zmqagents_host=services, _zmqagents_made_with=(args, kwargs))
-    instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
+        raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
+    instance = cls.__new__(cls, *args, **kwargs)
+    known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
+    instance.__dict__.update(known)  # its id and its host are known before __init__ runs
+    instance.__init__(*args, **kwargs)
+    if "_zmqagents_id" not in instance.__dict__:  # a pydantic model has replaced it
+        instance.__dict__.update(known)
     return instance
 
 

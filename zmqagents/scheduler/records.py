@@ -213,7 +213,7 @@ class Ticket:
         self.agent = agent
         self.op = op  # "" for a method call, else what the host is to do
         self.method = method
-        # `pace`: how long such runs take; None for what never takes the fast lane: streams, coroutines, attributes.
+        # How long such runs take; None for what never takes the fast lane: streams, coroutines and attributes.
         self.pace: Pace | None
         if method is None:
             self.on_loop = False

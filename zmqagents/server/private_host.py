@@ -101,4 +101,4 @@ def distribute(
         private = private_host()
         private.learn(cls)
         client = RpcClient(link=private.link, timeout=timeout)
-    return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)
+    return client.make_agent(cls, args, kwargs, agent_id=agent_id)

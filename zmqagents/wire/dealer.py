@@ -21,6 +21,7 @@ import zmq.backend
 
 from ..security import curve
 from ..security.keys import KeyPair
+from .addresses import is_ipv6
 from .messages import Frame
 from .transport import CLOSE_S, SHORT_MS, Event, Items
 from .zmtp import LARGE_BYTES
@@ -45,6 +46,7 @@ class DealerTransport:
         # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
         self._dealer.linger = int(CLOSE_S * 1000)
         self._dealer.setsockopt(zmq.RCVTIMEO, SHORT_MS)
+        self._dealer.setsockopt(zmq.IPV6, int(is_ipv6(endpoint)))
         for option, value in _DEALER_OPTIONS:
             self._dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:

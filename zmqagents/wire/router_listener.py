@@ -29,7 +29,7 @@ from .. import errors
 from ..config import BrokerConfig
 from ..security import curve, zap
 from ..security.keys import KeyPair
-from . import messages
+from . import addresses, messages
 from .messages import Frame, Kind
 from .poller import IN
 from .transport import ZERO_COPY_BYTES, Peer, Receive
@@ -171,15 +171,16 @@ class RouterListener:
         self._send_frame: SendFrame = super(zmq.Socket, self._router).send
 
     def open(self, keys: KeyPair | None) -> int:
-        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, LaunchError."""
+        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, ConfigError, LaunchError."""
         config, router = self._config, self._router
+        interface = addresses.interface_of(config.host, config.local_mode)
         self._set_options()
+        router.setsockopt(zmq.IPV6, int(interface.startswith("[")))
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         if keys is None:
             curve.guard_insecure(router)
         else:
             curve.guard_tcp(router, keys)
-        interface = "127.0.0.1" if config.local_mode else "*"
         try:
             router.bind(f"tcp://{interface}:{config.port or '*'}")
         except zmq.ZMQError as exc:
@@ -210,7 +211,6 @@ class RouterListener:
         router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
         router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        router.setsockopt(zmq.IPV6, 0)
 
     # ------------------------------------------------------------ reading
 

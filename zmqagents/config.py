@@ -113,6 +113,7 @@ class BrokerConfig:
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
     max_calls: int = 65_536  # accepted and unanswered, of the whole host
     max_mailbox: int = 16_384  # queued calls of one agent
+    max_agents: int = 100_000  # of the whole host
     max_queued_bytes: int = 512 * MEBIBYTE  # arguments of all calls that have not started
     max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
     grace_s: float = 10.0  # stop: how long running and queued calls may go on
@@ -122,7 +123,7 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes",
                      "max_calls_per_client",
-                     "max_calls", "max_mailbox", "max_queued_bytes"):  # fmt: skip
+                     "max_calls", "max_mailbox", "max_agents", "max_queued_bytes"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
         for name in ("local_mode", "private", "fast_lane"):

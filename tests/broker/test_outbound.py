@@ -7,6 +7,7 @@ import pytest
 from lines import Line
 from zmqagents.broker.delivery import LARGE_BYTES, PUSH_AT, PUSH_S, Delivery
 from zmqagents.broker.session import BUSY_MS, Session
+from zmqagents.scheduler.shares import Account
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Code, Frame, Hello, Kind, Reply
 
@@ -18,7 +19,7 @@ class Post:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.dropped: list[Session] = []
-        self.out = Delivery(limit, self.dropped.append)
+        self.out = Delivery(limit, self.dropped.append, lambda session: None)
         self.ann, self.bob = Line("ann"), Line("bob")
         self.to_ann, self.to_bob = seated(self.ann), seated(self.bob)
 
@@ -33,7 +34,9 @@ class Post:
 
 
 def seated(line: Line) -> Session:
-    session = Session(Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {}), line.user, "call", LIMIT)
+    session = Session(
+        Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {}), Account(line.user), "call", LIMIT
+    )
     session.take_seat(line, 0.0)
     return session
 
@@ -95,7 +98,7 @@ def test_what_a_dropped_client_ends_is_sent_in_the_same_turn() -> None:
         session.clear()
         out.unsent.append((bob, [b"what ann's end has ended"]))
 
-    out = Delivery(LIMIT, drop)
+    out = Delivery(LIMIT, drop, lambda session: None)
     line.room = 0
     out.unsent += [(ann, [bytes(LIMIT + 1)]), (bob, [b"1"]), (ann, [b"2"])]
     out.push_all()

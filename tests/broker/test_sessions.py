@@ -17,7 +17,7 @@ from zmqagents.scheduler.effects import Answer, Effect
 from zmqagents.security.keys import Role
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
-from zmqagents.wire.messages import Flag, Hello, Kind
+from zmqagents.wire.messages import STREAM_WINDOW, Call, Flag, Hello, Kind
 
 RESUME_S = 5.0
 MAX_UNREAD = 10_000
@@ -145,26 +145,25 @@ def test_a_reply_that_is_made_while_replies_are_sent_is_sent_too(lobby: Lobby) -
     stream = lobby.world.running("a", peer=ann.caller, flags=Flag.STREAM)
     made_by_it = lobby.world.later(stream, "b")
     fetch = lobby.world.fetch(made_by_it.task_id, peer=bob.caller)
-    lobby.lines["1"].is_cut = True
-    lobby.answer(ann, 99, ok())  # sending it shows that nobody reads the stream any more
-    lobby.clients.delivery.push_all()
-    lobby.see_off()
+    lobby.lines["1"].room = 0
+    lobby.answer(ann, 99, ok(bytes(2 * MAX_UNREAD)))  # for want of room she is dropped, and her stream with her
     lobby.clients.delivery.push_all()
     assert lobby.lines["2"].heard[1:] == [(Kind.ERROR, fetch.call_id)]
 
 
-def test_who_is_lost_loses_its_streams_at_once_and_its_other_calls_when_it_does_not_come_back(lobby: Lobby) -> None:
+def test_a_lost_client_loses_its_streams_and_plain_calls_when_it_does_not_come_back(lobby: Lobby) -> None:
     ann, world = lobby.hello("ann", "1"), lobby.world
     world.agents("a", "b", "c")
     stream = world.running("a", peer=ann.caller, flags=Flag.STREAM)
     plain = world.running("b", peer=ann.caller)
     detached = world.running("c", peer=ann.caller, flags=Flag.DETACHED)
     lobby.hang_up(ann)
-    assert (stream.t.settled, plain.t.settled, detached.t.settled) == (True, False, False)
+    assert (stream.t.settled, plain.t.settled, detached.t.settled) == (False, False, False)
     lobby.sleep(RESUME_S - 0.1)
-    assert not plain.t.settled
+    assert (stream.t.settled, plain.t.settled) == (False, False)
     lobby.sleep(0.2)
-    assert (plain.t.settled, detached.t.settled, lobby.knows(ann)) == (True, False, False)
+    assert (stream.t.settled, plain.t.settled, detached.t.settled) == (True, True, False)
+    assert not lobby.knows(ann)
     assert lobby.clients.where() == {"clients": 0, "clients_lost": 0}
 
 
@@ -196,6 +195,8 @@ def test_a_stream_whose_reader_has_died_does_not_wait_for_it(lobby: Lobby) -> No
     assert not stream.t.settled, "nobody has said that the connection has ended"
     lobby.clients.starve(stream.t)
     lobby.sleep(2 * clients.PROBE_S)
+    assert ann.lost
+    lobby.sleep(RESUME_S)
     assert stream.t.settled
 
 
@@ -258,20 +259,26 @@ def test_what_peers_do_wrong_is_told_once_for_each_and_not_for_a_flood_of_them(
 # ---------------------------------------------------------------- calls that come again
 
 
+def again(call_id: int, *place: int) -> Call:
+    """A call that comes again; ``place``: it is a stream, of which this item is needed, and so much credit granted."""
+    options = {"stream": list(place)} if place else {}
+    return Call(call_id, Flag.RESENT | (Flag.STREAM if place else 0), 0, "a", "m", [], options, (b"",))
+
+
 def test_a_call_that_comes_again_is_answered_again_and_runs_once(lobby: Lobby) -> None:
     ann = lobby.hello("ann", "1")
     lobby.world.agent("a")
-    assert not lobby.clients.came_before(ann, 7)
+    assert not lobby.clients.came_before(ann, again(7))
     call = lobby.world.running("a", peer=ann.caller, call_id=7)
-    assert lobby.clients.came_before(ann, 7), "it is open"
+    assert lobby.clients.came_before(ann, again(7)), "it is open"
     assert not lobby.clients.delivery.unsent
     lobby.carry_out(lobby.world.dispatcher.on_done(call.t, ok(), lobby.world.now))
     lobby.clients.delivery.push_all()
-    assert lobby.clients.came_before(ann, 7)
+    assert lobby.clients.came_before(ann, again(7))
     lobby.clients.delivery.push_all()
     assert lobby.lines["1"].heard[1:] == [(Kind.RESULT, 7)] * 2
     ann.replies.acknowledge(8)
-    assert lobby.clients.came_before(ann, 7), "which nobody needs any more"
+    assert lobby.clients.came_before(ann, again(7)), "which nobody needs any more"
     assert not lobby.clients.delivery.unsent
 
 
@@ -279,9 +286,86 @@ def test_a_reply_that_was_too_much_to_keep_is_an_error_and_its_call_does_not_run
     ann = lobby.hello("ann", "1")
     for call_id in (1, 2):
         ann.replies.note(call_id, ok(bytes(MAX_UNREAD // 2)))
-    assert lobby.clients.came_before(ann, 1)
+    assert lobby.clients.came_before(ann, again(1))
     lobby.clients.delivery.push_all()
     assert isinstance(lobby.last_error("1"), CallLost)
+
+
+def numbers_heard(line: Line) -> list[int]:
+    """The numbers of the items that a line was sent."""
+    return [head.time_ms for head, _ in map(messages.split_answer, line.sent) if head.kind == Kind.CHUNK]
+
+
+def test_a_stream_goes_on_at_the_item_that_its_reader_needs_and_with_the_credit_that_was_lost(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.world.agent("a")
+    stream = lobby.world.running("a", peer=ann.caller, call_id=7, flags=Flag.STREAM)
+    for number in range(STREAM_WINDOW):
+        ann.replies.note_item(7, number, (b"x",))
+    ann = lobby.hello("ann", "2")
+    assert lobby.clients.came_before(ann, again(7, 11, 0))
+    lobby.clients.delivery.push_all()
+    assert numbers_heard(lobby.lines["2"]) == [11, 12, 13, 14, 15]
+    assert not stream.t.settled
+
+
+def test_a_stream_that_has_ended_while_its_reader_was_away_gives_the_rest_before_its_end(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    for number in range(3):
+        ann.replies.note_item(7, number, (b"x",))
+    ann.replies.note(7, ok())
+    ann = lobby.hello("ann", "2")
+    assert lobby.clients.came_before(ann, again(7, 1, 0))
+    lobby.clients.delivery.push_all()
+    heard = [(head.kind, head.time_ms) for head, _ in map(messages.split_answer, lobby.lines["2"].sent)]
+    assert heard[-3:] == [(Kind.CHUNK, 1), (Kind.CHUNK, 2), (Kind.RESULT, 3)]
+    ann.replies.acknowledge(8)
+    assert (ann.replies.streams, ann.replies.bytes) == ({}, 0)
+
+
+def test_a_stream_whose_items_were_too_much_to_keep_is_lost_with_its_connection(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.world.agent("a")
+    stream = lobby.world.running("a", peer=ann.caller, call_id=7, flags=Flag.STREAM)
+    for number in range(3):
+        ann.replies.note_item(7, number, (bytes(MAX_UNREAD // 2),))
+    ann = lobby.hello("ann", "2")
+    assert lobby.clients.came_before(ann, again(7, 1, 0))
+    lobby.clients.delivery.push_all()
+    assert isinstance(lobby.last_error("2"), CallLost)
+    assert stream.t.settled
+    (head, _) = messages.split_answer(lobby.lines["2"].sent[-1])
+    assert head.time_ms == 1, "the reader takes it as the end"
+
+
+def test_the_replies_that_are_kept_for_lost_clients_have_one_bound_for_all_of_them(lobby: Lobby) -> None:
+    lost = [lobby.hello(f"ann {number}", f"{number}") for number in range(10)]
+    for number, session in enumerate(lost):
+        session.replies.note(1, ok(bytes(MAX_UNREAD // 2)))
+        lobby.lines[f"{number}"].ended = True
+        lobby.clients.gone(lobby.lines[f"{number}"])
+    assert sum(session.replies.bytes for session in lost) <= MAX_UNREAD * 7 // 8
+    (first,) = {session.caller.account for session in lost}
+    assert first.kept_bytes == sum(session.replies.bytes for session in lost)
+    back = lobby.hello("ann 0", "again")
+    assert first.kept_bytes < back.replies.bytes, "it is counted for those that are lost"
+    lobby.sleep(RESUME_S + 1)
+    assert first.kept_bytes == 0
+
+
+def test_what_a_lost_client_gets_while_it_is_away_counts_and_one_of_another_user_has_room(lobby: Lobby) -> None:
+    lobby.roles["uid:1"] = "call"
+    ann, bob = lobby.hello("ann", "1"), lobby.hello("bob", "2", user="uid:1")
+    for session in (ann, bob):
+        lobby.lines[session.peer.name].ended = True  # type: ignore[attr-defined]
+        lobby.clients.gone(session.peer)
+    for call_id in range(1, 20):
+        lobby.answer(ann, call_id, ok(bytes(1000)))
+        lobby.clients.delivery.push_all()
+    assert ann.replies.bytes <= MAX_UNREAD * 7 // 8
+    lobby.answer(bob, 1, ok(bytes(200)))
+    lobby.clients.delivery.push_all()
+    assert bob.replies.find(1) is not None
 
 
 def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zmqagents import AuthenticationError, CallLost, CallTimeout, HostStopping, HostUnreachable, MessageTooLarge, codec
 from zmqagents.connection import session as limits
-from zmqagents.connection.requests import Call, Plain, Request
+from zmqagents.connection.requests import Call, Credit, Plain, Request
 from zmqagents.connection.session import Session, State
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind, Reply
@@ -26,6 +26,7 @@ class Outcome:
     def __init__(self) -> None:
         self.replies: list[Reply | None] = []
         self.errors: list[Exception] = []
+        self.chunks: list[Reply] = []
 
     def deliver(self, reply: Reply | None) -> None:
         self.replies.append(reply)
@@ -33,7 +34,8 @@ class Outcome:
     def fail(self, error: Exception) -> None:
         self.errors.append(error)
 
-    def chunk(self, item: Reply) -> None: ...
+    def chunk(self, item: Reply) -> None:
+        self.chunks.append(item)
 
     @property
     def count(self) -> int:
@@ -122,19 +124,61 @@ def test_a_request_that_is_overdue_fails_once() -> None:
     assert outcome.count == 1
 
 
-def test_a_host_that_resumes_is_asked_again_for_all_but_streams() -> None:
+def test_a_host_that_resumes_is_asked_again_for_all() -> None:
     session = new_session()
     call, stream = ask(session), ask(session, Flag.STREAM)
     greet(session, 0.0)
     send_all(session)
     session.on_event(Event.CUT, 1.0)
     assert session.state is State.LOST
-    assert [type(error) for error in stream.errors] == [CallLost]
+    assert stream.errors == []
     greet(session, session.next_try, flags=Flag.RESUMED)
-    (again,) = send_all(session)
-    assert (again.call_id, bool(again.flags & Flag.RESENT)) == (1, True)
+    again = send_all(session)
+    assert [(head.call_id, bool(head.flags & Flag.RESENT)) for head in again] == [(1, True), (2, True)]
     answer(session, 1, 2.0)
     assert (len(call.replies), call.errors) == (1, [])
+
+
+def chunk(session: Session, number: int, token: int | None = None) -> None:
+    """An item of the stream 1 comes."""
+    token = session.token if token is None else token
+    session.received(messages.answer_frames(Kind.CHUNK, 1, token, (b"item",), time_ms=number), 2.0)
+
+
+def test_a_stream_says_where_it_goes_on_and_what_credit_it_has_sent() -> None:
+    session = new_session()
+    stream = ask(session, Flag.STREAM)
+    greet(session, 0.0)
+    send_all(session)
+    for number in range(10):
+        chunk(session, number)
+    session.book.add(Request(Credit(1, 8), None, None))
+    send_all(session)
+    session.on_event(Event.CUT, 1.0)
+    session.book.add(Request(Credit(1, 8), None, None))  # is not sent: it follows the call
+    greet(session, session.next_try, flags=Flag.RESUMED)
+    parts = session.next_message()
+    assert parts is not None
+    message = messages.parse_client(parts)
+    assert isinstance(message, messages.Call)
+    assert message.options == {"stream": [10, 8]}
+    assert len(stream.chunks) == 10
+
+
+def test_an_item_that_comes_twice_or_too_early_is_dropped_and_so_is_an_end_before_its_items() -> None:
+    session = new_session()
+    stream = ask(session, Flag.STREAM)
+    greet(session, 0.0)
+    send_all(session)
+    for number in (0, 0, 2, 1):
+        chunk(session, number)
+    assert len(stream.chunks) == 2
+    early = messages.answer_frames(Kind.RESULT, 1, session.token, (b"end",), time_ms=3)
+    session.received(early, 2.0)
+    assert stream.replies == []
+    chunk(session, 2)
+    session.received(early, 2.0)
+    assert (len(stream.chunks), len(stream.replies)) == (3, 1)
 
 
 def test_a_new_host_is_asked_again_only_for_what_may_be_repeated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import os
@@ -9,7 +10,7 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +60,10 @@ class Counting(AgentBase):
 
     def numbers(self, how_many: int) -> Iterator[int]:
         yield from range(how_many)
+
+    async def numbers_on_loop(self, how_many: int) -> AsyncIterator[int]:
+        for number in range(how_many):
+            yield number
 
 
 @pytest.fixture
@@ -151,17 +156,82 @@ def _call(agent: AgentProxy, method: str, waiter: Any) -> None:
         waiter.fail(exc)
 
 
-def test_a_stream_whose_connection_is_cut_ends_in_an_error(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+def test_a_stream_whose_connection_is_cut_goes_on_at_the_next_item(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
     counting = client.create_agent(Counting)
     with through_a_relay(server) as (relay, remote):
-        items = iter(remote.get_agent(counting.agent_id).numbers(1_000_000))
-        assert next(items) == 0
+        items = remote.get_agent(counting.agent_id).numbers(100)
+        assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]
         relay.cut()
-        with within(5), pytest.raises(CallLost):
-            list(items)
         with within(5):
-            while client.get_server_info()["running"]:
-                pass
+            assert list(items) == list(range(5, 100))
+
+
+def test_a_stream_ends_in_an_error_where_the_host_has_forgotten_its_client() -> None:
+    with host(Counting, resume_s=0.1) as forgetful, client_of(forgetful) as near:
+        counting = near.create_agent(Counting)
+        with through_a_relay(forgetful) as (relay, remote):
+            items = remote.get_agent(counting.agent_id).numbers(1_000_000)
+            assert next(items) == 0
+            relay.refuse()
+            relay.cut()
+            with within(5):
+                while (info := near.get_server_info())["running"] or info["clients"] > 1 or info["clients_lost"]:
+                    pass
+            relay.accept()
+            with within(5), pytest.raises(CallLost):
+                list(items)
+
+
+@contextlib.contextmanager
+def cut_again_and_again(relay: Relay) -> Iterator[None]:
+    stop = threading.Event()
+
+    def cut() -> None:
+        while not stop.wait(random.uniform(0.02, 0.15)):
+            relay.cut()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        cutter.join()
+
+
+STREAM_ITEMS, STREAMS = int(os.environ.get("ZMQAGENTS_CUT_ITEMS", "10000")), 8
+
+
+def test_streams_over_a_connection_that_is_cut_again_and_again_lose_no_item_and_double_none(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    each = STREAM_ITEMS // STREAMS
+    with through_a_relay(server) as (relay, remote):
+        streams = [remote.get_agent(client.create_agent(Counting).agent_id).numbers(each) for _ in range(STREAMS)]
+        with cut_again_and_again(relay), concurrent.futures.ThreadPoolExecutor(STREAMS) as threads:
+            read: list[list[int]] = list(threads.map(list, streams))
+        assert relay.connections > 1
+    assert read == [list(range(each))] * STREAMS
+
+
+def test_streams_read_on_an_event_loop_survive_the_same(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+    each = STREAM_ITEMS // STREAMS
+    agent_ids = [client.create_agent(Counting).agent_id for _ in range(STREAMS)]
+
+    async def read(relay: Relay) -> list[list[int]]:
+        async with relay.async_client(20) as remote:
+
+            async def items(agent_id: str) -> list[int]:
+                stream = (await remote.get_agent(agent_id)).numbers_on_loop(each)
+                return [item async for item in stream]
+
+            with cut_again_and_again(relay):
+                return await asyncio.gather(*map(items, agent_ids))
+
+    with Relay(ipc_path(server) if WAY == "ipc" else server.port or 0) as relay:
+        assert asyncio.run(read(relay)) == [list(range(each))] * STREAMS
 
 
 def test_calls_over_a_connection_that_is_cut_again_and_again_run_once_and_are_answered(

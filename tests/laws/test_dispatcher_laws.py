@@ -417,6 +417,18 @@ class Life(RuleBasedStateMachine):
         assert dispatcher.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
 
     @invariant()
+    def what_users_hold_is_counted(self) -> None:
+        dispatcher = self.world.dispatcher
+        for account in {ticket.account for ticket in self.world.started}:
+            waiting = [t for t in dispatcher.tasks.values() if t.state < State.RUNNING and t.account is account]
+            assert account.calls == sum(ticket.account is account for ticket in dispatcher.tasks.values())
+            assert account.waits == sum(ticket.owed and ticket.account is account for ticket in self.world.started)
+            assert account.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
+            assert account.agents == sum(record.account is account for record in dispatcher.agents.values())
+        for record in dispatcher.agents.values():
+            assert (record.places or {}) == Counter(ticket.account for ticket in record.mailbox or ())
+
+    @invariant()
     def turns_are_held_by_no_more_than_may(self) -> None:
         for record in self.world.dispatcher.agents.values():
             assert len(record.holders) <= record.options.max_concurrency

@@ -1912,7 +1912,7 @@ def test_the_host_the_client_and_the_mailbox_have_limits_that_free_themselves() 
     world.send("a")
     mailbox = world.send("a")
     assert isinstance(mailbox.error, errors.HostBusy)
-    assert "a has 2 calls queued, which is the limit (max_mailbox)" in str(mailbox.error)
+    assert "the mailbox of a: 2 calls are queued, limit 2 (max_mailbox)" in str(mailbox.error)
     assert mailbox.error.retry_after > 0
     assert world.send("a", "progress").started, "which does not queue"
     client = world.send("b")

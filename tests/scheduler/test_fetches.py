@@ -11,6 +11,7 @@ from zmqagents.errors import HostBusy, HostStopping
 from zmqagents.scheduler.effects import Answer, Effect, Lookup, Pending
 from zmqagents.scheduler.fetches import STORE_PATIENCE_S, Fetches
 from zmqagents.scheduler.records import AgentRecord, DrainEnd, ParkedFetch, Peer, Ticket
+from zmqagents.scheduler.shares import Shares
 from zmqagents.scheduler.timers import Timers
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Call
@@ -29,7 +30,7 @@ class Poll:
         self.tasks = {"client-1": self.ticket}
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
         config = BrokerConfig(server_id="world", **settings)  # type: ignore[arg-type]
-        self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
+        self.fetches = Fetches(config, self.tasks, self.timers, Shares(config).fetches, shares=shares)
 
     def fetch(self, call_id: int, task_id: str = "client-1", timeout: float = 4.0) -> list[Effect]:
         return self.fetches.on_fetch(self.peer, call_id, task_id, timeout, NOW)
@@ -111,6 +112,19 @@ def test_a_client_with_too_many_fetches_is_refused_one_more() -> None:
     poll.fetch(3)
     (effect,) = poll.fetch(4)
     assert isinstance(error_of(effect), HostBusy)
+
+
+def test_questions_of_one_user_to_a_shared_store_are_bounded_and_those_of_another_go_on() -> None:
+    poll = Poll(shares=True, max_calls=64)
+    for call_id in range(14):
+        assert isinstance(poll.fetch(call_id, f"nobody-{call_id}")[0], Lookup)
+    (effect,) = poll.fetch(99, "nobody-99")
+    assert "fetches wait for the shared store, 14 of them of this user" in str(error_of(effect))
+    other = Peer("other")
+    assert isinstance(poll.fetches.on_fetch(other, 1, "x-1", 4.0, NOW)[0], Lookup)
+    poll.fetches.forget(poll.peer.fetches[0])
+    poll.fetches.forget(other.fetches[1])
+    assert isinstance(poll.fetch(99, "nobody-99")[0], Lookup)
 
 
 def test_a_host_that_has_stopped_refuses_every_fetch() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from hosts import eventually
 from redis_server import NO_SERVER, RedisServer, running_redis
@@ -103,6 +104,24 @@ def test_a_question_waits_as_long_as_it_may_and_no_longer(server: RedisServer) -
         one.keep(("t", reply(1)))
         assert patient.answer() == (State.DONE, b"x")
         assert gone.is_open()
+
+
+def test_a_question_about_a_task_that_nobody_has_begun_writes_nothing_into_the_store(server: RedisServer) -> None:
+    with a_writer(server, "unknown") as one, redis.Redis.from_url(server.url) as look:
+        asked = [Asked(one, f"made-up-{number}", patience_s=0.3) for number in range(500)]
+        assert {question.answer() for question in asked} == {(State.UNKNOWN, errors.UnknownTask)}
+        assert list(look.scan_iter("za:{unknown}:w:*")) == []
+
+
+def test_a_question_that_comes_before_its_task_is_answered_soon_after_its_end(server: RedisServer) -> None:
+    with a_writer(server, "early") as one, a_writer(server, "early", "host-2") as other:
+        asked = Asked(other, "t", patience_s=5)
+        assert not asked.answers.qsize()
+        one.begin(("t",))
+        start = time.monotonic()
+        one.keep(("t", reply(2)))
+        assert asked.answer() == (State.DONE, b"xx")
+        assert time.monotonic() - start < 3
 
 
 def test_a_value_that_is_no_reply_is_an_error_and_not_the_end(server: RedisServer) -> None:

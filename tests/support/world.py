@@ -133,6 +133,11 @@ class Sent:
         return rebuild_error(self.replies[0]) if self.answered and self.replies[0].code else None
 
     @property
+    def is_busy(self) -> bool:
+        """Refused so that clients try again."""
+        return self.answered and self.replies[0].code == Code.BUSY
+
+    @property
     def value(self) -> Any:
         (reply,) = self.replies
         assert reply.code == Code.NONE, self.error
@@ -323,8 +328,10 @@ class World:
         assert dispatcher.counters.accepted == dispatcher.counters.answered
         for peer in (self.client, self.inside):
             assert (peer.calls, peer.fetches) == ({}, {})
+            assert (peer.account.calls, peer.account.waits, peer.account.queued_bytes) == (0, 0, 0)
         for record in dispatcher.agents.values():
             assert (record.holders, record.beside or [], record.queued) == ([], [], 0)
+            assert not record.places
         for ticket in self.started:
             assert ticket.state is State.DONE
             left = (ticket.waits_for, ticket.waiters, ticket.dependents, ticket.spawned, ticket.fetches, ticket.returns)

@@ -131,7 +131,7 @@ def test_frames_that_fit_one_by_one_do_not_pass_together() -> None:
 
 
 def test_a_host_with_too_many_bytes_waiting_is_busy_and_says_when_to_come_again() -> None:
-    with host(Desk, Latch, max_queued_bytes=LIMIT * 10, capacity=2) as server, RawPeer(server) as peer:
+    with host(Desk, Latch, max_queued_bytes=LIMIT * 11, capacity=2) as server, RawPeer(server) as peer:
         peer.hello()
         for number, name in enumerate(("Latch", "Desk"), 1):
             peer.call(number, "", "create_agent", options={"class": name, "id": name})

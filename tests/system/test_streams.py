@@ -749,14 +749,14 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
     world = World()
     world.agent("a")
     nobody = cast(Router, object())  # whatever were told to it would fail
-    outlet = StreamSender(world.running("a", flags=Flag.STREAM).t, nobody)
+    outlet = StreamSender(world.running("a", flags=Flag.STREAM).t, nobody, lambda ticket: None)
     outlet.grant(MAX_TIME_MS)
     for _ in range(STREAM_WINDOW):
-        outlet.acquire()
-    assert not outlet.has_credit
+        assert outlet.acquire()
+    assert not outlet.acquire()
     outlet.grant(1)
-    outlet.acquire()
-    assert not outlet.has_credit
+    assert outlet.acquire()
+    assert not outlet.acquire()
 
 
 def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it_locked() -> None:

@@ -33,6 +33,7 @@ from zmqagents.broker.delivery import Delivery
 from zmqagents.broker.session import Session
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
+from zmqagents.scheduler.shares import Account
 from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages as frames
 from zmqagents.wire import transport, zmtp
@@ -528,7 +529,7 @@ def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Por
 
 def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_looked(porter: Porter) -> None:
     """Room comes while messages to others are sent: it is still to be told of."""
-    out = Delivery(64 * MIB, lambda session: None)
+    out = Delivery(64 * MIB, lambda session: None, lambda session: None)
     with shaken(porter) as (end, peer):
         got = b""
 
@@ -570,7 +571,7 @@ def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_loo
 
 
 def _seated(peer: Peer) -> Session:
-    session = Session(Hello(0, os.urandom(frames.CLIENT_ID_BYTES), {}), "", "call", 64 * MIB)
+    session = Session(Hello(0, os.urandom(frames.CLIENT_ID_BYTES), {}), Account(), "call", 64 * MIB)
     session.take_seat(peer, 0.0)
     return session
 

@@ -49,8 +49,8 @@ def distribute_with(distributor: Callable[..., Any]) -> None:
 
 
 def new_agent_id(class_name: str) -> str:
-    """A short id, unique across hosts for practical purposes: ``reader-7f3k2a9c``."""
-    return f"{class_name.lower()}-{os.urandom(4).hex()}"
+    """A short id, unique across hosts for practical purposes: ``reader-7f31c2a90b5de864``."""
+    return f"{class_name.lower()}-{os.urandom(8).hex()}"
 
 
 def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: dict[str, Any]) -> Any:
@@ -138,7 +138,7 @@ class AgentBase:
 
     @property
     def agent_id(self) -> str:
-        """The id under which the host knows this agent, such as ``reader-7f3k2a9c``. Any thread.
+        """The id under which the host knows this agent, such as ``reader-7f31c2a90b5de864``. Any thread.
 
         An agent that is on no host gets an id when this is read first, and keeps it when `to_dist` makes it on a host.
         A subclass may set an ``agent_id`` of its own; the host still goes by the id that it knows.

@@ -84,6 +84,15 @@ class RunningCall:
         """The method has returned."""
         self.over = True
 
+    def pause(self) -> None:
+        """No thread runs the code for now."""
+        self.thread = 0
+
+    def begin_again(self) -> None:
+        """The calling thread runs the code from now on, in the `contextvars.Context` of the first one."""
+        self.over = False
+        self.begin()
+
     def cancel(self, *, alone: bool = False) -> None:
         """Tell the code that its caller does not wait for it any more; ``alone``: the calls that it has made go on."""
         self.spares = alone

@@ -459,7 +459,7 @@ class Broker:
         session.last_seen = now
         if call.needed > session.replies.needed:
             session.replies.acknowledge(call.needed)
-        if call.flags & messages.Flag.RESENT and self._clients.came_before(session, call.call_id):
+        if call.flags & messages.Flag.RESENT and self._clients.came_before(session, call):
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._carry_out(self._management.answer(session.caller, call, session.role))
@@ -525,6 +525,7 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= messages.MAX_TIME_MS
+            session.replies.note_item(ticket.call_id, number, body)
             message = messages.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
             self._out.unsent.append((session, message))
         return []

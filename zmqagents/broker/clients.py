@@ -5,7 +5,8 @@ the token that the WELCOME gave it. A client goes in one of these ways:
 
     its connection breaks     the Unix listener tells; over TCP only sending tells (`Clients.call_roll`). The client
                               is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
-                              come back over another connection. Its streams are cancelled, for nothing reads them
+                              come back over another connection. Its streams go on as far as they have credit, and
+                              what it has not taken of them is sent again when it is back
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
     its key is revoked        everything that it asked for ends in an error
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeGuard
 
 from .. import errors
 from ..config import BrokerConfig
@@ -27,7 +29,7 @@ from ..scheduler.records import Ticket
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..wire import messages
-from ..wire.messages import Flag, Frame, Hello, Kind, error_reply
+from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
 from ..wire.transport import Peer
 from .delivery import Delivery
 from .session import Session
@@ -41,6 +43,7 @@ MAX_LOST = 1024  # lost clients that are waited for
 ROLES_EVERY_S = 0.25  # how often the roles of clients with keys are looked up; the key store reads once a second
 SILENCE_S = 60.0  # a client pings at least every 10 s: after a silence of this length it is gone
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
+_TOO_MUCH = "the call ended, but its reply was not read among {} bytes (max_unread_bytes)"
 MAX_BAD_PEERS = 4096  # peers whose first complaint is remembered; beyond it one may be logged a second time
 
 
@@ -54,7 +57,7 @@ class Clients:
         self, config: BrokerConfig, dispatcher: Dispatcher, carry_out: Callable[[list[Effect]], None],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.delivery = Delivery(config.max_unread_bytes, self._detach)
+        self.delivery = Delivery(config.max_unread_bytes, self._detach, self._bound_kept)
         self.due = 0.0
         self._config = config
         self._dispatcher = dispatcher
@@ -63,6 +66,8 @@ class Clients:
         self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
         self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
+        self._kept: dict[Session, int] = {}  # bytes of replies that are kept for each of those
+        self._kept_bytes = 0  # and for all of them
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_sweep = self._next_probe = 0.0
         self._next_roles = math.inf  # while no client has a key
@@ -94,7 +99,8 @@ class Clients:
         session = self._clients.get(hello.client_id)
         flags = 0
         if session is None:
-            session = Session(hello, user, role, self._config.max_unread_bytes)
+            account = self._dispatcher.shares.account(user)
+            session = Session(hello, account, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
             self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
@@ -106,6 +112,7 @@ class Clients:
         other: Session | None = peer.session
         if other is not None and other is not session:
             self._detach(other)
+        self._give_kept(session)
         session.take_seat(peer, now)
         self._lost.pop(session, None)
         self._seated[session] = None
@@ -129,20 +136,45 @@ class Clients:
         if not seen and self._complaints.take(self._clock()):
             log.warning("dropping malformed messages of peer %s: %s", name, exc)
 
-    def came_before(self, session: Session, call_id: int) -> bool:
-        """Whether this call is open, or was answered: then it is answered again."""
-        if call_id in session.caller.calls or call_id < session.replies.needed:
+    def came_before(self, session: Session, call: Call) -> bool:
+        """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
+        call_id = call.call_id
+        ticket = session.caller.calls.get(call_id)
+        if ticket is not None:
+            if call.flags & Flag.STREAM and not self._send_items_again(session, call):
+                lost = errors.CallLost(f"{ticket.label}: {_TOO_MUCH.format(self._config.max_unread_bytes)}")
+                self._carry_out(self._dispatcher.on_lost(ticket, lost, self._clock()))
+            return True
+        if call_id < session.replies.needed:
             return True
         try:
             reply = session.replies.find(call_id)
         except KeyError:
             return False
+        if call.flags & Flag.STREAM and reply is not None and not self._send_items_again(session, call):
+            reply = None
         if reply is None:
             task_id = messages.task_id_of(session.caller.prefix, call_id)
-            limit = self._config.max_unread_bytes
-            lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
-            reply = error_reply(lost, call_id=task_id)
+            reply = error_reply(errors.CallLost(_TOO_MUCH.format(self._config.max_unread_bytes)), call_id=task_id)
         self.delivery.unsent.append((session, session.answer(call_id, reply)))
+        return True
+
+    def _send_items_again(self, session: Session, call: Call) -> bool:
+        """Go on with a stream whose reader is back; False if items that it needs were dropped."""
+        place = call.options.get("stream")
+        needed, granted = place if _is_place(place) else (0, 0)
+        found = session.replies.resume_stream(call.call_id, needed, granted)
+        if found is None:
+            return False
+        credit, items = found
+        for number, body in items:
+            message = messages.answer_frames(Kind.CHUNK, call.call_id, session.token, body, time_ms=number)
+            self.delivery.unsent.append((session, message))
+        ticket = session.caller.calls.get(call.call_id)
+        if ticket is not None and credit and ticket.context is not None:
+            ticket.context.sender.grant(credit)
+            self._dispatcher.feed(ticket)
+            self.feed(ticket)
         return True
 
     # ------------------------------------------------------------ clients that go
@@ -230,7 +262,7 @@ class Clients:
             self.delivery.go_on(session)
 
     def _lose(self, session: Session) -> None:
-        """Wait ``resume_s`` for a client whose connection is gone, and cancel its streams, which nothing reads now."""
+        """Wait ``resume_s`` for a client whose connection is gone."""
         if session.lost:
             return
         session.lose(self._clock())
@@ -239,17 +271,41 @@ class Clients:
         self.due = min(self.due, session.last_seen + self._config.resume_s)
         if len(self._lost) > MAX_LOST:
             self._detach(next(iter(self._lost)))
-        for ticket in [t for t in session.caller.calls.values() if t.flags & Flag.STREAM]:
-            self._carry_out(self._dispatcher.on_cancel(session.caller, ticket.call_id, "", self._clock()))
+        self._bound_kept(session)
+
+    def _bound_kept(self, session: Session) -> None:
+        """Keep no more replies for a lost client than is left for all of them, and for all of its user's."""
+        if session not in self._lost:
+            return
+        account = session.caller.account
+        self._give_kept(session)
+        room = self._dispatcher.shares.kept_bytes.room(account.kept_bytes, self._kept_bytes)
+        if session.replies.bytes > room:
+            session.replies.shrink(room)
+        self._kept[session] = kept = session.replies.bytes
+        account.keep(kept)
+        self._kept_bytes += kept
+
+    def _give_kept(self, session: Session) -> None:
+        """The replies of this client count no more as kept for a lost one."""
+        kept = self._kept.pop(session, 0)
+        session.caller.account.keep(-kept)
+        self._kept_bytes -= kept
 
     def _detach(self, session: Session) -> None:
         """Forget a client that is gone for good."""
+        self._give_kept(session)
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
+
+
+def _is_place(place: object) -> TypeGuard[tuple[int, int]]:
+    """Whether it is what a client says of a stream that it wants to go on: the next number, and the credit granted."""
+    return isinstance(place, list) and len(place) == 2 and all(type(n) is int and 0 <= n < 2**32 for n in place)
 
 
 def _probe(sessions: Iterable[Session]) -> None:

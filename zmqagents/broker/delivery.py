@@ -29,13 +29,17 @@ LARGE_BYTES = 32_768  # messages from that size on are sent at once, so that eac
 
 
 class Delivery:
-    """Sends messages to sessions; see the module's docstring. ``drop`` is called for a client that does not read."""
+    """Sends messages to sessions; see the module's docstring.
 
-    def __init__(self, max_unread_bytes: int, drop: Callable[[Session], None]) -> None:
+    ``drop`` is called for a client that does not read, ``keep`` for one whose connection is gone: its replies are kept.
+    """
+
+    def __init__(self, max_unread_bytes: int, drop: Callable[[Session], None], keep: Callable[[Session], None]) -> None:
         self.unsent: list[tuple[Session, list[Frame]]] = []  # messages of this turn
         self._push_by = 0.0  # when they are to be sent at the latest; 0: not known yet
         self._max_unread_bytes = max_unread_bytes
         self._drop = drop
+        self._keep_for_lost = keep
 
     def push_some(self, now: float) -> None:
         """Send what has waited long enough for others, before more code runs."""
@@ -58,6 +62,7 @@ class Delivery:
             for session, message in unsent:
                 peer = session.peer
                 if peer.ended:
+                    self._keep_for_lost(session)
                     continue
                 if session.outbox is not None:
                     self._keep(session, message)

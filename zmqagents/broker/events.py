@@ -85,10 +85,13 @@ class Events:
 
     def on_credit(self, peer: Peer, call_id: int, items: int) -> Effects:
         """Allow the stream ``call_id`` to send ``items`` more."""
+        if not peer.local:
+            peer.key.replies.grant(call_id, items)
         ticket = peer.calls.get(call_id)
         if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []
         ticket.context.sender.grant(items)
+        self._dispatcher.feed(ticket)
         self._clients.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
@@ -140,20 +143,24 @@ class Events:
         self._post(self._on_wait_credit, wait)
 
     def _on_wait_credit(self, wait: Wait) -> Effects:
-        """A generator waits for its reader to take items.
+        """A generator waits for its reader to take items, and has left its thread.
 
         That is an edge to a reader in a worker thread, which does one thing at a time. A coroutine may wait in one task
         and read in another, so a wait for its credit proves nothing.
         """
-        ticket = wait.ticket
+        ticket, now, dispatcher = wait.ticket, self._clock(), self._dispatcher
         reader = ticket.parent
+        wait.enter()
+        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
+            return dispatcher.on_wait(ticket, [], now, parked=True)
+        refusal = dispatcher.starve(ticket)
+        if refusal is not None:
+            return [Resume(ticket, refusal)]
         if not ticket.peer.local:
             self._clients.starve(ticket)
         if reader is None or reader.settled or reader.on_loop:
-            return self._on_wait_outside(wait)
-        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
-            return self._on_wait(wait, [], False)
-        return self._on_wait(wait, [reader.task_id], False)
+            return dispatcher.on_wait_outside(ticket, now, parked=True)
+        return dispatcher.on_wait(ticket, [reader.task_id], now, parked=True)
 
     def wait_over(self, wait: Wait) -> None:
         if self.leads():
@@ -187,9 +194,15 @@ class Events:
 
     def _on_await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> Effects:
         reader, context = ticket.parent, ticket.context
+        if context is None or context.sender.has_credit:
+            return []
+        refusal = self._dispatcher.starve(ticket)
+        if refusal is not None:
+            fail(refusal)
+            return []
         if not ticket.peer.local:
             self._clients.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop or context is None or context.sender.has_credit:
+        if reader is None or reader.settled or reader.on_loop:
             return []
         return self._on_await(ticket, reader.task_id, fail, ready)
 

@@ -5,7 +5,8 @@ the function that answers it.
 
     role "call"   every client                                    Runs.ROUTER  in the router thread
     role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
-    role "admin"  admins                                          Runs.CALL    as a call, by the scheduler
+    role "admin"  admins                                          Runs.IN_TURN the same, one request after the other
+                                                                  Runs.CALL    as a call, by the scheduler
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
 runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
@@ -19,6 +20,7 @@ task id: the id is the key to it. All answers are plain data without secrets.
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import os
 import sys
@@ -34,12 +36,13 @@ from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect
-from ..scheduler.records import AgentRecord, Peer, State, Ticket, left_over
+from ..scheduler.records import Peer, State, Ticket, left_over
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
 from .events import Post, refusal_of
+from .listing import Listing, page_of, row_of
 from .results import Results
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
@@ -54,6 +57,7 @@ class Runs(enum.Enum):
 
     ROUTER = "in the router thread"
     APART = "in a thread of its own"
+    IN_TURN = "in a thread for all such requests, one after the other"
     CALL = "as a call, by the scheduler"
 
 
@@ -94,6 +98,8 @@ class Management:
         self._clock = clock
         self._started = clock()
         self._nobody = Peer("")
+        self._listing = Listing()
+        self._listed = 0  # requests for lists that are not answered
         self._waits: dict[int, Wait] = {}  # of the host's own code for a request, by call id
 
     def may_cancel(self, peer: Peer, role: Role, task_id: str) -> bool:
@@ -117,6 +123,9 @@ class Management:
             if request.runs is Runs.APART:
                 self._begin_apart(peer, call, answer)
                 return []
+            if request.runs is Runs.IN_TURN:
+                self._begin_in_turn(peer, call, answer)
+                return []
             reply = Reply(Code.NONE, (codec.pack(answer),))
         except errors.ZmqAgentsError as exc:
             reply = error_reply(exc, method=call.method)
@@ -128,7 +137,7 @@ class Management:
             return self.answer(peer, call, "admin")
         now = self._clock()
         request = _BY_OP.get(call.method)
-        if request is None or request.runs is not Runs.APART:
+        if request is None or request.runs is Runs.ROUTER:
             answered = self.answer(peer, call, "admin")
             return [*answered, *self._dispatcher.on_wait(parent, [], now)]
         effects = self._dispatcher.on_wait_outside(parent, now, task_ids=[task_id_of(peer.prefix, call.call_id)])
@@ -153,19 +162,40 @@ class Management:
     def _begin_apart(self, peer: Peer, call: Call, answer: Callable[[], Any]) -> None:
         name = f"zmqagents-{call.method}"
         try:
-            threading.Thread(target=self._apart, args=(peer, call, answer), name=name, daemon=True).start()
+            threading.Thread(
+                target=self._apart, args=(peer, call, answer, self._on_answered), name=name, daemon=True
+            ).start()
         except RuntimeError as exc:  # no more threads
             raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
 
-    def _apart(self, peer: Peer, call: Call, answer: Callable[[], Any]) -> None:
-        """Answer a request in the thread that was started for it."""
+    def _begin_in_turn(self, peer: Peer, call: Call, answer: Callable[[], Any]) -> None:
+        share, account, taken = self._dispatcher.shares.listings, peer.account, self._listed
+        if taken >= share.free and share.refuses(account.listings, taken):
+            raise errors.HostBusy.of_host(share.reason(account.listings, taken))
+        try:
+            self._listing.add(functools.partial(self._apart, peer, call, answer, self._on_listed))
+        except RuntimeError as exc:  # no more threads
+            raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
+        account.list(1)
+        self._listed += 1
+
+    def _on_listed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
+        peer.account.list(-1)
+        self._listed -= 1
+        return self._on_answered(peer, call_id, reply)
+
+    def _apart(
+        self, peer: Peer, call: Call, answer: Callable[[], Any],
+        answered: Callable[[Peer, int, Reply], list[Effect]],
+    ) -> None:  # fmt: skip
+        """Answer a request in a thread that is not the router thread."""
         try:
             reply = Reply(Code.NONE, (codec.pack(answer()),))
         except errors.ZmqAgentsError as exc:
             reply = error_reply(exc, method=call.method)
         except Exception as exc:  # a class body, an unpickler: other people's code
             reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
-        self._post(self._on_answered, peer, call.call_id, reply)
+        self._post(answered, peer, call.call_id, reply)
 
     def _argument(self, call: Call) -> Any:
         """The first argument of a request. Decoding it may run an unpickler."""
@@ -190,15 +220,12 @@ class Management:
             "settings": self._config.public(),
         }  # fmt: skip
 
-    def list_agents(self, _: Asked) -> list[dict[str, Any]]:
-        return [self._agent_info(record) for record in self._dispatcher.agents.values()]
-
-    def _agent_info(self, record: AgentRecord) -> dict[str, Any]:
-        return {
-            "agent_id": record.agent_id, "class": record.spec.name, "type": record.spec.short,
-            "calls": record.calls, "running": len(record.holders), "queued": record.queued,
-            "age_s": round(self._clock() - record.created, 3),
-        }  # fmt: skip
+    def list_agents(self, asked: Asked) -> Callable[[], Any]:
+        """The agents: a page of them for the option ``after``, without it all."""
+        records, after, now = list(self._dispatcher.agents.values()), asked.option("after"), self._clock()
+        if isinstance(after, int):
+            return lambda: page_of(records, after, now)
+        return lambda: [row_of(record, now) for record in records]
 
     def list_calls(self, asked: Asked) -> list[dict[str, Any]]:
         """The open calls of the user; an admin sees those of all."""
@@ -352,7 +379,7 @@ REQUESTS = (
     Request(Op.MEMORY, "call", Runs.CALL, None),
     Request(Op.DOWNLOAD, "call", Runs.CALL, None),
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
-    Request(Op.LIST, "call", Runs.ROUTER, Management.list_agents),
+    Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
     Request(Op.CALLS, "call", Runs.ROUTER, Management.list_calls),  # an admin sees all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),

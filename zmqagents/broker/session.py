@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..scheduler.records import Peer as Caller
+from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..wire import messages
 from ..wire.messages import Code, Frame, Hello, Kind, Reply
 from ..wire.transport import Peer
+from .stream_log import Body, StreamLog
 
 __all__ = ["ReplyCache", "Session"]
 
@@ -43,12 +45,12 @@ class Session:
         "unread_bytes", "user",
     )  # fmt: skip
 
-    def __init__(self, hello: Hello, user: str, role: Role, max_bytes: int) -> None:
+    def __init__(self, hello: Hello, account: Account, role: Role, max_bytes: int) -> None:
         self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
-        self.user = user
+        self.user = account.key
         self.role = role
-        self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=user)
+        self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
         self.replies = ReplyCache(max_bytes)
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None
@@ -65,7 +67,7 @@ class Session:
         self.last_seen = now
         self.seated = True
         self.lost = False
-        self.drop_outbox()  # the reply cache has what was in it, but for items of streams, which end with a connection
+        self.drop_outbox()  # the reply cache has what was in it
         peer.seat(self)
 
     def leave_seat(self) -> None:
@@ -89,13 +91,18 @@ class Session:
     def answer(self, call_id: int, reply: Reply) -> list[Frame]:
         """The message that answers a call; it is noted in the reply cache."""
         code, body = reply
+        items = self._items_of(call_id) if self.replies.streams else 0
         if not code:
             self.replies.note(call_id, reply)
-            return messages.answer_frames(_RESULT, call_id, self.token, body)
+            return messages.answer_frames(_RESULT, call_id, self.token, body, time_ms=items)
         if code == _BUSY:  # nothing was executed
             return messages.answer_frames(_ERROR, call_id, self.token, body, code=code, time_ms=BUSY_MS)
         self.replies.note(call_id, reply)
-        return messages.answer_frames(_ERROR, call_id, self.token, body, code=code)
+        return messages.answer_frames(_ERROR, call_id, self.token, body, code=code, time_ms=items)
+
+    def _items_of(self, call_id: int) -> int:
+        log = self.replies.streams.get(call_id)
+        return 0 if log is None else log.sent
 
     def keep(self, message: list[Frame]) -> int:
         """Put ``message`` into the outbox; how many bytes that holds now."""
@@ -125,14 +132,16 @@ class ReplyCache:
 
     ``max_bytes`` bounds them, each counted with `NOTE_BYTES`. Beyond it the oldest replies are dropped, but their ids
     are remembered: those calls do not run again. ``needed`` is the lowest call id whose reply the client still needs.
+    Items of streams that the client has not taken are kept as well; a stream whose items do not fit cannot be resumed.
     """
 
-    __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed")
+    __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed", "streams")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._notes: dict[int, Reply | None] = {}  # by call id, in the order of the answers; None: dropped
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
+        self.streams: dict[int, StreamLog] = {}  # by call id, until their replies are acknowledged
         self._floor = 0
         self.bytes = 0
         self.needed = 1
@@ -157,7 +166,43 @@ class ReplyCache:
         body = reply.body
         self.bytes += NOTE_BYTES + len(body[0]) if len(body) == 1 else _size(reply)
         if self.bytes > self._max_bytes:
-            self._drop_oldest()
+            self._drop_beyond(self._max_bytes)
+
+    def note_item(self, call_id: int, number: int, body: Sequence[Frame]) -> None:
+        """Keep an item of the stream ``call_id``."""
+        log = self.streams.get(call_id)
+        if log is None:
+            log = self.streams[call_id] = StreamLog()
+        self.bytes -= log.bytes
+        log.note(number, body)
+        if self.bytes + log.bytes > self._max_bytes:
+            log.drop()
+        self.bytes += log.bytes
+
+    def grant(self, call_id: int, items: int) -> None:
+        """The client has taken ``items`` of a stream."""
+        log = self.streams.get(call_id)
+        if log is not None:
+            self.bytes -= log.bytes
+            log.grant(items)
+            self.bytes += log.bytes
+
+    def resume_stream(self, call_id: int, needed: int, granted: int) -> tuple[int, list[tuple[int, Body]]] | None:
+        """See `StreamLog.resume`."""
+        log = self.streams.setdefault(call_id, StreamLog())
+        self.bytes -= log.bytes
+        found = log.resume(needed, granted)
+        self.bytes += log.bytes
+        return found
+
+    def shrink(self, max_bytes: int) -> None:
+        """Drop what is kept beyond ``max_bytes``: replies first, then the items of streams."""
+        self._drop_beyond(max_bytes)
+        for log in self.streams.values():
+            if self.bytes <= max_bytes:
+                return
+            self.bytes -= log.bytes
+            log.drop()
 
     def find(self, call_id: int) -> Reply | None:
         """The reply of an answered call; None if it was dropped, KeyError if there was none."""
@@ -179,6 +224,8 @@ class ReplyCache:
             reply = notes.pop(call_id, None)
             if reply is not None:
                 self.bytes -= _size(reply)
+        if self.streams:
+            self._forget_streams([call_id for call_id in self.streams if call_id < needed])
 
     def forget(self, call_ids: Iterable[int]) -> None:
         """Forget the replies to ``call_ids``, which the client has, though it still needs one below them."""
@@ -186,16 +233,25 @@ class ReplyCache:
             reply = self._notes.pop(call_id, None)
             if reply is not None:
                 self.bytes -= _size(reply)
+            if self.streams:
+                self._forget_streams([call_id])
 
     def clear(self) -> None:
         """Drop everything; it may be large, so it is not left to the garbage collection."""
         self._notes.clear()
         self._kept.clear()
+        self.streams.clear()
         self.bytes = 0
 
-    def _drop_oldest(self) -> None:
+    def _forget_streams(self, call_ids: Iterable[int]) -> None:
+        for call_id in call_ids:
+            log = self.streams.pop(call_id, None)
+            if log is not None:
+                self.bytes -= log.bytes
+
+    def _drop_beyond(self, max_bytes: int) -> None:
         notes, kept = self._notes, self._kept
-        while kept and self.bytes > self._max_bytes:
+        while kept and self.bytes > max_bytes:
             reply = notes.get(call_id := kept.popleft())
             if reply is not None:
                 notes[call_id] = None

@@ -44,6 +44,7 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("max_expire_time", "--max-expire-time", "--max-expire", type=float, help="Seconds a result is kept."),
     _setting("max_timeout_seconds", "--max-timeout-seconds", type=float, help="Longest one fetch may wait, seconds."),
     _setting("local_mode", "--local-mode/--no-local-mode", help="Listen for this machine only."),
+    _setting("max_agents", "--max-agents", type=int, help="Agents on the host, of all users together."),
     _setting("model_config_path", "--model-config-path", metavar="FILE", help="JSON file of model configurations."),
     _setting("agent_dir", "--agent-dir", metavar="DIR", help="Directory of .py files with agent classes."),
     _setting("server_id", "--server-id", metavar="ID", help="Name of the host; default: a new one."),

@@ -128,7 +128,13 @@ class AsyncRpcClient:
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
-        return list(await self._manage(Op.LIST))
+        rows: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._manage(Op.LIST, options={"after": after})
+            rows += page["agents"]
+            after = page["next"]
+        return rows
 
     async def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers; see `RpcClient.get_agent_memory`. UnknownAgent: the host has none of that id."""

@@ -221,7 +221,13 @@ class RpcClient:
 
     def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
-        return list(self._manage(Op.LIST))
+        rows: list[dict[str, Any]] = []
+        after: int | None = 0
+        while after is not None:
+            page = self._manage(Op.LIST, options={"after": after})
+            rows += page["agents"]
+            after = page["next"]
+        return rows
 
     def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``.

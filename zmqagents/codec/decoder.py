@@ -25,8 +25,10 @@ from .forms import (
     EXT_PICKLE,
     INDEX,
     MARK_ARRAY,
+    MARK_FROZENSET,
     MARK_OBJECT,
     MARK_SCALAR,
+    MARK_SET,
     MAX_EXCEPTION_DEPTH,
     TAG,
     TAGGED,
@@ -38,6 +40,7 @@ from .forms import (
     no_extension,
 )
 from .plain import why_not_decoded
+from .spread import SHORT_BYTES, map_of, spread
 from .types import read_object
 
 
@@ -78,7 +81,10 @@ class Decoder:
             value = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
         else:
             inner = memoryview(payload)[1:]
-            value = unpackb(inner, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box)
+            maps = map_of if len(payload) > SHORT_BYTES else None
+            value = unpackb(
+                inner, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box, object_pairs_hook=maps
+            )
         if self.open:
             raise RemoteProtocolError("a mark stands where it is not the first item of a list")
         if any(buffer is not None for buffer in self.buffers):
@@ -132,6 +138,8 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
     MARK_ARRAY.data: Mark(read_array),
     MARK_SCALAR.data: Mark(read_numpy_scalar),
     MARK_OBJECT.data: Mark(read_object),
+    MARK_SET.data: Mark(spread(BUILDERS[MARK_SET.data])),
+    MARK_FROZENSET.data: Mark(spread(BUILDERS[MARK_FROZENSET.data])),
 }
 
 

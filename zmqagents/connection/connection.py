@@ -22,7 +22,7 @@ from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
 from .channel import LATE_S, Channel, after_fork, close_all, is_over
-from .requests import Call, Plain
+from .requests import Call, Credit, Plain
 from .target import Target
 
 __all__ = ["Connection", "connect", "trust"]
@@ -158,7 +158,7 @@ class Connection(Link):
         call_id = int(task_id.rpartition("-")[2])
         channel = self._channel
         if channel is not None and not channel.closing:  # of a connection that is gone there is nothing to grant
-            channel.request(Plain(Kind.CREDIT, call_id, time_ms=items), None, None)
+            channel.request(Credit(call_id, items), None, None)
 
     def check_may_block(self, what: str) -> None:
         channel = self._channel

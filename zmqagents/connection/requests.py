@@ -18,7 +18,7 @@ from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
 from ..wire.messages import MAX_CHAIN, Code, Flag, Frame, Kind, Reply
 
-__all__ = ["Call", "Message", "Plain", "Reask", "Repeat", "Request"]
+__all__ = ["Call", "Credit", "Message", "Plain", "Reask", "Repeat", "Request"]
 
 
 class Repeat(enum.Enum):
@@ -26,7 +26,6 @@ class Repeat(enum.Enum):
 
     SAFE = "safe"  # asked again, of this host or its successor
     ONCE = "once"  # asked again only of a host that knows whether it came
-    NEVER = "never"  # a stream: what was on its way is lost
 
 
 class Message(Protocol):
@@ -59,9 +58,13 @@ class Request:
 
 
 class Call:
-    """A CALL that is made into frames when it is sent: the time left is right then, not when it was queued."""
+    """A CALL that is made into frames when it is sent: the time left is right then, not when it was queued.
 
-    __slots__ = ("agent", "body", "deadline", "flags", "method", "options", "repeat")
+    Of a stream it knows how far that has come: the number of the item that is ``expected`` next, and the items for
+    which credit was ``granted``. Both count round, as the wire has 32 bits for them.
+    """
+
+    __slots__ = ("agent", "body", "deadline", "expected", "flags", "granted", "method", "options", "repeat")
 
     is_call = True
 
@@ -77,10 +80,9 @@ class Call:
             options = {**(options or {}), "chain": [*caller.chain, caller.call_id][-MAX_CHAIN:]}
         self.options = options
         self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.repeat = Repeat.SAFE if flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
         if flags & Flag.STREAM:
-            self.repeat = Repeat.NEVER
-        else:
-            self.repeat = Repeat.SAFE if flags & Flag.IDEMPOTENT else Repeat.ONCE
+            self.expected = self.granted = 0
 
     def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
         left = None if self.deadline is None else self.deadline - time.monotonic()
@@ -93,6 +95,8 @@ class Call:
         deps, far = places(body, server_id)
         if far:
             options = {**(options or {}), "far": far}
+        if resent and self.flags & Flag.STREAM:
+            options = {**(options or {}), "stream": [self.expected, self.granted]}
         return messages.call_frames(
             call_id, token, self.agent, self.method, (body.payload, *body.buffers),
             flags=self.flags | Flag.RESENT if resent else self.flags, timeout_s=left, deps=deps, options=options,
@@ -101,6 +105,21 @@ class Call:
 
     def kept_as(self, task_id: str) -> str | None:
         return task_id if self.flags & Flag.DETACHED else None
+
+    def lacks_items(self, head: messages.Header) -> bool:
+        """Whether this answer ends a stream of which items are missing."""
+        return bool(self.flags & Flag.STREAM) and head.code != Code.BUSY and head.time_ms != self.expected
+
+    def takes(self, number: int) -> bool:
+        """Whether the item ``number`` of a stream is the next one; another has come before, or comes again."""
+        if number != self.expected:
+            return False
+        self.expected = (number + 1) & messages.MAX_TIME_MS
+        return True
+
+    def grant(self, items: int) -> None:
+        """Credit for ``items`` of a stream is sent."""
+        self.granted = (self.granted + items) & messages.MAX_TIME_MS
 
 
 class Plain:
@@ -125,6 +144,17 @@ class Plain:
 
     def kept_as(self, task_id: str) -> str | None:
         return None
+
+
+class Credit(Plain):
+    """Allow the stream ``call_id`` to send ``items`` more."""
+
+    __slots__ = ("items", "stream_id")
+
+    def __init__(self, call_id: int, items: int) -> None:
+        super().__init__(Kind.CREDIT, call_id, time_ms=items)
+        self.stream_id = call_id
+        self.items = items
 
 
 class Reask(Plain):

@@ -40,7 +40,7 @@ from ..wire import messages
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
-from .requests import Message, Reask, Repeat, Request
+from .requests import Call, Credit, Message, Reask, Repeat, Request
 
 __all__ = ["Outstanding", "Session", "State"]
 
@@ -374,10 +374,18 @@ class Session:
                 book.put_back(request)
                 return None
             book.sent(request, size)
+            if type(request.message) is Credit:
+                self._note_credit(request.message)
             if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed and request.message.is_call:
                 self._unacknowledged.clear()  # the call has said so
             return parts
         return None
+
+    def _note_credit(self, credit: Credit) -> None:
+        """Count what the host is told of a stream: after a broken connection it has to know how much that was."""
+        request = self.book.find(credit.stream_id)
+        if request is not None and isinstance(request.message, Call):
+            request.message.grant(credit.items)
 
     def begin_alone(self, message: Message) -> tuple[int, list[Frame], int] | None:
         """The id, the frames and the size of a call with nothing beside it; None if there is anything beside it.
@@ -437,10 +445,13 @@ class Session:
             code = head.code
             if code == Code.BUSY and self._try_later(head):
                 return
+        request = self.book.answered(head.call_id)
+        if request is not None and type(request.message) is Call and request.message.lacks_items(head):
+            self.book.keep(request)  # written before the host knew what a broken connection has lost: it comes again
+            return
         if not self._unacknowledged:
             self._ack_by = self._last_heard + ACK_WITHIN_S
         self._unacknowledged.append(head.call_id)
-        request = self.book.answered(head.call_id)
         if request is None or request.sink is None:
             return
         reply = new_tuple(Reply, (code, body))
@@ -453,7 +464,9 @@ class Session:
         kind = head.kind
         if kind == Kind.CHUNK:
             request = self.book.find(head.call_id)
-            if request is not None and request.sink is not None:
+            if request is None or request.sink is None or type(request.message) is not Call:
+                return
+            if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)
@@ -641,7 +654,6 @@ class Session:
             self._lost_at = now
             self._pause_s = RETRY_S[0]
         book, gone = self.book, errors.CallLost(text)
-        self._fail(book.take(lambda request: request.message.repeat is Repeat.NEVER), gone)
         lost_for_s = now - self._lost_at
         if lost_for_s >= (DEAD_HOST_S if refused else QUIET_HOST_S):
             self._fail(book.take(lambda request: request.message.repeat is not Repeat.SAFE), gone)
@@ -685,8 +697,6 @@ class Session:
 
         def again(request: Request) -> bool:
             message = request.message
-            if message.repeat is Repeat.NEVER:
-                return False
             if resumed:
                 request.resent = True
             elif message.repeat is Repeat.ONCE:

@@ -58,7 +58,7 @@ class Router(Protocol):
         """The thread waits for the next item of a stream of this host."""
 
     def wait_credit(self, wait: Wait) -> None:
-        """The thread has an item to send, and waits until its reader takes some."""
+        """A generator has left its thread, and waits until its reader takes some items."""
 
     def wait_over(self, wait: Wait) -> None:
         """The wait has ended from the thread's side. It counts at once if the router thread itself says so.

@@ -24,12 +24,13 @@ from ..wire.messages import Code, Op, Reply
 from .classes import ClassTable
 from .file_roots import CHUNK_BYTES, FileRoots
 
-__all__ = ["AgentHost", "NOTHING"]
+__all__ = ["AgentHost", "NOTHING", "PARKED"]
 
 Ref = codec.AgentRef | codec.TaskRef
 _END = object()
 _NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pack
 NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
+PARKED = Reply(Code.NONE, ())  # none yet: the generator waits for its reader, and `AgentHost.resume` goes on with it
 
 
 class _Refused(Exception):
@@ -63,7 +64,10 @@ class AgentHost:
     # ------------------------------------------------------------ running
 
     def run(self, ticket: Ticket, context: RunningCall) -> Reply:
-        """Run ``ticket`` to its end in the calling thread, in a new `contextvars.Context`. Never raises."""
+        """Run ``ticket`` in the calling thread, in a new `contextvars.Context`. Never raises.
+
+        It runs to its end, or until it is a stream whose reader takes nothing: `PARKED`.
+        """
         context.begin()
         try:
             value = self._execute(ticket)
@@ -78,6 +82,16 @@ class AgentHost:
                     value = self._await_value(value)
             return self._encode(ticket, value)
         except BaseException as exc:  # an agent may raise anything, SystemExit included
+            return self.failure(ticket, exc)
+        finally:
+            context.end()
+
+    def resume(self, ticket: Ticket, context: RunningCall) -> Reply:
+        """Go on with a stream that was `PARKED`, in any thread, in the `contextvars.Context` of its first one."""
+        context.begin_again()
+        try:
+            return self._send_items(ticket, context, context.sender.take_up())
+        except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
             context.end()
@@ -105,16 +119,22 @@ class AgentHost:
         """Send the items one by one, each when the reader has room; a caller that asked for no stream gets a list."""
         if context.sender is None:
             return self._encode(ticket, list(value))
-        items = iter(value)
+        return self._send_items(ticket, context, iter(value))
+
+    def _send_items(self, ticket: Ticket, context: RunningCall, items: Iterator[Any]) -> Reply:
+        parked = False
         try:
-            while True:
-                context.sender.acquire()
+            while context.sender.acquire():
                 item = next(items, _END)
                 if item is _END:
                     return NOTHING
                 context.sender.send(self._encoded(ticket, item))
+            parked = True
+            context.sender.park(items)
+            context.pause()
+            return PARKED
         finally:
-            close = getattr(items, "close", None)  # a generator's finally blocks run here, in its own thread
+            close = None if parked else getattr(items, "close", None)  # a generator's finally blocks run here
             if close is not None:
                 close()
 

@@ -20,6 +20,7 @@ from ..wire.messages import Call, Flag, Op
 from .calls import Calls
 from .effects import Effect
 from .records import AgentRecord, Peer, Ticket
+from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
 __all__ = ["Admission"]
@@ -43,6 +44,8 @@ class Admission:
         self._find_class = find_class
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
+        self._free_calls = calls.shares.calls.free
+        self._free_bytes = calls.shares.queued_bytes.free
         self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
         self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
         self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
@@ -69,7 +72,7 @@ class Admission:
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
-            record, op, method = self._management(call, now)
+            record, op, method = self._management(call, now, _payer(peer, parent))
         elif call.flags & Flag.ATTRIBUTE:
             op = _attribute(record, call)
         else:
@@ -81,11 +84,11 @@ class Admission:
             record.made and (not exclusive or len(record.holders) < record.options.max_concurrency)
         )
         if not has_turn:
-            self._check_mailbox(record, call, exclusive, parent)
-        if calls.queued_bytes + size > config.max_queued_bytes and not (
+            self._check_mailbox(record, call, exclusive, parent, _payer(peer, parent))
+        if calls.queued_bytes + size > self._free_bytes and not (
             has_turn and calls.slots.running < config.capacity and not call.deps
         ):
-            self._check_bytes(peer, size)
+            self._check_bytes(peer, size, _payer(peer, parent))
         return Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
 
     def check(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> float | None:
@@ -105,9 +108,8 @@ class Admission:
             raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
         if deadline is not None and deadline <= now:
             raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
-        if len(calls.tasks) >= config.max_calls:
-            text = f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)"
-            raise errors.HostBusy.of_host(text)
+        if len(calls.tasks) >= self._free_calls:
+            _refuse(calls.shares.calls, _payer(peer, parent).calls, len(calls.tasks))
         if len(peer.calls) >= config.max_calls_per_client and not peer.local:
             text = f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
             raise errors.HostBusy(f"{text} (max_calls_per_client)")
@@ -116,8 +118,9 @@ class Admission:
     def refusal_of_queued(self, ticket: Ticket) -> errors.HostBusy | None:
         """The same for a parked call that has begun to queue: what would have refused a new one refuses it now."""
         record = ticket.agent
-        if record.queued > self._config.max_mailbox:
-            return self._full_mailbox(record)
+        share, held, queued = self._calls.shares.mailbox, record.places_of(ticket.account) - 1, record.queued - 1
+        if share.refuses(held, queued):
+            return _full_mailbox(record, share, held, queued)
         if record.options.on_busy == "reject" and ticket.exclusive and not reenters(ticket):
             return _busy(record)
         return None
@@ -126,10 +129,13 @@ class Admission:
         """The error for an agent that is not there."""
         return errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
 
-    def _check_mailbox(self, record: AgentRecord, call: Call, exclusive: bool, parent: Ticket | None) -> None:
+    def _check_mailbox(
+        self, record: AgentRecord, call: Call, exclusive: bool, parent: Ticket | None, payer: Account
+    ) -> None:
         """Refuse a call that would have to queue where it must not. One with arguments to wait for is seen later."""
-        if record.queued >= self._config.max_mailbox:
-            raise self._full_mailbox(record)
+        share, queued = self._calls.shares.mailbox, record.queued
+        if queued >= share.free and share.refuses(record.places_of(payer), queued):
+            raise _full_mailbox(record, share, record.places_of(payer), queued)
         if exclusive and record.options.on_busy == "reject" and not call.deps:
             if record.options.reentrant and parent is not None:
                 chain = (parent, *ancestors(parent))
@@ -137,24 +143,19 @@ class Admission:
                     return
             raise _busy(record)
 
-    def _check_bytes(self, peer: Peer, size: int) -> None:
+    def _check_bytes(self, peer: Peer, size: int, payer: Account) -> None:
         """Refuse a call that would have to queue, with ``size`` bytes, behind those of others.
 
         An empty queue takes any one call. The host's own calls may queue as much again: they are made by calls that
         run, and these must end for the queue to get shorter.
         """
-        queued = self._calls.queued_bytes
-        limit = self._config.max_queued_bytes * (2 if peer.local else 1)
-        if queued and queued + size > limit:
-            raise errors.HostBusy.of_host(
-                f"calls with {queued:,} bytes of arguments wait on the host, limit {limit:,} (max_queued_bytes)"
-            )
+        share, queued = self._calls.shares.queued_bytes, self._calls.queued_bytes
+        if peer.local:
+            queued -= share.limit
+        if queued > 0:
+            _refuse(share, payer.queued_bytes, queued, size)
 
-    def _full_mailbox(self, record: AgentRecord) -> errors.HostBusy:
-        limit = self._config.max_mailbox
-        return errors.HostBusy(f"{record.agent_id} has {limit} calls queued, which is the limit (max_mailbox)")
-
-    def _management(self, call: Call, now: float) -> tuple[AgentRecord, str, MethodSpec | None]:
+    def _management(self, call: Call, now: float, payer: Account) -> tuple[AgentRecord, str, MethodSpec | None]:
         """A request to the host itself that takes a worker; the broker answers all others.
 
         The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
@@ -176,15 +177,36 @@ class Admission:
             raise errors.RemoteProtocolError("create_agent without a class name")
         origin = call.options.get("origin")
         spec = self._find_class(class_name, origin) if isinstance(origin, str) else self._find_class(class_name)
+        agents = self._calls.agents
         if name is None:
             name = new_agent_id(spec.short)
+            while name in agents:
+                name = new_agent_id(spec.short)
         if not is_name(name):
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
-        if name in self._calls.agents:
-            raise errors.AgentExists(f"there is already an agent {name!r} ({self._calls.agents[name].spec.name})")
+        if name in agents:
+            raise errors.AgentExists(f"there is already an agent {name!r} ({agents[name].spec.name})")
+        share = self._calls.shares.agents
+        if len(agents) >= share.free and share.refuses(payer.agents, len(agents)):  # no time makes room: no second try
+            raise errors.HostBusy(share.reason(payer.agents, len(agents)))
         chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
         options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
         return AgentRecord(name, spec, options, now), Op.CREATE, None
+
+
+def _payer(peer: Peer, parent: Ticket | None) -> Account:
+    """The account that a call counts for."""
+    return peer.account if parent is None else parent.account
+
+
+def _refuse(share: Share, held: int, taken: int, more: int = 1) -> None:
+    """Raise HostBusy if a user that holds ``held`` of ``taken`` may not have ``more``; clients try that again."""
+    if share.refuses(held, taken + more - 1):
+        raise errors.HostBusy.of_host(share.reason(held, taken))
+
+
+def _full_mailbox(record: AgentRecord, share: Share, held: int, queued: int) -> errors.HostBusy:
+    return errors.HostBusy(f"the mailbox of {record.agent_id}: {share.reason(held, queued)}")
 
 
 def _name(call: Call) -> str:

@@ -25,6 +25,7 @@ from . import wait_graph
 from .effects import Answer, Drained, Effect, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
 from .records import AgentRecord, Counters, DrainEnd, ParkedFetch, State, Ticket, phase
+from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
@@ -43,11 +44,14 @@ class Calls:
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self._made = 0  # agents, so far
+        self.shares = Shares(config)
         self.slots = Slots(config.capacity)
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
-        self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
+        self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
+        self.starving: set[Ticket] = set()  # streams whose reader has granted no credit
         self.lingering = 0  # settled calls whose code has not returned
         self.drain: DrainEnd | None = None  # no new calls are taken
         self.drained = False  # nothing is open any more
@@ -66,9 +70,20 @@ class Calls:
             return
         self.count_bytes(ticket)
 
+    def add_agent(self, ticket: Ticket) -> None:
+        """Note the agent that ``ticket`` makes."""
+        record = ticket.agent
+        self.agents[record.agent_id] = record
+        self._made += 1
+        record.number = self._made
+        record.account = ticket.account
+        record.account.agents += 1
+        record.seat(ticket)
+
     def book(self, ticket: Ticket) -> None:
         """Note a ticket that was accepted."""
         ticket.agent.calls += 1
+        ticket.account.calls += 1
         ticket.peer.calls[ticket.call_id] = ticket
         self.tasks[ticket.task_id] = ticket
         self.counters.accepted += 1
@@ -78,9 +93,11 @@ class Calls:
     def count_bytes(self, ticket: Ticket) -> None:
         """``ticket`` does not start at once: until then its arguments lie here."""
         ticket.queued_bytes = sum(map(len, ticket.body))
+        ticket.account.queued_bytes += ticket.queued_bytes
         self.queued_bytes += ticket.queued_bytes
 
     def _uncount_bytes(self, ticket: Ticket) -> None:
+        ticket.account.queued_bytes -= ticket.queued_bytes
         self.queued_bytes -= ticket.queued_bytes
         ticket.queued_bytes = 0
 
@@ -107,11 +124,28 @@ class Calls:
             record.seat(ticket)
             self._admit(ticket, now, effects)
 
-    def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
-        """``ticket`` waits: another call may have its slot."""
+    def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float, *, parked: bool = False) -> None:
+        """``ticket`` waits: another call may have its slot, and if it is ``parked`` its thread."""
         if ticket.slot:
-            self.slots.lend(ticket)
+            self.slots.lend(ticket, parked=parked)
             self._fill_slots(effects, now)
+
+    def starve(self, ticket: Ticket) -> errors.HostBusy | None:
+        """Note that the stream ``ticket`` has no credit; the error if its user has too many of these."""
+        share, starving, account = self.shares.streams, self.starving, ticket.account
+        if ticket in starving or ticket.settled:
+            return None
+        if len(starving) >= share.free and share.refuses(account.streams, len(starving)):
+            return errors.HostBusy(share.reason(account.streams, len(starving)))
+        starving.add(ticket)
+        account.streams += 1
+        return None
+
+    def feed(self, ticket: Ticket) -> None:
+        """The stream ``ticket`` has credit, or has ended."""
+        if ticket in self.starving:
+            self.starving.remove(ticket)
+            ticket.account.streams -= 1
 
     def wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """What ``ticket`` waited for is there: it goes on as soon as it has a slot again."""
@@ -140,8 +174,8 @@ class Calls:
                 _resume(ticket, effects)
 
     def _leave_queue(self, ticket: Ticket, state: State) -> None:
-        if state is State.QUEUED and ticket.agent.mailbox is not None:
-            ticket.agent.mailbox.pop(ticket, None)
+        if state is State.QUEUED:
+            ticket.agent.unqueue(ticket)
         elif state is State.READY:
             self.slots.withdraw(ticket)
         elif state is State.PARKED:
@@ -150,7 +184,7 @@ class Calls:
     def _next_of(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         mailbox, limit = record.mailbox, record.options.max_concurrency
         while mailbox and len(record.holders) < limit:
-            ticket, _ = mailbox.popitem(last=False)
+            ticket = record.next_queued()
             record.seat(ticket)
             self._admit(ticket, now, effects)
 
@@ -163,9 +197,12 @@ class Calls:
         """
         ticket.settled = True
         self.counters.answered += 1
+        ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
             self._uncount_bytes(ticket)
+        if ticket.flags & Flag.STREAM:
+            self.feed(ticket)
         peer = ticket.peer
         peer.calls.pop(ticket.call_id, None)
         del self.tasks[ticket.task_id]
@@ -266,6 +303,7 @@ class Calls:
         record.removed = True
         if self.agents.get(record.agent_id) is record:
             del self.agents[record.agent_id]
+            record.account.agents -= 1
         seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
         for ticket in [*seated, *(record.mailbox or ())]:
             if not ticket.settled:

@@ -55,6 +55,7 @@ class Dispatcher:
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
+        self.shares = calls.shares
         self.timers = calls.timers
         self._shares = shares_results
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
@@ -62,6 +63,7 @@ class Dispatcher:
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
         self.on_dep = waiting.on_dep
+        self.starve, self.feed = calls.starve, calls.feed
         self.on_store_full = self.admission.on_store_full
 
     @property
@@ -137,10 +139,10 @@ class Dispatcher:
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
         record = ticket.agent
+        if parent is not None:
+            ticket.account = parent.account
         if ticket.op == Op.CREATE:
-            self.agents[record.agent_id] = record
-            record.owner = peer.user
-            record.seat(ticket)
+            self.calls.add_agent(ticket)
         elif not call.deps:
             record.try_to_seat(ticket)
         if parent is not None:
@@ -266,6 +268,12 @@ class Dispatcher:
             if not ticket.settled:  # by the end of the call that has made it
                 self.counters.cancelled += 1
                 self.calls.give_up(ticket, error, effects, now)
+        return self.waiting.end(effects, now)
+
+    def on_lost(self, ticket: Ticket, error: ZmqAgentsError, now: float) -> list[Effect]:
+        """What ``ticket`` had to say is lost: it ends in ``error``."""
+        effects: list[Effect] = []
+        self.calls.give_up(ticket, error, effects, now)
         return self.waiting.end(effects, now)
 
     # ------------------------------------------------------------ time, agents, the end

@@ -15,6 +15,7 @@ from ..config import BrokerConfig
 from ..wire.messages import Reply, error_reply
 from .effects import Answer, Effect, Lookup, Pending
 from .records import DrainEnd, ParkedFetch, Peer, Ticket
+from .shares import Share
 from .timers import Timers
 
 __all__ = ["Fetches"]
@@ -29,12 +30,14 @@ class Fetches:
     """
 
     def __init__(
-        self, config: BrokerConfig, tasks: Mapping[str, Ticket], timers: Timers[Ticket | ParkedFetch | DrainEnd], *,
-        shares: bool,
+        self, config: BrokerConfig, tasks: Mapping[str, Ticket], timers: Timers[Ticket | ParkedFetch | DrainEnd],
+        share: Share, *, shares: bool,
     ) -> None:  # fmt: skip
         self._config = config
         self._tasks = tasks
         self._timers = timers
+        self._share = share  # of fetches that wait for the store
+        self._asking = 0  # how many these are
         self._shares = shares
         self._closed = False
 
@@ -50,6 +53,13 @@ class Fetches:
             return [Pending(peer, call_id)]
         if call_id in peer.fetches:
             self.forget(peer.fetches[call_id])
+        if ticket is None:
+            account = peer.account
+            if self._asking >= self._share.free and self._share.refuses(account.fetches, self._asking):
+                busy = errors.HostBusy.of_host(self._share.reason(account.fetches, self._asking))
+                return [Answer(peer, call_id, error_reply(busy, call_id=task_id))]
+            account.fetches += 1
+            self._asking += 1
         fetch = ParkedFetch(peer, call_id, ticket)
         peer.fetches[call_id] = fetch
         patience_s = min(timeout_s, self._config.max_timeout_seconds)
@@ -93,6 +103,9 @@ class Fetches:
         """``fetch`` is over: it gets no answer any more."""
         fetch.settled = True
         del fetch.peer.fetches[fetch.call_id]
+        if fetch.ticket is None:
+            fetch.peer.account.fetches -= 1
+            self._asking -= 1
         if fetch.ticket is not None and fetch.ticket.fetches is not None:
             del fetch.ticket.fetches[fetch]
 

@@ -19,9 +19,11 @@ from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
+from .shares import Account
 
 __all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
 
+_NOBODY = Account()
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -61,11 +63,14 @@ class DrainEnd:
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
-    __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix", "user")
+    __slots__ = ("account", "calls", "fetches", "gone", "key", "local", "prefix", "user")
 
-    def __init__(self, prefix: str, *, key: Any = None, local: bool = False, user: str = "") -> None:
+    def __init__(
+        self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
+    ) -> None:
         self.prefix = prefix  # first half of its task ids
         self.user = user  # the name that the authentication has found; "": the host's own code
+        self.account = Account(user) if account is None else account
         self.key = key  # the broker's handle
         self.local = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
@@ -77,8 +82,8 @@ class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
 
     __slots__ = (
-        "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox", "options",
-        "owner", "removed", "spec",
+        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
+        "number", "options", "places", "removed", "spec",
     )  # fmt: skip
 
     def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
@@ -87,12 +92,14 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
-        self.owner = ""  # the user that has made it, "": the host's own code
+        self.number = 0  # among all agents that were made
+        self.account = _NOBODY  # of the user who has made it
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
         self.beside: list[Ticket] | None = None  # calls that run beside the turn, in no order
         self.mailbox: OrderedDict[Ticket, None] | None = None  # calls that wait for the turn, in order
+        self.places: dict[Account, int] | None = None  # how many of these each user has
         self.calls = 0  # accepted since it was made
         self.removed = False
         self.dropped = False  # `Removed` was given
@@ -101,6 +108,11 @@ class AgentRecord:
     def queued(self) -> int:
         """Calls in the mailbox."""
         return len(self.mailbox) if self.mailbox else 0
+
+    @property
+    def owner(self) -> str:
+        """The user who has made it, "": the host's own code."""
+        return self.account.key
 
     def try_to_seat(self, ticket: Ticket) -> bool:
         """Give ``ticket`` the turn or a place beside it, if it need not queue; True if it has one."""
@@ -112,9 +124,35 @@ class AgentRecord:
     def queue(self, ticket: Ticket) -> None:
         """Put ``ticket`` at the end of the mailbox."""
         ticket.state = State.QUEUED
-        if self.mailbox is None:
-            self.mailbox = OrderedDict()
+        if self.mailbox is None or self.places is None:
+            self.mailbox, self.places = OrderedDict(), {}
         self.mailbox[ticket] = None
+        self.places[ticket.account] = self.places.get(ticket.account, 0) + 1
+
+    def next_queued(self) -> Ticket:
+        """Take the first ticket out of the mailbox, which is not empty."""
+        assert self.mailbox
+        ticket, _ = self.mailbox.popitem(last=False)
+        self._give_place(ticket)
+        return ticket
+
+    def unqueue(self, ticket: Ticket) -> None:
+        """Take ``ticket`` out of the mailbox, if it is there."""
+        if self.mailbox and ticket in self.mailbox:
+            del self.mailbox[ticket]
+            self._give_place(ticket)
+
+    def places_of(self, account: Account) -> int:
+        """How many places of the mailbox a user has."""
+        return self.places.get(account, 0) if self.places else 0
+
+    def _give_place(self, ticket: Ticket) -> None:
+        assert self.places is not None
+        left = self.places[ticket.account] - 1
+        if left:
+            self.places[ticket.account] = left
+        else:
+            del self.places[ticket.account]
 
     def seat(self, ticket: Ticket, *, beside: bool = False) -> None:
         """Give ``ticket`` the turn, or a place beside it."""
@@ -153,8 +191,9 @@ class Ticket:
     """One accepted call."""
 
     __slots__ = (
-        "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
-        "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
+        "accepted", "account", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps",
+        "deadline", "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op",
+        "outside", "owed", "parked",
         "pace", "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
         "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
@@ -164,6 +203,7 @@ class Ticket:
         exclusive: bool, deadline: float | None, now: float,
     ) -> None:  # fmt: skip
         self.peer = peer
+        self.account = peer.account  # that it counts for: of the user whose call began the chain
         self.call_id = call.call_id
         self.flags = call.flags
         self.name = call.method
@@ -189,6 +229,7 @@ class Ticket:
         self.seat = -1  # index in agent.holders (turn) or agent.beside
         self.turn = self.slot = False  # holds the agent's turn; one of the capacity slots
         self.owed = False  # it gave its slot back to wait and gets one again
+        self.parked = False  # and its thread
         self.settled = False  # answered
         self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
         self.context: RunningCall | None = None
@@ -216,10 +257,7 @@ class Ticket:
     @property
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""
-        ticket = self
-        while ticket.parent is not None:
-            ticket = ticket.parent
-        return ticket.peer.user
+        return self.account.key
 
     @property
     def label(self) -> str:

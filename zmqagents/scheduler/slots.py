@@ -47,12 +47,15 @@ class Slots:
         """The READY ``ticket`` will not start."""
         del self._ready[ticket]
 
-    def lend(self, ticket: Ticket) -> None:
-        """``ticket`` gives its slot to others while its code waits."""
+    def lend(self, ticket: Ticket, *, parked: bool = False) -> None:
+        """``ticket`` gives its slot to others while its code waits; ``parked``: no thread waits with it."""
         ticket.slot = False
         ticket.owed = True
         self.running -= 1
-        self.blocked += 1
+        ticket.parked = parked
+        if not parked:
+            ticket.account.waits += 1
+            self.blocked += 1
 
     def reclaim(self, ticket: Ticket) -> None:
         """Its wait is over: `next` gives it out as soon as there is a slot."""
@@ -62,8 +65,7 @@ class Slots:
     def free(self, ticket: Ticket) -> bool:
         """The code of ``ticket`` has returned; True if that freed a slot."""
         if ticket.owed:
-            ticket.owed = False
-            self.blocked -= 1
+            self._end_wait(ticket)
         if not ticket.slot:
             return False
         ticket.slot = False
@@ -80,8 +82,7 @@ class Slots:
         while self._resuming:
             ticket = self._resuming.popleft()
             if ticket.owed:  # it may have returned instead
-                ticket.owed = False
-                self.blocked -= 1
+                self._end_wait(ticket)
                 if not beyond:
                     ticket.slot = True
                     self.running += 1
@@ -93,3 +94,10 @@ class Slots:
         ticket.slot = True
         self.running += 1
         return ticket
+
+    def _end_wait(self, ticket: Ticket) -> None:
+        ticket.owed = False
+        if not ticket.parked:
+            ticket.account.waits -= 1
+            self.blocked -= 1
+        ticket.parked = False

@@ -43,10 +43,15 @@ class Waiting:
 
     # ------------------------------------------------------------ events: calls of this host
 
-    def on_wait(self, ticket: Ticket, task_ids: Iterable[str], now: float, *, any_of: bool = False) -> list[Effect]:
-        """The code of ``ticket`` waits for calls of this host: all of them, or ``any_of`` them."""
+    def on_wait(
+        self, ticket: Ticket, task_ids: Iterable[str], now: float, *, any_of: bool = False, parked: bool = False
+    ) -> list[Effect]:
+        """The code of ``ticket`` waits for calls of this host: all of them, or ``any_of`` them.
+
+        ``parked``: it has left its thread, as a stream does.
+        """
         effects: list[Effect] = []
-        refusal = self.refusal(ticket)
+        refusal = self.refusal(ticket, parked=parked)
         if refusal is not None:
             return [Resume(ticket, refusal)]
         tasks = self._calls.tasks
@@ -54,7 +59,7 @@ class Waiting:
         targets = [target for target in found if target is not None]
         if not targets or (any_of and (ticket.on_loop or len(targets) < len(found))):
             return effects if ticket.on_loop else [Resume(ticket)]  # what it waits for is there already
-        self.begin(ticket, targets, any_of, effects, now)
+        self.begin(ticket, targets, any_of, effects, now, parked=parked)
         return self.end(effects, now)
 
     def on_unwait(self, ticket: Ticket, task_ids: Iterable[str]) -> list[Effect]:
@@ -75,14 +80,16 @@ class Waiting:
 
     # ------------------------------------------------------------ events: outside of this host
 
-    def on_wait_outside(self, ticket: Ticket, now: float, *, task_ids: Iterable[str] = ()) -> list[Effect]:
+    def on_wait_outside(
+        self, ticket: Ticket, now: float, *, task_ids: Iterable[str] = (), parked: bool = False
+    ) -> list[Effect]:
         """The code of ``ticket`` waits for something that this host cannot see.
 
         ``task_ids``: the calls of other hosts that it waits for, where they are known; a call that comes back
         from one of them and needs this one is a deadlock. Not known: any call that came back in its chain.
         """
         effects: list[Effect] = []
-        refusal = self.refusal(ticket)
+        refusal = self.refusal(ticket, parked=parked)
         if refusal is not None:
             return [Resume(ticket, refusal)]
         if ticket.on_loop:  # it has no slot to give, and may await other things meanwhile
@@ -91,7 +98,7 @@ class Waiting:
         ticket.outside = frozenset(task_ids)
         cycle = self._closes_cycle(ticket, None, now, effects) if ticket.returns else None
         if cycle is None:
-            self._calls.lend_slot(ticket, effects, now)
+            self._calls.lend_slot(ticket, effects, now, parked=parked)
         else:
             ticket.state, ticket.outside = State.RUNNING, None
             effects.append(Resume(ticket, wait_graph.deadlock_error(cycle)))
@@ -168,23 +175,23 @@ class Waiting:
 
     # ------------------------------------------------------------ for the dispatcher
 
-    def refusal(self, ticket: Ticket) -> ZmqAgentsError | None:
-        """Why ``ticket`` may not wait now, None if it may."""
+    def refusal(self, ticket: Ticket, *, parked: bool = False) -> ZmqAgentsError | None:
+        """Why ``ticket`` may not wait now, None if it may; ``parked``: without a thread."""
         if ticket.ended is not None:
             return type(ticket.ended)(str(ticket.ended))
         if self._calls.drained:
             return errors.HostStopping("the host has stopped")
         if ticket.state is State.DONE:
             return errors.LocalProtocolError(f"{ticket.label} has returned and cannot wait any more")
-        config, blocked = self._calls.config, self._calls.slots.blocked
-        if ticket.slot and blocked >= config.max_threads - config.capacity:
-            return errors.HostBusy(
-                f"{blocked} calls of this host wait for others: max_threads={config.max_threads} allows no more "
-                f"beside the {config.capacity} that may run (capacity)"
-            )
+        share, blocked = self._calls.shares.waits, self._calls.slots.blocked
+        if ticket.slot and not parked and blocked >= share.free and share.refuses(ticket.account.waits, blocked):
+            return errors.HostBusy(share.reason(ticket.account.waits, blocked))
         return None
 
-    def begin(self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float) -> None:
+    def begin(
+        self, ticket: Ticket, targets: list[Ticket], any_of: bool, effects: list[Effect], now: float, *,
+        parked: bool = False,
+    ) -> None:  # fmt: skip
         """The code of ``ticket`` waits for ``targets`` from now on, unless that closes a cycle."""
         ticket.wait_any = any_of
         cycle = self._closes_cycle(ticket, targets, now, effects)
@@ -198,7 +205,7 @@ class Waiting:
             return
         wait_graph.add_edges(ticket, targets)
         ticket.state = State.WAITING
-        self._calls.lend_slot(ticket, effects, now)
+        self._calls.lend_slot(ticket, effects, now, parked=parked)
 
     def refuse_if_stuck(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """End a call that has begun to park or queue if that closes a cycle through the calls that wait for it."""

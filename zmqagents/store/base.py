@@ -322,7 +322,7 @@ class SharedStore(FutureStore):
 
     @abc.abstractmethod
     def watch(self, task_ids: Sequence[str]) -> list[Found]:
-        """`get` of many tasks. Of those that are PENDING or UNKNOWN, this store's `listen` will tell the settlement."""
+        """`get` of many tasks. Of those that are PENDING, this store's `listen` will tell the settlement."""
 
     @abc.abstractmethod
     def beat(self) -> Owners:

@@ -155,7 +155,8 @@ call('ZREM', MARKS, task)
 tell(task)
 """)
 
-# waiter, how long it may wait, then tasks. With a waiter: it will be told of those that are not settled.
+# waiter, how long it may wait, then tasks. With a waiter: it will be told of those that are pending. For a task that
+# nobody has begun nothing is written: its name may be made up, and anybody may ask.
 GET = Script("""
 local waiter, now, found = ARGV[1], clock(), {}
 local function look(task)
@@ -169,7 +170,7 @@ local function look(task)
         if gone then return {gone % 4 == LOST and 'L' or 'E'} end
         if call('ZSCORE', FIN, task) then return {'E'} end
     end
-    if waiter ~= '' then
+    if owner and waiter ~= '' then
         beyond_maxmemory()
         call('SADD', base .. 'w:' .. task, waiter)
         call('PEXPIRE', base .. 'w:' .. task, ARGV[2])

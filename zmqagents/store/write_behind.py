@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
 LOOK_AGAIN_S = 5.0
+DOUBT_S = 0.02  # when an unknown task is looked for again; then after twice that time, and so on
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 MAX_EXCHANGE = 1024  # writes, and questions, of one exchange
 MAX_EXCHANGE_BYTES = 8 * 1024 * 1024
@@ -80,7 +81,7 @@ class Question:
     because word of it may be on its way. ``is_over`` tells whether the answer is needed no more.
     """
 
-    __slots__ = ("alarm", "answer", "believe_at", "is_over", "state", "task_id", "until")
+    __slots__ = ("alarm", "answer", "asked_at", "believe_at", "is_over", "state", "task_id", "until")
 
     def __init__(
         self, task_id: str, answer: Callable[[State | None, Reply | None], None], *,
@@ -89,7 +90,8 @@ class Question:
         self.task_id = task_id
         self.answer = answer
         self.until = until
-        self.believe_at = time.monotonic() + patience_s
+        self.asked_at = time.monotonic()
+        self.believe_at = self.asked_at + patience_s
         self.is_over = is_over
         self.alarm = 0.0  # the store thread's: when it looks after it, and what it found when it last did
         self.state = State.UNKNOWN
@@ -407,7 +409,9 @@ class WriteBehind:
                 left.append(question)
                 question.state = found.state
                 if question.alarm <= now:
-                    question.alarm = min(until, now + LOOK_AGAIN_S)
+                    # The store tells of a pending task; an unknown one must be looked for.
+                    pause_s = LOOK_AGAIN_S if found.state is State.PENDING else max(DOUBT_S, now - question.asked_at)
+                    question.alarm = min(until, now + pause_s)
                     heapq.heappush(self._alarms, (question.alarm, next(self._serial), question))
             if left:
                 self._parked[task_id] = left

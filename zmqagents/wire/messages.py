@@ -20,8 +20,9 @@ is never part of a message. A message is a header and, by kind, further frames:
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
      8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
     65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
-    66 RESULT      broker   [payload][buffer]*                                      call_id
-    67 ERROR       broker   [map: see errors.describe]                              call_id, code
+    66 RESULT      broker   [payload][buffer]*                                      call_id; of a stream also
+                                                                                    time_ms: how many items it had
+    67 ERROR       broker   [map: see errors.describe]                              call_id, code; the same
     68 PENDING     broker   none: a FETCH whose time is over                        call_id
     69 PONG        broker   none                                                    call_id: nonce
     70 NEED_HELLO  broker   none: the token is unknown                              call_id
@@ -30,7 +31,8 @@ is never part of a message. A message is a header and, by kind, further frames:
 
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
     the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
-    address]}), and what a management request takes.
+    address]}), "stream" (of one that is RESENT: the number of the item needed next, the credit sent in all), and what
+    a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)

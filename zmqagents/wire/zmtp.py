@@ -34,10 +34,12 @@ LARGE_BYTES = 65_536  # a frame from that on is read into memory of its own, and
 READ_BYTES = (
     1_048_576  # at a time: where the other side writes as fast as it is read, one read would get 80 MB of a frame
 )
-ZEROED_BYTES = 33_554_432  # what is longer gets memory that the system gives only when it is written to
 # The memory of the last frame of such a size is kept until the next one has its own. Otherwise malloc gives it back to
 # the system after each message and gets it again, zeroed, page by page: for 1 MiB that took 0.8 ms.
 SPARE_BYTES = 4_194_304
+# What is longer gets memory that the system gives only when it is written to: a peer that promises 100 frames of 32 MiB
+# and sends none would else have them all zeroed.
+ZEROED_BYTES = SPARE_BYTES
 MAX_FRAME_BYTES = 1 << 40
 MAX_FRAMES = 256  # of one message
 SPARE_BUFFERS = 4

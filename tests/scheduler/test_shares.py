@@ -1,0 +1,206 @@
+"""The shares of users: what a greedy one may take, and what is always left for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from world import Sent, World
+from zmqagents import errors
+from zmqagents.config import BrokerConfig
+from zmqagents.scheduler.records import Peer
+from zmqagents.scheduler.shares import Account, Share, Shares
+
+
+class Hosts(World):
+    """A host with two users: ann, who takes what she can get, and bob."""
+
+    def __init__(self, **settings: int) -> None:
+        super().__init__(**settings)
+        self.ann, self.bob = self.peer("ann"), self.peer("bob")
+
+    def peer(self, user: str) -> Peer:
+        """One more connection of a user."""
+        account = self.dispatcher.shares.account(user)
+        self.connections = getattr(self, "connections", 0) + 1
+        return Peer(f"{user}{self.connections}", user=user, account=account)
+
+    def taken(self, sends: Iterator[Sent]) -> list[Sent]:
+        """What is accepted of ``sends`` before the first refusal."""
+        accepted: list[Sent] = []
+        for sent in sends:
+            if isinstance(sent.error, errors.HostBusy):
+                return accepted
+            accepted.append(sent)
+        raise AssertionError("nothing was refused")
+
+
+def calls(world: World, peer: Peer, agent: str = "a") -> Iterator[Sent]:
+    while True:
+        yield world.send(agent, peer=peer)
+
+
+# ---------------------------------------------------------------- the rule
+
+
+def share(limit: int, *users: str) -> tuple[Share, list[Account]]:
+    shares = Shares(BrokerConfig(max_calls=limit))
+    return shares.calls, [shares.account(user) for user in users]
+
+
+def test_one_user_alone_takes_all_but_an_eighth() -> None:
+    calls, _users = share(64, "ann")
+    assert not calls.refuses(held=55, taken=55)
+    assert calls.refuses(held=56, taken=56)
+
+
+def test_the_last_eighth_is_divided_evenly_among_the_users_that_are_there() -> None:
+    calls, _users = share(64, "ann", "bob", "carl", "dora")
+    assert [calls.refuses(held, taken=60) for held in (0, 1, 2, 3)] == [False, False, True, True]
+
+
+def test_nothing_is_given_beyond_the_limit() -> None:
+    calls, _users = share(64, "ann", "bob")
+    assert calls.refuses(held=0, taken=64)
+
+
+def test_a_limit_below_eight_keeps_nothing_back() -> None:
+    calls, _users = share(7, "ann", "bob")
+    assert not calls.refuses(held=6, taken=6)
+    assert calls.refuses(held=0, taken=7)
+
+
+def test_an_account_is_the_same_one_while_anything_counts_for_it() -> None:
+    shares = Shares(BrokerConfig())
+    account = shares.account("ann")
+    assert shares.account("ann") is account
+    account.calls += 1
+    del account
+    assert shares.account("ann").calls == 0  # nothing has kept it
+
+
+# ---------------------------------------------------------------- calls, mailboxes, bytes
+
+
+def test_many_connections_of_one_key_share_what_the_key_may_take() -> None:
+    world = Hosts(max_calls=64, max_calls_per_client=20)
+    world.agents("a", "b")
+    accepted: list[Sent] = []
+    for _ in range(4):
+        accepted += world.taken(calls(world, world.peer("ann")))
+    assert len(accepted) == 56
+    assert world.send("b", peer=world.bob).started
+
+
+def test_a_refusal_names_the_share_and_is_tried_again_by_clients() -> None:
+    world = Hosts(max_calls=16)
+    world.agents("a", "b")
+    world.taken(calls(world, world.ann))
+    refused = world.send("b", peer=world.ann).error
+    assert isinstance(refused, errors.HostBusy)
+    assert str(refused) == (
+        "14 calls of the host are open, 14 of them of this user: its share is used up, limit 16 (max_calls)"
+    )
+    assert world.send("b", peer=world.ann).is_busy
+
+
+def test_one_user_cannot_fill_the_mailbox_of_an_agent() -> None:
+    world = Hosts(max_mailbox=16)
+    world.agent("a")
+    assert len(world.taken(calls(world, world.ann))) == 1 + 14
+    assert world.send("a", peer=world.bob).error is None
+    world.finish()
+    world.assert_idle()
+    assert world.send("a", peer=world.ann).started
+
+
+def test_a_place_in_the_mailbox_is_free_again_when_its_call_is_cancelled() -> None:
+    world = Hosts(max_mailbox=16)
+    world.agent("a")
+    accepted = world.taken(calls(world, world.ann))
+    world.cancel(accepted[-1])
+    assert len(world.taken(calls(world, world.ann))) == 1
+
+
+def test_the_arguments_of_one_user_leave_room_for_those_of_another() -> None:
+    world = Hosts(max_queued_bytes=160)
+    world.agent("a")
+    sends = (world.send("a", peer=world.ann, body=bytes(20)) for _ in range(100))
+    assert len(world.taken(sends)) == 1 + 7
+    assert world.send("a", peer=world.bob, body=bytes(20)).error is None
+
+
+# ---------------------------------------------------------------- nested calls
+
+
+def test_a_nested_call_counts_for_the_key_that_began_the_chain() -> None:
+    world = Hosts(max_calls=16)
+    world.agents("a", "b", "c")
+    outer = world.running("a", peer=world.ann)
+    world.nested(outer, "b")
+    assert (world.ann.account.calls, world.inside.account.calls) == (2, 0)
+
+
+def test_waits_of_one_user_leave_stand_ins_for_the_nested_calls_of_another() -> None:
+    world = Hosts(capacity=64, max_threads=64 + 16)
+    names = [f"a{number}" for number in range(40)]
+    world.agents("inner", *names)
+    outer = [world.running(name, peer=world.ann) for name in names[:20]]
+    nested = world.taken(world.nested(call, "inner") for call in outer)
+    assert len(nested) == 14
+    other = world.nested(world.running("a30", peer=world.bob), "inner")
+    assert other.error is None
+    assert world.bob.account.waits == 1
+
+
+def test_a_user_gets_back_what_its_calls_have_given_back() -> None:
+    world = Hosts(capacity=8, max_threads=8 + 16, max_calls=64)
+    world.agents("a", "b")
+    outer = world.running("a", peer=world.ann)
+    world.nested(outer, "b")
+    world.finish()
+    world.assert_idle()
+    assert repr(world.ann.account) == "<Account ann [0 calls, 0 waits, 0 streams, 0 agents]>"
+
+
+# ---------------------------------------------------------------- agents
+
+
+def test_one_user_cannot_make_all_the_agents() -> None:
+    world = Hosts(max_agents=16)
+    made = world.taken(world.create(None, peer=world.ann) for _ in range(100))
+    assert len(made) == 14
+    refused = world.create(None, peer=world.ann)
+    assert isinstance(refused.error, errors.HostBusy)
+    assert "14 agents are on this host" in str(refused.error)
+    assert "(max_agents)" in str(refused.error)
+    assert not refused.is_busy  # no time makes room, so no client tries it again
+    assert world.create(None, peer=world.bob).error is None
+
+
+def test_an_agent_that_is_deleted_or_could_not_be_made_counts_no_more() -> None:
+    world = Hosts(max_agents=16)
+    world.agent("a", peer=world.ann)
+    failed = world.create("b", peer=world.ann)
+    assert world.ann.account.agents == 2
+    world.remove("a")
+    world.cancel(failed)
+    world.finish()
+    assert world.ann.account.agents == 0
+
+
+def test_a_made_up_id_that_is_taken_is_made_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    ids = iter(["plain-1", "plain-1", "plain-2"])
+    monkeypatch.setattr("zmqagents.scheduler.admission.new_agent_id", lambda _: next(ids))
+    assert world.create(None).error is None
+    assert world.create(None).error is None
+    assert set(world.dispatcher.agents) == {"plain-1", "plain-2"}
+
+
+def test_made_up_ids_have_64_bits() -> None:
+    world = World()
+    world.create(None)
+    (agent_id,) = world.dispatcher.agents
+    assert len(agent_id.rpartition("-")[2]) == 16

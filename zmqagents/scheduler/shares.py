@@ -1,0 +1,122 @@
+"""How much of each limit one key may take, so that one caller cannot use up what others need.
+
+Every user has an `Account`: a key of the key store, or the Unix user at the other end of the Unix socket. Its numbers
+say how much of each limit calls of that user hold. A call that another call makes counts for the user whose call began
+the chain. A `Share` judges one limit by two rules:
+
+    below seven eighths of the limit    everybody may take
+    the last eighth                     is divided evenly among the users that the host knows at that moment
+
+So one user alone gets all but an eighth, and a user that holds nothing always finds something left. A limit below 8 has
+no eighth to keep, and only the limit counts.
+
+The numbers are counted where a thing is taken and given back, and no more than a comparison of two numbers is needed
+until seven eighths are taken. All of this belongs to the router thread.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+from ..config import BrokerConfig
+
+__all__ = ["Account", "Share", "Shares"]
+
+KEPT_FOR_OTHERS = 8  # one part in so many
+STREAMS = 4  # one call in so many may be a stream whose reader takes nothing
+FETCHES = 4  # and one in so many a question to a shared store
+LISTINGS = 64  # requests for a list that wait for the thread which answers them
+
+
+class Account:
+    """What one user holds: see the attributes. ``key`` is the name that the authentication has found."""
+
+    __slots__ = (
+        "__weakref__", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes",
+        "streams", "waits",
+    )  # fmt: skip
+
+    def __init__(self, key: str = "") -> None:
+        self.key = key
+        self.calls = 0  # accepted and not answered
+        self.waits = 0  # threads that wait for other calls
+        self.streams = 0  # whose reader has granted no credit
+        self.queued_bytes = 0  # of arguments of calls that have not started
+        self.agents = 0
+        self.fetches = 0  # that wait for the answer of a shared store
+        self.listings = 0  # that wait for their turn
+        self.kept_bytes = 0  # of replies for clients whose connection is lost
+
+    def keep(self, size: int) -> None:
+        """``size`` more bytes are kept for a lost client of the user; fewer if it is negative."""
+        self.kept_bytes += size
+
+    def list(self, requests: int) -> None:
+        """``requests`` more for a list wait for their turn; fewer if it is negative."""
+        self.listings += requests
+
+    def __repr__(self) -> str:
+        return (
+            f"<Account {self.key} [{self.calls} calls, {self.waits} waits, {self.streams} streams, "
+            f"{self.agents} agents]>"
+        )
+
+
+class Share:
+    """One limit and its ``setting``. Below ``free`` nobody is refused; from there on ask `refuses`."""
+
+    __slots__ = ("_accounts", "_what", "free", "limit", "setting")
+
+    def __init__(self, what: str, setting: str, limit: int, accounts: WeakValueDictionary[str, Account]) -> None:
+        self.setting = setting
+        self.limit = limit
+        self.free = limit - limit // KEPT_FOR_OTHERS
+        self._what = what
+        self._accounts = accounts
+
+    def refuses(self, held: int, taken: int) -> bool:
+        """Whether a user that holds ``held`` may take no more, when all together hold ``taken``."""
+        if taken < self.free:
+            return False
+        part = (self.limit - self.free) // max(1, len(self._accounts))
+        return taken >= self.limit or held >= max(1, part)
+
+    def room(self, held: int, taken: int) -> int:
+        """How much more a user that holds ``held`` may take, when all together hold ``taken``."""
+        part = (self.limit - self.free) // max(1, len(self._accounts))
+        return max(0, self.free - taken, min(part - held, self.limit - taken))
+
+    def reason(self, held: int, taken: int) -> str:
+        """The text of a refusal."""
+        share = f", {held} of them of this user: its share is used up" if taken < self.limit else ""
+        return f"{taken} {self._what}{share}, limit {self.limit} ({self.setting})"
+
+
+class Shares:
+    """The shares of one host, and the accounts of its users."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+
+        def share(what: str, setting: str, limit: int) -> Share:
+            return Share(what, setting, limit, self._accounts)
+
+        self.calls = share("calls of the host are open", "max_calls", config.max_calls)
+        self.mailbox = share("calls are queued", "max_mailbox", config.max_mailbox)
+        self.waits = share(
+            f"calls of this host wait for others beside the {config.capacity} that may run (capacity)",
+            f"max_threads={config.max_threads}", config.max_threads - config.capacity,
+        )  # fmt: skip
+        self.queued_bytes = share("bytes of arguments are queued", "max_queued_bytes", config.max_queued_bytes)
+        self.agents = share("agents are on this host", "max_agents", config.max_agents)
+        self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
+        self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
+        self.listings = share("lists are asked for", "at once", LISTINGS)
+        self.kept_bytes = share("bytes are kept for lost clients", "max_unread_bytes", config.max_unread_bytes)
+
+    def account(self, key: str) -> Account:
+        """The account of a user, the same one as long as anything counts for it."""
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(key)
+        return account

@@ -748,7 +748,7 @@ class Broker:
     def _removed(self, effect: Removed) -> None:
         record: AgentRecord = effect.agent
         if not record.holders:
-            record.instance = None
+            self._pool.retire([record])
 
     def _drained(self, effect: Drained) -> None:
         if effect.cut:
@@ -977,6 +977,7 @@ class Broker:
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these
+        self._pool.retire(self._dispatcher.agents.values())
         clean = self._pool.close(timeout=1.0)
         if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)

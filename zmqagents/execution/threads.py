@@ -4,7 +4,8 @@ The pool is a mechanism without opinions: the dispatcher decides what starts and
 ``capacity`` calls that hold a slot, so the pool only has to have a thread for each. It keeps one
 `queue.SimpleQueue` (the cheapest hand-off there is: 6.7 us a round trip measured) and adds a thread when
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
-A stand-in ends when it would be idle beside ``capacity`` others.
+A stand-in ends when it would be idle beside ``capacity`` others. Deleted agents are dropped here as well, since a
+``__del__`` is an agent's code: it may take long, or never come back.
 
 Threads: `start`, `interrupt` and `close` are called by the router thread, ``done(ticket, reply)`` by worker threads and
 by the loop's thread (by the router thread where no other could be started).
@@ -12,16 +13,17 @@ by the loop's thread (by the router thread where no other could be started).
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING
 
 from ..agents.context import RunningCall
 from ..errors import HostBusy
-from ..scheduler.dispatcher import Ticket, error_reply
+from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Flag, Reply
 from .router import Router
 from .runner import AgentHost
@@ -35,6 +37,22 @@ __all__ = ["WorkerPool"]
 Done = Callable[[Ticket, Reply], None]
 
 
+class _Retired:
+    """A job for a worker: the objects of deleted agents are to be dropped."""
+
+    __slots__ = ("records",)
+
+    context = None  # no call runs; a worker looks at this field of each job anyway
+
+    def __init__(self, records: list[AgentRecord]) -> None:
+        self.records = records
+
+    def drop(self) -> None:
+        """Drop them, one after the other. `WorkerPool.retire` has handed over every reference that the host had."""
+        for record in self.records:
+            record.instance = None
+
+
 class WorkerPool:
     """``capacity`` worker threads, stand-ins and the loop lane; see the module's docstring."""
 
@@ -43,7 +61,7 @@ class WorkerPool:
         self._done = done
         self._router = router
         self._capacity = capacity
-        self._jobs: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Ticket | _Retired | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._idle = 0  # threads that wait for a job; may be stale for a moment, which costs a thread at most
@@ -83,6 +101,17 @@ class WorkerPool:
             self._done(ticket, error_reply(busy, call_id=ticket.task_id))
             return
         self._jobs.put(ticket)
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """Drop the objects of these agents in a worker. No call runs on them any more, and none will."""
+        job = _Retired([record for record in records if record.instance is not None])
+        if not job.records:
+            return
+        with self._lock, contextlib.suppress(RuntimeError):  # no more threads: the next free one drops them
+            self._busy += 1
+            if self._busy > len(self._threads):
+                self._add_thread()
+        self._jobs.put(job)
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """Tell the code of a running ticket that nobody waits for it; ``alone``: the calls that it made go on."""
@@ -126,7 +155,12 @@ class WorkerPool:
         while True:
             ticket = self._jobs.get()
             if ticket is None or ticket.context is None:
-                break
+                if type(ticket) is not _Retired:
+                    break
+                ticket.drop()
+                with self._lock:
+                    self._busy -= 1
+                continue
             began = time.perf_counter()
             reply = Context().run(self._host.run, ticket, ticket.context)
             self._note(ticket, time.perf_counter() - began)

@@ -392,16 +392,15 @@ def test_exit_code_130_for_a_call_that_is_interrupted_which_goes_on(host: Host) 
     assert (result.returncode, result.stdout) == (0, "1.0\n")
 
 
-def test_a_host_that_hangs_is_exit_code_4_for_status_and_for_stop() -> None:
-    with started("--server-id", "hanging") as host, contextlib.ExitStack() as verbs:
+def test_a_host_that_hangs_is_exit_code_4_for_status_and_is_ended_by_stop() -> None:
+    with started("--server-id", "hanging") as host:
         freeze(host.process.pid)
-        command = [[*COMMAND, verb, "--port", host.port] for verb in ("status", "stop")]
-        both = [verbs.enter_context(subprocess.Popen(c, stderr=subprocess.PIPE, text=True)) for c in command]
-        said = [verb.communicate(timeout=LIMIT_S)[1] for verb in both]
-        host.process.send_signal(signal.SIGCONT)
-        assert [verb.returncode for verb in both] == [4, 4], said
-        assert [text.count("\n") for text in said] == [1, 1]
-        assert f"does not answer; its process is {host.process.pid}" in said[1]
+        status = run("status", "--port", host.port)
+        assert (status.returncode, status.stderr.count("\n")) == (4, 1)
+        stop = run("stop", "--port", host.port, "--grace", "0.5")
+        assert stop.returncode == 0
+        assert f"SIGKILL to its process {host.process.pid}" in stop.stderr
+        assert host.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
 def test_the_id_of_a_call_is_not_printed_if_the_host_may_not_have_it(

@@ -22,15 +22,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import socket
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple
 
 from .. import codec, discovery, errors
+from ..agents.context import own_call
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..execution.classes import ClassTable
@@ -130,6 +133,8 @@ class Broker:
         self.bound: Bound | None = None
         self.crash: BaseException | None = None  # what ended the router thread, if it was no stop
         self.finished = threading.Event()  # set when `run` has returned
+        # What the main thread waits for: the grace of each stop as soon as it is asked for, None at the end.
+        self.told: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._clock = clock
         self._started = time.time()
         self._unpickler = unpickler
@@ -144,7 +149,7 @@ class Broker:
         self._pool = WorkerPool(self._host, self._post_done, config.capacity, router)
         self._management = Management(
             self._dispatcher, self._host, self._pool, self._store, self._archive, models, unpickler=unpickler,
-            carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
+            carry_out=self._carry_out, post=self.post, where=self._where, told=self.told.put, clock=clock,
         )  # fmt: skip
         self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
         self._short: Ticket | None = None  # runs in the router thread, and the dispatcher does not know of it
@@ -152,6 +157,7 @@ class Broker:
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._asleep = False  # whoever posts must wake the router thread
+        self._is_copy = False  # this process is a fork of the host's, made by an agent's code
         self._ended = False  # that thread will read no more
         self._late = threading.Lock()  # held by who reads the inbox then
         # Not a bare descriptor: a late write to a closed number could hit somebody else's file.
@@ -163,6 +169,7 @@ class Broker:
         self._begin_empty()
         self._events = self._handlers()
         self._actions = self._actors()
+        _brokers.add(self)
 
     def _open_store(self) -> None:
         config = self.config
@@ -304,6 +311,7 @@ class Broker:
             self.crash = self.crash or exc
         finally:
             self.finished.set()
+            self.told.put(None)
 
     def abandon(self) -> None:
         """Let go of everything after a `bind` that failed; instead of `run`."""
@@ -314,7 +322,9 @@ class Broker:
 
     def request_stop(self, grace_s: float | None = None) -> None:
         """Drain and end, within ``grace_s`` seconds (None: the configured grace). Any thread; idempotent."""
-        self.post("stop", self.config.grace_s if grace_s is None else grace_s)
+        grace_s = self.config.grace_s if grace_s is None else grace_s
+        self.told.put(grace_s)
+        self.post("stop", grace_s)
 
     @property
     def draining(self) -> bool:
@@ -338,10 +348,15 @@ class Broker:
     def _post_done(self, ticket: Ticket, reply: Reply) -> None:
         self._inbox.append((self._on_done, (ticket, reply)))
         if self._asleep:
+            if self._is_copy:  # an agent's code has forked, and this is its end in the child
+                os._exit(0)
             self._asleep = False
             self._wake()
 
     def _wake(self) -> None:
+        if self._is_copy:
+            self._asleep = True
+            raise errors.HostLost(f"this process is a fork of the host {self.config.server_id}, which it cannot ask")
         if self._ended:
             self._read_late()
             return
@@ -998,6 +1013,20 @@ class Broker:
         if lock is not None:
             lock.release()
 
+    def note_fork(self) -> None:
+        """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
+        self._is_copy = self._asleep = own_call() is not None
+
+
+_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
+
+
+def _note_fork() -> None:
+    for broker in list(_brokers):
+        broker.note_fork()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 _AT_ONCE = frozenset({"wait_over", "unwait"})
 

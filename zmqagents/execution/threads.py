@@ -14,9 +14,11 @@ by the loop's thread (by the router thread where no other could be started).
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING
@@ -68,6 +70,7 @@ class WorkerPool:
         self._busy = 0  # started tickets that have not returned
         self._lane: LoopLane | None = None  # with the first call for it
         self._closed = False
+        _pools.add(self)
         host.await_value = lambda value: self._loop_lane().await_value(value)
 
     @property
@@ -137,6 +140,10 @@ class WorkerPool:
         """Where the coroutine of ``ticket`` is; may be a moment old. For `dump`."""
         return self._loop_lane().stack(ticket)
 
+    def renew_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold it."""
+        self._lock = threading.Lock()
+
     def _loop_lane(self) -> LoopLane:
         with self._lock:
             if self._lane is None:
@@ -185,3 +192,14 @@ class WorkerPool:
             pace.disappoint()
         else:
             pace.note(seconds)
+
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for pool in list(_pools):
+        pool.renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

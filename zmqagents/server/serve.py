@@ -8,7 +8,7 @@ imported, and ends by ``os._exit``: an agent's thread may be stuck for ever, and
 (`atexit`) therefore do not run in a child.
 
     exit status   0 stopped as asked    75 the parent process is gone    1 it failed
-                  -SIGALRM: the parent process is gone, and an agent did not let any other thread run
+                  -SIGALRM: it was told to stop, or its parent process is gone, and it could not end in order
 
 SIGUSR2 makes a child, and ``as_server start``, write the stack of every thread to stderr and go on; so does a crash
 in C code, which ends it. Both need no working interpreter.
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import discovery, errors
@@ -34,6 +36,7 @@ from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import descriptors
+from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
 from .studio import Registration
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted
+MADE_EVERY_S = 0.005  # how often it is looked whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
 
 Ready = Callable[[Bound], None]
@@ -76,7 +80,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
 def serve(
     config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
-    notifier: Notifier | None = None,
+    notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip
     """Run a host in this process until it is stopped; the exit status, 0.
 
@@ -84,11 +88,13 @@ def serve(
     Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
     socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
+    ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
     """
     descriptors.raise_limit()
     discovery.sweep()
     broker = build(config, classes, failures=failures)
-    with _signals(broker):  # before there is anything that a signal would leave behind
+    timer = EndTimer(own_process, config.hang_limit_s)
+    with _signals(broker, timer):  # before there is anything that a signal would leave behind
         try:
             bound = broker.bind()
         except BaseException:
@@ -97,11 +103,11 @@ def serve(
         if started is not None:
             started(broker)
         with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
-            _run(broker, bound, ready, notifier or Notifier())
+            _run(broker, bound, ready, notifier or Notifier(), timer)
     return 0
 
 
-def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer) -> None:
     registration = None
     links.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
@@ -111,16 +117,17 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
             declared = _declare(broker)
         finally:
             _begin(broker, router)  # also where it only has to close
-        for agent_id, made in declared.items():
-            _see_it_made(agent_id, made)
-        registration = _register(broker.config, bound)
-        ready(bound)
-        _attend(broker, bound, notifier)
+        if all(_see_it_made(broker, agent_id, made, timer) for agent_id, made in declared.items()):
+            registration = _register(broker.config, bound)
+            ready(bound)
+        _attend(broker, bound, notifier, timer)
     finally:
         broker.request_stop(0.0)  # nothing if it has stopped
+        _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)
         broker.finished.wait()
+        timer.ended()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
         links.disown(broker.link)
@@ -157,16 +164,32 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     return made
 
 
-def _see_it_made(agent_id: str, made: Waiter) -> None:
-    reply = made.wait(None)  # whoever started this process bounds it
+def _see_it_made(broker: Broker, agent_id: str, made: Waiter, timer: EndTimer) -> bool:
+    """Wait until a declared agent is made; whoever started this process bounds that. False: the host was stopped."""
+    while not made.done:
+        _hear(broker, timer, MADE_EVERY_S)
+    reply = made.take()
     if reply.code:
         error = rebuild_error(reply)
+        if isinstance(error, errors.HostStopping) and broker.draining:
+            return False
         if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
             raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
         raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
+    return True
 
 
-def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
+def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
+    """Wait for a word of the host's, and take all that there are: a stop sets the timer of its end."""
+    with contextlib.suppress(queue.Empty):
+        grace_s = broker.told.get(timeout=timeout_s) if timeout_s else broker.told.get_nowait()
+        while True:
+            if grace_s is not None:
+                timer.arm(grace_s)
+            grace_s = broker.told.get_nowait()
+
+
+def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -> None:
     """Wait for the end of the host; meanwhile look after its descriptors, and tell the service manager how it is.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
@@ -174,19 +197,24 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
     where = f"listening on port {bound.port} as {bound.server_id}"
     notifier.ready(where)
     gauge, alive = descriptors.Gauge(bound.server_id), threading.Event()
-    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, (notifier.watchdog_s or LOOK_EVERY_S) / 4)
+    limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
+    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)
     next_look = time.monotonic()
     told = False
     alive.set()
-    while not broker.finished.wait(every_s):
+    timer.beat()
+    while not broker.finished.is_set():
+        _hear(broker, timer, every_s)
         if time.monotonic() >= next_look:
             gauge.look()
             next_look = time.monotonic() + LOOK_EVERY_S
         if notifier and broker.draining and not told:
             told = True
             notifier.stopping("stopping: running and queued calls may end")
-        if notifier.watchdog_s is not None and alive.is_set():
-            notifier.alive()
+        if limits_s and alive.is_set():
+            timer.beat()
+            if notifier.watchdog_s is not None:
+                notifier.alive()
             alive.clear()
             broker.post("beat", alive)
     if not told:
@@ -219,7 +247,7 @@ def _switch_interval(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(broker: Broker) -> Iterator[None]:
+def _signals(broker: Broker, timer: EndTimer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,8 +258,22 @@ def _signals(broker: Broker) -> Iterator[None]:
         broker.request_stop(None if len(seen) == 1 else 0.0)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    _before.update(before)
     try:
-        yield
+        with timer.watching_signals(broker.config.grace_s):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
+        _restore_signals(before)
+        _before.clear()
+
+
+_before: dict[Any, Any] = {}  # the handlers in place of which this process has those of a host
+
+
+def _restore_signals(handlers: Mapping[Any, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
+
+
+# A child that an agent's code forks is no host: SIGTERM ends it, as `multiprocessing` takes for granted.
+os.register_at_fork(after_in_child=lambda: _restore_signals(_before))

@@ -87,7 +87,7 @@ class Admission:
         if record is None:
             raise self.unknown_agent(call.agent)
         if call.flags & Flag.ATTRIBUTE:
-            if call.method.startswith("_"):
+            if call.method.startswith("_") or not call.method.isidentifier():
                 raise _unknown_method(record, call.method)
             return record, "attribute", None
         method = record.spec.methods.get(call.method)
@@ -161,6 +161,8 @@ def busy(record: AgentRecord) -> errors.HostBusy:
 def _unknown_method(record: AgentRecord, name: str) -> errors.UnknownMethod:
     if name.startswith("_"):
         return errors.UnknownMethod(f"{name!r} of {record.agent_id} ({record.spec.short}) is private")
+    if not name.isidentifier():
+        return errors.UnknownMethod(f"{name!r} is the name of no method or attribute")
     offered = ", ".join(sorted(record.spec.methods)) or "none"
     return errors.UnknownMethod(
         f"{record.agent_id} ({record.spec.short}) has no public method {name!r}; it has: {offered}"

@@ -14,7 +14,7 @@ from ... import errors
 from ...config import END_WAIT_S, BrokerConfig
 from ..command import Verb
 from ..options import as_json, as_seconds, on_host, option
-from ..output import say, show, show_facts, show_rows
+from ..output import say, show, show_facts, show_rows, visible
 from ..where import locate, open_client
 
 if TYPE_CHECKING:
@@ -196,5 +196,5 @@ def dump(as_json: bool, **where: Any) -> None:
     for call in found:
         waits = ", ".join(call["waits_for"] + call["behind"])
         line = f"{call['task_id']}  {call['agent']}.{call['method']}  {call['state']} {call['age_s']} s"
-        click.echo(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else ""))
-        click.echo(call["stack"].rstrip() + "\n" if call["stack"] else "")
+        click.echo(visible(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "")))
+        click.echo(visible(call["stack"].rstrip(), "\n") + "\n" if call["stack"] else "")

@@ -21,7 +21,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, holding, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, creation
+from .rpc import RpcClient, creation, facts, rows
 
 __all__ = ["AsyncRpcClient"]
 
@@ -83,7 +83,7 @@ class AsyncRpcClient:
         return bool(await self._manage(Op.DELETE_ALL))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
-        return list(await self._manage(Op.LIST))
+        return rows(await self._manage(Op.LIST))
 
     async def get_agent_memory(self, agent_id: str) -> Any:
         checked_name(agent_id, errors.UnknownAgent)
@@ -103,19 +103,19 @@ class AsyncRpcClient:
         return bool(await self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
 
     async def get_server_info(self) -> dict[str, Any]:
-        return dict(await self._manage(Op.INFO))
+        return facts(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        return list(await self._manage(Op.CALLS))
+        return rows(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:
         return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
     async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
-        return list(await self._manage(Op.RESULTS, options={"most": most}))
+        return rows(await self._manage(Op.RESULTS, options={"most": most}))
 
     async def dump(self) -> list[dict[str, Any]]:
-        return list(await self._manage(Op.DUMP))
+        return rows(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]

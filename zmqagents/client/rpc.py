@@ -116,7 +116,7 @@ class RpcClient:
 
     def get_agent_list(self) -> list[dict[str, Any]]:
         """The agents: agent_id, class, type, calls, running, queued, age_s."""
-        return list(self._manage(Op.LIST))
+        return rows(self._manage(Op.LIST))
 
     def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``."""
@@ -141,11 +141,11 @@ class RpcClient:
 
     def get_server_info(self) -> dict[str, Any]:
         """How the host is: server_id, pid, port, capacity, counts, store, settings."""
-        return dict(self._manage(Op.INFO))
+        return facts(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
-        return list(self._manage(Op.CALLS))
+        return rows(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
@@ -154,11 +154,11 @@ class RpcClient:
     def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
         """The host's unfinished calls whose results will be kept, and the ``most`` latest results that are: task_id,
         state, age_s (since the call, or since its finish), bytes. In a shared store those of all hosts."""
-        return list(self._manage(Op.RESULTS, options={"most": most}))
+        return rows(self._manage(Op.RESULTS, options={"most": most}))
 
     def dump(self) -> list[dict[str, Any]]:
         """The open calls with the stack of their code and what they wait for: to see what is stuck."""
-        return list(self._manage(Op.DUMP))
+        return rows(self._manage(Op.DUMP))
 
     def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         """Give the host model configurations; all are checked before any is taken."""
@@ -240,8 +240,11 @@ class RpcClient:
         """The proxy for a host's description of an agent."""
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
-        agent_id, class_name, doc, packed = description
-        methods = _methods(packed)
+        match description:
+            case [str(agent_id), str(class_name), str(doc), bytes(packed)]:
+                methods = _methods(packed)
+            case _:
+                raise errors.RemoteProtocolError(f"{self._link.address}: this describes no agent")
         return AgentProxy(
             self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
         )
@@ -262,5 +265,29 @@ def _methods(packed: bytes) -> dict[str, list[str]]:
     if known is None:
         if len(_known_methods) >= 1024:
             _known_methods.clear()
-        known = _known_methods[packed] = codec.unpack(packed, max_bytes=1 << 24)
+        found = codec.unpack(packed, max_bytes=1 << 24)
+        if not isinstance(found, dict) or not all(map(_is_method, found.items())):
+            raise errors.RemoteProtocolError("these describe no methods")
+        known = _known_methods[packed] = found
     return known
+
+
+def _is_method(item: tuple[Any, Any]) -> bool:
+    match item:
+        case (str(), [str(), str(), str()]):
+            return True
+    return False
+
+
+def facts(value: Any) -> dict[str, Any]:
+    """A host's answer that should be a map."""
+    if not isinstance(value, dict):
+        raise errors.RemoteProtocolError("the host has answered with what is no map")
+    return value
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """A host's answer that should be a list of maps."""
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise errors.RemoteProtocolError("the host has answered with what is no list of maps")
+    return value

@@ -547,7 +547,10 @@ class Channel:
         elif kind == Kind.PONG:
             request = self._book.answered(head.call_id)
             if request is not None and request.sink is not None:
-                request.sink.deliver(Reply(Code.NONE, ()))
+                if type(request.message) is Plain and request.message.kind == Kind.PING:
+                    request.sink.deliver(Reply(Code.NONE, ()))
+                else:
+                    request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PONG for what is no PING"))
         elif kind == Kind.WELCOME:
             self._on_welcome(head, parts)
         elif kind == Kind.GOODBYE:
@@ -599,8 +602,10 @@ class Channel:
         if type(request.message) is Reask:  # its owner knows nothing of the question: ask again
             self._book.keep(request)
             self._book.put_back(request)
-        else:
+        elif type(request.message) is Plain and request.message.kind == Kind.FETCH:
             request.sink.deliver(None)
+        else:
+            request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PENDING for what is no FETCH"))
 
     # ------------------------------------------------------------ connecting
 
@@ -679,9 +684,11 @@ class Channel:
         self._carrier.send([messages.header(Kind.HELLO), hello])
 
     def _on_welcome(self, head: messages.Header, parts: list[messages.Frame]) -> None:
-        welcome = codec.unpack(parts[1], max_bytes=messages.MAX_META_BYTES) if len(parts) > 1 else None
-        if not isinstance(welcome, dict):
-            raise errors.RemoteProtocolError("WELCOME without its map")
+        try:
+            welcome = messages.parse_welcome(parts)
+        except errors.RemoteProtocolError as exc:
+            self._end(errors.RemoteProtocolError(f"{self.address}: {exc}"))
+            return
         book = self._book
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.welcome = welcome

@@ -8,7 +8,8 @@ the lock on the door and the connection needs no encryption. Beside the socket l
     <dir>/<name>.json        the connection file: what a client must know, see `ConnectionFile`
 
 ``<dir>`` is the first of ``$ZMQAGENTS_RUNTIME``, ``$XDG_RUNTIME_DIR/zmqagents`` and
-``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name.
+``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name. A host touches its
+files every few seconds, so that cleaners of ``/tmp`` take them for young, and makes them again when they are gone.
 
 The lock is the only truth about a host being alive. A socket that lies at its path does not say whether
 anybody listens, and who unlinks it to bind his own takes a live host's clients from it without an error;
@@ -49,6 +50,7 @@ __all__ = [
     "MAX_IPC_PATH_BYTES",
     "find_host",
     "ipc_path",
+    "is_published",
     "list_hosts",
     "publish",
     "runtime_dir",
@@ -157,20 +159,39 @@ class IpcLock:
     def release(self) -> None:
         """Remove socket and lock file and let the lock go. Call it after the listener is closed.
 
-        Does nothing without the lock.
+        Does nothing without the lock, and leaves the files alone if they are another host's by now.
         """
         if self._fd is None:
             return
-        with contextlib.suppress(OSError):
-            _remove_socket(self.path)
-        with contextlib.suppress(OSError):
-            os.unlink(self.lock_path)  # still locked: whoever has it open sees below that its file is gone
+        if self.is_in_place:
+            with contextlib.suppress(OSError):
+                _remove_socket(self.path)
+            with contextlib.suppress(OSError):
+                os.unlink(self.lock_path)  # still locked: whoever has it open sees below that its file is gone
         self._forget()
 
     @property
     def is_held(self) -> bool:
         """True while this object has the lock."""
         return self._fd is not None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether this object has the lock, and the lock file is still the one that others look at."""
+        return self._fd is not None and _is_at(self._fd, self.lock_path)
+
+    def renew(self) -> bool:
+        """Make a lock file that was removed again; False: another process has made one, and has the lock."""
+        former = self._fd
+        private_dir(os.path.dirname(self.path))
+        if former is None or not self._try():
+            return False
+        os.close(former)
+        return True
+
+    def clear_path(self) -> None:
+        """Remove a socket that lies at the path. AddressInUse: it is no socket."""
+        _remove_socket(self.path)
 
     def __enter__(self) -> IpcLock:
         self.acquire()
@@ -331,10 +352,16 @@ def publish(record: ConnectionFile) -> Path:
     return record.path
 
 
+def is_published(record: ConnectionFile) -> bool:
+    """Whether the connection file is there and says the same."""
+    return _read_record(record.path) == record
+
+
 def withdraw(record: ConnectionFile) -> None:
-    """Remove the connection file; to be called before the lock is released. Never raises."""
+    """Remove the connection file, if it is this one; to be called before the lock is released. Never raises."""
     with contextlib.suppress(OSError):
-        record.path.unlink()
+        if is_published(record):
+            record.path.unlink()
 
 
 def list_hosts() -> list[ConnectionFile]:

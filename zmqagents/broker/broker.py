@@ -81,6 +81,7 @@ from .clients import Clients
 from .events import Events
 from .leader import Leader, Relieved
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
+from .presence import Presence
 from .session import Session
 
 __all__ = ["Bound", "Broker"]
@@ -203,7 +204,7 @@ class Broker:
             "await_outside": self._on_await_outside, "unawait_outside": self._on_unawait_outside,
             "far_dep": self._on_far_dep, "unwait": self._on_unwait, "managed": self._on_managed, "stop": self._on_stop,
             "beat": self._on_beat, "dep": self._on_dep, "found": self._on_found, "far": self._on_far,
-            "store_full": self._on_store_full,
+            "store_full": self._on_store_full, "renew": self._on_renew,
         }  # fmt: skip
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
@@ -256,6 +257,7 @@ class Broker:
             config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
         )
         discovery.publish(self._record)
+        self._presence = Presence(self._record, self._ipc_lock, self._unix)
         self._clients.open(self._auth.role_of, codec.pack(self._welcome(self.bound)))
         return self.bound
 
@@ -943,6 +945,12 @@ class Broker:
     def _on_beat(alive: threading.Event) -> list[Effect]:
         """Somebody wants to know whether the router thread still goes round."""
         alive.set()
+        return []
+
+    def _on_renew(self) -> list[Effect]:
+        """The main thread's reminder to look after the files that others find the host by."""
+        if not self._stop:
+            self._presence.renew()
         return []
 
     def _on_stop(self, grace_s: float) -> list[Effect]:

@@ -47,7 +47,7 @@ __all__ = ["build", "serve"]
 log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
-LOOK_EVERY_S = 10.0  # how often the descriptors are counted
+LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often it is looked whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
 
@@ -190,7 +190,7 @@ def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
 
 
 def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -> None:
-    """Wait for the end of the host; meanwhile look after its descriptors, and tell the service manager how it is.
+    """Wait for the end of the host; meanwhile look after its descriptors and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
     """
@@ -207,6 +207,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
         _hear(broker, timer, every_s)
         if time.monotonic() >= next_look:
             gauge.look()
+            broker.post("renew")
             next_look = time.monotonic() + LOOK_EVERY_S
         if notifier and broker.draining and not told:
             told = True

@@ -192,6 +192,7 @@ class UnixListener:
         self._names = itertools.count(1)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._fd = self._socket.fileno()
+        self._place: os.stat_result | None = None  # of the path that it is bound to
         _listeners.add(self)
 
     def __repr__(self) -> str:
@@ -208,13 +209,40 @@ class UnixListener:
 
     def open(self, path: str) -> None:
         """Listen at ``path``, for its owner alone. The path's `IpcLock` must be held. Raises OSError."""
-        self._socket.setblocking(False)
+        self._bind(self._socket, path)
+        self._poller.register(self._fd, IN)
+
+    def _bind(self, sock: socket.socket, path: str) -> None:
+        sock.setblocking(False)
         old_mask = os.umask(0o177)
         try:
-            self._socket.bind(path)
+            sock.bind(path)
         finally:
             os.umask(old_mask)
-        self._socket.listen(BACKLOG)
+        sock.listen(BACKLOG)
+        self._place = os.lstat(path)
+
+    def is_at(self, path: str) -> bool:
+        """Whether ``path`` still leads here, and not to another socket or nowhere."""
+        try:
+            return self._place is not None and os.path.samestat(self._place, os.lstat(path))
+        except FileNotFoundError:
+            return False
+
+    def open_again(self, path: str, clear: Callable[[], None]) -> None:
+        """Listen at ``path``, which ``clear`` clears, with a new socket; connections go on. Raises OSError."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            clear()
+            self._bind(sock, path)
+        except BaseException:
+            sock.close()
+            raise
+        if self._paused_until == math.inf:
+            self._poller.unregister(self._fd)
+        self._paused_until = math.inf
+        self._socket.close()
+        self._socket, self._fd = sock, sock.fileno()
         self._poller.register(self._fd, IN)
 
     def on_ready(self, fd: int, events: int) -> bool:

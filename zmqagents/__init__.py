@@ -19,6 +19,7 @@ from .agents.marks import agent as agent
 from .agents.marks import async_func as async_func
 from .agents.marks import concurrent as concurrent
 from .agents.marks import idempotent as idempotent
+from .agents.marks import interruptible as interruptible
 from .agents.marks import stream_func as stream_func
 from .agents.marks import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
@@ -51,6 +52,7 @@ __all__ = [
     "async_func",
     "concurrent",
     "idempotent",
+    "interruptible",
     "current_call",
     "stream_func",
     "sync_func",

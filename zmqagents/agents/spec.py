@@ -36,6 +36,7 @@ class MethodSpec:
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
     idempotent: bool = False
+    interruptible: bool = False  # an exception may be raised in its thread when the call is cancelled
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long its runs in this process take
 
     @property
@@ -103,7 +104,12 @@ def _spec_from(cls: type, name: str, function: Any) -> MethodSpec:
         signature = str(inspect.signature(function))
     except (TypeError, ValueError):  # builtins without a text signature
         signature = ""
+    marked = getattr(function, "__zmqagents_interruptible__", False) or getattr(
+        cls, "__zmqagents_interruptible__", False
+    )
+    interruptible = bool(marked) and not on_loop and returns != "stream"
     return MethodSpec(
         name, returns, on_loop, bool(getattr(function, "__zmqagents_concurrent__", False)), signature,
         inspect.getdoc(function) or "", bool(getattr(function, "__zmqagents_idempotent__", False)),
+        interruptible,
     )  # fmt: skip

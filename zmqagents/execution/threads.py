@@ -120,6 +120,7 @@ class WorkerPool:
         """Tell the code of a running ticket that nobody waits for it; ``alone``: the calls that it made go on."""
         if ticket.context is not None:
             ticket.context.cancel(alone=alone)
+            self._host.interrupt(ticket)
         if ticket.on_loop:
             self._loop_lane().cancel(ticket)
 

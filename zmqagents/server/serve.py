@@ -35,7 +35,7 @@ from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors
+from ..process import descriptors, memory
 from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
@@ -196,7 +196,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
     """
     where = f"listening on port {bound.port} as {bound.server_id}"
     notifier.ready(where)
-    gauge, alive = descriptors.Gauge(bound.server_id), threading.Event()
+    gauge, trimmer, alive = descriptors.Gauge(bound.server_id), memory.Trimmer(), threading.Event()
     limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
     every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)
     next_look = time.monotonic()
@@ -207,6 +207,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
         _hear(broker, timer, every_s)
         if time.monotonic() >= next_look:
             gauge.look()
+            trimmer.look()
             broker.post("renew")
             next_look = time.monotonic() + LOOK_EVERY_S
         if notifier and broker.draining and not told:

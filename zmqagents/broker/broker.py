@@ -267,6 +267,7 @@ class Broker:
         self._unix = UnixListener(
             self._auth.admit, self._poller, self._message_limit, self._clock,
             receive=self._receive, complain=self._clients.complain, on_room=self._clients.on_room,
+            refuse=self._refuse_for_memory,
         )  # fmt: skip
         self._unix.open(path)
 
@@ -639,6 +640,17 @@ class Broker:
         limit = self.config.max_message_bytes
         text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
         self._answer(Answer(session.caller, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
+
+    def _refuse_for_memory(self, peer: Connection, parts: list[messages.Frame]) -> None:
+        """Answer a message for which there is no memory now. The rest of it was read and dropped."""
+        session: Session | None = peer.session
+        head = messages.parse_header(parts[0])
+        if session is None or session.token != head.token:
+            peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
+            return
+        full = errors.HostBusy("the host has no memory for a message of this size now")
+        full.retry_after = 1.0  # not `passes`: clients would send it again and again
+        self._answer(Answer(session.caller, head.call_id, error_reply(full)))
 
     def _answer_broken(self, peer: Connection, parts: Sequence[messages.Frame] | None) -> None:
         session: Session | None = peer.session

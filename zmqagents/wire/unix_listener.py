@@ -82,6 +82,11 @@ class UnixPeer(UnixStream):
         """Whether the handshake is over."""
         return self._in.ready
 
+    @property
+    def lacks_memory(self) -> bool:
+        """There was no memory for the message just received: only its first frame was kept."""
+        return not self.is_dry and self._in.lacks_memory
+
     def seat(self, session: Any) -> None:
         self.session = session
 
@@ -166,13 +171,14 @@ class UnixListener:
     """The listener at a Unix socket; see the module's docstring and `transport.Listener`.
 
     ``admit`` gives the user for a uid, None if that one is refused. ``receive``, ``complain`` and ``on_room`` are
-    called as `transport.Listener` says.
+    called as `transport.Listener` says. ``refuse`` gets the first frame of a message for which there is no memory.
     """
 
     def __init__(
         self, admit: Callable[[int | None], str | None], poller: Any, max_message_bytes: int,
         clock: Callable[[], float], *,
         receive: Receive, complain: Callable[[Peer, Exception], None], on_room: Callable[[Peer], None],
+        refuse: Callable[[Peer, list[Frame]], None],
     ) -> None:  # fmt: skip
         self.max_message_bytes = max_message_bytes
         self.ready: deque[UnixPeer] = deque()  # peers that may have messages, in the order of their turns
@@ -181,6 +187,7 @@ class UnixListener:
         self.due = math.inf
         self.complain = complain
         self._receive = receive
+        self._refuse = refuse
         self._on_room = on_room
         self._admit = admit
         self._poller = poller
@@ -277,6 +284,9 @@ class UnixListener:
             elif len(ready) > 1:
                 ready.rotate(-1)
             limit -= 1
+            if peer.lacks_memory:
+                self._refuse(peer, parts)
+                continue
             now = self._receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)
             if now >= end:
                 return

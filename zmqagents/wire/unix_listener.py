@@ -56,8 +56,8 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "readable", "session", "size",
-        "user",
+        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
+        "readable", "session", "size", "user",
     )  # fmt: skip
 
     def __init__(self, listener: UnixListener, sock: socket.socket, user: str, name: str, deadline: float) -> None:
@@ -69,6 +69,7 @@ class UnixPeer(UnixStream):
         self.readable = False
         self.is_listed = False  # among those that are ready
         self.is_dry = False  # nothing is left beside the message just received
+        self.lacks_memory = False  # there was no memory for the message just received: only its first frame was kept
         self.size = self.count = 0
         self._listener = listener
         self._name = name
@@ -81,11 +82,6 @@ class UnixPeer(UnixStream):
     def has_shaken_hands(self) -> bool:
         """Whether the handshake is over."""
         return self._in.ready
-
-    @property
-    def lacks_memory(self) -> bool:
-        """There was no memory for the message just received: only its first frame was kept."""
-        return not self.is_dry and self._in.lacks_memory
 
     def seat(self, session: Any) -> None:
         self.session = session
@@ -125,6 +121,8 @@ class UnixPeer(UnixStream):
         else:
             incoming.rest()
             self.size, self.count = incoming.size, incoming.count
+            if incoming.lacks_memory:
+                self.lacks_memory = message is not None
             return message
         self.cut()
         return None
@@ -285,6 +283,7 @@ class UnixListener:
                 ready.rotate(-1)
             limit -= 1
             if peer.lacks_memory:
+                peer.lacks_memory = False
                 self._refuse(peer, parts)
                 continue
             now = self._receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)

@@ -95,7 +95,7 @@ class LaunchError(ZmqAgentsError, RuntimeError):
 
 
 class AddressInUse(LaunchError, OSError):
-    """An explicitly asked-for port or socket path is taken."""
+    """The port or socket path that the settings ask for is taken."""
 
     def __str__(self) -> str:  # OSError would print "[Errno ..]" forms for two arguments
         return str(self.args[0]) if self.args else "address in use"
@@ -125,7 +125,7 @@ class ProtocolError(ZmqAgentsError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We tried to send what the protocol does not allow: a bug on this side."""
+    """This side tried to send what the protocol does not allow: a bug of this package."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -241,6 +241,20 @@ class HostBusy(CallError, RuntimeError):
     retry_after: float = 0.1
     passes: bool = False
 
+    @classmethod
+    def of_host(cls, text: str) -> HostBusy:
+        """One whose limit is of the whole host."""
+        full = cls(text)
+        full.passes = True
+        return full
+
+    @classmethod
+    def told_at_once(cls, text: str, retry_after: float) -> HostBusy:
+        """One that its caller is told of at once: a client that asked again and again would make it worse."""
+        full = cls(text)
+        full.retry_after = retry_after
+        return full
+
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""
@@ -254,7 +268,7 @@ class ResultExpired(CallError, LookupError):
 
 
 class UnknownTask(CallError, LookupError):
-    """This host (or its store) has never heard of the task id."""
+    """Neither this host nor its store has had a call with this task id."""
 
 
 class StoreError(ZmqAgentsError):
@@ -395,7 +409,7 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     if isinstance(exc, AgentCallError):
         exc.type_name, exc.message = str(name), message
     if isinstance(exc, AgentCallError) or from_agent:
-        exc.remote_traceback = str(data.get("traceback", ""))  # type: ignore[attr-defined]
+        set_traceback(exc, str(data.get("traceback", "")))
     fields = data.get("fields")
     for key, value in fields.items() if isinstance(fields, Mapping) else ():
         if key in _FIELDS and not (key == "type_name" and isinstance(exc, AgentCallError)):
@@ -406,6 +420,11 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     if from_agent and data.get("traceback") and hasattr(exc, "add_note"):  # Python >= 3.11
         exc.add_note("Remote traceback:\n" + str(data["traceback"]).rstrip())
     return exc
+
+
+def set_traceback(exc: BaseException, text: str) -> None:
+    """Keep in ``exc`` the traceback that it had on the host."""
+    exc.remote_traceback = text  # type: ignore[attr-defined]
 
 
 def _as_data(exc: AgentCallError) -> dict[str, Any]:

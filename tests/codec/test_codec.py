@@ -126,6 +126,12 @@ def test_a_foreign_zone_arrives_as_its_offset() -> None:
         def utcoffset(self, _: dt.datetime | None) -> dt.timedelta:
             return dt.timedelta(hours=5)
 
+        def dst(self, _: dt.datetime | None) -> None:
+            return None
+
+        def tzname(self, _: dt.datetime | None) -> None:
+            return None
+
     assert round_trip(dt.datetime(2024, 1, 1, tzinfo=Odd())).tzinfo == dt.timezone(dt.timedelta(hours=5))
 
 
@@ -161,7 +167,7 @@ class Token(bytes):
         (Token(b"abc" * LARGE), b"abc" * LARGE),
         (memoryview(b"abc"), b"abc"),
         (memoryview(b"abcdef")[::2], b"ace"),
-        (memoryview(np.arange(2, dtype="<i4")), b"\0\0\0\0\1\0\0\0"),
+        (np.arange(2, dtype="<i4").data, b"\0\0\0\0\1\0\0\0"),
         (pathlib.PurePosixPath("a/b"), pathlib.Path("a/b")),
         (pathlib.PureWindowsPath("a\\b"), pathlib.Path("a/b")),
     ],
@@ -312,7 +318,7 @@ ARRAYS = [
     np.asfortranarray(np.arange(6).reshape(2, 3)),
     np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), np.arange(10)[::-3], np.zeros((0, 5), "f4"), np.zeros((3, 0, 2)),
     np.array([True, False]), np.array([1 + 2j]), np.array(["a", "bcd", ""]), np.array([b"a", b"bcd"]),
-    np.array(["2024-01-01", "NaT"], "M8[D]"), np.array([1, 2], "m8[25s]"), np.float16([1.5]), np.longdouble([1.5]),
+    np.array(["2024-01-01", "NaT"], "M8[D]"), np.array([1, 2], "m8[25s]"), np.array([1.5], "f2"), np.array([1.5], "g"),
     np.array([(1, 2.5, "x")], [("a", "<i4"), ("b", "<f8"), ("c", "<U3")]),
     np.zeros(2, [("pos", [("x", "<f4"), ("y", "<f4")]), ("grid", "<i2", (2, 3))]),
     np.zeros(2, np.dtype([("a", "u1"), ("b", "<f8")], align=True)), np.zeros(3, "V5"),
@@ -381,8 +387,13 @@ def test_an_array_that_has_no_form_is_named(array: Any) -> None:
         encode_call(({"w": array},), {})
 
 
+def _packed(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
 def _array_payload(*fields: Any) -> bytes:
-    return b"\xc1" + msgpack.packb([msgpack.ExtType(1, b"a"), *fields])
+    return b"\xc1" + _packed([msgpack.ExtType(1, b"a"), *fields])
 
 
 @pytest.mark.parametrize(
@@ -559,7 +570,7 @@ OBJECTS: list[tuple[Any, Any]] = [
     (Frozen(1), {"a": 1, "b": 2}),
     (_inner(), {"data": b"\xff\x00", "when": dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)}),
     (
-        Outer(inner=_inner(), Tags={"x"}, more=3),
+        Outer.model_validate({"inner": _inner(), "Tags": {"x"}, "more": 3}),
         {"inner": _inner().model_dump(), "tags": {"x"}, "pair": (1, "a"), "more": 3},
     ),
     (Numbers([1, 2]), [1, 2]),
@@ -787,7 +798,12 @@ def test_a_reference_arrives_as_what_resolve_makes_of_it() -> None:
     encoded = encode([Proxy(AGENT), {"k": (Proxy(TASK),)}])
     assert decode(encoded.payload) == [AGENT, {"k": (TASK,)}]
     seen: list[Any] = []
-    got = decode(encoded.payload, resolve=lambda ref: seen.append(ref) or type(ref).__name__)
+
+    def resolve(ref: Any) -> str:
+        seen.append(ref)
+        return type(ref).__name__
+
+    got = decode(encoded.payload, resolve=resolve)
     assert got == ["AgentRef", {"k": ("TaskRef",)}]
     assert seen == [AGENT, TASK]
 
@@ -886,7 +902,7 @@ BAD: list[tuple[Any, str, str]] = [
     (lambda: 0, "", "function"),
     (Color, "", "enum.EnumType" if sys.version_info >= (3, 11) else "enum.EnumMeta"),
     (iter([]), "", "list_iterator"),
-    ((x for x in ()), "", "generator"),
+    ((x for x in range(0)), "", "generator"),
     (_cycle(), "[1]['k'][0]", "list"),
     (_deep(2000), "[0]" * 128, "list"),
     (_deep(2000, lambda box: (box,)), "[0]" * 128, "tuple"),
@@ -983,11 +999,11 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_an_idle_encoder_holds_neither_values_nor_large_memory() -> None:
-    encoder_module._idle.clear()
+    encoder_module.idle.clear()
     encode([b"x" * LARGE, Proxy(TASK), "y" * (2 << 20)])
-    assert encoder_module._idle == []
+    assert encoder_module.idle == []
     encode([b"x" * LARGE, (Proxy(TASK),)], pickler=cloudpickle.dumps)
-    (encoder,) = encoder_module._idle
+    (encoder,) = encoder_module.idle
     assert encoder.buffers == encoder.tasks == encoder.made == []
     assert encoder.pickler is None
 
@@ -1031,11 +1047,11 @@ def test_the_codec_does_not_import_pickle() -> None:
 
 
 def _ext(code: int, data: bytes) -> bytes:
-    return b"\xc1" + msgpack.packb(msgpack.ExtType(code, data))
+    return b"\xc1" + _packed(msgpack.ExtType(code, data))
 
 
 def _box(letter: bytes, *items: Any) -> bytes:
-    return b"\xc1" + msgpack.packb([msgpack.ExtType(1, letter), *items])
+    return b"\xc1" + _packed([msgpack.ExtType(1, letter), *items])
 
 
 GARBAGE = {

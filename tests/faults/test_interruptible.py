@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -88,11 +89,15 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
         yield client
 
 
+def has_begun(deaf: Any, times: int) -> bool:
+    return bool(deaf.counts()[0] == times)
+
+
 def test_a_method_that_ignores_its_cancel_is_interrupted_and_its_agent_serves_again(client: RpcClient) -> None:
     deaf = client.create_agent(Deaf)
     for turn in range(1, 4):  # with two workers: each thread is of use afterwards
         result = deaf.spin()
-        assert eventually(lambda turn=turn: deaf.counts()[0] == turn, 10)
+        assert eventually(functools.partial(has_begun, deaf, turn), 10)
         result.cancel()
         with within(5):
             assert deaf.short(turn) == turn

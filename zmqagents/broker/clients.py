@@ -97,7 +97,7 @@ class Clients:
             session = Session(hello, user, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
-            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
+            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
             return
         else:  # its former connection is lost, which it may have noticed before us
             self._lose(session)
@@ -128,6 +128,25 @@ class Clients:
         self._bad_peers[name] = seen + 1
         if not seen and self._complaints.take(self._clock()):
             log.warning("dropping malformed messages of peer %s: %s", name, exc)
+
+    def refuse_size(self, session: Session, call_id: int, size: int) -> None:
+        """Answer a message of ``size`` bytes, which is more than the host allows."""
+        limit = self._config.max_message_bytes
+        text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+        self._refuse(session, call_id, errors.MessageTooLarge(text, size, limit))
+
+    def refuse_for_memory(self, peer: Peer, parts: list[Frame]) -> None:
+        """Answer a message for which there is no memory now. The rest of it was read and dropped."""
+        session: Session | None = peer.session
+        head = messages.parse_header(parts[0])
+        if session is None or session.token != head.token:
+            peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
+            return
+        text = "the host has no memory for a message of this size now"
+        self._refuse(session, head.call_id, errors.HostBusy.told_at_once(text, 1.0))
+
+    def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
+        self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))
 
     def came_before(self, session: Session, call_id: int) -> bool:
         """Whether this call is open, or was answered: then it is answered again."""
@@ -205,9 +224,9 @@ class Clients:
                 session.role = role
                 self._next_roles = now + ROLES_EVERY_S
                 continue
-            who = name_of(session.user)
-            log.warning("%s: %s was revoked, and its session is ended", self._config.server_id, who)
-            error = errors.AuthenticationError(f"the key of {who.partition(':')[2]} was revoked")
+            name = name_of(session.user)
+            log.warning("%s: %s was revoked, and its session is ended", self._config.server_id, name)
+            error = errors.AuthenticationError(f"the key of {name.partition(':')[2]} was revoked")
             self._carry_out(self._dispatcher.on_revoke(session.caller, error, now))
             if not session.lost:
                 self._send_away(session.peer, error)

@@ -23,7 +23,7 @@ from .forms import (
     is_name,
     new_tuple,
 )
-from .headers import encode_plain, encode_plain_call, pack, unpack
+from .plain import encode_plain, encode_plain_call, pack, unpack
 from .types import register_type
 
 __all__ = [

@@ -37,7 +37,7 @@ from .forms import (
     all_str,
     no_extension,
 )
-from .headers import why_not_decoded
+from .plain import why_not_decoded
 from .types import read_object
 
 

@@ -112,7 +112,7 @@ def _withhold(_: Any, value: Any) -> Any:
 def _shape_of(cls: Any) -> _Shape | None:
     """The form that a class brings along, None if it brings none."""
     if issubclass(cls, enum.Enum):
-        return _Shape(lambda member: member.value, cls)
+        return _Shape(lambda member: member.value, _maker_of_flags(cls) if issubclass(cls, enum.Flag) else cls)
     if callable(getattr(cls, "to_dict", None)) and callable(getattr(cls, "from_dict", None)):
         # Before pydantic's own methods: a model with an __init__ of its own may refuse its own dump.
         return _Shape(lambda value: value.to_dict(), cls.from_dict)
@@ -124,6 +124,18 @@ def _shape_of(cls: Any) -> _Shape | None:
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
         return _Shape(lambda value: tuple(value), lambda data: cls._make(items_of(data)))
     return None
+
+
+def _maker_of_flags(cls: Any) -> Callable[[Any], Any]:
+    most_bits = max([64, *(member.value.bit_length() for member in cls.__members__.values())])
+
+    def make(data: Any) -> Any:
+        # Python 3.10 looks at each bit by itself: half a minute for a number of a few kilobytes.
+        if isinstance(data, int) and data.bit_length() > most_bits:
+            raise RemoteProtocolError(f"a number of {data.bit_length()} bits for a flag of at most {most_bits}")
+        return cls(data)
+
+    return make
 
 
 def _pydantic_shape(cls: Any) -> _Shape:

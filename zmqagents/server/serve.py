@@ -18,29 +18,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
-from ..broker.broker import Bound, Broker
-from ..client import links, proxy, rpc
+from ..broker.broker import Broker
+from ..broker.listening import Bound
+from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors, memory
+from ..process import descriptors, memory, signals
 from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
-from .studio import Registration
 from .systemd import Notifier
+
+if TYPE_CHECKING:
+    from .studio import Registration
 
 __all__ = ["build", "serve"]
 
@@ -69,7 +71,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     try:
         broker = Broker(
             config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=links.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
+            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
             pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
@@ -109,7 +111,7 @@ def serve(
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer) -> None:
     registration = None
-    links.adopt(broker.link)
+    references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -130,7 +132,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
         timer.ended()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        links.disown(broker.link)
+        references.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 
@@ -147,6 +149,8 @@ def _begin(broker: Broker, router: threading.Thread) -> None:
 def _register(config: BrokerConfig, bound: Bound) -> Registration | None:
     if not config.studio_url or bound.port is None:
         return None
+    from .studio import Registration  # here, so that no start without a studio waits for it
+
     return Registration(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
 
 
@@ -208,7 +212,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
         if time.monotonic() >= next_look:
             gauge.look()
             trimmer.look()
-            broker.post("renew")
+            broker.renew_files()
             next_look = time.monotonic() + LOOK_EVERY_S
         if notifier and broker.draining and not told:
             told = True
@@ -218,7 +222,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
             if notifier.watchdog_s is not None:
                 notifier.alive()
             alive.clear()
-            broker.post("beat", alive)
+            broker.beat(alive)
     if not told:
         notifier.stopping("stopped")
 
@@ -259,23 +263,5 @@ def _signals(broker: Broker, timer: EndTimer) -> Iterator[None]:
         seen.append(number)
         broker.request_stop(None if len(seen) == 1 else 0.0)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    _before.update(before)
-    try:
-        with timer.watching_signals(broker.config.grace_s):
-            yield
-    finally:
-        _restore_signals(before)
-        _before.clear()
-
-
-_before: dict[Any, Any] = {}  # the handlers in place of which this process has those of a host
-
-
-def _restore_signals(handlers: Mapping[Any, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code
-
-
-# A child that an agent's code forks is no host: SIGTERM ends it, as `multiprocessing` takes for granted.
-os.register_at_fork(after_in_child=lambda: _restore_signals(_before))
+    with signals.handled(on_signal, signal.SIGTERM, signal.SIGINT), timer.watching_signals(broker.config.grace_s):
+        yield

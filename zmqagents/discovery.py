@@ -31,6 +31,7 @@ import dataclasses
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -286,7 +287,8 @@ class ConnectionFile:
 
     ``host`` and ``port`` are what clients are told to use (``port`` None: the host listens on ipc alone);
     ``ipc`` is the socket path without ``ipc://``; ``server_key`` the CURVE public key (Z85, 40 characters),
-    None when TCP is off or insecure; ``started`` is in seconds since 1970. It holds no secret.
+    None when TCP is off or insecure; ``started`` is in seconds since 1970; ``grace_s`` is how long a stop lets calls go
+    on, None from a host that does not say so. It holds no secret.
     """
 
     server_id: str
@@ -297,6 +299,7 @@ class ConnectionFile:
     server_key: str | None
     version: str
     started: float
+    grace_s: float | None = None
 
     @classmethod
     def from_json(cls, data: bytes) -> ConnectionFile:
@@ -313,7 +316,9 @@ class ConnectionFile:
                 raise ConfigError(f"field {name} is missing or of a wrong type")
         if fields["pid"] <= 0 or not os.path.isabs(fields["ipc"]):
             raise ConfigError("field pid or ipc has an impossible value")
-        return cls(**{name: fields[name] for name in _FIELD_TYPES})
+        if not 0 <= (fields.get("grace_s") or 0) < math.inf:
+            raise ConfigError("field grace_s has an impossible value")
+        return cls(**{name: fields[name] for name in _FIELD_TYPES if name in fields})
 
     def to_json(self) -> bytes:
         """The record as one JSON object."""
@@ -340,6 +345,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "server_key": (str, _NONE),
     "version": (str,),
     "started": (int, float),
+    "grace_s": (int, float, _NONE),
 }
 
 

@@ -108,8 +108,9 @@ class Listening:
             port, server_key = self._open_router(keys, auth)
         bound = self.bound = Bound(config.server_id, config.host, port, path, server_key)
         record = discovery.ConnectionFile(
-            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
-        )
+            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started,
+            config.grace_s,
+        )  # fmt: skip
         self._closing.callback(discovery.withdraw, record)
         discovery.publish(record)
         self._presence = Presence(record, lock, self.unix)

@@ -35,17 +35,19 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
     """Stop a host and wait until it has ended.
 
     Where none is running that is said, and the exit code is 0 as well. A host on this machine that does not answer is
-    ended by signals: SIGTERM, and 2 seconds after its grace (--grace, or 10 seconds) SIGKILL. One that has agreed and
-    does not end within its grace and 2 seconds is reported with exit code 6.
+    ended by signals: SIGTERM, and 2 seconds after its grace SIGKILL. One that has agreed and does not end within its
+    grace and 2 seconds is reported with exit code 6.
     """
     record = locate(host, port, server_id)
     if record is None and (not port or server_id):
         click.echo(f"no host {server_id + ' ' if server_id else ''}of yours is running on this machine")
         return
     name = f"{record.server_id} at {record.host}:{record.port}" if record else f"{host}:{port}"
-    end = time.monotonic() + (BrokerConfig.grace_s if grace is None else grace) + END_WAIT_S
+    given_s = record.grace_s if grace is None and record is not None else grace
+    likely_s = BrokerConfig.grace_s if given_s is None else given_s
+    end = time.monotonic() + likely_s + END_WAIT_S
     try:
-        limit_s = _ask_to_stop(grace, host, port, server_id, record)
+        limit_s = _ask_to_stop(grace, host, port, server_id, record, min(PATIENCE_S, 0.5 + likely_s / 4))
     except errors.HostUnreachable:
         click.echo(f"no host is running at {record.host if record else host}:{record.port if record else port}")
         return
@@ -62,13 +64,15 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
 
 
 def _ask_to_stop(
-    grace: float | None, host: str, port: int | None, server_id: str | None, record: ConnectionFile | None
-) -> float | None:
-    """Send the stop; how long the host may take for it, in seconds. None: it does not answer, and has got SIGTERM."""
+    grace: float | None, host: str, port: int | None, server_id: str | None, record: ConnectionFile | None,
+    patience_s: float,
+) -> float | None:  # fmt: skip
+    """Send the stop; how long the host may take for it, in seconds. None: it does not answer, and has got SIGTERM.
+
+    It has ``patience_s`` to answer, which are part of its time.
+    """
     from ...client.deadlines import deadline
 
-    # What it takes to find out is part of the time that the host has.
-    patience_s = min(PATIENCE_S, 0.5 + (BrokerConfig.grace_s if grace is None else grace) / 4)
     with open_client(host, port, server_id) as client:
         try:
             with contextlib.nullcontext() if record is None else deadline(patience_s):

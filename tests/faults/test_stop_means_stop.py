@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 GRACE_S = 1.0
-LATE_S = 2.0  # this machine is shared: until the shell command has begun, and until the test sees the end
+LATE_S = 0.5  # until the test sees the end: its machine is shared
 
 AGENTS = """
 import ctypes, multiprocessing, os, time
@@ -70,6 +70,12 @@ class Stuck(AgentBase):
         child.join(5)
         return child.exitcode
 
+    def fork_for_good(self):
+        child = os.fork()
+        while child == 0:
+            time.sleep(1)
+        return child
+
     def count(self):
         while True:
             yield 1
@@ -94,12 +100,24 @@ server.shutdown()
 """
 
 
+# `as_server stop`, but for the half second that the interpreter takes to begin.
+STOPPER = """
+import sys
+from zmqagents import cli
+from zmqagents.cli.verbs import host
+from zmqagents.client import rpc
+print("ready", flush=True)
+cli.main(["stop", "--port", sys.stdin.readline().strip()])
+"""
+
+
 class Running:
     """A host, the program that runs it, and all processes that have come of that."""
 
-    def __init__(self, program: subprocess.Popen[str], mark: str, port: int) -> None:
+    def __init__(self, program: subprocess.Popen[str], stopper: subprocess.Popen[str], mark: str) -> None:
         self.program = program
-        self.port = port
+        self.stopper = stopper
+        self.port = 0
         self._mark = mark
 
     def processes(self) -> list[int]:
@@ -111,15 +129,8 @@ class Running:
         return False
 
 
-def _shell(*words: str, port: int, mark: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "zmqagents", *words, "--port", str(port)],
-        env=environment(STOP_TEST=mark), capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
 def _by_command(host: Running) -> None:
-    _shell("stop", "--grace", str(GRACE_S), port=host.port, mark="")
+    host.stopper.communicate(f"{host.port}\n", timeout=60)
 
 
 def _by_signal(host: Running) -> None:
@@ -155,10 +166,15 @@ def running(place: Path, kind: tuple[str, ...], **settings: str) -> Iterator[Run
     with (place / "stderr").open("w") as stderr, subprocess.Popen(
         [sys.executable, *words], env=environment(STOP_TEST=mark), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-    ) as program:  # fmt: skip
+    ) as program, subprocess.Popen(
+        [sys.executable, "-c", STOPPER], env=environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as stopper:  # fmt: skip
         assert program.stdout is not None
-        host = Running(program, mark, 0)
+        assert stopper.stdout is not None
+        host = Running(program, stopper, mark)
         try:
+            assert stopper.stdout.readline() == "ready\n"
             line = program.stdout.readline()
             assert line, (place / "stderr").read_text()
             host.port = json.loads(line)["port"]
@@ -168,6 +184,7 @@ def running(place: Path, kind: tuple[str, ...], **settings: str) -> Iterator[Run
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             program.wait(10)
+            stopper.kill()
             discovery.sweep()
 
 
@@ -202,6 +219,13 @@ def _fork_children(client: RpcClient, host: Running, place: Path) -> None:
     assert eventually(lambda: set(host.processes()) <= before, 10), "a forked child goes on where the host's code is"
 
 
+def _fork_for_good(client: RpcClient, host: Running, place: Path) -> None:
+    before = set(host.processes())
+    stuck = client.create_agent("Stuck")
+    children = {stuck.fork_for_good() for _ in range(5)}
+    assert set(host.processes()) == before | children
+
+
 def _open_streams(client: RpcClient, host: Running, place: Path) -> object:
     streams = [iter(client.create_agent("Stuck").count()) for _ in range(1000)]
     assert [next(stream) for stream in streams] == [1] * 1000
@@ -213,6 +237,7 @@ TROUBLES: dict[str, Callable[[RpcClient, Running, Path], object]] = {
     "the interpreter lock held in C": _hold_the_lock,
     "__init__ that hangs": _hang_in_init,
     "5 forked children": _fork_children,
+    "5 forked children that never come back": _fork_for_good,
     "1,000 open streams": _open_streams,
 }
 QUICK = {("the interpreter lock held in C", way) for way in WAYS} | {(trouble, "SIGTERM") for trouble in TROUBLES}
@@ -287,6 +312,13 @@ def test_a_host_with_a_hang_limit_is_ended_with_its_stacks_and_started_again(tmp
         time.sleep(2.5)  # longer than the limit: a host that answers is left alone
         assert client.get_agent("s").ready()
         assert (tmp_path / "stderr").read_text().count("running again") == 1
+
+
+def test_a_host_that_is_killed_takes_the_forks_with_it_that_its_agents_have_made(tmp_path: Path) -> None:
+    with running(tmp_path, ()) as host, RpcClient("localhost", host.port, timeout=20) as client:
+        _fork_for_good(client, host, tmp_path)
+        host.program.kill()
+        assert eventually(lambda: not host.processes(), 5), f"still there: {host.processes()}"
 
 
 def test_a_process_that_an_agent_forks_ends_on_sigterm_and_ends_no_host(tmp_path: Path) -> None:

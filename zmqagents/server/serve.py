@@ -35,7 +35,7 @@ from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors, memory, signals
+from ..process import descriptors, forks, memory, signals
 from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
@@ -104,7 +104,10 @@ def serve(
             raise
         if started is not None:
             started(broker)
-        with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
+        with (
+            _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc),
+            forks.ended_with_us() if own_process else contextlib.nullcontext(),
+        ):  # fmt: skip
             _run(broker, bound, ready, notifier or Notifier(), timer)
     return 0
 

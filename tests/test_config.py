@@ -23,7 +23,7 @@ COUNTS = [
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "fast_lane"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
-          "max_threads", "grace_s", "insecure", "file_roots", "agents", "redis_namespace"]  # fmt: skip
+          "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -83,6 +83,13 @@ def test_a_time_is_a_number_of_seconds(name: str) -> None:
 
 def test_only_the_grace_may_be_zero() -> None:
     assert BrokerConfig(grace_s=0).grace_s == 0
+
+
+def test_a_hang_limit_is_a_number_of_seconds_or_none_at_all() -> None:
+    assert BrokerConfig().hang_limit_s is None
+    assert BrokerConfig(hang_limit_s=0.5).hang_limit_s == 0.5
+    for wrong in (0, -1, "1", True):
+        refused("hang_limit_s must be a number of seconds, more than 0", hang_limit_s=wrong)
     for name in SECONDS:
         refused(f"{name} must be a number of seconds, more than 0, not 0", **{name: 0})
 

@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -422,6 +423,7 @@ def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line
             "missing": json.dumps({"server_id": "missing"}).encode(),
             "boolean": json.dumps(fields | {"server_id": "boolean", "port": True}).encode(),
             "negative": json.dumps(fields | {"server_id": "negative", "pid": -1}).encode(),
+            "endless": json.dumps(fields | {"server_id": "endless", "grace_s": math.inf}).encode(),
             "elsewhere": json.dumps(fields | {"server_id": "elsewhere", "ipc": "/tmp/elsewhere.ipc"}).encode(),
             "renamed": json.dumps(fields).encode(),
         }
@@ -441,6 +443,13 @@ def test_a_record_keeps_all_its_fields_through_a_file_and_ignores_those_of_later
     record = record_of(place)
     later = json.dumps(json.loads(record.to_json()) | {"invented": [1]}).encode()
     assert ConnectionFile.from_json(later) == record
+
+
+def test_a_record_of_a_host_that_does_not_tell_its_grace_is_one_all_the_same(place: Path) -> None:
+    record = record_of(place, grace_s=3.5)
+    fields = json.loads(record.to_json())
+    assert fields.pop("grace_s") == 3.5
+    assert ConnectionFile.from_json(json.dumps(fields).encode()) == dataclasses.replace(record, grace_s=None)
 
 
 def test_a_runtime_directory_that_is_not_private_has_no_hosts(place: Path) -> None:

@@ -16,6 +16,7 @@ from .agents.base import distribute_with
 from .agents.context import CallContext as CallContext
 from .agents.context import current_call as current_call
 from .agents.marks import agent as agent
+from .agents.marks import interruptible as interruptible
 from .errors import *  # noqa: F403  # the error tree is part of the public names
 from .version import __version__ as __version__
 
@@ -47,6 +48,7 @@ __all__ = [
     "async_func",
     "concurrent",
     "idempotent",
+    "interruptible",
     "current_call",
     "method",
     "stream_func",

@@ -117,6 +117,7 @@ class BrokerConfig:
     max_queued_bytes: int = 512 * MEBIBYTE  # arguments of all calls that have not started
     max_threads: int = 0  # worker threads and the stand-ins of those that wait; 0: capacity + 1024
     grace_s: float = 10.0  # stop: how long running and queued calls may go on
+    hang_limit_s: float | None = None  # how long the host may answer nothing at all before it is ended; None: for ever
     fast_lane: bool = True  # short methods may be run by the router thread itself
     switch_interval_s: float = 0.0002  # sys.setswitchinterval of the broker process
 
@@ -132,6 +133,8 @@ class BrokerConfig:
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):
             self._check_seconds(name, above_zero=True)
         self._check_seconds("grace_s", above_zero=False)
+        if self.hang_limit_s is not None:
+            self._check_seconds("hang_limit_s", above_zero=True)
         self._check_address()
         self._check_insecure()
         object.__setattr__(self, "file_roots", _checked_roots(self.file_roots))

@@ -8,7 +8,8 @@ the access control and the connection needs no encryption. Beside the socket lie
     <dir>/<name>.json        the connection file: what a client must know, see `ConnectionFile`
 
 ``<dir>`` is the first of ``$ZMQAGENTS_RUNTIME``, ``$XDG_RUNTIME_DIR/zmqagents`` and
-``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name.
+``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name. A host touches its
+files every few seconds, so that cleaners of ``/tmp`` take them for young, and makes them again when they are gone.
 
 Only the lock tells whether a host is alive. A socket at its path does not tell whether a host listens, and a
 program that unlinks it to bind its own takes a live host's clients away without an error; a pid may be in use
@@ -30,6 +31,7 @@ import dataclasses
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -49,6 +51,7 @@ __all__ = [
     "MAX_IPC_PATH_BYTES",
     "find_host",
     "ipc_path",
+    "is_published",
     "list_hosts",
     "publish",
     "runtime_dir",
@@ -158,20 +161,39 @@ class IpcLock:
     def release(self) -> None:
         """Remove socket and lock file and let the lock go. Call it after the listener is closed.
 
-        Does nothing without the lock.
+        Does nothing without the lock, and leaves the files alone if they are another host's by now.
         """
         if self._fd is None:
             return
-        with contextlib.suppress(OSError):
-            _remove_socket(self.path)
-        with contextlib.suppress(OSError):
-            os.unlink(self.lock_path)  # still locked: a process that has it open sees in `is_at` that its file is gone
+        if self.is_in_place:
+            with contextlib.suppress(OSError):
+                _remove_socket(self.path)
+            with contextlib.suppress(OSError):
+                os.unlink(self.lock_path)  # still locked: a process that has it open sees in `is_at` that it is gone
         self._forget()
 
     @property
     def is_held(self) -> bool:
         """True while this object has the lock."""
         return self._fd is not None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether this object has the lock, and the lock file is still the one that others look at."""
+        return self._fd is not None and is_at(self._fd, self.lock_path)
+
+    def renew(self) -> bool:
+        """Make a lock file that was removed again; False: another process has made one, and has the lock."""
+        former = self._fd
+        private_dir(os.path.dirname(self.path))
+        if former is None or not self._try():
+            return False
+        os.close(former)
+        return True
+
+    def clear_path(self) -> None:
+        """Remove a socket that lies at the path. AddressInUse: it is no socket."""
+        _remove_socket(self.path)
 
     def __enter__(self) -> IpcLock:
         self.acquire()
@@ -265,7 +287,8 @@ class ConnectionFile:
 
     ``host`` and ``port`` are what clients are told to use (``port`` None: the host listens on ipc alone);
     ``ipc`` is the socket path without ``ipc://``; ``server_key`` the CURVE public key (Z85, 40 characters),
-    None when TCP is off or insecure; ``started`` is in seconds since 1970. It holds no secret.
+    None when TCP is off or insecure; ``started`` is in seconds since 1970; ``grace_s`` is how long a stop lets calls go
+    on, None from a host that does not say so. It holds no secret.
     """
 
     server_id: str
@@ -276,6 +299,7 @@ class ConnectionFile:
     server_key: str | None
     version: str
     started: float
+    grace_s: float | None = None
 
     @classmethod
     def from_json(cls, data: bytes) -> ConnectionFile:
@@ -292,7 +316,9 @@ class ConnectionFile:
                 raise ConfigError(f"field {name} is missing or of a wrong type")
         if fields["pid"] <= 0 or not os.path.isabs(fields["ipc"]):
             raise ConfigError("field pid or ipc has an impossible value")
-        return cls(**{name: fields[name] for name in _FIELD_TYPES})
+        if not 0 <= (fields.get("grace_s") or 0) < math.inf:
+            raise ConfigError("field grace_s has an impossible value")
+        return cls(**{name: fields[name] for name in _FIELD_TYPES if name in fields})
 
     def to_json(self) -> bytes:
         """The record as one JSON object."""
@@ -319,6 +345,7 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "server_key": (str, _NONE),
     "version": (str,),
     "started": (int, float),
+    "grace_s": (int, float, _NONE),
 }
 
 
@@ -332,10 +359,16 @@ def publish(record: ConnectionFile) -> Path:
     return record.path
 
 
+def is_published(record: ConnectionFile) -> bool:
+    """Whether the connection file is there and says the same."""
+    return _read_record(record.path) == record
+
+
 def withdraw(record: ConnectionFile) -> None:
-    """Remove the connection file; to be called before the lock is released. Never raises."""
+    """Remove the connection file, if it is this one; to be called before the lock is released. Never raises."""
     with contextlib.suppress(OSError):
-        record.path.unlink()
+        if is_published(record):
+            record.path.unlink()
 
 
 def list_hosts() -> list[ConnectionFile]:

@@ -248,6 +248,13 @@ class HostBusy(CallError, RuntimeError):
         full.passes = True
         return full
 
+    @classmethod
+    def told_at_once(cls, text: str, retry_after: float) -> HostBusy:
+        """One that its caller is told of at once: a client that asked again and again would make it worse."""
+        full = cls(text)
+        full.retry_after = retry_after
+        return full
+
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""

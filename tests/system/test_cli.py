@@ -392,16 +392,15 @@ def test_exit_code_130_for_a_call_that_is_interrupted_which_goes_on(host: Host) 
     assert (result.returncode, result.stdout) == (0, "1.0\n")
 
 
-def test_a_host_that_hangs_is_exit_code_4_for_status_and_for_stop() -> None:
-    with started("--server-id", "hanging") as host, contextlib.ExitStack() as verbs:
+def test_a_host_that_hangs_is_exit_code_4_for_status_and_is_ended_by_stop() -> None:
+    with started("--server-id", "hanging") as host:
         freeze(host.process.pid)
-        command = [[*COMMAND, verb, "--port", host.port] for verb in ("status", "stop")]
-        both = [verbs.enter_context(subprocess.Popen(c, stderr=subprocess.PIPE, text=True)) for c in command]
-        said = [verb.communicate(timeout=LIMIT_S)[1] for verb in both]
-        host.process.send_signal(signal.SIGCONT)
-        assert [verb.returncode for verb in both] == [4, 4], said
-        assert [text.count("\n") for text in said] == [1, 1]
-        assert f"does not answer; its process is {host.process.pid}" in said[1]
+        status = run("status", "--port", host.port)
+        assert (status.returncode, status.stderr.count("\n")) == (4, 1)
+        stop = run("stop", "--port", host.port, "--grace", "0.5")
+        assert stop.returncode == 0
+        assert f"SIGKILL to its process {host.process.pid}" in stop.stderr
+        assert host.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
 def test_the_id_of_a_call_is_not_printed_if_the_host_may_not_have_it(
@@ -587,7 +586,7 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "max_timeout_seconds": 2.5, "local_mode": True, "model_config_path": str(models), "agent_dir": agent_dir,
         "server_id": "flipped", "studio_url": "http://***@127.0.0.1:9/x", "grace_s": 0.25, "insecure": True,
         "file_roots": [agent_dir, str(tmp_path)], "max_message_bytes": 3 << 19, "max_pool_bytes": 2 << 20,
-        "max_queued_bytes": 3 << 20,
+        "max_queued_bytes": 3 << 20, "hang_limit_s": 4.5,
     }  # fmt: skip
     default = BrokerConfig().public()
     assert [name for name, value in wanted.items() if default[name] == value] == ["pool_type"]
@@ -597,7 +596,7 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "--max-timeout-seconds", "2.5", "--local-mode", "--model-config-path", str(models), "--agent-dir", agent_dir,
         "--server-id", "flipped", "--studio-url", "http://me:sk-secret@127.0.0.1:9/x", "--grace", "0.25", "--insecure",
         "--file-root", agent_dir, "--file-root", str(tmp_path), "--max-message-mb", "1.5", "--max-pool-mb", "2",
-        "--max-queued-mb", "3",
+        "--max-queued-mb", "3", "--hang-limit", "4.5",
     ]  # fmt: skip
     with started(*options) as host:
         shown = run("status", "--server-id", "flipped", "--json")
@@ -728,7 +727,7 @@ def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypa
         "MAX_POOL_SIZE": "7", "MAX_EXPIRE_TIME": "8.5", "MAX_TIMEOUT_SECONDS": "2.5", "LOCAL_MODE": "true",
         "MODEL_CONFIG_PATH": __file__, "AGENT_DIR": str(Path(__file__).parent), "SERVER_ID": "x",
         "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true", "FILE_ROOT": str(Path(__file__).parent),
-        "MAX_MESSAGE_MB": "1", "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9",
+        "MAX_MESSAGE_MB": "1", "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
     }  # fmt: skip
     for name, value in given.items():
         monkeypatch.setenv(f"AS_SERVER_{name}", value)

@@ -68,7 +68,7 @@ class Porter:
         self.door = UnixListener(
             Authenticator(None, uids=uids).admit, self.poller, max_bytes, lambda: self.clock(),
             receive=self._receive, complain=lambda peer, exc: self.complaints.append(str(exc)),
-            on_room=lambda peer: self.on_room(peer),
+            on_room=lambda peer: self.on_room(peer), refuse=lambda peer, parts: None,
         )  # fmt: skip
         self.door.open(path)
 

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
+M = TypeVar("M")  # a function, also one under another mark, or a class
 
 Returns = Literal["value", "future", "stream"]
 OnBusy = Literal["enqueue", "reject"]
@@ -73,6 +74,21 @@ def idempotent(function: F) -> F:
     """
     function.__zmqagents_idempotent__ = True  # type: ignore[attr-defined]
     return function
+
+
+def interruptible(marked: M) -> M:
+    """Mark a method, or a class for all its methods: its code may be broken off when no caller waits for it any more.
+
+    A call that is cancelled or has passed its deadline is told so (`current_call`). Code that never looks keeps its
+    thread, and its agent's turn, until it returns. With this mark an exception is raised in it, at the next step of its
+    Python code; ``finally`` blocks run, ``except Exception`` does not catch it.
+
+    It may come at any step: between two that belong together, in a ``finally`` block, in a library that the code has
+    called. Code in C is interrupted only when it returns, so ``time.sleep(1e6)`` is not. Only plain methods: an
+    ``async def`` is cancelled anyway, and a generator ends at its next item.
+    """
+    marked.__zmqagents_interruptible__ = True  # type: ignore[attr-defined]
+    return marked
 
 
 def host_only(function: F) -> F:

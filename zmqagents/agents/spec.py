@@ -39,6 +39,7 @@ class MethodSpec:
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
     idempotent: bool = False
+    interruptible: bool = False  # an exception may be raised in its thread when the call is cancelled
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long its runs in this process take
 
     @property
@@ -120,9 +121,11 @@ def _spec_from(cls: type, name: str, function: Any, code: Any) -> MethodSpec:
             returns = "future"
         else:
             returns = "value"
+    marked = getattr(code, "__zmqagents_interruptible__", False) or getattr(cls, "__zmqagents_interruptible__", False)
     return MethodSpec(
         name, returns, on_loop, bool(getattr(code, "__zmqagents_concurrent__", False)), _signature_of(function),
         inspect.getdoc(code) or "", bool(getattr(code, "__zmqagents_idempotent__", False)),
+        bool(marked) and not on_loop and returns != "stream",
     )  # fmt: skip
 
 

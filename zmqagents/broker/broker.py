@@ -26,14 +26,17 @@ import contextlib
 import functools
 import logging
 import os
+import queue
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 from .. import codec, errors
+from ..agents.context import own_call
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..execution.event_loop import EventLoop
@@ -103,6 +106,8 @@ class Broker:
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
         self.finished = threading.Event()  # set when `run` has returned
+        # What the main thread waits for: the grace of each stop as soon as it is asked for, None at the end.
+        self.told: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._clock = clock
         self._open_inbox()
         self._leader = leader = Leader(self._route)
@@ -136,7 +141,7 @@ class Broker:
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, unpickler=unpickler, carry_out=self._carry_out,
-            post=self.post, where=self._where, clock=clock,
+            post=self.post, where=self._where, told=self.told.put, clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -145,17 +150,17 @@ class Broker:
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._stop = False
         self._actions = self._actors()
+        _brokers.add(self)
 
     def _open_inbox(self) -> None:
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._asleep = False  # a thread that posts must wake the router thread
-        self._ended = False  # the router thread will read no more
-        self._late = threading.Lock()  # held by the thread that reads the inbox then
+        self._is_copy = False  # this process is a fork of the host's, made by an agent's code
+        self._late: threading.Lock | None = None  # the router thread reads no more; held by the thread that does
         # Not a bare descriptor: a late write to a closed number could hit a file that is opened since.
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
-        self._wake_fd = self._wake_r.fileno()
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
@@ -163,7 +168,7 @@ class Broker:
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
-            Removed: lambda effect: effect.agent.drop_instance(), Drained: self._drained,
+            Removed: lambda effect: self._pool.retire([effect.agent]), Drained: self._drained,
         }  # fmt: skip
 
     # ------------------------------------------------------------ life: bind, run, stop
@@ -218,6 +223,7 @@ class Broker:
             self.crash = self.crash or exc
         finally:
             self.finished.set()
+            self.told.put(None)
 
     def abandon(self) -> None:
         """Close everything after a `bind` that failed; instead of `run`."""
@@ -228,7 +234,9 @@ class Broker:
 
     def request_stop(self, grace_s: float | None = None) -> None:
         """Drain and end, within ``grace_s`` seconds (None: the configured grace). Any thread; idempotent."""
-        self.post(self._on_stop, self.config.grace_s if grace_s is None else grace_s)
+        grace_s = self.config.grace_s if grace_s is None else grace_s
+        self.told.put(grace_s)
+        self.post(self._on_stop, grace_s)
 
     def _on_stop(self, grace_s: float) -> list[Effect]:
         now = self._clock()
@@ -244,6 +252,10 @@ class Broker:
     def beat(self, alive: threading.Event) -> None:
         """Set ``alive`` in the router thread: it still handles events. Any thread."""
         self.post(_set, alive)
+
+    def renew_files(self) -> None:
+        """Have the files that others find the host by made again, if they are gone. Any thread."""
+        self.post(self._listening.renew)
 
     # ------------------------------------------------------------ the inbox
 
@@ -262,6 +274,8 @@ class Broker:
         """The code of a call has returned. Any thread."""
         self._inbox.append((self._on_done, (ticket, reply)))
         if self._asleep:
+            if self._is_copy:  # an agent's code has forked, and this is its end in the child
+                os._exit(0)
             self._asleep = False
             self._wake()
 
@@ -269,25 +283,28 @@ class Broker:
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
-        if self._ended:
-            self._read_late()
+        if self._is_copy:
+            self._asleep = True
+            raise errors.HostLost(f"this process is a fork of the host {self.config.server_id}, which it cannot ask")
+        if self._late is not None:
+            self._read_late(self._late)
             return
         # EAGAIN: the pair is full of wake-ups already. EBADF: the broker has closed.
         with contextlib.suppress(OSError):
             self._wake_w.send(b"\0")
 
-    def _read_late(self) -> None:
+    def _read_late(self, late: threading.Lock) -> None:
         """Handle the events that come after the end, in the threads that post them: their waits must still be answered.
 
         Code that was cut off may come back only now, and begin a wait that would have no end. One thread at a time: it
         looks again after the lock is free, so one that finds it taken may leave its event there.
         """
         self._asleep = True
-        while self._inbox and self._late.acquire(blocking=False):
+        while self._inbox and late.acquire(blocking=False):
             try:
                 self._read_inbox()
             finally:
-                self._late.release()
+                late.release()
 
     # ------------------------------------------------------------ the loop
 
@@ -295,6 +312,7 @@ class Broker:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
+        wake_fd = self._wake_r.fileno()
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
@@ -331,7 +349,7 @@ class Broker:
             ready = poll(wait_s, MAX_READY)
             self._asleep = False
             for fd, events in ready:
-                if fd == self._wake_fd:
+                if fd == wake_fd:
                     self._empty_pipe()
                 elif not unix.on_ready(fd, events) and router is not None:
                     router.on_ready(fd, events)
@@ -428,7 +446,7 @@ class Broker:
                 return
             session.last_seen = now
             if size > self._message_limit:
-                self._refuse_size(session, head.call_id, size)
+                self._clients.refuse_size(session, head.call_id, size)
                 return
             message = messages.parse_client(parts, head)
         except errors.RemoteProtocolError as exc:
@@ -473,11 +491,6 @@ class Broker:
         if call.agent or call.method in RUN_AS_CALLS:
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent, wait=wait is not None)
         return self._management.answer_inside(peer, call, parent, wait)
-
-    def _refuse_size(self, session: Session, call_id: int, size: int) -> None:
-        limit = self.config.max_message_bytes
-        text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
-        self._answer(Answer(session.caller, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
     def _answer_broken(self, peer: Connection, parts: Sequence[messages.Frame] | None) -> None:
         session: Session | None = peer.session
@@ -566,17 +579,34 @@ class Broker:
         self._out.push_all()
 
     def _leave_the_inbox(self) -> None:
-        self._ended = self._asleep = True
-        self._read_late()
+        self._late = threading.Lock()
+        self._asleep = True
+        self._read_late(self._late)
 
     def _say_goodbye(self) -> None:
         self._clients.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these
+        self._pool.retire(self._dispatcher.agents.values())
         clean = self._pool.close(timeout=1.0)
         if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
+
+    def note_fork(self) -> None:
+        """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
+        self._is_copy = self._asleep = own_call() is not None
+
+
+_brokers: weakref.WeakSet[Broker] = weakref.WeakSet()
+
+
+def _note_fork() -> None:
+    for broker in list(_brokers):
+        broker.note_fork()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def _set(alive: threading.Event) -> list[Effect]:

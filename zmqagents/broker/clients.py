@@ -136,6 +136,25 @@ class Clients:
         if not seen and self._complaints.take(self._clock()):
             log.warning("dropping malformed messages of peer %s: %s", name, exc)
 
+    def refuse_size(self, session: Session, call_id: int, size: int) -> None:
+        """Answer a message of ``size`` bytes, which is more than the host allows."""
+        limit = self._config.max_message_bytes
+        text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+        self._refuse(session, call_id, errors.MessageTooLarge(text, size, limit))
+
+    def refuse_for_memory(self, peer: Peer, parts: list[Frame]) -> None:
+        """Answer a message for which there is no memory now. The rest of it was read and dropped."""
+        session: Session | None = peer.session
+        head = messages.parse_header(parts[0])
+        if session is None or session.token != head.token:
+            peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
+            return
+        text = "the host has no memory for a message of this size now"
+        self._refuse(session, head.call_id, errors.HostBusy.told_at_once(text, 1.0))
+
+    def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
+        self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))
+
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
         call_id = call.call_id

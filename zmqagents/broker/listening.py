@@ -6,12 +6,17 @@
 A host is found by its connection file, which is published when the listeners are open and withdrawn before they close.
 The lock on the Unix socket's path keeps two hosts with one server id apart.
 
+Cleaners of temporary directories remove what is old, and people remove what they do not know. Without its lock file a
+host could be started a second time, and a program that looks for hosts would take the living one for dead. So `Presence`
+looks after the files every few seconds, which also keeps them young: what is gone is made again.
+
 Opening may fail at any step; `Listening.close` closes what was opened so far.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -21,6 +26,7 @@ from typing import Any, NamedTuple
 from .. import codec, discovery, errors
 from ..config import BrokerConfig
 from ..execution.file_roots import hold_apart
+from ..scheduler.effects import Effect
 from ..security.keys import KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
@@ -31,6 +37,8 @@ from ..wire.unix_listener import UnixListener
 from .clients import Clients
 
 __all__ = ["MESSAGE_ROOM_BYTES", "Bound", "Listening"]
+
+log = logging.getLogger(__name__)
 
 CLOSE_LINGER_S = 0.5
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
@@ -49,6 +57,45 @@ class Bound(NamedTuple):
     def address(self) -> str:
         """The address that other hosts use."""
         return f"ipc:{self.ipc}" if self.port is None else f"{self.host}:{self.port}"
+
+
+class Presence:
+    """The files of one host. Used by its router thread."""
+
+    def __init__(self, record: discovery.ConnectionFile, lock: discovery.IpcLock, listener: UnixListener) -> None:
+        self._record = record
+        self._lock = lock
+        self._listener = listener
+        self._trouble = ""  # said last
+
+    def renew(self) -> None:
+        """Make again what is gone, and say so; never raises."""
+        try:
+            made = self._renewed()
+            trouble = "" if made is not None else f"another host has taken the lock {self._lock.lock_path}"
+        except (OSError, errors.ZmqAgentsError) as exc:
+            made, trouble = [], str(exc)
+        if made:
+            log.warning("%s: gone, and made again: %s", self._record.server_id, ", ".join(made))
+        if trouble and trouble != self._trouble:
+            log.error("%s cannot be found any more by clients on this machine: %s", self._record.server_id, trouble)
+        self._trouble = trouble
+
+    def _renewed(self) -> list[str] | None:
+        """The paths of what was made again; None: they are another host's now."""
+        lock, path, made = self._lock, self._record.ipc, []
+        if not lock.is_in_place:
+            if not lock.renew():
+                return None
+            made.append(lock.lock_path)
+        if not self._listener.is_at(path):
+            self._listener.open_again(path, lock.clear_path)
+            made.append(path)
+        if not discovery.is_published(self._record):
+            made.append(str(discovery.publish(self._record)))
+        for kept in (lock.lock_path, path, str(self._record.path), os.path.dirname(path)):
+            os.utime(kept)
+        return made
 
 
 class Listening:
@@ -76,6 +123,7 @@ class Listening:
         self._welcome = welcome
         self._limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._started = time.time()
+        self._presence: Presence | None = None
         self._closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -105,10 +153,12 @@ class Listening:
             port, server_key = self._open_router(keys, auth)
         bound = self.bound = Bound(config.server_id, config.host, port, path, server_key)
         record = discovery.ConnectionFile(
-            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
-        )
+            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started,
+            config.grace_s,
+        )  # fmt: skip
         self._closing.callback(discovery.withdraw, record)
         discovery.publish(record)
+        self._presence = Presence(record, lock, self.unix)
         self._clients.open(auth.role_of, codec.pack(self._welcome_of(bound)))
         return bound
 
@@ -128,6 +178,7 @@ class Listening:
         self.unix = UnixListener(
             auth.admit, self.poller, self._limit, self._clock,
             receive=self._receive, complain=self._clients.complain, on_room=self._clients.on_room,
+            refuse=self._clients.refuse_for_memory,
         )  # fmt: skip
         self._closing.callback(self.unix.close, CLOSE_LINGER_S)
         self.unix.open(path)
@@ -141,6 +192,13 @@ class Listening:
         self._closing.callback(self.router.close)
         return self.router.open(pair), None if pair is None else pair.public
 
+    def renew(self) -> list[Effect]:
+        """Make the files again that others find the host by, if they are gone. An event of the router thread."""
+        if self._presence is not None:
+            self._presence.renew()
+        return []
+
     def close(self) -> None:
         """Withdraw the connection file, write what was sent, and close everything that was opened."""
+        self._presence = None
         self._closing.close()

@@ -77,13 +77,13 @@ class Management:
     """Answers the management requests of one host; see the module's docstring.
 
     ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``where`` tells what
-    only the broker knows (port, clients).
+    only the broker knows (port, clients), ``told`` tells the main thread that a stop has begun, and its grace.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Post, where: Callable[[], dict[str, Any]], clock: Callable[[], float],
+        post: Post, where: Callable[[], dict[str, Any]], told: Callable[[float], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -95,6 +95,7 @@ class Management:
         self._carry_out = carry_out
         self._post = post
         self._where = where
+        self._told = told
         self._clock = clock
         self._started = clock()
         self._nobody = Peer("")
@@ -328,6 +329,7 @@ class Management:
         good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
         now = self._clock()
         grace_s = float(grace) if good and grace is not None else self._config.grace_s
+        self._told(grace_s)
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 

@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 
 from .. import errors
+from .output import say
+from .values import json_text
 
 __all__ = ["DashVerb", "Failure", "Shell", "Verb", "name_the_option", "variable_of"]
 
@@ -37,7 +39,7 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 
 
 class Failure(click.ClickException):
-    """An error of the package as the shell shows it: one line, an exit code."""
+    """An error of the package as the shell shows it: one line, an exit code. A JSON object where JSON is asked for."""
 
     def __init__(self, context: click.Context, error: errors.ZmqAgentsError) -> None:
         super().__init__(str(error))
@@ -48,6 +50,8 @@ class Failure(click.ClickException):
     def format_message(self) -> str:
         """``TypeName: message`` of what an agent raised; else the verb and what is wrong, in the shell's words."""
         error = self._error
+        if self._context.params.get("as_json"):
+            return json_text(self._facts())
         if isinstance(error, errors.AgentCallError):
             trace = error.remote_traceback if self._context.params.get("traceback") else ""
             return f"{trace.rstrip()}\n{error}" if trace else str(error)
@@ -55,6 +59,16 @@ class Failure(click.ClickException):
         if isinstance(error, errors.ConfigError):
             text = name_the_option(self._context, text)
         return f"{self._context.command_path}: {text}"
+
+    def _facts(self) -> dict[str, Any]:
+        """What a program wants to know: the exit code, the type of the error, its message and, if asked for, more."""
+        error = self._error
+        facts = {"exit_code": self.status, "error": type(error).__name__, "message": str(error)}
+        if isinstance(error, errors.AgentCallError):
+            facts["error"] = error.type_name
+            if self._context.params.get("traceback"):
+                facts["traceback"] = error.remote_traceback
+        return facts
 
 
 class Verb(click.Command):
@@ -65,6 +79,9 @@ class Verb(click.Command):
             return super().invoke(ctx)
         except errors.ZmqAgentsError as exc:
             raise Failure(ctx, exc) from exc
+        except click.UsageError as exc:
+            exc.ctx = exc.ctx or ctx
+            raise
 
 
 class DashVerb(Verb):
@@ -106,14 +123,21 @@ class Shell(click.Group):
         try:
             status = super().main(*args, **more)
         except click.UsageError as exc:
-            click.echo(_one_line(exc), err=True)
+            say(_usage(exc))
             status = exc.exit_code
         except Failure as exc:
-            click.echo(exc.format_message(), err=True)
+            say(exc.format_message())
             status = exc.status
         except click.Abort:
             status = INTERRUPTED
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(exc: click.UsageError) -> str:
+    """What is wrong with the words of the user, in one line, or as JSON where the verb had got that far."""
+    if exc.ctx is not None and exc.ctx.params.get("as_json"):
+        return json_text({"exit_code": exc.exit_code, "error": "UsageError", "message": exc.format_message()})
+    return _one_line(exc)
 
 
 def _one_line(exc: click.UsageError) -> str:

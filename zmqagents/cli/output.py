@@ -1,31 +1,43 @@
-"""What is printed: values and tables to stdout, messages to stderr."""
+"""What is printed: values and tables to stdout, messages to stderr.
+
+Names, texts and errors come from agents and from other callers, so they might be meant for the terminal rather than
+for its user. What is not printable (escape sequences, newlines in a table, marks that turn the direction of writing)
+is shown as an escape, ``\\x1b``. Only the text that a call gives is written as it is where stdout is no terminal.
+"""
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from .values import json_line, plain
+from .values import json_text
 
-__all__ = ["say", "show", "show_facts", "show_rows", "show_table"]
+__all__ = ["say", "show", "show_facts", "show_rows", "show_table", "visible"]
+
+
+def visible(text: str, keep: str = "") -> str:
+    """``text`` with escapes for all that is neither printable nor in ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(value: Any, as_json: bool) -> None:
     """Print a value: one line of JSON, or for the eye a text as it is and the rest as indented JSON."""
     if as_json:
-        click.echo(json_line(plain(value)))
+        click.echo(json_text(value))
     elif isinstance(value, str):
-        click.echo(value)
+        click.echo(visible(value, "\n\t") if sys.stdout.isatty() else value)
     else:
-        click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=2))
+        click.echo(json_text(value, indent=2))
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print chosen fields of ``rows`` under their names; numbers to the right."""
-    cells = [list(columns), *([str(row.get(name, "")) for name in columns] for row in rows)]
+    cells = [list(columns), *([visible(str(row.get(name, ""))) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [bool(rows) and isinstance(rows[0].get(name), (int, float)) for name in columns]
     for line in cells:
@@ -46,9 +58,9 @@ def show_facts(facts: Mapping[str, str]) -> None:
     """Print ``name  value`` lines, the values below each other."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {value}".rstrip())
+        click.echo(visible(f"{name:<{width}}  {value}".rstrip()))
 
 
 def say(message: str) -> None:
     """A message to the user: stderr."""
-    click.echo(message, err=True)
+    click.echo(visible(message, "\n\t"), err=True)

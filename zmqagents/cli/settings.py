@@ -51,6 +51,13 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("studio_url", "--studio-url", metavar="URL", help="Studio to register with."),
     _setting("grace_s", "--grace", type=float, help="Seconds that calls may go on when the host is stopped."),
     _setting(
+        "hang_limit_s",
+        "--hang-limit",
+        type=float,
+        metavar="SECONDS",
+        help="End the host when it has answered nothing for so long: code in C may keep it from everything.",
+    ),
+    _setting(
         "insecure",
         "--insecure",
         type=str,

@@ -8,13 +8,17 @@ import datetime
 import json
 import keyword
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
 import click
 
-__all__ = ["json_line", "plain", "read_arguments", "read_value"]
+MAX_INT_BITS = 14_000  # fewer than 4,300 digits
+DEEP = 20_000  # frames
+
+__all__ = ["json_line", "json_text", "plain", "read_arguments", "read_value"]
 
 
 def read_arguments(texts: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -51,7 +55,8 @@ def _no_json(word: str) -> Any:
 
 def plain(value: Any) -> Any:
     """``value`` as JSON data. What JSON lacks becomes what says most: bytes base64, times ISO 8601, durations
-    seconds, sets sorted lists, enums their values, objects their fields, proxies and results where they are.
+    seconds, sets sorted lists, numbers of thousands of digits hexadecimal texts, enums their values, objects their
+    fields, proxies and results where they are.
     """
     from ..client.proxy import AgentProxy
     from ..client.result import AsyncResult
@@ -63,8 +68,10 @@ def plain(value: Any) -> Any:
             return {"task_id": value.task_id, "server_id": value.server_id}
         case Enum():
             return plain(value.value)
-        case None | bool() | int() | str():
+        case None | bool() | str():
             return value
+        case int():  # Python writes no decimals of a longer one, for it takes too long
+            return value if value.bit_length() <= MAX_INT_BITS else hex(value)
         case float():
             return value if math.isfinite(value) else str(value)
         case bytes() | bytearray() | memoryview():
@@ -95,3 +102,18 @@ def _plain_object(value: Any) -> Any:
 
 def json_line(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Any value as JSON for the eyes: what is not printable is escaped, and it may be nested as deep as it travels."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, DEEP))
+    try:
+        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    finally:
+        sys.setrecursionlimit(limit)
+    return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if ord(character) != 0x7F else "\\u007f"

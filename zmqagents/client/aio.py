@@ -23,7 +23,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, chosen_options, constructor_names, creation
+from .rpc import RpcClient, chosen_options, constructor_names, creation, facts, next_page, rows
 
 __all__ = ["AsyncRpcClient"]
 
@@ -128,13 +128,13 @@ class AsyncRpcClient:
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
-        rows: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
-            page = await self._manage(Op.LIST, options={"after": after})
-            rows += page["agents"]
-            after = page["next"]
-        return rows
+            page = facts(await self._manage(Op.LIST, options={"after": after}))
+            found += rows(page.get("agents"))
+            after = next_page(page, after)
+        return found
 
     async def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers; see `RpcClient.get_agent_memory`. UnknownAgent: the host has none of that id."""
@@ -160,11 +160,11 @@ class AsyncRpcClient:
 
     async def get_server_info(self) -> dict[str, Any]:
         """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
-        return dict(await self._manage(Op.INFO))
+        return facts(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
-        return list(await self._manage(Op.CALLS))
+        return rows(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel the call ``task_id`` and the calls that it has made; False if the host has no such open call."""
@@ -172,11 +172,11 @@ class AsyncRpcClient:
 
     async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
         """The unfinished calls and the ``most`` latest results, one dict for each; see `RpcClient.get_result_list`."""
-        return list(await self._manage(Op.RESULTS, options={"most": most}))
+        return rows(await self._manage(Op.RESULTS, options={"most": most}))
 
     async def dump(self) -> list[dict[str, Any]]:
         """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
-        return list(await self._manage(Op.DUMP))
+        return rows(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         """Give the host model configurations; returns True. See `RpcClient.set_model_configs`."""

@@ -374,10 +374,16 @@ def _read_mark(mark: str) -> tuple[str, bool]:
 def _signature_from(text: str) -> inspect.Signature:
     """The signature that ``text`` says, without ``self``; annotations and defaults stay text."""
     try:
-        statement = ast.parse(f"def f{text}: ...").body[0]
-    except (SyntaxError, ValueError):  # a default whose repr is no Python (ValueError: has a NUL), or no signature
-        statement = ast.parse("def f(self, *args, **kwargs): ...").body[0]
-    assert isinstance(statement, ast.FunctionDef)
+        return _parsed_signature(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # A default whose repr is no Python, or no signature; with a NUL; nested too deeply to be parsed.
+        return _parsed_signature("(self, *args, **kwargs)")
+
+
+def _parsed_signature(text: str) -> inspect.Signature:
+    statement = ast.parse(f"def f{text}: ...").body[0]
+    if not isinstance(statement, ast.FunctionDef):
+        raise ValueError(text)
     given = statement.args
     kinds = inspect.Parameter
     positional: list[tuple[ast.arg, Any]] = [(arg, kinds.POSITIONAL_ONLY) for arg in given.posonlyargs]

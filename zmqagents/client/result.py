@@ -44,6 +44,8 @@ Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
     """The value of a reply that is no error. ``bind`` makes references live."""
     body = reply.body
+    if not body:
+        raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
     payload = body[0]
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode(payload)

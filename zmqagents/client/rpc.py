@@ -221,13 +221,13 @@ class RpcClient:
 
     def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
-        rows: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
-            page = self._manage(Op.LIST, options={"after": after})
-            rows += page["agents"]
-            after = page["next"]
-        return rows
+            page = facts(self._manage(Op.LIST, options={"after": after}))
+            found += rows(page.get("agents"))
+            after = next_page(page, after)
+        return found
 
     def get_agent_memory(self, agent_id: str) -> Any:
         """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``.
@@ -258,11 +258,11 @@ class RpcClient:
 
     def get_server_info(self) -> dict[str, Any]:
         """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
-        return dict(self._manage(Op.INFO))
+        return facts(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
-        return list(self._manage(Op.CALLS))
+        return rows(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel the call ``task_id`` and the calls that it has made; False if the host has no such open call.
@@ -277,11 +277,11 @@ class RpcClient:
         A dict has task_id, state, age_s (seconds since the call, or since its end) and bytes. In a shared store they
         are those of all hosts. Needs the role admin.
         """
-        return list(self._manage(Op.RESULTS, options={"most": most}))
+        return rows(self._manage(Op.RESULTS, options={"most": most}))
 
     def dump(self) -> list[dict[str, Any]]:
         """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
-        return list(self._manage(Op.DUMP))
+        return rows(self._manage(Op.DUMP))
 
     def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         """Give the host one model configuration or a list of them; returns True. Needs the role admin.
@@ -368,8 +368,11 @@ class RpcClient:
         """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`."""
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
-        agent_id, class_name, doc, packed = description
-        methods = _methods(packed)
+        match description:
+            case [str(agent_id), str(class_name), str(doc), bytes(packed)]:
+                methods = _methods(packed)
+            case _:
+                raise errors.RemoteProtocolError(f"{self._link.address}: this describes no agent")
         return AgentProxy(
             self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
         )
@@ -390,5 +393,37 @@ def _methods(packed: bytes) -> dict[str, list[str]]:
     if known is None:
         if len(_known_methods) >= 1024:
             _known_methods.clear()
-        known = _known_methods[packed] = codec.unpack(packed, max_bytes=1 << 24)
+        found = codec.unpack(packed, max_bytes=1 << 24)
+        if not isinstance(found, dict) or not all(map(_is_method, found.items())):
+            raise errors.RemoteProtocolError("these describe no methods")
+        known = _known_methods[packed] = found
     return known
+
+
+def _is_method(item: tuple[Any, Any]) -> bool:
+    match item:
+        case (str(), [str(), str(), str()]):
+            return True
+    return False
+
+
+def facts(value: Any) -> dict[str, Any]:
+    """A host's answer that should be a map."""
+    if not isinstance(value, dict):
+        raise errors.RemoteProtocolError("the host has answered with what is no map")
+    return value
+
+
+def next_page(page: dict[str, Any], after: int) -> int | None:
+    """Where the page after ``page`` begins, None: it is the last."""
+    following = page.get("next")
+    if following is not None and not (type(following) is int and following > after):
+        raise errors.RemoteProtocolError("the host has answered with a page that leads nowhere")
+    return following
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """A host's answer that should be a list of maps."""
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise errors.RemoteProtocolError("the host has answered with what is no list of maps")
+    return value

@@ -120,6 +120,10 @@ class NoForm(Exception):
     """A value cannot be sent; the text is the reason. `walk` makes it a SerializationError with the path."""
 
 
+class Withheld(Exception):
+    """The value is not to be sent, whatever form it could take."""
+
+
 class Ext(enum.IntEnum):
     """The extension types of a tagged payload."""
 

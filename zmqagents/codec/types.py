@@ -20,7 +20,7 @@ from .. import errors
 from ..errors import ConfigError, RemoteProtocolError
 from .arrays import numpy_reducer
 from .builtin import BASES, REDUCERS, reduce_exception, reduce_ref
-from .forms import FLAT_TYPES, MARK_OBJECT, MAX_NUMBER_BYTES, Decoding, Reducer, expect, items_of
+from .forms import FLAT_TYPES, MARK_OBJECT, MAX_NUMBER_BYTES, Decoding, Reducer, Withheld, expect, items_of
 
 T = TypeVar("T", bound=type)
 
@@ -92,6 +92,8 @@ def reducer_of(cls: type) -> Reducer | None:
 def find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
+    if hasattr(cls, "__zmqagents_withheld__"):  # the reason, in words
+        return _withhold
     if issubclass(cls, BaseException):
         return reduce_exception
     numpy = sys.modules.get("numpy")
@@ -101,6 +103,10 @@ def find_reducer(cls: type) -> Reducer | None:
     if shape is not None:
         return _object_reducer(errors.type_name_of(cls), shape.to_data)
     return next((REDUCERS[base] for base in cls.__mro__ if base in BASES), None)
+
+
+def _withhold(_: Any, value: Any) -> Any:
+    raise Withheld(value.__zmqagents_withheld__)
 
 
 def _shape_of(cls: Any) -> _Shape | None:

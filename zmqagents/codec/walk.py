@@ -26,6 +26,7 @@ from .forms import (
     MAX_DEPTH,
     TAG,
     NoForm,
+    Withheld,
     name_of,
 )
 
@@ -98,7 +99,7 @@ class Walk:
     def _reduced(self, value: Any) -> Any:
         try:
             return self.encoder.reduce(value)
-        except NoForm as exc:
+        except (NoForm, Withheld) as exc:
             self._fail(str(exc), value)
         except RecursionError:
             raise

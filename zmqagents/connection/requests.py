@@ -125,21 +125,21 @@ class Call:
 class Plain:
     """A message of a header alone, or of a header and one frame."""
 
-    __slots__ = ("_call_id", "_fields", "_kind", "_meta")
+    __slots__ = ("_call_id", "_fields", "_meta", "kind")
 
     repeat = Repeat.SAFE
     is_call = False
     deadline: float | None = None
 
     def __init__(self, kind: Kind, call_id: int | None = None, meta: bytes | None = None, **fields: int) -> None:
-        self._kind = kind
+        self.kind = kind
         self._call_id = call_id  # that it is about, None: its own
         self._meta = meta
         self._fields = fields
 
     def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
         about = call_id if self._call_id is None else self._call_id
-        head = messages.header(self._kind, about, token, **self._fields)
+        head = messages.header(self.kind, about, token, **self._fields)
         return [head] if self._meta is None else [head, self._meta]
 
     def kept_as(self, task_id: str) -> str | None:

@@ -40,7 +40,7 @@ from ..wire import messages
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
-from .requests import Call, Credit, Message, Reask, Repeat, Request
+from .requests import Call, Credit, Message, Plain, Reask, Repeat, Request
 
 __all__ = ["Outstanding", "Session", "State"]
 
@@ -473,7 +473,10 @@ class Session:
         elif kind == Kind.PONG:
             request = self.book.answered(head.call_id)
             if request is not None and request.sink is not None:
-                request.sink.deliver(Reply(Code.NONE, ()))
+                if type(request.message) is Plain and request.message.kind == Kind.PING:
+                    request.sink.deliver(Reply(Code.NONE, ()))
+                else:
+                    request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PONG for what is no PING"))
         elif kind == Kind.WELCOME:
             self._on_welcome(head, parts)
         elif kind == Kind.GOODBYE:
@@ -505,8 +508,10 @@ class Session:
         if type(request.message) is Reask:  # its owner knows nothing of the question: ask again
             self.book.keep(request)
             self.book.put_back(request)
-        else:
+        elif type(request.message) is Plain and request.message.kind == Kind.FETCH:
             request.sink.deliver(None)
+        else:
+            request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PENDING for what is no FETCH"))
 
     # ------------------------------------------------------------ time
 
@@ -617,9 +622,11 @@ class Session:
             self._pause_s *= 2
 
     def _on_welcome(self, head: messages.Header, parts: list[Frame]) -> None:
-        welcome = codec.unpack(parts[1], max_bytes=messages.MAX_META_BYTES) if len(parts) > 1 else None
-        if not isinstance(welcome, dict):
-            raise errors.RemoteProtocolError("WELCOME without its map")
+        try:
+            welcome = messages.parse_welcome(parts)
+        except errors.RemoteProtocolError as exc:
+            self.end(errors.RemoteProtocolError(f"{self.address}: {exc}"))
+            return
         book = self.book
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))

@@ -23,6 +23,7 @@ from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply
 from .classes import ClassTable
 from .file_roots import CHUNK_BYTES, FileRoots
+from .interrupting import CallInterrupted, Region
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -58,6 +59,7 @@ class AgentHost:
         self._bind = bind
         self._unpickler = unpickler
         self._pickler = pickler
+        self._regions: dict[Ticket, Region] = {}  # of calls whose code may be interrupted, while it runs
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
         self._await_value = await_value
 
@@ -170,10 +172,27 @@ class AgentHost:
             raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
         if not ticket.op:
             args, kwargs = self._arguments(ticket)
+            if ticket.method is not None and ticket.method.interruptible:
+                return self._run_interruptible(ticket, getattr(instance, ticket.name), args, kwargs)
             return getattr(instance, ticket.name)(*args, **kwargs)
         if ticket.op == Op.MEMORY:
             return _memory_of(instance)
         return _attribute_of(instance, ticket)
+
+    def _run_interruptible(
+        self, ticket: Ticket, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        region = self._regions[ticket] = Region()
+        try:
+            return region.run(method, args, kwargs)
+        finally:
+            del self._regions[ticket]
+
+    def interrupt(self, ticket: Ticket) -> None:
+        """Break the code of a call off, if it runs and allows that. Called by the router thread."""
+        region = self._regions.get(ticket)
+        if region is not None:
+            region.interrupt()
 
     def _download(self, ticket: Ticket) -> Iterator[int | bytes]:
         if ticket.context is None or ticket.context.sender is None:  # it would be made a list, of any length
@@ -256,7 +275,7 @@ class AgentHost:
 
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
-        if _is_cancellation(exc):
+        if isinstance(exc, CallInterrupted) or _is_cancellation(exc):
             return self.cancelled(ticket)
         where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):

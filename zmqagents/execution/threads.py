@@ -5,7 +5,8 @@ to have a thread for each. It keeps one
 `queue.SimpleQueue` (the cheapest hand-off there is: 6.7 us a round trip measured) and adds a thread when
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
 A stand-in ends when it would be idle beside ``capacity`` others. A stream whose reader takes nothing leaves its thread,
-and any thread goes on with it.
+and any thread goes on with it. Deleted agents are dropped here as well, since a ``__del__`` is an agent's code: it may
+take long, or never come back.
 
 Threads: `start`, `interrupt` and `close` are called by the router thread, ``done(ticket, reply)`` by worker threads and
 by the loop's thread (by the router thread where no other could be started).
@@ -13,16 +14,19 @@ by the loop's thread (by the router thread where no other could be started).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from contextvars import Context
 
 from ..agents.context import RunningCall
 from ..errors import HostBusy
-from ..scheduler.dispatcher import Ticket, error_reply
-from ..wire.messages import Flag, Reply
+from ..scheduler.records import AgentRecord, Ticket
+from ..wire.messages import Flag, Reply, error_reply
 from .event_loop import EventLoop
 from .router import Router
 from .runner import PARKED, AgentHost
@@ -31,6 +35,22 @@ from .stream_sender import StreamSender
 __all__ = ["WorkerPool"]
 
 Done = Callable[[Ticket, Reply], None]
+
+
+class _Retired:
+    """A job for a worker: the objects of deleted agents are to be dropped."""
+
+    __slots__ = ("records",)
+
+    context = None  # no call runs; a worker looks at this field of each job anyway
+
+    def __init__(self, records: list[AgentRecord]) -> None:
+        self.records = records
+
+    def drop(self) -> None:
+        """Drop them, one after the other. `WorkerPool.retire` has handed over every reference that the host had."""
+        for record in self.records:
+            record.drop_instance()
 
 
 class WorkerPool:
@@ -42,12 +62,13 @@ class WorkerPool:
         self._done = done
         self._router = router
         self._capacity = capacity
-        self._jobs: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Ticket | _Retired | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._idle = 0  # threads that wait for a job; may be stale for a moment, which costs a thread at most
         self._busy = 0  # started tickets that have not returned
         self._closed = False
+        _pools.add(self)
 
     @property
     def size(self) -> int:
@@ -97,10 +118,22 @@ class WorkerPool:
             return
         self._jobs.put(ticket)
 
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """Drop the objects of these agents in a worker, once no call runs on them."""
+        job = _Retired([record for record in records if record.instance is not None and not record.holders])
+        if not job.records:
+            return
+        with self._lock, contextlib.suppress(RuntimeError):  # no more threads: the next free one drops them
+            self._busy += 1
+            if self._busy > len(self._threads):
+                self._add_thread()
+        self._jobs.put(job)
+
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """Tell the code of a running ticket that no caller waits for it; ``alone``: the calls that it made go on."""
         if ticket.context is not None:
             ticket.context.cancel(alone=alone)
+            self._host.interrupt(ticket)
         if ticket.on_loop:
             self._loop.cancel(ticket)
 
@@ -121,6 +154,10 @@ class WorkerPool:
         """Where the coroutine of ``ticket`` is; may be a moment old. For `dump`."""
         return self._loop.stack(ticket)
 
+    def renew_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold it."""
+        self._lock = threading.Lock()
+
     def _done_on_loop(self, ticket: Ticket, reply: Reply | None) -> None:
         self._done(ticket, self._host.cancelled(ticket) if reply is None else reply)
 
@@ -134,7 +171,12 @@ class WorkerPool:
         while True:
             ticket = self._jobs.get()
             if ticket is None or ticket.context is None:
-                break
+                if type(ticket) is not _Retired:
+                    break
+                ticket.drop()
+                with self._lock:
+                    self._busy -= 1
+                continue
             context = ticket.context
             sender: StreamSender | None = context.sender
             began = time.perf_counter()
@@ -162,3 +204,14 @@ class WorkerPool:
                 return
         with self._lock:
             self._threads.discard(threading.current_thread())
+
+
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for pool in list(_pools):
+        pool.renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

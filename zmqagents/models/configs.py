@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
-from .values import copy_of, kind_of, redact
+from .values import HeldDict, copy_of, kind_of, redact
 
 if TYPE_CHECKING:
     from .chat import ChatModel
@@ -205,8 +205,11 @@ class ModelConfigs:
             return sorted(self._configs)
 
     def get(self, name: str) -> dict[str, Any]:
-        """A copy of the configuration ``name``, secrets and all. Raises `ConfigError` naming the known ones."""
-        copy: dict[str, Any] = copy_of(self._find(name), "", [])
+        """A copy of the configuration ``name``, secrets and all, which the codec refuses to send.
+
+        Raises `ConfigError` naming the known ones.
+        """
+        copy: dict[str, Any] = copy_of(self._find(name), "", [], kind=HeldDict)
         return copy
 
     def redacted(self) -> list[dict[str, Any]]:

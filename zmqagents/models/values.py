@@ -65,6 +65,15 @@ class DiscreetDict(dict[str, Any]):
         return repr(redact(dict(self)))
 
 
+class HeldDict(DiscreetDict):
+    """What an agent's code gets of a configuration. It does not travel: a caller might read what the agent keeps."""
+
+    __zmqagents_withheld__ = "a model configuration stays on its host; give those fields of it that are no secret"
+
+    def copy(self) -> HeldDict:
+        return HeldDict(self)
+
+
 def kind_of(value: object) -> str:
     """The kind of a value in JSON's words; never the value, which may be a secret."""
     if value is None:
@@ -80,8 +89,8 @@ def kind_of(value: object) -> str:
     return "a list" if isinstance(value, (list, tuple)) else f"a Python {type(value).__name__}"
 
 
-def copy_of(value: Any, path: str, problems: list[str], depth: int = 0) -> Any:
-    """A deep copy of JSON data; what is no JSON data is noted in ``problems`` with its path."""
+def copy_of(value: Any, path: str, problems: list[str], depth: int = 0, kind: type[DiscreetDict] = DiscreetDict) -> Any:
+    """A deep copy of JSON data, its objects as ``kind``; what is none is noted in ``problems`` with its path."""
     where = path or "the entry"
     if depth > _MAX_DEPTH:
         problems.append(f"{where} is nested deeper than {_MAX_DEPTH} levels")
@@ -89,11 +98,14 @@ def copy_of(value: Any, path: str, problems: list[str], depth: int = 0) -> Any:
         if wrong := [key for key in value if not isinstance(key, str)]:
             problems.append(f"{where} has a key that is not text but {kind_of(wrong[0])}")
         texts = {key: item for key, item in value.items() if isinstance(key, str)}
-        return DiscreetDict(
-            {key: copy_of(item, f"{path}.{key}" if path else key, problems, depth + 1) for key, item in texts.items()}
+        return kind(
+            {
+                key: copy_of(item, f"{path}.{key}" if path else key, problems, depth + 1, kind)
+                for key, item in texts.items()
+            }
         )
     elif isinstance(value, (list, tuple)):
-        return [copy_of(item, f"{path}[{index}]", problems, depth + 1) for index, item in enumerate(value)]
+        return [copy_of(item, f"{path}[{index}]", problems, depth + 1, kind) for index, item in enumerate(value)]
     elif value is not None and not isinstance(value, (str, bool, int, float)):
         problems.append(f"{where} must be JSON data, not {kind_of(value)}")
     return value

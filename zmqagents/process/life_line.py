@@ -7,14 +7,13 @@ ends the process. If agent code in C keeps the GIL, that thread cannot run: then
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+
+from .end_timer import alarm_when_readable
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
@@ -36,7 +35,8 @@ class LifeLine:
         self._request_stop = request_stop
 
     def watch(self) -> None:
-        self._set_alarm()
+        # For agents in C code that keep the interpreter lock. The end of the pipe counts as readable.
+        alarm_when_readable(self._fd, signal.SIGHUP)
         threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
 
     def _watch(self) -> None:
@@ -51,23 +51,3 @@ class LifeLine:
             signal.alarm(2)  # instead of its 1 s: this thread runs, so the end can be an orderly one
             time.sleep(ORPHAN_LIMIT_S)
         os._exit(EXIT_ORPHANED)
-
-    def _set_alarm(self) -> None:
-        """Let the kernel end the process where Python cannot: an agent in C code that keeps the GIL lets no thread run.
-
-        At the end of the pipe the kernel sends SIGHUP, number 1. The handler is libc's own alarm(), which takes the
-        number for seconds; SIGALRM, with the action that a process is born with, ends it 1 s later.
-        """
-        if not sys.platform.startswith("linux"):
-            return
-        libc = ctypes.CDLL(None)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGHUP})
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-        libc.signal(signal.SIGHUP, ctypes.cast(libc.alarm, ctypes.c_void_p))
-        fcntl.fcntl(self._fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(self._fd, _F_SETSIG, signal.SIGHUP)
-        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13

@@ -219,7 +219,7 @@ def _too_large(call: Call, size: int, limit: int) -> errors.MessageTooLarge:
 
 
 def _attribute(record: AgentRecord, call: Call) -> str:
-    if call.method.startswith("_"):
+    if call.method.startswith("_") or not call.method.isidentifier():
         raise _unknown_method(record, call.method)
     return "attribute"
 
@@ -231,6 +231,8 @@ def _busy(record: AgentRecord) -> errors.HostBusy:
 def _unknown_method(record: AgentRecord, name: str) -> errors.UnknownMethod:
     if name.startswith("_"):
         return errors.UnknownMethod(f"{name!r} of {record.agent_id} ({record.spec.short}) is private")
+    if not name.isidentifier():
+        return errors.UnknownMethod(f"{name!r} is the name of no method or attribute")
     offered = ", ".join(sorted(record.spec.methods)) or "none"
     return errors.UnknownMethod(
         f"{record.agent_id} ({record.spec.short}) has no public method {name!r}; it has: {offered}"

@@ -67,7 +67,12 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
         close_stdin(life_fd)
         keep_sockets_to_ourselves()
         status = serve(
-            config, classes, ready, started=lambda broker: life.stop_by(broker.request_stop), failures=failures
+            config,
+            classes,
+            ready,
+            started=lambda broker: life.stop_by(broker.request_stop),
+            failures=failures,
+            own_process=True,
         )
     except BaseException as exc:  # the parent waits for one line, whatever it says
         report.say({"error": errors.describe(exc)})

@@ -7,7 +7,8 @@ life line. `launch` returns or raises with the report: there is no window betwee
 With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
 crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
 
-A stop takes up to three steps, each bounded and logged: a request over the control socket, SIGTERM, SIGKILL.
+A stop takes up to three steps, each logged: a request over the control socket, SIGTERM, SIGKILL. All of it takes the
+grace and 2 s at most.
 
 A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
 launcher: what runs on it must not depend on when Python collects an object.
@@ -21,6 +22,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -165,6 +167,8 @@ class RpcAgentServerLauncher:
                 return
             if self.restart:
                 raise errors.LaunchError("restart=True needs a process of its own for the host: in_subprocess=True")
+            if self.config.hang_limit_s is not None:
+                raise errors.LaunchError("hang_limit_s needs a process of its own for the host: in_subprocess=True")
             here = self._here = _Here()
         self._serve(here)
 
@@ -264,19 +268,20 @@ class RpcAgentServerLauncher:
             child.say(LAST_RUN)
         if child.poll() is not None:
             return
+        end = time.monotonic() + grace_s + END_WAIT_S
         try:
             if self.restart and _pid_at(bound[3]) is None:
                 raise errors.HostUnreachable("the host is being started again")
-            stop.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
-            if child.wait(grace_s + END_WAIT_S) is not None:
-                return
-            log.warning("%s did not end %g s after its grace: SIGTERM", self.server_id, END_WAIT_S)
+            stop.send_stop(bound[3], grace_s, timeout=min(CONTROL_TIMEOUT_S, (grace_s + END_WAIT_S) / 2))
+            if child.wait(end - time.monotonic()) is None:
+                log.warning("%s did not end %g s after its grace: SIGKILL", self.server_id, END_WAIT_S)
+            return
         except errors.ZmqAgentsError as exc:
             if child.wait(CLOSED_S) is not None:
                 return
             log.warning("%s did not take the request to stop (%s): SIGTERM", self.server_id, exc)
         child.signal(signal.SIGTERM)
-        if child.wait(TERM_WAIT_S) is None:
+        if child.wait(min(TERM_WAIT_S, end - time.monotonic())) is None:
             log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
 
     def forget_lock(self) -> None:

@@ -8,7 +8,7 @@ imported, and ends by ``os._exit``: an agent's thread may be stuck for ever, and
 (`atexit`) therefore do not run in a child.
 
     exit status   0 stopped as asked    75 the parent process is gone    1 it failed
-                  -SIGALRM: the parent process is gone, and an agent did not let any other thread run
+                  -SIGALRM: it was told to stop, or its parent process is gone, and it could not end in order
 
 SIGUSR2 makes a child, and ``as_server start``, write the stack of every thread to stderr and go on; so does a crash
 in C code, which ends it. Both need no working interpreter.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -34,7 +35,8 @@ from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors, signals
+from ..process import descriptors, forks, memory, signals
+from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
@@ -47,7 +49,8 @@ __all__ = ["build", "serve"]
 log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
-LOOK_EVERY_S = 10.0  # how often the descriptors are counted
+LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
+MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
 
 Ready = Callable[[Bound], None]
@@ -79,7 +82,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
 def serve(
     config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
-    notifier: Notifier | None = None,
+    notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip
     """Run a host in this process until it is stopped; the exit status, 0.
 
@@ -87,11 +90,13 @@ def serve(
     Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
     socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
+    ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
     """
     descriptors.raise_limit()
     discovery.sweep()
     broker = build(config, classes, failures=failures)
-    with _signals(broker):  # before there is anything that a signal would leave behind
+    timer = EndTimer(own_process, config.hang_limit_s)
+    with _signals(broker, timer):  # before there is anything that a signal would leave behind
         try:
             bound = broker.bind()
         except BaseException:
@@ -99,12 +104,15 @@ def serve(
             raise
         if started is not None:
             started(broker)
-        with _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc):
-            _run(broker, bound, ready, notifier or Notifier())
+        with (
+            _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc),
+            forks.ended_with_us() if own_process else contextlib.nullcontext(),
+        ):  # fmt: skip
+            _run(broker, bound, ready, notifier or Notifier(), timer)
     return 0
 
 
-def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer) -> None:
     registration = None
     references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
@@ -114,16 +122,17 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
             declared = _declare(broker)
         finally:
             _begin(broker, router)  # also where it only has to close
-        for agent_id, made in declared.items():
-            _see_it_made(agent_id, made)
-        registration = _register(broker.config, bound)
-        ready(bound)
-        _attend(broker, bound, notifier)
+        if all(_see_it_made(broker, agent_id, made, timer) for agent_id, made in declared.items()):
+            registration = _register(broker.config, bound)
+            ready(bound)
+        _attend(broker, bound, notifier, timer)
     finally:
         broker.request_stop(0.0)  # nothing if it has stopped
+        _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)
         broker.finished.wait()
+        timer.ended()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
         references.disown(broker.link)
@@ -163,36 +172,59 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     return made
 
 
-def _see_it_made(agent_id: str, made: Waiter) -> None:
-    reply = made.wait(None)  # the launcher gives this process a limited time
+def _see_it_made(broker: Broker, agent_id: str, made: Waiter, timer: EndTimer) -> bool:
+    """Wait until a declared agent is made; the launcher of this process bounds that. False: the host was stopped."""
+    while not made.done:
+        _hear(broker, timer, MADE_EVERY_S)
+    reply = made.take()
     if reply.code:
         error = rebuild_error(reply)
+        if isinstance(error, errors.HostStopping) and broker.draining:
+            return False
         if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
             raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
         raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
+    return True
 
 
-def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
-    """Wait for the end of the host; meanwhile look after its descriptors, and tell the service manager how it is.
+def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
+    """Wait for a word of the host's, and take all that there are: a stop sets the timer of its end."""
+    with contextlib.suppress(queue.Empty):
+        grace_s = broker.told.get(timeout=timeout_s) if timeout_s else broker.told.get_nowait()
+        while True:
+            if grace_s is not None:
+                timer.arm(grace_s)
+            grace_s = broker.told.get_nowait()
+
+
+def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -> None:
+    """Wait for the end of the host; meanwhile look after its descriptors and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
     """
     where = f"listening on port {bound.port} as {bound.server_id}"
     notifier.ready(where)
-    gauge, alive = descriptors.Gauge(bound.server_id), threading.Event()
-    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, (notifier.watchdog_s or LOOK_EVERY_S) / 4)
+    gauge, trimmer, alive = descriptors.Gauge(bound.server_id), memory.Trimmer(), threading.Event()
+    limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
+    every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)
     next_look = time.monotonic()
     told = False
     alive.set()
-    while not broker.finished.wait(every_s):
+    timer.beat()
+    while not broker.finished.is_set():
+        _hear(broker, timer, every_s)
         if time.monotonic() >= next_look:
             gauge.look()
+            trimmer.look()
+            broker.renew_files()
             next_look = time.monotonic() + LOOK_EVERY_S
         if notifier and broker.draining and not told:
             told = True
             notifier.stopping("stopping: running and queued calls may end")
-        if notifier.watchdog_s is not None and alive.is_set():
-            notifier.alive()
+        if limits_s and alive.is_set():
+            timer.beat()
+            if notifier.watchdog_s is not None:
+                notifier.alive()
             alive.clear()
             broker.beat(alive)
     if not told:
@@ -225,7 +257,7 @@ def _switch_interval(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(broker: Broker) -> Iterator[None]:
+def _signals(broker: Broker, timer: EndTimer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -235,5 +267,5 @@ def _signals(broker: Broker) -> Iterator[None]:
         seen.append(number)
         broker.request_stop(None if len(seen) == 1 else 0.0)
 
-    with signals.handled(on_signal, signal.SIGTERM, signal.SIGINT):
+    with signals.handled(on_signal, signal.SIGTERM, signal.SIGINT), timer.watching_signals(broker.config.grace_s):
         yield

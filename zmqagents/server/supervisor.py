@@ -6,8 +6,9 @@ It has one thread, no ZeroMQ and none of the agents' files, so there is little i
 where the launching process no longer could: the next host is there within some ten milliseconds. That host has the
 same port, server id, socket path and keys, and another epoch. The agents of the dead one are gone.
 
-Started again is what ended by a signal or with a status other than 0: not what was stopped, and not what cannot work
-the second time either (settings, agent files). With more than `LIMIT` crashes within `WINDOW_S` it is given up.
+Started again is what ended by a signal or with a status other than 0. Not what was stopped, even if a timer had to end
+it (SIGALRM, see `end_timer`), and not what cannot work the second time either (settings, agent files). With more than
+`LIMIT` crashes within `WINDOW_S` it is given up.
 
 The words that reach a supervisor: SIGTERM and SIGINT (passed on; what does not end is killed), any byte on its own
 life line (the host may end now and is not to be started again), the end of that line (the launcher is dead).
@@ -30,6 +31,7 @@ from typing import Any, BinaryIO, NoReturn
 from .. import discovery, errors
 from ..config import END_WAIT_S, BrokerConfig
 from ..process import children, life_line, signals
+from ..process.end_timer import FORCED
 from . import child_main
 from .systemd import Notifier
 
@@ -114,7 +116,7 @@ class Supervisor:
             while True:
                 status = self._outlive()
                 died = time.monotonic()
-                if status == 0 or self._is_last:
+                if status in (0, FORCED) or self._is_last:
                     return self._status(status)
                 how = f"the host process {self._child.pid} has ended ({children.how_it_ended(status)})"
                 if not self._start_again(crashes, how, died):

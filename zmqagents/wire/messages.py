@@ -60,7 +60,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..codec import MAX_TEXT, new_tuple, pack, unpack
+from ..codec import MAX_TEXT, is_name, new_tuple, pack, unpack
 from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
 
 __all__ = [
@@ -357,6 +357,27 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
     if len(first) > HEADER_BYTES:
         return head, (first[HEADER_BYTES:], *frames[1:])
     return head, frames[1:]
+
+
+_WELCOME_COUNTS = ("max_message_bytes", "max_calls", "max_open_bytes")
+
+
+def parse_welcome(frames: Sequence[Frame]) -> dict[str, Any]:
+    """The map of a WELCOME; RemoteProtocolError if a field that a client uses is none that it could use."""
+    welcome = unpack(frames[1], max_bytes=MAX_META_BYTES) if len(frames) > 1 else None
+    if not isinstance(welcome, dict):
+        raise RemoteProtocolError("WELCOME without its map")
+    for name in ("server_id", "epoch"):
+        if not is_name(welcome.get(name, "-")):
+            raise RemoteProtocolError(f"WELCOME with a wrong {name}")
+    for name in _WELCOME_COUNTS:
+        count = welcome.get(name, 1)
+        if type(count) is not int or count < 1:
+            raise RemoteProtocolError(f"WELCOME with a wrong {name}")
+    limit_s = welcome.get("max_timeout_s", 1.0)
+    if type(limit_s) not in (int, float) or not 0 < limit_s < 1e9:
+        raise RemoteProtocolError("WELCOME with a wrong max_timeout_s")
+    return welcome
 
 
 def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:

@@ -56,8 +56,8 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "readable", "session", "size",
-        "user",
+        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
+        "readable", "session", "size", "user",
     )  # fmt: skip
 
     def __init__(self, listener: UnixListener, sock: socket.socket, user: str, name: str, deadline: float) -> None:
@@ -69,6 +69,7 @@ class UnixPeer(UnixStream):
         self.readable = False
         self.is_listed = False  # among those that are ready
         self.is_dry = False  # nothing is left beside the message just received
+        self.lacks_memory = False  # there was no memory for the message just received: only its first frame was kept
         self.size = self.count = 0
         self._listener = listener
         self._name = name
@@ -120,6 +121,8 @@ class UnixPeer(UnixStream):
         else:
             incoming.rest()
             self.size, self.count = incoming.size, incoming.count
+            if incoming.lacks_memory:
+                self.lacks_memory = message is not None
             return message
         self.cut()
         return None
@@ -166,13 +169,14 @@ class UnixListener:
     """The listener at a Unix socket; see the module's docstring and `transport.Listener`.
 
     ``admit`` gives the user for a uid, None if that one is refused. ``receive``, ``complain`` and ``on_room`` are
-    called as `transport.Listener` says.
+    called as `transport.Listener` says. ``refuse`` gets the first frame of a message for which there is no memory.
     """
 
     def __init__(
         self, admit: Callable[[int | None], str | None], poller: Any, max_message_bytes: int,
         clock: Callable[[], float], *,
         receive: Receive, complain: Callable[[Peer, Exception], None], on_room: Callable[[Peer], None],
+        refuse: Callable[[Peer, list[Frame]], None],
     ) -> None:  # fmt: skip
         self.max_message_bytes = max_message_bytes
         self.ready: deque[UnixPeer] = deque()  # peers that may have messages, in the order of their turns
@@ -181,6 +185,7 @@ class UnixListener:
         self.due = math.inf
         self.complain = complain
         self._receive = receive
+        self._refuse = refuse
         self._on_room = on_room
         self._admit = admit
         self._poller = poller
@@ -192,6 +197,7 @@ class UnixListener:
         self._names = itertools.count(1)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._fd = self._socket.fileno()
+        self._place: os.stat_result | None = None  # of the path that it is bound to
         _listeners.add(self)
 
     def __repr__(self) -> str:
@@ -208,13 +214,40 @@ class UnixListener:
 
     def open(self, path: str) -> None:
         """Listen at ``path``, for its owner alone. The path's `IpcLock` must be held. Raises OSError."""
-        self._socket.setblocking(False)
+        self._bind(self._socket, path)
+        self._poller.register(self._fd, IN)
+
+    def _bind(self, sock: socket.socket, path: str) -> None:
+        sock.setblocking(False)
         old_mask = os.umask(0o177)
         try:
-            self._socket.bind(path)
+            sock.bind(path)
         finally:
             os.umask(old_mask)
-        self._socket.listen(BACKLOG)
+        sock.listen(BACKLOG)
+        self._place = os.lstat(path)
+
+    def is_at(self, path: str) -> bool:
+        """Whether ``path`` still leads here, and not to another socket or nowhere."""
+        try:
+            return self._place is not None and os.path.samestat(self._place, os.lstat(path))
+        except FileNotFoundError:
+            return False
+
+    def open_again(self, path: str, clear: Callable[[], None]) -> None:
+        """Listen at ``path``, which ``clear`` clears, with a new socket; connections go on. Raises OSError."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            clear()
+            self._bind(sock, path)
+        except BaseException:
+            sock.close()
+            raise
+        if self._paused_until == math.inf:
+            self._poller.unregister(self._fd)
+        self._paused_until = math.inf
+        self._socket.close()
+        self._socket, self._fd = sock, sock.fileno()
         self._poller.register(self._fd, IN)
 
     def on_ready(self, fd: int, events: int) -> bool:
@@ -249,6 +282,10 @@ class UnixListener:
             elif len(ready) > 1:
                 ready.rotate(-1)
             limit -= 1
+            if peer.lacks_memory:
+                peer.lacks_memory = False
+                self._refuse(peer, parts)
+                continue
             now = self._receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)
             if now >= end:
                 return

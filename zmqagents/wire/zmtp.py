@@ -107,6 +107,9 @@ class Spares:
         self.frame: memoryview | None = None  # see SPARE_BYTES
 
 
+_SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
+
+
 class Incoming:
     """What comes over one connection: read into `space`, say how much with `filled`, then `take` message by message.
 
@@ -121,7 +124,8 @@ class Incoming:
 
     __slots__ = (
         "_buffer", "_bytes", "_count", "_end", "_got", "_greeted", "_large", "_large_flags", "_large_from",
-        "_max_bytes", "_parts", "_spares", "_start", "_view", "answers", "count", "ready", "refusal", "size",
+        "_lacks", "_max_bytes", "_parts", "_skip", "_skipped", "_spares", "_start", "_view", "answers", "count",
+        "lacks_memory", "ready", "refusal", "size",
     )  # fmt: skip
 
     def __init__(self, spares: Spares | None = None, max_bytes: int | None = None) -> None:
@@ -136,6 +140,9 @@ class Incoming:
         self._parts: list[Frame] = []  # the message that is not whole yet
         self._large: memoryview | None = None  # the frame that is being read, and how much of it has come
         self._large_flags = self._got = 0
+        self._skip = self._skipped = 0  # bytes still to come, and all, of a frame that is not kept
+        self._lacks = False  # the message that is not whole yet will lack frames, for there was no memory for them
+        self.lacks_memory = False  # the same of the one taken last
         self._greeted = False
         self.ready = False
         self.refusal: str | None = None
@@ -148,7 +155,7 @@ class Incoming:
     @property
     def started(self) -> bool:
         """Something was read and not taken, be it the first frames of a message."""
-        return self._end > 0 or self._count > 0 or self._large is not None
+        return self._end > 0 or self._count > 0 or self._large is not None or self._skipped > 0
 
     @property
     def waiting(self) -> int:
@@ -158,12 +165,14 @@ class Incoming:
     @property
     def amid_large(self) -> bool:
         """A long frame has begun, and there is more of it to come."""
-        return self._large is not None
+        return self._large is not None or self._skip > 0
 
     def space(self) -> memoryview:
         """Where the next bytes belong, `READ_BYTES` at most; never empty."""
         if self._large is not None:
             return self._large[self._got : self._got + READ_BYTES]
+        if self._skip:
+            return _SINK[: self._skip]
         if self._buffer is None:
             self._buffer = self._spares.buffers.pop() if self._spares.buffers else Buffer()
             self._view = self._buffer.view
@@ -179,6 +188,8 @@ class Incoming:
         """``count`` bytes were read into `space`."""
         if self._large is not None:
             self._got += count
+        elif self._skip:
+            self._skip -= count
         else:
             self._end += count
 
@@ -198,6 +209,7 @@ class Incoming:
     def drop(self) -> None:
         """Forget what was read and not taken; there is no more to come."""
         self._large = None
+        self._skip = self._skipped = 0
         self._parts = []
         self._start = self._end = 0
         self.rest()
@@ -214,6 +226,7 @@ class Incoming:
                 else:
                     self._start = stop
                 self.size, self.count = len(whole), 1
+                self.lacks_memory = False
                 return [whole]
         while (found := self._next_frame()) is not None:
             flags, frame = found
@@ -230,7 +243,9 @@ class Incoming:
         parts = self._parts
         self._count += 1
         self._bytes += len(frame)
-        if self._count > MAX_FRAMES or (self._max_bytes is not None and self._bytes > self._max_bytes):
+        if self._lacks:
+            del parts[1:]
+        elif self._count > MAX_FRAMES or (self._max_bytes is not None and self._bytes > self._max_bytes):
             if self._max_bytes is None:
                 raise RemoteProtocolError(f"a message of more than {MAX_FRAMES} frames")
             del parts[1:]
@@ -239,12 +254,15 @@ class Incoming:
         if flags & MORE:
             return None
         self.size, self.count = self._bytes, self._count
+        self.lacks_memory, self._lacks = self._lacks, False
         self._parts, self._bytes, self._count = [], 0, 0
         return parts
 
     def _next_frame(self) -> tuple[int, Frame] | None:
         if self._large is not None:
             return self._end_of_large()
+        if self._skipped:
+            return self._end_of_skipped()
         if not (self._greeted or self._greet()):
             return None
         start, end = self._start, self._end
@@ -272,7 +290,12 @@ class Incoming:
             self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size, _PRIVATE))
             self._spares.frame = self._large if size <= SPARE_BYTES else None
         except (OSError, MemoryError):
-            raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None
+            if self._max_bytes is None or not self._parts:  # a client; or nobody would know whom to answer
+                raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None
+            got = min(size, self._end - body)
+            self._skip_to(body + got)
+            self._large_flags, self._skip, self._skipped, self._lacks = flags, size - got, size, True
+            return self._end_of_skipped()
         self._large_flags = flags
         self._got = min(size, self._end - body)
         self._large[: self._got] = self._view[body : body + self._got]
@@ -286,6 +309,14 @@ class Incoming:
             return None
         self._large = None
         return self._large_flags, large
+
+    def _end_of_skipped(self) -> tuple[int, Frame] | None:
+        """A frame that was not kept, once all of it has come."""
+        if self._skip:
+            return None
+        self._bytes += self._skipped
+        self._skipped = 0
+        return self._large_flags, b""
 
     def _skip_to(self, place: int) -> None:
         self._start = place

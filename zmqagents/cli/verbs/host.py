@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ... import errors
-from ...config import END_WAIT_S
+from ...config import END_WAIT_S, BrokerConfig
 from ..command import Verb
 from ..options import as_json, as_seconds, on_host, option
-from ..output import show, show_facts, show_rows
+from ..output import say, show, show_facts, show_rows, visible
 from ..where import locate, open_client
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agents", "calls", "dump", "status", "stop"]
 
+PATIENCE_S = 2.0  # for a host to agree that it will stop; less where its grace is short
 LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 
 
@@ -30,35 +34,73 @@ LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 def stop(grace: float | None, host: str, port: int | None, server_id: str | None) -> None:
     """Stop a host and wait until it has ended.
 
-    Where none is running that is said, and the exit code is 0 as well. A host that does not end within its grace
-    and 2 seconds is reported with exit code 6.
+    Where none is running that is said, and the exit code is 0 as well. A host on this machine that does not answer is
+    ended by signals: SIGTERM, and 2 seconds after its grace SIGKILL. One that has agreed and does not end within its
+    grace and 2 seconds is reported with exit code 6.
     """
     record = locate(host, port, server_id)
     if record is None and (not port or server_id):
         click.echo(f"no host {server_id + ' ' if server_id else ''}of yours is running on this machine")
         return
     name = f"{record.server_id} at {record.host}:{record.port}" if record else f"{host}:{port}"
+    given_s = record.grace_s if grace is None and record is not None else grace
+    likely_s = BrokerConfig.grace_s if given_s is None else given_s
+    end = time.monotonic() + likely_s + END_WAIT_S
     try:
-        limit_s = _ask_to_stop(grace, host, port, server_id)
+        limit_s = _ask_to_stop(grace, host, port, server_id, record, min(PATIENCE_S, 0.5 + likely_s / 4))
     except errors.HostUnreachable:
-        if record is not None and record.is_live:
-            raise errors.HostUnreachable(f"{name} does not answer; its process is {record.pid}") from None
         click.echo(f"no host is running at {record.host if record else host}:{record.port if record else port}")
         return
     except (errors.HostStopping, errors.CallLost, errors.HostLost):  # it was about to end by itself
         limit_s = 0.0
-    if not _wait_until_gone(record, host, port, limit_s + END_WAIT_S):
+    if limit_s is None and record is not None:
+        _see_it_die(record, end)
+    elif not _wait_until_gone(record, host, port, (limit_s or 0.0) + END_WAIT_S):
         pid = f" (pid {record.pid})" if record else ""
-        raise errors.CallTimeout(f"{name}{pid} is still there {limit_s + END_WAIT_S:g} s after it was asked to stop")
+        raise errors.CallTimeout(
+            f"{name}{pid} is still there {(limit_s or 0) + END_WAIT_S:g} s after it was asked to stop"
+        )
     click.echo(f"stopped {name}")
 
 
-def _ask_to_stop(grace: float | None, host: str, port: int | None, server_id: str | None) -> float:
-    """Send the stop; how long the host may take for it, in seconds."""
+def _ask_to_stop(
+    grace: float | None, host: str, port: int | None, server_id: str | None, record: ConnectionFile | None,
+    patience_s: float,
+) -> float | None:  # fmt: skip
+    """Send the stop; how long the host may take for it, in seconds. None: it does not answer, and has got SIGTERM.
+
+    It has ``patience_s`` to answer, which are part of its time.
+    """
+    from ...client.deadlines import deadline
+
     with open_client(host, port, server_id) as client:
-        settings = client.get_server_info()["settings"]
-        client.stop(grace)
+        try:
+            with contextlib.nullcontext() if record is None else deadline(patience_s):
+                settings = client.get_server_info()["settings"]
+                client.stop(grace)
+        except (errors.HostUnreachable, errors.CallTimeout):
+            if record is None or not record.is_live:
+                raise
+            _signal(record, signal.SIGTERM)  # here: to close the connection may take a second
+            return None
         return float(settings["grace_s"]) if grace is None else grace
+
+
+def _signal(record: ConnectionFile, number: signal.Signals) -> None:
+    say(f"{record.server_id} does not answer: {number.name} to its process {record.pid}")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(record.pid, number)
+
+
+def _see_it_die(record: ConnectionFile, end: float) -> None:
+    """A host of this user on this machine has got SIGTERM, but took no request: at ``end`` it gets SIGKILL."""
+    from ... import discovery
+
+    if not _wait_until_gone(record, "", None, end - time.monotonic()):
+        _signal(record, signal.SIGKILL)
+        if not _wait_until_gone(record, "", None, END_WAIT_S):
+            raise errors.CallTimeout(f"{record.server_id} (pid {record.pid}) is still there after SIGKILL")
+    discovery.sweep()  # it could not do that itself
 
 
 def _wait_until_gone(record: ConnectionFile | None, host: str, port: int | None, limit_s: float) -> bool:
@@ -161,5 +203,5 @@ def dump(as_json: bool, **where: Any) -> None:
         waits = ", ".join(call["waits_for"] + call["behind"])
         line = f"{call['task_id']}  {call['agent']}.{call['method']}  {call['state']} {call['age_s']} s"
         note = f", {call['note']}" if call["note"] else ""
-        click.echo(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "") + note)
-        click.echo(call["stack"].rstrip() + "\n" if call["stack"] else "")
+        click.echo(visible(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "") + note))
+        click.echo(visible(call["stack"].rstrip(), "\n") + "\n" if call["stack"] else "")

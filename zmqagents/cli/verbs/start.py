@@ -99,7 +99,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
         _announce(bound, os.getpid(), config.open_to, as_json)
 
     try:
-        status = serve.serve(config, [], ready, failures=failures, notifier=notifier)
+        status = serve.serve(config, [], ready, failures=failures, notifier=notifier, own_process=True)
     finally:
         _tell_failures(failures)
     _exit_in_time(status)

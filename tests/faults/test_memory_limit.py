@@ -1,0 +1,92 @@
+"""A host at its memory limit: what there is no memory for is refused, and the connection goes on."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from actors import client_of, host, within
+from hosts import output_of
+from scale import MIB
+from zmqagents import AgentBase, HostBusy, RpcAgentServerLauncher
+
+pytestmark = pytest.mark.timeout(90)
+
+
+class Tight(AgentBase):
+    """Sets how much more address space its host may have."""
+
+    def leave_room(self, room: int | None) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        size = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY if room is None else size + room, hard))
+
+    def length(self, data: Any) -> int:
+        return len(data)
+
+
+@pytest.fixture
+def server() -> Iterator[RpcAgentServerLauncher]:
+    with host(Tight, capacity=2) as launcher:
+        yield launcher
+
+
+def test_a_message_for_which_there_is_no_memory_is_refused_and_its_connection_goes_on(
+    server: RpcAgentServerLauncher,
+) -> None:
+    data = bytes(200 * MIB)
+    with client_of(server, transport="ipc") as client:
+        tight = client.create_agent(Tight)
+        assert tight.length(b"1") == 1
+        tight.leave_room(64 * MIB)
+        start = client.get_server_info()
+        for _ in range(2):
+            with pytest.raises(HostBusy, match="no memory"), within(10):
+                tight.length(data, timeout=9)  # type: ignore[call-arg]
+            with within(2):
+                assert tight.length(b"12") == 2
+        assert client.get_server_info()["clients"] == start["clients"]
+        assert client.get_server_info()["uptime_s"] > start["uptime_s"]
+        tight.leave_room(None)
+        assert tight.length(data, timeout=20) == len(data)  # type: ignore[call-arg]
+
+
+def test_others_are_served_while_a_host_has_no_memory_for_one(server: RpcAgentServerLauncher) -> None:
+    with client_of(server, transport="ipc") as client, client_of(server, transport="tcp") as other:
+        tight = client.create_agent(Tight)
+        tight.leave_room(64 * MIB)
+        refused = [tight.length.aio(bytes(100 * MIB), timeout=9) for _ in range(2)]  # type: ignore[attr-defined]
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            with within(2):
+                assert other.is_alive()
+        for result in refused:
+            assert isinstance(result.exception(10), HostBusy)
+        tight.leave_room(None)
+
+
+FLOOD = """
+import json
+from zmqagents.process.memory import Trimmer, resident_bytes
+trimmer = Trimmer()
+first = resident_bytes()
+blocks = [bytes(20_000) for _ in range(10_000)]
+kept = blocks[9_990:]
+del blocks
+before = resident_bytes()
+trimmer.look()
+print(json.dumps([before - first, resident_bytes() - first]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+def test_memory_that_is_free_again_after_a_flood_goes_back_to_the_system() -> None:
+    grown, left = output_of(FLOOD)
+    assert grown > 100 * MIB  # else the allocator has given it back by itself
+    assert left < 20 * MIB

@@ -1,0 +1,145 @@
+"""The end of a host that was told to stop, whatever its agents do: by timers that need no interpreter.
+
+A stop ends in order at its grace and some tenths of a second. Where it does not, for C code of an agent's keeps the
+interpreter lock, say, no thread of Python can do anything about it. Two timers of the kernel can:
+
+* Once a stop has begun, `EndTimer.arm` has the kernel send SIGALRM, whose action ends the process, `FORCED_AFTER_S`
+  after the grace. Just before, the stack of each thread goes to stderr, written by a thread of `faulthandler`.
+* If the lock was held before, Python does not even hear of SIGTERM. But its handler in C writes the signal's number to
+  a pipe (`signal.set_wakeup_fd`), and `alarm_when_readable` has the kernel answer that with a signal whose handler is
+  libc's own ``alarm``: that takes the number of the signal for seconds. So the limit is the greatest number of an
+  unused signal that is not beyond grace and 2 s: `SIGHUP` (1 s), `SIGUSR1` (10 s), a real-time signal (34 s to 64 s).
+  A Python that does hear of SIGTERM sets the exact time instead.
+
+`EndTimer.beat` sets a limit in normal running, for hosts that want one: it must come again in time.
+
+Linux only, but for the first and the last; elsewhere a held lock is ended by the process that has launched the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+from ..config import END_WAIT_S
+
+__all__ = ["FORCED", "EndTimer", "alarm_when_readable"]
+
+FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
+STACKS_BEFORE_S = 0.2
+FORCED = -int(signal.SIGALRM)  # the exit status of a process that was ended so, as `subprocess` gives it
+
+_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
+_ALARMS = (
+    [signal.SIGHUP, signal.SIGUSR1, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]
+    if sys.platform.startswith("linux")
+    else []
+)
+
+
+def alarm_when_readable(fd: int, number: int) -> None:
+    """Have the kernel end this process ``number`` seconds after ``fd`` can be read, if no other alarm is set till then.
+
+    ``number`` is that of a signal which nothing else uses here: the kernel sends it, and its handler is libc's alarm.
+    Called in the main thread. Does nothing where the system is not Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, number})
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(number, ctypes.cast(libc.alarm, ctypes.c_void_p))
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, _F_SETSIG, number)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+class EndTimer:
+    """The limits of one host process; used by its main thread. ``acts`` False: it is somebody's program, left alone."""
+
+    def __init__(self, acts: bool, hang_limit_s: float | None = None) -> None:
+        self._acts = acts
+        self._hang_limit_s = hang_limit_s
+        self._ends_at = math.inf  # on the monotonic clock
+
+    @contextlib.contextmanager
+    def watching_signals(self, grace_s: float) -> Iterator[None]:
+        """Meanwhile SIGTERM and SIGINT, which have their handlers, end the process also if these cannot run.
+
+        Not where agents' files have set handlers for other signals: those would do so as well.
+        """
+        seconds = [n for n in _ALARMS if n <= grace_s + END_WAIT_S and signal.getsignal(n) is signal.SIG_DFL]
+        if not self._acts or not seconds or _others_handled():
+            yield
+            return
+        heard_r, heard_w = os.pipe()
+        os.set_blocking(heard_w, False)
+        before = signal.set_wakeup_fd(heard_w, warn_on_full_buffer=False)
+        _pipes.update((heard_r, heard_w))
+        alarm_when_readable(heard_r, seconds[-1])
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            _pipes.difference_update((heard_r, heard_w))
+            os.close(heard_r)
+            os.close(heard_w)
+
+    def arm(self, grace_s: float) -> None:
+        """A stop has begun: the process ends `FORCED_AFTER_S` after its grace. A later call may only shorten it."""
+        if not self._acts:
+            return
+        now = time.monotonic()
+        self._ends_at = min(self._ends_at, now + grace_s + FORCED_AFTER_S)
+        left_s = max(0.01, self._ends_at - now)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, left_s)  # also in place of the alarm that a signal has set
+        # The first process of a container is spared by the kernel: no signal of its own ends it.
+        self._set_stacks(max(0.01, left_s - STACKS_BEFORE_S), leave=os.getpid() == 1)
+
+    def beat(self) -> None:
+        """All is well. Where there is a limit for normal running, the next call must come within it."""
+        if self._acts and self._hang_limit_s is not None and self._ends_at == math.inf:
+            self._set_stacks(self._hang_limit_s, leave=True)
+
+    def ended(self) -> None:
+        """The host has ended in order. SIGALRM still bounds what the process does now: agents' exit handlers, say."""
+        if self._acts:
+            faulthandler.cancel_dump_traceback_later()
+
+    @staticmethod
+    def _set_stacks(after_s: float, *, leave: bool) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # no stderr
+            faulthandler.dump_traceback_later(after_s, exit=leave)
+
+
+def _others_handled() -> bool:
+    """Whether Python code handles signals beside those of a stop."""
+    handled = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+    return bool(handled - {signal.SIGTERM, signal.SIGINT})
+
+
+_pipes: set[int] = set()
+
+
+def _forget() -> None:
+    """In a forked child: a signal to it is not one to the host, whose pipe it must not write to."""
+    if _pipes:
+        signal.set_wakeup_fd(-1)
+        for fd in _pipes:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        _pipes.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

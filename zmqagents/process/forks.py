@@ -1,0 +1,62 @@
+"""Forks that end with their host.
+
+An agent's code may call ``os.fork()`` and have the child run for good: a server of its own, a loop without an end. Such
+a child outlives a host that is stopped or killed, and keeps its memory, unless the kernel ends it. The kernel does so
+here: each fork opens one end of a pipe whose other end the host alone holds, and asks for SIGKILL when that is closed.
+The death signal of ``prctl`` would be sent too early: when the *thread* ends that has forked.
+
+A child that runs another program (``subprocess``) is left alone, for ``exec`` closes the descriptor. A child that
+closes all descriptors, as daemons do, is left alone too. Linux only; elsewhere such a child is the agent's matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+
+__all__ = ["ended_with_us"]
+
+_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
+
+_lines: list[tuple[int, int]] = []  # pipes of this process: the end for its forks, and its own, -1 in a fork
+
+
+@contextlib.contextmanager
+def ended_with_us() -> Iterator[None]:
+    """Forks that this process makes meanwhile end when it leaves this, or when it ends itself."""
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    line = os.pipe()
+    _lines.append(line)
+    try:
+        yield
+    finally:
+        if line in _lines:  # not in a fork
+            _lines.remove(line)
+            for fd in line:
+                os.close(fd)
+
+
+def _bind() -> None:
+    """In a fork: the kernel is to end it with the process that it is a fork of."""
+    for place, (theirs, ours) in enumerate(_lines):
+        _lines[place] = (theirs, -1)
+        with contextlib.suppress(OSError):
+            if ours >= 0:
+                os.close(ours)
+            # Opened anew, for the signal goes to one owner of an open file, and forks share those that they inherit.
+            fd = os.open(f"/proc/self/fd/{theirs}", os.O_RDONLY | os.O_NONBLOCK)
+            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+            if select.select([fd], [], [], 0)[0]:  # it has ended already
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+os.register_at_fork(after_in_child=_bind)

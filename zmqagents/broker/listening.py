@@ -7,8 +7,8 @@ A host is found by its connection file, which is published when the listeners ar
 The lock on the Unix socket's path keeps two hosts with one server id apart.
 
 Cleaners of temporary directories remove what is old, and people remove what they do not know. Without its lock file a
-host could be started a second time, and a program that looks for hosts would take the living one for dead. So `Presence`
-looks after the files every few seconds, which also keeps them young: what is gone is made again.
+host could be started a second time, and a program that looks for hosts would take the living one for dead. So
+`Presence` looks after the files every few seconds, which also keeps them young: what is gone is made again.
 
 Opening may fail at any step; `Listening.close` closes what was opened so far.
 """

@@ -205,7 +205,7 @@ class BrokerConfig:
 
     @property
     def open_to(self) -> str:
-        """Who can call the agents without any key, "" if nobody can."""
+        """Who can call the agents without any key, "" if no user can."""
         if not self.insecure or self.private:
             return ""
         return "any user of this machine" if self.local_mode else "anybody who can reach this machine"

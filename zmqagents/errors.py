@@ -95,7 +95,7 @@ class LaunchError(ZmqAgentsError, RuntimeError):
 
 
 class AddressInUse(LaunchError, OSError):
-    """An explicitly asked-for port or socket path is taken."""
+    """The port or socket path that the settings ask for is taken."""
 
     def __str__(self) -> str:  # OSError would print "[Errno ..]" forms for two arguments
         return str(self.args[0]) if self.args else "address in use"
@@ -125,7 +125,7 @@ class ProtocolError(ZmqAgentsError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We tried to send what the protocol does not allow: a bug on this side."""
+    """This side tried to send what the protocol does not allow: a bug of this package."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -261,7 +261,7 @@ class ResultExpired(CallError, LookupError):
 
 
 class UnknownTask(CallError, LookupError):
-    """This host (or its store) has never heard of the task id."""
+    """Neither this host nor its store has had a call with this task id."""
 
 
 class StoreError(ZmqAgentsError):

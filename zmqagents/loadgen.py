@@ -234,7 +234,7 @@ def _seconds(clients: list[subprocess.Popen[str]]) -> Iterator[tuple[float, Inte
 # ---------------------------------------------------------------- a client
 
 
-class _Client:
+class LoadClient:
     """One connection that sends by its schedule. Answers come in the I/O thread, all else happens in the main one."""
 
     def __init__(self, load: Load, number: int) -> None:
@@ -343,7 +343,7 @@ def main() -> None:
 
     given = json.loads(sys.stdin.readline())
     try:
-        client = _Client(Load(**given["load"]), given["number"])
+        client = LoadClient(Load(**given["load"]), given["number"])
     except errors.ZmqAgentsError as exc:
         answer({"failed": errors.describe(exc)})
         return

@@ -999,11 +999,11 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_an_idle_encoder_holds_neither_values_nor_large_memory() -> None:
-    encoder_module._idle.clear()
+    encoder_module.idle.clear()
     encode([b"x" * LARGE, Proxy(TASK), "y" * (2 << 20)])
-    assert encoder_module._idle == []
+    assert encoder_module.idle == []
     encode([b"x" * LARGE, (Proxy(TASK),)], pickler=cloudpickle.dumps)
-    (encoder,) = encoder_module._idle
+    (encoder,) = encoder_module.idle
     assert encoder.buffers == encoder.tasks == encoder.made == []
     assert encoder.pickler is None
 

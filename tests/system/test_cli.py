@@ -913,7 +913,8 @@ def test_a_numpy_array_is_shown_as_a_list() -> None:
 def test_a_proxy_and_a_pending_result_are_shown_without_a_call(host: Host) -> None:
     with RpcClient("localhost", host.said["port"]) as client:
         proxy = client.get_agent("w")
-        assert plain(proxy) == {"agent_id": "w", "proxy": f"<AgentProxy {proxy._za_class} 'w' at {client.address}>"}
+        [named] = [agent["class"] for agent in client.get_agent_list() if agent["agent_id"] == "w"]
+        assert plain(proxy) == {"agent_id": "w", "proxy": f"<AgentProxy {named} 'w' at {client.address}>"}
         pending = proxy.slow(0.2)
         assert plain([pending]) == [{"task_id": pending.task_id, "server_id": "cli-test"}]
         assert not pending.done()

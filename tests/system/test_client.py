@@ -36,6 +36,7 @@ from zmqagents import (
 )
 from zmqagents.client.proxy import bind_reference
 from zmqagents.codec import TaskRef
+from zmqagents.connection.connection import Connection
 from zmqagents.wire.messages import Flag, client_prefix, task_id_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -195,7 +196,8 @@ def test_a_host_that_is_gone_is_told_at_once() -> None:
         with pytest.raises(ConnectionError), within(1):
             ask()
     assert result.result() == 1
-    desk._za_link.close()
+    assert isinstance(client.link, Connection)
+    client.link.close()
 
 
 @pytest.mark.parametrize("port", [0, -1, 70000, "5000", None, True])
@@ -276,7 +278,8 @@ def test_asking_a_frozen_host_for_a_result_ends_at_its_timeout(timeout: float) -
 def test_a_new_connection_to_a_frozen_host_ends_at_its_deadline(frozen: Any) -> None:
     launcher, _, desk = frozen
     with client_of(launcher, transport="tcp", timeout=0.5) as other:
-        same = AgentProxy(other.link, desk.agent_id, "actors:Desk", "", desk._za_methods, timeout=0.5)
+        methods = {"later": ["future", "(self, x)", ""], "echo": ["value", "(self, x)", ""]}
+        same = AgentProxy(other.link, desk.agent_id, "actors:Desk", "", methods, timeout=0.5)
         result = same.later(1)
         with pytest.raises((CallTimeout, HostUnreachable)), within(1.6):
             same.echo(1)

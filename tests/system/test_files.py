@@ -235,7 +235,7 @@ def test_the_second_walk_follows_no_link(tmp_path: Path, parts: list[str]) -> No
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "link").symlink_to("file")
     with pytest.raises((PermissionRefused, NotADirectoryError)):
-        file_roots._open_below(str(tmp_path), parts, "asked")
+        file_roots.open_below(str(tmp_path), parts, "asked")
 
 
 def test_the_key_store_is_not_below_a_root(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import pickle
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import psutil
 import pytest
 
-from actors import CALL_TIMEOUT_S, client_on_host, host, within
+from actors import CALL_TIMEOUT_S, client_of, client_on_host, host, within
 from hosts import eventually, freeze, output_of, started, told
 from world import World
 from zmqagents import (
@@ -518,7 +517,8 @@ def test_a_stream_ends_at_its_deadline(source: AgentProxy, kind: str) -> None:
 def test_another_client_may_cancel_a_stream_by_its_task_id(server: RpcAgentServerLauncher, source: AgentProxy) -> None:
     stream = source.count(ENDLESS)
     next(stream)
-    source._za_link.cancel(stream.task_id)
+    with client_of(server) as other:
+        assert other.cancel(stream.task_id)
     with within(1.0), pytest.raises(CallCancelled):
         list(stream)
 
@@ -771,18 +771,18 @@ def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it
 
 def test_that_lock_wakes_those_who_wait() -> None:
     condition = Condition()
+    waiting: list[int] = []
     woken: list[bool] = []
 
     def wait() -> None:
         with condition:
-            woken.append(condition.wait(10))
+            waiting.append(threading.get_ident())
+            woken.append(condition.wait(10))  # from here on another thread may have the lock
 
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    with within(10):
-        while len(condition._waiters) < 3:
-            time.sleep(0.001)
+    assert eventually(lambda: len(waiting) == 3, 10)
     with condition:
         assert not condition.wait(0.01)
         condition.notify_all()

@@ -293,7 +293,8 @@ class Broker:
 
     def _loop(self) -> None:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
-        unix, router, out, lane = self._listening.unix, self._listening.router, self._out, self._lane
+        listening, out, lane = self._listening, self._out, self._lane
+        unix, router, poll = listening.unix, listening.router, listening.poller.poll
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
             self._read_inbox()
@@ -327,18 +328,13 @@ class Broker:
                 self._asleep = True
                 # An event posted between the last look and the flag wakes no poller.
                 wait_s = 0.0 if self._inbox else self._poll_s(now)
-            self._look_at_doors(wait_s)
-
-    def _look_at_doors(self, wait_s: float) -> None:
-        """See what the listeners have, or wait for it."""
-        listening = self._listening
-        ready = listening.poller.poll(wait_s, MAX_READY)
-        self._asleep = False
-        for fd, events in ready:
-            if fd == self._wake_fd:
-                self._empty_pipe()
-            elif not listening.unix.on_ready(fd, events) and listening.router is not None:
-                listening.router.on_ready(fd, events)
+            ready = poll(wait_s, MAX_READY)
+            self._asleep = False
+            for fd, events in ready:
+                if fd == self._wake_fd:
+                    self._empty_pipe()
+                elif not unix.on_ready(fd, events) and router is not None:
+                    router.on_ready(fd, events)
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""
@@ -365,7 +361,7 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts is not None and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
+        if parts and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
             short = messages.parse_short_call(parts[0])  # type: ignore[arg-type]
         try:
             session: Session | None = peer.session
@@ -373,12 +369,8 @@ class Broker:
                 self._on_message(peer, parts, size, now)
             else:
                 call = short[1]
-                record = self._dispatcher.agents.get(call.agent)
-                method = None if record is None else record.spec.methods.get(call.method)
-                if method is not None and method.pace.quick and lane.is_open and not lane.queue:
-                    ended = lane.run_short(session, call, now)
-                    if ended:
-                        return ended
+                if lane.is_open and not lane.queue and (ended := lane.run_short(session, call, now)):
+                    return ended
                 self._take_call(session, call, now)
         except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")

@@ -140,7 +140,7 @@ class Leader:
         return not any(thread.is_alive() for thread in threads)
 
     def _begin_by(self) -> None:
-        if self._watch():
+        if self.watch():
             self._live()
         with self._lock:
             self._threads.discard(threading.current_thread())
@@ -156,16 +156,16 @@ class Leader:
                 if self._closed or self._standby is not None:
                     return
                 self._standby = threading.current_thread()
-            if not self._watch():
+            if not self.watch():
                 return
 
-    def _watch(self) -> bool:
+    def watch(self) -> bool:
         """Stand by until this thread is the leader: True. False: it is not needed any more."""
         seen, calm, same = self._runs, 0, 0
         while not self._closed:
             late = self._pause(seen) if calm >= DOZE_LOOKS else self._look(CLOSE_LOOK_S if self._token else LOOK_S)
             same = same + 1 if late and self._runs == seen and self._token else 0
-            if self.thread == 0 or (same >= LOOKS and self._take()):
+            if self.thread == 0 or (same >= LOOKS and self.take()):
                 self.thread = threading.get_ident()
                 self._in_code = 0  # only now: with it cleared, the former leader would believe that it leads
                 self._unwatched = True
@@ -176,7 +176,8 @@ class Leader:
         self._standby = None
         return False
 
-    def _take(self) -> bool:
+    def take(self) -> bool:
+        """Take the token, as the standby: the first step of a takeover. False if the leader has it again."""
         try:
             self._token.pop()
         except IndexError:  # the code has returned just now

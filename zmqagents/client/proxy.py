@@ -220,7 +220,12 @@ class AgentProxy:
 
 
 class RemoteMethod:
-    """One method of a proxy. ``timeout=`` is the call's deadline, unless the method itself has such a parameter."""
+    """One method of an agent, as its proxy gives it. Any thread may call it.
+
+    A call returns the value, an `AsyncResult` or a `Stream`, as `returns` says. ``timeout=`` is the call's deadline in
+    seconds, unless the method itself has a parameter of that name. Raises what the method raised (`AgentCallError`),
+    SerializationError and MessageTooLarge before anything is sent, CallTimeout, and the errors of the connection.
+    """
 
     _bind: Any = staticmethod(bind_reference)
 
@@ -251,11 +256,11 @@ class RemoteMethod:
         return self._submit(body, left)
 
     def aio(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call it without blocking, whatever it returns: something to await, or to read with ``async for``."""
+        """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
         return self._submit(*self._prepare(args, kwargs))
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
-        """The same method with another deadline: for one that takes a ``timeout`` itself, by name or by ``**``."""
+        """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""
         spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
         return type(self)(
             self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client, apart=True
@@ -299,7 +304,7 @@ class RemoteMethod:
 
     @property
     def returns(self) -> str:
-        """What a call gives: "value", "future" or "stream"."""
+        """What a call returns: "value", "future" (an `AsyncResult`) or "stream"."""
         return self._returns
 
     @property

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
@@ -53,20 +52,52 @@ def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
 # ---------------------------------------------------------------- one value
 
 
-class Condition(type(threading.RLock())):  # type: ignore[misc]
+class Condition:
     """A `threading.Condition` that Ctrl-C cannot leave locked: the thread that brings all replies would wait for it.
 
     No signal is looked at between a lock's own entering and the block. But `threading.Condition` enters and leaves by
-    functions in Python, in which a KeyboardInterrupt may be raised.
+    functions in Python, in which a KeyboardInterrupt may be raised. Here ``with`` finds the methods of the lock itself,
+    in slots. Most results are there before a thread waits for them; they never need the condition of the library.
     """
 
-    def __init__(self) -> None:
-        self._waiters: deque[Any] = deque()
+    __slots__ = ("__enter__", "__exit__", "_changed", "_lock")
 
-    wait = threading.Condition.wait
-    wait_for = threading.Condition.wait_for
-    notify = threading.Condition.notify
-    notify_all = threading.Condition.notify_all
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> bool: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+    def __init__(self) -> None:
+        self._lock = lock = threading.RLock()
+        self.__enter__ = lock.__enter__  # type: ignore[method-assign]
+        self.__exit__ = lock.__exit__  # type: ignore[method-assign, assignment]
+        self._changed: threading.Condition | None = None  # with the same lock, which guards it, too
+
+    def acquire(self) -> bool:
+        """As ``with`` does; `concurrent.futures.wait` calls it."""
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """The reverse of `acquire`."""
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let go of the lock until `notify_all`; False after ``timeout`` seconds."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        return self._changed.wait(timeout)
+
+    def wait_for(self, is_true: Callable[[], bool], timeout: float | None = None) -> bool:
+        """`wait` until ``is_true()``; what that said last."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        return self._changed.wait_for(is_true, timeout)
+
+    def notify_all(self) -> None:
+        """Wake every thread that waits. The caller has the lock."""
+        if self._changed is not None:
+            self._changed.notify_all()
 
 
 class Awaited:
@@ -149,7 +180,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         connection stays open as long as the result is there.
         """
         super().__init__()
-        self._condition = Condition()
+        self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
         self._home = home
         self._client = client
         self._link = link
@@ -174,7 +205,12 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     # ------------------------------------------------------------ the Future protocol
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
+        """The value. Blocks until the call has ended, at most ``timeout`` seconds (None: no limit).
+
+        Raises what the call raised, CallTimeout after ``timeout`` seconds, `concurrent.futures.CancelledError` if it
+        was cancelled here, BlockingCallError on an event loop of the host and in a done-callback, DeadlockError where
+        the wait could never end.
+        """
         if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
             return self._decode()
         try:
@@ -190,7 +226,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             del self  # as in the standard library: the error that is raised here must not refer to itself
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, None if nothing; waits like `result`."""
+        """What the call raised, None if it has returned. Blocks, and may fail to wait, like `result`."""
         self._wait(timeout)
         try:
             return super().exception(0)
@@ -198,9 +234,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
 
     def cancel(self, *, recursive: bool = True) -> bool:
-        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished.
+        """Cancel the call; False if it has ended. Any thread may call this, and it does not block.
 
-        The calls that it has made are cancelled with it, unless ``recursive`` is False.
+        A call that still waits never runs. A call that runs is told (`CallContext.cancelled`). The calls that it has
+        made are cancelled with it, unless ``recursive`` is False.
         """
         if self.cancelled():
             return True

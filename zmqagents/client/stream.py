@@ -148,13 +148,15 @@ class _Inlet:
 class Stream:
     """The items of a generator method, as they are made: an iterator, also an asynchronous one.
 
-    The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator comes at
-    its place. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator: its ``finally`` runs.
-    An exception out of ``next``, Ctrl-C too, ends the stream as it ends a generator; a cancelled ``anext`` does not,
-    so that ``asyncio.wait_for`` may be tried again. One reader at a time.
+    The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator is raised
+    after the last item before it. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator:
+    its ``finally`` runs. Reading blocks until there is an item, and raises CallTimeout at the call's deadline and
+    BlockingCallError in a done-callback. Any thread or task may read, one at a time.
 
-    An exception in the body of a ``for`` loop drops the stream only if the loop alone has it: a variable that holds it
-    lives as long as the traceback. So a stream that has a name is read in a ``with`` block.
+    An exception out of ``next``, Ctrl-C too, ends the stream as it ends a generator; a cancelled ``anext`` does not,
+    so that ``asyncio.wait_for`` may be tried again. An exception in the body of a ``for`` loop drops the stream only if
+    the loop alone has it: a variable that holds it lives as long as the traceback. So read one that has a name in a
+    ``with`` block.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ class Stream:
             del self  # the traceback of a cancellation keeps this frame: the stream must not stay open for that
 
     def close(self) -> None:
-        """End the stream; the generator on the host is closed. Idempotent."""
+        """End the stream; the generator on the host is closed. Does not block; a second call does nothing."""
         if self._inlet.close() and self.task_id:
             with contextlib.suppress(errors.ZmqAgentsError):
                 self._link.abandon(self.task_id)

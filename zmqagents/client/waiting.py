@@ -57,7 +57,8 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
 def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
 
-    Inside an agent's call the worker slot is given back while it waits. BlockingCallError as for `wait`.
+    ``timeout``: seconds, None: no limit. Blocks the calling thread for each; inside an agent's call the worker slot is
+    given back meanwhile. BlockingCallError and DeadlockError as for `wait`.
     """
     pending = dict.fromkeys(results)
     end = None if timeout is None else time.monotonic() + timeout

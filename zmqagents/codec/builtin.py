@@ -12,8 +12,8 @@ import datetime as dt
 import pathlib
 import re
 import struct
+import sys
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -145,7 +145,8 @@ def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
     """``ISO-text fold zone``, where zone is nothing or ``name:offset``, the offset in microseconds."""
     zone = ""
     if value.tzinfo is not None:
-        key = value.tzinfo.key if isinstance(value.tzinfo, zoneinfo.ZoneInfo) else None
+        zones = sys.modules.get("zoneinfo")  # without it nothing can be a `ZoneInfo`
+        key = value.tzinfo.key if zones is not None and isinstance(value.tzinfo, zones.ZoneInfo) else None
         offset = value.utcoffset()
         shift = "" if offset is None else f"{offset // _MICROSECOND:+d}"
         # Name and offset: a receiver without that zone (no tzdata, say) still gets the right instant.
@@ -158,6 +159,8 @@ def _zone(text: str) -> dt.tzinfo | None:
     if key:
         if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
             raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
+        import zoneinfo  # here, with the build settings of Python that it loads: few values have a zone
+
         try:
             return zoneinfo.ZoneInfo(key)
         except (LookupError, ValueError, OSError):  # not known here, or a directory of zones

@@ -80,11 +80,11 @@ class FileRoots:
             if root is None:
                 raise errors.PermissionRefused(f"{path!r} leads out of the directories that this host serves")
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return _open_below(root, os.path.relpath(real, root).split(os.sep), path)
+                return open_below(root, os.path.relpath(real, root).split(os.sep), path)
         raise errors.UnknownFile(f"there is no file {path!r} in the directories that this host serves")
 
 
-def _open_below(root: str, parts: list[str], asked: str) -> int:
+def open_below(root: str, parts: list[str], asked: str) -> int:
     """Walk from ``root`` to the file by descriptors: what led there without links a moment ago may have one now."""
     try:
         directory = os.open(root, _WALK)

@@ -1,7 +1,7 @@
 """Which calls are accepted, and which agent each is for. Decides nothing about their running.
 
-`Admission.admit` is the one way in, for calls that queue and for those that the router thread runs at once. It refuses
-by raising, and changes nothing, so that a refused call leaves no trace.
+`Admission.admit` is the way in. A call that the router thread runs at once needs no more than `Admission.check`, the
+half of it that is not about queueing. Both refuse by raising, and change nothing: a refused call leaves no trace.
 """
 
 from __future__ import annotations
@@ -59,29 +59,10 @@ class Admission:
     def admit(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> Ticket:
         """A new ticket for ``call``; or raises the error that refuses it. ``parent``: the call whose code made it."""
         config, calls = self._config, self._calls
-        deadline = now + call.time_ms / 1000 if call.time_ms else None
-        if parent is not None:
-            if parent.ended is not None:
-                raise type(parent.ended)(f"{_name(call)}: its caller has ended ({parent.ended})")
-            if parent.deadline is not None and (deadline is None or parent.deadline < deadline):
-                deadline = parent.deadline
-        elif calls.drain is not None:
-            raise errors.HostStopping("the host is stopping and takes no new calls")
-        if self.store_full and call.flags & Flag.DETACHED:
-            raise errors.StoreFull(self.store_full)
-        if self.early_cancels and task_id in self.early_cancels:
-            raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
-        if deadline is not None and deadline <= now:
-            raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
+        deadline = self.check(peer, call, task_id, now, parent)
         size = sum(map(len, call.body))
         if size > self._max_body:  # our own clients do not send it
             raise _too_large(call, size, config.max_message_bytes)
-        if len(calls.tasks) >= config.max_calls:
-            text = f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)"
-            raise errors.HostBusy.of_host(text)
-        if len(peer.calls) >= config.max_calls_per_client and not peer.local:
-            text = f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
-            raise errors.HostBusy(f"{text} (max_calls_per_client)")
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
@@ -103,6 +84,31 @@ class Admission:
         ):
             self._check_bytes(peer, size)
         return Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
+
+    def check(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> float | None:
+        """The deadline of ``call``, None if it has none; or raises what refuses it whatever agent it is for."""
+        config, calls = self._config, self._calls
+        deadline = now + call.time_ms / 1000 if call.time_ms else None
+        if parent is not None:
+            if parent.ended is not None:
+                raise type(parent.ended)(f"{_name(call)}: its caller has ended ({parent.ended})")
+            if parent.deadline is not None and (deadline is None or parent.deadline < deadline):
+                deadline = parent.deadline
+        elif calls.drain is not None:
+            raise errors.HostStopping("the host is stopping and takes no new calls")
+        if self.store_full and call.flags & Flag.DETACHED:
+            raise errors.StoreFull(self.store_full)
+        if self.early_cancels and task_id in self.early_cancels:
+            raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
+        if deadline is not None and deadline <= now:
+            raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
+        if len(calls.tasks) >= config.max_calls:
+            text = f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)"
+            raise errors.HostBusy.of_host(text)
+        if len(peer.calls) >= config.max_calls_per_client and not peer.local:
+            text = f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
+            raise errors.HostBusy(f"{text} (max_calls_per_client)")
+        return deadline
 
     def refusal_of_queued(self, ticket: Ticket) -> errors.HostBusy | None:
         """The same for a parked call that has begun to queue: what would have refused a new one refuses it now."""

@@ -75,12 +75,6 @@ class Calls:
         if ticket.deadline is not None:
             self.timers.add(ticket.deadline, ticket)
 
-    def book_short(self, ticket: Ticket) -> None:
-        """Note a ticket that has come and gone before anything else has happened."""
-        ticket.agent.calls += 1
-        self.counters.accepted += 1
-        self.counters.answered += 1
-
     def count_bytes(self, ticket: Ticket) -> None:
         """``ticket`` does not start at once: until then its arguments lie here."""
         ticket.queued_bytes = sum(map(len, ticket.body))

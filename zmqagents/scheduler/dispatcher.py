@@ -178,7 +178,7 @@ class Dispatcher:
         as soon as something else may happen before its end; otherwise its end is `end_short`.
         """
         record = self.agents.get(call.agent)
-        if record is None or record.holders or not record.made:  # whoever queues has seen a holder
+        if record is None or record.holders or not record.made:  # a call that queues has seen a holder
             return None
         method = record.spec.methods.get(call.method)
         if method is None or not method.pace.quick or method.concurrent or call.flags & _NOT_SHORT:
@@ -189,9 +189,10 @@ class Dispatcher:
         if task_id in self.tasks:
             return None
         try:
-            ticket = self.admission.admit(peer, call, task_id, now, None)
+            deadline = self.admission.check(peer, call, task_id, now, None)
         except ZmqAgentsError:
             return None
+        ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)
         ticket.state = State.RUNNING
         return ticket
 
@@ -206,7 +207,10 @@ class Dispatcher:
         ticket.settled = True
         ticket.state = State.DONE
         ticket.context = None  # as in `Calls.release`
-        self.calls.book_short(ticket)
+        ticket.agent.calls += 1
+        counters = self.counters
+        counters.accepted += 1
+        counters.answered += 1
 
     # ------------------------------------------------------------ a call ends
 

@@ -173,14 +173,14 @@ class Ticket:
         self.agent = agent
         self.op = op  # "" for a method call, else what the host is to do
         self.method = method
-        self.on_loop = method is not None and method.on_loop
         # How long such runs take; None for what never takes the fast lane: streams, coroutines and attributes.
-        self.pace: Pace | None = None
+        self.pace: Pace | None
         if method is None:
-            if op == Op.CREATE:
-                self.pace = agent.spec.pace
-        elif not method.on_loop and method.returns != "stream":
-            self.pace = method.pace
+            self.on_loop = False
+            self.pace = agent.spec.pace if op == Op.CREATE else None
+        else:
+            self.on_loop = method.on_loop
+            self.pace = None if method.on_loop or method.returns == "stream" else method.pace
         self.exclusive = exclusive  # it runs in the agent's turn, not beside it
         self.deadline = deadline
         self.accepted = now

@@ -135,7 +135,7 @@ class KeyStore:
 
         Hosts that run see it within a second. Raises ConfigError for a name or key that cannot be.
         """
-        _write_peer(self._file_of(name), public_key, role)
+        write_peer(self._file_of(name), public_key, role)
         self._signature = None
 
     def revoke(self, name: str) -> bool:
@@ -164,8 +164,8 @@ class KeyStore:
         self._looked_at = now
         directory = self.path / "authorized"
         try:
-            paths, signature, settled = _look_at(private_dir(directory, create=False))
-            peers = self._peers if signature == self._signature else dict(_read_peers(paths))
+            paths, signature, settled = look_at(private_dir(directory, create=False))
+            peers = self._peers if signature == self._signature else dict(read_peers(paths))
         except (OSError, ConfigError) as exc:
             if _is_shortage(exc):
                 if not self._in_need:
@@ -287,10 +287,10 @@ def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
     with _locked(directory):
         server_path, client_path = directory / "server.key", directory / "client.key"
         if not os.path.lexists(server_path):
-            _write_pair(server_path, _new_pair())
+            _write_pair(server_path, new_pair())
         if not os.path.lexists(client_path):
-            pair = _new_pair()
-            _write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
+            pair = new_pair()
+            write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
             _write_pair(client_path, pair)
         return _read_pair(server_path), _read_pair(client_path)
 
@@ -309,7 +309,8 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _new_pair() -> KeyPair:
+def new_pair() -> KeyPair:
+    """A key pair that nothing has used yet."""
     try:
         public, secret = zmq.curve_keypair()
     except zmq.ZMQError as exc:
@@ -331,11 +332,13 @@ def _read_pair(path: Path) -> KeyPair:
     return KeyPair(public, secret)
 
 
-def _write_peer(path: Path, public_key: str, role: str) -> None:
+def write_peer(path: Path, public_key: str, role: str) -> None:
+    """Write the file of a client that may connect. Raises ConfigError for a key or a role that is none."""
     write_private(path, f"public = {_checked_key(public_key, path)}\nrole = {_checked_role(role, path)}\n".encode())
 
 
-def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
+def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
+    """The public key and the `Peer` of each file; a damaged file is logged and left out."""
     seen: dict[str, str] = {}
     for path in paths:
         try:
@@ -373,7 +376,7 @@ def _read_host(path: Path) -> str:
     return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
 
 
-def _look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
+def look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
     """The key files of ``directory``, what they look like from outside, and whether that is safely past."""
     infos = []
     with os.scandir(directory) as entries:

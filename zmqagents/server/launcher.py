@@ -132,7 +132,7 @@ class RpcAgentServerLauncher:
 
     @property
     def is_running(self) -> bool:
-        """True from the moment that it listens until it has ended, by whatever cause, and is not started again."""
+        """True from the moment at which the host listens until it has ended and is not started again."""
         child, here = self._child, self._here
         return (here is not None and here.broker is not None) or (child is not None and child.poll() is None)
 
@@ -144,10 +144,13 @@ class RpcAgentServerLauncher:
     # ------------------------------------------------------------ start
 
     def launch(self, in_subprocess: bool = True) -> None:
-        """Start the host; returns when it listens. Raises AddressInUse, ConfigError, LoadError, LaunchError ...
+        """Start the host; returns when it listens.
 
-        ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped, by
+        ``in_subprocess`` False: the host runs in the calling process, and this returns when it has been stopped, by
         `shutdown` in another thread, a client, or a signal (SIGTERM, SIGINT) if this is the main thread.
+        Raises AddressInUse for a port or socket path that is taken, ConfigError for a setting that cannot be used,
+        LoadError for agents' files, and LaunchError when the process cannot be started, cannot reach Redis, has not
+        listened in ``launch_timeout_s`` seconds, or runs already.
         """
         check_threads()
         with self._lock:

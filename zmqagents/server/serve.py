@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
@@ -37,8 +37,10 @@ from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import descriptors, signals
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
-from .studio import Registration
 from .systemd import Notifier
+
+if TYPE_CHECKING:
+    from .studio import Registration
 
 __all__ = ["build", "serve"]
 
@@ -141,6 +143,8 @@ def _begin(broker: Broker, router: threading.Thread) -> None:
 def _register(config: BrokerConfig, bound: Bound) -> Registration | None:
     if not config.studio_url or bound.port is None:
         return None
+    from .studio import Registration  # here, so that no start without a studio waits for it
+
     return Registration(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
 
 

@@ -202,6 +202,11 @@ class WriteBehind:
             "unwritten": len(self._results), "unwritten_bytes": self._unwritten_bytes, "given_up": self._given_up,
         }  # fmt: skip
 
+    def __repr__(self) -> str:
+        """Counts what Redis does not have yet; safe in any thread."""
+        begun, ended, asked = len(self._begins), len(self._results), len(self._parked)
+        return f"<WriteBehind {self._config.server_id}: {begun} begun, {ended} ended, {asked} questions>"
+
     def close(self) -> None:
         """Write what is left, as far as the store takes it within `CLOSE_S`; then close the store."""
         self._ending.set()

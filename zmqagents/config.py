@@ -28,6 +28,7 @@ __all__ = [
     "check_host",
     "check_threads",
     "generate_server_id",
+    "replaced_by_gevent",
     "without_password",
 ]
 
@@ -52,13 +53,21 @@ def check_host(host: object) -> None:
         raise ConfigError(f"host must be a host name or address, not {host!r}")
 
 
-def check_threads() -> None:
-    """Raise ConfigError where gevent has replaced threads: one that waits for a socket would stop all others."""
+def replaced_by_gevent(*names: str) -> list[str]:
+    """Those modules of the standard library, among ``names``, that gevent has patched in this process."""
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
+    return [] if monkey is None else [name for name in names if monkey.is_module_patched(name)]
+
+
+def check_threads() -> None:
+    """Raise ConfigError where gevent has replaced threads or sockets.
+
+    A greenlet that waits in ZeroMQ stops all others, and a socket of gevent's never wakes a thread of ours.
+    """
+    if replaced := replaced_by_gevent("threading", "socket"):
         raise ConfigError(
-            "gevent has patched threading, and zmqagents needs real threads: call gevent's "
-            "monkey.patch_all(thread=False), or use zmqagents in a process of its own"
+            f"gevent has patched {' and '.join(replaced)}, and zmqagents needs the real ones: call gevent's "
+            "monkey.patch_all(thread=False, socket=False), or use zmqagents in a process of its own"
         )
 
 

@@ -328,7 +328,7 @@ def _method_of(proxy: AgentProxy, name: str) -> Any:
     """The method, as something with ``aio``. Raises UnknownMethod, and ConfigError for a stream."""
     method = proxy.__zmqagents_method__(name)
     if method is None or (name.startswith("_") and name != "__call__"):
-        raise errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}")
+        raise errors.UnknownMethod(f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}")
     if method.returns == "stream":
         raise errors.ConfigError(f"{name} gives a stream, which has no single latency")
     return method

@@ -22,6 +22,7 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host, host, within
 from hosts import free_port, freeze
+from raw_peer import RawPeer
 from zmqagents import (
     AgentProxy,
     CallLost,
@@ -33,7 +34,10 @@ from zmqagents import (
     RpcClient,
     UnknownAgent,
 )
+from zmqagents.client.proxy import bind_reference
+from zmqagents.codec import TaskRef
 from zmqagents.connection.connection import Connection
+from zmqagents.wire.messages import Flag, client_prefix, task_id_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -560,6 +564,17 @@ def test_a_result_goes_to_another_host_however_fresh_it_is() -> None:
             large = there.later(bytes(50_000_000))  # and this one is in the way of the call
             assert here.echo([there.later(i)]) == [i]
             large.cancel()
+
+
+def test_a_result_is_waited_for_while_its_call_is_late_on_its_way_to_the_other_host() -> None:
+    with host(Desk) as one, host(Desk) as two, client_of(one) as first, client_of(two) as second, RawPeer(two) as late:
+        here, there = first.create_agent(Desk), second.create_agent(Desk)
+        late.hello()
+        task_id = task_id_of(client_prefix(late.client_id), 1)
+        waiting = here.later(bind_reference(TaskRef(task_id, second.link.server_id, second.link.address)))
+        time.sleep(1.5)  # as the call would be, behind a large one on a slow network
+        late.call(1, there.agent_id, "later", 7, flags=Flag.DETACHED)
+        assert waiting.result(CALL_TIMEOUT_S) == 7
 
 
 def test_a_blocking_call_to_another_host_in_a_coroutine_is_refused_before_it_is_made() -> None:

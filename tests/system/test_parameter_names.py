@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from actors import client_on_host
-from zmqagents import AgentBase, RpcClient, agent
+from actors import Desk, client_on_host
+from zmqagents import AgentBase, AsyncRpcClient, RpcClient, agent
 
 
 class Wanting(AgentBase):
@@ -23,9 +25,18 @@ class Own:
         return "mine"
 
 
+@agent
+class Labelled:
+    def __init__(self) -> None:
+        self.agent_id = "customer-7"
+
+    def reply(self, x: Any, **options: Any) -> Any:
+        return [x, options]
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with client_on_host(Wanting, Own) as client:
+    with client_on_host(Wanting, Own, Labelled, Desk) as client:
         client.is_alive()
         yield client
 
@@ -45,3 +56,29 @@ def test_an_agent_made_elsewhere_gets_its_own_parameters_of_our_names(client: Rp
 
 def test_a_plain_class_may_have_a_method_of_our_name(client: RpcClient) -> None:
     assert client.create_agent(Own).agent_id() == "mine"
+
+
+def test_a_plain_class_may_have_an_attribute_of_our_name(client: RpcClient) -> None:
+    made = client.create_agent(Labelled, agent_id="one")
+    assert made.agent_id == "customer-7"
+    assert client.get_agent("one").agent_id == "customer-7"
+    assert pickle.loads(pickle.dumps(made)).agent_id == "customer-7"
+    assert client.create_agent(Desk).echo(made).agent_id == "customer-7"
+    assert "one" in repr(made)
+    assert made.reply(1) == [1, {}]
+    assert client.delete_agent("one")
+
+
+def test_an_attribute_of_our_name_is_awaited_as_others_are(client: RpcClient) -> None:
+    async def read() -> Any:
+        async with AsyncRpcClient("localhost", int(client.address.rpartition(":")[2])) as other:
+            return await (await other.create_agent(Labelled)).agent_id
+
+    assert asyncio.run(read()) == "customer-7"
+
+
+def test_a_deadline_is_said_apart_where_keyword_arguments_take_any_name(client: RpcClient) -> None:
+    made = client.create_agent(Labelled)
+    assert made.reply(1, timeout=5) == [1, {}]
+    assert made.reply.with_timeout(5)(1, timeout=60) == [1, {"timeout": 60}]
+    assert client.create_agent(Desk).echo.with_timeout(5)(1, timeout=60) == 1  # it takes none: the later deadline

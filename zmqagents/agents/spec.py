@@ -20,6 +20,8 @@ from .base import AgentBase
 from .marks import AgentOptions, Returns
 from .timing import Pace
 
+ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
+
 
 def is_agent_class(value: object) -> bool:
     """True for a subclass of `AgentBase`, and for a class under ``@agent`` itself, but not for its subclasses."""

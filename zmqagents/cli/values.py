@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
 
     match value:
         case AgentProxy():  # first: any attribute of the next two is a call
-            return {"agent_id": value.agent_id, "proxy": repr(value)}
+            return {"agent_id": value.__zmqagents_places__()[0], "proxy": repr(value)}
         case AsyncResult():
             return {"task_id": value.task_id, "server_id": value.server_id}
         case Enum():

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
+from ..agents.spec import ATTRIBUTE
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -125,8 +126,11 @@ class AgentProxy:
 
     @property
     def agent_id(self) -> Any:
-        """The agent's id on its host: printable text, unique there. Its own method of that name if it has one."""
-        return self._za_method("agent_id") if "agent_id" in self._za_methods else str(self._za_id)
+        """The agent's id on its host: printable text, unique there. Its own method or attribute if it has one."""
+        own = self._za_methods.get("agent_id")
+        if own is None:
+            return str(self._za_id)
+        return self._za_read("agent_id") if own[0] == ATTRIBUTE else self._za_method("agent_id")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -180,7 +184,8 @@ class AgentProxy:
 
     def __zmqagents_method__(self, name: str) -> RemoteMethod | None:
         """A method of the agent, None if there is none of that name. Sends nothing."""
-        return self._za_method(name) if name in self._za_methods else None
+        spec = self._za_methods.get(name)
+        return self._za_method(name) if spec is not None and spec[0] != ATTRIBUTE else None
 
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
@@ -226,9 +231,11 @@ class RemoteMethod:
 
     def __init__(
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
-        client: object | None = None,
+        client: object | None = None, apart: bool = False,
     ) -> None:  # fmt: skip
+        """``apart``: `with_timeout` has said the deadline, so a method that takes any keyword gets ``timeout=``."""
         _check_agent_id(agent_id)
+        self._apart = apart
         self._home = home
         self._client = client
         self._link = link
@@ -253,10 +260,10 @@ class RemoteMethod:
         return self._submit(*self._prepare(args, kwargs))
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
-        """The same method with a deadline of ``seconds`` (None: none), for one with its own parameter ``timeout``."""
+        """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""
         spec = [self._mark(), self._signature, self.__doc__ or ""]
         return type(self)(
-            self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client
+            self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client, apart=True
         )
 
     def _mark(self) -> str:
@@ -292,7 +299,11 @@ class RemoteMethod:
         )  # fmt: skip
 
     def _takes_timeout(self) -> bool:
-        return "timeout" in self._signature and "timeout" in self.__signature__.parameters
+        if "timeout" not in self._signature and not (self._apart and "**" in self._signature):
+            return False
+        parameters = self.__signature__.parameters
+        any_keyword = self._apart and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return any_keyword or "timeout" in parameters
 
     @property
     def agent(self) -> AgentProxy:

@@ -16,8 +16,10 @@ from ..connection.target import target_of
 from ..wire.link import Link, Sink, rebuild_error
 from ..wire.messages import Reply
 
-FAR_PATIENCE_S = 1.0
-FAR_RETRY_S = 0.02
+# As long as a host waits for a client whose connection broke (``resume_s``): the call may be on its way so long, and
+# longer behind a large one on a slow network. A task that nobody knows is therefore told so late.
+FAR_PATIENCE_S = 5.0
+FAR_RETRY_S = 0.02  # the first time; then a half longer each time
 
 
 _inside: dict[str, Link] = {}  # hosts that live in this process, by server id
@@ -55,6 +57,7 @@ class _FarFetch:
         self._link = link
         self._task_id = task_id
         self._sink = sink
+        self._retry_s = FAR_RETRY_S
         self._believe_at = time.monotonic() + FAR_PATIENCE_S
 
     def send(self) -> None:
@@ -66,7 +69,8 @@ class _FarFetch:
     def deliver(self, reply: Reply | None) -> None:
         early = time.monotonic() < self._believe_at
         if reply is not None and reply.code and early and isinstance(rebuild_error(reply), errors.UnknownTask):
-            again = threading.Timer(FAR_RETRY_S, self.send)
+            again = threading.Timer(self._retry_s, self.send)
+            self._retry_s *= 1.5
             again.daemon = True
             again.start()
         else:

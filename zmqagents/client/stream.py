@@ -156,10 +156,9 @@ class Stream(Generic[Y]):
     BlockingCallError in a done-callback. Any thread or task may read, one at a time.
 
     An exception out of ``next``, Ctrl-C too, ends the stream as it ends a generator; a cancelled ``anext`` does not,
-    so that ``asyncio.wait_for`` may be tried again.
-
-    An exception in the body of a ``for`` loop drops the stream only if the loop alone has it: a variable that holds it
-    lives as long as the traceback. So a stream that has a name is read in a ``with`` block.
+    so that ``asyncio.wait_for`` may be tried again. An exception in the body of a ``for`` loop drops the stream only if
+    the loop alone has it: a variable that holds it lives as long as the traceback. So read one that has a name in a
+    ``with`` block.
     """
 
     def __init__(

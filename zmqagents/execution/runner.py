@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
-from ..agents.spec import ClassSpec
+from ..agents.spec import ATTRIBUTE, ClassSpec
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply
@@ -239,9 +239,13 @@ class AgentHost:
         spec = record.spec
         known = self._packed_methods.get(spec.name)
         if known is None or known[0] is not spec:
-            methods = {m.name: [m.mark, m.signature, m.doc] for m in spec.methods.values()}
-            known = self._packed_methods[spec.name] = (spec, codec.pack(methods))
-        return codec.pack([record.agent_id, spec.name, spec.doc, known[1]])
+            known = self._packed_methods[spec.name] = (spec, codec.pack(_methods_of(spec)))
+        packed = known[1]
+        instance = record.instance
+        if not isinstance(instance, AgentBase) and inspect.getattr_static(instance, "agent_id", _END) is not _END:
+            # Its own attribute, of which its class need not know: a proxy must not hide it by the agent's id.
+            packed = codec.pack({"agent_id": [ATTRIBUTE, "", ""], **_methods_of(spec)})
+        return codec.pack([record.agent_id, spec.name, spec.doc, packed])
 
     # ------------------------------------------------------------ replies
 
@@ -327,6 +331,11 @@ def _args_of(exc: BaseException) -> list[Any] | None:
     if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
         return list(exc.args)
     return None
+
+
+def _methods_of(spec: ClassSpec) -> dict[str, list[str]]:
+    """``{method: [mark, signature, doc]}``, as proxies know them."""
+    return {m.name: [m.mark, m.signature, m.doc] for m in spec.methods.values()}
 
 
 def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:

@@ -2,8 +2,8 @@
 
 Two ways to start one, and either runs the same code:
 
-* `fork`, where that is safe (`why_not_fork`: Linux, one thread in the process, no running event loop; a live ZeroMQ
-  context has threads): a few milliseconds, and every class is there as it is;
+* `fork`, where that is safe (`why_not_fork`: Linux, one thread in the process, no running event loop, nothing
+  patched by gevent; a live ZeroMQ context has threads): a few milliseconds, and every class is there as it is;
 * `spawn`, a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its stdin,
   the classes as `codec.pickling` makes them.
 
@@ -30,11 +30,12 @@ from typing import IO, Any
 
 from .. import errors
 from ..codec import pickling
-from ..config import BrokerConfig
+from ..config import BrokerConfig, replaced_by_gevent
 
-__all__ = ["Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
+__all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
 
 KILL_WAIT_S = 5.0
+MODULES_OF_A_HOST = ("os", "time", "threading", "socket", "select", "subprocess", "signal", "queue")  # gevent patches
 THREAD_END_S = 0.02  # how long a thread that has been joined may still be seen in /proc
 
 
@@ -46,6 +47,8 @@ def why_not_fork() -> str:
     """Why a fork would not be safe now, "" if it is."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not allow it"
+    if replaced := replaced_by_gevent(*MODULES_OF_A_HOST):
+        return f"gevent has patched {', '.join(replaced)}, and the fork would have it so too"
     asyncio = sys.modules.get("asyncio")  # if it was never imported, it watches no child
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return "an event loop is running"

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from .. import discovery, errors
 from ..agents.spec import class_name_of
-from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id
+from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id, replaced_by_gevent
 from ..process import children
 from . import stop
 
@@ -169,6 +169,9 @@ class RpcAgentServerLauncher:
                 raise errors.LaunchError("restart=True needs a process of its own for the host: in_subprocess=True")
             if self.config.hang_limit_s is not None:
                 raise errors.LaunchError("hang_limit_s needs a process of its own for the host: in_subprocess=True")
+            if replaced := replaced_by_gevent(*children.MODULES_OF_A_HOST):
+                text = f"gevent has patched {', '.join(replaced)}: the host needs a process of its own"
+                raise errors.LaunchError(f"{text} (in_subprocess=True)")
             here = self._here = _Here()
         self._serve(here)
 

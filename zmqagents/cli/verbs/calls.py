@@ -42,7 +42,8 @@ def create(
         raise click.UsageError(f"{name}= cannot be given here; the id of the agent is --agent-id")
     with open_client(timeout=timeout, **where) as client:
         made = client.create_agent(class_name, *args, agent_id=agent_id, **kwargs)
-    show({"agent_id": made.agent_id, "class": class_name} if as_json else made.agent_id, as_json)
+    made_id = made.__zmqagents_places__()[0]  # not .agent_id, which may be the agent's own attribute
+    show({"agent_id": made_id, "class": class_name} if as_json else made_id, as_json)
 
 
 @click.command(cls=Verb)
@@ -150,7 +151,7 @@ def _attribute(proxy: AgentProxy, name: str) -> Any:
 
 def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
     offered = ", ".join(sorted(proxy.__zmqagents_ref__().methods)) or "none"
-    return errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}; it has: {offered}")
+    return errors.UnknownMethod(f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}; it has: {offered}")
 
 
 @click.command(cls=Verb)

@@ -256,10 +256,10 @@ def test_after_kill_9_finished_results_are_readable_and_the_others_are_lost_soon
             value = done.result(CALL_TIMEOUT_S)
             latch = a.create_agent(Latch)
             # A minute, so that on a busy machine none of them times out before it is lost.
-            running, queued = latch.hold_async(timeout=60), latch.hold_async(timeout=60)
+            running, queued = latch.hold_async(timeout=60), latch.hold_async(timeout=60)  # type: ignore[call-arg]
             latch.entered()
             desk = b.create_agent(Desk)
-            waiting = [b.get_result(running.task_id), b.get_result(queued.task_id), desk.plus(running, 1, timeout=60)]
+            waiting = [b.get_result(running.task_id), b.get_result(queued.task_id), desk.plus(running, 1, timeout=60)]  # type: ignore[call-arg]
             assert eventually(lambda: store_of(b)["pending"] == 3 and store_of(b)["waiting"] == 2, 3)
             kill(victim)
             start = time.monotonic()

@@ -362,9 +362,9 @@ def as_server(server: RpcAgentServerLauncher, *words: str) -> subprocess.Complet
 def test_the_shell_shows_what_is_stuck_and_frees_it(server: RpcAgentServerLauncher, client: RpcClient) -> None:
     latch, desk, node = client.create_agent(Latch), client.create_agent(Desk), client.create_agent(Node)
     # Four programs are started meanwhile: on a busy machine that takes longer than CALL_TIMEOUT_S.
-    running = node.ask(latch, "hold_until_cancelled", timeout=60)
+    running = node.ask(latch, "hold_until_cancelled", timeout=60)  # type: ignore[call-arg]
     latch.entered()
-    parked = desk.later(running, timeout=60)
+    parked = desk.later(running, timeout=60)  # type: ignore[call-arg]
     dump = {row["task_id"]: row for row in json.loads(as_server(server, "dump", "--json").stdout)}
     inner = next(row for row in dump.values() if row["agent"] == latch.agent_id)
     assert "call.wait_cancelled" in inner["stack"]  # the line of the agent's own code
@@ -387,9 +387,9 @@ def test_what_queues_behind_a_cancelled_call_that_still_runs_says_so(
     server: RpcAgentServerLauncher, client: RpcClient
 ) -> None:
     latch = client.create_agent(Latch)
-    holding = latch.hold_async(timeout=60)
+    holding = latch.hold_async(timeout=60)  # type: ignore[call-arg]
     latch.entered()
-    queued = latch.mark_later(1, timeout=60)
+    queued = latch.mark_later(1, timeout=60)  # type: ignore[call-arg]
     assert [call["note"] for call in client.get_call_list()] == ["", ""]
     assert holding.cancel()
     text = f"{latch.agent_id}.hold_async was cancelled and still runs"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from zmqagents import loadgen
+from zmqagents.client import loadgen
 
 from . import machine, ours
 from .cases import Options

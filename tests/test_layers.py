@@ -19,14 +19,14 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, owners, read,
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
     "version", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire", "store",
-    "scheduler", "execution", "broker", "connection", "client", "server", "loadgen", "__init__", "cli", "__main__",
+    "scheduler", "execution", "broker", "connection", "client", "server", "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security")), "msgpack": ("msgpack", ("codec",)), "numpy": ("numpy", ("codec.arrays",)),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
     "redis": ("redis", ("store.redis",)), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
-    "hdrh": ("hdrhistogram", ("loadgen",)),
+    "hdrh": ("hdrhistogram", ("client.loadgen",)),
 }  # fmt: skip
 # Python documents or exports these for everybody, in spite of the underscore; the last two are of named tuples.
 PUBLIC = {"os._exit", "sys._current_frames", "asyncio._get_running_loop", "_replace", "_asdict"}

@@ -21,9 +21,9 @@ from zmqagents import (
     UnknownMethod,
     errors,
     idempotent,
-    loadgen,
 )
-from zmqagents.loadgen import Interval, Load, Summary
+from zmqagents.client import loadgen
+from zmqagents.client.loadgen import Interval, Load, Summary
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "zmqagents", "bench"]

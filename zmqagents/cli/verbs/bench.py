@@ -14,7 +14,7 @@ from ..values import read_arguments
 from ..where import open_client
 
 if TYPE_CHECKING:
-    from ...loadgen import Interval
+    from ...client.loadgen import Interval
 
 __all__ = ["bench"]
 
@@ -43,7 +43,7 @@ def bench(
     as_server bench --rate 1000 --duration 30
     as_server bench --agent reader --method search --clients 8 --rate 200 '"zip"' k=3
     """
-    from ... import loadgen
+    from ...client import loadgen
 
     args, kwargs = read_arguments(arguments)
     with open_client(host, port, server_id) as client:

@@ -30,13 +30,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import errors
-from .client.proxy import AgentProxy, bind_reference, request_body
-from .client.result import AsyncResult
-from .client.rpc import RpcClient
-from .connection.connection import connect
-from .connection.target import target_of
-from .wire.messages import Op
+from .. import errors
+from ..connection.connection import connect
+from ..connection.target import target_of
+from ..wire.messages import Op
+from .proxy import AgentProxy, bind_reference, request_body
+from .result import AsyncResult
+from .rpc import RpcClient
 
 __all__ = ["INTERVAL_S", "Interval", "Load", "Summary", "run"]
 

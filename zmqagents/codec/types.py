@@ -1,42 +1,140 @@
-"""Classes that go by their name: registered ones, enums, namedtuples, dataclasses and pydantic models.
+"""The classes that this process knows, by their names on the wire.
 
-An object goes as the name of its class and plain data. The receiver makes an object of a class that *it* registered.
+An object of a class travels as the class's name and its parts (`shapes`). The sender needs no permission: it sends
+enums, namedtuples, dataclasses, attrs classes, pydantic models and registered classes. The receiver makes an object
+only of a class that it *knows*, looked up in this order:
+
+1. registered: `register_type`, `register_types`;
+2. expected: named by the annotations of the method that is called, or its result's (`expected`);
+3. trusted: in a package that `trust_types`, or the `Scope` of a host, names. Its modules may be imported for it.
+
+Nothing else is imported by a name from the wire. An object of any other class is `SerializationError` with the
+remedy, or, where the receiver asked for it, its plain form.
+
+**Names.** A class is called ``module:Qualified.Name``. Agent files are imported under names that hold a digest of
+their directory, so a class of such a file is called by its place below the directory, with a dot before it:
+``.geo:Point``. It is the same class as ``geo:Point`` or ``agents.geo:Point`` of a program that imports the file itself,
+as long as only one class answers to that.
+
+Registering is thread-safe.
 """
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import enum
-import inspect
+import importlib
 import sys
 import weakref
-from collections.abc import Callable
-from decimal import Decimal
-from types import NoneType
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType, NoneType
 from typing import Any, NamedTuple, TypeVar, overload
 
 from .. import errors
-from ..errors import ConfigError, RemoteProtocolError
-from .arrays import numpy_reducer
+from ..errors import ConfigError, RemoteProtocolError, SerializationError
+from . import packages
 from .builtin import BASES, REDUCERS, reduce_exception, reduce_ref
-from .forms import FLAT_TYPES, MARK_OBJECT, MAX_NUMBER_BYTES, Decoding, Reducer, expect, items_of
+from .forms import MARK_OBJECT, ClassPart, Decoding, Reducer, Unknown, expect
+from .shapes import Shape, shape_of, state_shape, subclass_shape
+
+__all__ = ["AGENT_FILES", "Known", "Registry", "Scope", "read_object", "reducer_of", "register_type", "register_types",
+           "registry", "trust_types", "wire_name"]  # fmt: skip
 
 T = TypeVar("T", bound=type)
+AGENT_FILES = "zmqagents_agents"  # parent of every module that `agents.loader` imports
 
 
-MAX_VALIDATED_ITEMS = 1 << 20  # of a range, or an array of empty rows, that pydantic gets: it may make a list of it
+class Known(NamedTuple):
+    """A class that can be made: its name on the wire and its shape."""
+
+    cls: type
+    name: str
+    shape: Shape
 
 
-class _Shape(NamedTuple):
-    """How objects of a class become plain data, and how the class is made of it again."""
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What one receiver knows beside the registered types, for one value that it decodes."""
 
-    to_data: Callable[[Any], Any]
-    from_data: Callable[[Any], Any]
+    expected: Expected | None = None  # by the annotations
+    trusted: tuple[str, ...] = ()  # packages, beside those of `trust_types`
+    plain: bool = False  # an object of an unknown class arrives as its plain form
 
 
-_found: weakref.WeakKeyDictionary[type, Reducer | None] = weakref.WeakKeyDictionary()
-_builders: dict[str, Callable[[Any], Any]] = {}
+class Expected:
+    """What `expected.Annotations` offers the decoder; here so that `Scope` can name it."""
+
+    def known(self) -> Mapping[str, Known]:
+        """The classes that the annotations name, by their names on the wire."""
+        raise NotImplementedError
+
+
+NO_SCOPE = Scope()
+
+
+def wire_name(cls: type) -> str:
+    """The name of a class on the wire."""
+    module = cls.__module__
+    if module.startswith(AGENT_FILES + "."):
+        module = "." + module.split(".", 2)[-1]
+    return f"{module}:{cls.__qualname__}"
+
+
+def look_up(table: Mapping[str, Known], name: str) -> Known | None:
+    """The class that is called ``name``, or that is the only one of the file it lies in (see Names above)."""
+    found = table.get(name)
+    if found is not None:
+        return found
+    module, _, qualified = name.partition(":")
+    alike = []
+    for other, known in table.items():
+        place, _, its_name = other.partition(":")
+        if its_name == qualified and (place[:1] == "." or module[:1] == "."):
+            short, long = sorted((f".{place.lstrip('.')}", f".{module.lstrip('.')}"), key=len)
+            if long.endswith(short):
+                alike.append(known)
+    return alike[0] if len(alike) == 1 else None
+
+
+# ---------------------------------------------------------------- what is registered
+
+
+class Registry:
+    """The registered and trusted types of this process, and the reducers found for classes."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Known] = {}
+        self.trusted: tuple[str, ...] = ()
+        self._reducers: weakref.WeakKeyDictionary[type, Reducer | None] = weakref.WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Registry {len(self.known)} types, trusts {', '.join(self.trusted) or 'no package'}>"
+
+    def add(self, known: Known) -> None:
+        """Make a class known, in the place of one that has its name."""
+        self.known[known.name] = known
+        self._reducers[known.cls] = object_reducer(known.name, known.shape)
+
+    def reducer_of(self, cls: type) -> Reducer | None:
+        """The reducer of a class that is not in `REDUCERS`; found once. None: it has no form."""
+        try:
+            return self._reducers[cls]
+        except KeyError:
+            reducer = self._reducers[cls] = _find_reducer(cls)
+            return reducer
+
+    def save(self) -> Callable[[], None]:
+        """What brings back the present state: for tests."""
+        known, trusted, reducers = dict(self.known), self.trusted, dict(self._reducers.items())
+
+        def restore() -> None:
+            self.known, self.trusted = known, trusted
+            self._reducers = weakref.WeakKeyDictionary(reducers)
+
+        return restore
+
+
+registry = Registry()
+reducer_of = registry.reducer_of
 
 
 @overload
@@ -49,17 +147,18 @@ def register_type(
     cls: Any = None, *, name: str | None = None,
     to_data: Callable[[Any], Any] | None = None, from_data: Callable[[Any], Any] | None = None,
 ) -> Any:  # fmt: skip
-    """Let ``cls`` arrive here as itself; also a decorator, with or without arguments.
+    """Let objects of ``cls`` be sent from here and arrive here; also a decorator, with or without arguments.
 
-    ``to_data`` gives a value that can be sent, ``from_data`` makes the object of it. Without them: an enum
-    goes by its value, a namedtuple by its items; a class with ``to_dict`` and ``from_dict``, a pydantic
-    model and a dataclass by their fields, and any other class by its attributes. Dataclasses and pydantic
-    models are made by their constructor and validator, so what these check is checked. Enums, namedtuples
-    and classes with fields can be sent by who has not registered them, but arrive so only where they are.
+    ``to_data`` returns a value that can be sent, ``from_data`` makes the object of that value. Without them an object
+    goes in the form that its kind of class has: an enum by its name and value, a namedtuple by its items, a dataclass,
+    an attrs class and a pydantic model by their fields, a subclass of a builtin by the builtin value, and any other by
+    its attributes. Constructors and validators run when the object is made, so what they check is checked.
 
-    ``name`` is ``module:Qualified.Name`` unless given; it must be the same on both sides. A second class of
-    the same name takes the first one's place, as in a notebook cell run again. ConfigError: not a class, or
-    one that has its own form.
+    ``name`` is what the type is called on the wire, ``module:Qualified.Name`` unless given; it must be the same on both
+    sides. A second class of the same name replaces the first, as in a notebook cell that is run again. Types of the
+    supported packages (numpy, pandas ...) have a form of their own and are left as they are. Any thread may call it.
+
+    ConfigError: not a class, or one of Python's own with a form of its own.
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
@@ -69,144 +168,130 @@ def register_type(
         if name is not None:
             raise ConfigError(f"an exception goes by its own name: leave out name={name!r} for {cls.__name__}")
         return errors.register_exception(cls)
-    shape = _shape_of(cls) or _Shape(_attributes_of, _maker_from_attributes(cls))
-    wire_name = name or errors.type_name_of(cls)
-    _builders[wire_name] = from_data or shape.from_data
-    _found[cls] = _object_reducer(wire_name, to_data or shape.to_data)
+    if to_data is None and from_data is None and packages.reducer_of(cls) is not None:
+        return cls
+    shape = _shape_by_kind(cls) or state_shape(cls)
+    take = shape.take if to_data is None else lambda value: (to_data(value),)
+    registry.add(Known(cls, name or wire_name(cls), Shape(take, from_data or shape.make)))
     return cls
 
 
-def _object_reducer(name: str, to_data: Callable[[Any], Any]) -> Reducer:
-    return lambda _, value: [MARK_OBJECT, name, to_data(value)]
+def register_types(module: ModuleType) -> list[type]:
+    """Register every class of a module that has a form: enums, namedtuples, dataclasses, attrs classes, pydantic models
+    and exceptions; returns them.
+
+    Of a package all classes count that it defines or re-exports from its own modules. ConfigError: not a module.
+    """
+    if not isinstance(module, ModuleType):
+        raise ConfigError(f"register_types takes a module, such as the one that `import shop` gives, not {module!r}")
+    found = []
+    for cls in dict.fromkeys(value for value in vars(module).values() if isinstance(value, type)):
+        is_own = cls.__module__ == module.__name__ or cls.__module__.startswith(module.__name__ + ".")
+        if is_own and (issubclass(cls, Exception) or _shape_by_kind(cls) is not None):
+            found.append(register_type(cls))
+    return found
 
 
-def reducer_of(cls: type) -> Reducer | None:
-    """The reducer of a class that is not in the table; found once. None: it has no form."""
-    try:
-        return _found[cls]
-    except KeyError:
-        reducer = _found[cls] = find_reducer(cls)
-        return reducer
+def trust_types(*names: str) -> None:
+    """Let enums, namedtuples, dataclasses, attrs classes, pydantic models and exceptions of packages arrive as
+    themselves in this process.
+
+    ``names`` are packages or modules, such as ``"pydantic_ai"`` or ``"shop.orders"``, whose modules may then be imported
+    when a value names one of their classes. Trust a package only if making any object of its classes is harmless.
+    ConfigError: not the name of a module.
+    """
+    for name in names:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"trust_types takes names of packages, such as 'pydantic_ai', not {name!r}")
+    registry.trusted = tuple(dict.fromkeys((*registry.trusted, *names)))
 
 
-def find_reducer(cls: type) -> Reducer | None:
+def registrations() -> list[Any]:
+    """What `restore_registrations` needs to know here in another process of the same program; can be pickled."""
+    own = [(known.cls, known.name, known.shape) for known in registry.known.values()]
+    return [own, list(registry.trusted)]
+
+
+# ---------------------------------------------------------------- from an object to its box
+
+
+def object_reducer(name: str, shape: Shape) -> Reducer:
+    """The reducer of a class that goes by its name."""
+    take = shape.take
+    return lambda _, value: [MARK_OBJECT, name, *take(value)]
+
+
+def _find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
     if issubclass(cls, BaseException):
         return reduce_exception
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and issubclass(cls, (numpy.generic, numpy.ndarray)):
-        return numpy_reducer(numpy, cls)
-    shape = _shape_of(cls)
-    if shape is not None:
-        return _object_reducer(errors.type_name_of(cls), shape.to_data)
-    return next((REDUCERS[base] for base in cls.__mro__ if base in BASES), None)
+    reducer = packages.reducer_of(cls)
+    if reducer is not None:
+        return reducer
+    shape = _shape_by_kind(cls)
+    return None if shape is None else object_reducer(wire_name(cls), shape)
 
 
-def _shape_of(cls: Any) -> _Shape | None:
-    """The form that a class brings along, None if it brings none."""
-    if issubclass(cls, enum.Enum):
-        return _Shape(lambda member: member.value, cls)
-    if callable(getattr(cls, "to_dict", None)) and callable(getattr(cls, "from_dict", None)):
-        # Before pydantic's own methods: a model with an __init__ of its own may refuse its own dump.
-        return _Shape(lambda value: value.to_dict(), cls.from_dict)
-    if callable(getattr(cls, "model_dump", None)) and callable(getattr(cls, "model_validate", None)):
-        return _pydantic_shape(cls)
-    if dataclasses.is_dataclass(cls):
-        names = [each.name for each in dataclasses.fields(cls)]
-        return _Shape(lambda value: {name: getattr(value, name) for name in names}, _maker_from_fields(cls))
-    if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
-        return _Shape(lambda value: tuple(value), lambda data: cls._make(items_of(data)))
-    return None
+def _shape_by_kind(cls: Any) -> Shape | None:
+    shape = shape_of(cls, packages.model_shape)
+    if shape is None:
+        base = next((base for base in cls.__mro__ if base in BASES), None)
+        shape = None if base is None else subclass_shape(cls, base)
+    return shape
 
 
-def _pydantic_shape(cls: Any) -> _Shape:
-    # mode="json" would turn bytes and the like into text; this one leaves them for us. Fields go by name;
-    # a pydantic older than 2.11 takes them so only if they have no alias, or with populate_by_name.
-    dump: dict[str, Any] = {"mode": "python", "round_trip": True, "warnings": False}
-    if "serialize_as_any" in inspect.signature(cls.model_dump).parameters:  # from pydantic 2.7 on
-        dump["serialize_as_any"] = True  # a field that holds a subclass keeps what the subclass adds
-    by_name = "by_name" in inspect.signature(cls.model_validate).parameters  # from pydantic 2.11 on
-    load: dict[str, Any] = {"by_name": True} if by_name else {}
-
-    def make(data: Any) -> Any:
-        _check_effort([[data]])
-        return cls.model_validate(data, **load)
-
-    return _Shape(lambda value: value.model_dump(**dump), make)
+# ---------------------------------------------------------------- from a box to the object
 
 
-_CONTAINERS = frozenset({list, dict, tuple, set, frozenset, collections.deque})
-
-
-def _check_effort(pending: list[Any]) -> None:
-    """Refuse what pydantic, which converts by itself, would make large: 10**999999999 of a Decimal, a list of a range.
-
-    ``pending``: containers of what is looked at, at every depth.
-    """
-    while pending:
-        box = pending.pop()
-        items = (*box, *box.values()) if type(box) is dict else box
-        for kind in set(map(type, items)) - FLAT_TYPES:
-            if kind in _CONTAINERS:
-                pending += [item for item in items if type(item) is kind]
-            elif any(type(item) is kind and _would_grow(item) for item in items):
-                raise RemoteProtocolError(f"a {kind.__name__} too large for a field of another type")
-
-
-def _would_grow(item: Any) -> bool:
-    kind = type(item)
-    if kind is Decimal:
-        return bool(item.is_finite() and abs(item.adjusted()) > MAX_NUMBER_BYTES)
-    if kind is range:
-        return bool(item != item[:MAX_VALIDATED_ITEMS])
-    # An array of 2**40 empty rows takes no memory.
-    return kind.__name__ == "ndarray" and not item.size and bool(max(item.shape) > MAX_VALIDATED_ITEMS)
-
-
-def _maker_from_fields(cls: Any) -> Callable[[Any], Any]:
-    later = {each.name for each in dataclasses.fields(cls) if not each.init}
-
-    def make(data: Any) -> Any:
-        expect(dict, data)
-        value = cls(**{name: item for name, item in data.items() if name not in later})
-        for name in later & data.keys():
-            object.__setattr__(value, name, data[name])  # frozen dataclasses forbid the plain way
-        return value
-
-    return make
-
-
-def _attributes_of(value: Any) -> dict[str, Any]:
-    found = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name.startswith("__") and not name.endswith("__"):
-                name = f"_{cls.__name__.lstrip('_')}{name}"
-            if not name.startswith("__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return found
-
-
-def _maker_from_attributes(cls: Any) -> Callable[[Any], Any]:
-    def make(data: Any) -> Any:
-        value = cls.__new__(cls)
-        for name, item in expect(dict, data).items():
-            if name.startswith("__"):
-                raise ValueError(f"attribute {name!r}")
-            object.__setattr__(value, name, item)
-        return value
-
-    return make
-
-
-def read_object(_: Decoding, name: Any, data: Any) -> Any:
-    build = _builders.get(expect(str, name))
-    if build is None:
-        return data
+def read_object(decoder: Decoding, name: Any, *parts: Any) -> Any:
+    """The builder of `MARK_OBJECT`: an object of a class that is known, an `Unknown` or a plain form."""
+    if type(name) is ClassPart:
+        make, name = name.make, name.name
+    else:
+        known = find_known(expect(str, name), decoder.scope)
+        if known is None:
+            if not parts:
+                raise RemoteProtocolError("an object without parts")
+            return parts[0] if decoder.scope.plain else decoder.met(Unknown(name, parts[0]))
+        make = known.shape.make
     try:
-        return build(data)
+        return make(*parts)
     except Exception as exc:
+        decoder.refuse_unknown(parts)
         text = errors.safe_text(exc)
         raise RemoteProtocolError(f"cannot make a {name} of its data: {type(exc).__name__}: {text}") from exc
+
+
+def find_known(name: str, scope: Scope) -> Known | None:
+    """The class called ``name`` as the receiver of ``scope`` knows it; None if it does not."""
+    known = look_up(registry.known, name)
+    if known is None and scope.expected is not None:
+        known = look_up(scope.expected.known(), name)
+    return known or _find_trusted(name, (*registry.trusted, *scope.trusted))
+
+
+def _find_trusted(name: str, trusted: Iterable[str]) -> Known | None:
+    module_name, _, qualified = name.partition(":")
+    if not any(f"{module_name}.".startswith(f"{package}.") for package in trusted):
+        return None
+    if "__main__" in module_name.split("."):  # a program, which importing would run
+        return None
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as exc:
+        text = f"{type(exc).__name__}: {errors.safe_text(exc)}"
+        raise SerializationError(f"the module of the trusted type {name} cannot be imported: {text}") from exc
+    for part in qualified.split("."):
+        found = vars(found).get(part)
+        if found is None:
+            return None
+    if not isinstance(found, type) or wire_name(found) != name:
+        return None
+    shape = _shape_by_kind(found)
+    return None if shape is None else Known(found, name, shape)
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a package has been imported in this process."""
+    return sys.modules.get(name) is not None

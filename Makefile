@@ -5,14 +5,17 @@
 
 VERSIONS = 3.10 3.11 3.12 3.13
 ARGS =
+# Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
+PARALLEL = -n 4 --dist worksteal
 export PYTHON
 
-.PHONY: help demo test test-all test-lowest soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         agents index the standard library's documentation and answer questions"
 	@echo "make test         the tests"
+	@echo "make quick        those that start no program, in less than a minute"
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
@@ -28,14 +31,17 @@ demo: .venv/demo/.done
 	.venv/demo/bin/python examples/demo.py $(ARGS)
 
 test: .venv/test/.done
-	.venv/test/bin/python -m pytest $(ARGS)
+	.venv/test/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+quick: .venv/test/.done
+	.venv/test/bin/python -m pytest $(PARALLEL) -m "not program" --ignore tests/system --ignore tests/faults tests $(ARGS)
 
 soak: .venv/test/.done
-	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults tests/test_restart.py tests/test_stop.py tests/test_descriptors.py $(ARGS)
+	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults tests/system/test_restart.py tests/system/test_stop.py tests/system/test_descriptors.py $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase
-	.venv/test/bin/python -m coverage run -m pytest $(ARGS)
+	.venv/test/bin/python -m coverage run -m pytest $(PARALLEL) $(ARGS)
 	.venv/test/bin/python -m coverage combine --quiet
 	.venv/test/bin/python -m coverage report
 
@@ -70,10 +76,10 @@ test-all:
 	printf "\nmake test-all:\n$$summary"; [ $$tested$$status = 10 ]
 
 $(VERSIONS:%=test-%): test-%: .venv/test-%/.done
-	.venv/test-$*/bin/python -m pytest $(ARGS)
+	.venv/test-$*/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-lowest: .venv/test-lowest/.done
-	.venv/test-lowest/bin/python -m pytest $(ARGS)
+	.venv/test-lowest/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 .venv/test-lowest/.done: setup.cfg setup.py .ci/venv .ci/lowest.py
 	@mkdir -p .venv

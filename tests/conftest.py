@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import redis_server
 from actors import Desk, Latch, client_of, host
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_starts_no_program(pytestconfig: pytest.Config) -> None:
+    """In `make quick` a test that starts one in spite of it is told how to be left out."""
+    if pytestconfig.option.markexpr == "not program":
+        sys.addaudithook(_refuse_programs)
+
+
+def _refuse_programs(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen" and Path(arguments[0]).name != "uname":  # openai asks it for the processor
+        raise RuntimeError("this test starts a program: mark it `program`, or move it to tests/system")
 
 
 @pytest.fixture(scope="module")

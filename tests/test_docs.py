@@ -32,6 +32,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("seed", ["1", "2"])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_a_script_makes_is_up_to_date_whatever_the_order_of_sets(script: str, seed: str) -> None:
@@ -39,6 +40,7 @@ def test_what_a_script_makes_is_up_to_date_whatever_the_order_of_sets(script: st
     assert (result.returncode, result.stdout, result.stderr) == (0, "", ""), "run `make docs`"
 
 
+@pytest.mark.program
 def test_a_new_import_is_missed_in_the_drawing_until_it_is_drawn_again(copy: Path) -> None:
     (copy / "zmqagents" / "newcomer.py").write_text('"""Comes late."""\nfrom .errors import ConfigError\n')
     missed = run("draw_architecture.py", "--check", root=copy)
@@ -50,6 +52,7 @@ def test_a_new_import_is_missed_in_the_drawing_until_it_is_drawn_again(copy: Pat
     assert "Comes late. Imports: errors." in (copy / "docs" / "architecture.rst").read_text(encoding="utf-8")
 
 
+@pytest.mark.program
 def test_rooms_that_import_each_other_are_drawn_with_a_red_arrow(copy: Path) -> None:
     assert "#d02020" not in (copy / "docs" / "architecture.svg").read_text(encoding="utf-8")
     (copy / "zmqagents" / "one.py").write_text("from . import two\n")
@@ -67,6 +70,7 @@ def test_the_drawing_shows_each_room_once() -> None:
     assert sorted(text for text in drawn if text in rooms) == sorted(rooms)
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("now", "then"), [("    BUSY = 3", "    BUSY = 4"), ("MAX_DEPS = 4096", "MAX_DEPS = 2 * 4096"), ("QQI", "QIQ")]
 )
@@ -79,6 +83,7 @@ def test_a_change_of_the_protocol_is_missed_in_its_page(copy: Path, now: str, th
     assert (missed.returncode, missed.stdout) == (1, "docs/wire.rst is not up to date: run `make docs`\n")
 
 
+@pytest.mark.program
 def test_a_kind_that_the_table_lacks_is_named(copy: Path) -> None:
     [module] = [path for path in (copy / "zmqagents").rglob("*.py") if "\nclass Kind(" in path.read_text()]
     module.write_text(module.read_text().replace("    BYE = 6\n", "    BYE = 6\n    SHRUG = 9\n"))

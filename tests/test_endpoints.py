@@ -211,6 +211,7 @@ def test_a_second_host_on_a_path_gets_address_in_use(place: Path) -> None:
     assert os.listdir(place) == []
 
 
+@pytest.mark.program
 def test_a_second_process_on_a_path_gets_address_in_use(
     start_host: Callable[[str, int], subprocess.Popen[str]],
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_second_process_on_a_path_gets_address_in_use(
         pass
 
 
+@pytest.mark.program
 def test_the_socket_of_a_killed_host_is_removed_by_the_next_one(
     place: Path, start_host: Callable[[str, int], subprocess.Popen[str]]
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_lock_file_that_its_holder_removed_gives_no_right(place: Path) -> None
         os.close(fd)
 
 
+@pytest.mark.program
 def test_locks_in_turn_never_overlap(place: Path) -> None:
     """Four processes take the lock 25 times each, and each writes a file that must not be there already."""
     path = discovery.ipc_path("h1")
@@ -276,6 +279,7 @@ for _ in range(25):
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
 
 
+@pytest.mark.program
 def test_a_forked_child_does_not_keep_the_lock(place: Path) -> None:
     script = f"""
 import os, sys
@@ -316,6 +320,7 @@ os._exit(0)
 # ---------------------------------------------------------------- connection files
 
 
+@pytest.mark.program
 def test_a_live_host_is_found_by_each_name_of_this_machine(
     place: Path, start_host: Callable[[str, int], subprocess.Popen[str]]
 ) -> None:
@@ -329,6 +334,7 @@ def test_a_live_host_is_found_by_each_name_of_this_machine(
     assert mode_of(place / "h1.json") == 0o600
 
 
+@pytest.mark.program
 def test_a_host_that_ends_withdraws_all_its_files(
     place: Path, start_host: Callable[[str, int], subprocess.Popen[str]]
 ) -> None:
@@ -339,6 +345,7 @@ def test_a_host_that_ends_withdraws_all_its_files(
     assert os.listdir(place) == []
 
 
+@pytest.mark.program
 def test_a_killed_host_is_not_found_and_its_files_are_removed(
     place: Path, start_host: Callable[[str, int], subprocess.Popen[str]]
 ) -> None:
@@ -356,6 +363,7 @@ def test_a_pid_that_lives_again_does_not_make_a_dead_host_live(place: Path) -> N
     assert os.listdir(place) == []
 
 
+@pytest.mark.program
 def test_a_held_lock_with_a_dead_pid_is_ignored_but_left_alone(place: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from zmqagents import RpcClient
+
+pytestmark = pytest.mark.program
 
 ROOT = Path(__file__).parents[1]
 HOST_PACKAGES = ("broker", "cli", "execution", "models", "process", "scheduler", "server", "store")

@@ -48,6 +48,7 @@ def test_a_thread_left_running_is_seen_even_if_it_is_a_daemon(left: Look) -> Non
     assert left() == []
 
 
+@pytest.mark.program
 def test_a_child_process_left_running_is_seen_and_so_is_the_pipe_to_it(left: Look) -> None:
     with subprocess.Popen(WAIT_FOR_STDIN, stdin=subprocess.PIPE) as child:
         process, pipe = sorted(left(), reverse=True)
@@ -56,6 +57,7 @@ def test_a_child_process_left_running_is_seen_and_so_is_the_pipe_to_it(left: Loo
     assert left() == []
 
 
+@pytest.mark.program
 def test_a_dead_child_that_nobody_waited_for_is_seen(left: Look) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is dead now, and still not waited for
@@ -66,6 +68,7 @@ def test_a_dead_child_that_nobody_waited_for_is_seen(left: Look) -> None:
     assert left() == []
 
 
+@pytest.mark.program
 def test_a_process_that_is_no_child_any_more_is_seen_until_it_ends(left: Look, runtime_dir: Path) -> None:
     orphaning = (
         "import subprocess, sys\n"
@@ -165,8 +168,9 @@ def test_what_ends_a_little_later_is_waited_for(runtime_dir: Path) -> None:
     assert leaks.leftovers(before, runtime_dir, settle_s=10.0) == []
 
 
+@pytest.mark.program
 def test_the_fixture_fails_just_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in (ROOT / "conftest.py", ROOT / "tests" / "leaks.py"):
+    for source in (ROOT / "conftest.py", ROOT / "tests" / "support" / "leaks.py"):
         shutil.copy(source, pytester.path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(

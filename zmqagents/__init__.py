@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors as _errors
 from .agents import base as _agent
 from .agents.base import AgentBase as AgentBase
+from .agents.context import CallContext as CallContext
 from .agents.context import current_call as current_call
 from .agents.marks import agent as agent
 from .agents.marks import async_func as async_func
@@ -44,6 +45,7 @@ __all__ = [
     *_errors.__all__,
     *_LAZY,
     "AgentBase",
+    "CallContext",
     "__version__",
     "agent",
     "async_func",

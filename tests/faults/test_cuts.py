@@ -23,11 +23,11 @@ from typing import Any
 
 import psutil
 import pytest
-from relay import TROUBLES, Relay
 
 import hosts
 from actors import CLASSES, client_of, host, within
 from raw_peer import ipc_path
+from relay import TROUBLES, Relay
 from scale import Memory, pick, soak_only
 from zmqagents import (
     AgentBase,
@@ -253,8 +253,8 @@ class FileLedger(AgentBase):
 def test_calls_to_a_host_that_is_killed_and_comes_back_run_at_most_once_in_all_its_lives(tmp_path: Path) -> None:
     path, account, lives = tmp_path / "ledger", Account(also=UnknownAgent), pick(3, 30)
     with contextlib.ExitStack() as stack:
-        with host(FileLedger) as first:
-            port = first.port or 0
+        port = hosts.free_port()
+        with host(FileLedger, port=port):
             remote = stack.enter_context(RpcClient("localhost", port, timeout=DEADLINE_S))
             mine = remote.create_agent(FileLedger, str(path), agent_id="ledger")
         stop, numbers = threading.Event(), itertools.count()

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import zmq
-from zmtp import Wire, connect_tcp, greeting
 
 import hosts
 import zmqagents
@@ -27,6 +26,7 @@ from zmqagents.connection.connection import connect
 from zmqagents.connection.target import target_of
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
+from zmtp import Wire, connect_tcp, greeting
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -22,15 +22,16 @@ from typing import Any
 
 import pytest
 import zmq
-from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
 
 import hosts
 import zmqagents
+import zmtp
 from actors import Desk, client_of, host, within
 from scale import MIB, Memory, pick
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
+from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -119,13 +120,13 @@ os._exit(0)
 @pytest.mark.parametrize("high_water_mark", ["1", "1000"])
 def test_fact_a_peer_that_floods_pings_and_goes_aborts_a_socket_with_a_high_water_mark(high_water_mark: str) -> None:
     """At the mark the input is stopped, and the end of the connection is an error; what is read then is a PING."""
-    status, _, errors = _program(PING_AND_GO, os.path.dirname(__file__), high_water_mark)
+    status, _, errors = _program(PING_AND_GO, os.path.dirname(zmtp.__file__), high_water_mark)
     assert status == ABORTED
     assert "!_io_error" in errors
 
 
 def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_socket_without_a_high_water_mark() -> None:
-    assert _program(PING_AND_GO, os.path.dirname(__file__), "0") == (0, "alive\n", "")
+    assert _program(PING_AND_GO, os.path.dirname(zmtp.__file__), "0") == (0, "alive\n", "")
 
 
 def _flood_with_pings_and_go(launcher: RpcAgentServerLauncher, connect: Callable[[Any], socket.socket]) -> None:
@@ -216,13 +217,13 @@ import os; os._exit(0)
 
 
 def test_fact_a_peer_that_claims_the_next_routing_id_aborts_the_process() -> None:
-    status, _, errors = _program(CLAIM, os.path.dirname(__file__), "1")
+    status, _, errors = _program(CLAIM, os.path.dirname(zmtp.__file__), "1")
     assert status == ABORTED
     assert "Assertion failed: ok" in errors
 
 
 def test_a_peer_that_claims_another_routing_id_is_like_any_other() -> None:
-    assert _program(CLAIM, os.path.dirname(__file__), "1000")[:2] == (0, "alive\n")
+    assert _program(CLAIM, os.path.dirname(zmtp.__file__), "1000")[:2] == (0, "alive\n")
 
 
 def test_two_peers_that_claim_one_identity_are_two_and_do_not_get_each_others_replies(

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 import zmq
-from zmtp import MORE, Wire, connect_ipc, connect_tcp, frame, greeting
 
 import hosts
 from actors import Desk, Latch, client_of, host, within
@@ -22,6 +21,7 @@ from scale import Memory, pick
 from zmqagents import AgentProxy, HostBusy, RpcAgentServerLauncher, RpcClient, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind
+from zmtp import MORE, Wire, connect_ipc, connect_tcp, frame, greeting
 
 pytestmark = pytest.mark.timeout(pick(60, 900))
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from relay import Relay
 
 from actors import Desk, Latch, Node, client_of, host, within
+from hosts import free_port
+from relay import Relay
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
 
 pytestmark = pytest.mark.timeout(60)
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(capacity=8) as launcher:
+    with host(capacity=8, port=free_port()) as launcher:
         yield launcher
 
 
@@ -281,7 +282,7 @@ def test_calls_that_are_out_when_the_connection_is_cut_run_at_most_once_and_end(
 
 
 def _run(script: str) -> tuple[int, str]:
-    path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=40, text=True)
     lines = [line for line in done.stderr.splitlines() if "cut off by the stop" not in line]  # the host's own log

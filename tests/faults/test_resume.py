@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from relay import Relay
 
+import hosts
 from actors import Latch, client_of, host, within
 from raw_peer import ipc_path
+from relay import Relay
 from zmqagents import (
     AgentBase,
     AgentProxy,
@@ -199,7 +200,7 @@ def test_what_is_not_idempotent_is_lost_soon_after_a_crash(server: RpcAgentServe
 
 
 def test_an_idempotent_call_is_sent_again_to_the_host_that_takes_the_place_of_a_crashed_one() -> None:
-    with host(Counting, Latch) as first, client_of(first, transport="tcp") as client:
+    with host(Counting, Latch, port=hosts.free_port()) as first, client_of(first, transport="tcp") as client:
         counting = client.create_agent(Counting, agent_id="the counting one")
         assert counting.read() == first.pid
         latch = client.create_agent(Latch)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from zmtp import Wire, connect_ipc
 
 import hosts
 from actors import CLASSES, Desk, client_of, host, within
@@ -19,6 +18,7 @@ from scale import MIB, Memory, pick, soak_only
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient, async_func, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind
+from zmtp import Wire, connect_ipc
 
 pytestmark = pytest.mark.timeout(pick(60, 300))
 

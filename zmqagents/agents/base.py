@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError, UnknownMethod
-from .context import HostServices, current_call
+from .context import HostServices, own_call
 from .marks import AgentOptions, OnBusy, host_only
 
 __all__ = ["AgentBase"]
@@ -129,7 +129,7 @@ class AgentBase(metaclass=_AgentMeta):
         return self._host().model(name)
 
     def _host(self) -> HostServices:
-        call = current_call()
+        call = own_call()
         host: HostServices | None = call.host if call is not None else self.__dict__.get("_zmqagents_host")
         if host is None:
             raise ConfigError(f"{type(self).__name__} is not on a host, and model configurations are kept by hosts")

@@ -1,10 +1,13 @@
-"""What running code knows of its call: `current_call`, and the host as agents see it.
+"""The call that a thread or coroutine runs: what its code may know of it, and what the host keeps about it.
+
+Agents see a `CallContext`, which `current_call` makes on demand. Behind it stands one `RunningCall` for each call that
+has started. It is the value of a context variable, so that the other packages find the host and the deadline of the
+code that calls them; agents never get hold of it.
 
 Each call (making an agent and reading an attribute are calls, too) runs in a `contextvars.Context` of its own, which
 is empty when it begins, as that of a new thread is. What a call sets, such as the digits of `decimal.getcontext`, no
 other call sees, and it sees nothing that other calls or the host's program have set. A generator has one context for
-all its steps; a coroutine that a plain method returns goes on in a copy of the method's context. The host puts the
-`CallContext` into the variable `running_call` there.
+all its steps; a coroutine that a plain method returns goes on in a copy of the method's context.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..errors import CallCancelled, CallTimeout
+
+__all__ = ["CallContext", "HostServices", "RunningCall", "current_call", "own_call", "running_call"]
 
 
 class HostServices(Protocol):
@@ -31,92 +36,171 @@ class HostServices(Protocol):
     def model_config(self, name: str) -> dict[str, Any]: ...
     def model(self, name: str) -> Any: ...
     def client(self) -> Any: ...
-    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
-    def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool: ...
+    def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
+    def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
     def check_blocking(self, what: str) -> None: ...
     def awaiting(
-        self, call: CallContext, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
+        self, call: RunningCall, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
     ) -> Callable[[], None]: ...
-    def outside(self, call: CallContext) -> AbstractContextManager[None]: ...
+    def outside(self, call: RunningCall) -> AbstractContextManager[None]: ...
 
 
-class CallContext:
-    """The call that the current thread or coroutine runs; `current_call` returns it.
+class RunningCall:
+    """A call whose code runs. Made by the host's router thread when it starts the call.
 
-    ``agent``, ``method`` and ``call_id`` name it. ``chain`` holds the ids of the calls that led to it, the outermost
-    first. ``deadline`` is in seconds on the clock of `time.monotonic`; None: the call has none. The host sets
-    ``cancelled`` from its router thread; agent code reads it between two pieces of work. Any thread may read.
+    The router thread calls `cancel`; `begin` and `end` are called by the thread that runs the code. ``deadline`` is on
+    ``time.monotonic``'s clock, None: no deadline.
     """
 
     __slots__ = (
-        "_cancelled", "_event", "agent", "call_id", "chain", "deadline", "host", "method", "outlet", "over",
+        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over",
         "spares", "thread", "ticket",
     )  # fmt: skip
 
     def __init__(
-        self, host: HostServices, call_id: str, agent: str, method: str,
-        deadline: float | None = None, chain: tuple[str, ...] = (), ticket: Any = None,
+        self, host: HostServices, call_id: str, agent: str, method: str, deadline: float | None = None,
+        chain: tuple[str, ...] = (), ticket: Any = None, sender: Any = None,
     ) -> None:  # fmt: skip
         self.host = host
         self.call_id = call_id
         self.agent = agent
         self.method = method
         self.deadline = deadline
-        self.chain = chain
-        self.ticket = ticket  # the host's own record of the call: not for agents
-        self.spares = False  # it alone was cancelled: calls that its coroutine awaits go on
-        self.over = False  # the method has returned; a task or thread that it left behind is no part of the call
+        self.chain = chain  # the task ids of the calls that it was made in, outermost first
+        self.ticket = ticket  # the dispatcher's record of the call
+        self.sender = sender  # where the items of a stream go
+        self.spares = False  # it was cancelled alone: what its coroutine awaits goes on
+        self.over = False  # the method has returned: what it left behind runs for nobody
         self.thread = 0  # the ident of the thread that runs it
-        self.outlet: Any = None  # where the items of a stream go
-        self._cancelled = False
+        self._is_cancelled = False
         self._event: threading.Event | None = None  # made by the first wait_cancelled: most calls have none
 
-    @property
-    def cancelled(self) -> bool:
-        """True once the caller has cancelled the call or its deadline has passed."""
-        return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
+    def begin(self) -> None:
+        """The calling thread or coroutine runs the code from now on, in a new `contextvars.Context`."""
+        running_call.set(self)
+        self.thread = threading.get_ident()
 
-    def cancel(self) -> None:
-        """Set ``cancelled`` and wake `wait_cancelled`. For the host, from any thread."""
-        self._cancelled = True
+    def end(self) -> None:
+        """The method has returned."""
+        self.over = True
+
+    def cancel(self, *, alone: bool = False) -> None:
+        """Tell the code that nobody waits for it any more; ``alone``: the calls that it has made go on."""
+        self.spares = alone
+        self._is_cancelled = True
         event = self._event
         if event is not None:
             event.set()
 
-    def wait_cancelled(self, timeout: float | None = None) -> bool:
-        """Sleep until the call is cancelled, its deadline has passed or ``timeout`` seconds are over.
+    def is_cancelled(self) -> bool:
+        """Whether the call was cancelled or its deadline has passed."""
+        return self._is_cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
 
-        Returns `cancelled`. For loops that pause; None: no time-out.
-        """
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """See `CallContext.wait_cancelled`."""
         rest = self.remaining()
         limit = rest if timeout is None else timeout if rest is None else min(timeout, rest)
         event = self._event
         if event is None:
             event = self._event = threading.Event()
-        if not self.cancelled:  # looked at after the event is in place: cancel() sets the flag first
+        if not self.is_cancelled():  # looked at after the event is in place: cancel() sets the flag first
             event.wait(limit)
-        return self.cancelled
+        return self.is_cancelled()
 
     def check(self) -> None:
-        """Raise `CallCancelled` if the caller has cancelled the call, `CallTimeout` if its deadline has passed."""
-        if self._cancelled:
+        """Raise `CallCancelled` if the call was cancelled, `CallTimeout` if its deadline has passed."""
+        if self._is_cancelled:
             raise CallCancelled(f"{self.agent}.{self.method} was cancelled")
-        if self.cancelled:
+        if self.is_cancelled():
             raise CallTimeout(f"{self.agent}.{self.method} has passed its deadline")
 
     def remaining(self) -> float | None:
-        """Seconds until the deadline: 0.0 once it has passed, None if the call has none."""
+        """Seconds until the deadline (0.0 when it has passed), None when there is none."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
+class CallContext:
+    """What an agent's code may know of the call that it runs; `current_call` gives it.
+
+    Any thread may use it, also after the call has ended. Two contexts of one call are equal.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: RunningCall) -> None:
+        self._call = call
+
+    def __eq__(self, other: object) -> bool:
+        return self._call is other._call if isinstance(other, CallContext) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._call)
+
+    def __repr__(self) -> str:
+        return f"<CallContext {self.agent}.{self.method} [Id: {self.call_id}]>"
+
+    @property
+    def agent(self) -> str:
+        """The id of the agent."""
+        return self._call.agent
+
+    @property
+    def method(self) -> str:
+        """The name of the method that was called."""
+        return self._call.method
+
+    @property
+    def call_id(self) -> str:
+        """The task id of the call: what its caller reads as ``AsyncResult.task_id``."""
+        return self._call.call_id
+
+    @property
+    def deadline(self) -> float | None:
+        """The time on ``time.monotonic``'s clock at which the call times out, None: never."""
+        return self._call.deadline
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the caller has cancelled the call or its deadline has passed.
+
+        Code that runs long reads it between two pieces of work, and returns early.
+        """
+        return self._call.is_cancelled()
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """Sleep until the call is cancelled, for ``timeout`` seconds at most; True if it is. For loops that pause."""
+        return self._call.wait_cancelled(timeout)
+
+    def check(self) -> None:
+        """Raise `CallCancelled` if the call was cancelled, `CallTimeout` if its deadline has passed."""
+        self._call.check()
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline (0.0 when it has passed), None when there is none."""
+        return self._call.remaining()
+
+    def client(self) -> Any:
+        """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it."""
+        return self._call.host.client()
+
+
 # Set by the host. Public, so that the path of a call reads it without a function of ours in between.
-running_call: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("zmqagents_call", default=None)
+running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 
-def current_call() -> CallContext | None:
-    """The call that this thread or coroutine runs on a host; None outside of a host.
+def own_call() -> RunningCall | None:
+    """The call that this thread or coroutine runs on a host; None outside of one, and when the call is over.
 
-    None as well in a task or thread that a method has left behind: its call is over.
+    A task or thread that a method has left behind runs no call.
     """
     call = running_call.get()
     return None if call is None or call.over else call
+
+
+def current_call() -> CallContext | None:
+    """The call that this thread or coroutine runs on a host, None outside of one.
+
+    None as well in a task or thread that the method has left behind: the call is over.
+    """
+    call = running_call.get()
+    return None if call is None or call.over else CallContext(call)

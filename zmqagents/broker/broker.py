@@ -10,7 +10,7 @@ at most `BATCH` messages, then at most `BATCH` events, then looks at the timers,
 others. Requests that may block for long (loading a class, say) get a thread of their own.
 
 The fast lane: methods that are known to be short are run by the router thread itself, between two messages, and
-their bodies decoded there. Which thread that is may change in the middle of such a run, see `helm`; so whatever the
+their bodies decoded there. Which thread that is may change in the middle of such a run, see `leader`; so whatever the
 loop needs is in this object, and nothing is half done when an agent's code begins.
 
 Doors: `routerdoor` is a ROUTER on TCP, `unixdoor` a Unix socket that speaks its protocol. The broker alone reads from
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import socket
 import threading
@@ -36,7 +35,7 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..execution.classes import ClassTable
 from ..execution.file_roots import hold_apart
-from ..execution.gate import Gate
+from ..execution.gate import Gate, Wait
 from ..execution.local_link import InsideLink
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.services import InsideServices
@@ -69,15 +68,17 @@ from ..store.write_behind import Archive, Question, reply_for
 from ..version import __version__
 from ..wire import messages
 from ..wire.link import Sink
-from ..wire.messages import Call, Code, Kind, Reply
+from ..wire.messages import Call, Kind, Reply
 from ..wire.poller import IN, new_poller
-from ..wire.router_listener import RouterDoor
-from ..wire.transport import ZERO_COPY_BYTES
-from ..wire.unix_listener import UnixDoor, Where
-from .clients import Sessions
-from .delivery import PUSH_S, RETRY_S, Outbound, Session
-from .leader import Helm, Relieved
+from ..wire.router_listener import RouterListener
+from ..wire.transport import ZERO_COPY_BYTES, Listener
+from ..wire.transport import Peer as Connection
+from ..wire.unix_listener import UnixListener
+from .clients import Clients
+from .events import Events
+from .leader import Leader, Relieved
 from .management import ANSWERED_APART, RUN_AS_CALLS, Management
+from .session import Session
 
 __all__ = ["Bound", "Broker"]
 
@@ -86,9 +87,6 @@ log = logging.getLogger(__name__)
 BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: it empties soon, and who finds it empty costs half as much
-ROLL_CALL_EVERY_S = 0.1  # who is still there, asked when a connection has ended
-ROLL_CALLS = 2  # so often: libzmq's monitor may tell of the end before the socket itself knows
-ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 POLL_LIMIT_S = 1.0
 TURN_S = 0.001  # so long the fast lane may go on before messages, events and timers are looked at again
 FAST_LANE_BYTES = 65_536  # arguments beyond this take too long to decode for the router thread
@@ -139,17 +137,18 @@ class Broker:
         self._epoch = os.urandom(8).hex()
         self._open_store()
         self._dispatcher = Dispatcher(config, classes.spec)
-        services = InsideServices(config.server_id, models, self.post, own_client)
+        self._leader = Leader(self._route)
+        router = Events(self.post, self._leader.leads)
+        services = InsideServices(config.server_id, models, router, own_client)
         self._host = AgentHost(config, classes, services, bind_reference, unpickler=unpickler, pickler=pickler)
-        self._pool = WorkerPool(self._host, self._post_done, config.capacity, self.post)
+        self._pool = WorkerPool(self._host, self._post_done, config.capacity, router)
         self._management = Management(
             self._dispatcher, self._host, self._pool, self._store, self._archive, models, unpickler=unpickler,
             carry_out=self._carry_out, post=self.post, where=self._where, clock=clock,
         )  # fmt: skip
-        self._helm = Helm(self._route)
         self._quick: deque[Ticket] = deque()  # started, and to be run by the router thread
         self._short: Ticket | None = None  # runs in the router thread, and the dispatcher does not know of it
-        self.link = InsideLink(config.server_id, "", config.max_message_bytes, self.post, self._helm.steers)
+        self.link = InsideLink(config.server_id, "", config.max_message_bytes, router)
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
         self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._asleep = False  # whoever posts must wake the router thread
@@ -159,9 +158,8 @@ class Broker:
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
-        self._out = Outbound(config.max_unread_bytes)
-        self._sessions = Sessions(config, self._dispatcher, self._out, self._carry_out, clock)
-        self._seats = self._sessions.seats
+        self._clients = Clients(config, self._dispatcher, self._carry_out, clock)
+        self._out = self._clients.delivery
         self._begin_empty()
         self._events = self._handlers()
         self._actions = self._actors()
@@ -182,11 +180,8 @@ class Broker:
 
     def _begin_empty(self) -> None:
         """No clients, nothing to send, nothing due."""
-        self._next_zap = 0.0
-        self._next_roll_call = 0.0
-        self._roll_calls_due = 0
-        self._router: RouterDoor | None = None  # a private host has none
-        self._waits_for_host: dict[int, tuple[Ticket, Gate, int]] = {}  # by the ids of inside calls to the host itself
+        self._router: RouterListener | None = None  # a private host has none
+        self._waits_for_host: dict[int, Wait] = {}  # by the ids of inside calls to the host itself
         self._stop = False
         self._far_asked: Counter[str] = Counter()  # addresses of other hosts, and how many results we wait for there
 
@@ -209,7 +204,7 @@ class Broker:
         return {
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._begin, Keep: self._keep, Lookup: self._look_up, Resume: self._resume,
-            Interrupt: lambda effect: self._pool.interrupt(effect.ticket), Removed: self._removed,
+            Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone), Removed: self._removed,
             Drained: self._drained,
         }  # fmt: skip
 
@@ -242,26 +237,28 @@ class Broker:
         server_key: str | None = None
         if keys is not None:
             pair = None if config.insecure else keys.server_keypair()
-            self._router = RouterDoor(config, self._auth, self._message_limit)
+            self._router = RouterListener(
+                config, self._auth, self._poller, self._message_limit, self._clock,
+                receive=self._receive, on_room=self._clients.on_room, call_roll=self._clients.call_roll,
+            )  # fmt: skip
             port = self._router.open(pair)
             server_key = None if pair is None else pair.public
-            self._out.attach(self._router.send_frame)
-            for fd in self._router.fds:
-                self._poller.register(fd, IN)
         self.bound = Bound(config.server_id, config.host, port, path, server_key)
         self.link.address = f"ipc:{path}" if port is None else f"{config.host}:{port}"
         self._record = discovery.ConnectionFile(
             config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
         )
         discovery.publish(self._record)
-        self._sessions.open(self._auth.role_of, codec.pack(self._welcome(self.bound)))
+        self._clients.open(self._auth.role_of, codec.pack(self._welcome(self.bound)))
         return self.bound
 
     def _open_unix(self, path: str) -> None:
         self._poller = new_poller()
         self._poller.register(self._wake_r.fileno(), IN)
-        self._unix = UnixDoor(self._auth.admit, self._sessions.complain, self._poller, self._message_limit, self._clock)
-        self._unix.roomy = self._sessions.roomy
+        self._unix = UnixListener(
+            self._auth.admit, self._poller, self._message_limit, self._clock,
+            receive=self._receive, complain=self._clients.complain, on_room=self._clients.on_room,
+        )  # fmt: skip
         self._unix.open(path)
 
     def _welcome(self, bound: Bound) -> dict[str, Any]:
@@ -287,7 +284,7 @@ class Broker:
             self.crash = exc
             self._end()
         else:
-            self._helm.run()
+            self._leader.run()
 
     def _route(self) -> None:
         try:
@@ -331,7 +328,7 @@ class Broker:
         word that its reader waits no longer, the wait-for graph would show a cycle that is none. It is posted as well,
         for the wait itself may still be in the inbox; the second word is nothing.
         """
-        if self._helm.steers() and event in _AT_ONCE:
+        if self._leader.leads() and event in _AT_ONCE:
             self._carry_out(self._events[event](*args))
         self._inbox.append((self._events[event], args))
         if self._asleep:
@@ -369,18 +366,19 @@ class Broker:
 
     def _loop(self) -> None:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
-        door, router, out = self._unix, self._router, self._out
+        unix, router, out = self._unix, self._router, self._out
         if self._short is not None:  # it has kept the former router thread
             self._dispatcher.enter(self._short)
             self._short = None
         for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
             self._read_inbox()
-        limit = 0 if router is None else BATCH  # of messages from the ROUTER in this turn
         while not self._stop:
-            if limit:
-                self._read_router(limit)
-            if door.ready:
-                self._read_unix(FEW if self._quick else BATCH)
+            if router is not None and router.ready:
+                now = self._clock()
+                router.read(FEW if self._quick else BATCH, now, now + TURN_S)
+            if unix.ready:
+                now = self._clock()
+                unix.read(FEW if self._quick else BATCH, now, now + TURN_S)
             if self._inbox:
                 self._read_inbox()
             if self._quick:
@@ -393,123 +391,69 @@ class Broker:
                 log.exception("what was due could not be done")
             if out.unsent:
                 out.push_all()
-            if door.ended:
+            if unix.ended or (router is not None and router.ended):
                 self._see_off()
-            limit = 0
-            if out.router_used and router is not None:
-                out.router_used = False
-                if router.is_readable():
-                    limit = FEW if self._quick else BATCH
+            if router is not None and router.used:
+                router.ask()
             wait_s = 0.0
-            if not (limit or door.ready or self._inbox or self._quick or out.unsent or self._stop):
+            if not (
+                unix.ready or self._inbox or self._quick or out.unsent or self._stop
+                or (router is not None and router.ready)
+            ):  # fmt: skip
                 self._asleep = True
                 # Posted between the last look and the flag: nobody will wake us for that.
                 wait_s = 0.0 if self._inbox else self._poll_s(now, due)
-            if self._look_at_doors(wait_s) and not limit:
-                limit = 1  # a lone message is the rule where callers wait: to look for more costs an exception
+            self._look_at_doors(wait_s)
 
-    def _look_at_doors(self, wait_s: float) -> bool:
-        """See who is at the doors, or wait for somebody; True if the ROUTER has something."""
+    def _look_at_doors(self, wait_s: float) -> None:
+        """See what the listeners have, or wait for it."""
         ready = self._poller.poll(wait_s, MAX_READY)
         self._asleep = False
-        if len(ready) == 1 and self._unix.on_ready(*ready[0]):  # most often
-            return False
-        router_fds = [-1] if self._router is None else self._router.fds
-        found = False
         for fd, events in ready:
-            if self._unix.on_ready(fd, events):
+            if self._unix.on_ready(fd, events) or (self._router is not None and self._router.on_ready(fd, events)):
                 continue
-            if fd not in router_fds:
-                self._empty_pipe()
-            elif fd == router_fds[0]:
-                found = True
-            else:
-                self._next_zap = 0.0
-        return found
+            self._empty_pipe()
 
     def _see_off(self) -> None:
-        """Look after the connections that have ended at the Unix door."""
-        door = self._unix
-        while door.ended:
-            peer = door.ended.pop()
-            door.forget(peer)
-            self._sessions.gone(peer)
+        """Look after the connections that have ended."""
+        listeners: tuple[Listener | None, ...] = (self._unix, self._router)
+        for listener in listeners:
+            while listener is not None and listener.ended:
+                peer = listener.ended.popleft()
+                listener.forget(peer)
+                self._clients.gone(peer)
 
     def _poll_s(self, now: float, due: float | None) -> float:
         """How long nothing is to be done, unless somebody says something; ``due``: when `Dispatcher.on_tick` is."""
-        if not self._next_zap:
-            return 0.0
-        wait = min(POLL_LIMIT_S, self._sessions.due - now, self._unix.due - now)
+        wait = min(POLL_LIMIT_S, self._clients.due - now, self._unix.due - now)
         if due is not None and due - now < wait:
             wait = due - now
-        if self._out.stalled:
-            wait = min(wait, RETRY_S)
-        if self._roll_calls_due:
-            wait = min(wait, ROLL_CALL_EVERY_S)
+        if self._router is not None and self._router.due - now < wait:
+            wait = self._router.due - now
         return max(0.0, wait)
 
     def _empty_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 
-    def _read_router(self, limit: int) -> None:
-        """Handle what the ROUTER has, ``limit`` messages at most."""
-        router, out = self._router, self._out
-        assert router is not None
-        now = self._clock()
-        end, out.push_by = now + TURN_S, now + PUSH_S
-        out.router_used = True
-        for _ in range(limit):
-            arrival = router.receive()
-            if arrival is None:
-                return
-            now = self._receive(*arrival, now)
-            if self._quick:
-                now = self._run_quick(end)
-            if now >= end:
-                return
-
-    def _read_unix(self, limit: int) -> None:
-        """The same for the Unix door: one message of each client that has some, in turn."""
-        ready = self._unix.ready
-        now = self._clock()
-        end, self._out.push_by = now + TURN_S, now + PUSH_S
-        while ready and limit:
-            peer = ready[0]
-            parts = peer.receive()
-            if parts is None or peer.is_dry:
-                peer.is_listed = False
-                ready.popleft()
-                if parts is None:  # it may have been read from for a while all the same
-                    if self._clock() >= end:
-                        return
-                    continue
-            elif len(ready) > 1:
-                ready.rotate(-1)
-            limit -= 1
-            now = self._receive(peer, parts if peer.count <= messages.MAX_FRAMES else None, peer.size, now)
-            if self._quick:
-                now = self._run_quick(end)
-            if now >= end:
-                return
-
-    def _receive(self, routing_id: Where, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
-        """Handle one message; the time when that is done. Raises `Relieved`."""
+    def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
+        """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short = None
         if parts is not None and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
             short = messages.parse_short_call(parts[0])  # type: ignore[arg-type]
         try:
-            session = self._seats.get(routing_id)
+            session: Session | None = peer.session
             if short is None or session is None or session.token != short[0]:
-                self._on_message(routing_id, parts, size, now)
+                self._on_message(peer, parts, size, now)
             elif (ended := self._run_short(session, short[1], now)) == 0.0:
                 self._take_call(session, short[1], now)
             else:
                 return ended
         except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")
-            self._answer_broken(routing_id, parts)
-        return self._clock()
+            self._answer_broken(peer, parts)
+        now = self._clock()
+        return self._run_quick(now + TURN_S) if self._quick else now
 
     def _read_inbox(self) -> None:
         """Handle the events of other threads, `BATCH` of them at most."""
@@ -525,12 +469,12 @@ class Broker:
 
     def _run_quick(self, end: float) -> float:
         """Run what is on the fast lane, but begin nothing after ``end``; the time. Raises `Relieved`."""
-        helm, lane, clock = self._helm, self._quick, self._clock
+        leader, lane, clock = self._leader, self._quick, self._clock
         now = clock()
         while lane and now < end:
             self._out.push_some(now)
             ticket = lane.popleft()
-            if not helm.can_watch():
+            if not leader.can_watch():
                 self._pool.start(ticket)
                 continue
             if ticket.settled:  # cancelled before it could begin
@@ -552,13 +496,13 @@ class Broker:
         """
         if self._quick or not self.config.fast_lane:
             return 0.0
-        ticket = self._dispatcher.start_short(session.peer, call, now)
-        if ticket is None or not self._helm.can_watch():
+        ticket = self._dispatcher.start_short(session.caller, call, now)
+        if ticket is None or not self._leader.can_watch():
             return 0.0
-        ledger = session.ledger
+        replies = session.replies
         session.last_seen = now
-        if call.needed > ledger.needed:
-            ledger.acknowledge(call.needed)
+        if call.needed > replies.needed:
+            replies.acknowledge(call.needed)
         out = self._out
         if out.unsent:
             out.push_some(now)
@@ -569,9 +513,9 @@ class Broker:
         if call.flags & messages.Flag.DETACHED:
             self._keep(Keep(ticket.task_id, reply))
         if reply.code:
-            self._answer(Answer(session.peer, call.call_id, reply))
+            self._answer(Answer(session.caller, call.call_id, reply))
             return now
-        ledger.note(call.call_id, reply)
+        replies.note(call.call_id, reply)
         out.unsent.append((session, messages.answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
@@ -582,9 +526,9 @@ class Broker:
         """
         pace = ticket.pace
         assert pace is not None
-        self._helm.begin()
+        self._leader.begin()
         reply = Context().run(self._host.run, ticket, self._pool.prepare(ticket))
-        if not self._helm.end():
+        if not self._leader.end():
             pace.disappoint()
             self._post_done(ticket, reply)
             raise Relieved
@@ -594,32 +538,18 @@ class Broker:
 
     def _look_at_clock(self, now: float) -> float | None:
         """Do what is due; when the next timer of the dispatcher is, None: there is none."""
-        if now >= self._next_zap:
-            self._look_at_router(self._router, now)
+        router = self._router
+        if router is not None and now >= router.next_look:
+            router.look(now)
         due = self._dispatcher.next_deadline()
         if due is not None and due <= now:
             self._carry_out(self._dispatcher.on_tick(now))
             due = self._dispatcher.next_deadline()
-        if self._out.stalled:
-            self._out.retry(now)
-        if now >= self._sessions.due:
-            self._sessions.look(now)
+        if now >= self._clients.due:
+            self._clients.look(now)
         if now >= self._unix.due:
             self._unix.look(now)
         return due
-
-    def _look_at_router(self, router: RouterDoor | None, now: float) -> None:
-        """Who comes in by the ROUTER, and whether somebody has left it."""
-        if router is None:
-            self._next_zap = math.inf
-            return
-        self._next_zap = 0.0 if router.let_in() else now + ZAP_EVERY_S  # until it has nothing more
-        if router.someone_left():
-            self._roll_calls_due = ROLL_CALLS
-        if self._roll_calls_due and now >= self._next_roll_call:
-            self._next_roll_call = now + ROLL_CALL_EVERY_S
-            self._roll_calls_due -= 1
-            self._sessions.call_roll()
 
     def _carry_out(self, effects: list[Effect]) -> None:
         actions = self._actions
@@ -631,19 +561,19 @@ class Broker:
 
     # ------------------------------------------------------------ messages of clients
 
-    def _on_message(self, routing_id: Where, parts: Sequence[messages.Frame] | None, size: int, now: float) -> None:
+    def _on_message(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> None:
         try:
             if not parts:
                 raise errors.RemoteProtocolError("empty message" if parts is not None else "too many frames")
             head = messages.parse_header(parts[0])
-            session = self._seats.get(routing_id)
+            session: Session | None = peer.session
             if head.kind == Kind.HELLO:
                 hello = messages.parse_client(parts, head)
                 assert isinstance(hello, messages.Hello)
-                self._sessions.hello(routing_id, hello, self._user_at(routing_id), now)
+                self._clients.hello(peer, hello, now)
                 return
             if session is None or session.token != head.token:
-                self._out.send(routing_id, [messages.header(Kind.NEED_HELLO, head.call_id)])
+                peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
                 return
             session.last_seen = now
             if size > self._message_limit:
@@ -651,63 +581,56 @@ class Broker:
                 return
             message = messages.parse_client(parts, head)
         except errors.RemoteProtocolError as exc:
-            self._sessions.complain(routing_id, exc)
+            self._clients.complain(peer, exc)
             return
         if type(message) is Call:
             self._take_call(session, message, now)
         elif isinstance(message, messages.Fetch):
-            if self._is_stream(session.peer, message.call_id, message.task_id):
+            if self._is_stream(session.caller, message.call_id, message.task_id):
                 return
             timeout = message.time_ms / 1000
-            effects = self._dispatcher.on_fetch(session.peer, message.call_id, message.task_id, timeout, now)
+            effects = self._dispatcher.on_fetch(session.caller, message.call_id, message.task_id, timeout, now)
             self._carry_out(effects)
         elif isinstance(message, messages.Cancel):
-            if not self._management.may_cancel(session.peer, session.role, message.task_id):
+            if not self._management.may_cancel(session.caller, session.role, message.task_id):
                 return  # there is nobody to tell: a CANCEL has no answer
             self._carry_out(
-                self._dispatcher.on_cancel(session.peer, message.call_id, message.task_id, now, alone=message.alone)
+                self._dispatcher.on_cancel(session.caller, message.call_id, message.task_id, now, alone=message.alone)
             )
         elif isinstance(message, messages.Credit):
-            self._on_credit(session.peer, message.call_id, message.items)
+            self._on_credit(session.caller, message.call_id, message.items)
         elif isinstance(message, messages.Ack):
-            session.ledger.acknowledge(message.needed)
-            session.ledger.forget(message.beyond)
+            session.replies.acknowledge(message.needed)
+            session.replies.forget(message.beyond)
         elif isinstance(message, messages.Ping):
-            self._out.send(routing_id, [messages.header(Kind.PONG, message.nonce, session.token)])
+            peer.send([messages.header(Kind.PONG, message.nonce, session.token)])
         elif isinstance(message, messages.Bye):
-            self._sessions.bye(session)
-
-    def _user_at(self, where: Where) -> str:
-        """Whom the `Authenticator` took the sender of the HELLO for that was just read."""
-        if not isinstance(where, bytes):
-            return where.user
-        assert self._router is not None
-        return self._router.hello_from
+            self._clients.bye(session)
 
     def _take_call(self, session: Session, call: Call, now: float) -> None:
         session.last_seen = now
-        if call.needed > session.ledger.needed:
-            session.ledger.acknowledge(call.needed)
-        if call.flags & messages.Flag.RESENT and self._sessions.came_before(session, call.call_id):
+        if call.needed > session.replies.needed:
+            session.replies.acknowledge(call.needed)
+        if call.flags & messages.Flag.RESENT and self._clients.came_before(session, call.call_id):
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._manage(session, call)
         else:
-            self._carry_out(self._dispatcher.on_call(session.peer, call, now))
+            self._carry_out(self._dispatcher.on_call(session.caller, call, now))
 
     def _refuse_size(self, session: Session, call_id: int, size: int) -> None:
         limit = self.config.max_message_bytes
         text = f"a message of {size:,} bytes, limit {limit:,} (max_message_bytes)"
-        self._answer(Answer(session.peer, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
+        self._answer(Answer(session.caller, call_id, error_reply(errors.MessageTooLarge(text, size, limit))))
 
-    def _answer_broken(self, routing_id: Where, parts: Sequence[messages.Frame] | None) -> None:
-        session = self._seats.get(routing_id)
+    def _answer_broken(self, peer: Connection, parts: Sequence[messages.Frame] | None) -> None:
+        session: Session | None = peer.session
         if session is None or not parts:
             return
         call_id = messages.parse_header(parts[0]).call_id
-        session.peer.calls.pop(call_id, None)
+        session.caller.calls.pop(call_id, None)
         self._answer(
-            Answer(session.peer, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))
+            Answer(session.caller, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))
         )
 
     # ------------------------------------------------------------ effects
@@ -733,9 +656,7 @@ class Broker:
         if peer.gone:
             return
         session: Session = peer.key
-        if reply.code != Code.BUSY:  # nothing was executed
-            session.ledger.note(call_id, reply)
-        self._out.push_reply(session, call_id, reply)
+        self._out.unsent.append((session, session.answer(call_id, reply)))
 
     def _pending(self, effect: Pending) -> None:
         if effect.peer.local:
@@ -839,17 +760,14 @@ class Broker:
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
-    def _on_inside_call(
-        self, peer: Peer, call: Call, parent: Ticket | None, gate: Gate | None, serial: int
-    ) -> list[Effect]:
-        """``gate``: the code of ``parent`` waits there for the outcome."""
+    def _on_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
+        """``wait``: the code of ``parent`` waits for the outcome."""
         now = self._clock()
-        wait = parent is not None and gate is not None
-        if parent is not None and gate is not None:
-            _enter(parent, gate, serial)
+        if wait is not None:
+            wait.enter()
         if call.agent or call.method in RUN_AS_CALLS:
-            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait)
-        if parent is None or gate is None:
+            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=wait is not None)
+        if parent is None or wait is None:
             self._manage(None, call)
             return []
         if call.method not in ANSWERED_APART:
@@ -860,7 +778,7 @@ class Broker:
         refusal = _refusal(parent, effects)
         if refusal is not None:
             return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
-        self._waits_for_host[call.call_id] = (parent, gate, serial)
+        self._waits_for_host[call.call_id] = wait
         self._manage(None, call)
         return effects
 
@@ -880,61 +798,60 @@ class Broker:
     def _on_inside_cancel(self, peer: Peer, call_id: int, task_id: str, alone: bool) -> list[Effect]:
         return self._dispatcher.on_cancel(peer, call_id, task_id, self._clock(), alone=alone)
 
-    def _on_wait(self, ticket: Ticket, gate: Gate, serial: int, task_ids: list[str], any_of: bool) -> list[Effect]:
-        _enter(ticket, gate, serial)
-        return self._dispatcher.on_wait(ticket, task_ids, self._clock(), any_of=any_of)
+    def _on_wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> list[Effect]:
+        wait.enter()
+        return self._dispatcher.on_wait(wait.ticket, task_ids, self._clock(), any_of=any_of)
 
-    def _on_wait_outside(self, ticket: Ticket, gate: Gate, serial: int, task_ids: Sequence[str] = ()) -> list[Effect]:
-        _enter(ticket, gate, serial)
-        return self._dispatcher.on_wait_outside(ticket, self._clock(), task_ids=task_ids)
+    def _on_wait_outside(self, wait: Wait, task_ids: Sequence[str] = ()) -> list[Effect]:
+        wait.enter()
+        return self._dispatcher.on_wait_outside(wait.ticket, self._clock(), task_ids=task_ids)
 
-    def _on_go_outside(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+    def _on_go_outside(self, wait: Wait) -> list[Effect]:
         """The same from a thread that does not look at its gate now: it blocks on the outside thing itself.
 
         Its refusal would be heard only when that is over. So where the wait would close a cycle it is the call that
         came back that is refused; and where there may be no more stand-ins, it keeps its slot.
         """
         now = self._clock()
-        effects = self._on_wait_outside(ticket, gate, serial)
-        refusal = _refusal(ticket, effects)
+        effects = self._on_wait_outside(wait)
+        refusal = _refusal(wait.ticket, effects)
         if isinstance(refusal, errors.DeadlockError):
-            refused = self._dispatcher.refuse_returns(ticket, refusal, now)
-            return [*refused, *self._on_wait_outside(ticket, gate, serial)]
-        return [Resume(ticket)] if isinstance(refusal, errors.HostBusy) else effects
+            refused = self._dispatcher.refuse_returns(wait.ticket, refusal, now)
+            return [*refused, *self._on_wait_outside(wait)]
+        return [Resume(wait.ticket)] if isinstance(refusal, errors.HostBusy) else effects
 
-    def _on_wait_credit(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
+    def _on_wait_credit(self, wait: Wait) -> list[Effect]:
         """A generator waits for its reader to take items.
 
         That is an edge to a reader in a worker thread, which does one thing at a time. A coroutine may wait in one task
         and read in another, so nothing can be said of it.
         """
+        ticket = wait.ticket
         reader = ticket.parent
         if not ticket.peer.local:
-            self._sessions.starve(ticket)
+            self._clients.starve(ticket)
         if reader is None or reader.settled or reader.on_loop:
-            return self._on_wait_outside(ticket, gate, serial)
-        if ticket.context is not None and ticket.context.outlet.has_credit:  # granted meanwhile
-            return self._on_wait(ticket, gate, serial, [], False)
-        return self._on_wait(ticket, gate, serial, [reader.task_id], False)
+            return self._on_wait_outside(wait)
+        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
+            return self._on_wait(wait, [], False)
+        return self._on_wait(wait, [reader.task_id], False)
 
     def _on_await_credit(
         self, ticket: Ticket, fail: Callable[[ZmqAgentsError], None], over: Callable[[], bool]
     ) -> list[Effect]:
         reader, context = ticket.parent, ticket.context
         if not ticket.peer.local:
-            self._sessions.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop or context is None or context.outlet.has_credit:
+            self._clients.starve(ticket)
+        if reader is None or reader.settled or reader.on_loop or context is None or context.sender.has_credit:
             return []
         return self._on_await(ticket, reader.task_id, fail, over)
 
-    def _on_wait_item(self, ticket: Ticket, gate: Gate, serial: int, stream: Any) -> list[Effect]:
+    def _on_wait_item(self, wait: Wait, stream: Any) -> list[Effect]:
         """The reader of a stream of this host waits for its next item."""
-        return self._on_wait(ticket, gate, serial, [] if stream.ready() else [stream.task_id], False)
+        return self._on_wait(wait, [] if stream.ready() else [stream.task_id], False)
 
-    def _on_wait_over(self, ticket: Ticket, gate: Gate, serial: int) -> list[Effect]:
-        if gate.current != serial:  # late word of a wait that has ended
-            return []
-        return self._dispatcher.on_wait_over(ticket, self._clock())
+    def _on_wait_over(self, wait: Wait) -> list[Effect]:
+        return self._dispatcher.on_wait_over(wait.ticket, self._clock()) if wait.is_current else []
 
     def _on_await(
         self, ticket: Ticket, task_id: str, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
@@ -973,10 +890,10 @@ class Broker:
 
     def _on_credit(self, peer: Peer, call_id: int, items: int) -> list[Effect]:
         ticket = peer.calls.get(call_id)
-        if ticket is None or ticket.context is None or ticket.context.outlet is None:
+        if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []
-        ticket.context.outlet.grant(items)
-        self._sessions.feed(ticket)
+        ticket.context.sender.grant(items)
+        self._clients.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
@@ -1005,7 +922,7 @@ class Broker:
     def _on_managed(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         answer = Answer(peer, call_id, reply)
         wait = self._waits_for_host.pop(call_id, None) if peer.local else None
-        return [answer] if wait is None else [answer, *self._on_wait_over(*wait)]
+        return [answer] if wait is None else [answer, *self._on_wait_over(wait)]
 
     @staticmethod
     def _on_beat(alive: threading.Event) -> list[Effect]:
@@ -1026,12 +943,12 @@ class Broker:
         if session is None:
             peer, reply = self.link.peer, self._management.handle(self.link.peer, call, "admin")
         else:
-            peer, reply = session.peer, self._management.handle(session.peer, call, session.role)
+            peer, reply = session.caller, self._management.handle(session.caller, call, session.role)
         if reply is not None:
             self._carry_out(self._on_managed(peer, call.call_id, reply))
 
     def _where(self) -> dict[str, Any]:
-        return {"port": self.bound.port if self.bound else None, **self._sessions.where()}
+        return {"port": self.bound.port if self.bound else None, **self._clients.where()}
 
     # ------------------------------------------------------------ the end
 
@@ -1056,12 +973,12 @@ class Broker:
         self._read_late()
 
     def _say_goodbye(self) -> None:
-        self._sessions.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
+        self._clients.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
 
     def _end_threads(self) -> None:
-        self._helm.close(timeout=0.0)  # what keeps the pool keeps these
+        self._leader.close(timeout=0.0)  # what keeps the pool keeps these
         clean = self._pool.close(timeout=1.0)
-        if not self._helm.close(timeout=0.1) or not clean:
+        if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
 
     def _close_doors(self) -> None:
@@ -1102,12 +1019,6 @@ class _FarResult:
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""
-
-
-def _enter(ticket: Ticket, gate: Gate, serial: int) -> None:
-    """The code of ``ticket`` waits at ``gate``: from now on only words about this wait count."""
-    ticket.gate = gate
-    gate.current = serial
 
 
 def _refusal(ticket: Ticket, effects: list[Effect]) -> ZmqAgentsError | None:

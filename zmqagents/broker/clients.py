@@ -1,25 +1,22 @@
-"""Who is here, who is lost, and who may do what.
+"""The clients of a host: which are connected, which are lost for a moment, and what each may do.
 
-A client says HELLO over a connection and has a *seat* from then on, found by that connection: a routing id of the
-ROUTER or a `UnixPeer`. Its messages bear the token that the WELCOME gave it. What ends that:
+A client says HELLO over a connection. From then on it has a *seat*: the connection's `Peer` holds its `Session`, and
+its messages bear the token that the WELCOME gave it. A client goes in one of these ways:
 
-    its connection breaks     the Unix door tells of it; over TCP it is found out by sending (`Sessions.call_roll`).
-                              It is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
-                              come back over another connection. Nobody reads its streams any more; they are cancelled
+    its connection breaks     the Unix listener tells; over TCP only sending finds out (`Clients.call_roll`). The client
+                              is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
+                              come back over another connection. Its streams are cancelled, for nothing reads them
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
-    its key is revoked        all that it asked for ends in an error
+    its key is revoked        everything that it asked for ends in an error
 
 All of this belongs to the router thread, whose loop calls `look` when it is ``due``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Callable
-
-import zmq
+from collections.abc import Callable, Iterable
 
 from .. import errors
 from ..config import BrokerConfig
@@ -31,60 +28,68 @@ from ..security.keys import Role
 from ..security.zap import name_of
 from ..wire import messages
 from ..wire.messages import Flag, Frame, Hello, Kind, error_reply
-from ..wire.unix_listener import Where
-from .delivery import Outbound, Session
+from ..wire.transport import Peer
+from .delivery import Delivery
+from .session import Session
 
-__all__ = ["Sessions"]
+__all__ = ["Clients"]
 
 log = logging.getLogger(__name__)
 
-PROBE_S = 1.0  # how often the reader of a stream that waits for it is looked after
-MAX_LOST = 1024  # clients that are waited for after their connection broke
-ROLES_EVERY_S = (
-    0.25  # how often the roles of clients with keys are looked at; the key store reads once a second at most
-)
-SILENCE_S = 60.0  # a client pings at least every 10 s: beyond this it is gone
+PROBE_S = 1.0  # how often the reader is probed that a stream waits for
+MAX_LOST = 1024  # lost clients that are waited for
+ROLES_EVERY_S = 0.25  # how often the roles of clients with keys are looked up; the key store reads once a second
+SILENCE_S = 60.0  # a client pings at least every 10 s: after a silence of this length it is gone
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
-MAX_BAD_PEERS = 4096  # that are remembered; beyond it one may be logged a second time
+MAX_BAD_PEERS = 4096  # peers whose first complaint is remembered; beyond it one may be logged a second time
 
 
-class Sessions:
-    """See the module's docstring. ``carry_out`` runs effects of the dispatcher."""
+class Clients:
+    """The sessions of one host; see the module's docstring. ``carry_out`` runs effects of the dispatcher.
+
+    ``delivery`` sends to them. ``due`` is when `look` has something to do at the latest.
+    """
 
     def __init__(
-        self, config: BrokerConfig, dispatcher: Dispatcher, out: Outbound,
-        carry_out: Callable[[list[Effect]], None], clock: Callable[[], float],
+        self, config: BrokerConfig, dispatcher: Dispatcher, carry_out: Callable[[list[Effect]], None],
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.seats: dict[Where, Session] = {}  # by where it is reached; always the same object
-        self.due = 0.0  # when there is something to do for `look`
+        self.delivery = Delivery(config.max_unread_bytes, self._detach)
+        self.due = 0.0
         self._config = config
         self._dispatcher = dispatcher
-        self._out = out
         self._carry_out = carry_out
         self._clock = clock
         self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
+        self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_sweep = self._next_probe = 0.0
-        self._next_roles = math.inf  # while nobody is here by a key
+        self._next_roles = math.inf  # while no client has a key
         self._bad_peers: dict[str, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
-        out.gone, out.drop = self.gone, self._detach
+
+    def __repr__(self) -> str:
+        return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
 
     def open(self, role_of: Callable[[str], Role | None], welcome: bytes) -> None:
-        """Let clients in. ``role_of`` gives what a user may do, None: nothing; ``welcome`` is the body of a WELCOME."""
+        """Begin to accept clients.
+
+        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` is the body of a WELCOME.
+        """
         self._role_of = role_of
         self._welcome = welcome
 
     # ------------------------------------------------------------ what clients say
 
-    def hello(self, routing_id: Where, hello: Hello, user: str, now: float) -> None:
-        """A client introduces itself, or has come back. ``user``: whom the `Authenticator` took it for."""
+    def hello(self, peer: Peer, hello: Hello, now: float) -> None:
+        """Give a client its seat at ``peer``: it introduces itself, or has come back."""
+        user = peer.user
         role = self._role_of(user)
         if role is None:
-            self._send_away(routing_id, errors.AuthenticationError("this key was revoked"))
+            self._send_away(peer, errors.AuthenticationError("this key was revoked"))
             return
         session = self._clients.get(hello.client_id)
         flags = 0
@@ -92,31 +97,31 @@ class Sessions:
             session = Session(hello, user, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
-            self.complain(routing_id, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
+            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
             return
         else:  # its former connection is lost, which it may have noticed before us
             self._lose(session)
             session.role = role
             flags = Flag.RESUMED
-        other = self.seats.get(routing_id)
+        other: Session | None = peer.session
         if other is not None and other is not session:
             self._detach(other)
-        session.take_seat(routing_id, now)
+        session.take_seat(peer, now)
         self._lost.pop(session, None)
-        self.seats[routing_id] = session
+        self._seated[session] = None
         if user.startswith("key:"):
             self._next_roles = min(self._next_roles, now + ROLES_EVERY_S)
             self.due = min(self.due, self._next_roles)
         head = messages.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        self._out.send(routing_id, [head, self._welcome])
+        peer.send([head, self._welcome])
 
     def bye(self, session: Session) -> None:
-        """The client goes, and will not come back."""
+        """End the session of a client that goes and will not come back."""
         self._detach(session)
 
-    def complain(self, routing_id: Where, exc: Exception) -> None:
+    def complain(self, peer: Peer, exc: Exception) -> None:
         """Count what a peer did wrong, and log it once for each peer, though not for each of a flood of them."""
-        name = routing_id.hex() if isinstance(routing_id, bytes) else str(routing_id)
+        name = str(peer)
         seen = self._bad_peers.get(name, 0)
         if len(self._bad_peers) >= MAX_BAD_PEERS and not seen:
             self._bad_peers.clear()
@@ -125,22 +130,22 @@ class Sessions:
             log.warning("dropping malformed messages of peer %s: %s", name, exc)
 
     def came_before(self, session: Session, call_id: int) -> bool:
-        """True if this call is open, or was answered: then it is answered again."""
-        if call_id in session.peer.calls or call_id < session.ledger.needed:
+        """Whether this call is open, or was answered: then it is answered again."""
+        if call_id in session.caller.calls or call_id < session.replies.needed:
             return True
         try:
-            reply = session.ledger.find(call_id)
+            reply = session.replies.find(call_id)
         except KeyError:
             return False
         if reply is None:
-            task_id = messages.task_id_of(session.peer.prefix, call_id)
+            task_id = messages.task_id_of(session.caller.prefix, call_id)
             limit = self._config.max_unread_bytes
             lost = errors.CallLost(f"the call ended, but its reply was not read among {limit} bytes (max_unread_bytes)")
             reply = error_reply(lost, call_id=task_id)
-        self._out.push_reply(session, call_id, reply)
+        self.delivery.unsent.append((session, session.answer(call_id, reply)))
         return True
 
-    # ------------------------------------------------------------ who has gone
+    # ------------------------------------------------------------ clients that go
 
     def look(self, now: float) -> None:
         """Do what is ``due``."""
@@ -158,7 +163,7 @@ class Sessions:
             self._detach(session)
         if now >= self._next_sweep:
             self._next_sweep = now + SILENCE_S / 4
-            for session in [s for s in self.seats.values() if now - s.last_seen > SILENCE_S]:
+            for session in [s for s in self._seated if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
         self.due = min(self._next_sweep, self._next_roles)
         if self._starving:
@@ -167,42 +172,33 @@ class Sessions:
             self.due = min(self.due, next(iter(self._lost)).last_seen + self._config.resume_s)
 
     def call_roll(self) -> None:
-        """Find out whose connection has ended: the ROUTER's monitor does not say, but sending does."""
-        for session in list(self.seats.values()):
-            if session.outbox is None:
-                self._knock(session)
-
-    def _knock(self, session: Session) -> None:
-        """Send it something. The Unix door says by itself who has gone."""
-        if isinstance(session.routing_id, bytes):
-            self._out.send(session.routing_id, [messages.header(Kind.PONG, 0, session.token)])
+        """Find out whose connection has ended, where the listener cannot tell."""
+        _probe(session for session in self._seated if session.outbox is None)
 
     def starve(self, ticket: Ticket) -> None:
-        """A stream to another process waits for its reader. If that has died it would wait, and keep the turn."""
+        """Probe the reader of a stream now and then, for the stream waits for it, and would keep its turn for ever."""
         self._starving.add(ticket)
         self.due = min(self.due, self._next_probe)
 
     def feed(self, ticket: Ticket) -> None:
-        """Its reader has granted it more."""
+        """Probe the reader of this stream no more: it has granted credit."""
         self._starving.discard(ticket)
 
     def where(self) -> dict[str, int]:
-        """How many clients there are, for the host's account of itself."""
-        return {"clients": len(self.seats), "clients_lost": len(self._lost)}
+        """How many clients there are, for `status`."""
+        return {"clients": len(self._seated), "clients_lost": len(self._lost)}
 
     def close(self, goodbye: list[Frame]) -> None:
-        """Send everybody what is left for them, and ``goodbye``."""
-        for session in list(self.seats.values()):
-            with contextlib.suppress(zmq.ZMQError):
-                self._out.finish(session, goodbye)
+        """Send every client what waits for it, and ``goodbye``."""
+        for session in self._seated:
+            session.peer.send_last([*(session.outbox or ()), goodbye])
 
     def _probe_readers(self) -> None:
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
-        for session in {ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost}:
-            self._knock(session)
+        _probe({ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost})
 
     def _look_at_roles(self, now: float) -> None:
-        """Keys may be changed and removed while their clients are here, or about to come back."""
+        """Apply changes of keys to their clients, also to those that are lost."""
         for session in [session for session in self._clients.values() if session.user.startswith("key:")]:
             role = self._role_of(session.user)
             if role is not None:
@@ -210,62 +206,59 @@ class Sessions:
                 self._next_roles = now + ROLES_EVERY_S
                 continue
             who = name_of(session.user)
-            log.warning("%s: %s was revoked: its session has ended", self._config.server_id, who)
+            log.warning("%s: %s was revoked, and its session is ended", self._config.server_id, who)
             error = errors.AuthenticationError(f"the key of {who.partition(':')[2]} was revoked")
-            self._carry_out(self._dispatcher.on_revoke(session.peer, error, now))
+            self._carry_out(self._dispatcher.on_revoke(session.caller, error, now))
             if not session.lost:
-                self._send_away(session.routing_id, error)
+                self._send_away(session.peer, error)
             self._detach(session)
 
-    def _send_away(self, routing_id: Where, error: ZmqAgentsError) -> None:
+    def _send_away(self, peer: Peer, error: ZmqAgentsError) -> None:
         code, body = error_reply(error)
-        self._out.send(routing_id, [messages.header(Kind.GOODBYE, code=code), *body])
+        peer.send([messages.header(Kind.GOODBYE, code=code), *body])
 
-    def gone(self, routing_id: Where) -> None:
-        """This connection has ended."""
-        session = self.seats.get(routing_id)
+    def gone(self, peer: Peer) -> None:
+        """Note that this connection has ended."""
+        session: Session | None = peer.session
         if session is not None:
             self._lose(session)
 
-    def roomy(self, where: Where) -> None:
-        """It can be sent more, after a time in which it did not read."""
-        session = self.seats.get(where)
+    def on_room(self, peer: Peer) -> None:
+        """Send on to a client that may have room, after a time in which it had none."""
+        session: Session | None = peer.session
         if session is not None:
-            self._out.go_on(session)
+            self.delivery.go_on(session)
 
     def _lose(self, session: Session) -> None:
-        """Its connection is gone. Its calls go on for ``resume_s``, but nobody reads its streams any more."""
+        """Wait ``resume_s`` for a client whose connection is gone, and cancel its streams, which nothing reads now."""
         if session.lost:
             return
-        session.lost = True
-        session.last_seen = self._clock()
-        self._leave_seat(session)
+        session.lose(self._clock())
+        self._seated.pop(session, None)
         self._lost[session] = None
         self.due = min(self.due, session.last_seen + self._config.resume_s)
         if len(self._lost) > MAX_LOST:
             self._detach(next(iter(self._lost)))
-        for ticket in [t for t in session.peer.calls.values() if t.flags & Flag.STREAM]:
-            self._carry_out(self._dispatcher.on_cancel(session.peer, ticket.call_id, "", self._clock()))
+        for ticket in [t for t in session.caller.calls.values() if t.flags & Flag.STREAM]:
+            self._carry_out(self._dispatcher.on_cancel(session.caller, ticket.call_id, "", self._clock()))
 
     def _detach(self, session: Session) -> None:
-        """The client is gone for good."""
-        self._leave_seat(session)
-        session.ledger.clear()
-        session.in_flight.clear()
+        """Let go of a client that is gone for good."""
+        session.clear()
+        self._seated.pop(session, None)
         self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]
-        self._carry_out(self._dispatcher.on_detach(session.peer, self._clock()))
+        self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
 
-    def _leave_seat(self, session: Session) -> None:
-        if session.seated:
-            session.seated = False
-            del self.seats[session.routing_id]
-        self._out.leave(session)
+
+def _probe(sessions: Iterable[Session]) -> None:
+    for session in sessions:
+        session.peer.probe([messages.header(Kind.PONG, 0, session.token)])
 
 
 class _Quota:
-    """So many in so many seconds."""
+    """Allows ``limit`` events in every ``seconds``."""
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit

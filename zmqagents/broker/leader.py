@@ -28,7 +28,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["Helm", "Relieved"]
+__all__ = ["Leader", "Relieved"]
 
 LOOK_S = 0.001
 CLOSE_LOOK_S = 0.0004  # the next look, if an agent's code is running at this one
@@ -40,12 +40,12 @@ class Relieved(BaseException):
     """The calling thread has lost the helm while it ran an agent's code, and must touch nothing of the router's."""
 
 
-class Helm:
+class Leader:
     """The role of the router thread. ``steer`` is the loop: it ends by returning, or by raising `Relieved`."""
 
     def __init__(self, steer: Callable[[], None]) -> None:
         self.thread = 0  # the ident of the thread that steers; 0: it has left, and nobody has taken over yet
-        self._steer = steer
+        self._loop = steer
         self._token: deque[int] = deque()  # holds its ident while the steering thread runs an agent's code
         self._in_code = 0  # its ident while it does, and while nobody has said that he took over
         self._runs = 0
@@ -56,7 +56,7 @@ class Helm:
         self._threads: set[threading.Thread] = set()
         self._made = 0
         self._closed = False
-        _helms.add(self)
+        _leaders.add(self)
 
     def run(self) -> None:
         """Steer, and stand by when relieved. Returns when the loop has ended, or when nobody needs this thread."""
@@ -115,7 +115,7 @@ class Helm:
         self.thread = 0  # `_in_code` is the successor's from here on
         self._words.put(None)
 
-    def steers(self) -> bool:
+    def leads(self) -> bool:
         """True in the thread that steers. If an agent's code asks there, that gives the helm up, and it is False."""
         me = threading.get_ident()
         if self.thread != me:
@@ -147,7 +147,7 @@ class Helm:
     def _live(self) -> None:
         while True:
             try:
-                self._steer()
+                self._loop()
                 return
             except Relieved:
                 pass
@@ -206,12 +206,12 @@ class Helm:
         self._closed = True
 
 
-_helms: weakref.WeakSet[Helm] = weakref.WeakSet()
+_leaders: weakref.WeakSet[Leader] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for helm in list(_helms):
-        helm._forget()
+    for leader in list(_leaders):
+        leader._forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,44 +1,147 @@
-"""The replies that a client may still need: what makes a call run at most once over a connection that breaks.
+"""One client of the host: what is kept of it while it is connected, and for a while after its connection broke.
 
-Call ids are the client's own and never used twice. Every reply is noted here when it is sent and forgotten when the
-client says that it needs it no more (see `frames`). So of a CALL that is sent again after a broken connection it is
-known whether it was answered; whether it is still open, its `Peer` knows; and if neither, it has never come.
+A `Session` outlives a connection by ``resume_s`` seconds, in which the client may come back over another one. What
+makes its calls run at most once meanwhile is the `ReplyCache`: call ids are made by the client and never used twice;
+every reply is noted there when it is sent, and forgotten when the client says that it needs the reply no more (see
+`messages`). When a CALL comes again after a broken connection, the host therefore knows whether it was answered (the
+cache has a note), is still open (the `Caller` has it), or has never come.
 
-``max_bytes`` bounds the replies of one client. Beyond it the oldest go, but not the fact that they were given:
-their calls do not run again.
+All of this belongs to the router thread.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
-from ..wire.messages import Reply
+from ..scheduler.records import Peer as Caller
+from ..security.keys import Role
+from ..wire import messages
+from ..wire.messages import Code, Frame, Hello, Kind, Reply
+from ..wire.transport import Peer
 
-__all__ = ["Ledger"]
+__all__ = ["ReplyCache", "Session"]
 
 NOTE_BYTES = 256  # counted for a reply beside its length
-MAX_NOTES = 65_536  # replies remembered of one client; one that acknowledges leaves a hundred
+MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
+BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
+_RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
+_BUSY = int(Code.BUSY)
 
 
-class Ledger:
-    """The ledger of one client. Owned by the router thread."""
+class Session:
+    """One client that has said HELLO.
+
+    ``caller`` is the client as the scheduler knows it, ``peer`` the connection by which it is reached, or was reached
+    last. ``outbox`` holds the messages for which that had no room; None while nothing waits.
+    """
+
+    __slots__ = (
+        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "replies", "resume", "role", "seated", "token",
+        "unread_bytes", "user",
+    )  # fmt: skip
+
+    def __init__(self, hello: Hello, user: str, role: Role, max_bytes: int) -> None:
+        self.client_id = hello.client_id
+        self.resume: Any = hello.options.get("resume")
+        self.user = user
+        self.role = role
+        self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=user)
+        self.replies = ReplyCache(max_bytes)
+        self.unread_bytes = 0  # in the outbox
+        self.outbox: deque[list[Frame]] | None = None
+        self.seated = False  # it has a connection
+        self.lost = False  # its connection is gone; it may come back by another
+        self.peer: Peer
+        self.token: int
+        self.last_seen: float
+
+    def take_seat(self, peer: Peer, now: float) -> None:
+        """From now on the client is reached by ``peer``."""
+        self.peer = peer
+        self.token = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+        self.last_seen = now
+        self.seated = True
+        self.lost = False
+        self.drop_outbox()  # the reply cache has what was in it, but for items of streams, which end with a connection
+        peer.seat(self)
+
+    def leave_seat(self) -> None:
+        """The client has no connection any more."""
+        self.drop_outbox()
+        if self.seated:
+            self.seated = False
+            self.peer.seat(None)
+
+    def lose(self, now: float) -> None:
+        """The client's connection has broken at ``now``."""
+        self.lost = True
+        self.last_seen = now
+        self.leave_seat()
+
+    def clear(self) -> None:
+        """The client is gone for good: drop its replies, which may be large."""
+        self.leave_seat()
+        self.replies.clear()
+
+    def answer(self, call_id: int, reply: Reply) -> list[Frame]:
+        """The message that answers a call; it is noted in the reply cache."""
+        code, body = reply
+        if not code:
+            self.replies.note(call_id, reply)
+            return messages.answer_frames(_RESULT, call_id, self.token, body)
+        if code == _BUSY:  # nothing was executed
+            return messages.answer_frames(_ERROR, call_id, self.token, body, code=code, time_ms=BUSY_MS)
+        self.replies.note(call_id, reply)
+        return messages.answer_frames(_ERROR, call_id, self.token, body, code=code)
+
+    def keep(self, message: list[Frame]) -> int:
+        """Put ``message`` into the outbox; how many bytes that holds now."""
+        if self.outbox is None:
+            self.outbox = deque()
+        self.outbox.append(message)
+        self.unread_bytes += sum(map(len, message))
+        return self.unread_bytes
+
+    def send_kept(self) -> None:
+        """Send the outbox as far as there is room."""
+        outbox = self.outbox
+        while outbox:
+            if not self.peer.send(outbox[0]):
+                return
+            self.unread_bytes -= sum(map(len, outbox.popleft()))
+        self.drop_outbox()
+
+    def drop_outbox(self) -> None:
+        """Forget what waits for room."""
+        self.outbox = None
+        self.unread_bytes = 0
+
+
+class ReplyCache:
+    """The replies that one client may still need.
+
+    ``max_bytes`` bounds them, each counted with `NOTE_BYTES`. Beyond it the oldest replies are dropped, but their ids
+    are remembered: those calls do not run again. ``needed`` is the lowest call id whose reply the client still needs.
+    """
 
     __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._notes: dict[int, Reply | None] = {}  # by call id, in order of the answers; None: dropped for its size
+        self._notes: dict[int, Reply | None] = {}  # by call id, in the order of the answers; None: dropped
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
         self._floor = 0
         self.bytes = 0
-        self.needed = 1  # the client needs no reply below this id
+        self.needed = 1
 
     def __len__(self) -> int:
         return len(self._notes)
 
     def note(self, call_id: int, reply: Reply) -> None:
-        """``reply`` is the answer to the call."""
+        """Keep ``reply``, the answer to the call."""
         if call_id < self.needed:
             return
         notes, kept = self._notes, self._kept
@@ -66,7 +169,7 @@ class Ledger:
             raise
 
     def acknowledge(self, needed: int) -> None:
-        """The client needs no reply below ``needed``. Costs one look for each of them, however far the leap."""
+        """Forget the replies below ``needed``. Takes one look-up for each of them, however far the number leaps."""
         notes, low = self._notes, self.needed
         if needed <= low:
             return
@@ -78,14 +181,14 @@ class Ledger:
                 self.bytes -= _size(reply)
 
     def forget(self, call_ids: Iterable[int]) -> None:
-        """The client has these replies, though it still needs one below them."""
+        """Forget the replies to ``call_ids``, which the client has, though it still needs one below them."""
         for call_id in call_ids:
             reply = self._notes.pop(call_id, None)
             if reply is not None:
                 self.bytes -= _size(reply)
 
     def clear(self) -> None:
-        """The client is gone. What it held may be large, and is not to wait for a garbage collection."""
+        """Drop everything; it may be large, so it is not left to the garbage collection."""
         self._notes.clear()
         self._kept.clear()
         self.bytes = 0
@@ -99,7 +202,7 @@ class Ledger:
                 self.bytes -= _size(reply)
 
     def _raise_floor(self) -> None:
-        """A client that acknowledges nothing: the older half goes, and counts as answered and dropped."""
+        """Drop the older half of the notes, for the client acknowledges nothing; those calls count as answered."""
         ids = sorted(self._notes)[: MAX_NOTES // 2]
         self._floor = ids[-1]
         self.forget(ids)

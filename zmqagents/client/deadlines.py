@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from .. import errors
-from ..agents.context import current_call
+from ..agents.context import own_call
 from ..config import DEFAULT_TIMEOUT_S
 
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
@@ -51,7 +51,7 @@ def time_left(timeout: Timeout) -> float | None:
     end = current_deadline.get()
     if end is not None:
         limits.append(end - time.monotonic())
-    call = current_call()
+    call = own_call()
     if call is not None:
         call.check()  # who is cancelled starts nothing new
         rest = call.remaining()

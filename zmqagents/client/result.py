@@ -21,7 +21,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import codec, errors
-from ..agents.context import current_call
+from ..agents.context import own_call
 from ..codec import TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
@@ -181,7 +181,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         if self.done():
             return
         timeout = bounded(timeout)
-        call = current_call()
+        call = own_call()
         if call is not None and call.host.wait_for(call, [self], timeout, False):
             return  # the worker slot was given back meanwhile
         self._link.check_may_block("result()")
@@ -212,7 +212,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         future: asyncio.Future[None] = loop.create_future()
         inbox = inbox_of(loop)
         self.add_done_callback(lambda _: inbox.post(future, None))
-        call = current_call()
+        call = own_call()
         give_up = (
             None
             if call is None

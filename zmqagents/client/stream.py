@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..agents.context import current_call
+from ..agents.context import own_call
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Reply
 from .loops import LoopInbox, inbox_of
@@ -144,7 +144,7 @@ class Stream:
                 await self._until(future)
 
     async def _until(self, future: asyncio.Future[None]) -> None:
-        call = current_call()
+        call = own_call()
         if call is None:
             try:
                 await future
@@ -208,7 +208,7 @@ class Stream:
                 del error  # its traceback holds this frame, and this frame the stream: it would not be closed
 
     def _wait(self) -> None:
-        call = current_call()
+        call = own_call()
         if call is not None and call.host.wait_for_item(call, self, None):
             return
         self._link.check_may_block("reading a stream")

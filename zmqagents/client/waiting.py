@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .. import errors
-from ..agents.context import current_call
+from ..agents.context import own_call
 from ..wire.link import Link
 from .result import AsyncResult, bounded
 
@@ -22,7 +22,7 @@ def wait(
     everything = list(results)
     timeout = bounded(timeout)
     end = None if timeout is None else time.monotonic() + timeout
-    call = current_call()
+    call = own_call()
     while call is not None:
         pending = [result for result in everything if not result.done()]
         if not pending or _enough(everything, pending, return_when):
@@ -83,7 +83,7 @@ class _Finished:
 
     def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
         """Until another one is done; False after ``timeout`` seconds."""
-        call = current_call()
+        call = own_call()
         self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
         self.inside = getattr(pending, "inside", False)
         if call is not None and call.host.wait_for_item(call, self, bounded(timeout)):

@@ -1,4 +1,4 @@
-"""The connection of one client (a `Carrier`) and whoever reads it.
+"""The connection of one client (a `Transport`) and whoever reads it.
 
 One thread at a time *leads*: it alone sends, receives and looks at the clock (the lock ``_lead``). That is the I/O
 thread, which also runs the done-callbacks, connects, pings and recovers. But handing a reply from one thread to
@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import os
 import random
 import socket
@@ -40,11 +41,11 @@ from .. import codec, errors
 from ..codec import new_tuple
 from ..security.keys import KeyStore
 from ..wire import dealer, messages, transport
-from ..wire.dealer import ZmqCarrier
+from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Kind, Reply
-from ..wire.transport import Carrier, Event
-from ..wire.unix import UnixCarrier
+from ..wire.transport import Event, Transport
+from ..wire.unix import UnixTransport
 from .requests import LARGE_BYTES, Message, Outstanding, Plain, Reask, Repeat, Request
 
 __all__ = ["Channel", "Resolve", "after_fork", "close_all"]
@@ -100,7 +101,7 @@ class Channel:
         self._wake_r.setblocking(False)
         self._wake_w.setblocking(False)
         self._wake_fd = self._wake_r.fileno()
-        self._carrier: Carrier | None = None
+        self._carrier: Transport | None = None
         self._wakes: transport.Items = [(self._wake_fd, zmq.POLLIN)]
         self._token = 0
         self._server_id = ""
@@ -116,6 +117,8 @@ class Channel:
         self._doubting_since: float | None = None  # handshakes break off
         self._on_tcp = False
         self._pause_s = RETRY_S[0]
+        self._readable = True  # there may be something to receive
+        self._due = 0.0  # when there is something to do whatever else happens
         self._ident = 0
         self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
         channels.add(self)
@@ -330,11 +333,18 @@ class Channel:
             self._wake_r.close()
 
     def _lead_until_lonely(self) -> None:
+        book = self._book
         self._streak = 0
+        self._readable = True  # callers may have left something
         while not self.closing:
-            self._turn()
-            if self._streak >= LONE_CALLS and self._token and not (self._book or self._book.unsent):
+            if self._turn():
+                continue
+            if self._streak >= LONE_CALLS and self._token and not (book.waiting or book.asking or book.unsent):
                 return
+            self._asleep = True
+            if not (book.outbox or self.closing):
+                self._sleep()
+            self._asleep = False
 
     def _let_callers_lead(self) -> None:
         """Rest until somebody asks for this thread, or nobody has used the connection for a second."""
@@ -350,21 +360,25 @@ class Channel:
         self.resting = False
         self._rest.acquire(blocking=False)  # a wake-up that came too late is not to count the next time
 
-    def _turn(self) -> None:
-        self._drop_if_interrupted()
-        busy = self._send_some()
-        busy = self._receive_some() or busy
-        busy = self._look_at_events() or busy
+    def _turn(self) -> bool:
+        """Do what there is to do; True if there may be more at once."""
+        if self._interrupted:
+            self._drop_if_interrupted()
+        book = self._book
+        if self._readable:
+            self._readable = self._receive_some()
+        if book.outbox or book.unsent or self._lost_at is not None:
+            self._send_some()
+        wire = self._carrier
+        if wire is not None and wire.events:
+            self._look_at_events()
+            return True
+        self._due = self._next_due()
         now = time.monotonic()
-        self._look_at_clock(now)
-        if self._book.take_ready(now) or busy:
-            return
-        self._asleep = True
-        if self._book.outbox or self.closing:
-            self._asleep = False
-            return
-        self._sleep(self._poll_ms(now))
-        self._asleep = False
+        if self._due <= now:
+            self._look_at_clock(now)
+            return True
+        return self._readable
 
     def _drop_if_interrupted(self) -> None:
         """Nothing more may be written or read after half a message."""
@@ -373,29 +387,37 @@ class Channel:
             if self._carrier is not None:
                 self._lost("a caller was interrupted", errors.CallLost)
 
-    def _sleep(self, timeout_ms: int) -> None:
-        """Wait until there is something to do, ``timeout_ms`` at most (-1: for ever)."""
+    def _sleep(self, timeout_ms: int | None = None) -> None:
+        """Wait until there is something to do, or for ``timeout_ms``."""
         wire = self._carrier
+        if timeout_ms is None:
+            left = self._due - time.monotonic()
+            timeout_ms = -1 if left == math.inf else max(0, int(left * 1000) + 1)
         ready = transport.poll([*self._wakes, *wire.items] if wire is not None else self._wakes, timeout_ms)
-        if wire is not None:
+        if not ready:
+            return
+        woken = ready[0][0] == self._wake_fd
+        self._readable = len(ready) > 1 or not woken
+        if self._readable and wire is not None:
             wire.look(ready)
-        if any(where == self._wake_fd for where, _ in ready):
+        if woken:
             with contextlib.suppress(BlockingIOError):
                 self._wake_r.recv(4096)
 
-    def _poll_ms(self, now: float) -> int:
-        due = [self._book.next_due()]
+    def _next_due(self) -> float:
+        """When there is something to do for `_look_at_clock`, or to connect."""
+        due = self._book.due
         if self._carrier is not None:
-            due.append(self._connect_by if not self._token else self._ping_due())
+            due = min(due, self._ping_due() if self._token else self._connect_by)
             if self._unacknowledged:
-                due.append(self._ack_by)
+                due = min(due, self._ack_by if len(self._unacknowledged) < ACK_AFTER else 0.0)
         elif self._book.unsent or self._lost_at is not None:  # then `_send_some` connects
-            due.append(self._next_try)
-        times = [when for when in due if when is not None]
-        return max(0, int((min(times) - now) * 1000) + 1) if times else -1
+            due = min(due, self._next_try)
+        return due
 
     def _look_at_clock(self, now: float) -> None:
         book = self._book
+        book.take_ready(now)
         for request in book.take_overdue(now):
             assert request.sink is not None
             request.sink.fail(errors.CallTimeout(f"{self.address} did not answer in time"))
@@ -418,7 +440,9 @@ class Channel:
         """When to ask for a sign of life, or to give the host up."""
         if self._last_ping > self._last_heard:
             return self._last_heard + DEAD_S
-        return max(self._last_heard, self._last_ping) + (PING_BUSY_S if self._book else PING_IDLE_S)
+        return max(self._last_heard, self._last_ping) + (
+            PING_BUSY_S if self._book.waiting or self._book.asking else PING_IDLE_S
+        )
 
     def _acknowledge(self) -> None:
         """Tell the host which replies it need not keep."""
@@ -435,18 +459,17 @@ class Channel:
 
     def _send_some(self) -> bool:
         book = self._book
-        book.take_in()
-        if not book.unsent and self._lost_at is None:
-            return False
         wire = self._carrier
         if wire is None:
+            book.take_in()
             if time.monotonic() >= self._next_try:
                 self._connect()
             return False
         if not self._token:
+            book.take_in()
             return False
         sent = False
-        while (request := book.next_to_send()) is not None:
+        while (book.outbox or book.unsent) and (request := book.next_to_send()) is not None:
             if not self._send_one(wire, request):
                 break
             sent = True
@@ -454,7 +477,7 @@ class Channel:
             wire.flush()
         return sent
 
-    def _send_one(self, wire: Carrier, request: Request) -> bool:
+    def _send_one(self, wire: Transport, request: Request) -> bool:
         """Queue it; False if it has to wait until others are answered."""
         book = self._book
         needed = book.lowest()
@@ -488,13 +511,15 @@ class Channel:
         wire = self._carrier
         if wire is None:
             return False
-        for count in range(BATCH):
+        for _ in range(BATCH):
             parts = wire.receive()
             if parts is None:
-                return count > 0
+                return False
             self._take(parts)
             if self._carrier is not wire:
                 return True
+            if wire.is_clean:
+                return False
         return True
 
     def _take(self, parts: list[messages.Frame]) -> None:
@@ -588,7 +613,7 @@ class Channel:
             self._on_tcp = endpoint.startswith("tcp:")
             keys = KeyStore.open().client_keypair() if server_key is not None else None
             path = endpoint.removeprefix("ipc://")
-            self._carrier = UnixCarrier(path) if path != endpoint else ZmqCarrier(endpoint, keys, server_key)
+            self._carrier = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:
             if self._lost_at is None:
                 self._end(exc)
@@ -643,8 +668,9 @@ class Channel:
 
     def _receive_all(self) -> None:
         """What the host sent before it went, a GOODBYE say, is still worth reading."""
-        while self._receive_some():
-            pass
+        wire = self._carrier
+        while wire is not None and self._carrier is wire and (parts := wire.receive()) is not None:
+            self._take(parts)
 
     def _greet(self) -> None:
         assert self._carrier is not None

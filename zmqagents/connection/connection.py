@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from .. import codec, errors
-from ..agents.context import current_call, running_call
+from ..agents.context import own_call, running_call
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
@@ -128,7 +128,7 @@ class Connection(Link):
         core = self._core
         if core is None or core.closing:
             core = self._open_core()
-        call_id = core.request(Call(agent, method, body, flags, options, timeout, current_call()), sink, timeout)
+        call_id = core.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
         return messages.task_id_of(core.prefix, call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:

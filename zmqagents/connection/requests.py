@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .. import codec, errors
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Sink, Waiter, places, rebuild_error
@@ -89,6 +90,7 @@ class Outstanding:
         self._lowest = 1
         self._large: dict[int, int] = {}  # bytes of the large messages that are open
         self._open_bytes = 0
+        self.due = math.inf  # when `take_overdue` or `take_ready` will have something, or earlier
         self._timers: list[tuple[float, int]] = []
         self._later: list[tuple[float, int, Request]] = []  # the host was busy: to be sent again at that time
 
@@ -159,6 +161,8 @@ class Outstanding:
 
     def next_to_send(self) -> Request | None:
         """The next request that may go out now; None if there is none, or no credit for it."""
+        if self.outbox:
+            self.take_in()
         unsent = self.unsent
         while unsent:
             request = unsent[0]
@@ -216,6 +220,7 @@ class Outstanding:
         """The host was too busy and has executed nothing: send it again at ``due``."""
         request.sent = request.resent = False
         heapq.heappush(self._later, (due, request.call_id, request))
+        self._look_at_timers()
 
     # ------------------------------------------------------------ the leading thread: time
 
@@ -224,10 +229,8 @@ class Outstanding:
         """Whether something is to be sent again later."""
         return bool(self._later)
 
-    def next_due(self) -> float | None:
-        """When `take_overdue` or `take_ready` will have something."""
-        due = [row[0][0] for row in (self._timers, self._later) if row]
-        return min(due) if due else None
+    def _look_at_timers(self) -> None:
+        self.due = min(row[0][0] if row else math.inf for row in (self._timers, self._later))
 
     def take_overdue(self, now: float) -> list[Request]:
         """The requests whose deadline is over; they wait no more."""
@@ -236,6 +239,7 @@ class Outstanding:
             request = self.answered(heapq.heappop(self._timers)[1])
             if request is not None:
                 late.append(request)
+        self._look_at_timers()
         return late
 
     def take_ready(self, now: float) -> bool:
@@ -246,10 +250,13 @@ class Outstanding:
             if self.find(request.call_id) is request:  # it may have timed out meanwhile
                 self.unsent.append(request)
                 any_ready = True
+        self._look_at_timers()
         return any_ready
 
     def _add_timer(self, due: float, call_id: int) -> None:
         heapq.heappush(self._timers, (due, call_id))
+        if due < self.due:
+            self.due = due
         if len(self._timers) > 2 * len(self.asking) + 1024:  # mostly calls that were answered long before
             self._timers = [entry for entry in self._timers if entry[1] in self.asking]
             heapq.heapify(self._timers)
@@ -296,6 +303,7 @@ class Outstanding:
         self.outbox.clear()
         self.unsent.clear()
         self._later.clear()
+        self._look_at_timers()
         found = self.take(lambda _: True)
         self._count_large()
         return found
@@ -310,7 +318,7 @@ class Call:
 
     def __init__(
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
-        timeout: float | None, caller: CallContext | None,
+        timeout: float | None, caller: RunningCall | None,
     ) -> None:  # fmt: skip
         self.agent = agent
         self.method = method

@@ -7,11 +7,12 @@ come twice, or late, and must not end the next one.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import NamedTuple
 
 from ..errors import ZmqAgentsError
+from ..scheduler.records import Ticket
 
-__all__ = ["Gate", "thread_gate"]
+__all__ = ["Gate", "Wait", "begin_wait", "thread_gate"]
 
 
 class Gate:
@@ -24,7 +25,7 @@ class Gate:
         self._lock.acquire()
         self._error: ZmqAgentsError | None = None
         self.awaits = 0  # of an event loop that the thread itself runs
-        self.outside: Any = None  # the wait that these are, for the dispatcher
+        self.outside: Wait | None = None  # the wait that these are, for the dispatcher
         self.serial = 0  # of the thread's latest wait; written by that thread
         self.current = 0  # of the wait that the dispatcher knows of; written by the router thread
 
@@ -51,6 +52,24 @@ class Gate:
         return True
 
 
+class Wait(NamedTuple):
+    """One wait of the thread that runs the code of ``ticket``."""
+
+    ticket: Ticket
+    gate: Gate
+    serial: int
+
+    def enter(self) -> None:
+        """The dispatcher learns of this wait: from now on only events about it count. Called by the router thread."""
+        self.ticket.gate = self.gate
+        self.gate.current = self.serial
+
+    @property
+    def is_current(self) -> bool:
+        """False for a wait that has ended: what is said about it comes late. For the router thread."""
+        return self.gate.current == self.serial
+
+
 _gates = threading.local()
 
 
@@ -60,3 +79,9 @@ def thread_gate() -> Gate:
     if gate is None:
         gate = _gates.gate = Gate()
     return gate
+
+
+def begin_wait(ticket: Ticket) -> Wait:
+    """A new wait of the calling thread, which runs the code of ``ticket``."""
+    gate = thread_gate()
+    return Wait(ticket, gate, gate.begin())

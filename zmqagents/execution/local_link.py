@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..agents.context import current_call
+from ..agents.context import own_call
 from ..codec import Encoded
 from ..errors import BlockingCallError, HostStopping
 from ..scheduler.dispatcher import Peer, Ticket
@@ -23,36 +23,33 @@ from ..wire.messages import (
     task_id_of,
     to_time_ms,
 )
-from .gate import thread_gate
-from .services import Post, gives_slot_back
+from .gate import begin_wait
+from .router import Router
+from .services import gives_slot_back
 
 
 class InsideLink(Link):
-    """The link of a host to itself. ``post(event, *args)`` hands an event to the router thread.
-
-    ``steers()`` is true in the router thread, outside of an agent's code (see `Helm.steers`).
-    """
+    """The link of a host to itself: requests go straight to the router thread, and its replies come back from there."""
 
     inside = True
 
-    def __init__(self, server_id: str, address: str, max_bytes: int, post: Post, steers: Callable[[], bool]) -> None:
+    def __init__(self, server_id: str, address: str, max_bytes: int, router: Router) -> None:
         self.server_id = server_id
         self.address = address
         self.max_bytes = max_bytes
         self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
-        self._post = post
+        self._router = router
         self._ids = itertools.count(1)
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         self._stopped = False
-        self._steers = steers
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
         self.check_may_block(f"{agent}.{method}()")
-        here = current_call()
+        here = own_call()
         if here is not None:
             here.host.check_blocking(f"{agent}.{method}()")
         ticket = own_ticket(self.server_id)
@@ -60,15 +57,16 @@ class InsideLink(Link):
         waiter = Waiter()
         call = self._call(agent, method, body, flags, options, timeout, waiter)
         if not waits:
-            self._post("call", self.peer, call, ticket, None, 0)
-            context = current_call()
+            self._router.call(self.peer, call, ticket, None)
+            context = own_call()
             if ticket is None and context is not None:  # code of another host of this process
                 with context.host.outside(context):
                     return waiter.wait(None)
             return waiter.wait(None)
-        gate = thread_gate()
-        self._post("call", self.peer, call, ticket, gate, gate.begin())
-        gate.wait()
+        assert ticket is not None
+        wait = begin_wait(ticket)
+        self._router.call(self.peer, call, ticket, wait)
+        wait.gate.wait()
         return waiter.take()
 
     def submit(
@@ -76,7 +74,7 @@ class InsideLink(Link):
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
         call = self._call(agent, method, body, flags, options, timeout, sink)
-        self._post("call", self.peer, call, own_ticket(self.server_id), None, 0)
+        self._router.call(self.peer, call, own_ticket(self.server_id), None)
         return task_id_of(self.peer.prefix, call.call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
@@ -84,17 +82,17 @@ class InsideLink(Link):
         self._fetch(task_id, fetch, timeout)
 
     def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
-        self._post("fetch", self.peer, self._register(sink), task_id, 1e9 if timeout is None else timeout)
+        self._router.fetch(self.peer, self._register(sink), task_id, 1e9 if timeout is None else timeout)
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
-        self._post("cancel", self.peer, 0, task_id, alone)
+        self._router.cancel(self.peer, task_id, alone)
 
     def check_may_block(self, what: str) -> None:
-        if self._steers():
+        if self._router.leads():
             raise BlockingCallError(f"{what} in a done-callback would stop the host: start a thread, or submit")
 
     def credit(self, task_id: str, items: int) -> None:
-        self._post("credit", self.peer, int(task_id.rpartition("-")[2]), items)
+        self._router.credit(self.peer, int(task_id.rpartition("-")[2]), items)
 
     def deliver(self, call_id: int, reply: Reply | None) -> None:
         """Called by the router thread; None: the time of a fetch is over."""
@@ -129,7 +127,7 @@ class InsideLink(Link):
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
         timeout: float | None, sink: Sink,
     ) -> Call:  # fmt: skip
-        context = current_call()
+        context = own_call()
         if context is not None and context.host.server_id != self.server_id:
             options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
         deps, far = places(body, self.server_id)
@@ -141,7 +139,7 @@ class InsideLink(Link):
 
 def own_ticket(server_id: str) -> Ticket | None:
     """The ticket of this host that the calling code runs, None for code that runs none."""
-    context = current_call()
+    context = own_call()
     if context is None or context.host.server_id != server_id:
         return None
     ticket: Ticket | None = context.ticket

@@ -14,13 +14,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from .. import codec, errors
 from ..agents.base import AgentBase
-from ..agents.context import CallContext, HostServices, running_call
+from ..agents.context import HostServices, RunningCall
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
@@ -64,10 +63,9 @@ class AgentHost:
 
     # ------------------------------------------------------------ running
 
-    def run(self, ticket: Ticket, context: CallContext) -> Reply:
+    def run(self, ticket: Ticket, context: RunningCall) -> Reply:
         """Run ``ticket`` to its end in the calling thread, in a new `contextvars.Context`. Never raises."""
-        running_call.set(context)
-        context.thread = threading.get_ident()
+        context.begin()
         try:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
@@ -83,15 +81,14 @@ class AgentHost:
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
         finally:
-            context.over = True
+            context.end()
 
-    async def run_on_loop(self, ticket: Ticket, context: CallContext) -> Reply:
+    async def run_on_loop(self, ticket: Ticket, context: RunningCall) -> Reply:
         """Run an ``async def`` ticket on the event loop, as a task that was made in a new `contextvars.Context`.
 
         Never raises, but for the loop's own end.
         """
-        running_call.set(context)
-        context.thread = threading.get_ident()
+        context.begin()
         try:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
@@ -103,40 +100,40 @@ class AgentHost:
         except BaseException as exc:  # CancelledError among them
             return self.failure(ticket, exc)
         finally:
-            context.over = True
+            context.end()
 
-    def _run_stream(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+    def _run_stream(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
         """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
-        if context.outlet is None:
+        if context.sender is None:
             return self._encode(ticket, list(value))
         items = iter(value)
         try:
             while True:
-                context.outlet.acquire()
+                context.sender.acquire()
                 item = next(items, _END)
                 if item is _END:
                     return NOTHING
-                context.outlet.send(self._encoded(ticket, item))
+                context.sender.send(self._encoded(ticket, item))
         finally:
             close = getattr(items, "close", None)  # a generator's finally blocks run here, in its own thread
             if close is not None:
                 close()
 
-    async def _run_stream_on_loop(self, ticket: Ticket, context: CallContext, value: Any) -> Reply:
+    async def _run_stream_on_loop(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
         if not hasattr(value, "__aiter__"):  # an async def under @stream_func, which gives the iterable
             value = await value
         if not hasattr(value, "__aiter__"):
             value = _async_items(value)
-        if context.outlet is None:
+        if context.sender is None:
             return self._encode(ticket, [item async for item in value])
         items = aiter(value)
         try:
             while True:
-                await context.outlet.acquire_on_loop()
+                await context.sender.acquire_on_loop()
                 item = await anext(items, _END)
                 if item is _END:
                     return NOTHING
-                context.outlet.send(self._encoded(ticket, item))
+                context.sender.send(self._encoded(ticket, item))
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -160,7 +157,7 @@ class AgentHost:
         return _attribute_of(instance, ticket)
 
     def _download(self, ticket: Ticket) -> Iterator[int | bytes]:
-        if ticket.context is None or ticket.context.outlet is None:  # it would be made a list, of any length
+        if ticket.context is None or ticket.context.sender is None:  # it would be made a list, of any length
             raise _Refused(errors.RemoteProtocolError("a file comes as a stream: the flag is missing"))
         args, _ = self._arguments(ticket)
         try:

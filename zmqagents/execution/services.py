@@ -17,24 +17,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..errors import BlockingCallError, ZmqAgentsError
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Ticket
-from .gate import Gate, thread_gate
+from .gate import Wait, begin_wait, thread_gate
+from .router import Router
 
 __all__ = ["InsideServices"]
-
-Post = Callable[..., None]
 
 
 class InsideServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
-    def __init__(self, server_id: str, models: ModelConfigs, post: Post, client: Callable[[], Any]) -> None:
+    def __init__(self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any]) -> None:
         self.server_id = server_id
         self._models = models
-        self._post = post
+        self._router = router
         self._client = client
 
     def model_config(self, name: str) -> dict[str, Any]:
@@ -47,7 +46,7 @@ class InsideServices:
         """An `RpcClient` on this host."""
         return self._client()
 
-    def wait_for(self, call: CallContext, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
+    def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 
         ``results`` are AsyncResults: ``task_id``, ``server_id``, ``add_done_callback``. False, at once, if the
@@ -57,35 +56,33 @@ class InsideServices:
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "result()"):
             return False
-        gate = thread_gate()
-        over = (ticket, gate, gate.begin())
+        wait = begin_wait(ticket)
         if all(self._is_own(result) for result in results):
-            self._post("wait", *over, [result.task_id for result in results], any_of)
+            self._router.wait(wait, [result.task_id for result in results], any_of)
         else:
             far = [
                 result.task_id for result in results if getattr(result, "server_id", self.server_id) != self.server_id
             ]
-            self._post("wait_outside", *over, [] if any_of else far)
-            self._end_when_done(over, results, any_of)
-        self._pass(over, timeout)
+            self._router.wait_outside(wait, [] if any_of else far)
+            self._end_when_done(wait, results, any_of)
+        self._pass(wait, timeout)
         return True
 
-    def wait_for_item(self, call: CallContext, stream: Any, timeout: float | None) -> bool:
+    def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
         """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "reading a stream"):
             return False
-        gate = thread_gate()
-        over = (ticket, gate, gate.begin())
-        stream.on_item = lambda: self._post("wait_over", *over)
+        wait = begin_wait(ticket)
+        stream.on_item = lambda: self._router.wait_over(wait)
         if self._is_own(stream):
-            self._post("wait_item", *over, stream)
+            self._router.wait_item(wait, stream)
         else:
-            self._post("wait_outside", *over)
+            self._router.wait_outside(wait)
         if stream.ready():  # it came between the look and the wait
-            self._post("wait_over", *over)
+            self._router.wait_over(wait)
         try:
-            self._pass(over, timeout)
+            self._pass(wait, timeout)
         finally:
             stream.on_item = None
         return True
@@ -95,23 +92,22 @@ class InsideServices:
         return getattr(result, "inside", False) is True and result.server_id == self.server_id
 
     @contextmanager
-    def outside(self, call: CallContext) -> Iterator[None]:
+    def outside(self, call: RunningCall) -> Iterator[None]:
         """The slot is given back within this block, and taken again at its end."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "this call"):
             yield
             return
-        gate = thread_gate()
-        over = (ticket, gate, gate.begin())
-        self._post("go_outside", *over)
+        wait = begin_wait(ticket)
+        self._router.go_outside(wait)
         try:
             yield
         finally:
-            self._post("wait_over", *over)
-            gate.wait()
+            self._router.wait_over(wait)
+            wait.gate.wait()
 
     def awaiting(
-        self, call: CallContext, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+        self, call: RunningCall, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
     ) -> Callable[[], None]:
         """A coroutine of this host begins to await ``result`` (``task_id``, ``server_id``, ``ready()``).
 
@@ -121,32 +117,37 @@ class InsideServices:
         ticket: Ticket = call.ticket
         if not ticket.on_loop:
             return self._await_in_thread(call)
-        inside = self._is_own(result)
+        router, task_id = self._router, result.task_id
+        begin, end = (
+            (router.await_result, router.unawait)
+            if self._is_own(result)
+            else (router.await_outside, router.unawait_outside)
+        )
 
         def over() -> None:
-            self._post("unwait" if inside else "unawait_outside", ticket, result.task_id)
+            end(ticket, task_id)
 
         if hasattr(type(result), "on_item"):  # a stream: its wait is over when an item comes, not when it is read
             result.on_item = over
-        begin = "await" if inside else "await_outside"
-        self._post(begin, ticket, result.task_id, fail, lambda: ready() or result.ready())
+        begin(ticket, task_id, fail, lambda: ready() or result.ready())
         return over
 
-    def _await_in_thread(self, call: CallContext) -> Callable[[], None]:
+    def _await_in_thread(self, call: RunningCall) -> Callable[[], None]:
         """A plain method runs an event loop of its own, and that awaits: the slot is given back while anything does."""
         if call.thread != threading.get_ident():
             return _nothing
         gate = thread_gate()
-        waits = gate.awaits
+        if gate.outside is None:
+            gate.outside = begin_wait(call.ticket)
+            self._router.go_outside(gate.outside)
+        wait = gate.outside
         gate.awaits += 1
-        if not waits:
-            gate.outside = (call.ticket, gate, gate.begin())
-            self._post("go_outside", *gate.outside)
 
         def over() -> None:
             gate.awaits -= 1
             if not gate.awaits:
-                self._post("wait_over", *gate.outside)
+                gate.outside = None
+                self._router.wait_over(wait)
                 gate.wait()  # for a slot: a moment's halt of that loop, which is the price of running one in a worker
 
         return over
@@ -156,7 +157,7 @@ class InsideServices:
         if _on_a_loop():
             raise BlockingCallError(f"{what} would block the event loop: `await` it instead")
 
-    def _end_when_done(self, over: Wait, results: Sequence[Any], any_of: bool) -> None:
+    def _end_when_done(self, wait: Wait, results: Sequence[Any], any_of: bool) -> None:
         missing = 1 if any_of else len(results)
         lock = threading.Lock()
 
@@ -166,21 +167,18 @@ class InsideServices:
                 missing -= 1
                 last = missing == 0
             if last:
-                self._post("wait_over", *over)
+                self._router.wait_over(wait)
 
         for result in results:
             result.add_done_callback(one_done)
 
-    def _pass(self, over: Wait, timeout: float | None) -> None:
-        gate = over[1]
+    def _pass(self, wait: Wait, timeout: float | None) -> None:
+        gate = wait.gate
         if timeout is None:
             gate.wait()
         elif not gate.wait(max(0.0, timeout)):
-            self._post("wait_over", *over)  # if it is over already, the gate is open or about to be
+            self._router.wait_over(wait)  # if it is over already, the gate is open or about to be
             gate.wait()
-
-
-Wait = tuple[Ticket, Gate, int]
 
 
 def gives_slot_back(ticket: Ticket, what: str) -> bool:

@@ -13,41 +13,39 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..codec import Encoded
 from ..scheduler.dispatcher import Ticket
 from ..wire.messages import STREAM_WINDOW
-from .gate import Gate, thread_gate
+from .gate import Wait, begin_wait
+from .router import Router
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Outlet"]
-
-Post = Callable[..., None]
+__all__ = ["StreamSender"]
 
 
-class Outlet:
+class StreamSender:
     """The way out for one stream; see the module's docstring."""
 
-    __slots__ = ("_credit", "_future", "_lock", "_loop", "_over", "_post", "_sent", "_ticket", "_waiting")
+    __slots__ = ("_credit", "_future", "_lock", "_loop", "_router", "_sent", "_ticket", "_wait", "_waiting")
 
-    def __init__(self, ticket: Ticket, post: Post) -> None:
+    def __init__(self, ticket: Ticket, router: Router) -> None:
         self._ticket = ticket
-        self._post = post
+        self._router = router
         self._lock = threading.Lock()
         self._credit = STREAM_WINDOW
         self._sent = 0
         self._waiting = False
-        self._over: tuple[Ticket, Gate, int] | None = None
+        self._wait: Wait | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._future: asyncio.Future[None] | None = None
 
     def send(self, item: Encoded) -> None:
         """Send one item, for which a credit was acquired."""
-        self._post("chunk", self._ticket, self._sent, (item.payload, *item.buffers))
+        self._router.chunk(self._ticket, self._sent, (item.payload, *item.buffers))
         self._sent += 1
 
     def acquire(self) -> None:
@@ -62,15 +60,14 @@ class Outlet:
             self._ticket.context.check()
 
     def _wait_for_credit(self) -> None:
-        gate = thread_gate()
         while True:
-            self._over = (self._ticket, gate, gate.begin())
+            wait = self._wait = begin_wait(self._ticket)
             if self._take():
                 return
-            self._post("wait_credit", *self._over)
+            self._router.wait_credit(wait)
             if self._credit:  # granted between the look and the wait: end it from this side
-                self._post("wait_over", *self._over)
-            gate.wait()
+                self._router.wait_over(wait)
+            wait.gate.wait()
 
     async def acquire_on_loop(self) -> None:
         """Take a credit, in a coroutine."""
@@ -80,7 +77,7 @@ class Outlet:
         while not self._take(register=True):
             future = self._future
             assert future is not None
-            self._post("await_credit", self._ticket, functools.partial(self._fail, future), future.done)
+            self._router.await_credit(self._ticket, functools.partial(self._fail, future), future.done)
             await future
 
     def _fail(self, future: asyncio.Future[None], error: Exception) -> None:
@@ -96,8 +93,8 @@ class Outlet:
             future, self._future = self._future, None
         if future is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(_wake, future)
-        if waiting and self._over is not None:  # posted, not done: its wait may still be in the inbox
-            self._post("wait_over", *self._over)
+        if waiting and self._wait is not None:
+            self._router.wait_over(self._wait)
 
     @property
     def has_credit(self) -> bool:

@@ -19,12 +19,13 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..errors import HostBusy
 from ..scheduler.dispatcher import Ticket, error_reply
 from ..wire.messages import Flag, Reply
+from .router import Router
 from .runner import AgentHost
-from .stream_sender import Outlet
+from .stream_sender import StreamSender
 
 if TYPE_CHECKING:
     from .event_loop import LoopLane
@@ -37,10 +38,10 @@ Done = Callable[[Ticket, Reply], None]
 class WorkerPool:
     """``capacity`` worker threads, stand-ins and the loop lane; see the module's docstring."""
 
-    def __init__(self, host: AgentHost, done: Done, capacity: int, post: Callable[..., None]) -> None:
+    def __init__(self, host: AgentHost, done: Done, capacity: int, router: Router) -> None:
         self._host = host
         self._done = done
-        self._post = post
+        self._router = router
         self._capacity = capacity
         self._jobs: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -56,19 +57,19 @@ class WorkerPool:
         """Worker threads alive."""
         return len(self._threads)
 
-    def prepare(self, ticket: Ticket) -> CallContext:
-        """What the code of ``ticket`` will know of itself."""
+    def prepare(self, ticket: Ticket) -> RunningCall:
+        """What is known of ``ticket`` where its code runs."""
         chain = ticket.chain if ticket.parent is not None or ticket.came_by else ()
-        context = ticket.context = CallContext(
-            self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, chain, ticket
-        )
-        return context
+        sender = StreamSender(ticket, self._router) if ticket.flags & Flag.STREAM else None
+        call = ticket.context = RunningCall(
+            self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, chain, ticket,
+            sender,
+        )  # fmt: skip
+        return call
 
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``; ``done`` is called when its code has returned, or at once if there is no thread to be had."""
-        context = self.prepare(ticket)
-        if ticket.flags & Flag.STREAM:
-            context.outlet = Outlet(ticket, self._post)
+        self.prepare(ticket)
         try:
             if ticket.on_loop:
                 self._loop_lane().start(ticket)
@@ -83,10 +84,10 @@ class WorkerPool:
             return
         self._jobs.put(ticket)
 
-    def interrupt(self, ticket: Ticket) -> None:
-        """Tell the code of a running ticket that nobody waits for it any more."""
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """Tell the code of a running ticket that nobody waits for it; ``alone``: the calls that it made go on."""
         if ticket.context is not None:
-            ticket.context.cancel()
+            ticket.context.cancel(alone=alone)
         if ticket.on_loop:
             self._loop_lane().cancel(ticket)
 

@@ -782,8 +782,6 @@ class Dispatcher:
                 continue
             if not alone:
                 left += reversed(ticket.spawned or {})
-            elif ticket.context is not None:
-                ticket.context.spares = True
             if ticket is not root:
                 reason = f"{ticket.label}: its caller {root.label} has ended ({error})"
                 ticket.ended = type(error)(reason)
@@ -794,7 +792,7 @@ class Dispatcher:
                 self._release(ticket, effects, now)
                 continue
             self._lingering += 1
-            effects.append(Interrupt(ticket))
+            effects.append(Interrupt(ticket, alone))
             if ticket.state is State.WAITING:
                 ticket.wait_error = ticket.ended
                 self._wake(ticket, effects, now)

@@ -70,9 +70,13 @@ class Resume(NamedTuple):
 
 
 class Interrupt(NamedTuple):
-    """Set ``current_call().cancelled`` of the running ticket; cancel its task if it is on the loop."""
+    """Set ``current_call().cancelled`` of the running ticket; cancel its task if it is on the loop.
+
+    ``alone``: the calls that it awaits are not cancelled with it.
+    """
 
     ticket: Ticket
+    alone: bool = False
 
 
 class Removed(NamedTuple):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from ..agents.context import CallContext
+from ..agents.context import RunningCall
 from ..agents.marks import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
@@ -162,7 +162,7 @@ class Ticket:
         self.owed = False  # it gave its slot back to wait and gets one again
         self.settled = False  # answered
         self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
-        self.context: CallContext | None = None  # set by the worker pool when it starts
+        self.context: RunningCall | None = None  # set by the worker pool when it starts
         self.gate: Any = None  # the broker's: where its thread waits for Resume
         # Sets are dicts without values: in order, and a member leaves in no time. None until needed.
         self.deps: dict[str, Ticket | None] | None = None  # unfinished arguments; None: the store was asked

@@ -36,6 +36,7 @@ from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import descriptors
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
+from .studio import Registration
 from .systemd import Notifier
 
 __all__ = ["build", "serve"]
@@ -136,12 +137,10 @@ def _begin(broker: Broker, router: threading.Thread) -> None:
         raise errors.LaunchError(f"the host cannot start its router thread: {exc}") from exc
 
 
-def _register(config: BrokerConfig, bound: Bound) -> Any:
+def _register(config: BrokerConfig, bound: Bound) -> Registration | None:
     if not config.studio_url or bound.port is None:
         return None
-    from . import studio  # 20 ms that only those who have one pay
-
-    return studio.register_in_background(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
+    return Registration(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
 
 
 def _declare(broker: Broker) -> dict[str, Waiter]:

@@ -5,56 +5,43 @@
     POST {studio_url}/api/servers/register      {"server_id": "...", "host": "...", "port": 12345}
     200                                         {"status": "ok"}
 
-Nothing else counts as registered: a web server that knows nothing of the request may well answer
-200 with a page of its own. A server works without its studio, so nothing here is fatal, and nobody
-waits for it; when all attempts have failed, one warning says why.
+Any other answer is no registration: a web server that does not know the request may answer 200 with a page of its own.
+A server works without its studio, so no failure here is fatal; after the last attempt one warning gives the reason.
 
-Every wait on the network (to connect, TLS, each byte either way) is `_Line._wait`, which ends with
-the peer, with the attempt's deadline, or with `Registration.stop`, whichever is first. A
-peer that accepts and stays silent, or drips a byte at a time, thus costs one time-out, and a stop
-is immediate. Only looking up a name is the system's own wait; it happens in a daemon thread, so it
-can hold up neither a stop that has a time-out nor the end of the process.
+A peer that accepts and stays silent, or sends a byte now and then, must not hold up an attempt beyond its time-out, nor
+the end of the host at all. The socket's own time-out counts from byte to byte, so a second thread ends an attempt: it
+shuts the socket down, which ends every wait for the peer. Only the look-up of a name cannot be ended; it happens in a
+daemon thread, which holds up neither a stop that has a time-out nor the end of the process.
 
-Proxies of the environment are not used: a studio calls its servers back, so it must be reachable
-without one, and many an environment sends even loopback through its proxy.
+Proxies of the environment are not used: a studio calls its servers back, so the two must reach each other directly.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import errno
-import http.client
-import io
 import json
 import logging
-import os
-import selectors
 import socket
-import ssl
+import struct
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["Registration", "StudioUrl", "register_in_background"]
+__all__ = ["Registration", "StudioUrl"]
 
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 REGISTER_PATH = "/api/servers/register"
-ANSWER_LIMIT_BYTES = 65_536  # {"status": "ok"} is 16
+ANSWER_LIMIT_BYTES = 65_536  # {"status": "ok"} has 16
 EXCERPT_CHARS = 80  # of an answer that a warning quotes
 BACKOFF_LIMIT_S = 10.0
-
-_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-
-
-class _Stopped(Exception):
-    """`Registration.stop` was called."""
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+CUT_AGAIN_S = 0.02  # a cut just before the thread calls connect() is lost, so it is repeated
 
 
 class _Refused(Exception):
@@ -105,137 +92,115 @@ class StudioUrl:
         return f"StudioUrl({str(self)!r})"
 
 
-class _Line:
-    """One connection for `http.client` to speak on; all its waits together end at ``deadline``.
+class _Attempt:
+    """One request. `run` it in one thread; `cut` ends it from another one."""
 
-    ``wake`` becoming readable ends them too, with `_Stopped`. ``deadline`` is on `time.monotonic`'s clock.
-    """
-
-    def __init__(self, url: StudioUrl, wake: socket.socket, deadline: float) -> None:
-        self._deadline = deadline
-        self._wake = wake
-        self._selector = selectors.DefaultSelector()  # not select(): a host may have more than 1,024 descriptors
-        self._selector.register(wake, _READ)
+    def __init__(self, timeout_s: float) -> None:
+        self._end = time.monotonic() + timeout_s
+        self._lock = threading.Lock()  # the socket must not be closed, and its number used again, during a cut
         self._socket: socket.socket | None = None
+        self._is_cut = False
+
+    def run(self, url: StudioUrl, body: bytes) -> None:
+        """Raises _Refused, TimeoutError at the time-out or after a cut, another OSError, http.client.HTTPException."""
+        timer = threading.Timer(self._end - time.monotonic(), self.cut)
+        timer.daemon = True
+        timer.start()
         try:
-            self._socket = self._connect(url)
-            if url.scheme == "https":
-                self._start_tls(self._socket, url.host)
-        except BaseException:
-            self.hang_up()
+            self._ask(url, body)
+        except Exception:
+            if self._is_cut:  # which the library sees as the end of the connection
+                raise TimeoutError from None
             raise
+        finally:
+            timer.cancel()
+            timer.join()
 
-    def hang_up(self) -> None:
-        self._selector.close()
-        if self._socket is not None:
-            self._socket.close()
+    def cut(self) -> None:
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                # Closing it then resets the connection: else Linux leaves a peer that floods us stuck in send().
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with contextlib.suppress(OSError):  # not yet connected, or no more
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of TLS is for one thread alone
 
-    # What http.client asks of a socket.
+    def _ask(self, url: StudioUrl, body: bytes) -> None:
+        import http.client  # here, with the modules for e-mail that it loads, so that no start waits for them
 
-    def sendall(self, data: bytes) -> None:
-        assert self._socket is not None
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._when_ready(partial(self._socket.send, rest), _WRITE) :]
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_LineReader(self))
-
-    def close(self) -> None:
-        """Nothing: http.client "closes" before it reads the answer; `hang_up` is the end."""
-
-    def read_into(self, buffer: memoryview) -> int:
-        assert self._socket is not None
-        return self._when_ready(partial(self._socket.recv_into, buffer), _READ)
-
-    # Waiting.
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if url.authorization is not None:
+            headers["Authorization"] = url.authorization
+        connection = http.client.HTTPConnection(url.host, url.port)
+        try:
+            connection.sock = self._connect(url)
+            connection.request("POST", url.path, body, headers)
+            with connection.getresponse() as response:
+                _check(response, response.read(ANSWER_LIMIT_BYTES + 1))
+        finally:
+            with self._lock:
+                if self._socket is not None:
+                    self._socket.close()
+                self._socket = None
+            connection.close()
 
     def _connect(self, url: StudioUrl) -> socket.socket:
         """To the first address that answers; each has an equal share of the time that is left."""
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-        for tried, (family, kind, protocol, _, address) in enumerate(found, start=1):
-            now = time.monotonic()
-            share_s = (self._deadline - now) / (len(found) - tried + 1)
-            trial = socket.socket(family, kind, protocol)
+        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+            trial = self._hold(socket.socket(family, kind, protocol))
+            trial.settimeout(max(0.001, (self._end - time.monotonic()) / left))
             try:
-                trial.setblocking(False)
-                error = trial.connect_ex(address)
-                if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-                    self._wait(trial, _WRITE, now + share_s)
-                    error = trial.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if error:
-                    raise OSError(error, os.strerror(error))
-                return trial
-            except BaseException as exc:
-                trial.close()
-                if tried == len(found) or not isinstance(exc, OSError):
+                trial.connect(address)
+            except OSError:
+                if left == 1 or self._is_cut:
                     raise
+                continue
+            return self._start_tls(trial, url.host) if url.scheme == "https" else self._hold(trial)
         raise OSError("its name has no address")
 
-    def _start_tls(self, plain: socket.socket, host: str) -> None:
+    def _start_tls(self, plain: socket.socket, host: str) -> socket.socket:
+        import ssl  # takes 10 ms
+
         context = ssl.create_default_context()
-        self._socket = secure = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-        self._when_ready(secure.do_handshake, _READ)
+        secure = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+        self._hold(secure)
+        secure.do_handshake()
+        return secure
 
-    def _when_ready(self, operation: Callable[[], T], event: int) -> T:
-        """``operation`` of the non-blocking socket, as soon as it can; TLS says itself what it waits for."""
-        while True:
-            self._wait(None, event, self._deadline)  # a peer that floods us would never make us wait below
-            try:
-                return operation()
-            except ssl.SSLWantReadError:
-                waits_for = _READ
-            except ssl.SSLWantWriteError:
-                waits_for = _WRITE
-            except BlockingIOError:
-                waits_for = event
-            self._wait(self._socket, waits_for, self._deadline)
-
-    def _wait(self, peer: socket.socket | None, event: int, deadline: float) -> None:
-        """Until ``peer`` is ready; None: only see whether it is time to end. Raises `_Stopped`, TimeoutError."""
-        rest_s = deadline - time.monotonic()
-        if peer is not None:
-            self._selector.register(peer, event)
-        try:
-            ready = [key.fileobj for key, _ in self._selector.select(0 if peer is None else max(0.0, rest_s))]
-        finally:
-            if peer is not None:
-                self._selector.unregister(peer)
-        if self._wake in ready:
-            raise _Stopped
-        if rest_s <= 0 or (peer is not None and not ready):
-            raise TimeoutError
-
-
-class _LineReader(io.RawIOBase):
-    def __init__(self, line: _Line) -> None:
-        self._line = line
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._line.read_into(buffer)
+    def _hold(self, new: socket.socket) -> socket.socket:
+        """Make ``new`` the socket that a cut ends, and close the one before it."""
+        with self._lock:
+            old, self._socket = self._socket, new
+            if old is not None and old is not new:
+                old.close()
+            if self._is_cut:
+                raise TimeoutError
+        return new
 
 
 class Registration:
-    """One registration under way; made by `register_in_background`. Its methods may be called from any thread."""
+    """Registers ``host:port``, where the server listens by now, with the studio at ``url``, in a thread of its own.
+
+    At most ``attempts`` requests of ``timeout_s`` seconds each, with a pause of ``backoff_s`` seconds after the first,
+    doubling; a refusal (HTTP 4xx, as for an id that is registered already) is final. The outcome is logged: INFO when
+    registered, otherwise one WARNING with the reason and without credentials. A wrong ``url`` is such a warning, too;
+    to have it as an error beforehand, use `StudioUrl.parse`. Any thread may call the methods.
+    """
 
     def __init__(
-        self, url: str, body: bytes, *, named: str,
-        attempts: int, timeout_s: float, backoff_s: float, logger: logging.Logger,
+        self, url: str, *, server_id: str, host: str, port: int,
+        attempts: int = 4, timeout_s: float = 3.0, backoff_s: float = 0.5,
     ) -> None:  # fmt: skip
         self._url = url
-        self._body = body
-        self._named = named
+        self._body = json.dumps({"server_id": server_id, "host": host, "port": port}).encode()
+        self._named = f"{server_id} at {host}:{port}"
         self._attempts = attempts
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
-        self._logger = logger
         self._registered = False
-        self._lock = threading.Lock()  # guards the two ends of the wake pair against use after close
-        self._ended = False
-        self._wake, self._waker = socket.socketpair()
+        self._stopping = threading.Event()
+        self._attempt: _Attempt | None = None
         self._thread = threading.Thread(target=self._run, name="zmqagents-studio", daemon=True)
         self._thread.start()
 
@@ -244,96 +209,50 @@ class Registration:
         self._thread.join(timeout)
         return self._registered
 
-    def stop(self, timeout: float | None = 1.0) -> bool:
+    def stop(self, timeout: float = 1.0) -> bool:
         """Give up now, without a warning; may be called again. True if the thread has ended in ``timeout`` seconds."""
-        with self._lock:
-            if not self._ended:
-                self._waker.send(b"\0")
-        self._thread.join(timeout)
+        end = time.monotonic() + timeout
+        self._stopping.set()
+        while self._thread.is_alive() and (left_s := end - time.monotonic()) > 0:
+            if self._attempt is not None:
+                self._attempt.cut()
+            self._thread.join(min(left_s, CUT_AGAIN_S))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
-            self._try_all()
-        except _Stopped:
-            self._logger.debug("registration with the studio given up: stopping")
-        except Exception:  # never fatal, whatever a broken peer or resolver makes Python raise
-            self._logger.warning("registration with the studio failed; the server runs on", exc_info=True)
-        finally:
-            with self._lock:
-                self._ended = True
-                self._wake.close()
-                self._waker.close()
-
-    def _try_all(self) -> None:
-        try:
             url = StudioUrl.parse(self._url)
         except ConfigError as exc:
-            self._logger.warning("not registered with a studio, the server runs on: %s", exc)
+            log.warning("not registered with a studio, the server runs on: %s", exc)
             return
-        for attempt in range(1, self._attempts + 1):
-            try:
-                self._try_once(url)
-            except (_Refused, OSError, http.client.HTTPException) as exc:
-                reason = _reason(exc, self._timeout_s)
-                self._logger.debug("studio %s, attempt %d: %s", url, attempt, reason)
-                if attempt == self._attempts or (isinstance(exc, _Refused) and exc.final):
-                    self._logger.warning(
-                        "studio %s has not registered %s, the server runs on without it: %s (attempts made: %d)",
-                        url, self._named, reason, attempt,
-                    )  # fmt: skip
-                    return
-            else:
-                self._registered = True
-                self._logger.info("studio %s has registered %s", url, self._named)
+        for number in range(1, self._attempts + 1):
+            if self._try(url, number) or self._stopping.wait(min(self._backoff_s * 2 ** (number - 1), BACKOFF_LIMIT_S)):
                 return
-            self._pause(min(self._backoff_s * 2 ** (attempt - 1), BACKOFF_LIMIT_S))
 
-    def _try_once(self, url: StudioUrl) -> None:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
-        if url.authorization is not None:
-            headers["Authorization"] = url.authorization
-        line = _Line(url, self._wake, time.monotonic() + self._timeout_s)
-        with contextlib.closing(http.client.HTTPConnection(url.host, url.port)) as connection:
-            try:
-                connection.sock = cast(Any, line)
-                connection.request("POST", url.path, self._body, headers)
-                with connection.getresponse() as response:
-                    _check(response, response.read(ANSWER_LIMIT_BYTES + 1))
-            finally:
-                line.hang_up()
-
-    def _pause(self, seconds: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake, _READ)
-            if selector.select(seconds):
-                raise _Stopped
-
-
-def register_in_background(
-    url: str, *, server_id: str, host: str, port: int,
-    attempts: int = 4, timeout_s: float = 3.0, backoff_s: float = 0.5, logger: logging.Logger | None = None,
-) -> Registration:  # fmt: skip
-    """Start to register ``host:port``, where the server listens by now, with the studio at ``url``.
-
-    Returns at once. At most ``attempts`` requests of ``timeout_s`` seconds each, with a pause of
-    ``backoff_s`` after the first, doubling; a refusal (HTTP 4xx, as for an id that is registered
-    already) is final. The outcome is logged: INFO when registered, otherwise one WARNING with the
-    reason and without credentials. A wrong ``url`` is such a warning, too; to have it as an error
-    beforehand, use `StudioUrl.parse`.
-    """
-    return Registration(
-        url,
-        json.dumps({"server_id": server_id, "host": host, "port": port}).encode(),
-        named=f"{server_id} at {host}:{port}",
-        attempts=attempts,
-        timeout_s=timeout_s,
-        backoff_s=backoff_s,
-        logger=logger if logger is not None else logging.getLogger(__name__),
-    )
+    def _try(self, url: StudioUrl, number: int) -> bool:
+        """True if this was the last attempt."""
+        self._attempt = _Attempt(self._timeout_s)
+        try:
+            self._attempt.run(url, self._body)
+        except Exception as exc:  # never fatal, whatever a broken peer or resolver makes Python raise
+            if self._stopping.is_set():
+                log.debug("registration with the studio given up: stopping")
+                return True
+            reason = _reason(exc, self._timeout_s)
+            log.debug("studio %s, attempt %d: %s", url, number, reason)
+            if number < self._attempts and not (isinstance(exc, _Refused) and exc.final):
+                return False
+            log.warning(
+                "studio %s has not registered %s, the server runs on without it: %s (attempts made: %d)",
+                url, self._named, reason, number,
+            )  # fmt: skip
+        else:
+            self._registered = True
+            log.info("studio %s has registered %s", url, self._named)
+        return True
 
 
-def _check(response: http.client.HTTPResponse, body: bytes) -> None:
+def _check(response: Any, body: bytes) -> None:
     """Raise `_Refused` unless the answer is a registration."""
     if response.status != 200:
         # 408 and 429 are 4xx that mean "later".
@@ -353,13 +272,13 @@ def _check(response: http.client.HTTPResponse, body: bytes) -> None:
 def _reason(exc: Exception, timeout_s: float) -> str:
     if isinstance(exc, TimeoutError):
         return f"no complete answer within {timeout_s:g} s"
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({exc.verify_message})"
+    if message := getattr(exc, "verify_message", ""):  # of ssl.SSLCertVerificationError
+        return f"its certificate is not trusted ({message})"
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror[0].lower() + exc.strerror[1:]
-    if isinstance(exc, http.client.HTTPException) and not isinstance(exc, OSError):
-        return f"its answer is not HTTP ({type(exc).__name__})"
-    return str(exc) or type(exc).__name__
+    if isinstance(exc, (OSError, _Refused)):
+        return str(exc) or type(exc).__name__
+    return f"its answer is not HTTP ({type(exc).__name__})"
 
 
 def _excerpt(text: str) -> str:

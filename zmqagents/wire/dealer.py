@@ -24,10 +24,11 @@ _send: Any = zmq.backend.Socket.send
 _recv: Any = zmq.backend.Socket.recv
 
 
-class ZmqCarrier:
+class DealerTransport:
     """See the module's docstring. libzmq's own reconnecting is in effect off: the channel makes a new carrier."""
 
     pending = False  # libzmq has queues of its own
+    is_clean = False
 
     def __init__(self, endpoint: str, keys: KeyPair | None, server_key: str | None) -> None:
         self.events: list[Event] = []
@@ -56,19 +57,19 @@ class ZmqCarrier:
                 parts = self._monitor.recv_multipart(zmq.NOBLOCK)
                 self.events.append(_EVENTS[_MONITOR_EVENT.unpack_from(parts[0])[0]])
 
-    def send(self, parts: list[Frame]) -> None:
+    def send(self, parts: list[Frame]) -> bool:
         if sum(map(len, parts)) < LARGE_BYTES:
             for part in parts[:-1]:
                 _send(self._dealer, part, _MORE)
             _send(self._dealer, parts[-1], _NOBLOCK)
         else:
             self._dealer.send_multipart(parts, _NOBLOCK, copy=False)
+        return True
 
-    def queue(self, parts: list[Frame]) -> None:
-        self.send(parts)
+    queue = send  # libzmq's own thread writes
 
     def flush(self) -> None:
-        """libzmq's own thread does."""
+        """Do nothing: libzmq's own thread writes."""
 
     def receive(self) -> list[Frame] | None:
         return self._receive(_NOBLOCK)
@@ -93,7 +94,7 @@ class ZmqCarrier:
         self._dealer.close()
 
     def abandon(self) -> None:
-        """libzmq knows that it is in another process."""
+        """Do nothing: libzmq knows that it is in another process."""
 
 
 _MONITOR_EVENT = struct.Struct("=hi")  # event, value: zmq_socket_monitor(3)

@@ -1,19 +1,26 @@
-"""The host's door for clients elsewhere: a ROUTER bound to TCP, with CURVE.
+"""The host's listener for clients elsewhere: a ROUTER of libzmq bound to TCP, with CURVE.
 
-Beside the ROUTER it has the ZAP socket at which libzmq asks who may come in, and the ROUTER's monitor, which tells that
-some connection has ended, though not whose.
+Beside the ROUTER there are two more sockets: the ZAP socket, at which libzmq asks who may connect, and the ROUTER's
+monitor, which tells that some connection has ended, but not which one. Only sending tells that, so the host sends
+something to everybody then (``call_roll``).
 
-All of this belongs to the router thread. It polls ``fds``. A descriptor of libzmq tells only what has happened since
-its socket was last used: so the ROUTER is asked for its events (`is_readable`) after the last reply was sent, and the
-two others are read until they have nothing more whenever theirs says something.
+libzmq counts messages, not bytes. So it gets large messages only up to `IN_FLIGHT_BYTES` for each client at a time;
+that they were written shows when libzmq lets go of their memory. libzmq does not say either when a client has room
+again: a client without room is tried again every `RETRY_S`.
+
+All of this belongs to the router thread, which polls ``fds``. A descriptor of libzmq tells only what has happened since
+its socket was last used. So the ROUTER is asked for its events (`ask`) after it was used, and the two others are read
+until they have nothing more whenever their descriptors are ready.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import zmq
 import zmq.backend
@@ -24,36 +31,132 @@ from ..security import curve, zap
 from ..security.keys import KeyPair
 from . import messages
 from .messages import Frame, Kind
-from .transport import ZERO_COPY_BYTES, SendFrame
+from .poller import IN
+from .transport import ZERO_COPY_BYTES, Peer, Receive
 
-__all__ = ["Arrival", "RouterDoor"]
+__all__ = ["RouterListener", "RouterPeer"]
 
 LINGER_MS = 500
 HANDSHAKE_MS = 5000
+MAX_ASKED = 1024  # messages in one turn at most, after the ROUTER has said that there are some
+RETRY_S = 0.02  # how often a client that had no room is tried again
+ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
+ROLL_CALL_EVERY_S = 0.1  # how often everybody is probed after a connection has ended
+ROLL_CALLS = 2  # how many times: libzmq's monitor may tell of the end before the ROUTER itself knows
+COUNTED_BYTES = 32_768  # messages from that size on count as in flight until they are written
+IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
 
-# Without the layer of pyzmq that turns numbers into members of enums and back.
+# Without the layers of pyzmq that turn numbers into members of enums and back: 0.5 us a frame instead of 1.1.
 _recv: Any = zmq.backend.Socket.recv
-# As plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
+# Plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
+_SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 
-
-class Arrival(NamedTuple):
-    """A message. ``parts`` None: too many frames; the first alone: too many bytes. ``size`` is that of all."""
-
-    routing_id: bytes
-    parts: Sequence[Frame] | None
-    size: int
+SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
 
 
-class RouterDoor:
-    """See the module's docstring. ``auth`` decides who comes in."""
+class RouterPeer:
+    """One client's connection, known by its routing id; see `transport.Peer`."""
 
-    def __init__(self, config: BrokerConfig, auth: zap.Authenticator, message_limit: int) -> None:
-        self.hello_from = ""  # the user of the HELLO received last
+    __slots__ = ("_in_flight", "_in_flight_bytes", "_listener", "ended", "pending", "routing_id", "session", "user")
+
+    def __init__(self, listener: RouterListener, routing_id: bytes, user: str) -> None:
+        self.routing_id = routing_id
+        self.user = user
+        self.session: Any = None
+        self.pending = self.ended = False
+        self._listener = listener
+        self._in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
+        self._in_flight_bytes = 0
+
+    def __str__(self) -> str:
+        return self.routing_id.hex()
+
+    def __repr__(self) -> str:
+        return f"<RouterPeer {self} [{self._in_flight_bytes} bytes in flight]>"
+
+    def seat(self, session: Any) -> None:
+        self.session = session
+        self._listener.remember(self)
+
+    def send(self, message: list[Frame]) -> bool:
+        size = len(message[0]) if len(message) == 1 else sum(map(len, message))
+        taken = self._listener.send(self, message) if size < COUNTED_BYTES else self._send_counted(message, size)
+        if not taken:
+            self.pending = True
+            self._listener.try_again(self)
+        return taken
+
+    queue = send  # libzmq's own thread writes
+
+    def flush(self) -> None:
+        """Do nothing: libzmq's own thread writes."""
+
+    def probe(self, message: list[Frame]) -> None:
+        self.send(message)
+
+    def send_last(self, messages: Sequence[list[Frame]]) -> None:
+        with contextlib.suppress(zmq.ZMQError):
+            for message in messages:
+                if not self._listener.send(self, message):
+                    return
+
+    def end(self) -> None:
+        """Note that the connection is no more."""
+        if not self.ended:
+            self.ended = True
+            self._listener.ended.append(self)
+
+    def has_waited(self) -> None:
+        """Note that there may be room again."""
+        self.pending = False
+
+    def _send_counted(self, message: list[Frame], size: int) -> bool:
+        in_flight = self._in_flight
+        while in_flight and in_flight[0][0].done:
+            self._in_flight_bytes -= in_flight.popleft()[1]
+        if self._in_flight_bytes >= IN_FLIGHT_BYTES:
+            return False
+        # Frames are written in order: once libzmq lets go of the last one, all are written.
+        last = zmq.Frame(message[-1], track=True, copy=False, copy_threshold=0)
+        if not self._listener.send(self, [*message[:-1], last]):
+            return False
+        in_flight.append((last.tracker, size))
+        self._in_flight_bytes += size
+        return True
+
+
+class RouterListener:
+    """The listener on TCP; see the module's docstring and `transport.Listener`.
+
+    ``auth`` decides who may connect. ``call_roll`` is called when some connection has ended: it is to `Peer.probe`
+    every peer that has a session.
+    """
+
+    def __init__(
+        self, config: BrokerConfig, auth: zap.Authenticator, poller: Any, message_limit: int,
+        clock: Callable[[], float], *,
+        receive: Receive, on_room: Callable[[Peer], None], call_roll: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.fds: list[int] = []  # of the ROUTER, of the ZAP socket, of the monitor
+        self.ready = 0  # how many messages to look for in this turn
+        self.used = True  # the ROUTER was used since `ask`
+        self.due = math.inf
+        self.next_look = 0.0  # when `look` is to be called while the host is awake anyway
+        self.ended: deque[RouterPeer] = deque()
+        self._poller = poller
+        self._clock = clock
+        self._receive = receive
+        self._on_room = on_room
+        self._call_roll = call_roll
         self._config = config
         self._auth = auth
         self._message_limit = message_limit
+        self._peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
+        self._stalled: dict[RouterPeer, None] = {}  # those that had no room
+        self._next_retry = self._next_roll_call = 0.0
+        self._roll_calls_due = 0
         self._monitor: zmq.Socket[bytes] | None = None
         curve.seed_routing_ids()
         self._context: zmq.Context[Any] = zmq.Context()
@@ -65,8 +168,7 @@ class RouterDoor:
             self._context.term()
             raise
         self._readable = [(self._router, int(zmq.POLLIN))]
-        # Without the layer for draft sockets above it: 0.5 us a frame instead of 1.1.
-        self.send_frame: SendFrame = super(zmq.Socket, self._router).send
+        self._send_frame: SendFrame = super(zmq.Socket, self._router).send
 
     def open(self, keys: KeyPair | None) -> int:
         """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, LaunchError."""
@@ -86,8 +188,11 @@ class RouterDoor:
                     f"port {config.port} is in use: stop what listens there, or choose another port (0: any free one)"
                 ) from exc
             raise errors.LaunchError(f"cannot listen on port {config.port}: {exc}") from exc
-        sockets = (router, self._auth.socket, self._monitor)
-        self.fds: list[int] = [socket.getsockopt(zmq.FD) for socket in sockets]  # type: ignore[misc]
+        beside = (self._auth.socket, self._monitor)
+        self._beside = [(socket, int(zmq.POLLIN)) for socket in beside]
+        self.fds = [int(socket.getsockopt(zmq.FD)) for socket in (router, *beside)]
+        for fd in self.fds:
+            self._poller.register(fd, IN)
         endpoint: bytes = router.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]
         return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
 
@@ -107,24 +212,46 @@ class RouterDoor:
         router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
         router.setsockopt(zmq.IPV6, 0)
 
-    def is_readable(self) -> bool:
-        """Whether there is a message."""
-        return bool(zmq.zmq_poll(self._readable, 0))
+    # ------------------------------------------------------------ reading
 
-    def receive(self) -> Arrival | None:
-        """The next message, None if there is none."""
-        try:
-            routing_id = _recv(self._router, _NOBLOCK)
-        except zmq.Again:
-            return None
-        frame = _recv(self._router, _NOBLOCK, False)
-        if not frame.more and len(frame) < ZERO_COPY_BYTES:
-            message = frame.bytes
-            return Arrival(routing_id, (message,), len(message))
-        return Arrival(routing_id, *self._read_frames(frame))
+    def on_ready(self, fd: int, events: int) -> bool:
+        """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""
+        if fd == self.fds[0]:
+            self.ready = self.ready or 1  # where callers wait there is one, and to look for more costs an exception
+            return True
+        if fd not in self.fds:
+            return False
+        self.due = self.next_look = 0.0
+        return True
 
-    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int]:
-        """The frames after the routing id, of which ``frame`` is the first, and their bytes in all.
+    def ask(self) -> None:
+        """Find out whether messages have come; to be called when the ROUTER was ``used``, and before the next poll."""
+        self.used = False
+        if zmq.zmq_poll(self._readable, 0):
+            self.ready = MAX_ASKED
+
+    def read(self, limit: int, now: float, end: float) -> None:
+        """Hand over the messages that are ``ready``, ``limit`` of them at most, and none after ``end``."""
+        limit, self.ready, self.used = min(limit, self.ready), 0, True
+        for _ in range(limit):
+            try:
+                routing_id = _recv(self._router, _NOBLOCK)
+            except zmq.Again:
+                return
+            frame = _recv(self._router, _NOBLOCK, False)
+            parts: Sequence[Frame] | None
+            if not frame.more and len(frame) < ZERO_COPY_BYTES:
+                message = frame.bytes
+                parts, size, user = (message,), len(message), ""
+            else:
+                parts, size, user = self._read_frames(frame)
+            peer = self._peers.get(routing_id) or RouterPeer(self, routing_id, user)
+            now = self._receive(peer, parts, size, now)
+            if now >= end:
+                return
+
+    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int, str]:
+        """The frames after the routing id, of which ``frame`` is the first, their bytes, and the user of a HELLO.
 
         Large ones stay where ZeroMQ has put them.
 
@@ -132,13 +259,13 @@ class RouterDoor:
         many bytes. (libzmq holds a message until it is whole, and has no limit for that: see tests/faults.)
         """
         parts: list[Frame] = []
-        size = 0
+        size, user = 0, ""
         limit = self._message_limit
         while True:
             length = len(frame)
             size += length
             if len(parts) == 1 and parts[0][3:4] == _HELLO:
-                self.hello_from = zap.user_of(frame) or ""
+                user = zap.user_of(frame) or ""
             if size > limit:
                 del parts[1:]
             elif len(parts) <= messages.MAX_FRAMES:
@@ -146,14 +273,80 @@ class RouterDoor:
             if not frame.more:
                 break
             frame = _recv(self._router, _NOBLOCK, False)
-        return parts if len(parts) <= messages.MAX_FRAMES else None, size
+        return parts if len(parts) <= messages.MAX_FRAMES else None, size, user
 
-    def let_in(self) -> int:
-        """Answer those who ask to come in; how many that were, so that one who may have left some calls again."""
-        return self._auth.handle()
+    # ------------------------------------------------------------ peers
 
-    def someone_left(self) -> bool:
-        """True if some connection has ended since the last time."""
+    def remember(self, peer: RouterPeer) -> None:
+        """Keep ``peer`` as the same object while it has a session. Others are not kept: their end could not be seen."""
+        if peer.session is not None:
+            self._peers[peer.routing_id] = peer
+        elif self._peers.get(peer.routing_id) is peer:
+            del self._peers[peer.routing_id]
+
+    def send(self, peer: RouterPeer, message: Sequence[Any]) -> bool:
+        """Give ``message`` to libzmq; False if it has no room for more of this peer. Raises zmq.ZMQError."""
+        send = self._send_frame
+        self.used = True
+        try:
+            send(peer.routing_id, _SEND_MORE, True)  # only this one can fail: it finds the peer and its queue
+            if len(message) > 1:
+                for frame in message[:-1]:
+                    send(frame, _SEND_MORE, len(frame) < ZERO_COPY_BYTES)
+            frame = message[-1]
+            send(frame, _NOBLOCK, len(frame) < ZERO_COPY_BYTES)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as exc:
+            if exc.errno != errno.EHOSTUNREACH:
+                raise
+            peer.end()
+        return True
+
+    def try_again(self, peer: RouterPeer) -> None:
+        """Tell in `RETRY_S` that ``peer`` may have room again."""
+        if not self._stalled:
+            self._next_retry = self._clock() + RETRY_S
+            self.due = min(self.due, self._next_retry)
+            self.next_look = min(self.next_look, self._next_retry)
+        self._stalled[peer] = None
+
+    def forget(self, peer: RouterPeer) -> None:
+        """Do nothing: libzmq has closed the connection."""
+
+    # ------------------------------------------------------------ what is due
+
+    def look(self, now: float) -> None:
+        """Answer clients that want to connect, find out who has left, and try clients again that had no room."""
+        self.due, self.next_look = math.inf, now + ZAP_EVERY_S
+        for socket, _ in zmq.zmq_poll(self._beside, 0):
+            if socket is self._monitor:
+                if self._has_someone_left():
+                    self._roll_calls_due = ROLL_CALLS
+            elif self._auth.handle():
+                self.due = 0.0  # until it has nothing more
+        if self._roll_calls_due:
+            if now >= self._next_roll_call:
+                self._next_roll_call = now + ROLL_CALL_EVERY_S
+                self._roll_calls_due -= 1
+                self._call_roll()
+            if self._roll_calls_due:
+                self.due = min(self.due, self._next_roll_call)
+        if self._stalled:
+            if now >= self._next_retry:
+                self._retry(now)
+            if self._stalled:
+                self.due = min(self.due, self._next_retry)
+        self.next_look = min(self.next_look, self.due)
+
+    def _retry(self, now: float) -> None:
+        stalled, self._stalled = self._stalled, {}
+        for peer in stalled:
+            peer.has_waited()
+            self._on_room(peer)
+        self._next_retry = now + RETRY_S
+
+    def _has_someone_left(self) -> bool:
         assert self._monitor is not None
         left = False
         with contextlib.suppress(zmq.Again):

@@ -13,7 +13,7 @@ from itertools import islice
 from . import zmtp
 from .messages import Frame
 
-__all__ = ["SENDING", "UnixWire"]
+__all__ = ["SENDING", "UnixStream"]
 
 SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
 _HEADS = (0, zmtp.LONG)  # the first byte of a message of one frame
@@ -24,25 +24,34 @@ AT_ONCE = int(socket.MSG_DONTWAIT)
 SENDING = AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 
-class UnixWire:
+class UnixStream:
     """See the module's docstring. ``sock`` is connected or will be; the wire closes it.
 
     ``pending``: something sent waits until there is room. ``ended``: nothing more can be sent. ``drained``: nothing
     more can be read, but for what was read and not taken.
     """
 
-    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "pending")
+    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "is_clean", "pending")
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
         self._in = incoming
         self._out: deque[Frame] = deque()
         self.pending = self.ended = self.drained = False
+        self.is_clean = True  # nothing is left of what was read
         self._socket = sock
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def send(self, parts: list[Frame]) -> None:
-        """Send a message now, as far as there is room."""
+    def __repr__(self) -> str:
+        waits = f"pieces: {len(self._out)}, unwritten: {sum(map(len, self._out))}"
+        return f"<{type(self).__name__} [{waits}] {self._in!r}>"
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def send(self, parts: list[Frame]) -> bool:
+        """Send a message now, as far as there is room, and keep the rest; False if too much waits already."""
         if len(parts) == 1 and len(parts[0]) < 256 and not self._out:
             data = bytes((0, len(parts[0]))) + parts[0]
             try:
@@ -51,20 +60,29 @@ class UnixWire:
                 count = 0
             except OSError:
                 self.end()
-                return
+                return True
             if count == len(data):
-                return
+                return True
             self._out.append(data[count:])
-        else:
-            self._out += zmtp.enclosed(parts)
-        self.flush()
+        elif not self.queue(parts):
+            return False
+        if not self.pending:  # else a poll tells when there is room
+            self.flush()
+        return True
 
-    def queue(self, parts: list[Frame]) -> None:
-        """The same at the next `flush`."""
+    def queue(self, parts: list[Frame]) -> bool:
+        """Send a message at the next `flush`; False if too much waits already."""
+        if self.pending and not self.may_queue(parts):
+            return False
         if len(parts) == 1 and len(parts[0]) < 256:
             self._out.append(bytes((0, len(parts[0]))) + parts[0])
         else:
             self._out += zmtp.enclosed(parts)
+        return True
+
+    def may_queue(self, parts: list[Frame]) -> bool:
+        """Whether a message may wait behind what is not written yet."""
+        return True
 
     def flush(self) -> None:
         """Write what is queued, as far as there is room, `WRITE_BYTES` at most."""
@@ -114,6 +132,7 @@ class UnixWire:
         except OSError:
             count = 0
         if count:
+            self.is_clean = False
             self._in.filled(count)
         else:
             self.drained = True
@@ -139,6 +158,7 @@ class UnixWire:
             if start and size == int.from_bytes(data[1:9], "big") + 9:
                 return data[9:]
         if data:
+            self.is_clean = False
             self._in.feed(data)
         else:
             self.drained = True
@@ -149,6 +169,7 @@ class UnixWire:
         """The next message of what was read. RemoteProtocolError: the other side does not speak ZMTP."""
         incoming = self._in
         message = incoming.take()
+        self.is_clean = not incoming.started
         if message is None and incoming.answers:
             if not self.pending:  # who asks again and again, and does not read, is not answered
                 self._out += incoming.answers

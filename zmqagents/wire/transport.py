@@ -1,17 +1,34 @@
-"""TODO."""
+"""What a connection looks like to those who use it, whatever socket carries it.
+
+Two pairs of interfaces, each with a body for Unix sockets (hosts and clients of one machine) and one for TCP:
+
+    `Transport`              a client's end of one connection         `unix.UnixTransport`, `dealer.DealerTransport`
+    `Peer`, `Listener`       the host's end of all connections        `unix_listener`, `router_listener`
+
+A message is a list of frames. Sending never waits. A broken connection is no exception: a transport notes an `Event`,
+a listener puts the peer into ``ended``. One thread at a time uses a transport, or a listener with its peers.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import zmq
 
 from .messages import Frame
 
-SHORT_MS = 1  # how long `receive_soon` waits
+__all__ = [
+    "CLOSE_S", "SHORT_MS", "ZERO_COPY_BYTES", "Event", "Items", "Listener", "Peer", "Receive", "Transport", "poll",
+]  # fmt: skip
+
+SHORT_MS = 1  # how long `Transport.receive_soon` waits
 CLOSE_S = 1.0  # how long what was sent may take to be written when the connection is closed
+ZERO_COPY_BYTES = 65_536  # a shorter frame is copied faster than it is shared
+
+
+# ---------------------------------------------------------------- the client's end
 
 
 class Event(enum.Enum):
@@ -20,32 +37,33 @@ class Event(enum.Enum):
     READY = "the handshake is over: messages may be sent"
     REFUSED = "nothing listens there"
     CUT = "the connection has ended"
-    KEY_REFUSED = "it refused this client's key"
-    BROKEN_OFF = "the handshake failed: its key is another one, or it is no host"
-    FOREIGN = "the handshake failed: it does not speak this protocol"
+    KEY_REFUSED = "the host refused this client's key"
+    BROKEN_OFF = "the handshake failed: the host has another key, or it is no host"
+    FOREIGN = "the handshake failed: the other side does not speak this protocol"
 
 
 Items = list[tuple[Any, int]]  # what `zmq.zmq_poll` takes, and gives
 
 
-class Carrier(Protocol):
-    """One connection, or an attempt at one."""
+class Transport(Protocol):
+    """One connection of a client, or an attempt at one."""
 
-    events: list[Event]
+    events: list[Event]  # what has happened, oldest first; the user takes them out
     pending: bool  # something sent waits until there is room
+    is_clean: bool  # what was read has been received: only a poll tells whether there is more
 
     @property
     def items(self) -> Items:
-        """What to poll; whatever is ready is for `look`, and then for `receive`."""
+        """What to poll. Whatever is ready is to be given to `look` before the next `receive`."""
 
     def look(self, ready: Items) -> None:
-        """Note the events in what a poll has given."""
+        """Note the events in ``ready``, the result of a poll."""
 
-    def send(self, parts: list[Frame]) -> None:
-        """Send a message now, as far as there is room. Never waits, never fails: a lost connection is an event."""
+    def send(self, parts: list[Frame]) -> bool:
+        """Send a message now, as far as there is room, and keep the rest. True: the message was taken."""
 
-    def queue(self, parts: list[Frame]) -> None:
-        """The same at the next `flush`."""
+    def queue(self, parts: list[Frame]) -> bool:
+        """Send a message at the next `flush`. True: the message was taken."""
 
     def flush(self) -> None:
         """Write what is queued, as far as there is room."""
@@ -54,22 +72,78 @@ class Carrier(Protocol):
         """The next message; None if there is none. Large frames are not copied."""
 
     def receive_soon(self) -> list[Frame] | None:
-        """The same, but wait `SHORT_MS` for it, unless something is still to be written."""
+        """The next message; waits `SHORT_MS` for it, unless something is still to be written."""
 
     def close(self) -> None:
-        """Let go of it; what was sent is written if the other side takes it within `CLOSE_S`."""
+        """Close the connection; what was sent is written if the other side takes it within `CLOSE_S`."""
 
     def abandon(self) -> None:
-        """The same in a forked child, where the connection is the parent's."""
+        """Close this process's copy, in a forked child: the connection is the parent's."""
 
 
 def poll(items: Items, timeout_ms: int) -> Items:
-    """Wait until one of ``items`` is ready, ``timeout_ms`` at most (-1: for ever)."""
+    """Wait until one of ``items`` is ready, ``timeout_ms`` at most (-1: without a limit), and return the ready ones."""
     ready: Items = zmq.zmq_poll(items, timeout_ms)
     return ready
 
 
-ZERO_COPY_BYTES = 65_536  # a frame of less is copied faster than it is shared
+# ---------------------------------------------------------------- the host's end
 
 
-SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
+class Peer(Protocol):
+    """One client's connection, as its listener's host sees it. Its text names it in log lines."""
+
+    user: str  # the user that the authentication found
+    session: Any  # what the host has given to `seat`
+    pending: bool  # it had no room for all that was sent; the listener tells when there may be some
+    ended: bool  # nothing more reaches it
+
+    def seat(self, session: Any) -> None:
+        """Keep ``session`` for this client, None: nothing. Only a peer with a session stays the same object."""
+
+    def send(self, message: list[Frame]) -> bool:
+        """Send ``message`` now, as far as there is room, and keep the rest.
+
+        False if nothing was taken, because too much waits already: `Listener` tells when to try again. A peer that
+        has ended takes everything.
+        """
+
+    def queue(self, message: list[Frame]) -> bool:
+        """Do the same at the next `flush` at the latest."""
+
+    def flush(self) -> None:
+        """Write what is queued, as far as there is room."""
+
+    def probe(self, message: list[Frame]) -> None:
+        """Find out whether the connection has ended; ``message`` is sent where only sending tells."""
+
+    def send_last(self, messages: Sequence[list[Frame]]) -> None:
+        """Send ``messages``, as many as there is room for, before the listener is closed. Raises nothing."""
+
+
+# One message: its sender, its frames (None: too many of them; the first alone: too many bytes), the bytes of all
+# frames, and the time. The result is the time when the message has been handled.
+Receive = Callable[[Peer, "Sequence[Frame] | None", int, float], float]
+
+
+class Listener(Protocol):
+    """Accepts connections and reads from them. The host polls its descriptors and calls `on_ready`.
+
+    A listener calls the functions that it was made with: ``receive`` for each message, ``on_room`` for a peer that may
+    have room again, ``complain`` for a peer that breaks the protocol.
+    """
+
+    due: float  # when `look` has something to do at the latest, on the host's clock
+    ended: Any  # a list or deque of peers whose connection has ended; the host takes them out and calls `forget`
+
+    def on_ready(self, fd: int, events: int) -> bool:
+        """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""
+
+    def read(self, limit: int, now: float, end: float) -> None:
+        """Hand over ``limit`` messages at most, and begin with none at the time ``end``."""
+
+    def look(self, now: float) -> None:
+        """Do what is ``due``."""
+
+    def forget(self, peer: Any) -> None:
+        """Close a connection that has ended."""

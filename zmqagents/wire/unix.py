@@ -1,8 +1,8 @@
 """How the frames of a client's connection travel: two kinds of socket, used alike by the `Channel` that owns it.
 
-`UnixCarrier` speaks ZMTP (see `zmtp`) on a plain Unix socket, for hosts on the same machine. libzmq would do the same
+`UnixTransport` speaks ZMTP (see `zmtp`) on a plain Unix socket, for hosts on the same machine. libzmq would do the same
 in a thread of its own, which has to be woken for each message, and has to wake the caller: two hand-offs that cost more
-than all the rest of a short call. `ZmqCarrier` is a DEALER: for TCP, where there is CURVE.
+than all the rest of a short call. `DealerTransport` is a DEALER: for TCP, where there is CURVE.
 
 Both belong to the thread that leads the channel. What happens to the connection stands in ``events``, to be looked at
 after each `receive` and `look`.
@@ -21,10 +21,10 @@ import zmq
 from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
-from .stream import UnixWire
+from .stream import UnixStream
 from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
-__all__ = ["UnixCarrier"]
+__all__ = ["UnixTransport"]
 
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 
@@ -32,7 +32,7 @@ CONNECT_S = 1.0  # how long a host whose queue of new connections is full is wai
 # ---------------------------------------------------------------- a Unix socket
 
 
-class UnixCarrier(UnixWire):
+class UnixTransport(UnixStream):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
 
     __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")
@@ -44,8 +44,8 @@ class UnixCarrier(UnixWire):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
-        self._reading: Items = [(self._socket.fileno(), zmq.POLLIN)]
-        self._writing: Items = [(self._socket.fileno(), zmq.POLLIN | zmq.POLLOUT)]
+        self._reading: Items = [(self.fileno(), zmq.POLLIN)]
+        self._writing: Items = [(self.fileno(), zmq.POLLIN | zmq.POLLOUT)]
         try:
             self._socket.connect(path)
         except OSError as exc:
@@ -65,18 +65,24 @@ class UnixCarrier(UnixWire):
             self.flush()
 
     def receive(self) -> list[Frame] | None:
+        if self.is_clean and self._ready:
+            short = self.read_short()
+            if short is not None:
+                return [short]
+            if self.is_clean:
+                return None
         while True:
             message = self._next()
             if message is not None or not self.read():
                 return message
 
     def receive_soon(self) -> list[Frame] | None:
-        if self._in.started or not self._ready:
+        if not (self.is_clean and self._ready):
             message = self._next()
             if message is not None:
                 return message
         if not self.pending and self._poller.poll(SHORT_MS):
-            if not self._in.started and self._ready:
+            if self.is_clean and self._ready:
                 short = self.read_short()
                 if short is not None:
                     return [short]
@@ -112,7 +118,7 @@ class UnixCarrier(UnixWire):
     def close(self) -> None:
         end = time.monotonic() + CLOSE_S
         while self.pending and time.monotonic() < end:
-            poll([(self._socket.fileno(), zmq.POLLOUT)], 20)
+            poll([(self.fileno(), zmq.POLLOUT)], 20)
             self.flush()
         self.ended = self.drained = True
         self._socket.close()

@@ -1,14 +1,14 @@
-"""The host's door for clients on its own machine: a Unix socket, at which it speaks ZMTP as a ROUTER does.
+"""The host's listener for clients on its own machine: a Unix socket, at which it speaks ZMTP as a ROUTER does.
 
-Whoever comes in by it may be a DEALER of libzmq, or a `carrier.UnixCarrier`. libzmq's ROUTER would do the same, with a
-thread of its own between the socket and the router thread; waking that one for each call and each reply takes longer
-than all the rest of a short call does. TCP, with CURVE, stays with libzmq.
+A client may be a DEALER of libzmq or a `UnixTransport`. A ROUTER of libzmq would do the same, but with a thread of its
+own between the socket and the router thread; to wake that thread for each call and each reply takes longer than all the
+rest of a short call. TCP, with CURVE, stays with libzmq (`router_listener`).
 
-Who may come in is settled before a byte is read: the kernel says which user is at the other end. A connection that has
-not shaken hands within `HANDSHAKE_S` is closed.
+Authentication comes before a byte is read: the kernel says which user is at the other end. A connection that has not
+finished its handshake within `HANDSHAKE_S` is closed.
 
-All of this belongs to the router thread. It polls the descriptors and passes on what is said of each by `on_ready`;
-then it takes messages from the connections in ``ready``, and looks after those that have ``ended``.
+All of this belongs to the router thread. It polls the descriptors and passes what the poller says to `on_ready`. Then
+`read` takes messages from the peers in ``ready``, one of each in turn, so that no client can keep the others waiting.
 """
 
 from __future__ import annotations
@@ -24,55 +24,66 @@ import socket
 import struct
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import RemoteProtocolError
 from . import zmtp
-from .messages import Frame
+from .messages import MAX_FRAMES, Frame
 from .poller import IN, OUT
-from .stream import SENDING, SHORT_READ_BYTES, UnixWire
+from .stream import SENDING, SHORT_READ_BYTES, UnixStream
+from .transport import Peer, Receive
 
-__all__ = ["UnixDoor", "UnixPeer", "Where"]
+__all__ = ["UnixListener", "UnixPeer"]
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 512
 ACCEPTS = 64  # new connections in one turn
 HANDSHAKE_S = 5.0
-PAUSE_S = 0.1  # without a free descriptor nobody can come in; so long until the next attempt
-COMPLAINT_S = 60.0  # and so long until the next line about it
+PAUSE_S = 0.1  # how long nothing is accepted after the process had no free descriptor
+COMPLAINT_S = 60.0  # how often that is logged
 READ_BYTES = 1_048_576  # of a long message in one turn
-QUEUE_PIECES = 64  # short messages that may wait for room here; who has more to send keeps it
-_REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for it
+QUEUE_PIECES = 64  # short messages that may wait here for room; the sender keeps the others
+_REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for a refused client
 
 
-class UnixPeer(UnixWire):
-    """A connection to the door. ``user``: whom it was taken for."""
+class UnixPeer(UnixStream):
+    """One client's connection; see `transport.Peer`.
+
+    ``size`` and ``count`` are the bytes and frames of the message received last. If they are too many, only its first
+    frame was kept.
+    """
 
     __slots__ = (
-        "_door", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "readable", "size", "user",
+        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "readable", "session", "size",
+        "user",
     )  # fmt: skip
 
-    def __init__(self, door: UnixDoor, sock: socket.socket, user: str, name: str, deadline: float) -> None:
-        super().__init__(sock, zmtp.Incoming(door.spares, door.max_message_bytes))
+    def __init__(self, listener: UnixListener, sock: socket.socket, user: str, name: str, deadline: float) -> None:
+        super().__init__(sock, zmtp.Incoming(listener.spares, listener.max_message_bytes))
         self.fd = sock.fileno()
         self.user = user
+        self.session: Any = None
         self.deadline = deadline  # of the handshake
         self.readable = False
         self.is_listed = False  # among those that are ready
         self.is_dry = False  # nothing is left beside the message just received
-        self.size = self.count = 0  # bytes and frames of that: of too many, only the first frame is there
-        self._door = door
+        self.size = self.count = 0
+        self._listener = listener
         self._name = name
-        self._told = False  # the door knows that it has ended
+        self._told = False  # the listener knows that the connection has ended
 
     def __str__(self) -> str:
         return self._name
 
     @property
     def has_shaken_hands(self) -> bool:
+        """Whether the handshake is over."""
         return self._in.ready
+
+    def seat(self, session: Any) -> None:
+        self.session = session
 
     def greet(self) -> None:
         """Begin the handshake."""
@@ -83,7 +94,7 @@ class UnixPeer(UnixWire):
         """The next message, None if there is none now."""
         incoming = self._in
         try:
-            if self.readable and incoming.ready and not incoming.started:
+            if self.is_clean and self.readable and incoming.ready:
                 self.readable = False
                 short = self.read_short()
                 if short is not None:
@@ -92,7 +103,7 @@ class UnixPeer(UnixWire):
                     return [short]
                 self.readable = incoming.waiting >= SHORT_READ_BYTES  # then there is more
             self.is_dry = False
-            message = self.take() if incoming.started else None
+            message = None if self.is_clean else self.take()
             read = 0
             while message is None and self.readable and read < READ_BYTES:
                 self.readable = False
@@ -103,8 +114,8 @@ class UnixPeer(UnixWire):
                 read += count
                 self.readable = self.readable or incoming.amid_large  # there may be more of it by now
         except RemoteProtocolError as exc:
-            self._door.complain(self, exc)
-        except Exception:  # a bug of ours, or no memory: the host goes on without this connection
+            self._listener.complain(self, exc)
+        except Exception:  # a bug of the package, or no memory: the host goes on without this connection
             log.exception("the connection %s could not be read", self)
         else:
             incoming.rest()
@@ -113,21 +124,22 @@ class UnixPeer(UnixWire):
         self.cut()
         return None
 
-    def hand_over(self, message: list[Frame]) -> bool:
-        """Send ``message`` as far as there is room; False if too much of what was sent before is not written yet."""
-        if self.pending:
-            if len(self._out) >= QUEUE_PIECES or sum(map(len, message)) >= zmtp.LARGE_BYTES:
-                return False
-            self.queue(message)
-        elif not self.ended:
-            self.send(message)
-        return True
+    def may_queue(self, parts: list[Frame]) -> bool:
+        return len(self._out) < QUEUE_PIECES and sum(map(len, parts)) < zmtp.LARGE_BYTES
 
     def flush(self) -> None:
         was_pending = self.pending
         super().flush()
         if self.pending is not was_pending:
-            self._door.watch(self)
+            self._listener.watch(self)
+
+    def probe(self, message: list[Frame]) -> None:
+        """Do nothing: the poller tells when a connection has ended."""
+
+    def send_last(self, messages: Sequence[list[Frame]]) -> None:
+        for message in messages:
+            self._out += zmtp.enclosed(message)
+        self.flush()
 
     def cut(self) -> None:
         """End the connection from this side."""
@@ -135,64 +147,78 @@ class UnixPeer(UnixWire):
         self.end()
 
     def end(self) -> None:
-        """It has broken. What came before that is still read; then the door is told."""
+        """Note that the connection has broken. What came before that is still read; then the listener is told."""
         super().end()
         if not self.drained:
             self.readable = True
-            self._door.list(self)
+            self._listener.list(self)
         elif not self._told:
             self._told = True
-            self._door.ended.append(self)
+            self._listener.ended.append(self)
 
     def close(self) -> None:
-        """Let go of the socket, and of half a message: others may still keep this object in mind."""
+        """Close the socket, and drop half a message: others may still hold this object."""
         self._socket.close()
         self._in.drop()
 
 
-class UnixDoor:
-    """See the module's docstring.
+class UnixListener:
+    """The listener at a Unix socket; see the module's docstring and `transport.Listener`.
 
-    ``admit`` gives the user id for a uid, None: refused. ``complain`` hears of those who do not speak ZMTP. ``due``:
-    when there is something to do for `look`.
+    ``admit`` gives the user for a uid, None if that one is refused. ``receive``, ``complain`` and ``on_room`` are
+    called as `transport.Listener` says.
     """
 
     def __init__(
-        self, admit: Callable[[int | None], str | None], complain: Callable[[UnixPeer, Exception], None],
-        poller: Any, max_message_bytes: int, clock: Callable[[], float],
+        self, admit: Callable[[int | None], str | None], poller: Any, max_message_bytes: int,
+        clock: Callable[[], float], *,
+        receive: Receive, complain: Callable[[Peer, Exception], None], on_room: Callable[[Peer], None],
     ) -> None:  # fmt: skip
-        self.complain = complain
-        self.roomy: Callable[[UnixPeer], None] = lambda peer: None  # told who may have room again
         self.max_message_bytes = max_message_bytes
-        self.ready: deque[UnixPeer] = deque()
-        self.ended: list[UnixPeer] = []
+        self.ready: deque[UnixPeer] = deque()  # peers that may have messages, in the order of their turns
+        self.ended: deque[UnixPeer] = deque()
         self.spares = zmtp.Spares()
         self.due = math.inf
+        self.complain = complain
+        self._receive = receive
+        self._on_room = on_room
         self._admit = admit
         self._poller = poller
         self._clock = clock
         self._peers: dict[int, UnixPeer] = {}  # by descriptor
-        self._strangers: deque[UnixPeer] = deque()  # who had not shaken hands when somebody last looked, oldest first
+        self._strangers: deque[UnixPeer] = deque()  # had not shaken hands when `look` last saw them, oldest first
         self._paused_until = math.inf
-        self._next_complaint = -math.inf  # that nobody can come in
+        self._next_complaint = -math.inf  # when a failed accept may be logged again
         self._names = itertools.count(1)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._fd = self._listener.fileno()
-        _doors.add(self)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._fd = self._socket.fileno()
+        _listeners.add(self)
+
+    def __repr__(self) -> str:
+        return f"<UnixListener [connections: {len(self._peers)}, strangers: {len(self._strangers)}]>"
+
+    def fileno(self) -> int:
+        """The descriptor of the socket that listens; -1 once it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def peers(self) -> Sequence[UnixPeer]:
+        """All connections, those in their handshake included."""
+        return list(self._peers.values())
 
     def open(self, path: str) -> None:
         """Listen at ``path``, for its owner alone. The path's `IpcLock` must be held. Raises OSError."""
-        self._listener.setblocking(False)
+        self._socket.setblocking(False)
         old_mask = os.umask(0o177)
         try:
-            self._listener.bind(path)
+            self._socket.bind(path)
         finally:
             os.umask(old_mask)
-        self._listener.listen(BACKLOG)
+        self._socket.listen(BACKLOG)
         self._poller.register(self._fd, IN)
 
     def on_ready(self, fd: int, events: int) -> bool:
-        """What the poller has said of ``fd``; False if that is none of the door's."""
+        """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""
         peer = self._peers.get(fd)
         if peer is None:
             if fd == self._fd:
@@ -204,17 +230,37 @@ class UnixDoor:
                 self.list(peer)
         if events & OUT and peer.pending:
             peer.flush()
-            self.roomy(peer)
+            self._on_room(peer)
         return True
 
+    def read(self, limit: int, now: float, end: float) -> None:
+        """Hand over one message of each client that has some, in turn: ``limit`` in all, and none after ``end``."""
+        ready = self.ready
+        while ready and limit:
+            peer = ready[0]
+            parts = peer.receive()
+            if parts is None or peer.is_dry:
+                peer.is_listed = False
+                ready.popleft()
+                if parts is None:  # it may have been read from for a while all the same
+                    if self._clock() >= end:
+                        return
+                    continue
+            elif len(ready) > 1:
+                ready.rotate(-1)
+            limit -= 1
+            now = self._receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)
+            if now >= end:
+                return
+
     def list(self, peer: UnixPeer) -> None:
-        """``peer`` may have messages."""
+        """Give ``peer``, which may have messages, its turn in `read`."""
         if not peer.is_listed:
             peer.is_listed = True
             self.ready.append(peer)
 
     def watch(self, peer: UnixPeer) -> None:
-        """Poll ``peer`` for room from now on, or not any more."""
+        """Poll ``peer`` for room while something is pending."""
         self._poller.modify(peer.fd, IN | OUT if peer.pending else IN)
 
     def forget(self, peer: UnixPeer) -> None:
@@ -236,11 +282,11 @@ class UnixDoor:
         self.due = min(self._paused_until, strangers[0].deadline if strangers else math.inf)
 
     def close(self, linger_s: float) -> None:
-        """Let nobody in any more, write what was sent, for ``linger_s`` seconds at most, and close everything."""
-        self._listener.close()
+        """Accept no more, write what was sent, for ``linger_s`` seconds at most, and close everything."""
+        self._socket.close()
         end = self._clock() + linger_s
         while (left := end - self._clock()) > 0:
-            pending = [peer for peer in self._peers.values() if peer.pending]
+            pending = [peer for peer in self.peers if peer.pending]
             if not pending:
                 break
             waiting = select.poll()
@@ -249,15 +295,15 @@ class UnixDoor:
             waiting.poll(left * 1000)
             for peer in pending:
                 peer.flush()
-        for peer in list(self._peers.values()):
+        for peer in self.peers:
             self.forget(peer)
-        for stranger in self._strangers:  # who was refused is not among them
+        for stranger in self._strangers:  # refused ones are not among the peers
             stranger.close()
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS):
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -265,7 +311,7 @@ class UnixDoor:
                     now = self._clock()
                     if now >= self._next_complaint:
                         self._next_complaint = now + COMPLAINT_S
-                        log.warning("nobody can come in: %s", exc)
+                        log.warning("cannot accept connections: %s", exc)
                     self._poller.unregister(self._fd)
                     self._paused_until = now + PAUSE_S
                     self.due = min(self.due, self._paused_until)
@@ -279,37 +325,37 @@ class UnixDoor:
         deadline = self._clock() + HANDSHAKE_S
         try:
             peer = UnixPeer(self, sock, user or "", f"ipc/{next(self._names)} of uid {uid}", deadline)
-            if user is None:  # closed later: else it might notice that before it reads why
+            if user is None:  # closed later: else the client might see the end before it reads the reason
                 sock.send(_REFUSAL, SENDING)
             else:
                 self._poller.register(peer.fd, IN)
                 self._peers[peer.fd] = peer
                 peer.greet()
         except OSError as exc:
-            log.debug("a client has gone, or cannot be served: %s", exc)
+            log.debug("a connection has ended, or cannot be served: %s", exc)
             sock.close()
             return
         self._strangers.append(peer)
         self.due = min(self.due, deadline)
 
-    def _forget_all(self) -> None:
-        """In a forked child: the sockets are the parent's, and no copy of one shall keep it open."""
-        for thing in (*self._peers.values(), *self._strangers, self._listener, self._poller):
-            with contextlib.suppress(OSError):  # somebody else has closed the number; each object must know
+    def forget_all(self) -> None:
+        """Close the copies of the parent's sockets in a forked child: else they would stay open when it closes them."""
+        for thing in (*self._peers.values(), *self._strangers, self._socket, self._poller):
+            with contextlib.suppress(OSError):  # the descriptor is closed already; each object must know
                 thing.close()
 
 
-_doors: weakref.WeakSet[UnixDoor] = weakref.WeakSet()
+_listeners: weakref.WeakSet[UnixListener] = weakref.WeakSet()
 
 
 def _forget_all() -> None:
-    for door in list(_doors):
-        door._forget_all()
+    for listener in list(_listeners):
+        listener.forget_all()
 
 
 os.register_at_fork(after_in_child=_forget_all)
 
-_PASSING = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM)  # troubles of that one connection
+_PASSING = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM)  # trouble of that one connection alone
 
 
 def _uid_of(sock: socket.socket) -> int | None:
@@ -325,6 +371,3 @@ def _uid_of(sock: socket.socket) -> int | None:
 
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
-
-
-Where = bytes | UnixPeer  # where a client is reached: a routing id of the ROUTER, or a connection at the Unix door

@@ -16,7 +16,18 @@ from collections.abc import Sequence
 from ..errors import RemoteProtocolError
 from .messages import Frame
 
-__all__ = ["GREETING", "LARGE_BYTES", "READY", "READY_ROUTER", "Incoming", "Spares", "enclosed", "head", "refused"]
+__all__ = [
+    "GREETING",
+    "LARGE_BYTES",
+    "READY",
+    "READY_ROUTER",
+    "Incoming",
+    "Spares",
+    "command",
+    "enclosed",
+    "head",
+    "refused",
+]
 
 MORE, LONG, COMMAND = 1, 2, 4
 LARGE_BYTES = 65_536  # a frame from that on is read into memory of its own, and not copied
@@ -55,7 +66,8 @@ def enclosed(parts: Sequence[Frame]) -> list[Frame]:
     return pieces
 
 
-def _command(name: bytes, data: bytes = b"") -> bytes:
+def command(name: bytes, data: bytes = b"") -> bytes:
+    """A frame that is no part of a message but speaks to the other side's ZMTP."""
     body = bytes((len(name),)) + name + data
     return head(len(body), COMMAND) + body
 
@@ -64,13 +76,13 @@ def _property(name: bytes, value: bytes) -> bytes:
     return bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value
 
 
-READY = _command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
-READY_ROUTER = _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+READY = command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
+READY_ROUTER = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
 
 
 def refused(reason: bytes) -> bytes:
     """The command that ends a handshake. A DEALER of libzmq wants a status code of ZAP for a reason, ``400`` say."""
-    return _command(b"ERROR", bytes((len(reason),)) + reason)
+    return command(b"ERROR", bytes((len(reason),)) + reason)
 
 
 class Buffer:
@@ -126,6 +138,10 @@ class Incoming:
         self.ready = False
         self.refusal: str | None = None
         self.answers: list[bytes] = []
+
+    def __repr__(self) -> str:
+        large = self._got if self._large is not None else 0
+        return f"<Incoming [buffers: {int(self._buffer is not None)}, waiting: {self.waiting}, large: {large}]>"
 
     @property
     def started(self) -> bool:
@@ -294,4 +310,4 @@ class Incoming:
         elif name == b"ERROR":
             self.refusal = data[1:].decode("utf-8", "replace")
         elif name == b"PING":  # a time to live, and what is to come back
-            self.answers.append(_command(b"PONG", data[2:]))
+            self.answers.append(command(b"PONG", data[2:]))

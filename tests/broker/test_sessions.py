@@ -1,0 +1,292 @@
+"""Who is here and who is lost: sessions without sockets, threads and clock."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from lines import Line
+from world import World, ok
+from zmqagents import codec
+from zmqagents.broker import clients
+from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Clients
+from zmqagents.broker.session import Session
+from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
+from zmqagents.scheduler.effects import Answer, Effect
+from zmqagents.security.keys import Role
+from zmqagents.wire import messages
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Flag, Hello, Kind
+
+RESUME_S = 5.0
+MAX_UNREAD = 10_000
+
+
+class Lobby:
+    """The clients of a `World`, each at a `Line`, by its name. What a line was sent says what its client was told."""
+
+    def __init__(self) -> None:
+        self.world = World(resume_s=RESUME_S, max_unread_bytes=MAX_UNREAD)
+        self.lines: dict[str, Line] = {}
+        self.roles: dict[str, Role] = {"uid:0": "admin"}
+        self.clients = Clients(self.world.config, self.world.dispatcher, self.carry_out, lambda: self.world.now)
+        self.clients.open(self.roles.get, b"welcome")
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        for effect in self.world.see(effects):
+            if isinstance(effect, Answer) and not effect.peer.local and not effect.peer.gone:
+                self.answer(effect.peer.key, effect.call_id, effect.reply)
+
+    def answer(self, session: Session, call_id: int, reply: messages.Reply) -> None:
+        self.clients.delivery.unsent.append((session, session.answer(call_id, reply)))
+
+    def hello(self, client: str, line: str, *, user: str = "uid:0") -> Session:
+        """``client`` says HELLO over the connection ``line`` and gets its seat."""
+        session = self.say_hello(client, line, user=user)
+        assert session is not None
+        return session
+
+    def say_hello(self, client: str, line: str, *, user: str, resume: str | None = None) -> Session | None:
+        """``client`` says HELLO over the connection ``line``; the session that has that seat then."""
+        client_id = client.encode().ljust(messages.CLIENT_ID_BYTES)
+        options = {"resume": (resume or client).encode()}
+        if line not in self.lines:
+            self.lines[line] = Line(line, user)
+        self.clients.hello(self.lines[line], Hello(0, client_id, options), self.world.now)
+        session: Session | None = self.lines[line].session
+        return session
+
+    def hang_up(self, *sessions: Session) -> None:
+        """Their connections break, and the roll call finds that out."""
+        for session in sessions:
+            assert isinstance(session.peer, Line)
+            session.peer.is_cut = True
+        self.clients.call_roll()
+        self.see_off()
+
+    def see_off(self) -> None:
+        """What a listener has found out about connections reaches the clients."""
+        for line in self.lines.values():
+            if line.ended:
+                self.clients.gone(line)
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes; `Clients.look` is called whenever it is due, and not at other times."""
+        end = self.world.now + seconds
+        while self.clients.due <= end:
+            self.world.now = max(self.world.now, self.clients.due) + 0.001
+            self.clients.look(self.world.now)
+            self.see_off()
+            assert self.clients.due > self.world.now, "always due"
+        self.world.now = max(end, self.world.now)
+
+    def knows(self, session: Session) -> bool:
+        """Whether the client is connected or waited for."""
+        return session.seated or (session.lost and not session.caller.gone)
+
+    def is_here(self, session: Session) -> bool:
+        return session.seated and session.peer.session is session
+
+    def last_error(self, line: str) -> Exception:
+        head, body = messages.split_answer(self.lines[line].sent[-1])
+        return rebuild_error(messages.Reply(head.code, body))
+
+
+@pytest.fixture
+def lobby() -> Lobby:
+    return Lobby()
+
+
+# ---------------------------------------------------------------- lost, and back
+
+
+def test_who_has_come_back_may_be_silent_again(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.hang_up(ann)
+    assert not lobby.is_here(ann)
+    lobby.sleep(0.05)
+    assert lobby.hello("ann", "2") is ann
+    assert messages.split_answer(lobby.lines["2"].sent[-1])[0].flags == Flag.RESUMED
+    call = lobby.world.create("a", peer=ann.caller)
+    lobby.sleep(RESUME_S + 1)  # a client with nothing to say pings every 10 s
+    assert lobby.is_here(ann)
+    lobby.world.done(call)
+    assert call.error is None
+
+
+def test_who_has_come_back_stands_in_nobodys_way_to_be_let_go(lobby: Lobby) -> None:
+    ann, bob = lobby.hello("ann", "1"), lobby.hello("bob", "2")
+    lobby.hang_up(ann)
+    lobby.hello("ann", "3")
+    lobby.hang_up(bob)
+    for _ in range(3):
+        ann.last_seen = lobby.world.now
+        lobby.sleep(RESUME_S / 2)
+    assert lobby.is_here(ann)
+    assert not lobby.knows(bob)
+
+
+def test_clients_that_were_lost_together_are_let_go_together(lobby: Lobby) -> None:
+    lost = [lobby.hello(f"client {n}", f"{n}") for n in range(100)]
+    lobby.hang_up(*lost)
+    lobby.sleep(RESUME_S - 1)
+    late = lobby.hello("late", "late")
+    lobby.hang_up(late)
+    assert all(map(lobby.knows, lost))
+    lobby.sleep(1.1)
+    assert not any(map(lobby.knows, lost))
+    assert lobby.knows(late)
+
+
+def test_a_reply_that_is_made_while_replies_are_sent_is_sent_too(lobby: Lobby) -> None:
+    ann, bob = lobby.hello("ann", "1"), lobby.hello("bob", "2")
+    lobby.world.agents("a", "b")
+    stream = lobby.world.running("a", peer=ann.caller, flags=Flag.STREAM)
+    made_by_it = lobby.world.later(stream, "b")
+    fetch = lobby.world.fetch(made_by_it.task_id, peer=bob.caller)
+    lobby.lines["1"].is_cut = True
+    lobby.answer(ann, 99, ok())  # sending it shows that nobody reads the stream any more
+    lobby.clients.delivery.push_all()
+    lobby.see_off()
+    lobby.clients.delivery.push_all()
+    assert lobby.lines["2"].heard[1:] == [(Kind.ERROR, fetch.call_id)]
+
+
+def test_who_is_lost_loses_its_streams_at_once_and_its_other_calls_when_it_does_not_come_back(lobby: Lobby) -> None:
+    ann, world = lobby.hello("ann", "1"), lobby.world
+    world.agents("a", "b", "c")
+    stream = world.running("a", peer=ann.caller, flags=Flag.STREAM)
+    plain = world.running("b", peer=ann.caller)
+    detached = world.running("c", peer=ann.caller, flags=Flag.DETACHED)
+    lobby.hang_up(ann)
+    assert (stream.t.settled, plain.t.settled, detached.t.settled) == (True, False, False)
+    lobby.sleep(RESUME_S - 0.1)
+    assert not plain.t.settled
+    lobby.sleep(0.2)
+    assert (plain.t.settled, detached.t.settled, lobby.knows(ann)) == (True, False, False)
+    assert lobby.clients.where() == {"clients": 0, "clients_lost": 0}
+
+
+def test_more_lost_ones_than_are_waited_for_make_the_first_of_them_go(
+    lobby: Lobby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MAX_LOST", 3)
+    lost = [lobby.hello(f"client {n}", f"{n}") for n in range(5)]
+    for session in lost:
+        lobby.hang_up(session)
+    assert [lobby.knows(session) for session in lost] == [False, False, True, True, True]
+    assert lobby.clients.where() == {"clients": 0, "clients_lost": 3}
+
+
+def test_who_says_nothing_for_a_long_time_is_gone(lobby: Lobby) -> None:
+    ann, bob = lobby.hello("ann", "1"), lobby.hello("bob", "2")
+    for _ in range(4):
+        lobby.sleep(SILENCE_S / 3)
+        bob.last_seen = lobby.world.now
+    assert (lobby.knows(ann), lobby.is_here(bob)) == (False, True)
+
+
+def test_a_stream_whose_reader_has_died_does_not_wait_for_it(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.world.agent("a")
+    stream = lobby.world.running("a", peer=ann.caller, flags=Flag.STREAM)
+    lobby.lines["1"].is_cut = True
+    lobby.sleep(10)
+    assert not stream.t.settled, "nobody has said that the connection has ended"
+    lobby.clients.starve(stream.t)
+    lobby.sleep(2 * clients.PROBE_S)
+    assert stream.t.settled
+
+
+# ---------------------------------------------------------------- who it is
+
+
+def test_a_client_that_comes_over_another_connection_leaves_the_first_one(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    token = ann.token
+    assert lobby.hello("ann", "2") is ann
+    assert (ann.peer, ann.token != token) == (lobby.lines["2"], True)
+    assert (lobby.lines["1"].session, lobby.clients.where()["clients"]) == (None, 1)
+
+
+def test_another_client_on_the_same_connection_takes_the_place_of_the_first(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    bob = lobby.hello("bob", "1")
+    assert (lobby.knows(ann), lobby.is_here(bob)) == (False, True)
+
+
+@pytest.mark.parametrize(("user", "resume"), [("uid:1", "ann"), ("uid:0", "guessed")])
+def test_nobody_takes_the_place_of_another_client(lobby: Lobby, user: str, resume: str) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.roles["uid:1"] = "call"
+    assert lobby.say_hello("ann", "2", user=user, resume=resume) is None
+    assert lobby.is_here(ann)
+    assert lobby.lines["2"].heard == []
+
+
+def test_a_user_without_a_role_is_sent_away(lobby: Lobby) -> None:
+    assert lobby.say_hello("eve", "1", user="key:eve:K") is None
+    assert lobby.lines["1"].heard == [(Kind.GOODBYE, 0)]
+    assert isinstance(lobby.last_error("1"), AuthenticationError)
+
+
+def test_a_key_that_changes_its_role_or_goes_is_seen_while_its_client_is_here(lobby: Lobby) -> None:
+    user = "key:bob:K"
+    lobby.roles[user] = "call"
+    bob = lobby.hello("bob", "1", user=user)
+    lobby.world.agent("a")
+    call = lobby.world.running("a", peer=bob.caller, flags=Flag.DETACHED)
+    lobby.roles[user] = "admin"
+    lobby.sleep(2 * ROLES_EVERY_S)
+    assert bob.role == "admin"
+    del lobby.roles[user]
+    lobby.sleep(2 * ROLES_EVERY_S)
+    assert isinstance(lobby.last_error("1"), AuthenticationError)
+    assert (lobby.knows(bob), call.t.settled) == (False, True)
+
+
+def test_what_peers_do_wrong_is_told_once_for_each_and_not_for_a_flood_of_them(
+    lobby: Lobby, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for n in [*range(100)] * 2:
+        lobby.clients.complain(Line(f"{n}"), RemoteProtocolError("nonsense"))
+    assert len(caplog.records) == clients.COMPLAINTS
+
+
+# ---------------------------------------------------------------- calls that come again
+
+
+def test_a_call_that_comes_again_is_answered_again_and_runs_once(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    lobby.world.agent("a")
+    assert not lobby.clients.came_before(ann, 7)
+    call = lobby.world.running("a", peer=ann.caller, call_id=7)
+    assert lobby.clients.came_before(ann, 7), "it is open"
+    assert not lobby.clients.delivery.unsent
+    lobby.carry_out(lobby.world.dispatcher.on_done(call.t, ok(), lobby.world.now))
+    lobby.clients.delivery.push_all()
+    assert lobby.clients.came_before(ann, 7)
+    lobby.clients.delivery.push_all()
+    assert lobby.lines["1"].heard[1:] == [(Kind.RESULT, 7)] * 2
+    ann.replies.acknowledge(8)
+    assert lobby.clients.came_before(ann, 7), "which nobody needs any more"
+    assert not lobby.clients.delivery.unsent
+
+
+def test_a_reply_that_was_too_much_to_keep_is_an_error_and_its_call_does_not_run_again(lobby: Lobby) -> None:
+    ann = lobby.hello("ann", "1")
+    for call_id in (1, 2):
+        ann.replies.note(call_id, ok(bytes(MAX_UNREAD // 2)))
+    assert lobby.clients.came_before(ann, 1)
+    lobby.clients.delivery.push_all()
+    assert isinstance(lobby.last_error("1"), CallLost)
+
+
+def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:
+    for name in ("1", "2", "3"):
+        lobby.hello(f"client {name}", name)
+    lobby.lines["2"].is_cut = True
+    lobby.clients.close([messages.header(Kind.GOODBYE), codec.pack({})])
+    assert [line.heard[-1][0] for line in lobby.lines.values()] == [Kind.GOODBYE, Kind.WELCOME, Kind.GOODBYE]

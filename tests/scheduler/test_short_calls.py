@@ -1,0 +1,209 @@
+"""Calls that begin and end in one go: what the dispatcher leaves to its general way, and what becomes of the others."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from world import Plain, World, ok
+from zmqagents import errors
+from zmqagents.agents.spec import spec_of
+from zmqagents.broker.leader import Leader
+from zmqagents.scheduler.dispatcher import Answer, State, Ticket
+from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """One with an idle agent ``a`` whose methods are quick."""
+    paces = [method.pace for method in spec_of(Plain).methods.values()]
+    for pace in paces:
+        pace.quick = True
+    world = World(capacity=2, max_calls_per_client=3)
+    world.agent("a")
+    yield world
+    for pace in paces:
+        pace.quick = False
+
+
+def short(world: World, call_id: int = 100, *, flags: int = 0, method: str = "m", agent: str = "a") -> Ticket | None:
+    call = Call(call_id, flags, 5000, agent, method, (), {}, (b"body",))
+    return world.dispatcher.start_short(world.client, call, world.now)
+
+
+def test_a_short_call_leaves_nothing_but_its_count(world: World) -> None:
+    ticket = short(world)
+    assert ticket is not None
+    world.assert_idle()
+    before = world.dispatcher.agents["a"].calls
+    world.dispatcher.end_short(ticket)
+    assert (ticket.state, ticket.settled) == (State.DONE, True)
+    assert world.dispatcher.agents["a"].calls == before + 1
+    world.assert_idle()
+
+
+def test_a_short_call_that_is_entered_is_a_call_like_any_other(world: World) -> None:
+    ticket = short(world)
+    assert ticket is not None
+    world.dispatcher.enter(ticket)
+    queued = world.send("a")
+    assert not queued.started, "it has the turn"
+    assert world.dispatcher.running == 1
+    assert short(world, 101) is None
+    effects = world.dispatcher.on_done(ticket, ok(7), world.now)
+    assert Answer(world.client, 100, ok(7)) in effects
+    world.see(effects)
+    assert queued.started
+    world.done(queued)
+    world.assert_idle()
+
+
+def test_a_short_call_that_is_entered_has_its_deadline(world: World) -> None:
+    ticket = short(world)
+    assert ticket is not None
+    world.dispatcher.enter(ticket)
+    world.sleep(6)
+    assert isinstance(ticket.ended, errors.CallTimeout)
+    world.see(world.dispatcher.on_done(ticket, ok(), world.now))
+    world.assert_idle()
+
+
+def _its_agent_is_busy(world: World) -> None:
+    world.running("a")
+
+
+def _all_slots_are_taken(world: World) -> None:
+    world.agents("b", "c")
+    world.running("b")
+    world.running("c")
+
+
+def _the_client_has_its_share(world: World) -> None:
+    world.agent("b")
+    for _ in range(3):
+        world.send("b")
+
+
+def _it_was_cancelled_before_it_came(world: World) -> None:
+    world.see(world.dispatcher.on_cancel(world.client, 100, "", world.now))
+
+
+def _the_host_stops(world: World) -> None:
+    world.agent("b")
+    world.running("b")
+    world.drain()
+
+
+def _the_agent_is_gone(world: World) -> None:
+    world.remove("a")
+
+
+def _it_is_open(world: World) -> None:
+    world.agent("b")
+    world.send("b", call_id=100)
+
+
+def _it_is_not_quick(world: World) -> None:
+    spec_of(Plain).methods["m"].pace.quick = False
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        _its_agent_is_busy, _all_slots_are_taken, _the_client_has_its_share, _it_was_cancelled_before_it_came,
+        _the_host_stops, _the_agent_is_gone, _it_is_open, _it_is_not_quick,
+    ],
+)  # fmt: skip
+def test_what_needs_more_than_a_turn_that_is_free_takes_the_general_way(
+    world: World, state: Callable[[World], None]
+) -> None:
+    assert short(world) is not None
+    state(world)
+    assert short(world) is None
+
+
+@pytest.mark.parametrize("flag", [Flag.ATTRIBUTE, Flag.STREAM, Flag.RESENT])
+def test_what_is_more_than_a_call_takes_the_general_way(world: World, flag: int) -> None:
+    assert short(world, flags=flag) is None
+    assert short(world, flags=Flag.DETACHED) is not None
+    assert short(world, method="progress") is None, "which runs beside the turn"
+    assert short(world, method="none") is None
+    assert short(world, agent="") is None
+
+
+def test_a_message_of_one_frame_is_read_as_by_the_general_way_or_not_at_all() -> None:
+    (frame,) = call_frames(9, 77, "agent", "method", (b"payload",), flags=1, timeout_s=3.0, needed=4)
+    assert isinstance(frame, bytes)
+    read = parse_client([frame])
+    assert parse_short_call(frame) == (77, read)
+    (other,) = call_frames(9, 77, "agent", "method", (b"payload",), options={"id": "x"})
+    assert isinstance(other, bytes)
+    parse_client([other])
+    assert parse_short_call(other) is None
+    end = len(frame) - len(b"payload")
+    assert all(parse_short_call(frame[:length]) is None for length in range(end)), "cut short in the list"
+    assert all(parse_short_call(frame[:i] + b"?" + frame[i + 1 :]) is None for i in range(4)), "another header"
+
+
+def test_a_former_helmsman_cannot_take_the_token_of_its_successor() -> None:
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
+    leader.begin()
+    assert leader._take()  # as the one who stands by does
+    ended: list[bool] = []
+    begun, back = threading.Event(), threading.Event()
+
+    def succeed() -> None:
+        leader.thread = threading.get_ident()
+        leader.begin()
+        begun.set()
+        back.wait(5)
+        ended.append(leader.end())
+
+    successor = threading.Thread(target=succeed)
+    successor.start()
+    assert begun.wait(5)
+    assert not leader.end()
+    back.set()
+    successor.join(5)
+    assert ended == [True]
+
+
+def test_who_was_relieved_does_not_steer_although_the_successor_has_not_said_so_yet() -> None:
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
+    assert leader.leads()
+    leader.begin()
+    assert leader._take()  # the first of the two instructions of the one who stands by
+    assert not leader.leads()
+    assert not leader.end()
+
+
+def test_code_that_has_come_back_steers_again() -> None:
+    leader = Leader(lambda: None)
+    leader.thread = threading.get_ident()
+    for _ in range(2):
+        leader.begin()
+        assert leader.end()
+        assert leader.leads()
+
+
+def test_there_is_one_who_stands_by_and_never_two() -> None:
+    leader = Leader(lambda: None)
+    seen: list[bool] = []
+    asking = threading.Thread(target=lambda: seen.append(leader.can_watch()))
+    with leader._lock:
+        asking.start()
+        while (
+            not (frame := sys._current_frames().get(asking.ident or 0))
+            or frame.f_code is not Leader._find_standby.__code__
+        ):
+            pass  # until it has seen nobody, and waits for the lock
+        asking.join(0.05)
+        leader._standby = threading.current_thread()  # a former helmsman
+    asking.join(5)
+    assert seen == [True]
+    assert not leader._threads

@@ -1,0 +1,215 @@
+"""Agents for the tests of hosts, and programs that launch hosts.
+
+pytest's own process has threads and a live ZeroMQ context, so no host can be forked from it, and signals that
+end a host would end the tests. A program is a process of its own: `running` starts one that has a host in any
+of the launch modes, `output_of` and `started` run any source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
+
+ROOT = Path(__file__).parents[2]
+MODES = ["fork", "fresh", "main"]  # "main": in the calling process, in its main thread
+STUCK_S = 1e6
+
+
+class Worker(AgentBase):
+    """Does little, for as long as it is told."""
+
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    @async_func
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    @async_func
+    def finish_at_its_time(self, seconds: float) -> float:
+        """The moment of its end, on the clock that all processes of a machine share."""
+        time.sleep(seconds)
+        return time.monotonic()
+
+    def read_line(self) -> str:
+        return sys.stdin.readline()
+
+    def switch_interval(self) -> float:
+        return sys.getswitchinterval()
+
+    def configured(self, name: str) -> str:
+        return str(self.model_config(name)["model_name"])
+
+
+class Parent(AgentBase):
+    """Starts a process that outlives its host."""
+
+    def start_one(self) -> int:
+        child = multiprocessing.Process(target=time.sleep, args=(60,))
+        child.start()
+        return child.pid or 0
+
+
+# ---------------------------------------------------------------- programs
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a program that imports the package, the helpers and the module of its test."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
+@contextlib.contextmanager
+def started(source: str, *arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+    """A program with pipes on stdin and stdout; whatever becomes of the test, it does not outlive it."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(**more),
+    )  # fmt: skip
+    assert program.stdin is not None
+    assert program.stdout is not None
+    try:
+        yield program
+    finally:
+        program.kill()
+        program.wait()
+        program.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # what was written and never read
+            program.stdin.close()
+
+
+def told(program: subprocess.Popen[str]) -> Any:
+    """The next line that the program prints, which is JSON."""
+    assert program.stdout is not None
+    line = program.stdout.readline()
+    assert line, "the program has ended, see its stderr"
+    return json.loads(line)
+
+
+def output_of(source: str, *arguments: str, timeout_s: float = 60, **more: str) -> Any:
+    """What a program has printed, as JSON, once it has ended well."""
+    done = subprocess.run(
+        [sys.executable, "-c", source, *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(**more), timeout=timeout_s,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit status {done.returncode}, see its stderr; printed: {done.stdout}"
+    return json.loads(done.stdout)
+
+
+# ---------------------------------------------------------------- a host in any mode
+
+
+@dataclass
+class Host:
+    """A running host, and the program that has launched it."""
+
+    server_id: str
+    host: str
+    port: int
+    pid: int
+    program: subprocess.Popen[str]
+
+    def client(self, **options: Any) -> RpcClient:
+        return RpcClient(self.host, self.port, **options)
+
+
+@contextlib.contextmanager
+def running(mode: str, **options: Any) -> Iterator[Host]:
+    """A host with the class `Worker`, launched by a clean process; stopped in order at the end."""
+    with started("import hosts; hosts.main()", mode, json.dumps(options)) as program:
+        yield Host(**told(program), program=program)
+        assert program.stdin is not None
+        program.stdin.close()  # the program then shuts its host down
+        assert program.wait(20) == 0
+
+
+def main() -> None:
+    """The program behind `running`: ``MODE OPTIONS_AS_JSON``."""
+    mode, options = sys.argv[1], json.loads(sys.argv[2])
+    options["start_method"] = "auto" if mode == "main" else mode
+    server = RpcAgentServerLauncher(custom_agent_classes=[Worker], **options)
+    if mode == "main":
+        threading.Thread(target=_attend, args=(server,), daemon=True).start()
+        server.launch(in_subprocess=False)
+    else:
+        server.launch()
+        _attend(server)
+
+
+def _attend(server: RpcAgentServerLauncher) -> None:
+    while not server.is_running:
+        time.sleep(0.002)
+    where = {"server_id": server.server_id, "host": server.host, "port": server.port, "pid": server.pid}
+    print(json.dumps(where), flush=True)
+    os.read(0, 1)  # not sys.stdin, whose lock this thread would hold when Python ends
+    server.shutdown()
+
+
+# ---------------------------------------------------------------- looking
+
+
+def is_gone(pid: int) -> bool:
+    """True once a process has ended with all its threads, even if nobody has waited for it."""
+    try:
+        process = psutil.Process(pid)
+        return bool(process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def freeze(pid: int | None) -> None:
+    """Stop a process, as Ctrl-Z does; SIGCONT lets it go on. The signal alone takes effect a little after `os.kill`."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+
+
+def free_port() -> int:
+    """One that nobody listens on, nor 10,000 above it, which a cluster's node takes as well.
+
+    Both are below those that the kernel gives away on its own, to connections too: such a port may have gone to another
+    process by the time the server, or a host that was killed and comes back, asks for it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 20_000)
+        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as bus:
+            probe.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+def eventually(happened: Callable[[], bool], within_s: float) -> bool:
+    """Whether ``happened()`` is true at some moment of the next ``within_s`` seconds."""
+    end = time.monotonic() + within_s
+    while not happened():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start

@@ -18,12 +18,17 @@ from .forms import INLINE_LIMIT_BYTES, MARK_ARRAY, MARK_SCALAR, Decoding, Encodi
 _DTYPE = re.compile(r"[<>|=][bifucmMSUV]\d{1,9}(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
 
 
-def numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
+def reducer_of(cls: type) -> Reducer | None:
+    """The reducer of a class of numpy or ml_dtypes."""
+    numpy = importlib.import_module("numpy")
     if issubclass(cls, numpy.generic):
         return _reduce_numpy_scalar
     if cls is numpy.ndarray or cls is numpy.memmap:
         return _reduce_array
     return None  # a masked array, say, is more than its data
+
+
+BUILDERS: dict[str, Any] = {}
 
 
 def _reduce_numpy_scalar(_: Encoding, value: Any) -> Any:

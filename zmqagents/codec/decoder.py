@@ -16,7 +16,7 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
 from .forms import (
@@ -25,20 +25,30 @@ from .forms import (
     EXT_PICKLE,
     INDEX,
     MARK_ARRAY,
+    MARK_DEQUE,
+    MARK_FROZENSET,
     MARK_OBJECT,
+    MARK_PACKAGE,
     MARK_SCALAR,
+    MARK_SET,
+    MARK_TUPLE,
     MAX_EXCEPTION_DEPTH,
+    NO_SCOPE,
     TAG,
     TAGGED,
     AgentRef,
     Buffer,
     Resolve,
+    Scope,
     TaskRef,
+    Unknown,
     all_str,
     no_extension,
 )
 from .headers import why_not_decoded
-from .types import read_object
+from .packages import read_package
+from .types import find_exception, read_object, registry
+from .unknown import refuse_in, settled
 
 
 class Passing(BaseException):
@@ -52,21 +62,24 @@ class Passing(BaseException):
 class Mark:
     """Stands first in a box until the box is built. A mark that is anywhere else is an error of the peer."""
 
-    __slots__ = ("build",)
+    __slots__ = ("build", "holds_any")
 
-    def __init__(self, build: Callable[..., Any]) -> None:
+    def __init__(self, build: Callable[..., Any], holds_any: bool = False) -> None:
         self.build = build
+        self.holds_any = holds_any  # `settled` finds unknown objects in what it builds
 
 
 class Decoder:
     """One tagged value on its way from msgpack. Its two hooks are called by the C unpacker, innermost first."""
 
-    __slots__ = ("buffers", "level", "open", "resolve", "unpickler")
+    __slots__ = ("buffers", "level", "open", "resolve", "scope", "unpickler", "unsettled")
 
     def __init__(
         self, buffers: Sequence[Buffer], resolve: Resolve | None, unpickler: Callable[[bytes], Any] | None,
-        level: int = 0,
+        scope: Scope, level: int = 0,
     ) -> None:  # fmt: skip
+        self.scope = scope
+        self.unsettled = False  # whether an `Unknown` is somewhere in the value
         self.buffers: list[Buffer | None] = list(buffers)
         self.resolve = resolve
         self.unpickler = unpickler
@@ -100,8 +113,26 @@ class Decoder:
     def box(self, items: list[Any]) -> Any:
         if items and type(items[0]) is Mark:
             self.open -= 1
-            return items[0].build(self, *items[1:])
+            mark = items[0]
+            if self.unsettled and not mark.holds_any:
+                refuse_in(items[1:])
+            return mark.build(self, *items[1:])
         return items
+
+    def unknown(self, name: str, plain: Any) -> Any:
+        """What stands for an object of a class that is not known here."""
+        if self.scope.plain:
+            return plain
+        self.unsettled = True
+        return Unknown(name, plain)
+
+    def exception(self, name: str) -> type[BaseException] | None:
+        """The exception class of this name, if it is known here."""
+        return find_exception(name, self.scope)
+
+    def trusts(self, package: str) -> bool:
+        """Whether this receiver trusts the types of a package."""
+        return package in self.scope.trusted or package in registry.trusted
 
     def take(self, place: Any) -> Buffer:
         """Bytes that stand in the payload, or the buffer of this index, which can be taken once."""
@@ -114,10 +145,12 @@ class Decoder:
         return buffer
 
     def nested(self, payload: Buffer) -> Any:
-        """The value of a payload inside this one: the arguments of an exception."""
+        """The value of a payload inside this one: what an exception holds. What is not known arrives in plain form."""
         if self.level >= MAX_EXCEPTION_DEPTH:
             raise RemoteProtocolError("exceptions are nested more than 4 deep")
-        return Decoder((), self.resolve, self.unpickler, self.level + 1).read(payload)
+        inner = Decoder((), self.resolve, self.unpickler, self.scope, self.level + 1)
+        value = inner.read(payload)
+        return settled(value, "", True) if inner.unsettled else value
 
     def resolved(self, ref: AgentRef | TaskRef) -> Any:
         if self.resolve is None:
@@ -128,32 +161,53 @@ class Decoder:
             raise Passing(exc) from None
 
 
-MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
+HOLD_ANY = {mark.data for mark in (MARK_TUPLE, MARK_SET, MARK_FROZENSET, MARK_DEQUE, MARK_OBJECT)}
+MARKS = {letter: Mark(build, letter in HOLD_ANY) for letter, build in BUILDERS.items()} | {
     MARK_ARRAY.data: Mark(read_array),
     MARK_SCALAR.data: Mark(read_numpy_scalar),
-    MARK_OBJECT.data: Mark(read_object),
+    MARK_PACKAGE.data: Mark(read_package),
+    MARK_OBJECT.data: Mark(read_object, True),
 }
 
 
 def decode(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *,
-    resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
+    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
+    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
 ) -> Any:  # fmt: skip
     """The value that `encode` put into ``payload`` and ``buffers`` (bytes, or memoryviews of bytes).
 
     ``resolve`` turns each reference into what the value is to hold (without it, the reference itself);
-    what it raises comes out as it is. RemoteProtocolError for everything that is wrong with the data, a
-    pickled part without ``unpickler`` included.
+    what it raises comes out as it is. ``scope`` says which types are known beside the registered and trusted ones.
+    SerializationError for an object of another class; its path begins with ``root``. RemoteProtocolError for
+    everything that is wrong with the data, a pickled part without ``unpickler`` included.
     """
-    try:
-        if payload[0] != TAGGED and not buffers:
+    if payload[:1] != TAG and not buffers:
+        try:
             return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-        return Decoder(buffers, resolve, unpickler).read(payload)
-    except RemoteProtocolError:
+        except RemoteProtocolError:
+            raise
+        except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+            raise RemoteProtocolError(why_not_decoded(exc)) from exc
+    value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    if unsettled:
+        expected = scope.expected
+        return settled(value, root, expected is not None and expected.takes_plain(0))
+    return value
+
+
+def decode_tagged(
+    payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
+    unpickler: Callable[[bytes], Any] | None, scope: Scope,
+) -> tuple[Any, bool]:  # fmt: skip
+    """The value of any payload, and whether an `Unknown` is in it."""
+    try:
+        decoder = Decoder(buffers, resolve, unpickler, scope)
+        return decoder.read(payload), decoder.unsettled
+    except (RemoteProtocolError, SerializationError):
         raise
     except Passing as passing:
         error = passing.error
-    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+    except Exception as exc:  # as above
         raise RemoteProtocolError(why_not_decoded(exc)) from exc
     try:
         raise error
@@ -162,13 +216,17 @@ def decode(
 
 
 def decode_call(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *,
-    resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
+    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
+    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
-    """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`."""
+    """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`.
+
+    An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
+    """
+    unsettled = False
     if buffers or payload[:1] == TAG:
-        items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
-    else:  # what `decode` does with it, for one function call less
+        items, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    else:  # as `decode`, for one function call less
         try:
             items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
         except RemoteProtocolError:
@@ -180,4 +238,8 @@ def decode_call(
     kwargs = items.pop()
     if kwargs and not all_str(kwargs):
         raise RemoteProtocolError("the name of a keyword argument must be text")
+    if unsettled:
+        plain = scope.expected.takes_plain if scope.expected is not None else lambda _: False
+        items = [settled(item, f"args[{place}]", plain(place)) for place, item in enumerate(items)]
+        kwargs = {name: settled(item, f"kwargs[{name!r}]", plain(name)) for name, item in kwargs.items()}
     return tuple(items), kwargs

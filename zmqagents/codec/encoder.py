@@ -36,10 +36,12 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .types import reducer_of
+from .types import registry
 from .walk import Walk
 
 __all__ = ["encode", "encode_call"]
+
+reducer_of = registry.reducer_of
 
 
 # ---------------------------------------------------------------- one value to what msgpack can pack
@@ -108,7 +110,7 @@ class Encoder:
     def place(self, data: Buffer) -> Buffer | int:
         """``data`` itself, or the index of the buffer that it was put into."""
         if len(data) <= INLINE_LIMIT_BYTES or len(self.buffers) >= MAX_BUFFERS:
-            return data
+            return bytes(data)  # of bytes it is no copy; a view would be packed as one
         self.buffers.append(data)
         return len(self.buffers) - 1
 

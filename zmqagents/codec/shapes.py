@@ -25,7 +25,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .forms import FLAT_TYPES, NoForm, expect, items_of, name_of
+from .forms import FLAT_TYPES, TEACH, NoForm, expect, items_of, name_of
 
 __all__ = ["Shape", "check_unchanged", "shape_of", "state_shape", "subclass_shape"]
 
@@ -79,9 +79,16 @@ def _same(made: Any, sent: Any) -> bool:
     if type(sent) is dict:
         return len(made) == len(sent) and all(key in made and _same(made[key], sent[key]) for key in sent)
     try:
-        return bool(made == sent) or bool(made != made and sent != sent)  # NaN is what it was
-    except Exception:  # an array, which has no one truth
+        return _truth(made == sent) or _truth((made == sent) | ((made != made) & (sent != sent)))  # NaN is what it was
+    except Exception:
         return False
+
+
+def _truth(found: Any) -> bool:
+    """Whether a comparison is true throughout: arrays and tables give one answer for each item."""
+    while not isinstance(found, bool) and hasattr(found, "all"):
+        found = found.all()
+    return bool(found)
 
 
 # ---------------------------------------------------------------- enums and namedtuples
@@ -118,10 +125,7 @@ def _namedtuple_shape(cls: Any) -> Shape:
 def _refuse_more(value: Any, cls: Any, known: Any) -> None:
     more = sorted(vars(value).keys() - known) if hasattr(value, "__dict__") else []
     if more:
-        raise NoForm(f"this {name_of(cls)} holds more than its form: {', '.join(more)} ({_TEACH})")
-
-
-_TEACH = "register_type with to_data and from_data can teach it"
+        raise NoForm(f"this {name_of(cls)} holds more than its form: {', '.join(more)} ({TEACH})")
 
 
 # ---------------------------------------------------------------- classes with fields
@@ -130,7 +134,7 @@ _TEACH = "register_type with to_data and from_data can teach it"
 def _dataclass_shape(cls: Any) -> Shape:
     fields = dataclasses.fields(cls)
     if any(issubclass(cls, base) for base in (dict, list, str, bytes, int, float, set, tuple)):
-        return _no_shape(f"{name_of(cls)} is a dataclass and a builtin in one ({_TEACH})")
+        return _no_shape(f"{name_of(cls)} is a dataclass and a builtin in one ({TEACH})")
     names = [each.name for each in fields]
     late = frozenset(each.name for each in fields if not each.init)
 
@@ -147,7 +151,7 @@ def _dataclass_shape(cls: Any) -> Shape:
               if each.name not in names and _is_init_var(each) and each.default is dataclasses.MISSING
               and each.default_factory is dataclasses.MISSING]  # fmt: skip
     if wanted:
-        return _no_shape(f"making a {name_of(cls)} takes {', '.join(wanted)}, which the object has not kept ({_TEACH})")
+        return _no_shape(f"making a {name_of(cls)} takes {', '.join(wanted)}, which the object has not kept ({TEACH})")
     return Shape(lambda value: ({name: getattr(value, name) for name in names},), make)
 
 
@@ -211,7 +215,7 @@ def subclass_shape(cls: Any, base: Any) -> Shape | None:
         else:
             value = cls(data)
             if type(value) is not cls or _as_base(base, value) != data:
-                raise ValueError(f"the constructor changed the value; {_TEACH}")
+                raise ValueError(f"the constructor changed the value; {TEACH}")
         set_attributes(value, {} if more is None else more)
         return value
 
@@ -243,7 +247,7 @@ def state_shape(cls: Any) -> Shape:
         reduced = value.__reduce_ex__(2)
         plain = type(reduced) is tuple and len(reduced) >= 2 and reduced[1] == (cls,)
         if not plain or any(part is not None for part in reduced[3:]):
-            raise NoForm(f"a {name_of(cls)} holds more than its attributes ({_TEACH})")
+            raise NoForm(f"a {name_of(cls)} holds more than its attributes ({TEACH})")
         return (attributes_of(value),)
 
     def make(data: Any) -> Any:

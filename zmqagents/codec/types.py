@@ -1,118 +1,99 @@
-"""The classes that this process knows, by their names on the wire.
+"""The classes that this process knows, by their names on the wire (`names`).
 
 An object of a class travels as the class's name and its parts (`shapes`). The sender needs no permission: it sends
-enums, namedtuples, dataclasses, attrs classes, pydantic models and registered classes. The receiver makes an object
-only of a class that it *knows*, looked up in this order:
+enums, namedtuples, dataclasses, attrs classes, pydantic models, subclasses of builtins and registered classes. The
+receiver makes an object only of a class that it *knows*, looked up in this order:
 
-1. registered: `register_type`, `register_types`;
-2. expected: named by the annotations of the method that is called, or its result's (`expected`);
-3. trusted: in a package that `trust_types`, or the `Scope` of a host, names. Its modules may be imported for it.
+1. registered: `register_type`, `register_types`, and the classes that the fields of these are annotated with;
+2. expected: named by the annotations of the method that is called (`expected`);
+3. of the standard library: enums and namedtuples of modules that this process has imported;
+4. trusted: in a package that `trust_types` names, or the scope of this host or client. Its modules may be imported.
 
 Nothing else is imported by a name from the wire. An object of any other class is `SerializationError` with the
 remedy, or, where the receiver asked for it, its plain form.
-
-**Names.** A class is called ``module:Qualified.Name``. Agent files are imported under names that hold a digest of
-their directory, so a class of such a file is called by its place below the directory, with a dot before it:
-``.geo:Point``. It is the same class as ``geo:Point`` or ``agents.geo:Point`` of a program that imports the file itself,
-as long as only one class answers to that.
 
 Registering is thread-safe.
 """
 
 from __future__ import annotations
 
+import enum
 import importlib
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from types import ModuleType, NoneType
 from typing import Any, NamedTuple, TypeVar, overload
+
+from msgpack import ExtType
 
 from .. import errors
 from ..errors import ConfigError, RemoteProtocolError, SerializationError
 from . import packages
-from .builtin import BASES, REDUCERS, reduce_exception, reduce_ref
-from .forms import MARK_OBJECT, ClassPart, Decoding, Reducer, Unknown, expect
+from .builtin import BASES, REDUCERS, reduce_ref
+from .exceptions import reduce_exception
+from .expected import Annotations, Family
+from .forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, expect
+from .names import Names, as_wire_name, wire_name
 from .shapes import Shape, shape_of, state_shape, subclass_shape
 
-__all__ = ["AGENT_FILES", "Known", "Registry", "Scope", "read_object", "reducer_of", "register_type", "register_types",
-           "registry", "trust_types", "wire_name"]  # fmt: skip
+__all__ = ["Registration", "expected_by", "find_exception", "find_known", "read_object", "register_type",
+           "register_types", "registry", "trust_types"]  # fmt: skip
 
 T = TypeVar("T", bound=type)
-AGENT_FILES = "zmqagents_agents"  # parent of every module that `agents.loader` imports
 
 
-class Known(NamedTuple):
-    """A class that can be made: its name on the wire and its shape."""
+class Registration(NamedTuple):
+    """What `register_type` was given. It can be pickled if its parts can."""
 
     cls: type
     name: str
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What one receiver knows beside the registered types, for one value that it decodes."""
-
-    expected: Expected | None = None  # by the annotations
-    trusted: tuple[str, ...] = ()  # packages, beside those of `trust_types`
-    plain: bool = False  # an object of an unknown class arrives as its plain form
-
-
-class Expected:
-    """What `expected.Annotations` offers the decoder; here so that `Scope` can name it."""
-
-    def known(self) -> Mapping[str, Known]:
-        """The classes that the annotations name, by their names on the wire."""
-        raise NotImplementedError
-
-
-NO_SCOPE = Scope()
-
-
-def wire_name(cls: type) -> str:
-    """The name of a class on the wire."""
-    module = cls.__module__
-    if module.startswith(AGENT_FILES + "."):
-        module = "." + module.split(".", 2)[-1]
-    return f"{module}:{cls.__qualname__}"
-
-
-def look_up(table: Mapping[str, Known], name: str) -> Known | None:
-    """The class that is called ``name``, or that is the only one of the file it lies in (see Names above)."""
-    found = table.get(name)
-    if found is not None:
-        return found
-    module, _, qualified = name.partition(":")
-    alike = []
-    for other, known in table.items():
-        place, _, its_name = other.partition(":")
-        if its_name == qualified and (place[:1] == "." or module[:1] == "."):
-            short, long = sorted((f".{place.lstrip('.')}", f".{module.lstrip('.')}"), key=len)
-            if long.endswith(short):
-                alike.append(known)
-    return alike[0] if len(alike) == 1 else None
-
-
-# ---------------------------------------------------------------- what is registered
+    to_data: Callable[[Any], Any] | None = None
+    from_data: Callable[[Any], Any] | None = None
 
 
 class Registry:
     """The registered and trusted types of this process, and the reducers found for classes."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Known] = {}
+        self.registered: dict[str, Registration] = {}
         self.trusted: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        self._names = Names()
+        self._family: Family | None = None  # of the registered classes; made anew after each registration
         self._reducers: weakref.WeakKeyDictionary[type, Reducer | None] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
-        return f"<Registry {len(self.known)} types, trusts {', '.join(self.trusted) or 'no package'}>"
+        return f"<Registry: {len(self.registered)} types, trusts {', '.join(self.trusted) or 'no package'}>"
 
-    def add(self, known: Known) -> None:
-        """Make a class known, in the place of one that has its name."""
-        self.known[known.name] = known
-        self._reducers[known.cls] = object_reducer(known.name, known.shape)
+    def add(self, registration: Registration) -> None:
+        """Make a class known, in the place of one that has its name. Its objects are sent by its name from now on."""
+        cls, name, to_data, from_data = registration
+        shape = _shape_by_kind(cls) or state_shape(cls)
+        take = shape.take if to_data is None else lambda value: (to_data(value),)
+        is_default = to_data is None and name == wire_name(cls)
+        with self._lock:
+            self.registered[name] = registration
+            self._names.add(Known(cls, name, from_data or shape.make))
+            self._family = None
+            self._reducers[cls] = object_reducer(name, take, pickled=is_default)
+
+    def trust(self, names: Iterable[str]) -> None:
+        with self._lock:
+            self.trusted = tuple(dict.fromkeys((*self.trusted, *names)))
+
+    def find(self, name: str) -> Known | None:
+        """The registered class of this name, or one that a field of a registered class is annotated with."""
+        found = self._names.find(name)
+        if found is not None:
+            return found
+        family = self._family
+        if family is None:
+            with self._lock:
+                hints: list[tuple[Any, dict[str, Any]]] = [(each.cls, {}) for each in self.registered.values()]
+                family = self._family = Family(hints, known_by_kind)
+        return family.find(name)
 
     def reducer_of(self, cls: type) -> Reducer | None:
         """The reducer of a class that is not in `REDUCERS`; found once. None: it has no form."""
@@ -123,18 +104,21 @@ class Registry:
             return reducer
 
     def save(self) -> Callable[[], None]:
-        """What brings back the present state: for tests."""
-        known, trusted, reducers = dict(self.known), self.trusted, dict(self._reducers.items())
+        """A function that brings back the present state, for tests."""
+        registered, trusted, known = dict(self.registered), self.trusted, list(self._names.exact.values())
+        reducers, exceptions = dict(self._reducers.items()), dict(errors.known_types)
 
         def restore() -> None:
-            self.known, self.trusted = known, trusted
+            self.registered, self.trusted, self._family = registered, trusted, None
+            self._names = Names(known)
             self._reducers = weakref.WeakKeyDictionary(reducers)
+            errors.known_types.clear()
+            errors.known_types.update(exceptions)
 
         return restore
 
 
 registry = Registry()
-reducer_of = registry.reducer_of
 
 
 @overload
@@ -170,15 +154,14 @@ def register_type(
         return errors.register_exception(cls)
     if to_data is None and from_data is None and packages.reducer_of(cls) is not None:
         return cls
-    shape = _shape_by_kind(cls) or state_shape(cls)
-    take = shape.take if to_data is None else lambda value: (to_data(value),)
-    registry.add(Known(cls, name or wire_name(cls), Shape(take, from_data or shape.make)))
+    registry.add(Registration(cls, name or wire_name(cls), to_data, from_data))
     return cls
 
 
 def register_types(module: ModuleType) -> list[type]:
-    """Register every class of a module that has a form: enums, namedtuples, dataclasses, attrs classes, pydantic models
-    and exceptions; returns them.
+    """Register every class of a module that has a form; returns them.
+
+    Enums, namedtuples, dataclasses, attrs classes, pydantic models, subclasses of builtins and exceptions have one.
 
     Of a package all classes count that it defines or re-exports from its own modules. ConfigError: not a module.
     """
@@ -186,39 +169,49 @@ def register_types(module: ModuleType) -> list[type]:
         raise ConfigError(f"register_types takes a module, such as the one that `import shop` gives, not {module!r}")
     found = []
     for cls in dict.fromkeys(value for value in vars(module).values() if isinstance(value, type)):
-        is_own = cls.__module__ == module.__name__ or cls.__module__.startswith(module.__name__ + ".")
+        is_own = f"{cls.__module__}.".startswith(f"{module.__name__}.")
         if is_own and (issubclass(cls, Exception) or _shape_by_kind(cls) is not None):
             found.append(register_type(cls))
     return found
 
 
 def trust_types(*names: str) -> None:
-    """Let enums, namedtuples, dataclasses, attrs classes, pydantic models and exceptions of packages arrive as
-    themselves in this process.
+    """Let enums, namedtuples, dataclasses, attrs classes, pydantic models, subclasses of builtins and exceptions of
+    packages arrive as themselves in this process.
 
-    ``names`` are packages or modules, such as ``"pydantic_ai"`` or ``"shop.orders"``, whose modules may then be imported
-    when a value names one of their classes. Trust a package only if making any object of its classes is harmless.
+    ``names`` are packages or modules, such as ``"pydantic_ai"`` or ``"shop.orders"``, whose modules may then be
+    imported when a value names one of their classes. Trust a package only if making any object of its classes is
+    harmless.
     ConfigError: not the name of a module.
     """
+    registry.trust(check_packages(names))
+
+
+def check_packages(names: Iterable[str]) -> tuple[str, ...]:
+    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
+    if isinstance(names, str):
+        names = (names,)
     for name in names:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"trust_types takes names of packages, such as 'pydantic_ai', not {name!r}")
-    registry.trusted = tuple(dict.fromkeys((*registry.trusted, *names)))
-
-
-def registrations() -> list[Any]:
-    """What `restore_registrations` needs to know here in another process of the same program; can be pickled."""
-    own = [(known.cls, known.name, known.shape) for known in registry.known.values()]
-    return [own, list(registry.trusted)]
+            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
+    return tuple(names)
 
 
 # ---------------------------------------------------------------- from an object to its box
 
 
-def object_reducer(name: str, shape: Shape) -> Reducer:
-    """The reducer of a class that goes by its name."""
-    take = shape.take
-    return lambda _, value: [MARK_OBJECT, name, *take(value)]
+def object_reducer(name: str, take: Callable[[Any], tuple[Any, ...]], *, pickled: bool) -> Reducer:
+    """The reducer of a class that goes by its name; ``pickled``: where the receiver takes pickles, by one of these."""
+
+    def reduce(encoder: Encoding, value: Any) -> Any:
+        if pickled and encoder.pickler is not None:
+            try:
+                return ExtType(EXT_PICKLE, encoder.pickler(value))
+            except Exception:  # it may still have a form
+                return [MARK_OBJECT, name, *take(value)]
+        return [MARK_OBJECT, name, *take(value)]
+
+    return reduce
 
 
 def _find_reducer(cls: type) -> Reducer | None:
@@ -230,68 +223,98 @@ def _find_reducer(cls: type) -> Reducer | None:
     if reducer is not None:
         return reducer
     shape = _shape_by_kind(cls)
-    return None if shape is None else object_reducer(wire_name(cls), shape)
+    return None if shape is None else object_reducer(wire_name(cls), shape.take, pickled=True)
 
 
 def _shape_by_kind(cls: Any) -> Shape | None:
     shape = shape_of(cls, packages.model_shape)
     if shape is None:
         base = next((base for base in cls.__mro__ if base in BASES), None)
-        shape = None if base is None else subclass_shape(cls, base)
+        shape = None if base is None or base is cls else subclass_shape(cls, base)
     return shape
+
+
+def known_by_kind(cls: type) -> Known | None:
+    """How objects of ``cls`` are made, if its kind of class has a form."""
+    if cls in REDUCERS or issubclass(cls, BaseException) or packages.reducer_of(cls) is not None:
+        return None
+    registered = registry.registered.get(wire_name(cls))
+    if registered is not None and registered.cls is cls and registered.from_data is not None:
+        return Known(cls, registered.name, registered.from_data)
+    shape = _shape_by_kind(cls)
+    return None if shape is None else Known(cls, wire_name(cls), shape.make)
+
+
+def expected_by(method: Callable[..., Any], *, of_result: bool = False) -> Annotations:
+    """The classes that the annotations of ``method`` name, for a `Scope`."""
+    return Annotations(method, known_by_kind, of_result=of_result)
 
 
 # ---------------------------------------------------------------- from a box to the object
 
 
-def read_object(decoder: Decoding, name: Any, *parts: Any) -> Any:
-    """The builder of `MARK_OBJECT`: an object of a class that is known, an `Unknown` or a plain form."""
-    if type(name) is ClassPart:
-        make, name = name.make, name.name
-    else:
-        known = find_known(expect(str, name), decoder.scope)
-        if known is None:
-            if not parts:
-                raise RemoteProtocolError("an object without parts")
-            return parts[0] if decoder.scope.plain else decoder.met(Unknown(name, parts[0]))
-        make = known.shape.make
+def read_object(decoder: Decoding, name: Any, plain: Any, *more: Any) -> Any:
+    """The builder of `MARK_OBJECT`: an object of a class that is known, or what stands for one that is not."""
+    known = find_known(expect(str, name), decoder.scope)
+    if known is None:
+        return decoder.unknown(name, plain)
     try:
-        return make(*parts)
+        return known.make(plain, *more)
     except Exception as exc:
-        decoder.refuse_unknown(parts)
         text = errors.safe_text(exc)
         raise RemoteProtocolError(f"cannot make a {name} of its data: {type(exc).__name__}: {text}") from exc
 
 
 def find_known(name: str, scope: Scope) -> Known | None:
     """The class called ``name`` as the receiver of ``scope`` knows it; None if it does not."""
-    known = look_up(registry.known, name)
+    known = registry.find(name)
     if known is None and scope.expected is not None:
-        known = look_up(scope.expected.known(), name)
-    return known or _find_trusted(name, (*registry.trusted, *scope.trusted))
+        known = scope.expected.find(name)
+    if known is None:
+        cls = _find_standard(name) or _find_trusted(name, (*registry.trusted, *scope.trusted))
+        known = None if cls is None else known_by_kind(cls)
+    return known
 
 
-def _find_trusted(name: str, trusted: Iterable[str]) -> Known | None:
+def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
+    """The exception class called ``name``, if it is registered or trusted."""
+    found: type[BaseException] | None = errors.known_types.get(name)
+    if found is None:
+        known = Names(Known(cls, as_wire_name(each), cls) for each, cls in errors.known_types.items())
+        alike = known.find(as_wire_name(name))
+        found = alike.cls if alike is not None else _find_trusted(name, (*registry.trusted, *scope.trusted))
+    return found if found is not None and issubclass(found, Exception) else None
+
+
+def _find_standard(name: str) -> type | None:
+    """An enum or a namedtuple of a module of the standard library that is loaded: `http.HTTPStatus`, say."""
+    module_name, _, qualified = name.partition(":")
+    module = sys.modules.get(module_name) if module_name.partition(".")[0] in sys.stdlib_module_names else None
+    if module is None or module_name == "__main__":
+        return None
+    found = _member_of(module, qualified)
+    is_value = found is not None and (issubclass(found, enum.Enum) or hasattr(found, "_make"))
+    return found if is_value else None
+
+
+def _find_trusted(name: str, trusted: Iterable[str]) -> type | None:
     module_name, _, qualified = name.partition(":")
     if not any(f"{module_name}.".startswith(f"{package}.") for package in trusted):
         return None
     if "__main__" in module_name.split("."):  # a program, which importing would run
         return None
     try:
-        found: Any = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except Exception as exc:
         text = f"{type(exc).__name__}: {errors.safe_text(exc)}"
         raise SerializationError(f"the module of the trusted type {name} cannot be imported: {text}") from exc
+    return _member_of(module, qualified)
+
+
+def _member_of(module: ModuleType, qualified: str) -> type | None:
+    """The class of this qualified name that the module itself defines."""
+    found: Any = module
     for part in qualified.split("."):
-        found = vars(found).get(part)
-        if found is None:
-            return None
-    if not isinstance(found, type) or wire_name(found) != name:
-        return None
-    shape = _shape_by_kind(found)
-    return None if shape is None else Known(found, name, shape)
-
-
-def is_loaded(name: str) -> bool:
-    """Whether a package has been imported in this process."""
-    return sys.modules.get(name) is not None
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
+    is_own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module.__name__, qualified)
+    return found if is_own else None

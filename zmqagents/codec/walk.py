@@ -134,6 +134,8 @@ class Walk:
                 self._put_dict(item[2], ".{}", _field_of)
             else:
                 self._put_here(item[2])
+            for child in item[3:]:
+                self._put_here(child)
             return
         skip = 1 if mark is MARK_DEQUE else 0  # its maxlen
         for index, child in enumerate(item[1:]):

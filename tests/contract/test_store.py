@@ -123,12 +123,12 @@ end
 WORLDS = {"memory": MemoryWorld, "redis": RedisWorld}
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.program)])
+@pytest.fixture(scope="session", params=["memory", pytest.param("redis", marks=pytest.mark.program)])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def server(backend: str, request: pytest.FixtureRequest) -> RedisServer | None:
     """Only for the backend that needs one."""
     found: RedisServer | None = request.getfixturevalue("shared_redis") if backend == "redis" else None

@@ -83,7 +83,7 @@ def test_a_host_without_a_free_descriptor_says_so_once_and_lets_clients_in_when_
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert output_of(FULL) == ["served", "too"]
-    assert capfd.readouterr().err.count("nobody can come in") == 1
+    assert capfd.readouterr().err.count("cannot accept connections") == 1
 
 
 def test_a_process_without_a_free_descriptor_is_known_to_have_none() -> None:

@@ -5,6 +5,7 @@ A receiver rebuilds only types that it knows; it imports nothing by a name that 
 May import errors and config.
 """
 
+from .classes.types import register_type
 from .decoder import decode, decode_call
 from .encoder import encode, encode_call
 from .forms import (
@@ -24,7 +25,6 @@ from .forms import (
     new_tuple,
 )
 from .headers import encode_plain, encode_plain_call, pack, unpack
-from .types import register_type
 
 __all__ = [
     "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "TAG",

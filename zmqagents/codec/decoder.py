@@ -19,6 +19,8 @@ from msgpack import unpackb
 from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
+from .classes.types import find_exception, read_object, registry
+from .classes.unknown import refuse_in, settled
 from .forms import (
     EXT_BUFFER,
     EXT_MARK,
@@ -47,8 +49,6 @@ from .forms import (
 )
 from .headers import why_not_decoded
 from .packages import read_package
-from .types import find_exception, read_object, registry
-from .unknown import refuse_in, settled
 
 
 class Passing(BaseException):

@@ -19,6 +19,7 @@ from msgpack import ExtType, Packer
 
 from ..errors import MessageTooLarge, SerializationError
 from .builtin import REDUCERS
+from .classes.types import registry
 from .forms import (
     BYTES_TYPES,
     EXT_BUFFER,
@@ -36,7 +37,6 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .types import registry
 from .walk import Walk
 
 __all__ = ["encode", "encode_call"]

@@ -150,7 +150,7 @@ class Expected(Protocol):
         """The class of this name on the wire."""
 
     def takes_plain(self, place: int | str) -> bool:
-        """Whether the plain form is asked for by the annotation of the parameter of this index or name."""
+        """Whether the annotation of the parameter of this index or name, or 0 of a result, asks for the plain form."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ...errors import RemoteProtocolError
 from ..forms import Decoding, Reducer, expect
 from ..shapes import Shape
 
-__all__ = ["model_shape", "read_package", "reducer_of"]
+__all__ = ["DOORS", "builders_of", "model_shape", "read_package", "reducer_of"]
 
 # The door of each package, by the name of the package; what it may read is below ``name.`` on the wire.
 DOORS = {
@@ -53,6 +53,12 @@ def model_shape(cls: type) -> Shape | None:
     return shape
 
 
+def builders_of(package: str) -> dict[str, Callable[..., Any]]:
+    """What makes the values of a package, by their names on the wire. ImportError: it is not installed."""
+    builders: dict[str, Callable[..., Any]] = _door(package).BUILDERS
+    return builders
+
+
 def read_package(decoder: Decoding, name: Any, *parts: Any) -> Any:
     """The builder of `MARK_PACKAGE`: ``name`` is the package and the kind of value, as ``pandas.Series``."""
     package = expect(str, name).partition(".")[0]
@@ -63,7 +69,9 @@ def read_package(decoder: Decoding, name: Any, *parts: Any) -> Any:
             f"the value is a {name}, and {package} is not loaded here: import it, or name it with --types {package}"
         )
     try:
-        build: Callable[..., Any] = _door(package).BUILDERS[name]
+        build = builders_of(package).get(name)
     except ImportError as exc:
         raise RemoteProtocolError(f"the value is a {name}, and {package} is not installed here") from exc
+    if build is None:
+        raise RemoteProtocolError(f"a kind of value of {package} that is not known here")
     return build(decoder, *parts)

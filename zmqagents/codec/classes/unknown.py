@@ -6,8 +6,8 @@ import collections
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from ..errors import SerializationError
-from .forms import Unknown
+from ...errors import SerializationError
+from ..forms import Unknown
 
 __all__ = ["refuse", "refuse_in", "settled"]
 

@@ -28,15 +28,15 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from msgpack import ExtType
 
-from .. import errors
-from ..errors import ConfigError, RemoteProtocolError, SerializationError
-from . import packages
-from .builtin import BASES, REDUCERS, reduce_ref
-from .exceptions import reduce_exception
+from ... import errors
+from ...errors import ConfigError, RemoteProtocolError, SerializationError
+from .. import packages
+from ..builtin import BASES, REDUCERS, reduce_ref
+from ..exceptions import reduce_exception
+from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, expect
+from ..shapes import Shape, shape_of, state_shape, subclass_shape
 from .expected import Annotations, Family
-from .forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, expect
 from .names import Names, as_wire_name, wire_name
-from .shapes import Shape, shape_of, state_shape, subclass_shape
 
 __all__ = ["Registration", "expected_by", "find_exception", "find_known", "read_object", "register_type",
            "register_types", "registry", "trust_types"]  # fmt: skip
@@ -245,9 +245,9 @@ def known_by_kind(cls: type) -> Known | None:
     return None if shape is None else Known(cls, wire_name(cls), shape.make)
 
 
-def expected_by(method: Callable[..., Any], *, of_result: bool = False) -> Annotations:
-    """The classes that the annotations of ``method`` name, for a `Scope`."""
-    return Annotations(method, known_by_kind, of_result=of_result)
+def expected_by(method: Callable[..., Any], *, of_result: bool = False, skip: int = 1) -> Annotations:
+    """The classes that the annotations of ``method`` name, for a `Scope`; ``skip``: its parameters like ``self``."""
+    return Annotations(method, known_by_kind, of_result=of_result, skip=skip)
 
 
 # ---------------------------------------------------------------- from a box to the object

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .forms import Known
+from ..forms import Known
 
 __all__ = ["AGENT_FILES", "Names", "as_wire_name", "wire_name"]
 

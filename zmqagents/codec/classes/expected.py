@@ -22,15 +22,18 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .forms import Known
+from ..forms import Known
 from .names import Names
 
 __all__ = ["Annotations", "Family"]
 
 MAX_CLASSES = 10_000  # of one family
+MAX_PLACES = 256  # of the arguments that ``*args`` takes
+_ANY_NAME = "**"
 _RENEW_S = 1.0  # a family looks for new subclasses at most that often: a peer may send any number of names
 _PLAIN = (dict, list, collections.abc.Mapping, collections.abc.MutableMapping, collections.abc.Sequence,
           collections.abc.MutableSequence)  # fmt: skip
+_SCALARS = (Any, None, type(None), str, int, float, bool)
 _ROOTS = frozenset({abc.ABC, enum.Enum, enum.IntEnum, enum.Flag, enum.IntFlag, typing.Generic})  # and all builtins
 _ROOT_NAMES = frozenset({"pydantic.main:BaseModel", "typing:Protocol", "enum:StrEnum", "pydantic.root_model:RootModel"})
 
@@ -71,7 +74,9 @@ class Family:
 class Annotations:
     """The annotations of one method, as `forms.Expected`. Nothing is resolved before a name is asked for."""
 
-    def __init__(self, method: Callable[..., Any], making: Making, *, of_result: bool = False) -> None:
+    def __init__(self, method: Callable[..., Any], making: Making, *, of_result: bool = False, skip: int = 1) -> None:
+        """``skip``: how many of the first parameters no caller gives, ``self`` say."""
+        self._skip = skip
         self._method = inspect.unwrap(method)
         self._making = making
         self._of_result = of_result
@@ -89,9 +94,14 @@ class Annotations:
         if self._of_result:
             return frozenset({0} if _is_plain(self._method.__annotations__.get("return"), scope) else ())
         found: set[int | str] = set()
-        parameters = list(inspect.signature(self._method).parameters.values())
-        for place, each in enumerate(parameters):
-            if _is_plain(each.annotation, scope):
+        for place, each in enumerate(list(inspect.signature(self._method).parameters.values())[self._skip :]):
+            if not _is_plain(each.annotation, scope):
+                continue
+            if each.kind is each.VAR_POSITIONAL:
+                found |= set(range(place, MAX_PLACES))
+            elif each.kind is each.VAR_KEYWORD:
+                found.add(_ANY_NAME)
+            else:
                 found |= {place, each.name}
         return frozenset(found)
 
@@ -99,18 +109,28 @@ class Annotations:
         return self._family.find(name)
 
     def takes_plain(self, place: int | str) -> bool:
-        """``place``: the index of a parameter, ``self`` among them, or its name; 0 of a result."""
-        return place in self._plain
+        """``place``: the index of an argument, or its name; 0 of a result."""
+        return place in self._plain or (type(place) is str and _ANY_NAME in self._plain)
 
 
 def _is_plain(hint: Any, scope: Mapping[str, Any]) -> bool:
+    """Whether ``hint`` asks for a dict or list of plain data: ``dict``, ``list[Any]``, ``dict[str, int] | None``."""
     hint = _resolved(hint, scope)
     parts = typing.get_args(hint) if _is_union(hint) else (hint,)
-    return any((typing.get_origin(part) or part) in _PLAIN for part in parts if part is not None)
+    kinds = [typing.get_origin(part) or part for part in parts]
+    return any(kind in _PLAIN for kind in kinds) and all(_holds_plain(part, scope) for part in parts)
 
 
 def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) is typing.Union or type(hint).__name__ == "UnionType"
+
+
+def _holds_plain(hint: Any, scope: Mapping[str, Any]) -> bool:
+    hint = _resolved(hint, scope)
+    kind = typing.get_origin(hint) or hint
+    return (kind in _PLAIN or kind in _SCALARS or _is_union(hint)) and all(
+        _holds_plain(part, scope) for part in typing.get_args(hint)
+    )
 
 
 # ---------------------------------------------------------------- from annotations to classes

@@ -27,7 +27,7 @@ ORDER = [
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security", "broker", "connection", "server.stop")),
     "msgpack": ("msgpack", ("codec",)),
-    "numpy": ("numpy", ("codec.arrays",)),
+    "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)),
     "cachetools": ("cachetools", ("store.memory",)),
     "redis": ("redis", ("store.redis",)),
@@ -35,7 +35,23 @@ DOORS = {
     "click": ("click", ("cli",)),
     "hdrh": ("hdrhistogram", ("loadgen",)),
 }
+# Those whose values the codec knows; the package asks for none of them.
+VALUES = {
+    "ml_dtypes": ("ml_dtypes", ("codec.arrays",)),
+    "pandas": ("pandas", ("codec.packages.pandas_door",)),
+    "polars": ("polars", ("codec.packages.polars_door",)),
+    "pyarrow": ("pyarrow", ("codec.packages.pyarrow_door", "codec.packages.pandas_door")),
+    "PIL": ("pillow", ("codec.packages.pillow_door",)),
+    "pydantic": ("pydantic", ("codec.packages.pydantic_door",)),
+    "pydantic_core": ("pydantic", ("codec.packages.pydantic_door",)),
+    "torch": ("torch", ("codec.packages.torch_door",)),
+}
 MAX_FOLDERS, MAX_MODULES = 16, 12  # of the package; in a folder
+
+
+def doors(name: str) -> tuple[str, ...]:
+    """The packages and modules that may import ``name``."""
+    return (DOORS | VALUES)[name][1]
 
 
 class Module:
@@ -68,9 +84,9 @@ class Module:
                 other = other if other in ORDER else "__init__"
                 if other != self.home and ORDER.index(other) >= ORDER.index(self.home):
                     yield f"{self.name} imports {other}, which stands above it"
-            elif top in DOORS and not any(f"{self.name}.".startswith(f"{door}.") for door in DOORS[top][1]):
-                yield f"{self.name} imports {top}, whose door is {' and '.join(DOORS[top][1])}"
-            elif top not in DOORS and top not in sys.stdlib_module_names:
+            elif top in DOORS | VALUES and not any(f"{self.name}.".startswith(f"{door}.") for door in doors(top)):
+                yield f"{self.name} imports {top}, whose door is {' and '.join(doors(top))}"
+            elif top not in DOORS | VALUES and top not in sys.stdlib_module_names:
                 yield f"{self.name} imports {top}, which has no door"
 
 
@@ -104,7 +120,7 @@ def test_a_module_keeps_the_rules(name: str) -> None:
         (
             "wire.link",
             "n = importlib.import_module('numpy.lib')",
-            "wire.link imports numpy, whose door is codec.arrays",
+            "wire.link imports numpy, whose door is codec.arrays and codec.packages",
         ),
         ("client.aio", "import requests", "client.aio imports requests, which has no door"),
     ],

@@ -180,12 +180,23 @@ class AgentCallError(CallError):
     def __str__(self) -> str:
         if not self.type_name:
             return super().__str__()
-        name = self.type_name.partition(":")[2] or self.type_name
-        where = f" (in {self.agent}.{self.method})" if self.agent else ""
-        text = f"{self.message}{_count_of(self)}"
-        if name == type(self).__qualname__:  # Python writes the name of the class before the text
-            return (text + where).lstrip()
-        return f"{name}: {text}{where}" if text else f"{name}{where}"
+        if self._short_name() == type(self).__qualname__:  # Python writes the name of the class before the text
+            return f"{self._text()}{self._where()}".lstrip()
+        return self.with_name()
+
+    def with_name(self) -> str:
+        """The name of the original type, what it said, and the agent and method that raised it."""
+        text = self._text()
+        return f"{self._short_name()}: {text}{self._where()}" if text else f"{self._short_name()}{self._where()}"
+
+    def _short_name(self) -> str:
+        return self.type_name.partition(":")[2] or self.type_name or type(self).__qualname__
+
+    def _text(self) -> str:
+        return f"{self.message}{_count_of(self)}"
+
+    def _where(self) -> str:
+        return f" (in {self.agent}.{self.method})" if self.agent else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _renew, (_as_data(self),)
@@ -381,8 +392,9 @@ def _describe(exc: BaseException, depth: int, with_traceback: bool, pack: Pack |
         notes = _notes(exc)
         if notes:
             data["notes"] = [safe_text(note) for note in notes[:MAX_NOTES]]
-    if exc.__cause__ is not None and depth < MAX_GROUP_DEPTH:
-        data["cause"] = _describe(exc.__cause__, depth + 1, False, pack)
+    cause = exc.__cause__
+    if isinstance(cause, BaseException) and depth < MAX_GROUP_DEPTH:  # a class may have one that is none
+        data["cause"] = _describe(cause, depth + 1, False, pack)
     return data
 
 

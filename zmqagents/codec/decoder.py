@@ -16,11 +16,12 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError, SerializationError
+from ..errors import RemoteProtocolError, SerializationError, rebuild
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
 from .classes.unknown import refuse_in, settled
+from .exceptions import check_description
 from .forms import (
     EXT_BUFFER,
     EXT_MARK,
@@ -243,3 +244,17 @@ def decode_call(
         items = [settled(item, f"args[{place}]", plain(place)) for place, item in enumerate(items)]
         kwargs = {name: settled(item, f"kwargs[{name!r}]", plain(name)) for name, item in kwargs.items()}
     return tuple(items), kwargs
+
+
+def decode_error(
+    data: Any, *, from_agent: bool, unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE
+) -> Exception:
+    """The exception that `encode_error` described; ``data`` is the unpacked body. Never raises."""
+    if type(data) is not dict:
+        return RemoteProtocolError("an error that is no map")
+    try:
+        check_description(data, 0)
+    except RemoteProtocolError as exc:
+        return RemoteProtocolError(f"an error that cannot be read: {exc}")
+    decoder = Decoder((), None, unpickler, scope)
+    return rebuild(data, from_agent=from_agent, unpack=decoder.nested, find=decoder.exception)

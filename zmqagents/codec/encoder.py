@@ -17,6 +17,7 @@ from typing import Any
 
 from msgpack import ExtType, Packer
 
+from .. import errors
 from ..errors import MessageTooLarge, SerializationError
 from .builtin import REDUCERS
 from .classes.types import registry
@@ -37,9 +38,10 @@ from .forms import (
     TaskRef,
     name_of,
 )
+from .headers import pack
 from .walk import Walk
 
-__all__ = ["encode", "encode_call"]
+__all__ = ["encode", "encode_call", "encode_error"]
 
 reducer_of = registry.reducer_of
 
@@ -248,8 +250,31 @@ def encode_call(
     return _encoded(encoder, payload, max_bytes, what)
 
 
-# ---------------------------------------------------------------- decoding
+# ---------------------------------------------------------------- exceptions
+
+MAX_ERROR_CONTENT_BYTES = 1 << 19  # of the arguments and attributes in one error reply
 
 
-# Children are of any type, also one that `resolve` has made: a proxy, whose attributes are calls, or a result, which
-# waits when it is iterated over. So builders look at the type of a child before all else, and never at an attribute.
+def encode_error(
+    exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "",
+    pickler: Callable[[Any], bytes] | None = None,
+) -> bytes:  # fmt: skip
+    """The body of an error reply: what `errors.describe` says of ``exc``, with what it holds if that can be sent.
+
+    Never raises, unless ``exc`` is of a class that breaks what it inherits beyond all use.
+    """
+    encoder = Encoder()
+    encoder.pickler = pickler
+    left = MAX_ERROR_CONTENT_BYTES
+
+    def pack_some(values: list[Any]) -> bytes | None:
+        nonlocal left
+        payload = encoder.nested(values)
+        if payload is None or len(payload) > left:
+            return None
+        left -= len(payload)
+        return payload
+
+    where = {"agent": agent, "method": method, "call_id": call_id}
+    data = pack(errors.describe(exc, pack=pack_some, **where))
+    return data if len(data) <= 2 * MAX_ERROR_CONTENT_BYTES else pack(errors.describe_briefly(exc, **where))

@@ -34,7 +34,6 @@ def read_exception(decoder: Decoding, data: Any) -> BaseException:
 
 _DESCRIBED: dict[str, type] = {
     **dict.fromkeys(("type", "message", "traceback", "agent", "method", "call_id"), str),
-    **dict.fromkeys(("args", "attributes"), bytes),
     "group": list, "fields": dict, "cause": dict, "bases": list, "notes": list,
 }  # fmt: skip
 
@@ -44,6 +43,8 @@ def check_description(data: Any, depth: int) -> None:
     for key, child in expect(dict, data).items():
         if type(key) is str and key in _DESCRIBED:
             expect(_DESCRIBED[key], child)
+    for key in ("args", "attributes"):
+        expect(bytes, data.get(key, b""))
     for name in (*data.get("bases", ()), *data.get("notes", ())):
         expect(str, name)
     if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:

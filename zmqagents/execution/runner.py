@@ -11,7 +11,6 @@ and, where that is unambiguous, by their short one.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -171,8 +170,8 @@ class AgentHost:
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
             return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
-        except errors.RemoteProtocolError as exc:
-            raise _Refused(exc) from exc
+        except (errors.RemoteProtocolError, errors.SerializationError) as exc:
+            raise _Refused(_of_call(ticket, exc)) from exc
 
     def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
         replies = ticket.dep_replies
@@ -231,22 +230,24 @@ class AgentHost:
 
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
-        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        where: dict[str, Any] = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if _is_cancellation(exc):
             cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
             return error_reply(cancelled, **where)
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
-        data = errors.describe(exc, **where)
-        with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
-            args = _args_of(exc)
-            if args is not None:
-                data["args"] = codec.unpack(codec.pack(args))
         try:
-            return Reply(Code.AGENT_ERROR, (codec.pack(data),))
-        except Exception:  # describe gives plain strings, but nothing may break a reply
+            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, **where),))
+        except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _of_call(ticket: Ticket, exc: errors.ZmqAgentsError) -> errors.ZmqAgentsError:
+    """An error about the arguments of a call, with the name of the call."""
+    if not isinstance(exc, errors.SerializationError):
+        return exc
+    return errors.SerializationError(f"{ticket.label}: {exc}", exc.path, exc.type_name)
 
 
 def _is_cancellation(exc: BaseException) -> bool:
@@ -275,15 +276,6 @@ def _attribute_of(instance: Any, ticket: Ticket) -> Any:
         text = f"{ticket.agent.agent_id} does not offer the method {ticket.name!r} to callers"
         raise _Refused(errors.UnknownMethod(text))
     return value
-
-
-def _args_of(exc: BaseException) -> list[Any] | None:
-    """The arguments of builtin exceptions and of those that say no more; others may be made of other things."""
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return [exc.errno, exc.strerror, exc.filename, *([None, exc.filename2] if exc.filename2 is not None else [])]
-    if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
-        return list(exc.args)
-    return None
 
 
 def _no_loop(value: Awaitable[Any]) -> Any:

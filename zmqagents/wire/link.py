@@ -27,9 +27,7 @@ def rebuild_error(reply: Reply) -> Exception:
         data = codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ERROR_BYTES)
     except (errors.RemoteProtocolError, IndexError) as exc:
         return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
-    if not isinstance(data, dict):
-        return errors.RemoteProtocolError("an error that is no map")
-    return errors.rebuild(data, from_agent=reply.code == Code.AGENT_ERROR)
+    return codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR)
 
 
 class Sink(Protocol):

@@ -624,6 +624,16 @@ def test_a_parameter_that_is_a_dict_or_list_of_plain_data_gets_the_plain_form(hi
                 decode_call(payload, scope=scope)
 
 
+def test_an_unknown_object_inside_another_value_is_refused_or_plain_at_any_depth(registry: None) -> None:
+    register_type(Settings)
+    deep = Settings("a", [Frozen(1)])
+    for value in (deep, [slice(Frozen(1))], {"c": collections.OrderedDict(a=Frozen(1))}, np.array([Frozen(1)], object)):
+        with pytest.raises(errors.SerializationError, match=r"an inner value.* is a Frozen, which the receiving side"):
+            round_trip(value)
+    assert round_trip(deep, scope=PLAIN) == Settings("a", [{"a": 1, "b": 2}])
+    assert_same(round_trip([Point(1, Frozen(1))], scope=PLAIN), [(1, {"a": 1, "b": 2})])
+
+
 def test_a_message_with_to_dict_and_from_dict_goes_by_its_fields(registry: None) -> None:
     for cls in (OldMsg, NewMsg):
         register_type(cls)

@@ -28,13 +28,11 @@ from .forms import (
     EXT_PICKLE,
     INDEX,
     MARK_ARRAY,
-    MARK_DEQUE,
-    MARK_FROZENSET,
     MARK_OBJECT,
     MARK_PACKAGE,
     MARK_SCALAR,
-    MARK_SET,
-    MARK_TUPLE,
+    MARK_SLICE,
+    MARK_STANDARD,
     MAX_EXCEPTION_DEPTH,
     NO_SCOPE,
     TAG,
@@ -50,6 +48,7 @@ from .forms import (
 )
 from .headers import why_not_decoded
 from .packages import read_package
+from .standard import read_standard
 
 
 class Passing(BaseException):
@@ -63,11 +62,10 @@ class Passing(BaseException):
 class Mark:
     """Stands first in a box until the box is built. A mark that is anywhere else is an error of the peer."""
 
-    __slots__ = ("build", "holds_any")
+    __slots__ = ("build",)
 
-    def __init__(self, build: Callable[..., Any], holds_any: bool = False) -> None:
+    def __init__(self, build: Callable[..., Any]) -> None:
         self.build = build
-        self.holds_any = holds_any  # `settled` finds unknown objects in what it builds
 
 
 class Decoder:
@@ -114,10 +112,7 @@ class Decoder:
     def box(self, items: list[Any]) -> Any:
         if items and type(items[0]) is Mark:
             self.open -= 1
-            mark = items[0]
-            if self.unsettled and not mark.holds_any:
-                refuse_in(items[1:])
-            return mark.build(self, *items[1:])
+            return items[0].build(self, *items[1:])
         return items
 
     def unknown(self, name: str, plain: Any) -> Any:
@@ -126,6 +121,11 @@ class Decoder:
             return plain
         self.unsettled = True
         return Unknown(name, plain)
+
+    def require_known(self, children: Sequence[Any]) -> None:
+        """Refuse ``children`` that hold an object of a class that is not known here."""
+        if self.unsettled:
+            refuse_in(children)
 
     def exception(self, name: str) -> type[BaseException] | None:
         """The exception class of this name, if it is known here."""
@@ -162,12 +162,23 @@ class Decoder:
             raise Passing(exc) from None
 
 
-HOLD_ANY = {mark.data for mark in (MARK_TUPLE, MARK_SET, MARK_FROZENSET, MARK_DEQUE, MARK_OBJECT)}
-MARKS = {letter: Mark(build, letter in HOLD_ANY) for letter, build in BUILDERS.items()} | {
-    MARK_ARRAY.data: Mark(read_array),
+def _of_known(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A builder whose value `settled` cannot look into, so that it must hold no unknown object."""
+
+    def build_of_known(decoder: Decoder, *children: Any) -> Any:
+        decoder.require_known(children)
+        return build(decoder, *children)
+
+    return build_of_known
+
+
+MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
+    MARK_SLICE.data: Mark(_of_known(BUILDERS[MARK_SLICE.data])),
+    MARK_STANDARD.data: Mark(_of_known(read_standard)),
+    MARK_ARRAY.data: Mark(_of_known(read_array)),
     MARK_SCALAR.data: Mark(read_numpy_scalar),
-    MARK_PACKAGE.data: Mark(read_package),
-    MARK_OBJECT.data: Mark(read_object, True),
+    MARK_PACKAGE.data: Mark(_of_known(read_package)),
+    MARK_OBJECT.data: Mark(read_object),
 }
 
 
@@ -224,21 +235,36 @@ def decode_call(
 
     An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
     """
-    unsettled = False
     if buffers or payload[:1] == TAG:
-        items, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
-    else:  # as `decode`, for one function call less
-        try:
-            items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-        except RemoteProtocolError:
-            raise
-        except Exception as exc:
-            raise RemoteProtocolError(why_not_decoded(exc)) from exc
+        return _decode_tagged_call(payload, buffers, resolve, unpickler, scope)
+    try:  # as `decode`, for one function call less
+        items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+    except RemoteProtocolError:
+        raise
+    except Exception as exc:
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if type(items) is not list or not items or type(items[-1]) is not dict:
-        raise RemoteProtocolError("the arguments of a call must be a list that ends with a map")
+        raise RemoteProtocolError(_NO_CALL)
     kwargs = items.pop()
     if kwargs and not all_str(kwargs):
-        raise RemoteProtocolError("the name of a keyword argument must be text")
+        raise RemoteProtocolError(_NO_NAME)
+    return tuple(items), kwargs
+
+
+_NO_CALL = "the arguments of a call must be a list that ends with a map"
+_NO_NAME = "the name of a keyword argument must be text"
+
+
+def _decode_tagged_call(
+    payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
+    unpickler: Callable[[bytes], Any] | None, scope: Scope,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+    items, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    if type(items) is not list or not items or type(items[-1]) is not dict:
+        raise RemoteProtocolError(_NO_CALL)
+    kwargs = items.pop()
+    if kwargs and not all_str(kwargs):
+        raise RemoteProtocolError(_NO_NAME)
     if unsettled:
         plain = scope.expected.takes_plain if scope.expected is not None else lambda _: False
         items = [settled(item, f"args[{place}]", plain(place)) for place, item in enumerate(items)]

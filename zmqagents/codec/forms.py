@@ -232,6 +232,9 @@ class Decoding(Protocol):
     def unknown(self, name: str, plain: Any) -> Any:
         """What stands for an object of a class that is not known here."""
 
+    def require_known(self, children: Sequence[Any]) -> None:
+        """Refuse ``children`` that hold an object of a class that is not known here."""
+
     def take(self, place: Any) -> Buffer:
         """The data that `Encoding.place` placed; a buffer can be taken once."""
 

@@ -258,6 +258,7 @@ def read_object(decoder: Decoding, name: Any, plain: Any, *more: Any) -> Any:
     known = find_known(expect(str, name), decoder.scope)
     if known is None:
         return decoder.unknown(name, plain)
+    decoder.require_known((plain, *more))
     try:
         return known.make(plain, *more)
     except Exception as exc:

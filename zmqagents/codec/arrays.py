@@ -91,8 +91,10 @@ def _reduce_array(encoder: Encoding, array: Any) -> Any:
 def _reduce_masked(_: Encoding, array: Any) -> Any:
     numpy = importlib.import_module("numpy")
     mask = None if array.mask is numpy.ma.nomask else array.mask
-    fill = array.fill_value  # a scalar; reading it sets it
-    return [MARK_PACKAGE, "numpy.ma", array.data, mask, numpy.asarray(fill, array.dtype), bool(array.hardmask)]
+    fill = numpy.asarray(array.fill_value, array.dtype)
+    usual = numpy.asarray(numpy.ma.default_fill_value(array.dtype), array.dtype)
+    is_usual = array.dtype.kind != "O" and fill.tobytes() == usual.tobytes()
+    return [MARK_PACKAGE, "numpy.ma", array.data, mask, None if is_usual else fill, bool(array.hardmask)]
 
 
 def _is_constant(array: Any) -> bool:
@@ -247,9 +249,10 @@ def _make_masked(_: Decoding, data: Any, mask: Any, fill: Any, hard: Any) -> Any
     if mask is not None and _expect_array(mask).shape != _expect_array(data).shape:
         raise RemoteProtocolError("the mask of a numpy array has another shape than the array")
     made = numpy.ma.MaskedArray(_expect_array(data), numpy.ma.nomask if mask is None else mask, hard_mask=bool(hard))
-    if _expect_array(fill).shape != ():
-        raise RemoteProtocolError("the fill value of a masked array must be one item")
-    made.fill_value = fill[()]
+    if fill is not None:
+        if _expect_array(fill).shape != ():
+            raise RemoteProtocolError("the fill value of a masked array must be one item")
+        made.fill_value = fill[()]
     return made
 
 

@@ -8,13 +8,15 @@ kind of class            plain form             made again by
 =======================  =====================  ===============================================
 enum                     the value              the member's name, whose value must be the same
 namedtuple               a tuple                ``_make``
+struct sequence          a tuple                the constructor (`time.struct_time`)
 dataclass, attrs class   a dict of the fields   the constructor
 pydantic model           a dict of the fields   its validator (`packages.models`)
 subclass of a builtin    a value of the base    `subclass_shape`
 =======================  =====================  ===============================================
 
 **What arrives is what was sent.** A constructor or validator checks what it is given, and may change it, too. An
-object that would differ from the one that was sent is refused (`check_unchanged`), not delivered.
+object that would differ from the one that was sent is refused (`check_unchanged`), not delivered. Attributes that are
+no fields travel, too, but for what a `functools.cached_property` has computed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .forms import FLAT_TYPES, TEACH, NoForm, expect, items_of, name_of
@@ -53,6 +56,8 @@ def shape_of(cls: Any, model_shape: Callable[[Any], Shape | None]) -> Shape | No
         return _attrs_shape(cls)
     if issubclass(cls, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_make"):
         return _namedtuple_shape(cls)
+    if issubclass(cls, tuple) and hasattr(cls, "n_sequence_fields"):
+        return _sequence_shape(cls)
     return None
 
 
@@ -116,14 +121,22 @@ def _enum_shape(cls: Any) -> Shape:
 
 def _namedtuple_shape(cls: Any) -> Shape:
     def take(value: Any) -> tuple[Any, ...]:
-        _refuse_more(value, cls, ())
+        _refuse_more(value, cls)
         return (tuple(value),)
 
     return Shape(take, lambda data: cls._make(items_of(data)))
 
 
-def _refuse_more(value: Any, cls: Any, known: Any) -> None:
-    more = sorted(vars(value).keys() - known) if hasattr(value, "__dict__") else []
+def _sequence_shape(cls: Any) -> Shape:
+    """A struct sequence holds a tuple, and under names also what is no item of it, the zone of a time say."""
+    return Shape(
+        lambda value: tuple(value.__reduce__()[1]),
+        lambda items, more: cls(tuple(items_of(items)), expect(dict, more)),
+    )
+
+
+def _refuse_more(value: Any, cls: Any) -> None:
+    more = sorted(vars(value)) if hasattr(value, "__dict__") else []
     if more:
         raise NoForm(f"this {name_of(cls)} holds more than its form: {', '.join(more)} ({TEACH})")
 
@@ -138,21 +151,12 @@ def _dataclass_shape(cls: Any) -> Shape:
     names = [each.name for each in fields]
     late = frozenset(each.name for each in fields if not each.init)
 
-    def make(data: Any) -> Any:
-        value = cls(**{name: item for name, item in expect(dict, data).items() if name not in late})
-        for name, item in data.items():
-            if name in late:
-                object.__setattr__(value, name, item)  # frozen dataclasses forbid the plain way
-            else:
-                check_unchanged(name, getattr(value, name), item)
-        return value
-
     wanted = [name for name, each in getattr(cls, "__dataclass_fields__", {}).items()
               if each.name not in names and _is_init_var(each) and each.default is dataclasses.MISSING
               and each.default_factory is dataclasses.MISSING]  # fmt: skip
     if wanted:
         return _no_shape(f"making a {name_of(cls)} takes {', '.join(wanted)}, which the object has not kept ({TEACH})")
-    return Shape(lambda value: ({name: getattr(value, name) for name in names},), make)
+    return _fields_shape(cls, {name: name for name in names}, late)
 
 
 def _is_init_var(each: Any) -> bool:
@@ -170,19 +174,45 @@ def _no_shape(reason: str) -> Shape:
 
 
 def _attrs_shape(cls: Any) -> Shape:
-    names = {each.name: each.alias for each in cls.__attrs_attrs__}
-    late = frozenset(each.name for each in cls.__attrs_attrs__ if not each.init)
+    fields = cls.__attrs_attrs__
+    late = frozenset(each.name for each in fields if not each.init)
+    return _fields_shape(cls, {each.name: each.alias for each in fields}, late)
 
-    def make(data: Any) -> Any:
+
+def _fields_shape(cls: Any, names: dict[str, str], late: frozenset[str]) -> Shape:
+    """``names``: the parameter of the constructor for each field; ``late``: the fields that have none."""
+    slots = frozenset(_slots_of(cls)) - names.keys()
+
+    def take(value: Any) -> tuple[Any, ...]:
+        plain = {name: getattr(value, name) for name in names}
+        held = getattr(value, "__dict__", plain)
+        more = {} if held.keys() <= names.keys() and not slots else _beyond(value, names)
+        return (plain, more) if more else (plain,)
+
+    def make(data: Any, more: Any = None) -> Any:
         value = cls(**{names[name]: item for name, item in expect(dict, data).items() if name not in late})
         for name, item in data.items():
             if name in late:
-                object.__setattr__(value, name, item)
+                object.__setattr__(value, name, item)  # frozen classes forbid the plain way
             else:
                 check_unchanged(name, getattr(value, name), item)
+        if more is not None:
+            set_attributes(value, more)
         return value
 
-    return Shape(lambda value: ({name: getattr(value, name) for name in names},), make)
+    return Shape(take, make)
+
+
+def _beyond(value: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The attributes of ``value`` that are neither fields nor what a cached property has computed."""
+    held = attributes_of(value)
+    for name in names:
+        held.pop(name, None)
+    return {name: item for name, item in held.items() if not _is_computed(type(value), name)}
+
+
+def _is_computed(cls: type, name: str) -> bool:
+    return any(isinstance(vars(base).get(name), functools.cached_property) for base in cls.__mro__)
 
 
 # ---------------------------------------------------------------- subclasses of builtins
@@ -211,6 +241,8 @@ def subclass_shape(cls: Any, base: Any) -> Shape | None:
         expect(base, data)
         if base in _GROWING:
             value = cls.__new__(cls)
+            if base is collections.deque:
+                collections.deque.__init__(value, (), data.maxlen)
             _GROWING[base](value, data)
         else:
             value = cls(data)
@@ -231,7 +263,9 @@ def _as_base(base: Any, value: Any) -> Any:
     if base in (int, float):
         return int.__index__(value) if base is int else float.__float__(value)
     if base is complex:
-        return complex.__add__(value, 0j)
+        return complex(complex.real.__get__(value), complex.imag.__get__(value))
+    if base is collections.deque:
+        return collections.deque(collections.deque.__iter__(value), value.maxlen)
     if base in (bytes, bytearray):
         return base(memoryview(value))
     return base(base.__iter__(value))
@@ -261,13 +295,22 @@ def state_shape(cls: Any) -> Shape:
 def attributes_of(value: Any) -> dict[str, Any]:
     """The attributes that ``value`` holds itself, those in slots among them."""
     found = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
+    for name in _slots_of(type(value)):
+        if hasattr(value, name):
+            found[name] = getattr(value, name)
+    return found
+
+
+def _slots_of(cls: type) -> list[str]:
+    """The slots of a class and its bases, by the names that they go by."""
+    found = []
+    for base in cls.__mro__:
+        slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if name.startswith("__") and not name.endswith("__"):
-                name = f"_{cls.__name__.lstrip('_')}{name}"
-            if not name.startswith("__") and hasattr(value, name):
-                found[name] = getattr(value, name)
+                name = f"_{base.__name__.lstrip('_')}{name}"
+            if not name.startswith("__"):
+                found.append(name)
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..errors import RemoteProtocolError
 from .forms import MARK_STANDARD, Decoding, Encoding, NoForm, Reducer, all_str, expect, ints_of, name_of
+from .shapes import set_attributes
 
 __all__ = ["STANDARD_REDUCERS", "read_standard", "zone_of"]
 
@@ -187,13 +188,30 @@ def _address_form(cls: Any) -> Form:
     return cls, lambda _, value: [str(value)], make
 
 
+def _with_attributes(form: Form, count: int) -> Form:
+    """The form of objects that have attributes besides, as a stream of bytes has a name; ``count``: parts without."""
+    cls, take, make = form
+
+    def take_all(encoder: Encoding, value: Any) -> list[Any]:
+        parts, more = take(encoder, value), vars(value)
+        return [*parts, dict(more)] if more else parts
+
+    def make_all(decoder: Decoding, *parts: Any) -> Any:
+        made = make(decoder, *parts[:count])
+        for more in parts[count:]:
+            set_attributes(made, more)
+        return made
+
+    return cls, take_all, make_all
+
+
 def _pure_path_form(cls: Any) -> Form:
     return cls, lambda _, value: [str(value)], lambda _, text: cls(expect(str, text))
 
 
 _FORMS: dict[str, Form] = {
-    "OrderedDict": (collections.OrderedDict, lambda _, value: [dict(value)], _make_ordered),
-    "Counter": (collections.Counter, lambda _, value: [dict(value)], _make_counter),
+    "OrderedDict": _with_attributes((collections.OrderedDict, lambda _, value: [dict(value)], _make_ordered), 1),
+    "Counter": _with_attributes((collections.Counter, lambda _, value: [dict(value)], _make_counter), 1),
     "defaultdict": (collections.defaultdict, _take_defaultdict, _make_defaultdict),
     "SimpleNamespace": (SimpleNamespace, lambda _, value: [dict(vars(value))], _make_namespace),
     "ZoneInfo": (zoneinfo.ZoneInfo, _take_zone, lambda _, key: zone_of(expect(str, key))),
@@ -201,7 +219,7 @@ _FORMS: dict[str, Form] = {
     "Pattern": (re.Pattern, _take_pattern, _make_pattern),
     "array": (array.array, _take_array, _make_array),
     "memoryview": (memoryview, _take_view, _make_view),
-    "BytesIO": (io.BytesIO, _take_stream, _make_stream),
+    "BytesIO": _with_attributes((io.BytesIO, _take_stream, _make_stream), 2),
     **{cls.__name__: _pure_path_form(cls) for cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath)},
     **{cls.__name__: _address_form(cls) for cls in _ADDRESSES},
 }

@@ -6,7 +6,7 @@ receiver makes an object only of a class that it *knows*, looked up in this orde
 
 1. registered: `register_type`, `register_types`, and the classes that the fields of these are annotated with;
 2. expected: named by the annotations of the method that is called (`expected`);
-3. of the standard library: enums and namedtuples of modules that this process has imported;
+3. of the standard library: enums, namedtuples and struct sequences of modules that this process has imported;
 4. trusted: in a package that `trust_types` names, or the scope of this host or client. Its modules may be imported.
 
 Nothing else is imported by a name from the wire. An object of any other class is `SerializationError` with the
@@ -288,14 +288,20 @@ def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
 
 
 def _find_standard(name: str) -> type | None:
-    """An enum or a namedtuple of a module of the standard library that is loaded: `http.HTTPStatus`, say."""
+    """An enum, a namedtuple or a struct sequence of a module of the standard library that is loaded.
+
+    `http.HTTPStatus` is one, `time.struct_time` another.
+    """
     module_name, _, qualified = name.partition(":")
     module = sys.modules.get(module_name) if module_name.partition(".")[0] in sys.stdlib_module_names else None
     if module is None or module_name == "__main__":
         return None
     found = _member_of(module, qualified)
-    is_value = found is not None and (issubclass(found, enum.Enum) or hasattr(found, "_make"))
-    return found if is_value else None
+    if found is None or not (
+        issubclass(found, enum.Enum) or hasattr(found, "_make") or hasattr(found, "n_sequence_fields")
+    ):
+        return None
+    return found
 
 
 def _find_trusted(name: str, trusted: Iterable[str]) -> type | None:

@@ -17,6 +17,7 @@ Registering is thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
 import sys
@@ -278,12 +279,13 @@ def find_known(name: str, scope: Scope) -> Known | None:
 
 
 def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
-    """The exception class called ``name``, if it is registered or trusted."""
+    """The exception class called ``name``, if it is registered or trusted, and its module can be imported."""
     found: type[BaseException] | None = errors.known_types.get(name)
     if found is None:
         known = Names(Known(cls, as_wire_name(each), cls) for each, cls in errors.known_types.items())
         alike = known.find(as_wire_name(name))
-        found = alike.cls if alike is not None else _find_trusted(name, (*registry.trusted, *scope.trusted))
+        with contextlib.suppress(SerializationError):  # then a base of it is found
+            found = alike.cls if alike is not None else _find_trusted(name, (*registry.trusted, *scope.trusted))
     return found if found is not None and issubclass(found, Exception) else None
 
 

@@ -34,6 +34,11 @@ def _from_columns(kind: str, columns: Callable[[Any], list[Any]]) -> Reducer:
     return lambda encoder, value: _stream_of(encoder, kind, pyarrow.table(columns(value), names=[""]))
 
 
+def _column_of(scalar: Any) -> Any:
+    # pyarrow cannot make an array of a map that is null.
+    return pyarrow.array([scalar], type=scalar.type) if scalar.is_valid else pyarrow.nulls(1, scalar.type)
+
+
 def _from_schema(kind: str, schema: Callable[[Any], Any]) -> Reducer:
     return lambda encoder, value: _stream_of(encoder, kind, schema(value).empty_table())
 
@@ -51,7 +56,7 @@ def reducer_of(cls: type) -> Reducer | None:
     if issubclass(cls, pyarrow.Array):
         return _from_columns("pyarrow.Array", lambda value: [value])
     if issubclass(cls, pyarrow.Scalar):
-        return _from_columns("pyarrow.Scalar", lambda value: [pyarrow.array([value], type=value.type)])
+        return _from_columns("pyarrow.Scalar", lambda value: [_column_of(value)])
     if issubclass(cls, pyarrow.DataType):
         return _from_schema("pyarrow.DataType", lambda value: pyarrow.schema([pyarrow.field("", value)]))
     if cls is pyarrow.Field:

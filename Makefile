@@ -41,7 +41,7 @@ soak: .venv/test/.done
 	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults tests/system/test_restart.py tests/system/test_stop.py tests/system/test_descriptors.py $(ARGS)
 
 test-values: .venv/test-values/.done
-	.venv/test-values/bin/python -m pytest tests/codec tests/system/test_values.py $(ARGS)
+	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

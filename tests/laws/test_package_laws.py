@@ -25,13 +25,15 @@ ZONES = st.sampled_from(["UTC", "Europe/Paris", "Asia/Kathmandu"])
 LABELS = st.one_of(INTS, WORDS, st.tuples(INTS, WORDS))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def pools() -> None:
-    """The pools of threads that polars, pyarrow and torch keep for as long as the process lives."""
+def make_pools() -> None:
+    """Have polars, pyarrow and torch make the threads that they keep, before the first look at what a test leaves."""
     pl, pa, torch = map(pytest.importorskip, ("polars", "pyarrow", "torch"))
-    pl.DataFrame({"a": range(1000), "b": range(1000)}).sort("a").rechunk()
+    pl.read_ipc_stream(pl.DataFrame({"a": range(1000)}).sort("a").write_ipc_stream(None))
     pa.table({"a": range(1000)}).sort_by("a")
     torch.ones(100_000).sum()
+
+
+make_pools()
 
 
 # ---------------------------------------------------------------- attrs

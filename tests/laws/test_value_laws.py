@@ -475,7 +475,9 @@ def with_private(model: Model, private: Any) -> Model:
     return model
 
 
-MODELS = st.recursive(VALUES, models_of, max_leaves=3).filter(lambda value: isinstance(value, pydantic.BaseModel))
+# The validator may make a list of a range or an int of a Decimal, so that long ones are refused in a model.
+BOUNDED = VALUES.filter(lambda value: "range(" not in repr(value) and "Decimal(" not in repr(value))
+MODELS = st.recursive(BOUNDED, models_of, max_leaves=3).filter(lambda value: isinstance(value, pydantic.BaseModel))
 
 
 def check_model(got: Any, sent: Any) -> None:

@@ -28,6 +28,8 @@ def _tensor_box(encoder: Encoding, tensor: Any) -> list[Any]:
     if tensor.grad_fn is not None:
         raise NoForm("a tensor that was computed with gradients is part of a graph: send its .detach()")
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    if plain.dim() and plain.stride(-1) != 1:  # with one item in it this counts as contiguous
+        plain = plain.clone(memory_format=torch.contiguous_format)
     data = memoryview(plain.reshape(-1).view(torch.uint8).numpy()).tobytes() if plain.numel() else b""
     kind = "torch.Parameter" if type(tensor) is torch.nn.Parameter else "torch.Tensor"
     name = _NAMES[tensor.dtype]

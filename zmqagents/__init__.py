@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import errors as _errors
-from .agents import base as _agent
 from .agents.base import AgentBase as AgentBase
+from .agents.base import distribute_with
 from .agents.context import CallContext as CallContext
 from .agents.context import current_call as current_call
 from .agents.marks import agent as agent
@@ -30,6 +30,7 @@ _LAZY = {
     "BrokerConfig": "config",
     "AsyncRpcClient": "client.aio",
     "Msg": "agents.msg",
+    "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .client.aio import AsyncRpcClient as AsyncRpcClient
     from .client.deadlines import deadline as deadline
     from .client.proxy import AgentProxy as AgentProxy
+    from .client.proxy import RemoteMethod as RemoteMethod
     from .client.result import AsyncResult as AsyncResult
     from .client.rpc import RpcClient as RpcClient
     from .client.stream import Stream as Stream
@@ -87,10 +89,10 @@ def __dir__() -> list[str]:
 
 
 def _distribute(*args: Any) -> Any:
-    """``AgentBase.to_dist`` lives at the bottom; what it needs lives near the top. The two meet here."""
+    """Make an agent on a host, for ``AgentBase.to_dist``: `agents` may not import what that takes, this module may."""
     from .server.private_host import distribute
 
     return distribute(*args)
 
 
-_agent.distributor = _distribute
+distribute_with(_distribute)

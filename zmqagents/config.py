@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "MEBIBYTE",
     "BrokerConfig",
     "check_host",
+    "check_threads",
     "generate_server_id",
     "without_password",
 ]
@@ -48,6 +50,16 @@ def check_host(host: object) -> None:
     """Raise ConfigError for what cannot be the name or address of a machine."""
     if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
         raise ConfigError(f"host must be a host name or address, not {host!r}")
+
+
+def check_threads() -> None:
+    """Raise ConfigError where gevent has replaced threads: one that waits for a socket would stop all others."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise ConfigError(
+            "gevent has patched threading, and zmqagents needs real threads: call gevent's "
+            "monkey.patch_all(thread=False), or use zmqagents in a process of its own"
+        )
 
 
 def without_password(url: str) -> str:
@@ -184,7 +196,7 @@ class BrokerConfig:
 
     @property
     def open_to(self) -> str:
-        """Who can call the agents without any key, "" if nobody can."""
+        """Who can call the agents without any key, "" if no user can."""
         if not self.insecure or self.private:
             return ""
         return "any user of this machine" if self.local_mode else "anybody who can reach this machine"

@@ -98,7 +98,7 @@ class LaunchError(ZmqAgentsError, RuntimeError):
 
 
 class AddressInUse(LaunchError, OSError):
-    """An explicitly asked-for port or socket path is taken."""
+    """The port or socket path that the settings ask for is taken."""
 
     def __str__(self) -> str:  # OSError would print "[Errno ..]" forms for two arguments
         return str(self.args[0]) if self.args else "address in use"
@@ -128,7 +128,7 @@ class ProtocolError(ZmqAgentsError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We tried to send what the protocol does not allow: a bug on this side."""
+    """This side tried to send what the protocol does not allow: a bug of this package."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -258,6 +258,13 @@ class HostBusy(CallError, RuntimeError):
     retry_after: float = 0.1
     passes: bool = False
 
+    @classmethod
+    def of_host(cls, text: str) -> HostBusy:
+        """One whose limit is of the whole host."""
+        full = cls(text)
+        full.passes = True
+        return full
+
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""
@@ -271,7 +278,7 @@ class ResultExpired(CallError, LookupError):
 
 
 class UnknownTask(CallError, LookupError):
-    """This host (or its store) has never heard of the task id."""
+    """Neither this host nor its store has had a call with this task id."""
 
 
 class StoreError(ZmqAgentsError):
@@ -521,7 +528,7 @@ def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None
         exc.type_name, exc.message = str(data.get("type")), str(data.get("message", ""))
     trace = str(data.get("traceback", ""))
     if isinstance(exc, AgentCallError) or not isinstance(exc, ZmqAgentsError) or from_agent:
-        exc.remote_traceback = trace  # type: ignore[attr-defined]
+        set_traceback(exc, trace)
     fields = data.get("fields")
     for key, value in fields.items() if isinstance(fields, Mapping) else ():
         if key in _FIELDS and not (key == "type_name" and isinstance(exc, AgentCallError)):
@@ -540,6 +547,11 @@ def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None
         exc.__notes__ = [str(note) for note in notes[:MAX_NOTES]]  # type: ignore[attr-defined,unused-ignore]
     if from_agent and trace and hasattr(exc, "add_note"):  # Python >= 3.11
         exc.add_note(_NOTE + trace.rstrip())
+
+
+def set_traceback(exc: BaseException, text: str) -> None:
+    """Keep in ``exc`` the traceback that it had on the host."""
+    exc.remote_traceback = text  # type: ignore[attr-defined]
 
 
 def _as_data(exc: AgentCallError) -> dict[str, Any]:

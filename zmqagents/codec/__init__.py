@@ -27,7 +27,7 @@ from .forms import (
     is_name,
     new_tuple,
 )
-from .headers import encode_plain, encode_plain_call, pack, unpack
+from .plain import encode_plain, encode_plain_call, pack, unpack
 
 __all__ = [
     "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "NO_SCOPE",

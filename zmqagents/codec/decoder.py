@@ -46,8 +46,8 @@ from .forms import (
     all_str,
     no_extension,
 )
-from .headers import why_not_decoded
 from .packages import read_package
+from .plain import why_not_decoded
 from .standard import read_standard
 
 

@@ -38,7 +38,7 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .headers import pack
+from .plain import pack
 from .walk import Walk
 
 __all__ = ["encode", "encode_call", "encode_error"]
@@ -194,12 +194,12 @@ class Encoder:
         return payload if alone else None
 
 
-_idle: list[Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
+idle: list[Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
 
 
 def _encoder() -> Encoder:
     try:
-        return _idle.pop()
+        return idle.pop()
     except IndexError:
         return Encoder()
 
@@ -211,7 +211,7 @@ def _encoded(encoder: Encoder, payload: bytes, max_bytes: int | None, what: str)
     else:
         encoded = Encoded(payload, (), ())
     if len(payload) <= KEEP_PACKER_BYTES:
-        _idle.append(encoder)
+        idle.append(encoder)
     if max_bytes is not None:
         size = len(payload) + sum(map(len, encoded.buffers)) if encoded.buffers else len(payload)
         if size > max_bytes:

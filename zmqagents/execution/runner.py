@@ -4,9 +4,6 @@
 does the same for ``async def`` methods on the event loop. Bodies are decoded and encoded here and nowhere
 else on the host. Nothing that an agent does, raises or returns gets out as an exception: it becomes an
 error reply, so that every started call is answered exactly once.
-
-`ClassTable` holds the classes that the host may make agents of, by their full name (``module:Class``)
-and, where that is unambiguous, by their short one.
 """
 
 from __future__ import annotations
@@ -43,11 +40,14 @@ class _Refused(Exception):
 
 
 class AgentHost:
-    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block."""
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``await_value``
+    waits for an awaitable on the host's event loop.
+    """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
-        *, unpickler: Callable[[bytes], Any] | None = None, pickler: Callable[[Any], bytes] | None = None,
+        await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
+        pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.classes = classes
@@ -57,8 +57,7 @@ class AgentHost:
         self._unpickler = unpickler
         self._pickler = pickler
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
-        # Set by the worker pool: waits for an awaitable on the host's one event loop.
-        self.await_value: Callable[[Awaitable[Any]], Any] = _no_loop
+        self._await_value = await_value
 
     # ------------------------------------------------------------ running
 
@@ -75,7 +74,7 @@ class AgentHost:
                 value = value.result()  # `return other.reply(x)`: the caller means its value
             elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
                 with self.services.outside(context):
-                    value = self.await_value(value)
+                    value = self._await_value(value)
             return self._encode(ticket, value)
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
@@ -192,7 +191,7 @@ class AgentHost:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
-        record.instance = instance
+        record.hold(instance)
         return self.description(record)
 
     def description(self, record: AgentRecord) -> bytes:
@@ -228,12 +227,17 @@ class AgentHost:
                 raise _Refused(errors.MessageTooLarge(label, exc.size, exc.limit)) from None
             raise _Refused(errors.SerializationError(label, exc.path, exc.type_name)) from None
 
+    @staticmethod
+    def cancelled(ticket: Ticket) -> Reply:
+        """The reply for a coroutine that was cancelled."""
+        error = errors.CallCancelled(f"{ticket.label} was cancelled")
+        return error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
-        where: dict[str, Any] = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if _is_cancellation(exc):
-            cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
-            return error_reply(cancelled, **where)
+            return self.cancelled(ticket)
+        where: dict[str, Any] = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
         try:
@@ -278,16 +282,17 @@ def _attribute_of(instance: Any, ticket: Ticket) -> Any:
     return value
 
 
-def _no_loop(value: Awaitable[Any]) -> Any:
-    raise errors.ConfigError(f"no event loop to await {value!r} on")
-
-
 def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:
     if not issubclass(cls, AgentBase):
         return cls(*args, **kwargs)
-    instance = cls.__new__(cls, *args, **kwargs)  # its id and its host are known before __init__ runs
-    instance.__dict__.update(_zmqagents_id=agent_id, _zmqagents_host=services, _zmqagents_made_with=(args, kwargs))
-    instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
+        raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
+    instance = cls.__new__(cls, *args, **kwargs)
+    known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
+    instance.__dict__.update(known)  # its id and its host are known before __init__ runs
+    instance.__init__(*args, **kwargs)
+    if "_zmqagents_id" not in instance.__dict__:  # a pydantic model has replaced it
+        instance.__dict__.update(known)
     return instance
 
 

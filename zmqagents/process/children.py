@@ -101,6 +101,10 @@ class Child:
             return "it closed its pipe and goes on"
         return how_it_ended(status)
 
+    def forget_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold the lock."""
+        self._lock = threading.Lock()
+
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs. Reaps the process."""
         with self._lock:
@@ -304,7 +308,9 @@ def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str
     """
     if not sys.executable:
         raise errors.LaunchError("there is no Python interpreter to start (sys.executable is empty): use 'fork'")
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    from multiprocessing.spawn import get_command_line  # here: a fork needs no multiprocessing
+
+    flags = get_command_line()[1:-3]  # between the interpreter and ``-c``, program and ``--multiprocessing-fork``
     with _payload(config, classes) as payload, _new_pipes() as (ready_r, ready_w, life_r, life_w):
         words = [module, config.server_id, str(ready_w), str(life_r), *more]
         try:

@@ -1,4 +1,8 @@
-"""TODO."""
+"""The main function of a host's process, whether the process is a fork or a new interpreter.
+
+The child loads its configuration, opens its sockets, reports where it listens as one line of JSON on a pipe to its
+parent, and serves until it is stopped or its parent is gone. An error before the report is the report.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import errors
-from ..broker.broker import Bound
+from ..broker.listening import Bound
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..process.life_line import EXIT_ORPHANED, LifeLine

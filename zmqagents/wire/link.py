@@ -1,6 +1,6 @@
-"""What proxies stand on: one way to send a call, whoever carries it.
+"""The interface by which proxies send calls, over a connection or inside a host.
 
-A `Link` is a client's `Connection` to a host, or a host's `InsideLink` to itself. A reply comes to a *sink*, on
+A `Link` is a client's `Connection` to a host, or a host's `LocalLink` to itself. A reply comes to a *sink*, on
 the thread that carries it (the I/O thread of a connection, the router thread of a host): a `Waiter` for a thread
 that blocks, an `AsyncResult` for everything else.
 """
@@ -115,7 +115,7 @@ class Waiter:
         self._lock.release()
 
     def chunk(self, item: Reply) -> None:
-        """Never comes: who waits for a value asks for no stream."""
+        """Never called: a call for a value asks for no stream."""
 
     def wait(self, timeout: float | None) -> Reply:
         """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without any word."""

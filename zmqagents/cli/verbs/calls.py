@@ -129,7 +129,8 @@ def _returns(proxy: AgentProxy, method: str) -> str | None:
     """What a method returns (see `agent`), None if there is no such method."""
     if method.startswith("_") and method != "__call__":
         raise errors.UnknownMethod(f"{method!r} is private")
-    return proxy._za_returns(method)
+    found = proxy.__zmqagents_method__(method)
+    return None if found is None else found.returns
 
 
 def _bound(proxy: AgentProxy, method: str) -> Any:

@@ -21,7 +21,7 @@ from ..settings import settings
 from ..values import json_line
 
 if TYPE_CHECKING:
-    from ...broker.broker import Bound
+    from ...broker.listening import Bound
     from ...server.systemd import Notifier
 
 __all__ = ["start"]
@@ -110,7 +110,7 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> in
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
-    from ...broker.broker import Bound
+    from ...broker.listening import Bound
     from ...server.launcher import LAUNCH_TIMEOUT_S
     from ...server.supervisor import Supervisor
 

@@ -35,6 +35,7 @@ from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, expect
 from ..shapes import Shape, shape_of, state_shape, subclass_shape
+from ..standard import reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
 
@@ -219,6 +220,9 @@ def _find_reducer(cls: type) -> Reducer | None:
         return reduce_ref
     if issubclass(cls, BaseException):
         return reduce_exception
+    zones = sys.modules.get("zoneinfo")
+    if zones is not None and cls is zones.ZoneInfo:
+        return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:
         return reducer

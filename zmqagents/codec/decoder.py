@@ -185,12 +185,14 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
 def decode(
     payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
     unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
+    place: int | None = 0,
 ) -> Any:  # fmt: skip
     """The value that `encode` put into ``payload`` and ``buffers`` (bytes, or memoryviews of bytes).
 
     ``resolve`` turns each reference into what the value is to hold (without it, the reference itself);
     what it raises comes out as it is. ``scope`` says which types are known beside the registered and trusted ones.
-    SerializationError for an object of another class; its path begins with ``root``. RemoteProtocolError for
+    SerializationError for an object of another class; its path begins with ``root``. ``place``: what ``scope.expected``
+    knows the value by, 0 for the result of its method, None for nothing. RemoteProtocolError for
     everything that is wrong with the data, a pickled part without ``unpickler`` included.
     """
     if payload[:1] != TAG and not buffers:
@@ -203,7 +205,7 @@ def decode(
     value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected
-        return settled(value, root, expected is not None and expected.takes_plain(0))
+        return settled(value, root, expected is not None and expected.takes_plain(place))
     return value
 
 

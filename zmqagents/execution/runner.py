@@ -8,6 +8,7 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
-from ..agents.spec import ClassSpec
+from ..agents.spec import ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply
@@ -57,7 +58,9 @@ class AgentHost:
         self._unpickler = unpickler
         self._pickler = pickler
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
+        self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
         self._await_value = await_value
+        self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running
 
@@ -168,24 +171,41 @@ class AgentHost:
         try:
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
-            return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
+            scope = self._scope(ticket)
+            resolve = self._resolver(ticket, scope)
+            return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
 
-    def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
+    def _scope(self, ticket: Ticket) -> codec.Scope:
+        """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
+        spec, name = ticket.agent.spec, ticket.name
+        if ticket.op:
+            if ticket.op != Op.CREATE:
+                return self._own_scope
+            name = "__init__"
+        known = self._scopes.get((spec.name, name))
+        if known is None or known[0] is not spec:
+            methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
+            expected = codec.expected_by(*methods, skip=skip)
+            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            self._scopes[spec.name, name] = known
+        return known[1]
+
+    def _resolver(self, ticket: Ticket, scope: codec.Scope) -> Callable[[Ref], Any]:
         replies = ticket.dep_replies
 
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
-                return self._value(replies[ref.task_id])
+                return self._value(replies[ref.task_id], scope)
             bound = self._bind(ref)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
 
-    def _value(self, reply: Reply) -> Any:
+    def _value(self, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
-        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler)
+        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
@@ -237,11 +257,11 @@ class AgentHost:
         """The reply for ``exc``; whatever is odd about it, there is one."""
         if _is_cancellation(exc):
             return self.cancelled(ticket)
-        where: dict[str, Any] = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
         try:
-            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, **where),))
+            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, pickler=self._pickler, **where),))
         except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))

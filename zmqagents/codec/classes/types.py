@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from msgpack import ExtType
 
 from ... import errors
+from ...config import check_packages
 from ...errors import ConfigError, RemoteProtocolError, SerializationError
 from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
@@ -188,16 +189,6 @@ def trust_types(*names: str) -> None:
     registry.trust(check_packages(names))
 
 
-def check_packages(names: Iterable[str]) -> tuple[str, ...]:
-    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
-    if isinstance(names, str):
-        names = (names,)
-    for name in names:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
-    return tuple(names)
-
-
 # ---------------------------------------------------------------- from an object to its box
 
 
@@ -249,9 +240,12 @@ def known_by_kind(cls: type) -> Known | None:
     return None if shape is None else Known(cls, wire_name(cls), shape.make)
 
 
-def expected_by(method: Callable[..., Any], *, of_result: bool = False, skip: int = 1) -> Annotations:
-    """The classes that the annotations of ``method`` name, for a `Scope`; ``skip``: its parameters like ``self``."""
-    return Annotations(method, known_by_kind, of_result=of_result, skip=skip)
+def expected_by(*methods: Callable[..., Any], of_result: bool = False, skip: int = 1) -> Annotations:
+    """The classes that the annotations of a method name, for a `Scope`; ``skip``: its parameters like ``self``.
+
+    The annotations of further ``methods``, which the first may call in its place, name classes, too.
+    """
+    return Annotations(*methods, making=known_by_kind, of_result=of_result, skip=skip)
 
 
 # ---------------------------------------------------------------- from a box to the object
@@ -276,7 +270,7 @@ def find_known(name: str, scope: Scope) -> Known | None:
     if known is None and scope.expected is not None:
         known = scope.expected.find(name)
     if known is None:
-        cls = _find_standard(name) or _find_trusted(name, (*registry.trusted, *scope.trusted))
+        cls = _find_standard(name) or _find_trusted(name, scope)
         known = None if cls is None else known_by_kind(cls)
     return known
 
@@ -287,7 +281,7 @@ def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
     if found is None:
         known = Names(Known(cls, as_wire_name(each), cls) for each, cls in errors.known_types.items())
         alike = known.find(as_wire_name(name))
-        found = alike.cls if alike is not None else _find_trusted(name, (*registry.trusted, *scope.trusted))
+        found = alike.cls if alike is not None else _find_trusted(name, scope)
     return found if found is not None and issubclass(found, Exception) else None
 
 
@@ -302,11 +296,13 @@ def _find_standard(name: str) -> type | None:
     return found if is_value else None
 
 
-def _find_trusted(name: str, trusted: Iterable[str]) -> type | None:
+def _find_trusted(name: str, scope: Scope) -> type | None:
     module_name, _, qualified = name.partition(":")
-    if not any(f"{module_name}.".startswith(f"{package}.") for package in trusted):
+    if not any(f"{module_name}.".startswith(f"{package}.") for package in (*registry.trusted, *scope.trusted)):
         return None
     if "__main__" in module_name.split("."):  # a program, which importing would run
+        return None
+    if not scope.imports and module_name not in sys.modules:
         return None
     try:
         module = importlib.import_module(module_name)

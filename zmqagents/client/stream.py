@@ -7,13 +7,14 @@ host sends a window of items ahead, and each half window taken is granted again 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..agents.context import own_call
-from ..codec import Encoded
+from ..codec import NO_SCOPE, Encoded, Scope, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Flag, Reply
 from .loop_inbox import LoopInbox, inbox_of
@@ -29,9 +30,10 @@ class _Inlet:
     It does not know its `Stream`, so that a stream which nobody reads any more is closed.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, scope: Scope) -> None:
         self.task_id = ""
         self._link = link
+        self._scope = scope
         self.items: deque[Reply] = deque()
         self.error: Exception | None = None
         self.ended = False
@@ -62,7 +64,11 @@ class _Inlet:
             self._tell()
 
     def deliver(self, reply: Reply | None) -> None:
-        self._end(rebuild_error(reply) if reply is not None and reply.code else None)
+        if reply is None or not reply.code:
+            self._end(None)
+            return
+        unpickler = pickling.loads if self._link.takes_pickles else None
+        self._end(rebuild_error(reply, dataclasses.replace(self._scope, imports=False), unpickler))
 
     def fail(self, error: Exception) -> None:
         self._end(error)
@@ -138,16 +144,20 @@ class Stream:
 
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
-        agent: str, method: str, timeout: float | None, client: object | None = None,
+        agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
     ) -> None:  # fmt: skip
-        """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream."""
+        """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
+
+        ``scope``: which classes the items may have.
+        """
         self._client = client
         self._link = link
         self._label = label
         self._bind = bind
+        self._scope = scope
         self._taken = 0
         self._finished = False
-        self._inlet = _Inlet(link)
+        self._inlet = _Inlet(link, scope)
         self.task_id = ""  # as `close` finds it if the call cannot be made
         self.task_id = self._inlet.open(agent, method, body, timeout)
 
@@ -233,7 +243,7 @@ class Stream:
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)
-        return decode_reply(self._link, item, self._bind)
+        return decode_reply(self._link, item, self._bind, self._scope)
 
     def _finish(self) -> None:
         error, self._inlet.error = self._inlet.error, None

@@ -16,12 +16,12 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError, SerializationError, rebuild
+from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
 from .classes.unknown import refuse_in, settled
-from .exceptions import check_description
+from .exceptions import check_description, rebuilt
 from .forms import (
     EXT_BUFFER,
     EXT_MARK,
@@ -285,4 +285,4 @@ def decode_error(
     except RemoteProtocolError as exc:
         return RemoteProtocolError(f"an error that cannot be read: {exc}")
     decoder = Decoder((), None, unpickler, scope)
-    return rebuild(data, from_agent=from_agent, unpack=decoder.nested, find=decoder.exception)
+    return rebuilt(decoder, data, from_agent=from_agent)

@@ -275,6 +275,6 @@ def encode_error(
         left -= len(payload)
         return payload
 
-    where = {"agent": agent, "method": method, "call_id": call_id}
-    data = pack(errors.describe(exc, pack=pack_some, **where))
+    where: dict[str, Any] = {"agent": agent, "method": method, "call_id": call_id}
+    data = pack(errors.describe(exc, pack=pack_some, pickle=pickler, **where))
     return data if len(data) <= 2 * MAX_ERROR_CONTENT_BYTES else pack(errors.describe_briefly(exc, **where))

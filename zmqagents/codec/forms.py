@@ -232,6 +232,7 @@ class Decoding(Protocol):
     """What a builder may use of the value that is being decoded."""
 
     scope: Scope
+    unpickler: Callable[[bytes], Any] | None
 
     def unknown(self, name: str, plain: Any) -> Any:
         """What stands for an object of a class that is not known here."""

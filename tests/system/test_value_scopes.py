@@ -309,7 +309,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_trusted_package_is_imported_by_the_host_and_no_other_is(package: str) -> None:
-    from ticketing.parts import Ticket  # type: ignore[import-not-found]
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
 
     with host(Shop, types=[package]) as launcher, client_of(launcher, types=[package]) as client:
         agent = client.create_agent(Shop)
@@ -324,7 +324,7 @@ def test_a_trusted_package_is_imported_by_the_host_and_no_other_is(package: str)
 
 
 def test_what_this_process_trusts_a_host_that_it_starts_trusts_as_well(package: str) -> None:
-    from ticketing.parts import Ticket  # type: ignore[import-not-found]
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
 
     trust_types(package)
     with client_on_host(Shop, start_method="fresh") as client:
@@ -332,7 +332,7 @@ def test_what_this_process_trusts_a_host_that_it_starts_trusts_as_well(package: 
 
 
 def test_types_of_a_module_are_registered_together(package: str) -> None:
-    from ticketing import parts
+    from ticketing import parts  # type: ignore[import-not-found,unused-ignore]
 
     assert register_types(parts) == [parts.Mine, parts.Ticket]
     with client_on_host(Shop, start_method="fresh") as client:

@@ -57,13 +57,17 @@ def test_settings_do_not_change_and_a_changed_copy_is_checked_anew() -> None:
         config.replace(no_such_setting=1)
 
 
+def config_with(name: str, value: Any) -> BrokerConfig:
+    return BrokerConfig(**{name: value})
+
+
 # ---------------------------------------------------------------- numbers
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_count_is_a_whole_number_from_1_on(name: str) -> None:
-    assert getattr(BrokerConfig(**{name: 1}), name) == 1
-    assert getattr(BrokerConfig(**{name: 1000}), name) == 1000
+    assert getattr(config_with(name, 1), name) == 1
+    assert getattr(config_with(name, 1000), name) == 1000
     for wrong in (0, -1, 1.0, "8", True, None, [1]):
         refused(f"{name} must be a whole number of at least 1, not {wrong!r}", **{name: wrong})
 
@@ -71,7 +75,7 @@ def test_a_count_is_a_whole_number_from_1_on(name: str) -> None:
 @pytest.mark.parametrize("name", [*SECONDS, "grace_s"])
 def test_a_time_is_a_number_of_seconds(name: str) -> None:
     for good in (0.001, 1, 2.5, 1e8):
-        assert getattr(BrokerConfig(**{name: good}), name) == good
+        assert getattr(config_with(name, good), name) == good
     least = "0 or more" if name == "grace_s" else "more than 0"
     for wrong in (-0.1, 1e9, float("inf"), float("nan"), "5", True, None):
         refused(f"{name} must be a number of seconds, {least}, not {wrong!r}", **{name: wrong})
@@ -127,14 +131,14 @@ def test_there_is_no_other_store(pool_type: object) -> None:
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://:pw@h", "unix:///run/redis.sock", "http://[::1]:80/x?y=1"])
 @pytest.mark.parametrize("name", ["redis_url", "studio_url"])
 def test_a_url_has_a_scheme(name: str, url: str) -> None:
-    assert getattr(BrokerConfig(**{name: url}), name) == url
+    assert getattr(config_with(name, url), name) == url
 
 
 @pytest.mark.parametrize("url", ["localhost:6379", "secret@host", "", 7, b"redis://h"])
 @pytest.mark.parametrize("name", ["redis_url", "studio_url"])
 def test_what_is_no_url_is_refused_without_being_repeated(name: str, url: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a URL such as ") as caught:
-        BrokerConfig(**{name: url})
+        config_with(name, url)
     assert "secret" not in str(caught.value), "it may hold a password"
 
 
@@ -208,8 +212,8 @@ def test_file_roots_are_directories_as_they_really_are(tmp_path: Path) -> None:
     assert BrokerConfig(file_roots=given).file_roots == (str(real), str(tmp_path))
     for wrong in (str(file), str(tmp_path / "gone"), "", b"/tmp", 7):
         refused(f"file_roots: {str(wrong)!r} is not a directory", file_roots=[wrong])
-    for wrong in (str(real), real, 7, None):
-        refused(f"file_roots must be a list of directories, not {wrong!r}", file_roots=wrong)
+    for other in (str(real), real, 7, None):
+        refused(f"file_roots must be a list of directories, not {other!r}", file_roots=other)
 
 
 # ---------------------------------------------------------------- what is shown
@@ -289,7 +293,8 @@ def test_the_settings_are_shown_also_when_what_they_name_has_gone(tmp_path: Path
 def test_agents_are_ids_with_class_names_and_keyword_arguments() -> None:
     assert BrokerConfig().agents == {}
     assert BrokerConfig(agents={"a": ("A", {"x": 1})}).agents == {"a": ("A", {"x": 1})}
-    for wrong in ([], {"a": "A"}, {"a": ("A",)}, {"": ("A", {})}, {1: ("A", {})}, {"a": ("A", {1: 2})}):
+    wrongs: list[Any] = [[], {"a": "A"}, {"a": ("A",)}, {"": ("A", {})}, {1: ("A", {})}, {"a": ("A", {1: 2})}]
+    for wrong in wrongs:
         refused("agents must be a dictionary of agent ids to pairs", agents=wrong)
 
 

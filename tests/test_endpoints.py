@@ -129,9 +129,9 @@ def test_the_session_directory_is_used_only_if_it_is_ours(place: Path, monkeypat
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place.parent))
     assert discovery.runtime_dir() == place.parent / "zmqagents"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "missing"))
-    assert discovery._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
+    assert discovery.places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
-    assert discovery._places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
+    assert discovery.places() == [Path(f"/tmp/zmqagents-{os.geteuid()}")]
 
 
 def test_a_private_file_is_written_whole_and_readable_by_its_owner_only(place: Path) -> None:
@@ -189,11 +189,11 @@ def test_the_longest_path_that_is_allowed_can_be_bound(place: Path) -> None:
 
 @given(st.text(), st.text())
 def test_every_server_id_has_a_file_name_of_its_own(one: str, other: str) -> None:
-    name = discovery._file_name(one)
+    name = discovery.file_name(one)
     assert os.path.basename(name) == name
     assert not name.startswith(".")
     assert 0 < len(name) <= discovery.MAX_NAME_CHARS
-    assert (name == discovery._file_name(other)) == (one == other)
+    assert (name == discovery.file_name(other)) == (one == other)
 
 
 # ---------------------------------------------------------------- the lock
@@ -257,8 +257,8 @@ def test_a_lock_file_that_its_holder_removed_gives_no_right(place: Path) -> None
     try:
         old.release()  # ... when the holder removes it and goes
         with IpcLock(path):
-            assert discovery._lock(fd, fcntl.LOCK_EX)  # it gets a lock, of a file without a name
-            assert not discovery._is_at(fd, old.lock_path)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it gets a lock, of a file without a name
+            assert not discovery.is_at(fd, old.lock_path)
     finally:
         os.close(fd)
 

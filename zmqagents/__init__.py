@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import errors as _errors
-from .agents import base as _agent
 from .agents.base import AgentBase as AgentBase
+from .agents.base import distribute_with
 from .agents.context import CallContext as CallContext
 from .agents.context import current_call as current_call
 from .agents.marks import agent as agent
@@ -30,6 +30,7 @@ _LAZY = {
     "BrokerConfig": "config",
     "AsyncRpcClient": "client.aio",
     "Msg": "agents.msg",
+    "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
@@ -38,6 +39,8 @@ _LAZY = {
     "Stream": "client.stream",
     "as_completed": "client.waiting",
     "register_type": "codec",
+    "register_types": "codec",
+    "trust_types": "codec",
     "wait": "client.waiting",
 }
 
@@ -63,12 +66,15 @@ if TYPE_CHECKING:
     from .client.aio import AsyncRpcClient as AsyncRpcClient
     from .client.deadlines import deadline as deadline
     from .client.proxy import AgentProxy as AgentProxy
+    from .client.proxy import RemoteMethod as RemoteMethod
     from .client.result import AsyncResult as AsyncResult
     from .client.rpc import RpcClient as RpcClient
     from .client.stream import Stream as Stream
     from .client.waiting import as_completed as as_completed
     from .client.waiting import wait as wait
     from .codec import register_type as register_type
+    from .codec import register_types as register_types
+    from .codec import trust_types as trust_types
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
 
@@ -87,10 +93,10 @@ def __dir__() -> list[str]:
 
 
 def _distribute(*args: Any) -> Any:
-    """``AgentBase.to_dist`` lives at the bottom; what it needs lives near the top. The two meet here."""
+    """Make an agent on a host, for ``AgentBase.to_dist``: `agents` may not import what that takes, this module may."""
     from .server.private_host import distribute
 
     return distribute(*args)
 
 
-_agent.distributor = _distribute
+distribute_with(_distribute)

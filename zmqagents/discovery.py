@@ -71,10 +71,10 @@ _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}
 
 def runtime_dir() -> Path:
     """The directory for sockets and connection files, made if missing. Raises ConfigError (see `private_dir`)."""
-    return private_dir(_places()[0])
+    return private_dir(places()[0])
 
 
-def _places() -> list[Path]:
+def places() -> list[Path]:
     """Where hosts of this user may be, the place for new ones first.
 
     A host started by cron has no XDG_RUNTIME_DIR while its user's shell has one, so discovery looks at both.
@@ -97,7 +97,7 @@ def ipc_path(server_id: str) -> str:
 
     Raises ConfigError when the path is longer than the 107 bytes that a Unix socket address holds.
     """
-    path = str(runtime_dir() / f"{_file_name(server_id)}.ipc")
+    path = str(runtime_dir() / f"{file_name(server_id)}.ipc")
     _check_length(path)
     return path
 
@@ -111,7 +111,8 @@ def _check_length(path: str) -> None:
         )
 
 
-def _file_name(server_id: str) -> str:
+def file_name(server_id: str) -> str:
+    """The start of the names of a host's files: its id if that is a plain name, else a digest of it."""
     if _PLAIN_NAME.fullmatch(server_id):
         return server_id
     import hashlib  # only here: it loads OpenSSL, 3.6 MiB and 10 ms for every host and client
@@ -187,7 +188,7 @@ class IpcLock:
             fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise ConfigError(f"{self.lock_path} cannot be opened: {exc.strerror}") from exc
-        if _lock(fd, fcntl.LOCK_EX) and _is_at(fd, self.lock_path):
+        if _lock(fd, fcntl.LOCK_EX) and is_at(fd, self.lock_path):
             self._fd = fd
             return True
         os.close(fd)
@@ -219,7 +220,7 @@ def _lock(fd: int, how: int) -> bool:
     return True
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
     """True while ``path`` still names the open file.
 
     old host                 new host A                  new host B
@@ -300,7 +301,7 @@ class ConnectionFile:
     @property
     def path(self) -> Path:
         """Where this record is kept: beside the socket."""
-        return Path(self.ipc).parent / f"{_file_name(self.server_id)}.json"
+        return Path(self.ipc).parent / f"{file_name(self.server_id)}.json"
 
     @property
     def is_live(self) -> bool:
@@ -345,7 +346,7 @@ def list_hosts() -> list[ConnectionFile]:
 def sweep() -> None:
     """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
     list_hosts()
-    for place in _places():
+    for place in places():
         with contextlib.suppress(ConfigError, OSError):
             directory = private_dir(place, create=False)
             for lock in directory.glob("*.ipc.lock"):  # of those that died before their record was written
@@ -371,7 +372,7 @@ def find_host(host: str, port: int) -> ConnectionFile | None:
 
 def _records() -> Iterator[ConnectionFile]:
     """Every readable connection file of this user."""
-    for place in _places():
+    for place in places():
         try:
             directory = private_dir(place, create=False)
             paths = sorted(directory.glob("*.json"))

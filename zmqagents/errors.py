@@ -98,7 +98,7 @@ class LaunchError(ZmqAgentsError, RuntimeError):
 
 
 class AddressInUse(LaunchError, OSError):
-    """An explicitly asked-for port or socket path is taken."""
+    """The port or socket path that the settings ask for is taken."""
 
     def __str__(self) -> str:  # OSError would print "[Errno ..]" forms for two arguments
         return str(self.args[0]) if self.args else "address in use"
@@ -128,7 +128,7 @@ class ProtocolError(ZmqAgentsError):
 
 
 class LocalProtocolError(ProtocolError):
-    """We tried to send what the protocol does not allow: a bug on this side."""
+    """This side tried to send what the protocol does not allow: a bug of this package."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -258,6 +258,13 @@ class HostBusy(CallError, RuntimeError):
     retry_after: float = 0.1
     passes: bool = False
 
+    @classmethod
+    def of_host(cls, text: str) -> HostBusy:
+        """One whose limit is of the whole host."""
+        full = cls(text)
+        full.passes = True
+        return full
+
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""
@@ -271,7 +278,7 @@ class ResultExpired(CallError, LookupError):
 
 
 class UnknownTask(CallError, LookupError):
-    """This host (or its store) has never heard of the task id."""
+    """Neither this host nor its store has had a call with this task id."""
 
 
 class StoreError(ZmqAgentsError):
@@ -341,23 +348,26 @@ def safe_traceback(exc: BaseException) -> str:
 
 
 Pack = Callable[[list[Any]], "bytes | None"]  # values of any type as a payload; None: they cannot be sent
+Pickle = Callable[[Any], bytes]
 Unpack = Callable[[bytes], Any]  # the reverse; may raise anything
 Find = Callable[[str], "type[BaseException] | None"]  # the exception class of a name on the wire
 
 
 def describe(
     exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "", pack: Pack | None = None,
+    pickle: Pickle | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """``exc`` as data for `rebuild`: plain strings, numbers, bytes, lists and maps only.
 
-    Its arguments and attributes go along if ``pack`` is given and can send them. Never raises.
+    Its arguments and attributes go along if ``pack`` is given and can send them, its class with ``pickle``, which
+    is for receivers that take pickles. Never raises.
     """
-    return _with_place(_describe(exc, 0, True, pack), agent, method, call_id)
+    return _with_place(_describe(exc, 0, True, pack, pickle), agent, method, call_id)
 
 
 def describe_briefly(exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "") -> dict[str, Any]:
     """The same without the traceback, which takes 200 us to write down."""
-    return _with_place(_describe(exc, 0, False, None), agent, method, call_id)
+    return _with_place(_describe(exc, 0, False, None, None), agent, method, call_id)
 
 
 def _with_place(data: dict[str, Any], agent: str, method: str, call_id: str) -> dict[str, Any]:
@@ -367,7 +377,9 @@ def _with_place(data: dict[str, Any], agent: str, method: str, call_id: str) -> 
     return data
 
 
-def _describe(exc: BaseException, depth: int, with_traceback: bool, pack: Pack | None) -> dict[str, Any]:
+def _describe(
+    exc: BaseException, depth: int, with_traceback: bool, pack: Pack | None, pickle: Pickle | None
+) -> dict[str, Any]:
     group = _members(exc)
     if isinstance(exc, AgentCallError) and exc.type_name:  # it came from another agent: keep its name
         name, message = exc.type_name, exc.message
@@ -381,7 +393,9 @@ def _describe(exc: BaseException, depth: int, with_traceback: bool, pack: Pack |
     if with_traceback:
         data["traceback"] = safe_traceback(exc)
     if group and depth < MAX_GROUP_DEPTH:
-        data["group"] = [_describe(member, depth + 1, with_traceback, pack) for member in group[:MAX_GROUP_MEMBERS]]
+        data["group"] = [
+            _describe(member, depth + 1, with_traceback, pack, pickle) for member in group[:MAX_GROUP_MEMBERS]
+        ]
     if isinstance(exc, ZmqAgentsError):
         fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
         if fields:
@@ -392,10 +406,18 @@ def _describe(exc: BaseException, depth: int, with_traceback: bool, pack: Pack |
         notes = _notes(exc)
         if notes:
             data["notes"] = [safe_text(note) for note in notes[:MAX_NOTES]]
+    with contextlib.suppress(Exception):  # a class that no other process can have
+        if pickle is not None and (cls := _original(exc)).__module__ not in ("builtins", __name__):
+            data["class"] = pickle(cls)
     cause = exc.__cause__
     if isinstance(cause, BaseException) and depth < MAX_GROUP_DEPTH:  # a class may have one that is none
-        data["cause"] = _describe(cause, depth + 1, False, pack)
+        data["cause"] = _describe(cause, depth + 1, False, pack, pickle)
     return data
+
+
+def _original(exc: BaseException) -> type:
+    """The class of ``exc``; of an `AgentCallError` the one that the agent has raised, if it is there."""
+    return next((cls for cls in type(exc).__mro__ if not issubclass(cls, AgentCallError)), type(exc))
 
 
 def _is_telling(cls: type) -> bool:
@@ -521,7 +543,7 @@ def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None
         exc.type_name, exc.message = str(data.get("type")), str(data.get("message", ""))
     trace = str(data.get("traceback", ""))
     if isinstance(exc, AgentCallError) or not isinstance(exc, ZmqAgentsError) or from_agent:
-        exc.remote_traceback = trace  # type: ignore[attr-defined]
+        set_traceback(exc, trace)
     fields = data.get("fields")
     for key, value in fields.items() if isinstance(fields, Mapping) else ():
         if key in _FIELDS and not (key == "type_name" and isinstance(exc, AgentCallError)):
@@ -540,6 +562,11 @@ def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None
         exc.__notes__ = [str(note) for note in notes[:MAX_NOTES]]  # type: ignore[attr-defined,unused-ignore]
     if from_agent and trace and hasattr(exc, "add_note"):  # Python >= 3.11
         exc.add_note(_NOTE + trace.rstrip())
+
+
+def set_traceback(exc: BaseException, text: str) -> None:
+    """Keep in ``exc`` the traceback that it had on the host."""
+    exc.remote_traceback = text  # type: ignore[attr-defined]
 
 
 def _as_data(exc: AgentCallError) -> dict[str, Any]:

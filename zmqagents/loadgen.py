@@ -234,7 +234,7 @@ def _seconds(clients: list[subprocess.Popen[str]]) -> Iterator[tuple[float, Inte
 # ---------------------------------------------------------------- a client
 
 
-class _Client:
+class LoadClient:
     """One connection that sends by its schedule. Answers come in the I/O thread, all else happens in the main one."""
 
     def __init__(self, load: Load, number: int) -> None:
@@ -261,10 +261,8 @@ class _Client:
 
     def _ping(self) -> AsyncResult:
         link = self._rpc.link
-        result = AsyncResult(link, Op.INFO, bind_reference)
         body = request_body(link, Op.INFO, (), {})
-        result.task_id = link.submit("", Op.INFO, body, result, timeout=self._load.timeout_s)
-        return result
+        return AsyncResult(link, Op.INFO, bind_reference, body, method=Op.INFO, timeout=self._load.timeout_s)
 
     def run(self, begin: float, report: Callable[[dict[str, Any]], None]) -> None:
         """Send from ``begin`` (monotonic) on for the load's duration, then wait for the rest of the answers."""
@@ -328,12 +326,12 @@ def _sleep_until(moment: float) -> float:
 
 def _method_of(proxy: AgentProxy, name: str) -> Any:
     """The method, as something with ``aio``. Raises UnknownMethod, and ConfigError for a stream."""
-    returns = proxy._za_returns(name)
-    if returns is None or (name.startswith("_") and name != "__call__"):
+    method = proxy.__zmqagents_method__(name)
+    if method is None or (name.startswith("_") and name != "__call__"):
         raise errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}")
-    if returns == "stream":
+    if method.returns == "stream":
         raise errors.ConfigError(f"{name} gives a stream, which has no one latency")
-    return proxy._za_method(name)
+    return method
 
 
 def main() -> None:
@@ -345,7 +343,7 @@ def main() -> None:
 
     given = json.loads(sys.stdin.readline())
     try:
-        client = _Client(Load(**given["load"]), given["number"])
+        client = LoadClient(Load(**given["load"]), given["number"])
     except errors.ZmqAgentsError as exc:
         answer({"failed": errors.describe(exc)})
         return

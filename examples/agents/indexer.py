@@ -53,7 +53,7 @@ class Indexer(AgentBase):
 
     def __init__(self, share: int = 0, shares: int = 1) -> None:
         super().__init__(name=f"indexer {share + 1} of {shares}")
-        self._modules = modules_of_library()[share::shares]
+        self.modules = modules_of_library()[share::shares]
         self._entries: list[Entry] = []
         self._lengths: list[float] = []
         self._usual: list[float] = []  # below 1 for what is seldom meant
@@ -64,7 +64,7 @@ class Indexer(AgentBase):
     def index(self) -> dict[str, int]:
         """Read every module of the share; gives how many modules and entries there are now."""
         call = current_call()
-        for name, source in self._modules[self._done :]:
+        for name, source in self.modules[self._done :]:
             if call is not None:
                 call.check()  # the caller may have cancelled: leave, the rest can be read later
             for entry, words in read(name, source):
@@ -75,7 +75,7 @@ class Indexer(AgentBase):
     @concurrent  # answered while `index` runs; any other call waits for its turn
     def progress(self) -> dict[str, int]:
         """How far `index` has come: modules done, modules in total, entries found so far."""
-        return {"done": self._done, "total": len(self._modules), "entries": len(self._entries)}
+        return {"done": self._done, "total": len(self.modules), "entries": len(self._entries)}
 
     @async_func
     def statistics(self, question: str) -> dict[str, Any]:
@@ -203,7 +203,8 @@ def imported(module: str) -> Iterator[Item]:
         if not name.startswith("_") and callable(value) and (doc := inspect.getdoc(value)):
             kind = "class" if isinstance(value, type) else "function"
             try:
-                signature = "" if isinstance(value, type) else str(inspect.signature(value))
+                with _parsing:  # the signature of a function in C is text, which is parsed
+                    signature = "" if isinstance(value, type) else str(inspect.signature(value))
             except (TypeError, ValueError):
                 signature = ""
             yield kind, name, signature, doc, 1

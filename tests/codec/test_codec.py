@@ -58,7 +58,7 @@ def registry() -> Iterator[None]:
 # ---------------------------------------------------------------- what Python brings along
 
 PARIS = zoneinfo.ZoneInfo("Europe/Paris")
-VALUES = [
+VALUES: list[Any] = [
     None, True, False, 0, -1, 2**63, 2**64 - 1, -(2**63), 2**64, -(2**63) - 1, 2**4000, -(2**4000), 0.1, math.inf, -0.0,
     "", "text", "naïve 🐍", "lone \udcff surrogate", b"", b"bytes", bytearray(), bytearray(b"array"),
     [], [1, [2, [3]]], {}, {"a": {"b": 1}}, {1: "int", 2.5: "float", None: 0, b"b": 1, (1, (2, "x")): "tuple"},
@@ -140,6 +140,12 @@ def test_a_foreign_zone_arrives_as_its_offset() -> None:
         def utcoffset(self, _: dt.datetime | None) -> dt.timedelta:
             return dt.timedelta(hours=5)
 
+        def dst(self, _: dt.datetime | None) -> None:
+            return None
+
+        def tzname(self, _: dt.datetime | None) -> None:
+            return None
+
     assert round_trip(dt.datetime(2024, 1, 1, tzinfo=Odd())).tzinfo == dt.timezone(dt.timedelta(hours=5))
 
 
@@ -147,8 +153,8 @@ def test_a_foreign_zone_arrives_as_its_offset() -> None:
     ("view", "shape"),
     [
         (memoryview(b"abc"), (3,)), (memoryview(b"abcdef")[::2], (3,)), (memoryview(b""), (0,)),
-        (memoryview(np.arange(2, dtype="i4")), (2,)), (memoryview(np.arange(6.0).reshape(2, 3)), (2, 3)),
-        (memoryview(b"x" * LARGE)[1:], (LARGE - 1,)), (memoryview(np.array(1.5)), ()),
+        (np.arange(2, dtype="i4").data, (2,)), (np.arange(6.0).reshape(2, 3).data, (2, 3)),
+        (memoryview(b"x" * LARGE)[1:], (LARGE - 1,)), (np.array(1.5).data, ()),
     ],
 )  # fmt: skip
 def test_a_view_of_memory_arrives_as_one_with_its_format_and_shape(view: memoryview, shape: Any) -> None:
@@ -299,7 +305,7 @@ ARRAYS = [
     np.asfortranarray(np.arange(6).reshape(2, 3)),
     np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2), np.arange(10)[::-3], np.zeros((0, 5), "f4"), np.zeros((3, 0, 2)),
     np.array([True, False]), np.array([1 + 2j]), np.array(["a", "bcd", ""]), np.array([b"a", b"bcd"]),
-    np.array(["2024-01-01", "NaT"], "M8[D]"), np.array([1, 2], "m8[25s]"), np.float16([1.5]), np.longdouble([1.5]),
+    np.array(["2024-01-01", "NaT"], "M8[D]"), np.array([1, 2], "m8[25s]"), np.array([1.5], "f2"), np.array([1.5], "g"),
     np.array([(1, 2.5, "x")], [("a", "<i4"), ("b", "<f8"), ("c", "<U3")]),
     np.zeros(2, [("pos", [("x", "<f4"), ("y", "<f4")]), ("grid", "<i2", (2, 3))]),
     np.zeros(2, np.dtype([("a", "u1"), ("b", "<f8")], align=True)), np.zeros(3, "V5"),
@@ -369,8 +375,13 @@ def test_an_array_that_has_no_form_is_named(array: Any) -> None:
         encode_call(({"w": array},), {})
 
 
+def _packed(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
 def _array_payload(*fields: Any) -> bytes:
-    return b"\xc1" + msgpack.packb([msgpack.ExtType(1, b"a"), *fields])
+    return b"\xc1" + _packed([msgpack.ExtType(1, b"a"), *fields])
 
 
 @pytest.mark.parametrize(
@@ -547,7 +558,7 @@ OBJECTS: list[tuple[Any, Any]] = [
     (Frozen(1), {"a": 1, "b": 2}),
     (_inner(), {"data": b"\xff\x00", "when": dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)}),
     (
-        Outer(inner=_inner(), Tags={"x"}, more=3),
+        Outer.model_validate({"inner": _inner(), "Tags": {"x"}, "more": 3}),
         {"inner": _inner().model_dump(), "tags": {"x"}, "pair": (1, "a"), "more": 3},
     ),
     (Numbers([1, 2]), [1, 2]),
@@ -796,8 +807,7 @@ def test_an_exception_keeps_its_attributes_notes_and_cause(registry: None) -> No
     sent.lock = threading.Lock()  # type: ignore[attr-defined]  # takes nothing else with it
     register_type(Coded)
     got = round_trip(sent)
-    assert type(got) is Coded
-    assert (got.code, got.detail, got.args, got.__notes__) == (7, ("disk",), sent.args, ["a hint"])
+    assert (type(got), got.code, got.detail, got.args, got.__notes__) == (Coded, 7, ("disk",), sent.args, ["a hint"])
     assert (type(got.__cause__), got.__cause__.filename) == (FileNotFoundError, "f")
     assert not hasattr(got, "lock")
 
@@ -831,14 +841,15 @@ def test_the_members_of_a_group_arrive_whole() -> None:
     assert got.exceptions[0].args == (1, (2,))
     assert got.exceptions[1].exceptions[0].filename == "f"
     data = errors.describe(sent, agent="r1", method="m", pack=lambda values: encode(values).payload)
+    raised: Any
     for raised in (
         errors.rebuild(data, unpack=decode),
         pickle.loads(pickle.dumps(errors.rebuild(data, unpack=decode))),
     ):
         assert isinstance(raised, group)
-        assert (raised.message, str(raised)) == ("several", "several (2 sub-exceptions) (in r1.m)")  # type: ignore[attr-defined]
-        assert raised.exceptions[0].args == (1, (2,))  # type: ignore[attr-defined]
-        assert raised.split(OSError)[0].exceptions[0].exceptions[0].errno == 2  # type: ignore[attr-defined]
+        assert (raised.message, str(raised)) == ("several", "several (2 sub-exceptions) (in r1.m)")
+        assert raised.exceptions[0].args == (1, (2,))
+        assert raised.split(OSError)[0].exceptions[0].exceptions[0].errno == 2
 
 
 def test_an_error_of_an_agent_is_pickled_whole() -> None:
@@ -916,7 +927,12 @@ def test_a_reference_arrives_as_what_resolve_makes_of_it() -> None:
     encoded = encode([Proxy(AGENT), {"k": (Proxy(TASK),)}])
     assert decode(encoded.payload) == [AGENT, {"k": (TASK,)}]
     seen: list[Any] = []
-    got = decode(encoded.payload, resolve=lambda ref: seen.append(ref) or type(ref).__name__)
+
+    def resolve(ref: Any) -> str:
+        seen.append(ref)
+        return type(ref).__name__
+
+    got = decode(encoded.payload, resolve=resolve)
     assert got == ["AgentRef", {"k": ("TaskRef",)}]
     assert seen == [AGENT, TASK]
 
@@ -986,9 +1002,6 @@ class BrokenToo:
     pass
 
 
-register_type(BrokenToo, to_data=Broken.to_dict, from_data=BrokenToo)
-
-
 def _cycle() -> list[Any]:
     box: list[Any] = [1]
     box.append({"k": (box,)})
@@ -1015,14 +1028,13 @@ BAD: list[tuple[Any, str, str]] = [
     (lambda: 0, "", "function"),
     (Color, "", "enum.EnumType" if sys.version_info >= (3, 11) else "enum.EnumMeta"),
     (iter([]), "", "list_iterator"),
-    ((x for x in ()), "", "generator"),
+    ((x for x in range(0)), "", "generator"),
     (_cycle(), "[1]['k'][0]", "list"),
     (_deep(2000), "[0]" * 128, "list"),
     (_deep(2000, lambda box: (box,)), "[0]" * 128, "tuple"),
     ([10**50_000], "[0]", "int"),
     ([Decimal("1" * 20_000)], "[0]", "decimal.Decimal"),
     ([Broken()], "[0]", "Broken"),
-    ([BrokenToo()], "[0]", "BrokenToo"),
     (object(), "", "object"),
 ]
 
@@ -1048,7 +1060,8 @@ def test_the_message_tells_what_to_do() -> None:
     assert str(caught.value) == f"reader.load: {expected}"
 
 
-def test_the_cause_of_a_failed_conversion_is_kept() -> None:
+def test_the_cause_of_a_failed_conversion_is_kept(registry: None) -> None:
+    register_type(BrokenToo, to_data=Broken.to_dict, from_data=lambda _: BrokenToo())
     with pytest.raises(
         errors.SerializationError, match=r"converting the .*BrokenToo raised KeyError: 'broken'"
     ) as caught:
@@ -1115,11 +1128,11 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_an_idle_encoder_holds_neither_values_nor_large_memory() -> None:
-    encoder_module._idle.clear()
+    encoder_module.idle.clear()
     encode([b"x" * LARGE, Proxy(TASK), "y" * (2 << 20)])
-    assert encoder_module._idle == []
+    assert encoder_module.idle == []
     encode([b"x" * LARGE, (Proxy(TASK),)], pickler=cloudpickle.dumps)
-    (encoder,) = encoder_module._idle
+    (encoder,) = encoder_module.idle
     assert encoder.buffers == encoder.tasks == encoder.made == []
     assert encoder.pickler is None
 
@@ -1163,11 +1176,11 @@ def test_the_codec_does_not_import_pickle() -> None:
 
 
 def _ext(code: int, data: bytes) -> bytes:
-    return b"\xc1" + msgpack.packb(msgpack.ExtType(code, data))
+    return b"\xc1" + _packed(msgpack.ExtType(code, data))
 
 
 def _box(letter: bytes, *items: Any) -> bytes:
-    return b"\xc1" + msgpack.packb([msgpack.ExtType(1, letter), *items])
+    return b"\xc1" + _packed([msgpack.ExtType(1, letter), *items])
 
 
 GARBAGE = {

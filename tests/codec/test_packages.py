@@ -126,7 +126,7 @@ def test_a_table_that_holds_what_cannot_travel_is_refused() -> None:
     pd = pytest.importorskip("pandas")
     assert "object has no msgpack form" in refused(pd.DataFrame({"a": [object()]}))
 
-    class Mine(pd.DataFrame):  # type: ignore[misc]
+    class Mine(pd.DataFrame):  # type: ignore[misc,name-defined]
         pass
 
     assert "Mine has no msgpack form" in refused(Mine({"a": [1]}))

@@ -11,17 +11,23 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 import zmq
 
 from actors import Desk, Latch, client_of, host, within
-from zmqagents import AuthenticationError, CallTimeout, HostUnreachable, RpcClient, codec
+from zmqagents import AuthenticationError, CallLost, CallTimeout, HostUnreachable, RpcClient, codec
+from zmqagents.connection import channel as channel_module
 from zmqagents.connection.channel import LATE_S, Channel
 from zmqagents.connection.connection import Connection
-from zmqagents.connection.requests import Outstanding, Plain, Request
+from zmqagents.connection.requests import Plain, Request
+from zmqagents.connection.session import Outstanding
 from zmqagents.connection.target import Target
 from zmqagents.errors import BlockingCallError
 from zmqagents.wire import messages
@@ -45,7 +51,7 @@ class Stub:
     def __init__(self, path: str, epoch: str, *, answers: bool) -> None:
         self._path = path
         self._epoch = epoch
-        self._answers = answers
+        self.answers = answers
         self._stop = threading.Event()
         self._bound = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -73,7 +79,7 @@ class Stub:
         if head.kind == Kind.HELLO:
             welcome = codec.pack({"server_id": "stub", "epoch": self._epoch})
             router.send_multipart([peer, messages.header(Kind.WELCOME, head.call_id, 7), welcome])
-        elif head.kind == Kind.CALL and self._answers:
+        elif head.kind == Kind.CALL and self.answers:
             router.send_multipart([peer, *messages.answer_frames(Kind.RESULT, head.call_id, 7, (codec.pack(1),))])
 
 
@@ -81,24 +87,31 @@ class Stub:
 def connects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When a channel has tried to connect."""
     tries: list[float] = []
-    connect = Channel._connect
+    resolve = Target.resolve
 
-    def counted(self: Channel) -> None:
+    def counted(target: Target) -> tuple[str, str | None]:
         tries.append(time.monotonic())
-        connect(self)
+        return resolve(target)
 
-    monkeypatch.setattr(Channel, "_connect", counted)
+    monkeypatch.setattr(Target, "resolve", counted)
     return tries
+
+
+def channel_of(link: Link) -> Channel:
+    """The channel of a link that is connected."""
+    assert isinstance(link, Connection)
+    assert link.channel is not None
+    return link.channel
 
 
 def until_alone(link: Link, call: Callable[[], object]) -> Channel:
     """Make calls until the I/O thread rests and this thread reads its answers itself."""
-    assert isinstance(link, Connection)
     with within(10):
         while True:
             call()
-            if link._core is not None and link._core.resting:
-                return link._core
+            channel = channel_of(link)
+            if channel.resting:
+                return channel
 
 
 def cpu_of(seconds: float) -> float:
@@ -160,7 +173,9 @@ def test_a_call_between_two_attempts_is_sent_as_soon_as_the_host_is_back(path: s
     connection = Connection(Target("", None, ipc=path))
     with Stub(path, "first", answers=False), pytest.raises(CallTimeout):
         connection.call("a", "m", NOTHING, timeout=0.05)
-    with pytest.raises((CallTimeout, HostUnreachable)):  # the book is empty after it, and the next attempt is ahead
+    # No request is open after this one, and the next attempt is ahead. It is lost if it was sent over the connection
+    # before the client saw the connection end.
+    with pytest.raises((CallTimeout, HostUnreachable, CallLost)):
         connection.call("a", "m", NOTHING, timeout=0.01)
     with Stub(path, "second", answers=True), within(5):
         while True:
@@ -194,8 +209,7 @@ def test_a_connection_that_was_closed_and_used_again_keeps_no_former_channel(pat
         former = []
         for _ in range(3):
             connection.call("a", "m", NOTHING, timeout=10)
-            assert connection._core is not None
-            former.append(weakref.ref(connection._core))
+            former.append(weakref.ref(channel_of(connection)))
             connection.close()
         gc.collect()
         assert [each() for each in former] == [None] * 3
@@ -208,7 +222,7 @@ def test_a_caller_that_reads_itself_is_told_soon_after_its_deadline(path: str) -
     with Stub(path, "e", answers=True) as stub:
         connection = Connection(Target("", None, ipc=path))
         until_alone(connection, lambda: connection.call("a", "m", NOTHING, timeout=10))
-        stub._answers = False
+        stub.answers = False
         begin = time.monotonic()
         with pytest.raises(CallTimeout):
             connection.call("a", "m", NOTHING, timeout=1.2)
@@ -216,49 +230,61 @@ def test_a_caller_that_reads_itself_is_told_soon_after_its_deadline(path: str) -
         connection.close()
 
 
+@contextmanager
+def amid(matches: Callable[[FrameType, str, Any], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Call ``act`` once, in this thread, in the middle of the block: at the first event of Python's that matches."""
+    done = False
+
+    def on_event(frame: FrameType, event: str, arg: Any) -> None:
+        nonlocal done
+        if not done and matches(frame, event, arg):
+            done = True
+            act()
+
+    sys.setprofile(on_event)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+    assert done
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_finalizer_amid_a_request_of_its_own_thread_does_not_wait_for_itself(path: str) -> None:
     with Stub(path, "e", answers=True):
         connection = Connection(Target("", None, ipc=path))
-        connection.call("a", "m", NOTHING, timeout=10)
-        core = connection._core
-        assert core is not None
-        with core._book._lock, connection._lock, within(5):  # as if the collector ran in the middle of `add`
+
+        def abandon() -> None:  # as the garbage collector may, at any line
             connection.abandon("task-1")
+
+        with amid(lambda frame, event, arg: event == "call" and frame.f_code is Channel.__init__.__code__, abandon):
+            connection.submit("a", "m", NOTHING, Waiter(), timeout=10)
+        with amid(lambda frame, _, arg: frame.f_code is Outstanding.add.__code__ and arg is next, abandon), within(5):
+            connection.submit("a", "m", NOTHING, Waiter(), timeout=10)
         connection.close()
         connection.abandon("task-1")
-        assert connection._core is None  # nothing was opened for it
-
-
-class _Interrupting:
-    """The wake-up socket, interrupted the first time."""
-
-    def __init__(self, real: socket.socket) -> None:
-        self._real = real
-        self._first = True
-
-    def send(self, data: bytes) -> int:
-        if self._first:
-            self._first = False
-            raise KeyboardInterrupt
-        return self._real.send(data)
-
-    def close(self) -> None:
-        self._real.close()
+        assert connection.channel is None  # nothing was opened for it
 
 
 def test_an_interrupted_wake_up_is_made_up_for_by_the_next(path: str) -> None:
+    def is_wake_up(frame: FrameType, event: str, arg: Any) -> bool:
+        return event == "c_call" and arg.__name__ == "send" and frame.f_code.co_filename == channel_module.__file__
+
     with Stub(path, "e", answers=True):
         connection = Connection(Target("", None, ipc=path))
         connection.call("a", "m", NOTHING, timeout=10)
-        core = connection._core
-        assert core is not None
-        with within(5):
-            while not core._asleep:
-                time.sleep(0.001)
-        core._wake_w = _Interrupting(core._wake_w)  # type: ignore[assignment]
-        with pytest.raises(KeyboardInterrupt):
-            connection.call("a", "m", NOTHING, timeout=10)
-        assert not core._book.waiting
+
+        def call_until_the_io_thread_was_asleep() -> None:
+            while True:
+                time.sleep(0.02)
+                connection.submit("a", "m", NOTHING, Waiter(), timeout=10)
+
+        with pytest.raises(KeyboardInterrupt), amid(is_wake_up, interrupt), within(10):
+            call_until_the_io_thread_was_asleep()
+        assert not channel_of(connection).session.book.waiting
         with within(5):
             connection.call("a", "m", NOTHING, timeout=10)
         connection.close()
@@ -309,7 +335,7 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
 
     def disturb() -> None:
         with within(10):
-            while core._leader != main:
+            while core.leading_caller != main:
                 time.sleep(0.001)
         signal.pthread_kill(main, signal.SIGUSR1)
         while not errors:
@@ -328,25 +354,18 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
 
 
 @pytest.mark.program
-def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(
-    client: RpcClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(client: RpcClient) -> None:
     latch = client.create_agent(Latch)
-    assert isinstance(client.link, Connection)
-    core = client.link._core
-    assert core is not None
-    wake = core._wake
+    book = channel_of(client.link).session.book
+    hold = latch.hold.aio
 
-    def interrupted() -> None:
-        wake()
-        monkeypatch.undo()
-        raise KeyboardInterrupt
+    def after_it(frame: FrameType, event: str, arg: Any) -> bool:
+        return event == "call" and frame.f_code.co_filename == channel_module.__file__ and bool(book.asking)
 
-    monkeypatch.setattr(core, "_wake", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        latch.hold.aio()
+    with pytest.raises(KeyboardInterrupt), amid(after_it, interrupt):
+        hold()
     with within(5):
-        while core._book.asking or client.get_server_info()["calls_open"]:
+        while book.asking or client.get_server_info()["calls_open"]:
             time.sleep(0.01)
     latch.release()
 
@@ -357,8 +376,10 @@ def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, mo
     channel.close()
     channel.join()
     assert not channel.is_alive()
-    channel._wake_r.close()
-    channel._wake_w.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # its thread, which never ran, would close its sockets
+        del channel
+        gc.collect()
 
 
 # ---------------------------------------------------------------- settings of the program

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.connection.requests import LARGE_BYTES, Outstanding, Repeat, Request
+from zmqagents.connection.requests import Repeat, Request
+from zmqagents.connection.session import LARGE_BYTES, Outstanding
 from zmqagents.errors import HostBusy
 from zmqagents.wire.link import Waiter
 from zmqagents.wire.messages import Frame, Reply

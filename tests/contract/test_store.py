@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -691,7 +691,7 @@ def test_sixteen_threads_of_put_get_and_expire_see_no_error_and_no_limit_exceede
 ) -> None:
     if backend == "redis" and server is None:
         pytest.skip(NO_SERVER)
-    kind = "redis" if backend == "redis" else "local"
+    kind: Literal["local", "redis"] = "redis" if backend == "redis" else "local"
     url = server.url if server is not None else None
     with open_store(kind, Hammer.limits[backend], url=url, namespace="stress") as store:  # on the real clock
         hammer = Hammer(store, backend)

@@ -20,7 +20,7 @@ from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
-AT_ONCE_S = 2.0
+AT_ONCE_S = 5.0  # less than 1 s on two quiet cores
 DEPTHS = [100, 129, 1000, 1025, 100_000]
 
 

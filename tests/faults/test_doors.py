@@ -250,7 +250,7 @@ def test_private_names_are_out_of_reach(
 
 def test_pickles_are_read_in_two_modules_only() -> None:
     """`child_main` and `children` read what their parent gave them on stdin, `pickling` what comes from either."""
-    readers = {}
+    readers: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -258,9 +258,9 @@ def test_pickles_are_read_in_two_modules_only() -> None:
                 found = names & {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
                 if found:
                     readers.setdefault(path.name, set()).update(found)
-            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-            if is_call and node.func.id in ("eval", "exec", "compile", "__import__"):
-                readers.setdefault(path.name, set()).add(node.func.id)
+            name = node.func if isinstance(node, ast.Call) else None
+            if isinstance(name, ast.Name) and name.id in ("eval", "exec", "compile", "__import__"):
+                readers.setdefault(path.name, set()).add(name.id)
     assert set(readers) <= {"child_main.py", "children.py", "pickling.py", "loader.py"}, readers
     assert "eval" not in str(readers)
 

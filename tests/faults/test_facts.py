@@ -397,7 +397,7 @@ def test_fact_unbind_ends_the_connections_that_there_are(transport: str, tmp_pat
         router.linger = dealer.linger = 0
         router.router_mandatory = True
         router.bind("tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{tmp_path}/s")
-        address = router.last_endpoint.rstrip(b"\0").decode()
+        address = router.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
         dealer.connect(address)
         dealer.send(b"x")
         routing_id, _ = router.recv_multipart()

@@ -32,7 +32,8 @@ SERVED_WITHIN_S = 2.0  # the slowest answer that a good client may get on a busy
 @contextlib.contextmanager
 def _served(client: RpcClient) -> Iterator[list[float]]:
     """During the block a good client's calls are answered in time; how long each of them took."""
-    desk, took, stop = client.create_agent(Desk), [], threading.Event()
+    desk, stop = client.create_agent(Desk), threading.Event()
+    took: list[float] = []
     failures: list[Exception] = []
 
     def call() -> None:

@@ -27,7 +27,7 @@ class Clock(AgentBase):
 
     def jump(self, seconds: float) -> float:
         now = time.time
-        time.time = lambda: now() + seconds  # type: ignore[assignment]
+        time.time = lambda: now() + seconds
         return time.time()
 
     def give(self, value: Any) -> Any:

@@ -121,7 +121,7 @@ def test_a_reply_that_was_on_its_way_when_the_connection_was_cut_comes_again(
 def test_a_host_that_has_forgotten_the_client_is_asked_for_the_results_it_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("zmqagents.connection.channel.DEAD_HOST_S", 20.0)  # a busy machine may take its time
+    monkeypatch.setattr("zmqagents.connection.session.DEAD_HOST_S", 20.0)  # a busy machine may take its time
     with host(Counting, Latch, resume_s=0.1) as forgetful, client_of(forgetful) as near:
         latch = near.create_agent(Latch)
         with through_a_relay(forgetful) as (relay, remote):

@@ -10,6 +10,7 @@ import math
 import pathlib
 import time
 import zoneinfo
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
@@ -103,7 +104,7 @@ def test_an_array_arrives_byte_for_byte(array: Any) -> None:
         assert got.tobytes() == sent.tobytes()
 
 
-def decodes_or_refuses(payload: bytes, buffers: list[bytes]) -> None:
+def decodes_or_refuses(payload: bytes, buffers: Sequence[bytes | memoryview]) -> None:
     for read in (codec.decode, codec.decode_call):
         with contextlib.suppress(*REFUSED):
             read(payload, buffers)

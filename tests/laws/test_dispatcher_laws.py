@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from world import Sent, World, failed, ok
 from zmqagents import errors
 from zmqagents.scheduler.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
+from zmqagents.scheduler.records import DrainEnd
 from zmqagents.scheduler.wait_graph import stuck_with
 from zmqagents.wire.messages import Flag
 
@@ -138,7 +139,7 @@ def test_every_ring_of_callers_is_one_deadlock(cls: str) -> None:
             return [(play.rng.choice(["call", "take"]), following), ("all", "")]
 
         play = Play(seed, to_the_next, classes=[cls], agents=seed % 6 + 1)
-        play.world.dispatcher._slots._capacity = 100  # all of them must be there before the first goes on
+        play.world.dispatcher.calls.slots.capacity = 100  # all of them must be there before the first goes on
         for name in play.names * (2 if cls == "Pair" else 1):
             roots.add(play.root(name, play.rng.choice(["m", "co"])).t)
         play.run()
@@ -190,7 +191,7 @@ def test_a_wait_is_refused_exactly_when_it_could_never_end() -> None:
 
         play = Play(seed, anywhere, classes=["Plain", "Pair"], agents=seed % 4 + 1)
         dispatcher, world = play.world.dispatcher, play.world
-        play.world.dispatcher._slots._capacity = 100
+        play.world.dispatcher.calls.slots.capacity = 100
         for _ in range(play.rng.randint(2, 6)):
             play.root(play.rng.choice(play.names))
 
@@ -210,7 +211,7 @@ def test_a_wait_is_refused_exactly_when_it_could_never_end() -> None:
             outcomes[expected] += not at_once
             return effects
 
-        world.wait = judged  # type: ignore[method-assign]
+        world.wait = judged  # type: ignore[method-assign,assignment]
         play.run()
         assert all(sent.answered for sent in play.sent), f"seed {seed}"
         world.assert_idle()
@@ -406,7 +407,7 @@ class Life(RuleBasedStateMachine):
         assert dispatcher.blocked == sum(ticket.owed for ticket in started)
         assert dispatcher.running + dispatcher.blocked <= 5
         if dispatcher.running < 2 and not self.drained:
-            assert dispatcher._slots.ready == 0
+            assert dispatcher.calls.slots.ready == 0
             assert not any(ticket.owed and ticket.state is State.RUNNING for ticket in started)
 
     @invariant()
@@ -441,10 +442,10 @@ class Life(RuleBasedStateMachine):
                 assert sent.answered != open_now
         live = sum(ticket.deadline is not None for ticket in dispatcher.tasks.values())
         parked = {fetch for ticket in dispatcher.tasks.values() for fetch in ticket.fetches or ()}
-        assert dispatcher._timers.live == live + len(parked)
+        assert sum(not isinstance(due, DrainEnd) for due in dispatcher.timers) == live + len(parked)
         assert all(not fetch.peer.gone for fetch in parked)
         lingering = [t for t in self.world.started if t.settled and t.state is not State.DONE]
-        assert dispatcher._lingering == len(lingering)
+        assert dispatcher.calls.lingering == len(lingering)
 
     @invariant()
     def every_wait_of_a_thread_ends_once(self) -> None:
@@ -501,7 +502,7 @@ Life.TestCase.settings = settings(
 )
 
 
-class TestLife(Life.TestCase):  # type: ignore[misc]
+class TestLife(Life.TestCase):  # type: ignore[misc,valid-type]
     """Any life of a host obeys the laws, and ends."""
 
 

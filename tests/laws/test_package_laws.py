@@ -28,7 +28,8 @@ LABELS = st.one_of(INTS, WORDS, st.tuples(INTS, WORDS))
 def make_pools() -> None:
     """Have polars, pyarrow and torch make the threads that they keep, before the first look at what a test leaves."""
     pl, pa, torch = map(pytest.importorskip, ("polars", "pyarrow", "torch"))
-    pl.read_ipc_stream(pl.DataFrame({"a": range(1000)}).sort("a").write_ipc_stream(None))
+    stream = pl.DataFrame({"a": range(1000)}).sort("a").write_ipc_stream(None)
+    pl.read_ipc_stream(stream.getvalue())
     pa.table({"a": range(1000)}).sort_by("a")
     torch.ones(100_000).sum()
 

@@ -12,11 +12,11 @@ import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from zmqagents.agents.context import RunningCall, running_call
+from zmqagents.agents.context import HostServices, RunningCall, running_call
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.chat import ChatModel
 from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
@@ -571,7 +571,7 @@ class Host:
 
 @pytest.fixture
 def call() -> Iterator[RunningCall]:
-    call = RunningCall(Host(), "c1", "reader", "reply")
+    call = RunningCall(cast("HostServices", Host()), "c1", "reader", "reply")
     token = running_call.set(call)
     yield call
     running_call.reset(token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,7 +10,7 @@ import pytest
 from world import Plain, World, ok
 from zmqagents import errors
 from zmqagents.agents.spec import spec_of
-from zmqagents.broker.leader import Leader
+from zmqagents.broker.leader import Leader, Relieved
 from zmqagents.scheduler.dispatcher import Answer, State, Ticket
 from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call
 
@@ -148,11 +147,11 @@ def test_a_message_of_one_frame_is_read_as_by_the_general_way_or_not_at_all() ->
     assert all(parse_short_call(frame[:i] + b"?" + frame[i + 1 :]) is None for i in range(4)), "another header"
 
 
-def test_a_former_helmsman_cannot_take_the_token_of_its_successor() -> None:
+def test_a_former_leader_cannot_take_the_token_of_its_successor() -> None:
     leader = Leader(lambda: None)
     leader.thread = threading.get_ident()
     leader.begin()
-    assert leader._take()  # as the one who stands by does
+    assert leader.take()  # as the standby does
     ended: list[bool] = []
     begun, back = threading.Event(), threading.Event()
 
@@ -172,17 +171,17 @@ def test_a_former_helmsman_cannot_take_the_token_of_its_successor() -> None:
     assert ended == [True]
 
 
-def test_who_was_relieved_does_not_steer_although_the_successor_has_not_said_so_yet() -> None:
+def test_a_relieved_thread_does_not_lead_although_its_successor_has_not_said_so_yet() -> None:
     leader = Leader(lambda: None)
     leader.thread = threading.get_ident()
     assert leader.leads()
     leader.begin()
-    assert leader._take()  # the first of the two instructions of the one who stands by
+    assert leader.take()  # the standby's first step
     assert not leader.leads()
     assert not leader.end()
 
 
-def test_code_that_has_come_back_steers_again() -> None:
+def test_a_leader_whose_code_has_come_back_leads_again() -> None:
     leader = Leader(lambda: None)
     leader.thread = threading.get_ident()
     for _ in range(2):
@@ -191,19 +190,44 @@ def test_code_that_has_come_back_steers_again() -> None:
         assert leader.leads()
 
 
-def test_there_is_one_who_stands_by_and_never_two() -> None:
-    leader = Leader(lambda: None)
+class OneAheadLock:
+    """A lock that lets the thread "former" in, and out again, before it lets the thread "asking" in."""
+
+    def __init__(self) -> None:
+        self.go_ahead, self.been_there = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if threading.current_thread().name == "asking":
+            self.go_ahead.set()
+            assert self.been_there.wait(5)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.current_thread().name == "former":
+            self.been_there.set()
+
+
+def test_there_is_one_standby_and_never_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A former leader becomes the standby just after the leader has seen that there is none."""
+    lock = OneAheadLock()
+
+    def loop() -> None:
+        assert lock.go_ahead.wait(5)
+        raise Relieved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Lock", lambda: lock)
+        leader = Leader(loop)
     seen: list[bool] = []
-    asking = threading.Thread(target=lambda: seen.append(leader.can_watch()))
-    with leader._lock:
-        asking.start()
-        while (
-            not (frame := sys._current_frames().get(asking.ident or 0))
-            or frame.f_code is not Leader._find_standby.__code__
-        ):
-            pass  # until it has seen nobody, and waits for the lock
-        asking.join(0.05)
-        leader._standby = threading.current_thread()  # a former helmsman
-    asking.join(5)
+    former = threading.Thread(target=leader.run, name="former")
+    asking = threading.Thread(target=lambda: seen.append(leader.can_watch()), name="asking")
+    for thread in (former, asking):
+        thread.start()
+    asking.join(10)
     assert seen == [True]
-    assert not leader._threads
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("zmqagents-standby")]
+    assert leader.close(5)
+    former.join(5)
+    assert not former.is_alive()

@@ -28,7 +28,7 @@ from zmqagents.errors import ConfigError
 from zmqagents.security import keys as keys_module
 from zmqagents.security import zap
 from zmqagents.security.curve import client_curve, guard_insecure, guard_tcp
-from zmqagents.security.keys import KeyPair, KeyStore, Peer, _look_at, _new_pair, _read_peers, _write_peer
+from zmqagents.security.keys import KeyPair, KeyStore, Peer, look_at, new_pair, read_peers, write_peer
 from zmqagents.security.zap import Authenticator
 
 WAIT_MS = 5_000  # for what must come; a loaded machine may take long
@@ -144,10 +144,6 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def new_pair() -> KeyPair:
-    return _new_pair()
-
-
 # ---------------------------------------------------------------- the key store
 
 
@@ -182,6 +178,14 @@ def test_the_place_of_the_store_follows_the_environment(monkeypatch: pytest.Monk
     assert KeyStore.open().path == tmp_path / "b" / "zmqagents"
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative/is/ignored")
     assert KeyStore.open().path == tmp_path / "c" / ".config" / "zmqagents"
+
+
+def test_a_home_that_cannot_be_written_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZMQAGENTS_KEYS", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc")
+    with pytest.raises(ConfigError, match=r"/proc/.config.*cannot be made.*set ZMQAGENTS_KEYS"):
+        KeyStore.open()
 
 
 @pytest.mark.program
@@ -304,8 +308,8 @@ def test_every_key_survives_its_file(raw: bytes) -> None:
     """Z85 text may begin with ``#`` and hold ``=``."""
     key = z85.encode(raw).decode()
     with tempfile.TemporaryDirectory() as directory:
-        _write_peer(Path(directory, "bob.pub"), key, "call")
-        assert dict(_read_peers([Path(directory, "bob.pub")])) == {key: Peer("bob", "call")}
+        write_peer(Path(directory, "bob.pub"), key, "call")
+        assert dict(read_peers([Path(directory, "bob.pub")])) == {key: Peer("bob", "call")}
 
 
 def test_a_change_by_another_process_is_seen_after_a_second_and_not_looked_for_before(tmp_path: Path) -> None:
@@ -364,12 +368,12 @@ def test_a_process_without_a_free_descriptor_does_not_take_its_clients_for_revok
 ) -> None:
     now = 100.0
     keys = KeyStore.open(tmp_path / "keys", clock=lambda: now)
-    before, look_at = keys.authorized(), _look_at
+    before = keys.authorized()
     keys.authorize("bob", new_pair().public)
     now += 1.1
     with no_descriptors() as fill, monkeypatch.context() as patch:
         if within == "its files":
-            patch.setattr(keys_module, "_look_at", lambda directory: (look_at(directory), fill())[0])
+            patch.setattr(keys_module, "look_at", lambda directory: (look_at(directory), fill())[0])
         else:
             fill()
         assert keys.authorized() == before
@@ -384,7 +388,7 @@ def test_a_look_is_trusted_only_when_the_newest_change_is_safely_past(
     newest = max(directory.stat().st_mtime_ns, (directory / "self.pub").stat().st_ctime_ns)
     for age_ns, settled in ((0, False), (50_000_000, False), (150_000_000, True)):
         monkeypatch.setattr(time, "time_ns", lambda age_ns=age_ns: newest + age_ns)
-        assert _look_at(directory)[2] is settled
+        assert look_at(directory)[2] is settled
 
 
 def test_a_change_within_one_tick_of_the_file_clock_is_still_seen(tmp_path: Path) -> None:
@@ -751,7 +755,7 @@ def test_a_flood_of_handshakes_takes_the_router_thread_in_portions() -> None:
 def test_a_refused_peer_is_logged_once_and_all_of_them_twenty_times_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    refusals = zap._RefusalLog()
+    refusals = zap.RefusalLog()
     for attempt in range(1000):
         refusals.add("10.0.0.1", 100.0 + attempt / 100)
     assert len(caplog.records) == 1

@@ -300,7 +300,7 @@ def test_tls_is_spoken_with_an_authority_of_ones_own_and_others_are_refused(tmp_
     )  # fmt: skip
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     port = free_port()
-    options = {"tls_port": str(port), "tls_cert_file": str(certificate), "tls_key_file": str(key),
+    options: dict[str, Any] = {"tls_port": str(port), "tls_cert_file": str(certificate), "tls_key_file": str(key),
                "tls_ca_cert_file": str(certificate), "tls_auth_clients": "no"}  # fmt: skip
     binary = next((path for path in binaries() if _is_built_with_tls(path)), None)
     if binary is None:
@@ -316,7 +316,7 @@ def test_tls_is_spoken_with_an_authority_of_ones_own_and_others_are_refused(tmp_
 
 def _is_built_with_tls(binary: Path) -> bool:
     """It ends by itself: for want of a certificate, or of TLS."""
-    command = [binary, "--port", "0", "--tls-port", str(free_port())]
+    command = [str(binary), "--port", "0", "--tls-port", str(free_port())]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     words = told.stdout + told.stderr
     return "Bad directive" not in words and "TLS support" not in words
@@ -391,7 +391,7 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(server: RedisServe
 
 @pytest.mark.parametrize("binary", binaries(), ids=version_of)
 def test_a_full_redis_refuses_results_and_nothing_else(binary: Path) -> None:
-    options = {"maxmemory": "8mb", "maxmemory_policy": "noeviction"}
+    options: dict[str, Any] = {"maxmemory": "8mb", "maxmemory_policy": "noeviction"}
     with running_redis(binary, **options) as server:  # noqa: SIM117
         with opened(server.url, "n", "me") as store:
             failures = [store.settle([(f"t-{number}", bytes(500_000))]) for number in range(40)]

@@ -30,6 +30,7 @@ from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 ROOT = Path(__file__).parents[2]
 MODES = ["fork", "fresh", "main"]  # "main": in the calling process, in its main thread
 STUCK_S = 1e6
+ENDS_WITHIN_S = 20  # a process that was sent a signal
 
 
 class Worker(AgentBase):
@@ -69,6 +70,46 @@ class Parent(AgentBase):
         child = multiprocessing.Process(target=time.sleep, args=(60,))
         child.start()
         return child.pid or 0
+
+
+class Forker(AgentBase):
+    """Forks processes and ends them."""
+
+    def end_one(self, number: int) -> int | None:
+        """The exit status of a forked process that has begun to sleep and is sent a signal."""
+        fork = multiprocessing.get_context("fork")
+        begun = fork.Event()
+        child = fork.Process(target=_sleep, args=(begun,))
+        child.start()
+        begun.wait()
+        os.kill(child.pid or 0, number)
+        child.join(ENDS_WITHIN_S)
+        status = child.exitcode
+        child.kill()
+        child.join()
+        return status
+
+    def end_a_bare_fork(self) -> int:
+        """The same for ``os.fork``, and SIGTERM at once."""
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(ENDS_WITHIN_S)
+            os._exit(0)
+        os.kill(pid, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def pools(self, count: int) -> int:
+        """Leaving the block of a `Pool` terminates its processes."""
+        for _ in range(count):
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                pool.map(abs, [-1, -2])
+        return count
+
+
+def _sleep(begun: Any) -> None:
+    begun.set()
+    while True:
+        time.sleep(0.05)  # Python does not see a signal that comes just before a sleep until that is over
 
 
 # ---------------------------------------------------------------- programs
@@ -147,7 +188,7 @@ def main() -> None:
     """The program behind `running`: ``MODE OPTIONS_AS_JSON``."""
     mode, options = sys.argv[1], json.loads(sys.argv[2])
     options["start_method"] = "auto" if mode == "main" else mode
-    server = RpcAgentServerLauncher(custom_agent_classes=[Worker], **options)
+    server = RpcAgentServerLauncher(custom_agent_classes=[Worker, Forker], **options)
     if mode == "main":
         threading.Thread(target=_attend, args=(server,), daemon=True).start()
         server.launch(in_subprocess=False)

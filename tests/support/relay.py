@@ -259,10 +259,7 @@ class Relay:
 
     def async_client(self, timeout: float) -> AsyncRpcClient:
         """The same for asyncio."""
-        made = AsyncRpcClient("127.0.0.1", 1, timeout=timeout)  # opens nothing yet
-        made._client = self.client(timeout)
-        made._link = made._client.link
-        return made
+        return AsyncRpcClient(timeout=timeout, link=self.client(timeout).link)
 
     def _call_host(self) -> socket.socket:
         if isinstance(self._target, int):

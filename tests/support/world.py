@@ -144,7 +144,7 @@ class World:
 
     def __init__(self, *, capacity: int = 4, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
-        self.dispatcher = Dispatcher(self.config, find_class)
+        self.dispatcher = Dispatcher(self.config, find_class, shares_results=self.config.pool_type == "redis")
         self.now = 1000.0
         self.client = Peer("client")
         self.inside = Peer("inside", local=True)
@@ -200,7 +200,9 @@ class World:
         time_ms = 0 if timeout is None else int(timeout * 1000)
         call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (body,))
         before = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
-        effects = self.dispatcher.on_call(peer, call, self.now, parent=parent and parent.t, wait=wait)
+        effects = self.dispatcher.on_call(
+            peer, call, self.now, parent=parent.t if parent is not None else None, wait=wait
+        )
         ticket = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))
         if ticket is None:  # begun and ended in one go, or refused
             ticket = next((e.ticket for e in effects if isinstance(e, Start | Lookup) and e.ticket is not None
@@ -214,7 +216,8 @@ class World:
         kwargs = {key: options.pop(key) for key in ("peer", "timeout", "deps", "flags") if key in options}
         if agent_id is not None:
             options["id"] = agent_id
-        return self.send("", Op.CREATE, **{"class": cls}, **options, **kwargs)
+        options["class"] = cls
+        return self.send("", Op.CREATE, **options, **kwargs)
 
     def agent(self, agent_id: str, cls: str = "Plain", **options: Any) -> AgentRecord:
         """An agent that is there."""
@@ -289,11 +292,10 @@ class World:
         """Time passes; the broker looks at the clock when it promised to, and at the end."""
         end = self.now + seconds
         effects: list[Effect] = []
-        while (due := self.dispatcher.next_deadline()) is not None and due <= end:
+        while (due := self.dispatcher.timers.due) <= end:
             self.now = max(self.now, due)
-            before = self.dispatcher.next_deadline()
             effects += self.see(self.dispatcher.on_tick(self.now))
-            assert self.dispatcher.next_deadline() != before, "a timer that is due for ever"
+            assert self.dispatcher.timers.due != due, "a timer that is due for ever"
         self.now = end
         effects += self.see(self.dispatcher.on_tick(self.now))
         return effects
@@ -314,10 +316,10 @@ class World:
         """Nothing is open, and nothing of what was is kept."""
         dispatcher = self.dispatcher
         assert dispatcher.tasks == {}
-        assert (dispatcher.running, dispatcher.blocked, dispatcher._lingering) == (0, 0, 0)
-        assert dispatcher._slots.ready == dispatcher.queued_bytes == 0
-        assert not dispatcher._news
-        assert dispatcher._timers.live == 0
+        assert (dispatcher.running, dispatcher.blocked, dispatcher.calls.lingering) == (0, 0, 0)
+        assert dispatcher.calls.slots.ready == dispatcher.queued_bytes == 0
+        assert not dispatcher.calls.news
+        assert list(dispatcher.timers) == []
         assert dispatcher.counters.accepted == dispatcher.counters.answered
         for peer in (self.client, self.inside):
             assert (peer.calls, peer.fetches) == ({}, {})

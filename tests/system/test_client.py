@@ -33,6 +33,7 @@ from zmqagents import (
     RpcClient,
     UnknownAgent,
 )
+from zmqagents.connection.connection import Connection
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -81,7 +82,7 @@ def test_a_client_that_was_closed_opens_again_when_it_is_used(server: RpcAgentSe
         client.close()
         assert desk.echo(1) == 1
         assert client.is_alive()
-        client.link.close()
+        client.link.close()  # type: ignore[attr-defined]  # that of a connection
 
 
 def test_a_dropped_client_lets_its_connection_go(server: RpcAgentServerLauncher) -> None:
@@ -162,7 +163,7 @@ def test_the_connection_may_be_opened_by_many_threads_at_once(server: RpcAgentSe
     def use(_: int) -> int:
         together.wait(5)
         with client_of(server, transport="tcp") as client:
-            return client.get_server_info()["pid"]
+            return int(client.get_server_info()["pid"])
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         assert set(pool.map(use, range(16))) == {server.pid}
@@ -191,7 +192,8 @@ def test_a_host_that_is_gone_is_told_at_once() -> None:
         with pytest.raises(ConnectionError), within(1):
             ask()
     assert result.result() == 1
-    desk._za_link.close()
+    assert isinstance(client.link, Connection)
+    client.link.close()
 
 
 @pytest.mark.parametrize("port", [0, -1, 70000, "5000", None, True])
@@ -272,7 +274,8 @@ def test_asking_a_frozen_host_for_a_result_ends_at_its_timeout(timeout: float) -
 def test_a_new_connection_to_a_frozen_host_ends_at_its_deadline(frozen: Any) -> None:
     launcher, _, desk = frozen
     with client_of(launcher, transport="tcp", timeout=0.5) as other:
-        same = AgentProxy(other.link, desk.agent_id, "actors:Desk", "", desk._za_methods, timeout=0.5)
+        methods = {"later": ["future", "(self, x)", ""], "echo": ["value", "(self, x)", ""]}
+        same = AgentProxy(other.link, desk.agent_id, "actors:Desk", "", methods, timeout=0.5)
         result = same.later(1)
         with pytest.raises((CallTimeout, HostUnreachable)), within(1.6):
             same.echo(1)

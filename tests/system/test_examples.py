@@ -67,7 +67,7 @@ def test_the_methods_return_what_the_demo_counts_on() -> None:
 
 def test_the_shares_divide_the_whole_library() -> None:
     everything = [name for name, _ in indexing.modules_of_library()]
-    shares = [[name for name, _ in Indexer(share=number, shares=3)._modules] for number in range(3)]
+    shares = [[name for name, _ in Indexer(share=number, shares=3).modules] for number in range(3)]
     assert sorted(name for share in shares for name in share) == sorted(everything)
     assert len(set(everything)) == len(everything) > 400
     assert {"json", "json.decoder", "math", "itertools", "posixpath", "tempfile"} <= set(everything)

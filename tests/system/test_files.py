@@ -235,7 +235,7 @@ def test_the_second_walk_follows_no_link(tmp_path: Path, parts: list[str]) -> No
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real" / "link").symlink_to("file")
     with pytest.raises((PermissionRefused, NotADirectoryError)):
-        file_roots._open_below(str(tmp_path), parts, "asked")
+        file_roots.open_below(str(tmp_path), parts, "asked")
 
 
 def test_the_key_store_is_not_below_a_root(tmp_path: Path) -> None:
@@ -269,8 +269,8 @@ def test_200_mib_arrive_byte_for_byte_in_flat_memory(
 
     assert client.download_file("large", tmp_path / "copy", progress) == size
     received = hashlib.blake2b()
-    with (tmp_path / "copy").open("rb") as file:
-        while block := file.read(MEBIBYTE):
+    with (tmp_path / "copy").open("rb") as copy:
+        while block := copy.read(MEBIBYTE):
             received.update(block)
     assert received.digest() == written.digest()
     assert max(peak) < 48 * MEBIBYTE, f"the host and the client grew by {peak} bytes"

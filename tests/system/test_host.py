@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import concurrent.futures
 import os
 import sys
@@ -114,7 +115,7 @@ class Raiser(AgentBase):
         raise made.get(name, globals()[name])()
 
     def group(self) -> None:
-        raise ExceptionGroup("both", [ValueError("a"), KeyError("b")])  # noqa: F821  # Python >= 3.11
+        raise builtins.ExceptionGroup("both", [ValueError("a"), KeyError("b")])  # type: ignore[attr-defined]  # from 3.11
 
     def circle(self) -> None:
         one, two = ValueError("one"), ValueError("two")
@@ -132,7 +133,7 @@ class Raiser(AgentBase):
 
     def caused(self) -> None:
         try:
-            {}["missing"]
+            dict[str, int]()["missing"]
         except KeyError as exc:
             raise RuntimeError("because") from exc
 
@@ -306,7 +307,7 @@ def test_no_exception_however_odd_breaks_the_reply(raiser: AgentProxy, name: str
 def test_an_exception_group_arrives_as_one(raiser: AgentProxy) -> None:
     with pytest.raises(AgentCallError) as caught:
         raiser.group()
-    assert isinstance(caught.value, ExceptionGroup)  # noqa: F821  # Python >= 3.11
+    assert isinstance(caught.value, builtins.ExceptionGroup)  # type: ignore[attr-defined]  # from 3.11
     one, two = caught.value.exceptions
     assert (isinstance(one, ValueError), isinstance(two, KeyError)) == (True, True)
     assert "both" in str(caught.value)

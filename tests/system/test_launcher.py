@@ -206,8 +206,8 @@ def test_agent_dir_gives_the_classes_of_its_files_and_of_those_below(narrow: Hos
 
 def test_custom_agent_classes_are_what_the_host_knows_besides(wide: Host) -> None:
     with wide.client() as client:
-        assert client.get_server_info()["classes"] == ["hosts:Worker"]
-        with pytest.raises(UnknownClass, match="it knows: Worker"):
+        assert client.get_server_info()["classes"] == ["hosts:Forker", "hosts:Worker"]
+        with pytest.raises(UnknownClass, match="it knows: Forker, Worker"):
             client.create_agent("OnTop")
 
 

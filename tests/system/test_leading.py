@@ -11,7 +11,7 @@ import time
 import pytest
 
 from actors import Desk, Latch, client_on_host, within
-from zmqagents import CallTimeout, RpcClient, deadline
+from zmqagents import AgentProxy, CallTimeout, RpcClient, deadline
 from zmqagents.connection.channel import LEAD_S, LONE_CALLS, Channel
 from zmqagents.connection.connection import Connection
 
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.timeout(60)
 
 def channel_of(client: RpcClient) -> Channel:
     assert isinstance(client.link, Connection)
-    core = client.link._core
-    assert core is not None
-    return core
+    channel = client.link.channel
+    assert channel is not None
+    return channel
 
 
-def call_until_alone(client: RpcClient, desk: Desk) -> Channel:
+def call_until_alone(client: RpcClient, desk: AgentProxy) -> Channel:
     """Make short calls until the I/O thread rests."""
     channel = channel_of(client)
     with within(10):

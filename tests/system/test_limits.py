@@ -13,6 +13,8 @@ from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, client_on_host,
 from raw_peer import RawPeer
 from world import World
 from zmqagents import AgentBase, AsyncRpcClient, HostBusy, MessageTooLarge, RpcClient, codec
+from zmqagents.connection.connection import connect
+from zmqagents.connection.target import target_of
 from zmqagents.scheduler.records import State
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
@@ -84,10 +86,10 @@ def test_a_client_that_has_not_met_the_host_yet_sends_nothing_either() -> None:
     with host(Counting, max_message_bytes=LIMIT) as server:
         with client_of(server) as client:
             packed = pickle.dumps(client.create_agent(Counting))
-            before = accepted(client)
+            before, address = accepted(client), client.address
         for call in (lambda agent: agent.plain(LARGE), lambda agent: agent.soon(LARGE).result(CALL_TIMEOUT_S)):
             agent = pickle.loads(packed)
-            link = agent._za_link
+            link = connect(target_of(address))  # the agent's, for a process has one to each host
             link.close()
             assert not link.server_id
             with pytest.raises(MessageTooLarge) as caught:

@@ -80,7 +80,7 @@ def agent(client: RpcClient) -> Iterator[Any]:
 
 
 def put(client: RpcClient, method: str = "", **load: Any) -> Summary:
-    chosen = {"agent": "target", "method": method} if method else {}
+    chosen: dict[str, Any] = {"agent": "target", "method": method} if method else {}
     return loadgen.run(Load(client.address, **chosen, **{"rate": 100, "duration_s": 1.0, **load}))
 
 
@@ -114,7 +114,7 @@ def test_a_stall_of_the_host_shows_in_all_the_calls_that_were_due_meanwhile(clie
 
 def test_a_latency_counts_from_when_the_call_was_due_also_if_it_was_sent_later(client: RpcClient, agent: Any) -> None:
     load = Load(client.address, "target", "work", [0.0], rate=10, duration_s=0.1)
-    made = loadgen._Client(load, 0)
+    made = loadgen.LoadClient(load, 0)
     reports: list[dict[str, Any]] = []
     made.run(time.monotonic() - 5.0, reports.append)  # the begin is long past: the generator is late
     total = Interval()

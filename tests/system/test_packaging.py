@@ -58,7 +58,7 @@ def test_the_wheel_says_what_it_is(wheel: dict[str, str]) -> None:
     assert metadata["Version"] == zmqagents.__version__
     assert metadata["Requires-Python"] == ">=3.10"
     assert "Apache-2.0" in (metadata["License"], metadata["License-Expression"])
-    assert metadata.get_payload().startswith("zmqagents\n=====")
+    assert str(metadata.get_payload()).startswith("zmqagents\n=====")
     assert "Apache License" in next(text for name, text in wheel.items() if name.endswith("/LICENSE"))
 
 

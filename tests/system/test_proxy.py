@@ -497,9 +497,7 @@ def test_a_dropped_result_does_not_keep_anything(client: RpcClient, desk: AgentP
     del result, there
     gc.collect()
     assert desk.echo(1) == 1
-    assert not [
-        one for one in gc.get_objects() if isinstance(one, AsyncResult) and one._label.startswith(desk.agent_id)
-    ]
+    assert not [one for one in gc.get_objects() if type(one) is AsyncResult and f" {desk.agent_id}." in repr(one)]
 
 
 async def _of(result: AsyncResult) -> Any:

@@ -428,10 +428,10 @@ def test_a_to_dist_dict_is_never_changed(server: RpcAgentServerLauncher) -> None
     """27, read 15 and 17: it was emptied on first use; the second agent launched a server of its own."""
     where = {"host": server.host, "port": server.port}
     for _ in range(2):
-        assert Worker(to_dist=where).pid() == server.pid  # type: ignore[call-arg]
+        assert Worker(to_dist=where).pid() == server.pid
     assert where == {"host": server.host, "port": server.port}
     with pytest.raises(ConfigError, match="max_pool_size"):
-        Worker(to_dist={**where, "max_pool_size": 3})  # type: ignore[call-arg]
+        Worker(to_dist={**where, "max_pool_size": 3})
 
 
 def test_two_classes_of_one_name_are_an_error() -> None:

@@ -436,7 +436,7 @@ class Shelf(AgentBase):
 
 
 def test_idempotent_calls_go_on_with_the_next_host_on_agents_that_are_made_at_each_start() -> None:
-    agents = {"shelf": (Shelf, {"size": 3, "colour": "red"}), "other": f"{Shelf.__module__}:Shelf"}
+    agents: dict[str, Any] = {"shelf": (Shelf, {"size": 3, "colour": "red"}), "other": f"{Shelf.__module__}:Shelf"}
     with (
         RpcAgentServerLauncher(agents=agents, restart=True) as server,
         RpcClient(server.host, server.port) as client,

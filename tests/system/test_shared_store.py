@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -261,7 +262,7 @@ def test_after_kill_9_finished_results_are_readable_and_the_others_are_lost_soon
             assert eventually(lambda: store_of(b)["pending"] == 3 and store_of(b)["waiting"] == 2, 3)
             kill(victim)
             start = time.monotonic()
-            assert [outcome_of(lambda w=w: w.result(CALL_TIMEOUT_S)) for w in waiting] == [errors.CallLost] * 3
+            assert [outcome_of(partial(w.result, CALL_TIMEOUT_S)) for w in waiting] == [errors.CallLost] * 3
             took_s = time.monotonic() - start
             print(f"lost for all after {took_s:.2f} s")
             assert took_s < 3 + 1  # on a busy machine

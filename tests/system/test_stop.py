@@ -193,7 +193,7 @@ def test_a_launcher_that_is_killed_at_any_moment_of_the_launch_leaves_nothing(me
             time.sleep(pause_s)
             group = psutil.Process(program.pid).children(recursive=True)
             program.kill()
-            assert eventually(lambda group=group: all(is_gone(child.pid) for child in group), 2.5)
+            assert eventually(lambda: all(is_gone(child.pid) for child in group), 2.5)  # noqa: B023  # waits here
     discovery.sweep()  # those that were killed in the midst of it
 
 

@@ -13,14 +13,13 @@ import pickle
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import psutil
 import pytest
 
-from actors import CALL_TIMEOUT_S, client_on_host, host, within
+from actors import CALL_TIMEOUT_S, client_of, client_on_host, host, within
 from hosts import eventually, freeze, output_of, started, told
 from world import World
 from zmqagents import (
@@ -43,11 +42,7 @@ from zmqagents import (
     stream_func,
     sync_func,
 )
-from zmqagents.client.proxy import bind_reference
-from zmqagents.client.result import AsyncResult, Condition
-from zmqagents.client.stream import _Inlet
-from zmqagents.connection.connection import connect
-from zmqagents.connection.target import target_of
+from zmqagents.client.result import Condition
 from zmqagents.execution.router import Router
 from zmqagents.execution.stream_sender import StreamSender
 from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
@@ -429,7 +424,8 @@ def test_a_stream_ends_at_its_deadline(source: AgentProxy, kind: str) -> None:
 def test_another_client_may_cancel_a_stream_by_its_task_id(server: RpcAgentServerLauncher, source: AgentProxy) -> None:
     stream = source.count(ENDLESS)
     next(stream)
-    source._za_link.cancel(stream.task_id)
+    with client_of(server) as other:
+        assert other.cancel(stream.task_id)
     with within(1.0), pytest.raises(CallCancelled):
         list(stream)
 
@@ -627,33 +623,30 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
 
 def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it_locked() -> None:
     called: list[str] = []
-    for condition in (
-        AsyncResult(connect(target_of("nowhere:1")), "a.m", bind_reference)._condition,
-        _Inlet()._changed,
-    ):
-        sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
-        try:
-            with condition:
-                pass
-        finally:
-            sys.setprofile(None)
-        assert called == []
+    condition = Condition()
+    sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        with condition:
+            pass
+    finally:
+        sys.setprofile(None)
+    assert called == []
 
 
 def test_that_lock_wakes_those_who_wait() -> None:
     condition = Condition()
+    waiting: list[int] = []
     woken: list[bool] = []
 
     def wait() -> None:
         with condition:
-            woken.append(condition.wait(10))
+            waiting.append(threading.get_ident())
+            woken.append(condition.wait(10))  # from here on another thread may have the lock
 
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    with within(10):
-        while len(condition._waiters) < 3:
-            time.sleep(0.001)
+    assert eventually(lambda: len(waiting) == 3, 10)
     with condition:
         assert not condition.wait(0.01)
         condition.notify_all()

@@ -32,7 +32,7 @@ class Meddler(AgentBase):
     @async_func
     def stop_the_router_for(self, seconds):
         broker = next(thing for thing in gc.get_objects() if isinstance(thing, Broker))
-        broker._inbox.append((lambda: [time.sleep(seconds)][:0], ()))
+        broker.post(lambda: [time.sleep(seconds)][:0])
 """
 
 
@@ -141,7 +141,7 @@ def test_the_watchdog_hears_of_the_router_thread_and_of_no_other(on_a_path: Mana
             assert [on_a_path.hear() for _ in range(3)] == [["WATCHDOG=1"]] * 3
             meddler.stop_the_router_for(1.0)
             before = time.monotonic()
-            silences = []
+            silences: list[float] = []
             while sum(silences) < 1.6:
                 assert on_a_path.hear() == ["WATCHDOG=1"]
                 silences.append(time.monotonic() - before - sum(silences))

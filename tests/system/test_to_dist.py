@@ -267,14 +267,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_an_address_names_the_host(named: Host) -> None:
     assert Worker().to_dist(named.host, named.port).pid() == named.pid
-    assert Worker(to_dist={"host": "localhost", "port": named.port}).pid() == named.pid  # type: ignore[call-arg]
+    assert Worker(to_dist={"host": "localhost", "port": named.port}).pid() == named.pid
     assert Worker().to_dist(port=named.port, transport="tcp").pid() == named.pid
 
 
 def test_a_to_dist_dict_is_read_and_never_changed(named: Host) -> None:
     where = {"host": named.host, "port": named.port, "timeout": 30}
     before = dict(where)
-    agents = [Worker(to_dist=where) for _ in range(3)]  # type: ignore[call-arg]
+    agents = [Worker(to_dist=where) for _ in range(3)]
     assert where == before
     assert {agent.pid() for agent in agents} == {named.pid}
 
@@ -291,7 +291,7 @@ def test_a_to_dist_dict_is_read_and_never_changed(named: Host) -> None:
 )
 def test_a_to_dist_that_makes_no_sense_is_refused_with_the_reason(where: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        Worker(to_dist=where)  # type: ignore[call-arg]
+        Worker(to_dist=where)
 
 
 def test_a_launch_in_between_disturbs_no_call(named: Host) -> None:

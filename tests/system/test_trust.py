@@ -195,8 +195,9 @@ def test_arguments_of_an_agent_are_its_own_and_start_no_host(server: RpcAgentSer
     with client_of(server) as client:
         before = psutil.Process(server.pid).children()
         for name in ("to_dist", "self", "_zmqagents_id"):
+            given: dict[str, Any] = {name: True}
             with pytest.raises(TypeError):
-                client.create_agent("Vault", **{name: True})
+                client.create_agent("Vault", **given)
         assert psutil.Process(server.pid).children() == before
 
 

@@ -27,7 +27,7 @@ class Porter:
         self.now = 1000.0
         self.poller = new_poller()
         self.received: list[tuple[RouterPeer, list[bytes]]] = []
-        self.on_room: Callable[[Peer], object] = lambda peer: None
+        self.on_room: Callable[[Peer], None] = lambda peer: None
         self.roll_calls = 0
         self.is_closed = False
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

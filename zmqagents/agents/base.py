@@ -19,14 +19,16 @@ time runs on an agent, unless its class says ``max_concurrency=n``; a ``@concurr
 beside that turn.
 
 This module does no I/O. What an agent asks of its host goes through `HostServices`, which the host sets;
-`AgentBase.to_dist` goes through `distributor`, which the package's ``__init__`` sets, because making a proxy is
-layers above.
+`AgentBase.to_dist` calls the function that the package's ``__init__`` gives to `distribute_with`, because making a
+proxy is layers above.
 """
 
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any
 
 from ..errors import ConfigError, UnknownMethod
@@ -36,8 +38,13 @@ from .marks import AgentOptions, OnBusy, host_only
 __all__ = ["AgentBase"]
 
 
-# (class, args, kwargs, agent id, where) -> proxy. Set by the package's __init__.
-distributor: Callable[..., Any] | None = None
+_distributor: Callable[..., Any] | None = None
+
+
+def distribute_with(distributor: Callable[..., Any]) -> None:
+    """Set the function behind ``to_dist``: (class, args, kwargs, agent id, where) -> proxy."""
+    global _distributor
+    _distributor = distributor
 
 
 def new_agent_id(class_name: str) -> str:
@@ -45,32 +52,42 @@ def new_agent_id(class_name: str) -> str:
     return f"{class_name.lower()}-{os.urandom(4).hex()}"
 
 
-class _AgentMeta(type):
-    """Keeps the arguments that an agent is made with, so that ``to_dist`` can make it again on a host."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        where = kwargs.pop("to_dist", None)
-        if where is None or where is False:
-            self = super().__call__(*args, **kwargs)
-            self.__dict__["_zmqagents_made_with"] = (args, kwargs)
-            return self
-        if where is not True and not isinstance(where, Mapping):
-            raise ConfigError(f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}")
-        return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
-
-
 def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: dict[str, Any]) -> Any:
-    if distributor is None:
+    if _distributor is None:
         raise ConfigError("import zmqagents before using to_dist")
-    return distributor(cls, args, kwargs, agent_id, where)
+    return _distributor(cls, args, kwargs, agent_id, where)
 
 
-class AgentBase(metaclass=_AgentMeta):
+_PYDANTIC = "__pydantic_validator__"  # what a pydantic model has: its __init__ replaces the __dict__ of the instance
+_made_with: dict[int, tuple[Any, Any]] = {}  # of pydantic models, by id
+
+
+class _OnInstances:
+    """A method that the class itself lacks: pydantic takes an attribute ``model_config`` of a class for settings."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.__zmqagents_host_only__ = True
+        self.__doc__ = function.__doc__
+
+    def __call__(self, instance: Any, *args: Any) -> Any:
+        return self._function(instance, *args)
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return None if instance is None else MethodType(self._function, instance)
+
+
+class AgentBase:
     """A base for agents: subclasses write ``reply`` and any other public methods.
 
-    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``. The keyword
-    ``to_dist`` of the constructor makes the agent on a host and returns its proxy: True means the private host of
-    this process, a dict is like the arguments of `to_dist`.
+    Class keywords set the options: ``class Counter(AgentBase, max_concurrency=4, reentrant=True)``; see `agent` for
+    what they mean, ConfigError for a value that is not allowed. The keyword ``to_dist`` of the constructor makes the
+    agent on a host and returns its `AgentProxy`: True means the private host of this process, a dict is like the
+    arguments of the method `to_dist`, which says what is raised.
+
+    ``name`` is a text for people, by default the name of the class; it need not be unique.
+
+    On a host, ``__init__`` and the methods run in worker threads, ``async def`` methods on the host's event loop.
     """
 
     def __init_subclass__(
@@ -85,23 +102,66 @@ class AgentBase(metaclass=_AgentMeta):
             merged = {key: getattr(base, key) for key in AgentOptions.__slots__} | given
             cls.__zmqagents_options__ = AgentOptions(**merged)  # type: ignore[attr-defined]
 
-    def __init__(self, name: str | None = None) -> None:
-        self.name = name if name is not None else type(self).__name__
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the arguments, so that `to_dist` can make the agent again on a host.
+
+        No metaclass does this: it would stand against those of ABC, Protocol and pydantic.
+        """
+        if "to_dist" in kwargs:
+            where = kwargs.pop("to_dist")
+            if where is not True and not isinstance(where, Mapping):
+                raise ConfigError(
+                    f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}: "
+                    "leave it out for an agent of this process"
+                )
+            return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
+        make: Any = super().__new__
+        self = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+        self.__dict__["_zmqagents_made_with"] = (args, kwargs)
+        if hasattr(cls, _PYDANTIC):
+            _made_with[id(self)] = (args, kwargs)
+            weakref.finalize(self, _made_with.pop, id(self), None)
+        return self
+
+    def __init__(self, name: str | None = None, **fields: Any) -> None:
+        own_name = name if name is not None else type(self).__name__
+        if hasattr(type(self), _PYDANTIC):  # it takes its fields, and refuses other attributes
+            super().__init__(**fields if name is None else {**fields, "name": name})
+            self.__dict__.setdefault("name", own_name)
+            return
+        for field in fields:
+            raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {field!r}")
+        self.name = own_name
 
     @property
     def agent_id(self) -> str:
-        """The id under which the host knows this agent. An agent that is on no host gets an id at the first look."""
+        """The id under which the host knows this agent, such as ``reader-7f3k2a9c``. Any thread.
+
+        An agent that is on no host gets an id when this is read first, and keeps it when `to_dist` makes it on a host.
+        A subclass may set an ``agent_id`` of its own; the host still goes by the id that it knows.
+        """
+        own: str | None = self.__dict__.get("_zmqagents_own_id")
+        return own if own is not None else self._id_on_host()
+
+    @agent_id.setter
+    def agent_id(self, value: Any) -> None:
+        self.__dict__["_zmqagents_own_id"] = value
+
+    def _id_on_host(self) -> str:
         made: str | None = self.__dict__.get("_zmqagents_id")
         if made is None:
             made = self.__dict__["_zmqagents_id"] = new_agent_id(type(self).__name__)
         return made
 
     def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`."""
+        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
+
+        Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
+        """
         raise UnknownMethod(f"{type(self).__name__} has no reply method")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as `reply`."""
+        """The same as `reply`: it is called with the same arguments, and its value returned."""
         return self.reply(*args, **kwargs)
 
     @host_only
@@ -113,19 +173,27 @@ class AgentBase(metaclass=_AgentMeta):
         ``__init__`` stays behind. HostUnreachable: no host answers there; UnknownClass: the host lacks the class;
         ConfigError: an argument of ``to_dist`` is wrong.
         """
-        args, kwargs = self.__dict__["_zmqagents_made_with"]
+        args, kwargs = self.__dict__.get("_zmqagents_made_with") or _made_with[id(self)]
         given = {"host": host, "port": port, **where}
         where = {key: value for key, value in given.items() if value is not None}
-        return _distribute(type(self), args, kwargs, self.agent_id, where)
+        return _distribute(type(self), args, kwargs, self._id_on_host(), where)
 
-    @host_only
+    @_OnInstances
     def model_config(self, name: str) -> dict[str, Any]:
-        """The model configuration ``name`` of the host. For agent code only; ConfigError: there is no such one."""
+        """The model configuration ``name`` of the host, as a new dict.
+
+        For code that runs on a host, in any of its threads. ConfigError: the host has no configuration of that name, or
+        the agent is on no host.
+        """
         return self._host().model_config(name)
 
     @host_only
     def model(self, name: str) -> Any:
-        """A client for the model configuration ``name``. For agent code only; ConfigError: there is no such one."""
+        """A client for the model configuration ``name``: what ``model_type`` names, made once for the host.
+
+        For code that runs on a host, in any of its threads. ConfigError: as in `model_config`, or the configuration
+        names no kind of client that there is; MissingExtra: the library for it is not installed.
+        """
         return self._host().model(name)
 
     def _host(self) -> HostServices:

@@ -168,7 +168,10 @@ class CallContext:
         return self._call.is_cancelled()
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
-        """Sleep until the call is cancelled, for ``timeout`` seconds at most; True if it is. For loops that pause."""
+        """Sleep until `cancelled` is True, or for ``timeout`` seconds at most (None: no limit); returns `cancelled`.
+
+        For loops that pause between two pieces of work. It blocks the calling thread, so a coroutine must not use it.
+        """
         return self._call.wait_cancelled(timeout)
 
     def check(self) -> None:
@@ -180,7 +183,10 @@ class CallContext:
         return self._call.remaining()
 
     def client(self) -> Any:
-        """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it."""
+        """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it.
+
+        Its calls need no socket, and count as made by this call: they end when this call is cancelled or times out.
+        """
         return self._call.host.client()
 
 
@@ -198,9 +204,10 @@ def own_call() -> RunningCall | None:
 
 
 def current_call() -> CallContext | None:
-    """The call that this thread or coroutine runs on a host, None outside of one.
+    """The call that the calling thread or coroutine runs on a host, None outside of one.
 
-    None as well in a task or thread that the method has left behind: the call is over.
+    None as well in a thread that the method has started, and in a task that it has left behind: there the call is over.
+    To let such code know of the call, hand the `CallContext` over to it.
     """
     call = running_call.get()
     return None if call is None or call.over else CallContext(call)

@@ -20,37 +20,58 @@ OnBusy = Literal["enqueue", "reject"]
 
 
 def async_func(function: F) -> F:
-    """Mark a method: its callers get an `AsyncResult` at once instead of waiting for the value."""
+    """Mark a method: its callers get an `AsyncResult` at once instead of waiting for the value.
+
+    Returns ``function`` itself. The host runs the method in a worker thread as before (an ``async def`` method on its
+    event loop); the mark changes only what callers elsewhere get.
+    """
     function.__zmqagents_returns__ = "future"  # type: ignore[attr-defined]
     return function
 
 
 def sync_func(function: F) -> F:
-    """Mark a method: its callers wait for the value, also if it is ``async def`` or `AgentBase`'s ``reply``."""
+    """Mark a method: its callers wait for the value, also if it is ``async def`` or `AgentBase`'s ``reply``.
+
+    Returns ``function`` itself.
+    """
     function.__zmqagents_returns__ = "value"  # type: ignore[attr-defined]
     return function
 
 
 def stream_func(function: F) -> F:
-    """Mark a method: it returns an iterator whose items are sent one by one. A generator function needs no mark."""
+    """Mark a method: it returns an iterable whose items are sent one by one. A generator function needs no mark.
+
+    Returns ``function`` itself. Callers elsewhere get a `Stream`. The method and its iterator run in one worker
+    thread (an async one on the event loop), which stops before the next item while the reader is a window behind.
+    """
     function.__zmqagents_returns__ = "stream"  # type: ignore[attr-defined]
     return function
 
 
 def concurrent(function: F) -> F:
-    """Mark a method: it runs beside the agent's current call. For progress and getters; must be thread-safe."""
+    """Mark a method: it runs beside the agent's current calls, and does not queue for the agent's turn.
+
+    Returns ``function`` itself. For progress reports and getters. The method runs in a worker thread of its own while
+    other methods of the same object run, so it must be thread-safe.
+    """
     function.__zmqagents_concurrent__ = True  # type: ignore[attr-defined]
     return function
 
 
 def idempotent(function: F) -> F:
-    """Mark a method: running it twice does no harm, so the client repeats the call if its host has crashed."""
+    """Mark a method: running it twice does no harm, so the client repeats the call if its host has crashed.
+
+    Returns ``function`` itself. A call of any other method fails with `HostLost` in that case.
+    """
     function.__zmqagents_idempotent__ = True  # type: ignore[attr-defined]
     return function
 
 
 def host_only(function: F) -> F:
-    """Mark a method: agent code may call it, callers elsewhere may not."""
+    """Mark a method: code on the host may call it; to callers elsewhere the agent has no such method.
+
+    Returns ``function`` itself. Callers elsewhere get `UnknownMethod`.
+    """
     function.__zmqagents_host_only__ = True  # type: ignore[attr-defined]
     return function
 
@@ -79,7 +100,11 @@ def agent(*, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy 
 def agent(cls: Any = None, **options: Any) -> Any:
     """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
 
-    ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of their own.
+    Returns the class itself. ``max_concurrency``: how many calls of one agent may run at the same time, each in a
+    thread of its own (1: one after the other, in the order of arrival). ``reentrant``: a chain of calls that comes back
+    to the agent runs, where it would be a `DeadlockError`. ``on_busy="reject"``: a call that would have to queue fails
+    with `HostBusy`. ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of
+    their own.
     """
     chosen = AgentOptions(**options)
 

@@ -6,6 +6,9 @@ class; hosts check calls against it and proxies show it.
 
 from __future__ import annotations
 
+import ast
+import enum
+import functools
 import inspect
 import weakref
 from collections.abc import Mapping
@@ -78,32 +81,131 @@ def _method_spec(cls: type, name: str) -> MethodSpec | None:
     if name.startswith("_") and name != "__call__":
         return None
     member = inspect.getattr_static(cls, name)
-    function = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+    function = _function_of(cls, member)
     if not callable(function) or isinstance(function, type) or (name == "__call__" and not inspect.isroutine(function)):
         return None
     if getattr(function, "__zmqagents_host_only__", False):
         return None
     if name == "__call__" and function is AgentBase.__call__:
-        function = inspect.getattr_static(cls, "reply")  # __call__ passes on to reply, so it is alike
-        function = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-    return _spec_from(cls, name, function)
+        function = _function_of(cls, inspect.getattr_static(cls, "reply"))  # __call__ passes on to it, so it is alike
+    return _spec_from(cls, name, function, member.func if isinstance(member, functools.partialmethod) else function)
 
 
-def _spec_from(cls: type, name: str, function: Any) -> MethodSpec:
-    on_loop = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-    returns: Returns | None = getattr(function, "__zmqagents_returns__", None)
+def _function_of(cls: type, member: Any) -> Any:
+    """What runs when a member of a class is called: the function behind a descriptor that makes methods of it."""
+    if isinstance(member, (staticmethod, classmethod)):
+        return member.__func__
+    if isinstance(member, functools.partialmethod):
+        return member.__get__(None, cls)
+    return member.func if isinstance(member, functools.singledispatchmethod) else member
+
+
+def annotated(cls: type, name: str) -> tuple[list[Any], int]:
+    """What runs when a method of ``cls`` or its ``__init__`` is called, for the sake of its annotations.
+
+    And how many of the first parameters no caller gives, ``self`` say. Of a `singledispatchmethod` all that it may run.
+    """
+    member = inspect.getattr_static(cls, name)
+    if name == "__call__" and member is vars(AgentBase)["__call__"]:
+        member = inspect.getattr_static(cls, "reply")
+    if isinstance(member, functools.singledispatchmethod):
+        return [member.func, *member.dispatcher.registry.values()], 1
+    if isinstance(member, functools.partialmethod):
+        return [member.func], 1 + len(member.args)
+    if isinstance(member, functools.partial):
+        return [member.func], len(member.args)
+    return [_function_of(cls, member)], 0 if isinstance(member, staticmethod) else 1
+
+
+def _below_decorators(function: Any) -> Any:
+    """The function below ``functools.wraps`` and partial objects: a wrapped generator function gives a stream, too."""
+    while True:
+        inner = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)
+        if not callable(inner):
+            return function
+        function = inner
+
+
+def _spec_from(cls: type, name: str, function: Any, code: Any) -> MethodSpec:
+    below = _below_decorators(code)
+    on_loop = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(below)
+    returns: Returns | None = getattr(code, "__zmqagents_returns__", None)
     if returns is None:
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if inspect.isgeneratorfunction(below) or inspect.isasyncgenfunction(below):
             returns = "stream"
         elif on_loop or (name in ("reply", "__call__") and issubclass(cls, AgentBase)):
             returns = "future"
         else:
             returns = "value"
-    try:
-        signature = str(inspect.signature(function))
-    except (TypeError, ValueError):  # builtins without a text signature
-        signature = ""
     return MethodSpec(
-        name, returns, on_loop, bool(getattr(function, "__zmqagents_concurrent__", False)), signature,
-        inspect.getdoc(function) or "", bool(getattr(function, "__zmqagents_idempotent__", False)),
+        name, returns, on_loop, bool(getattr(code, "__zmqagents_concurrent__", False)), _signature_of(function),
+        inspect.getdoc(code) or "", bool(getattr(code, "__zmqagents_idempotent__", False)),
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- signatures as text
+
+
+class _Text:
+    """Stands in a signature for a default or an annotation, and is shown as the text that it holds."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _signature_of(function: Any) -> str:
+    """The signature of a method as Python source; "" when Python cannot tell, as for builtins without one."""
+    try:
+        given = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""
+    parameters = [
+        parameter.replace(default=_shown_default(parameter.default), annotation=_shown(parameter.annotation))
+        for parameter in given.parameters.values()
+    ]
+    return str(given.replace(parameters=parameters, return_annotation=_shown(given.return_annotation)))
+
+
+def _shown_default(value: Any) -> Any:
+    """A default as source: an enum and a class by name, ``...`` for what has no source, as a sentinel or a function."""
+    if value is inspect.Parameter.empty or type(value) in _PLAIN:
+        return value
+    if isinstance(value, enum.Enum):
+        text = f"{type(value).__qualname__}.{value.name}"
+    else:
+        text = value.__qualname__ if isinstance(value, type) else _text_of(value)
+    return _Text(text if _is_source(text) else "...")
+
+
+def _shown(annotation: Any) -> Any:
+    """An annotation as source; a class inside a function, say, by its last name."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return annotation
+    text = _text_of(annotation) if not isinstance(annotation, type) else inspect.formatannotation(annotation)
+    if _is_source(text):
+        return annotation
+    name = getattr(annotation, "__name__", "")
+    return _Text(name if _is_source(name) else "...")
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # somebody's code
+        return ""
+
+
+def _is_source(text: str) -> bool:
+    """Whether ``text`` can stand for a default: one expression, and nothing beside it."""
+    try:
+        (function,) = ast.parse(f"def f(x={text}): ...").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # ValueError: has a NUL
+        return False
+    given = function.args if isinstance(function, ast.FunctionDef) else None
+    return given is not None and len(given.args) == 1 and not (given.kwonlyargs or given.vararg or given.kwarg)

@@ -97,7 +97,7 @@ class Clients:
             session = Session(hello, user, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
-            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of somebody else"))
+            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
             return
         else:  # its former connection is lost, which it may have noticed before us
             self._lose(session)
@@ -205,9 +205,9 @@ class Clients:
                 session.role = role
                 self._next_roles = now + ROLES_EVERY_S
                 continue
-            who = name_of(session.user)
-            log.warning("%s: %s was revoked, and its session is ended", self._config.server_id, who)
-            error = errors.AuthenticationError(f"the key of {who.partition(':')[2]} was revoked")
+            name = name_of(session.user)
+            log.warning("%s: %s was revoked, and its session is ended", self._config.server_id, name)
+            error = errors.AuthenticationError(f"the key of {name.partition(':')[2]} was revoked")
             self._carry_out(self._dispatcher.on_revoke(session.caller, error, now))
             if not session.lost:
                 self._send_away(session.peer, error)

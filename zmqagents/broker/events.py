@@ -1,71 +1,218 @@
-"""The events that other threads hand to the router thread: `Router` of the execution package, as the broker has it."""
+"""The events that other threads hand to the router thread: the broker's body of `Router` of the execution package.
+
+Each method of `Events` posts its own handler, the method of the same name with ``_on_``, to the broker's inbox. The
+router thread calls the handlers in the order in which they were posted, and carries out the effects they return. So
+there are two halves here: the `Router` methods may be called by any thread, the ``on_`` and ``_on_`` methods by the
+router thread alone. Results, management requests and the end of the host have handlers of their own, beside what they
+change; they reach the inbox by the same `Post`.
+
+Most events are about waiting, which makes the wait-for graph. A thread that waits gives a `Wait` and gets exactly one
+`Resume`. A coroutine gives a function ``fail`` instead, for it does not look at a gate.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, Protocol
 
+from .. import errors
 from ..errors import ZmqAgentsError
 from ..execution.gate import Wait
+from ..scheduler.dispatcher import Dispatcher
+from ..scheduler.effects import Answer, Effect, Resume
 from ..scheduler.records import Peer, Ticket
-from ..wire.messages import Call, Frame
+from ..wire.messages import Call, Flag, Frame, error_reply
+from .clients import Clients
 
-__all__ = ["Events"]
+__all__ = ["Events", "Post", "refusal_of"]
 
+P = ParamSpec("P")
+Effects = list[Effect]
 Fail = Callable[[ZmqAgentsError], None]
 
 
-class Events:
-    """Posts each event to the broker's inbox. ``leads``: see `Router.leads`."""
+class Post(Protocol):
+    """Hands an event to the router thread: a handler with its arguments. Any thread may call it."""
 
-    def __init__(self, post: Callable[..., None], leads: Callable[[], bool]) -> None:
-        self._post = post
+    def __call__(self, handler: Callable[P, Effects], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+
+
+class Events:
+    """See the module's docstring, and `Router` for what each event says.
+
+    ``leads``: see `Router.leads`. ``take_call`` handles a call of the host's own code, ``pass_on`` an item of a stream.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, clients: Clients, post: Post, carry_out: Callable[[Effects], None],
+        clock: Callable[[], float], *, leads: Callable[[], bool],
+        take_call: Callable[[Peer, Call, Ticket | None, Wait | None], Effects],
+        pass_on: Callable[[Ticket, int, tuple[Frame, ...]], Effects],
+    ) -> None:  # fmt: skip
         self.leads = leads
+        self._dispatcher = dispatcher
+        self._clients = clients
+        self._post = post
+        self._carry_out = carry_out
+        self._clock = clock
+        self._take_call = take_call
+        self._pass_on = pass_on
+
+    # ------------------------------------------------------------ requests
 
     def call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> None:
-        self._post("call", peer, call, parent, wait)
+        self._post(self._take_call, peer, call, parent, wait)
 
     def fetch(self, peer: Peer, call_id: int, task_id: str, timeout_s: float) -> None:
-        self._post("fetch", peer, call_id, task_id, timeout_s)
+        self._post(self.on_fetch, peer, call_id, task_id, timeout_s)
+
+    def on_fetch(self, peer: Peer, call_id: int, task_id: str, timeout_s: float) -> Effects:
+        """Find a result for its reader; the result of a stream is refused."""
+        ticket = self._dispatcher.tasks.get(task_id)
+        if ticket is not None and ticket.flags & Flag.STREAM:
+            error = errors.UnknownTask(f"{task_id} is a stream, which only its caller can read")
+            return [Answer(peer, call_id, error_reply(error, call_id=task_id))]
+        return self._dispatcher.on_fetch(peer, call_id, task_id, timeout_s, self._clock())
 
     def cancel(self, peer: Peer, task_id: str, alone: bool) -> None:
-        self._post("cancel", peer, 0, task_id, alone)
+        self._post(self._on_cancel, peer, task_id, alone)
+
+    def _on_cancel(self, peer: Peer, task_id: str, alone: bool) -> Effects:
+        return self._dispatcher.on_cancel(peer, 0, task_id, self._clock(), alone=alone)
 
     def credit(self, peer: Peer, call_id: int, items: int) -> None:
-        self._post("credit", peer, call_id, items)
+        self._post(self.on_credit, peer, call_id, items)
 
-    def wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> None:
-        self._post("wait", wait, task_ids, any_of)
-
-    def wait_outside(self, wait: Wait, task_ids: Sequence[str] = ()) -> None:
-        self._post("wait_outside", wait, task_ids)
-
-    def go_outside(self, wait: Wait) -> None:
-        self._post("go_outside", wait)
-
-    def wait_item(self, wait: Wait, stream: Any) -> None:
-        self._post("wait_item", wait, stream)
-
-    def wait_credit(self, wait: Wait) -> None:
-        self._post("wait_credit", wait)
-
-    def wait_over(self, wait: Wait) -> None:
-        self._post("wait_over", wait)
-
-    def await_result(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> None:
-        self._post("await", ticket, task_id, fail, ready)
-
-    def await_outside(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> None:
-        self._post("await_outside", ticket, task_id, fail, ready)
-
-    def await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> None:
-        self._post("await_credit", ticket, fail, ready)
-
-    def unawait(self, ticket: Ticket, task_id: str) -> None:
-        self._post("unwait", ticket, task_id)
-
-    def unawait_outside(self, ticket: Ticket, task_id: str) -> None:
-        self._post("unawait_outside", ticket, task_id)
+    def on_credit(self, peer: Peer, call_id: int, items: int) -> Effects:
+        """Allow the stream ``call_id`` to send ``items`` more."""
+        ticket = peer.calls.get(call_id)
+        if ticket is None or ticket.context is None or ticket.context.sender is None:
+            return []
+        ticket.context.sender.grant(items)
+        self._clients.feed(ticket)
+        if ticket.on_loop and ticket.parent is not None:
+            return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
+        return []
 
     def chunk(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
-        self._post("chunk", ticket, number, body)
+        self._post(self._pass_on, ticket, number, body)
+
+    # ------------------------------------------------------------ a thread waits
+
+    def wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> None:
+        self._post(self._on_wait, wait, task_ids, any_of)
+
+    def _on_wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> Effects:
+        wait.enter()
+        return self._dispatcher.on_wait(wait.ticket, task_ids, self._clock(), any_of=any_of)
+
+    def wait_outside(self, wait: Wait, task_ids: Sequence[str] = ()) -> None:
+        self._post(self._on_wait_outside, wait, task_ids)
+
+    def _on_wait_outside(self, wait: Wait, task_ids: Sequence[str] = ()) -> Effects:
+        wait.enter()
+        return self._dispatcher.on_wait_outside(wait.ticket, self._clock(), task_ids=task_ids)
+
+    def go_outside(self, wait: Wait) -> None:
+        self._post(self._on_go_outside, wait)
+
+    def _on_go_outside(self, wait: Wait) -> Effects:
+        """The thread blocks on the outside thing itself, so it would hear a refusal only when that is over.
+
+        Where the wait would close a cycle, the call that came back is therefore refused instead. Where there may be no
+        more stand-ins, the thread keeps its slot.
+        """
+        now = self._clock()
+        effects = self._on_wait_outside(wait)
+        refusal = refusal_of(wait.ticket, effects)
+        if isinstance(refusal, errors.DeadlockError):
+            refused = self._dispatcher.refuse_returns(wait.ticket, refusal, now)
+            return [*refused, *self._on_wait_outside(wait)]
+        return [Resume(wait.ticket)] if isinstance(refusal, errors.HostBusy) else effects
+
+    def wait_item(self, wait: Wait, stream: Any) -> None:
+        self._post(self._on_wait_item, wait, stream)
+
+    def _on_wait_item(self, wait: Wait, stream: Any) -> Effects:
+        return self._on_wait(wait, [] if stream.ready() else [stream.task_id], False)
+
+    def wait_credit(self, wait: Wait) -> None:
+        self._post(self._on_wait_credit, wait)
+
+    def _on_wait_credit(self, wait: Wait) -> Effects:
+        """A generator waits for its reader to take items.
+
+        That is an edge to a reader in a worker thread, which does one thing at a time. A coroutine may wait in one task
+        and read in another, so a wait for its credit proves nothing.
+        """
+        ticket = wait.ticket
+        reader = ticket.parent
+        if not ticket.peer.local:
+            self._clients.starve(ticket)
+        if reader is None or reader.settled or reader.on_loop:
+            return self._on_wait_outside(wait)
+        if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
+            return self._on_wait(wait, [], False)
+        return self._on_wait(wait, [reader.task_id], False)
+
+    def wait_over(self, wait: Wait) -> None:
+        if self.leads():
+            self._carry_out(self._on_wait_over(wait))
+        self._post(self._on_wait_over, wait)
+
+    def _on_wait_over(self, wait: Wait) -> Effects:
+        return self._dispatcher.on_wait_over(wait.ticket, self._clock()) if wait.is_current else []
+
+    # ------------------------------------------------------------ a coroutine awaits
+
+    def await_result(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> None:
+        self._post(self._on_await, ticket, task_id, fail, ready)
+
+    def _on_await(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> Effects:
+        """A coroutine holds no slot, but its wait may close a cycle."""
+        if ready():
+            return []
+        return _tell(fail, ticket, self._dispatcher.on_wait(ticket, [task_id], self._clock()))
+
+    def await_outside(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> None:
+        self._post(self._on_await_outside, ticket, task_id, fail, ready)
+
+    def _on_await_outside(self, ticket: Ticket, task_id: str, fail: Fail, ready: Callable[[], bool]) -> Effects:
+        if ready():
+            return []
+        return _tell(fail, ticket, self._dispatcher.on_await_outside(ticket, task_id, self._clock()))
+
+    def await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> None:
+        self._post(self._on_await_credit, ticket, fail, ready)
+
+    def _on_await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> Effects:
+        reader, context = ticket.parent, ticket.context
+        if not ticket.peer.local:
+            self._clients.starve(ticket)
+        if reader is None or reader.settled or reader.on_loop or context is None or context.sender.has_credit:
+            return []
+        return self._on_await(ticket, reader.task_id, fail, ready)
+
+    def unawait(self, ticket: Ticket, task_id: str) -> None:
+        if self.leads():
+            self._carry_out(self._on_unawait(ticket, task_id))
+        self._post(self._on_unawait, ticket, task_id)
+
+    def _on_unawait(self, ticket: Ticket, task_id: str) -> Effects:
+        return self._dispatcher.on_unwait(ticket, [task_id])
+
+    def unawait_outside(self, ticket: Ticket, task_id: str) -> None:
+        self._post(self._dispatcher.on_unawait_outside, ticket, task_id)
+
+
+def refusal_of(ticket: Ticket, effects: Effects) -> ZmqAgentsError | None:
+    """Why the wait that ``ticket`` has just begun is refused, None if it is not; ``effects`` are those of the wait."""
+    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
+
+
+def _tell(fail: Fail, ticket: Ticket, effects: Effects) -> Effects:
+    """Give ``effects`` back, and call ``fail`` if they refuse the wait of the coroutine ``ticket``."""
+    refusal = refusal_of(ticket, effects)
+    if refusal is not None:
+        fail(refusal)
+    return effects

@@ -1,21 +1,22 @@
-"""Who steers: the role of the router thread, which passes to another thread when user code keeps the one that has it.
+"""Leadership of the router loop: if agent code blocks the leader, a standby thread takes over.
 
-The router thread runs short methods itself (the *fast lane*), for a hand-off to a worker costs more than they do.
-That they are short is a guess from their past (`pace`). What makes a wrong guess harmless:
+The leader is the router thread: it runs the loop and alone may touch listeners, timers and dispatcher. It also runs
+short methods itself (the *fast lane*), for a hand-off to a worker costs more than they do. That they are short is a
+guess from their past (`timing`). Two things make a wrong guess harmless:
 
-* A second thread *stands by*. While there is traffic on the fast lane it looks every `LOOK_S`, and sooner if it finds
-  an agent's code running. If that is the same run as at the two looks before, it takes the helm: sockets, timers and
-  dispatcher are its own from then on. (At one look, it would often be a thread that the operating system has kept from
-  running, and not long code: who looks gets the interpreter lock just when that thread is let in again.)
-* Code that is about to wait, or calls anything of ours, gives the helm up first (`leave`), at once.
+* A *standby* thread. While there is traffic on the fast lane it looks at the leader every `LOOK_S`, and sooner if it
+  finds agent code running. If it finds the same run at three looks in a row, it takes over the leadership. (At one
+  look the leader would often be a thread that the operating system has kept from running, and not one in long code: the
+  standby gets the interpreter lock just when that thread is let in again.)
+* Agent code that is about to wait, or that calls anything of the package, gives up the leadership first (`leave`).
 
-Either way the former router thread finds out when the code comes back (`end` is False), hands its result in as a
-worker does, and stands by in its turn. Code that holds the interpreter lock stops everybody, as in any thread.
+Either way the former leader finds out when the agent code returns (`end` is False), hands the result in as a worker
+does, and becomes the standby in its turn. Code that holds the interpreter lock stops everything, as in any thread.
 
-There is one *token*, in the steering thread's hands but for the time in which it runs an agent's code; then it lies
-where exactly one thread can take it back: the same thread at the end, or the one that stands by. It bears the ident of
-who laid it down, for a former router thread that comes back must not take its successor's. No lock is needed for
-that, nor allowed: a garbage collection may run a finalizer that posts an event at any point of this module.
+There is one *token*. The leader holds it, but for the time in which it runs agent code; then the token lies where
+exactly one thread can take it: the leader at the end of the run, or the standby. The token bears the ident of the
+thread that laid it down, so that a former leader cannot take its successor's. No lock is needed for that, nor allowed:
+a garbage collection may run a finalizer that posts an event at any point of this module.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ __all__ = ["Leader", "Relieved"]
 LOOK_S = 0.001
 CLOSE_LOOK_S = 0.0004  # the next look, if an agent's code is running at this one
 LOOKS = 2
-DOZE_LOOKS = 50  # so many looks without a run on the fast lane, and the one who stands by sleeps until there is one
+DOZE_LOOKS = 50  # after so many looks without a run on the fast lane, the standby sleeps until there is one
 
 
 class Relieved(BaseException):
-    """The calling thread has lost the helm while it ran an agent's code, and must touch nothing of the router's."""
+    """The calling thread lost the leadership while it ran agent code, and must not touch what the leader owns."""
 
 
 class Leader:
-    """The role of the router thread. ``steer`` is the loop: it ends by returning, or by raising `Relieved`."""
+    """The role of the router thread. ``loop`` is the router loop: it ends by returning, or by raising `Relieved`."""
 
-    def __init__(self, steer: Callable[[], None]) -> None:
-        self.thread = 0  # the ident of the thread that steers; 0: it has left, and nobody has taken over yet
-        self._loop = steer
-        self._token: deque[int] = deque()  # holds its ident while the steering thread runs an agent's code
-        self._in_code = 0  # its ident while it does, and while nobody has said that he took over
+    def __init__(self, loop: Callable[[], None]) -> None:
+        self.thread = 0  # the ident of the leader; 0: it has left, and no other thread has taken over yet
+        self._loop = loop
+        self._token: deque[int] = deque()  # holds the ident of the leader while that runs agent code
+        self._in_code = 0  # the same ident, until the run ends or a successor has taken over
         self._runs = 0
-        self._unwatched = True  # nobody looks: who stands by sleeps, or is not there
-        self._words: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the one who stands by
-        self._lock = threading.Lock()  # to write the four fields below; the one who stands by clears `_standby` without
+        self._unwatched = True  # no thread looks: the standby sleeps, or there is none
+        self._words: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the standby
+        self._lock = threading.Lock()  # to write the four fields below; the standby clears `_standby` without it
         self._standby: threading.Thread | None = None
         self._threads: set[threading.Thread] = set()
         self._made = 0
@@ -59,17 +60,17 @@ class Leader:
         _leaders.add(self)
 
     def run(self) -> None:
-        """Steer, and stand by when relieved. Returns when the loop has ended, or when nobody needs this thread."""
+        """Lead, and stand by when relieved. Returns when the loop has ended, or when this thread is not needed."""
         self.thread = threading.get_ident()
         self._live()
 
     def can_watch(self) -> bool:
-        """True if a thread stands by, or could be made. Called by the steering thread."""
+        """True if there is a standby, or one could be started. Called by the leader."""
         return self._standby is not None or self._find_standby()
 
     def _find_standby(self) -> bool:
         with self._lock:
-            if self._standby is not None:  # a former helmsman, since the look above
+            if self._standby is not None:  # a former leader, since the look above
                 return True
             if self._closed:
                 return False
@@ -86,10 +87,10 @@ class Leader:
             return False
         return True
 
-    # ------------------------------------------------------------ around an agent's code, in the steering thread
+    # ------------------------------------------------------------ around agent code, in the leader
 
     def begin(self) -> None:
-        """An agent's code begins; `can_watch` was true."""
+        """Agent code begins; `can_watch` was true."""
         self._runs += 1
         self._in_code = self.thread
         self._token.append(self.thread)
@@ -98,7 +99,7 @@ class Leader:
             self._words.put(None)
 
     def end(self) -> bool:
-        """The code has come back. False: this thread does not steer any more."""
+        """The code has returned. False: this thread does not lead any more."""
         try:
             self._token.remove(threading.get_ident())
         except ValueError:
@@ -107,7 +108,7 @@ class Leader:
         return True
 
     def leave(self) -> None:
-        """The code that this thread runs for an agent is about to wait, or may be: let the other one steer."""
+        """Agent code in this thread is about to wait, or may be: let the standby lead."""
         try:
             self._token.remove(threading.get_ident())
         except ValueError:  # it was relieved already
@@ -116,11 +117,11 @@ class Leader:
         self._words.put(None)
 
     def leads(self) -> bool:
-        """True in the thread that steers. If an agent's code asks there, that gives the helm up, and it is False."""
+        """True in the leader. If agent code asks there, the thread gives up the leadership first, and it is False."""
         me = threading.get_ident()
         if self.thread != me:
             return False
-        if self._in_code == me:  # not: the token is there. Who stands by may have taken it and not said so yet
+        if self._in_code == me:  # not "if the token is there": the standby may have taken it and not said so yet
             self.leave()
             return False
         return True
@@ -128,7 +129,7 @@ class Leader:
     # ------------------------------------------------------------ standing by
 
     def close(self, timeout: float) -> bool:
-        """Let go of the threads that stand by, at the end of the loop; False if one has not come back in time."""
+        """End the standby and former leaders, at the end of the loop; False if one has not returned in time."""
         with self._lock:
             self._closed = True
             threads = self._threads - {threading.current_thread()}
@@ -139,7 +140,7 @@ class Leader:
         return not any(thread.is_alive() for thread in threads)
 
     def _begin_by(self) -> None:
-        if self._watch():
+        if self.watch():
             self._live()
         with self._lock:
             self._threads.discard(threading.current_thread())
@@ -155,18 +156,18 @@ class Leader:
                 if self._closed or self._standby is not None:
                     return
                 self._standby = threading.current_thread()
-            if not self._watch():
+            if not self.watch():
                 return
 
-    def _watch(self) -> bool:
-        """Stand by until the helm is this thread's: True. False when it is needed no more."""
+    def watch(self) -> bool:
+        """Stand by until this thread is the leader: True. False: it is not needed any more."""
         seen, calm, same = self._runs, 0, 0
         while not self._closed:
             late = self._pause(seen) if calm >= DOZE_LOOKS else self._look(CLOSE_LOOK_S if self._token else LOOK_S)
             same = same + 1 if late and self._runs == seen and self._token else 0
-            if self.thread == 0 or (same >= LOOKS and self._take()):
+            if self.thread == 0 or (same >= LOOKS and self.take()):
                 self.thread = threading.get_ident()
-                self._in_code = 0  # after that: until then the former one would believe that it steers
+                self._in_code = 0  # only now: with it cleared, the former leader would believe that it leads
                 self._unwatched = True
                 self._standby = None
                 return True
@@ -175,10 +176,11 @@ class Leader:
         self._standby = None
         return False
 
-    def _take(self) -> bool:
+    def take(self) -> bool:
+        """Take the token, as the standby: the first step of a takeover. False if the leader has it again."""
         try:
             self._token.pop()
-        except IndexError:  # the code has come back just now
+        except IndexError:  # the code has returned just now
             return False
         return True
 

@@ -1,57 +1,72 @@
-"""Requests to the host itself: what there is, how it is, delete, configure, stop.
+"""Management requests: questions and orders to the host itself.
 
-They are answered in the router thread from what the dispatcher knows, so they get an answer however busy the workers
-are. Those that run somebody's code, read files or ask the store (`ANSWERED_APART`) get a thread of their own. Making
-an agent, reading its memory and reading a file may take long, too: those are calls like any other (`RUN_AS_CALLS`),
-and the dispatcher's matter. All answers are plain data without secrets.
+`REQUESTS` at the end of this module is the table of them: the name, the role that may ask, where the request runs and
+the function that answers it.
 
-Who may ask for what (`Management.check`); the host's own code, agents that call agents, may do all of it:
+    role "call"   every client                                    Runs.ROUTER  in the router thread
+    role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
+    role "admin"  admins                                          Runs.CALL    as a call, by the scheduler
 
-    request                              role call                       role admin
-    create_agent, describe_agent         yes                             yes
-    calls, attributes, memory            yes                             yes
-    a result by its task id              yes: the id is the key to it    yes
-    get_agent_list, get_server_info      yes                             yes
-    download_file, below --file-root     yes                             yes
-    delete_agent                         agents that it has made         all
-    get_call_list, cancel_call           its own calls                   all
-    stop, delete_all_agent, dump         no                              yes
-    get_result_list                      no: see above                   yes
-    set_model_configs, register_class    no                              yes
+In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
+runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
+first, collects what only that thread may read, and returns the function for the other thread. A request that may take
+long or calls an agent's code is a call: the dispatcher accepts it, and it has no handler here.
+
+The host's own code (agents that call agents) has the role admin. A result can be fetched by every client that has its
+task id: the id is the key to it. All answers are plain data without secrets.
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from .. import codec, errors
+from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
-from ..scheduler.effects import Effect
+from ..scheduler.effects import Answer, Effect
 from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..security.keys import Role
 from ..security.zap import name_of
-from ..store import FutureStore
-from ..store.write_behind import Archive
 from ..version import __version__
-from ..wire.messages import Call, Code, Flag, Op, Reply
+from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
+from .events import Post, refusal_of
+from .results import Results
 
-__all__ = ["ADMIN_ONLY", "ANSWERED_APART", "RUN_AS_CALLS", "Management"]
+__all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
-RUN_AS_CALLS = frozenset({Op.CREATE, Op.MEMORY, Op.DOWNLOAD})
-ANSWERED_APART = frozenset({Op.MODELS, Op.REGISTER, Op.RESULTS, Op.DUMP})
-ADMIN_ONLY = frozenset({Op.STOP, Op.DELETE_ALL, Op.MODELS, Op.REGISTER, Op.DUMP, Op.RESULTS})
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
-MAX_LISTED_CALLS = 10_000  # a list of more would be read by nobody and hold up the router
+MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
+
+
+class Runs(enum.Enum):
+    """Where a request is answered; see the module's docstring."""
+
+    ROUTER = "in the router thread"
+    APART = "in a thread of its own"
+    CALL = "as a call, by the scheduler"
+
+
+class Asked(NamedTuple):
+    """One request, as its handler gets it."""
+
+    peer: Peer
+    call: Call
+    role: Role
+
+    def option(self, name: str) -> Any:
+        """An option of the request, None if it is not given."""
+        return self.call.options.get(name)
 
 
 class Management:
@@ -62,17 +77,15 @@ class Management:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, store: FutureStore,
-        archive: Archive | None, models: ModelConfigs, *,
+        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Callable[..., None], where: Callable[[], dict[str, Any]], clock: Callable[[], float],
+        post: Post, where: Callable[[], dict[str, Any]], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
         self._host = host
         self._pool = pool
-        self._store = store
-        self._archive = archive
+        self._results = results
         self._models = models
         self._unpickler = unpickler
         self._carry_out = carry_out
@@ -81,55 +94,88 @@ class Management:
         self._clock = clock
         self._started = clock()
         self._nobody = Peer("")
-        self._requests: dict[str, Callable[[dict[str, Any]], Any]] = {
-            Op.INFO: lambda _: self.info(), Op.LIST: self._list, Op.CANCEL: self._cancel,
-            Op.DESCRIBE: self._describe, Op.DELETE: self._delete, Op.DELETE_ALL: self._delete_all, Op.STOP: self._stop,
-        }  # fmt: skip
-
-    def check(self, peer: Peer, role: Role, call: Call) -> None:
-        """Raise `PermissionRefused` for what ``role`` does not allow; see the table of the module."""
-        if role == "admin":
-            return
-        if call.method in ADMIN_ONLY:
-            raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
-        subject = str(call.options.get("id"))
-        if call.method == Op.DELETE:
-            record = self._dispatcher.agents.get(subject)
-            if record is not None and record.owner != peer.user:
-                raise errors.PermissionRefused(f"{subject} was made by somebody else: only an admin may delete it")
-        if call.method == Op.CANCEL:
-            ticket = self._dispatcher.tasks.get(subject)
-            if ticket is not None and ticket.owner != peer.user:
-                raise errors.PermissionRefused(f"{subject} is somebody else's call: only an admin may cancel it")
+        self._waits: dict[int, Wait] = {}  # of the host's own code for a request, by call id
 
     def may_cancel(self, peer: Peer, role: Role, task_id: str) -> bool:
-        """The same for a CANCEL, which has no answer: an open call of its user, or one that it may yet make."""
-        if role == "admin" or not task_id:  # "": by its own number of the call
+        """Whether a CANCEL may be carried out: for a call of the same user, or one that the client may yet make."""
+        if role == "admin" or not task_id:  # "": one of its own calls, by number
             return True
         ticket = self._dispatcher.tasks.get(task_id)
         return task_id.startswith(f"{peer.prefix}-") if ticket is None else ticket.owner == peer.user
 
-    def handle(self, peer: Peer, call: Call, role: Role) -> Reply | None:
-        """The answer; None if it comes later, as the event ``managed``. Called by the router thread."""
-        try:
-            self.check(peer, role, call)
-            if call.method == Op.CALLS:
-                return Reply(Code.NONE, (codec.pack(self._calls(None if role == "admin" else peer.user)),))
-            if call.method == Op.RESULTS:
-                call = call._replace(options={**call.options, "open": self._open_results()})
-            elif call.method == Op.DUMP:
-                call = call._replace(options={"open": self._open_calls()})
-            if call.method in ANSWERED_APART:
-                self._begin_apart(peer, call)
-                return None
-            request = self._requests.get(call.method)
-            if request is None:
-                raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
-            return Reply(Code.NONE, (codec.pack(request(call.options)),))
-        except errors.ZmqAgentsError as exc:
-            return error_reply(exc, method=call.method)
+    # ------------------------------------------------------------ asking
 
-    def info(self) -> dict[str, Any]:
+    def answer(self, peer: Peer, call: Call, role: Role) -> list[Effect]:
+        """Answer a request now or later. For the router thread; ``call`` is none of `RUN_AS_CALLS`."""
+        try:
+            request = _BY_OP.get(call.method)
+            if request is None or request.handler is None:
+                raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
+            if request.role == "admin" and role != "admin":
+                raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
+            answer = request.handler(self, Asked(peer, call, role))
+            if request.runs is Runs.APART:
+                self._begin_apart(peer, call, answer)
+                return []
+            reply = Reply(Code.NONE, (codec.pack(answer),))
+        except errors.ZmqAgentsError as exc:
+            reply = error_reply(exc, method=call.method)
+        return [Answer(peer, call.call_id, reply)]
+
+    def answer_inside(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
+        """Answer a request of the host's own code; ``wait``: the code of ``parent`` waits for the answer."""
+        if parent is None or wait is None:
+            return self.answer(peer, call, "admin")
+        now = self._clock()
+        request = _BY_OP.get(call.method)
+        if request is None or request.runs is not Runs.APART:
+            answered = self.answer(peer, call, "admin")
+            return [*answered, *self._dispatcher.on_wait(parent, [], now)]
+        effects = self._dispatcher.on_wait_outside(parent, now, task_ids=[task_id_of(peer.prefix, call.call_id)])
+        refusal = refusal_of(parent, effects)
+        if refusal is not None:
+            return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
+        self._waits[call.call_id] = wait
+        return [*effects, *self._end_wait(call.call_id, self.answer(peer, call, "admin"))]
+
+    def _on_answered(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
+        """A request that had a thread of its own is answered."""
+        answered: list[Effect] = [Answer(peer, call_id, reply)]
+        return self._end_wait(call_id, answered) if peer.local else answered
+
+    def _end_wait(self, call_id: int, answered: list[Effect]) -> list[Effect]:
+        """End the wait for a request, if ``answered`` is its answer and not empty."""
+        wait = self._waits.pop(call_id, None) if answered else None
+        if wait is not None and wait.is_current:
+            answered += self._dispatcher.on_wait_over(wait.ticket, self._clock())
+        return answered
+
+    def _begin_apart(self, peer: Peer, call: Call, answer: Callable[[], Any]) -> None:
+        name = f"zmqagents-{call.method}"
+        try:
+            threading.Thread(target=self._apart, args=(peer, call, answer), name=name, daemon=True).start()
+        except RuntimeError as exc:  # no more threads
+            raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
+
+    def _apart(self, peer: Peer, call: Call, answer: Callable[[], Any]) -> None:
+        """Answer a request in the thread that was started for it."""
+        try:
+            reply = Reply(Code.NONE, (codec.pack(answer()),))
+        except errors.ZmqAgentsError as exc:
+            reply = error_reply(exc, method=call.method)
+        except Exception as exc:  # a class body, an unpickler: other people's code
+            reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
+        self._post(self._on_answered, peer, call.call_id, reply)
+
+    def _argument(self, call: Call) -> Any:
+        """The first argument of a request. Decoding it may run an unpickler."""
+        payload, *buffers = call.body
+        args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
+        return args[0]
+
+    # ------------------------------------------------------------ questions
+
+    def info(self, _: Asked | None = None) -> dict[str, Any]:
         """What ``status`` shows."""
         dispatcher = self._dispatcher
         return {
@@ -140,16 +186,11 @@ class Management:
             "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
-            "calls": vars(dispatcher.counters).copy(), "store": self._store_figures(),
+            "calls": vars(dispatcher.counters).copy(), "store": self._results.figures(),
             "settings": self._config.public(),
         }  # fmt: skip
 
-    def _store_figures(self) -> dict[str, Any]:
-        return self._store.stats()._asdict() if self._archive is None else self._archive.figures()
-
-    # ------------------------------------------------------------ what there is
-
-    def _list(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+    def list_agents(self, _: Asked) -> list[dict[str, Any]]:
         return [self._agent_info(record) for record in self._dispatcher.agents.values()]
 
     def _agent_info(self, record: AgentRecord) -> dict[str, Any]:
@@ -159,9 +200,9 @@ class Management:
             "age_s": round(self._clock() - record.created, 3),
         }  # fmt: skip
 
-    def _calls(self, user: str | None) -> list[dict[str, Any]]:
-        """The open calls of ``user``, None: of all."""
-        now = self._clock()
+    def list_calls(self, asked: Asked) -> list[dict[str, Any]]:
+        """The open calls of the user; an admin sees those of all."""
+        now, user = self._clock(), None if asked.role == "admin" else asked.peer.user
         tickets = (ticket for ticket in self._dispatcher.tasks.values() if user is None or ticket.owner == user)
         return [self._call_info(ticket, now) for ticket in itertools.islice(tickets, MAX_LISTED_CALLS)]
 
@@ -178,29 +219,25 @@ class Management:
             "waits_for": [target.task_id for target in waits_for] + sorted(ticket.deps or ()),
         }  # fmt: skip
 
-    def _open_results(self) -> list[dict[str, Any]]:
-        """The calls of this host whose results will be kept; the router thread's part of `_results`."""
-        now = self._clock()
+    def list_results(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
+        """Calls of this host that are not finished, then the latest results in the store, the youngest first."""
+        now, most = self._clock(), asked.option("most")
+        most = most if isinstance(most, int) and 0 < most < MAX_LISTED_CALLS else MAX_LISTED_CALLS
         kept = (ticket for ticket in self._dispatcher.tasks.values() if ticket.flags & Flag.DETACHED)
-        return [
+        pending = [
             {"task_id": ticket.task_id, "state": "pending", "age_s": round(now - ticket.accepted, 3), "bytes": 0}
             for ticket in itertools.islice(kept, MAX_LISTED_CALLS)
         ]
-
-    def _results(self, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """Calls of this host that are not finished, then the latest results in the store, the youngest first."""
-        most = options.get("most")
-        most = most if isinstance(most, int) and 0 < most < MAX_LISTED_CALLS else MAX_LISTED_CALLS
-        return [
-            *options["open"],
-            *(
+        return lambda: (
+            pending
+            + [
                 {"task_id": entry.task_id, "state": "done", "age_s": round(entry.age_s, 3), "bytes": entry.bytes}
-                for entry in self._store.entries(most)
-            ),
-        ]
+                for entry in self._results.entries(most)
+            ]
+        )
 
-    def _open_calls(self) -> list[tuple[Ticket, Any, dict[str, Any]]]:
-        """Each open call, the frame of its code and what is known of it; the router thread's part of `_dump`."""
+    def dump(self, _: Asked) -> Callable[[], list[dict[str, Any]]]:
+        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
         now, frames = self._clock(), sys._current_frames()
         rows = []
         for ticket in itertools.islice(self._dispatcher.tasks.values(), MAX_LISTED_CALLS):
@@ -208,77 +245,110 @@ class Management:
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
             rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
-        return rows
-
-    def _dump(self, calls: list[tuple[Ticket, Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
-        return [{**row, "stack": self._stack_of(ticket, frame)} for ticket, frame, row in calls]
+        return lambda: [{**row, "stack": self._stack_of(ticket, frame)} for ticket, frame, row in rows]
 
     def _stack_of(self, ticket: Ticket, frame: Any) -> str:
         if ticket.on_loop:
             return self._pool.stack_on_loop(ticket)[-STACK_CHARS:]
         return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
 
-    def _describe(self, options: dict[str, Any]) -> bytes:
-        agent_id = options.get("id")
+    def describe(self, asked: Asked) -> bytes:
+        """An agent's class and methods, as clients make a proxy of them."""
+        agent_id = asked.option("id")
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
         return self._host.description(record)
 
-    # ------------------------------------------------------------ what changes it
+    # ------------------------------------------------------------ orders
 
-    def _delete(self, options: dict[str, Any]) -> bool:
-        self._carry_out(self._dispatcher.remove_agent(str(options.get("id")), self._clock()))
+    def delete(self, asked: Asked) -> bool:
+        """Delete one agent."""
+        agent_id = str(asked.option("id"))
+        record = self._dispatcher.agents.get(agent_id)
+        if record is not None and asked.role != "admin" and record.owner != asked.peer.user:
+            raise errors.PermissionRefused(f"{agent_id} was made by somebody else: only an admin may delete it")
+        self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
         return True
 
-    def _cancel(self, options: dict[str, Any]) -> bool:
-        task_id = str(options.get("id"))
-        is_open = task_id in self._dispatcher.tasks
-        if is_open:
-            self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
-        return is_open
+    def cancel(self, asked: Asked) -> bool:
+        """Cancel a call; False if there is no such call open."""
+        task_id = str(asked.option("id"))
+        ticket = self._dispatcher.tasks.get(task_id)
+        if ticket is None:
+            return False
+        if asked.role != "admin" and ticket.owner != asked.peer.user:
+            raise errors.PermissionRefused(f"{task_id} is somebody else's call: only an admin may cancel it")
+        self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
+        return True
 
-    def _delete_all(self, _: dict[str, Any]) -> bool:
+    def delete_all(self, _: Asked) -> bool:
+        """Delete all agents."""
         for agent_id in list(self._dispatcher.agents):
             self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
         return True
 
-    def _stop(self, options: dict[str, Any]) -> bool:
-        grace = options.get("grace_s")
+    def stop(self, asked: Asked) -> bool:
+        """Drain and end. At once, not as an event: when the answer arrives, no new call is accepted."""
+        grace = asked.option("grace_s")
         good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
         now = self._clock()
         grace_s = float(grace) if good and grace is not None else self._config.grace_s
-        # At once, not as an event: whoever has the answer knows that no new call is taken.
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 
-    def _begin_apart(self, peer: Peer, call: Call) -> None:
-        name = f"zmqagents-{call.method}"
-        try:
-            threading.Thread(target=self._apart, args=(peer, call), name=name, daemon=True).start()
-        except RuntimeError as exc:  # no more threads
-            raise errors.HostBusy(f"{call.method}: the host cannot start a thread: {exc}") from exc
+    def add_models(self, asked: Asked) -> Callable[[], bool]:
+        """Add model configurations."""
 
-    def _apart(self, peer: Peer, call: Call) -> None:
-        """In a thread of its own."""
-        try:
-            payload, *buffers = call.body
-            args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
-            answer: Any = True
-            if call.method == Op.RESULTS:
-                answer = self._results(call.options)
-            elif call.method == Op.DUMP:
-                answer = self._dump(call.options["open"])
-            elif call.method == Op.MODELS:
-                self._models.add(args[0])
-            elif self._config.private:
-                self._host.classes.add(args[0], replace=True)
-            else:
+        def add() -> bool:
+            self._models.add(self._argument(asked.call))
+            return True
+
+        return add
+
+    def register_class(self, asked: Asked) -> Callable[[], bool]:
+        """Add an agent class to a private host."""
+
+        def register() -> bool:
+            cls = self._argument(asked.call)
+            if not self._config.private:
                 raise errors.PermissionRefused("only a private host takes classes from its parent")
-            reply = Reply(Code.NONE, (codec.pack(answer),))
-        except errors.ZmqAgentsError as exc:
-            reply = error_reply(exc, method=call.method)
-        except Exception as exc:  # a class body, an unpickler: somebody's code
-            reply = Reply(Code.AGENT_ERROR, (codec.pack(errors.describe(exc, method=call.method)),))
-        self._post("managed", peer, call.call_id, reply)
+            self._host.classes.add(cls, replace=True)
+            return True
+
+        return register
+
+
+class Request(NamedTuple):
+    """One row of the table of management requests.
+
+    ``handler`` answers it: with the answer, or for `Runs.APART` with a function that gives the answer in a thread of
+    its own. None for `Runs.CALL`.
+    """
+
+    op: str
+    role: Literal["call", "owner", "admin"]
+    runs: Runs
+    handler: Callable[[Management, Asked], Any] | None
+
+
+REQUESTS = (
+    Request(Op.CREATE, "call", Runs.CALL, None),
+    Request(Op.MEMORY, "call", Runs.CALL, None),
+    Request(Op.DOWNLOAD, "call", Runs.CALL, None),
+    Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
+    Request(Op.LIST, "call", Runs.ROUTER, Management.list_agents),
+    Request(Op.INFO, "call", Runs.ROUTER, Management.info),
+    Request(Op.CALLS, "call", Runs.ROUTER, Management.list_calls),  # an admin sees all, others their own
+    Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
+    Request(Op.DELETE, "owner", Runs.ROUTER, Management.delete),
+    Request(Op.DELETE_ALL, "admin", Runs.ROUTER, Management.delete_all),
+    Request(Op.STOP, "admin", Runs.ROUTER, Management.stop),
+    Request(Op.DUMP, "admin", Runs.APART, Management.dump),
+    Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
+    Request(Op.MODELS, "admin", Runs.APART, Management.add_models),
+    Request(Op.REGISTER, "admin", Runs.APART, Management.register_class),
+)
+_BY_OP = {request.op: request for request in REQUESTS}
+RUN_AS_CALLS = frozenset(request.op for request in REQUESTS if request.runs is Runs.CALL)
+ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.role == "admin")

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
+from ..wire.link import Link
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_awaited, checked_name, holding, request_body
+from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, creation
+from .rpc import RpcClient, constructor_names, creation
 
 __all__ = ["AsyncRpcClient"]
 
@@ -40,52 +41,77 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
 
 
 class AsyncRpcClient:
-    """A host, from an asyncio program. See `RpcClient` for the parameters and what each request does."""
+    """A host, from an asyncio program: the requests of `RpcClient`, to be awaited. Parameters as there.
+
+    For the thread of the event loop, which no method blocks. A request raises CallTimeout when the host does not answer
+    in time, HostUnreachable when nothing listens, AuthenticationError for a refused key, PermissionRefused where the
+    user's role does not suffice. ConfigError for parameters that no host can have.
+    """
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *, transport: Transport | None = None,
-        timeout: Timeout = UNSET,
+        timeout: Timeout = UNSET, link: Link | None = None, types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
-        self._client = RpcClient(host, port, transport=transport, timeout=timeout)
+        self._client = RpcClient(
+            host, port, transport=transport, timeout=timeout, link=link, types=types, plain_types=plain_types
+        )
         self._link = self._client.link
         self._timeout = timeout
 
     @property
     def address(self) -> str:
-        """``host:port``."""
+        """``host:port``, or ``ipc:/path`` of a private host."""
         return self._client.address
 
     async def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> AgentProxy:  # fmt: skip
-        """Make an agent on the host; its proxy, all of whose methods are awaited."""
+        """Make an agent on the host; returns its proxy, all of whose methods are awaited.
+
+        Arguments and errors as in `RpcClient.create_agent`.
+        """
+        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
+        taken = constructor_names(cls_or_name, given)
+        kwargs |= {name: given.pop(name) for name in taken}
+        return await self.make_agent(cls_or_name, args, kwargs, **given)
+
+    async def make_agent(
+        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+    ) -> AgentProxy:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         await self._settle()
         name, options = creation(cls_or_name, agent_id, agent_options)
+        cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._proxy(await self._create(name, args, kwargs, options))
+            return self._proxy(await self._create(name, args, kwargs, options), cls)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         await self._manage(Op.REGISTER, cls_or_name)
-        return self._proxy(await self._create(name, args, kwargs, options))
+        return self._proxy(await self._create(name, args, kwargs, options), cls)
 
     async def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of an agent that is there."""
+        """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
 
     async def delete_agent(self, agent_id: str) -> bool:
+        """Delete an agent; returns True. See `RpcClient.delete_agent`. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return bool(await self._manage(Op.DELETE, options={"id": agent_id}))
 
     async def delete_all_agent(self) -> bool:
+        """Delete every agent of the host; returns True. Needs the role admin."""
         return bool(await self._manage(Op.DELETE_ALL))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
+        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
         return list(await self._manage(Op.LIST))
 
     async def get_agent_memory(self, agent_id: str) -> Any:
+        """What the agent remembers; see `RpcClient.get_agent_memory`. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return await self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
 
@@ -100,24 +126,34 @@ class AsyncRpcClient:
         return True
 
     async def stop(self, grace_s: float | None = None) -> bool:
+        """Ask the host to drain and end; returns True when the host has agreed. Needs the role admin.
+
+        ``grace_s``: for how many seconds its calls may go on (None: as long as the host's setting says).
+        """
         return bool(await self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
 
     async def get_server_info(self) -> dict[str, Any]:
+        """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
         return dict(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
+        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
         return list(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:
+        """Cancel the call ``task_id`` and the calls that it has made; False if the host has no such open call."""
         return bool(await self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
     async def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
+        """The unfinished calls and the ``most`` latest results, one dict for each; see `RpcClient.get_result_list`."""
         return list(await self._manage(Op.RESULTS, options={"most": most}))
 
     async def dump(self) -> list[dict[str, Any]]:
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
         return list(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
+        """Give the host model configurations; returns True. See `RpcClient.set_model_configs`."""
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(await self._manage(Op.MODELS, given))
 
@@ -125,7 +161,10 @@ class AsyncRpcClient:
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
         progress: Progress | None = None, *, timeout: Timeout = UNSET,
     ) -> int:  # fmt: skip
-        """Copy a file of the host; see `RpcClient.download_file`. Disks are waited for in other threads."""
+        """Copy a file of the host; returns its size in bytes. See `RpcClient.download_file`.
+
+        ``progress`` is called in the event loop's thread; the local file is written in other threads.
+        """
         with Incoming(local_path, progress) as file, self._client.open_download(remote_path, timeout) as stream:
             async for item in stream:
                 await _to_its_end(file.take, item)
@@ -133,9 +172,18 @@ class AsyncRpcClient:
             return await _to_its_end(file.finish)
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of any call; ``await`` it."""
+        """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
         checked_name(task_id, errors.UnknownTask)
-        return holding(self._client, AsyncResult.attach(self._link, task_id, bind_awaited, timeout))
+        return AsyncResult(
+            self._link,
+            task_id,
+            bind_awaited,
+            None,
+            task_id=task_id,
+            timeout=timeout,
+            client=self._client,
+            scope=self._client.scope,
+        )
 
     async def close(self) -> None:
         """Let go of the connection; the last client of this process to the host closes it."""
@@ -168,9 +216,10 @@ class AsyncRpcClient:
         return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
-        result = AsyncResult(self._link, op, bind_awaited)
-        result.task_id = self._link.submit("", op, body, result, options=options, timeout=timeout)
-        return await result
+        scope = self._client.scope
+        return await AsyncResult(
+            self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout, scope=scope
+        )
 
-    def _proxy(self, description: Any) -> AgentProxy:
-        return self._client.proxy_from(description, awaitable=True)
+    def _proxy(self, description: Any, cls: type | None = None) -> AgentProxy:
+        return self._client.proxy_from(description, awaitable=True, cls=cls)

@@ -1,4 +1,7 @@
-"""TODO."""
+"""How long a call may take: its own timeout, the block's deadline, and what is left to the calling agent.
+
+The least of them counts. It travels as a number of milliseconds, so the clocks of two machines need not agree.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ current_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Every call made in this block must end within ``seconds`` of its start; of two nested ones the narrower holds."""
+    """Every call made in this block must end within ``seconds`` of the block's start; of two nested blocks the least.
+
+    A call that would begin later, or is not finished by then, raises CallTimeout. ConfigError if ``seconds`` is no
+    number. It holds for the code of this block alone: for this thread, or this task.
+    """
     end = time.monotonic() + _checked_timeout(seconds)
     outer = current_deadline.get()
     token = current_deadline.set(end if outer is None else min(end, outer))

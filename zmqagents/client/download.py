@@ -1,4 +1,4 @@
-"""TODO."""
+"""A file of the host as it arrives: written to a draft beside its place, and renamed when it is whole."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What callers hold: `AgentProxy`, which looks like the agent, and `RpcClient`, which stands for its host.
+"""`AgentProxy`, which looks like the agent, and `RemoteMethod`, one method of it.
 
-Both stand on a `Link` and send nothing by themselves but calls. Arguments are encoded in the caller's
+Both send nothing but calls, over a `Link`. Arguments are encoded in the caller's
 thread, so a value that cannot travel fails there (`SerializationError`); a result is decoded in the thread that
 first reads it. A proxy and a result are references: they pickle, they go as arguments to any agent on any
 host, and arrive as a proxy, or as the finished value.
@@ -9,28 +9,25 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
+from ..agents.spec import annotated
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
-from .links import link_for
+from .references import link_for
 from .result import AsyncResult, decode_reply
 from .stream import Stream
 
 __all__ = ["AgentProxy", "bind_reference"]
-
-
-# ---------------------------------------------------------------- links
-
-_Outcome = TypeVar("_Outcome", AsyncResult, Stream)
 
 
 def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
@@ -45,7 +42,7 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
-    return AsyncResult.attach(link, ref.task_id, bind_awaited if awaitable else bind_reference)
+    return AsyncResult(link, ref.task_id, bind_awaited if awaitable else bind_reference, None, task_id=ref.task_id)
 
 
 def bind_own(ref: AgentRef | TaskRef) -> Any:
@@ -59,13 +56,10 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     return bind_reference(ref, came_by, awaitable=True)
 
 
-# ---------------------------------------------------------------- deadlines
-
-
-def value_of(link: Link, reply: Reply) -> Any:
+def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> Any:
     if reply.code:
-        raise rebuild_error(reply)
-    return decode_reply(link, reply, bind_reference)
+        raise rebuild_error(reply, scope, pickling.loads if link.takes_pickles else None)
+    return decode_reply(link, reply, bind_reference, scope)
 
 
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
@@ -88,11 +82,11 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
     if not name:
-        raise error("no name is empty")
+        raise error("names must not be empty")
     if len(name) > MAX_TEXT:
-        raise error(f"no name is longer than {MAX_TEXT} characters: {name[:40]!r}...")
+        raise error(f"names must have at most {MAX_TEXT} characters, got {name[:40]!r}...")
     if not name.isprintable():  # lone surrogates among them
-        raise error(f"no name is like {name[:40]!r}")
+        raise error(f"names must be printable text, got {name[:40]!r}")
     return name
 
 
@@ -117,8 +111,11 @@ class AgentProxy:
     def __init__(
         self, link: Link, agent_id: str, class_name: str, doc: str, methods: Mapping[str, list[str]], *,
         timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
-        client: object | None = None,
+        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE, cls: type | None = None,
     ) -> None:  # fmt: skip
+        """``scope``: which classes the values may have that come from the agent; ``cls``: the agent's own class if
+        this process has it, whose annotations name further ones.
+        """
         _check_agent_id(agent_id)
         own = self.__dict__
         own["_za_link"] = link
@@ -129,12 +126,14 @@ class AgentProxy:
         own["_za_awaitable"] = awaitable  # made by AsyncRpcClient: every method is awaited
         own["_za_server"] = server_id
         own["_za_client"] = client  # the RpcClient that made it: while that is there, the connection stays open
+        own["_za_scope"] = scope
+        own["_za_of"] = cls
         own["__doc__"] = doc
 
     @property
-    def agent_id(self) -> str:
-        """The agent's id on its host."""
-        return str(self._za_id)
+    def agent_id(self) -> Any:
+        """The agent's id on its host: printable text, unique there. Its own method of that name if it has one."""
+        return self._za_method("agent_id") if "agent_id" in self._za_methods else str(self._za_id)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -148,7 +147,7 @@ class AgentProxy:
             return method
         return self._za_read(name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if "__call__" not in self._za_methods:
             raise TypeError(f"{self._za_class} is not callable: {self!r}")
         return self._za_method("__call__")(*args, **kwargs)
@@ -168,10 +167,10 @@ class AgentProxy:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AgentProxy):
             return NotImplemented
-        mine, theirs = self._za_home(), other._za_home()
-        if not (mine and theirs):  # one has never reached its host
-            mine, theirs = self._za_link.address, other._za_link.address
-        return (self._za_id, mine) == (other._za_id, theirs)
+        mine, theirs = self.__zmqagents_places__(), other.__zmqagents_places__()
+        if mine[1] and theirs[1]:
+            return mine[:2] == theirs[:2]
+        return (mine[0], mine[2]) == (theirs[0], theirs[2])  # one has never reached its host
 
     def __hash__(self) -> int:
         return hash(self._za_id)
@@ -181,6 +180,14 @@ class AgentProxy:
 
     def __deepcopy__(self, memo: Any) -> AgentProxy:
         return self
+
+    def __zmqagents_places__(self) -> tuple[str, str, str]:
+        """The agent's id, the id of its host ("": not known yet) and the host's address."""
+        return self._za_id, self._za_home(), self._za_link.address
+
+    def __zmqagents_method__(self, name: str) -> RemoteMethod | None:
+        """A method of the agent, None if there is none of that name. Sends nothing."""
+        return self._za_method(name) if name in self._za_methods else None
 
     def __zmqagents_ref__(self) -> AgentRef:
         link = self._za_link
@@ -196,41 +203,53 @@ class AgentProxy:
     def _za_home(self) -> str:
         return self._za_server or str(self._za_link.server_id)
 
-    def _za_returns(self, name: str) -> str | None:
-        """What a method gives its caller: "value", "future" or "stream"; None if there is none of that name."""
-        spec = self._za_methods.get(name)
-        return None if spec is None else _read_mark(spec[0])[0]
-
     def _za_method(self, name: str) -> Any:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
         return made(
             self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout,
-            home=self._za_server or "", client=self._za_client,
+            home=self._za_server or "", client=self._za_client, scope=self._za_scope_of(name),
         )  # fmt: skip
+
+    def _za_scope_of(self, name: str) -> codec.Scope:
+        scope: codec.Scope = self._za_scope
+        if self._za_of is None:
+            return scope
+        try:
+            methods, _ = annotated(self._za_of, name)
+        except AttributeError:  # the host's class of this name has a method more
+            return scope
+        return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
         left = time_left(self._za_timeout)
         if self._za_awaitable:
-            result = _AttributeResult(link, f"{self._za_id}.{name}", bind_awaited)
-            flags = Flag.ATTRIBUTE | Flag.DETACHED
-            result.task_id = link.submit(self._za_id, name, body, result, flags=flags, timeout=left)
-            return holding(self._za_client, result)
-        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
+            return _AttributeResult(
+                link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
+                flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
+                scope=self._za_scope,
+            )  # fmt: skip
+        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), self._za_scope)
 
 
 class RemoteMethod:
-    """One method of a proxy. ``timeout=`` is the call's deadline, unless the method itself has such a parameter."""
+    """One method of an agent, as its proxy gives it. Any thread may call it.
+
+    A call returns the value, an `AsyncResult` or a `Stream`, as `returns` says. ``timeout=`` is the call's deadline in
+    seconds, unless the method itself has a parameter of that name. Raises what the method raised (`AgentCallError`),
+    SerializationError and MessageTooLarge before anything is sent, CallTimeout, and the errors of the connection.
+    """
 
     _bind: Any = staticmethod(bind_reference)
 
     def __init__(
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
-        client: object | None = None,
+        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE,
     ) -> None:  # fmt: skip
         _check_agent_id(agent_id)
         self._home = home
         self._client = client
+        self._scope = scope
         self._link = link
         self._agent_id = agent_id
         mark, self._signature, self.__doc__ = spec
@@ -241,22 +260,31 @@ class RemoteMethod:
         self._what = f"{self._label}: "
         self.__name__ = self.__qualname__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
-            return value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
+            return value_of(
+                link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left), self._scope
+            )
         return self._submit(body, left)
 
-    def aio(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it without blocking, whatever it returns: something to await, or to read with ``async for``."""
+    def aio(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
         return self._submit(*self._prepare(args, kwargs))
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
-        """The same method with another deadline: for methods that have a parameter ``timeout`` of their own."""
+        """The same method with a deadline of ``seconds`` (None: none), for one with its own parameter ``timeout``."""
         spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
         return type(self)(
-            self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client
+            self._link,
+            self._agent_id,
+            self.__name__,
+            spec,
+            seconds,
+            home=self._home,
+            client=self._client,
+            scope=self._scope,
         )
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
@@ -280,16 +308,29 @@ class RemoteMethod:
     def _submit(self, body: codec.Encoded, left: float | None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
-            stream = Stream(link, self._label, self._bind)
-            stream.task_id = link.submit(agent_id, name, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-            return holding(self._client, stream)
-        result = AsyncResult(link, self._label, self._bind, self._home)
-        flags = Flag.DETACHED | self._flags
-        result.task_id = link.submit(agent_id, name, body, result, flags=flags, timeout=left)
-        return holding(self._client, result)
+            return Stream(
+                link,
+                self._label,
+                self._bind,
+                body,
+                agent=agent_id,
+                method=name,
+                timeout=left,
+                client=self._client,
+                scope=self._scope,
+            )
+        return AsyncResult(
+            link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
+            timeout=left, home=self._home, client=self._client, scope=self._scope,
+        )  # fmt: skip
 
     def _takes_timeout(self) -> bool:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
+
+    @property
+    def returns(self) -> str:
+        """What a call returns: "value", "future" (an `AsyncResult`) or "stream"."""
+        return self._returns
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -304,21 +345,14 @@ class AwaitedMethod(RemoteMethod):
 
     _bind = staticmethod(bind_awaited)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.aio(*args, **kwargs)
-
-
-def holding(client: object | None, outcome: _Outcome) -> _Outcome:
-    """``outcome`` keeps the client that asked for it, and may be all that is left of ``Reader().to_dist(...)(x)``."""
-    if client is not None:
-        outcome.__dict__["_client"] = client
-    return outcome
 
 
 class _AttributeResult(AsyncResult):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 

@@ -1,6 +1,6 @@
-"""What a call gives before its value is there: `AsyncResult` for one value, `Stream` for many.
+"""`AsyncResult`: what a call gives before its value is there.
 
-Both are filled by the thread that carries the reply and read by any other; a value is decoded in the thread that
+It is filled by the thread that carries the reply and read by any other; the value is decoded in the thread that
 first reads it. Reading waits, and a wait inside an agent's call goes through its host (`HostServices`), so that it
 gives the worker slot back and a wait that could never end is refused.
 
@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import codec, errors
 from ..agents.context import own_call
-from ..codec import TaskRef, pickling
+from ..codec import Encoded, TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
-from .loops import inbox_of, renew_lock
+from .loop_inbox import inbox_of, renew_lock
 
 log = logging.getLogger(__name__)
 
@@ -34,95 +34,122 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncResult", "decode_reply"]
 
-_CANCELLED = concurrent.futures._base.CANCELLED
-_FINISHED = concurrent.futures._base.FINISHED
+_CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
 
-def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
-    """The value of a reply that is no error. ``bind`` makes references live."""
+def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> Any:
+    """The value of a reply that is no error. ``bind`` makes references live, ``scope`` says which classes are known."""
     body = reply.body
     payload = body[0]
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode(payload)
     buffers = body[1:]
     unpickler = pickling.loads if link.takes_pickles else None
-    return codec.decode(payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler)
+    return codec.decode(
+        payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler, scope=scope, root="result"
+    )
 
 
 # ---------------------------------------------------------------- one value
 
 
-class Condition(type(threading.RLock())):  # type: ignore[misc]
+class Condition:
     """A `threading.Condition` that Ctrl-C cannot leave locked: the thread that brings all replies would wait for it.
 
     No signal is looked at between a lock's own entering and the block. But `threading.Condition` enters and leaves by
-    functions in Python, in which a KeyboardInterrupt may be raised.
+    functions in Python, in which a KeyboardInterrupt may be raised. Here ``with`` finds the methods of the lock itself,
+    in slots. Most results are there before a thread waits for them; they never need the condition of the library.
     """
+
+    __slots__ = ("__enter__", "__exit__", "_changed", "_lock")
+
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> bool: ...
+
+        def __exit__(self, *_: object) -> None: ...
 
     def __init__(self) -> None:
-        self._waiters: deque[Any] = deque()
+        self._lock = lock = threading.RLock()
+        self.__enter__ = lock.__enter__  # type: ignore[method-assign]
+        self.__exit__ = lock.__exit__  # type: ignore[method-assign, assignment]
+        self._changed: threading.Condition | None = None  # with the same lock, which guards it, too
 
-    wait = threading.Condition.wait
-    wait_for = threading.Condition.wait_for
-    notify = threading.Condition.notify
-    notify_all = threading.Condition.notify_all
+    def acquire(self) -> bool:
+        """As ``with`` does; `concurrent.futures.wait` calls it."""
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """The reverse of `acquire`."""
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let go of the lock until `notify_all`; False after ``timeout`` seconds."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        return self._changed.wait(timeout)
+
+    def wait_for(self, is_true: Callable[[], bool], timeout: float | None = None) -> bool:
+        """`wait` until ``is_true()``; what that said last."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        return self._changed.wait_for(is_true, timeout)
+
+    def notify_all(self) -> None:
+        """Wake every thread that waits. The caller has the lock."""
+        if self._changed is not None:
+            self._changed.notify_all()
 
 
-class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
-    """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
+class Awaited:
+    """What a host may know of a result that its code waits for: see `HostServices.wait_for` and ``awaiting``.
 
-    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
-    and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
-    ``result`` and ``exception`` may be called again and again, from any thread.
+    It is no part of `AsyncResult`, whose public names are those of the value.
     """
 
-    def __init__(self, link: Link, label: str, bind: Bind, home: str = "") -> None:
-        super().__init__()
-        self._condition = Condition()
-        self._home = home  # the host's id, where it was known before the link was first used
-        self._link = link
-        self._label = label
-        self._bind = bind
-        self._decode_lock = threading.Lock()
-        self._decoded = False
-        self.task_id = ""
+    __slots__ = ("_result", "link", "server_id", "task_id")
 
-    @classmethod
-    def attach(cls, link: Link, task_id: str, bind: Bind, timeout: float | None = None) -> AsyncResult:
-        """The result of a call that somebody else made. Sends the request for it."""
-        result = cls(link, task_id, bind)
-        result.task_id = task_id
-        link.fetch(task_id, result, timeout=timeout)
-        return result
-
-    @property
-    def server_id(self) -> str:
-        """The host that has the call; "" until it has answered for the first time."""
-        return self._home or self._link.server_id
+    def __init__(self, result: AsyncResult, link: Link) -> None:
+        self._result = result
+        self.link = link
+        self.task_id = result.task_id
+        self.server_id = result.server_id
 
     @property
     def inside(self) -> bool:
         """True for a call of a host's own code to an agent of the same host."""
-        return self._link.inside
+        return self.link.inside
 
     def ready(self) -> bool:
-        """The same as `done`; what a `Stream` has, too."""
-        return self.done()
+        """Whether nothing needs to be waited for any more."""
+        return self._result.done()
 
-    # ------------------------------------------------------------ the thread that carries the reply
+    def add_done_callback(self, function: Callable[[Any], object]) -> None:
+        """Call ``function`` with the result when it is finished."""
+        self._result.add_done_callback(function)
+
+
+class _Sink:
+    """Where the reply to the call of an `AsyncResult` goes; used by the thread that carries the reply."""
+
+    __slots__ = ("_result",)
+
+    def __init__(self, result: AsyncResult) -> None:
+        self._result = result
 
     def deliver(self, reply: Reply | None) -> None:
+        result = self._result
         if reply is None:
-            self.fail(errors.CallTimeout(f"{self.task_id} was not finished in time"))
+            self.fail(errors.CallTimeout(f"{result.task_id} was not finished in time"))
         elif reply.code:
-            self.fail(rebuild_error(reply))
+            self.fail(result.__zmqagents_error__(reply))
         else:
-            self._settle(self.set_result, reply)
+            self._settle(result.set_result, reply)
 
     def fail(self, error: Exception) -> None:
-        self._settle(self.set_exception, error)
+        self._settle(self._result.set_exception, error)
 
     def _settle(self, setter: Callable[[Any], None], outcome: Any) -> None:
         try:
@@ -130,15 +157,70 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         except concurrent.futures.InvalidStateError:  # cancelled meanwhile
             pass
         except BaseException:  # a done-callback raised SystemExit, say: this thread carries the replies of others too
-            log.exception("a done-callback of %r failed", self)
+            log.exception("a done-callback of %r failed", self._result)
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""
 
+
+class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+    """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
+
+    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
+    and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
+    ``result`` and ``exception`` may be called again and again, from any thread. Done-callbacks run on the thread that
+    carries the reply, where waiting is refused with `BlockingCallError`. A proxy makes it; programs do not.
+    """
+
+    def __init__(
+        self, link: Link, label: str, bind: Bind, body: Encoded | None, *,
+        agent: str = "", method: str = "", flags: int = 0, options: dict[str, Any] | None = None,
+        timeout: float | None = None, task_id: str = "", home: str = "", client: object | None = None,
+        scope: codec.Scope = codec.NO_SCOPE,
+    ) -> None:  # fmt: skip
+        """Send the call ``agent.method`` with the arguments ``body``; without them, ask for the result of ``task_id``.
+
+        ``home``: the host's id, where it is known before the link is first used. ``client``: kept, so that its
+        connection stays open as long as the result is there. ``scope``: which classes the value may have.
+        """
+        super().__init__()
+        self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
+        self._home = home
+        self._client = client
+        self._link = link
+        self._label = label
+        self._bind = bind
+        self._scope = scope
+        self._decode_lock = threading.Lock()
+        self._decoded = False
+        self.task_id = task_id
+        if body is None:
+            link.fetch(task_id, _Sink(self), timeout=timeout)
+        else:
+            self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
+
+    @property
+    def server_id(self) -> str:
+        """The id of the host that has the call; "" until the host has answered for the first time."""
+        return self._home or self._link.server_id
+
+    def __zmqagents_error__(self, reply: Reply) -> Exception:
+        """The exception of an error reply. Called in the thread that carries the replies, where nothing is imported."""
+        scope = dataclasses.replace(self._scope, imports=False)
+        return rebuild_error(reply, scope, pickling.loads if self._link.takes_pickles else None)
+
+    def __zmqagents_awaited__(self) -> Awaited:
+        return Awaited(self, self._link)
+
     # ------------------------------------------------------------ the Future protocol
 
     def result(self, timeout: float | None = None) -> Any:
-        """The value, waiting at most ``timeout`` seconds for it (CallTimeout); raises what the call raised."""
+        """The value. Blocks until the call has ended, at most ``timeout`` seconds (None: no limit).
+
+        Raises what the call raised, CallTimeout after ``timeout`` seconds, `concurrent.futures.CancelledError` if it
+        was cancelled here, BlockingCallError on an event loop of the host and in a done-callback, DeadlockError where
+        the wait could never end.
+        """
         if self._state == _FINISHED and self._exception is None:  # without the lock: both were set before the state
             return self._decode()
         try:
@@ -154,7 +236,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             del self  # as in the standard library: the error that is raised here must not refer to itself
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, None if nothing; waits like `result`."""
+        """What the call raised, None if it has returned. Blocks, and may fail to wait, like `result`."""
         self._wait(timeout)
         try:
             return super().exception(0)
@@ -162,9 +244,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
 
     def cancel(self, *, recursive: bool = True) -> bool:
-        """Cancel the call: one that waits never runs, one that runs is told. False if it is finished.
+        """Cancel the call; False if it has ended. Any thread may call this, and it does not block.
 
-        The calls that it has made are cancelled with it, unless ``recursive`` is False.
+        A call that still waits never runs. A call that runs is told (`CallContext.cancelled`). The calls that it has
+        made are cancelled with it, unless ``recursive`` is False.
         """
         if self.cancelled():
             return True
@@ -182,7 +265,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             return
         timeout = bounded(timeout)
         call = own_call()
-        if call is not None and call.host.wait_for(call, [self], timeout, False):
+        if call is not None and call.host.wait_for(call, [Awaited(self, self._link)], timeout, False):
             return  # the worker slot was given back meanwhile
         self._link.check_may_block("result()")
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
@@ -193,7 +276,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             return self._result
         with self._decode_lock:
             if not self._decoded:
-                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind)
+                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind, self._scope)
                 self._decoded = True
             return self._result
 
@@ -213,11 +296,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         inbox = inbox_of(loop)
         self.add_done_callback(lambda _: inbox.post(future, None))
         call = own_call()
-        give_up = (
-            None
-            if call is None
-            else call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
-        )
+        give_up = None
+        if call is not None:
+            awaited = Awaited(self, self._link)
+            give_up = call.host.awaiting(call, awaited, lambda error: inbox.post(future, error), future.done)
         try:
             yield from future
         except asyncio.CancelledError:  # whoever awaited it has gone

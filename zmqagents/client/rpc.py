@@ -1,23 +1,28 @@
-"""TODO."""
+"""`RpcClient`: a host, from outside. Each method is one request to the host itself, which blocks for its answer.
+
+A class that the host does not know is sent along where the host takes pickles, a private host of this program; then
+the request is made again.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions
 from ..agents.spec import class_name_of
-from ..config import DEFAULT_TIMEOUT_S, check_host
+from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
-from ..wire.messages import Flag, Op
+from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
-from .proxy import AgentProxy, bind_reference, checked_name, holding, request_body, value_of
+from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
 
@@ -43,6 +48,18 @@ def creation(
         raise errors.ConfigError(f"agent_id: {exc}") from None
 
 
+def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list[str]:
+    """Those names of ``given`` that have a value and that the constructor of a class has as parameters of its own."""
+    names = [name for name, value in given.items() if value is not None]
+    if not names or not isinstance(cls_or_name, type):
+        return []
+    try:
+        parameters = inspect.signature(cls_or_name.__init__).parameters  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return []
+    return [name for name in names if name in parameters]
+
+
 class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
 
@@ -51,11 +68,18 @@ class RpcClient:
     the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
     without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
+    ``types``: packages whose classes arrive as themselves in results, as `trust_types` takes them; ``plain_types``:
+    objects of classes that are not known here arrive in their plain form instead of failing.
+
+    Each request blocks its thread: CallTimeout when the host does not answer in time, HostUnreachable when nothing
+    listens, AuthenticationError for a refused key, PermissionRefused where the user's role does not suffice.
+    ConfigError for parameters that no host can have.
     """
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *,
         transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
+        types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
         if link is None:
             check_host(host)
@@ -66,13 +90,19 @@ class RpcClient:
             link = connect(Target(host, port, transport))
         self._link = link
         self._timeout = timeout
+        self._scope = codec.Scope(trusted=check_packages(types), plain=plain_types)
         self._open = False
         self._use()
 
     @property
     def link(self) -> Link:
-        """What carries the requests."""
+        """The connection that carries the requests; for code of this package and its tools."""
         return self._link
+
+    @property
+    def scope(self) -> codec.Scope:
+        """Which classes the values may have that come in here; for code of this package."""
+        return self._scope
 
     @property
     def address(self) -> str:
@@ -82,44 +112,65 @@ class RpcClient:
     # ------------------------------------------------------------ agents
 
     def create_agent(
-        self, cls_or_name: type | str, *args: Any, agent_id: str | None = None,
+        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> AgentProxy:  # fmt: skip
-        """Make an agent on the host; its proxy.
+        """Make an agent on the host; returns its proxy when its ``__init__`` has ended.
 
-        ``cls_or_name``: a class, or the name of one that the host knows (`UnknownClass` lists those). The
-        remaining arguments go to its ``__init__``. A given ``agent_id`` that is taken is `AgentExists`.
-        ``agent_options`` override those of the class for this agent: ``max_concurrency``, ``reentrant``, ``on_busy``.
+        ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
+        ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
+        this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
+        of these two names gets it; `make_agent` keeps both apart.
+        Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
+        taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
+        ``__init__`` raises.
         """
+        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
+        taken = constructor_names(cls_or_name, given)
+        kwargs |= {name: given.pop(name) for name in taken}
+        return self.make_agent(cls_or_name, args, kwargs, **given)
+
+    def make_agent(
+        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+    ) -> AgentProxy:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         name, options = creation(cls_or_name, agent_id, agent_options)
+        cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._create(name, args, kwargs, options)
+            return self._create(name, args, kwargs, options, cls)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         self._manage(Op.REGISTER, cls_or_name)
-        return self._create(name, args, kwargs, options)
+        return self._create(name, args, kwargs, options, cls)
 
     def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of an agent that is there; UnknownAgent if it is not."""
+        """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
 
     def delete_agent(self, agent_id: str) -> bool:
-        """Delete an agent: its running call ends, its queued ones get `AgentDeleted`. UnknownAgent if there is none."""
+        """Delete an agent; returns True. Its running call ends, its queued calls fail with AgentDeleted.
+
+        UnknownAgent: the host has none of that id. To delete an agent of another user needs the role admin.
+        """
         checked_name(agent_id, errors.UnknownAgent)
         return bool(self._manage(Op.DELETE, options={"id": agent_id}))
 
     def delete_all_agent(self) -> bool:
-        """Delete every agent of the host."""
+        """Delete every agent of the host; returns True. Needs the role admin."""
         return bool(self._manage(Op.DELETE_ALL))
 
     def get_agent_list(self) -> list[dict[str, Any]]:
-        """The agents: agent_id, class, type, calls, running, queued, age_s."""
+        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
         return list(self._manage(Op.LIST))
 
     def get_agent_memory(self, agent_id: str) -> Any:
-        """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``."""
+        """What the agent remembers: its ``memory.get_memory()``, ``state.context`` or ``memory``.
+
+        It is read in a worker thread, beside the agent's current call. UnknownAgent: the host has none of that id.
+        """
         checked_name(agent_id, errors.UnknownAgent)
         return self._manage(Op.MEMORY, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S)
 
@@ -136,48 +187,64 @@ class RpcClient:
         return True
 
     def stop(self, grace_s: float | None = None) -> bool:
-        """Ask the host to drain and end; returns when it has agreed. ``grace_s``: how long calls may go on."""
+        """Ask the host to drain and end; returns True when the host has agreed. Needs the role admin.
+
+        ``grace_s``: for how many seconds its calls may go on (None: as long as the host's setting says).
+        """
         return bool(self._manage(Op.STOP, options={} if grace_s is None else {"grace_s": grace_s}))
 
     def get_server_info(self) -> dict[str, Any]:
-        """How the host is: server_id, pid, port, capacity, counts, store, settings."""
+        """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
         return dict(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet: task_id, agent, method, state, age_s, waits_for."""
+        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
         return list(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:
-        """Cancel a call and those that it has made; False if it is not open. Somebody else's needs the role admin."""
+        """Cancel the call ``task_id`` and the calls that it has made; False if the host has no such open call.
+
+        To cancel the call of another user needs the role admin.
+        """
         return bool(self._manage(Op.CANCEL, options={"id": checked_name(task_id, errors.UnknownTask)}))
 
     def get_result_list(self, most: int = 1000) -> list[dict[str, Any]]:
-        """The host's unfinished calls whose results will be kept, and the ``most`` latest results that are: task_id,
-        state, age_s (since the call, or since its finish), bytes. In a shared store those of all hosts."""
+        """The unfinished calls whose results will be kept, and the ``most`` latest results: one dict for each.
+
+        A dict has task_id, state, age_s (seconds since the call, or since its end) and bytes. In a shared store they
+        are those of all hosts. Needs the role admin.
+        """
         return list(self._manage(Op.RESULTS, options={"most": most}))
 
     def dump(self) -> list[dict[str, Any]]:
-        """The open calls with the stack of their code and what they wait for: to see what is stuck."""
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
         return list(self._manage(Op.DUMP))
 
     def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
-        """Give the host model configurations; all are checked before any is taken."""
+        """Give the host one model configuration or a list of them; returns True. Needs the role admin.
+
+        All are checked before any is taken: ConfigError leaves the host as it was.
+        """
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(self._manage(Op.MODELS, given))
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
-        """The result of any call, made by whomever; the host waits up to ``timeout`` seconds for it.
+        """The result of the call ``task_id``, which any client may have made. Returns at once.
 
-        It ends in CallTimeout also when the host itself does not answer by then, or within its management timeout.
+        The host waits up to ``timeout`` seconds (None: no limit) for the call. Reading the result raises what the call
+        raised; CallTimeout: the call was not finished, or the host did not answer; UnknownTask: the host never had the
+        call; ResultExpired: it has dropped the result; StoreUnavailable: Redis does not answer.
         """
         checked_name(task_id, errors.UnknownTask)
-        return holding(self, AsyncResult.attach(self._link, task_id, bind_reference, timeout))
+        return AsyncResult(
+            self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self, scope=self._scope
+        )
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
         progress: Progress | None = None, *, timeout: Timeout = UNSET,
     ) -> int:  # fmt: skip
-        """Copy a file of the host to ``local_path``, which appears when it is whole; its size in bytes.
+        """Copy a file of the host to ``local_path``, which appears when it is whole; returns its size in bytes.
 
         The host serves only what lies below its ``--file-root`` directories; ``remote_path`` is absolute, or relative
         to one of them. Raises PermissionRefused or UnknownFile, and OSError for ``local_path``. ``progress(bytes there,
@@ -191,13 +258,11 @@ class RpcClient:
             return file.finish()
 
     def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
-        """The stream of a file: its size, then its bytes."""
+        """The stream of a file of the host: first its size in bytes, then its bytes. Errors as in `download_file`."""
         link, path = self._link, os.fspath(remote_path)
-        stream = Stream(link, Op.DOWNLOAD, bind_reference)
         left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)
         body = request_body(link, Op.DOWNLOAD, (path,), {})
-        stream.task_id = link.submit("", Op.DOWNLOAD, body, stream.inlet, flags=Flag.STREAM, timeout=left)
-        return holding(self, stream)
+        return Stream(link, Op.DOWNLOAD, bind_reference, body, agent="", method=Op.DOWNLOAD, timeout=left, client=self)
 
     # ------------------------------------------------------------ life
 
@@ -228,29 +293,43 @@ class RpcClient:
 
     # ------------------------------------------------------------ requests
 
-    def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> AgentProxy:
+    def _create(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], cls: type | None
+    ) -> AgentProxy:
         link = self._link
         link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
         body = request_body(link, short, args, kwargs)
         reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
-        return self.proxy_from(value_of(link, reply))
+        return self.proxy_from(value_of(link, reply, self._scope), cls=cls)
 
-    def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
-        """The proxy for a host's description of an agent."""
+    def proxy_from(self, description: Any, *, awaitable: bool = False, cls: type | None = None) -> AgentProxy:
+        """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`.
+
+        ``cls``: the agent's class, where this process has it.
+        """
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
         agent_id, class_name, doc, packed = description
         methods = _methods(packed)
         return AgentProxy(
-            self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
+            self._link,
+            agent_id,
+            class_name,
+            doc,
+            methods,
+            timeout=self._timeout,
+            awaitable=awaitable,
+            client=self,
+            scope=self._scope,
+            cls=cls,
         )
 
     def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return value_of(link, link.call("", op, body, options=options, timeout=left))
+        return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

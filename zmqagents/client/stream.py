@@ -1,17 +1,23 @@
-"""TODO."""
+"""`Stream`: the items of a generator method as they are made, for a thread or an event loop.
+
+Items arrive on the thread that carries replies and wait in the stream's inlet; the reader takes them from there. The
+host sends a window of items ahead, and each half window taken is granted again (a CREDIT).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..agents.context import own_call
+from ..codec import NO_SCOPE, Encoded, Scope, pickling
 from ..wire.link import Link, rebuild_error
-from ..wire.messages import STREAM_WINDOW, Reply
-from .loops import LoopInbox, inbox_of
+from ..wire.messages import STREAM_WINDOW, Flag, Reply
+from .loop_inbox import LoopInbox, inbox_of
 from .result import Bind, Condition, decode_reply
 
 if TYPE_CHECKING:
@@ -19,15 +25,36 @@ if TYPE_CHECKING:
 
 
 class _Inlet:
-    """The sink of a stream: what has come and was not taken. It does not know its `Stream`, so that one may go."""
+    """The sink of a stream: what has come and was not taken, and what a host may know of it while its code waits.
 
-    def __init__(self) -> None:
+    It does not know its `Stream`, so that a stream which nobody reads any more is closed.
+    """
+
+    def __init__(self, link: Link, scope: Scope) -> None:
+        self.task_id = ""
+        self._link = link
+        self._scope = scope
         self.items: deque[Reply] = deque()
         self.error: Exception | None = None
         self.ended = False
-        self.on_item: Callable[[], None] | None = None
+        self._on_item: Callable[[], None] | None = None
         self._changed = Condition()
         self._futures: list[tuple[LoopInbox, asyncio.Future[None]]] = []
+
+    @property
+    def server_id(self) -> str:
+        """The id of the host that makes the items; "" until it has answered."""
+        return self._link.server_id
+
+    @property
+    def inside(self) -> bool:
+        """True for a call of a host's own code to an agent of the same host."""
+        return self._link.inside
+
+    def open(self, agent: str, method: str, body: Encoded, timeout: float | None) -> str:
+        """Make the call whose items come here; its task id."""
+        self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, timeout=timeout)
+        return self.task_id
 
     def chunk(self, item: Reply) -> None:
         with self._changed:
@@ -37,7 +64,11 @@ class _Inlet:
             self._tell()
 
     def deliver(self, reply: Reply | None) -> None:
-        self._end(rebuild_error(reply) if reply is not None and reply.code else None)
+        if reply is None or not reply.code:
+            self._end(None)
+            return
+        unpickler = pickling.loads if self._link.takes_pickles else None
+        self._end(rebuild_error(reply, dataclasses.replace(self._scope, imports=False), unpickler))
 
     def fail(self, error: Exception) -> None:
         self._end(error)
@@ -55,6 +86,10 @@ class _Inlet:
         """Until there is an item or the end; False after ``timeout`` seconds."""
         with self._changed:
             return self._changed.wait_for(self.ready, timeout)
+
+    def watch(self, on_item: Callable[[], None] | None) -> None:
+        """Call ``on_item`` for the next items and the end, on the thread that brings them, until told otherwise."""
+        self._on_item = on_item
 
     def ready(self) -> bool:
         return bool(self.items) or self.ended
@@ -89,7 +124,7 @@ class _Inlet:
                 self._tell()
 
     def _tell(self) -> None:
-        on_item = self.on_item
+        on_item = self._on_item
         if on_item is not None:  # before anybody is woken: a reader that goes on must not count as waiting
             on_item()
         self._changed.notify_all()
@@ -101,29 +136,40 @@ class _Inlet:
 class Stream:
     """The items of a generator method, as they are made: an iterator, also an asynchronous one.
 
-    The host makes at most `frames.STREAM_WINDOW` items ahead of the reader. An exception of the generator comes at its
-    place. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator: its ``finally`` runs.
-    One reader at a time.
+    The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator is raised
+    after the last item before it. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator:
+    its ``finally`` runs. Reading blocks until there is an item, and raises CallTimeout at the call's deadline and
+    BlockingCallError in a done-callback. Any thread or task may read, one at a time.
     """
 
-    def __init__(self, link: Link, label: str, bind: Bind) -> None:
+    def __init__(
+        self, link: Link, label: str, bind: Bind, body: Encoded, *,
+        agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
+    ) -> None:  # fmt: skip
+        """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
+
+        ``scope``: which classes the items may have.
+        """
+        self._client = client
         self._link = link
         self._label = label
         self._bind = bind
+        self._scope = scope
         self._taken = 0
         self._finished = False
-        self.inlet = _Inlet()
-        self.task_id = ""
+        self._inlet = _Inlet(link, scope)
+        self.task_id = ""  # as `close` finds it if the call cannot be made
+        self.task_id = self._inlet.open(agent, method, body, timeout)
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> Any:
         while True:
-            item = self.inlet.pop()
+            item = self._inlet.pop()
             if item is not None:
                 return self._take(item)
-            if self.inlet.ended:
+            if self._inlet.ended:
                 self._finish()
                 raise StopIteration
             self._wait()
@@ -133,13 +179,13 @@ class Stream:
 
     async def __anext__(self) -> Any:
         while True:
-            item = self.inlet.pop()
+            item = self._inlet.pop()
             if item is not None:
                 return self._take(item)
-            if self.inlet.ended:
+            if self._inlet.ended:
                 self._finish()
                 raise StopAsyncIteration
-            future = self.inlet.future()
+            future = self._inlet.future()
             if future is not None:
                 await self._until(future)
 
@@ -149,20 +195,20 @@ class Stream:
             try:
                 await future
             finally:
-                self.inlet.forget(future)
+                self._inlet.forget(future)
             return
         inbox = inbox_of(future.get_loop())
-        over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
+        over = call.host.awaiting(call, self._inlet, lambda error: inbox.post(future, error), future.done)
         try:
             await future
         finally:
-            self.inlet.on_item = None
-            self.inlet.forget(future)
+            self._inlet.watch(None)
+            self._inlet.forget(future)
             over()
 
     def close(self) -> None:
-        """End the stream; the generator on the host is closed. Idempotent."""
-        if self.inlet.close():
+        """End the stream; the generator on the host is closed. Does not block; a second call does nothing."""
+        if self._inlet.close() and self.task_id:
             with contextlib.suppress(errors.ZmqAgentsError):
                 self._link.abandon(self.task_id)
 
@@ -190,17 +236,17 @@ class Stream:
         raise TypeError(f"{self!r} belongs to its reader and cannot be sent: send its items")
 
     def __repr__(self) -> str:
-        state = "ended" if self.inlet.ended else "open"
+        state = "ended" if self._inlet.ended else "open"
         return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
 
     def _take(self, item: Reply) -> Any:
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)
-        return decode_reply(self._link, item, self._bind)
+        return decode_reply(self._link, item, self._bind, self._scope)
 
     def _finish(self) -> None:
-        error, self.inlet.error = self.inlet.error, None
+        error, self._inlet.error = self._inlet.error, None
         if error is not None:
             try:
                 raise error
@@ -209,28 +255,7 @@ class Stream:
 
     def _wait(self) -> None:
         call = own_call()
-        if call is not None and call.host.wait_for_item(call, self, None):
+        if call is not None and call.host.wait_for_item(call, self._inlet, None):
             return
         self._link.check_may_block("reading a stream")
-        self.inlet.wait(None)
-
-    # What `HostServices.wait_for_item` looks at.
-
-    @property
-    def server_id(self) -> str:
-        return self._link.server_id
-
-    @property
-    def inside(self) -> bool:
-        return self._link.inside
-
-    def ready(self) -> bool:
-        return self.inlet.ready()
-
-    @property
-    def on_item(self) -> Callable[[], None] | None:
-        return self.inlet.on_item
-
-    @on_item.setter
-    def on_item(self, callback: Callable[[], None] | None) -> None:
-        self.inlet.on_item = callback
+        self._inlet.wait(None)

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Waiting for several results: `wait` and `as_completed`, as in `concurrent.futures`.
+
+In an agent's call they wait through the host, which gives the worker slot back meanwhile and refuses a wait that could
+never end.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,17 @@ from typing import Any
 
 from .. import errors
 from ..agents.context import own_call
-from ..wire.link import Link
 from .result import AsyncResult, bounded
 
 
 def wait(
     results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
 ) -> Any:
-    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits."""
+    """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits.
+
+    ``timeout``: seconds, None: no limit. Returns the sets ``(done, not_done)``. BlockingCallError on an event loop and
+    in a done-callback; DeadlockError where the wait could never end.
+    """
     everything = list(results)
     timeout = bounded(timeout)
     end = None if timeout is None else time.monotonic() + timeout
@@ -29,7 +36,7 @@ def wait(
             break
         left = None if end is None else max(0.0, end - time.monotonic())
         any_of = return_when != concurrent.futures.ALL_COMPLETED
-        if left == 0.0 or not call.host.wait_for(call, pending, left, any_of):
+        if left == 0.0 or not call.host.wait_for(call, [_awaited(result) for result in pending], left, any_of):
             break
     left = None if end is None else max(0.0, end - time.monotonic())
     unfinished = next((result for result in everything if not result.done()), None)
@@ -48,7 +55,11 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
 
 
 def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
-    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last."""
+    """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
+
+    ``timeout``: seconds, None: no limit. Blocks the calling thread for each; inside an agent's call the worker slot is
+    given back meanwhile. BlockingCallError and DeadlockError as for `wait`.
+    """
     pending = dict.fromkeys(results)
     end = None if timeout is None else time.monotonic() + timeout
     finished = _Finished(pending)
@@ -71,12 +82,16 @@ class _Finished:
 
     def __init__(self, results: Iterable[AsyncResult]) -> None:
         self.done: deque[AsyncResult] = deque()
-        self.on_item: Callable[[], None] | None = None
+        self._on_item: Callable[[], None] | None = None
         self.task_id = self.server_id = ""
         self.inside = False
         self._changed = threading.Condition()
         for result in results:
             result.add_done_callback(self._add)
+
+    def watch(self, on_item: Callable[[], None] | None) -> None:
+        """Call ``on_item`` whenever a result is finished, until told otherwise."""
+        self._on_item = on_item
 
     def ready(self) -> bool:
         return bool(self.done)
@@ -84,8 +99,9 @@ class _Finished:
     def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
         """Until another one is done; False after ``timeout`` seconds."""
         call = own_call()
-        self.task_id, self.server_id = pending.task_id, getattr(pending, "server_id", "")
-        self.inside = getattr(pending, "inside", False)
+        awaited = _awaited(pending)
+        self.task_id, self.server_id = getattr(awaited, "task_id", ""), getattr(awaited, "server_id", "")
+        self.inside = getattr(awaited, "inside", False)
         if call is not None and call.host.wait_for_item(call, self, bounded(timeout)):
             return self.ready() or timeout is None
         _check_may_block(pending, "as_completed()")
@@ -96,12 +112,16 @@ class _Finished:
         with self._changed:
             self.done.append(result)
             self._changed.notify_all()
-        on_item = self.on_item
+        on_item = self._on_item
         if on_item is not None:
             on_item()
 
 
 def _check_may_block(result: Any, what: str) -> None:
-    link = getattr(result, "_link", None)  # a Future of somebody else's has none
-    if isinstance(link, Link):
-        link.check_may_block(what)
+    if isinstance(result, AsyncResult):
+        result.__zmqagents_awaited__().link.check_may_block(what)
+
+
+def _awaited(result: Any) -> Any:
+    """What the host may know of ``result``: of a plain `concurrent.futures.Future` there is nothing more."""
+    return result.__zmqagents_awaited__() if isinstance(result, AsyncResult) else result

@@ -6,7 +6,7 @@ trusts.
 May import errors and config.
 """
 
-from .classes.types import check_packages, expected_by, register_type, register_types, registry, trust_types
+from .classes.types import expected_by, register_type, register_types, registry, trust_types
 from .decoder import decode, decode_call, decode_error
 from .encoder import encode, encode_call, encode_error
 from .forms import (
@@ -27,11 +27,11 @@ from .forms import (
     is_name,
     new_tuple,
 )
-from .headers import encode_plain, encode_plain_call, pack, unpack
+from .plain import encode_plain, encode_plain_call, pack, unpack
 
 __all__ = [
     "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "NO_SCOPE",
-    "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_packages", "check_reference", "decode",
+    "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference", "decode",
     "decode_call", "decode_error", "encode", "encode_call", "encode_error", "encode_plain", "encode_plain_call",
     "expected_by", "is_name", "new_tuple", "pack", "register_type", "register_types", "registry", "trust_types",
     "unpack",

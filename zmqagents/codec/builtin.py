@@ -11,8 +11,8 @@ import collections
 import datetime as dt
 import pathlib
 import struct
+import sys
 import uuid
-import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -127,7 +127,8 @@ def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
     """``ISO-text fold zone``, where zone is nothing or ``name:offset``, the offset in microseconds."""
     zone = ""
     if value.tzinfo is not None:
-        key = value.tzinfo.key if isinstance(value.tzinfo, zoneinfo.ZoneInfo) else None
+        zones = sys.modules.get("zoneinfo")  # without it nothing can be a `ZoneInfo`
+        key = value.tzinfo.key if zones is not None and isinstance(value.tzinfo, zones.ZoneInfo) else None
         offset = value.utcoffset()
         shift = "" if offset is None else f"{offset // _MICROSECOND:+d}"
         # Name and offset: a receiver without that zone (no tzdata, say) still gets the right instant.

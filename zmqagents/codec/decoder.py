@@ -16,12 +16,12 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError, SerializationError, rebuild
+from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
 from .classes.unknown import refuse_in, settled
-from .exceptions import check_description
+from .exceptions import check_description, rebuilt
 from .forms import (
     EXT_BUFFER,
     EXT_MARK,
@@ -46,8 +46,8 @@ from .forms import (
     all_str,
     no_extension,
 )
-from .headers import why_not_decoded
 from .packages import read_package
+from .plain import why_not_decoded
 from .standard import read_standard
 
 
@@ -185,12 +185,14 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
 def decode(
     payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
     unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
+    place: int | None = 0,
 ) -> Any:  # fmt: skip
     """The value that `encode` put into ``payload`` and ``buffers`` (bytes, or memoryviews of bytes).
 
     ``resolve`` turns each reference into what the value is to hold (without it, the reference itself);
     what it raises comes out as it is. ``scope`` says which types are known beside the registered and trusted ones.
-    SerializationError for an object of another class; its path begins with ``root``. RemoteProtocolError for
+    SerializationError for an object of another class; its path begins with ``root``. ``place``: what ``scope.expected``
+    knows the value by, 0 for the result of its method, None for nothing. RemoteProtocolError for
     everything that is wrong with the data, a pickled part without ``unpickler`` included.
     """
     if payload[:1] != TAG and not buffers:
@@ -203,7 +205,7 @@ def decode(
     value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected
-        return settled(value, root, expected is not None and expected.takes_plain(0))
+        return settled(value, root, expected is not None and expected.takes_plain(place))
     return value
 
 
@@ -283,4 +285,4 @@ def decode_error(
     except RemoteProtocolError as exc:
         return RemoteProtocolError(f"an error that cannot be read: {exc}")
     decoder = Decoder((), None, unpickler, scope)
-    return rebuild(data, from_agent=from_agent, unpack=decoder.nested, find=decoder.exception)
+    return rebuilt(decoder, data, from_agent=from_agent)

@@ -38,7 +38,7 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .headers import pack
+from .plain import pack
 from .walk import Walk
 
 __all__ = ["encode", "encode_call", "encode_error"]
@@ -194,12 +194,12 @@ class Encoder:
         return payload if alone else None
 
 
-_idle: list[Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
+idle: list[Encoder] = []  # append and pop are atomic; a conversion that itself encodes gets another one
 
 
 def _encoder() -> Encoder:
     try:
-        return _idle.pop()
+        return idle.pop()
     except IndexError:
         return Encoder()
 
@@ -211,7 +211,7 @@ def _encoded(encoder: Encoder, payload: bytes, max_bytes: int | None, what: str)
     else:
         encoded = Encoded(payload, (), ())
     if len(payload) <= KEEP_PACKER_BYTES:
-        _idle.append(encoder)
+        idle.append(encoder)
     if max_bytes is not None:
         size = len(payload) + sum(map(len, encoded.buffers)) if encoded.buffers else len(payload)
         if size > max_bytes:
@@ -275,6 +275,6 @@ def encode_error(
         left -= len(payload)
         return payload
 
-    where = {"agent": agent, "method": method, "call_id": call_id}
-    data = pack(errors.describe(exc, pack=pack_some, **where))
+    where: dict[str, Any] = {"agent": agent, "method": method, "call_id": call_id}
+    data = pack(errors.describe(exc, pack=pack_some, pickle=pickler, **where))
     return data if len(data) <= 2 * MAX_ERROR_CONTENT_BYTES else pack(errors.describe_briefly(exc, **where))

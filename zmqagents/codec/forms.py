@@ -149,8 +149,11 @@ class Expected(Protocol):
     def find(self, name: str) -> Known | None:
         """The class of this name on the wire."""
 
-    def takes_plain(self, place: int | str) -> bool:
-        """Whether the annotation of the parameter of this index or name, or 0 of a result, asks for the plain form."""
+    def takes_plain(self, place: int | str | None) -> bool:
+        """Whether the annotation of the parameter of this index or name, or 0 of a result, asks for the plain form.
+
+        False for None, a value that has no annotation of its own.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ class Scope:
     expected: Expected | None = None
     trusted: tuple[str, ...] = ()  # names of packages, as `trust_types` takes them
     plain: bool = False  # an object of an unknown class arrives as its plain form
+    imports: bool = True  # False: of the trusted packages only what is loaded; for threads that must not be kept
 
 
 NO_SCOPE = Scope()
@@ -228,6 +232,7 @@ class Decoding(Protocol):
     """What a builder may use of the value that is being decoded."""
 
     scope: Scope
+    unpickler: Callable[[bytes], Any] | None
 
     def unknown(self, name: str, plain: Any) -> Any:
         """What stands for an object of a class that is not known here."""

@@ -100,6 +100,9 @@ def _truth(found: Any) -> bool:
 
 
 def _enum_shape(cls: Any) -> Shape:
+    numbers = [member.value for member in cls.__members__.values() if isinstance(member.value, int)]
+    most_bits = max([64, *(number.bit_length() for number in numbers)])
+
     def take(member: Any) -> tuple[Any, ...]:
         value = member.value
         if member.name is None or member.name not in cls.__members__:  # a combination of flags
@@ -111,6 +114,9 @@ def _enum_shape(cls: Any) -> Shape:
         if name is None:
             if type(value) not in FLAT_TYPES:
                 raise ValueError(f"a member is named by its value, not by {name_of(type(value))}")
+            # Python 3.10 looks at each bit of a flag by itself: half a minute for a number of a few kilobytes.
+            if type(value) is int and value.bit_length() > most_bits:
+                raise ValueError(f"a number of {value.bit_length()} bits for a flag of at most {most_bits}")
             return cls(value)
         member = cls.__members__[expect(str, name)]
         check_unchanged(name, member.value if value != name else value, value)

@@ -12,16 +12,18 @@ import io
 import ipaddress
 import pathlib
 import re
-import zoneinfo
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteProtocolError
 from .forms import MARK_STANDARD, Decoding, Encoding, NoForm, Reducer, all_str, expect, ints_of, name_of
 from .shapes import set_attributes
 
-__all__ = ["STANDARD_REDUCERS", "read_standard", "zone_of"]
+if TYPE_CHECKING:
+    import zoneinfo
+
+__all__ = ["STANDARD_REDUCERS", "read_standard", "reduce_zone", "zone_of"]
 
 _FACTORIES = (list, dict, set, frozenset, tuple, int, float, complex, str, bytes, bytearray, bool,
               collections.OrderedDict, collections.Counter, collections.deque)  # fmt: skip
@@ -37,6 +39,8 @@ def zone_of(key: str) -> zoneinfo.ZoneInfo:
     """The time zone of this name; LookupError, ValueError or OSError if it is not known here."""
     if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
         raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
+    import zoneinfo  # here, with the build settings of Python that it loads: few values have a zone
+
     return zoneinfo.ZoneInfo(key)
 
 
@@ -55,10 +59,11 @@ def _take_defaultdict(_: Encoding, value: collections.defaultdict[Any, Any]) -> 
         ) from None
 
 
-def _take_zone(_: Encoding, value: zoneinfo.ZoneInfo) -> list[Any]:
+def reduce_zone(_: Encoding, value: zoneinfo.ZoneInfo) -> list[Any]:
+    """The reducer of a time zone; its class is not in `STANDARD_REDUCERS`, which would load it."""
     if value.key is None:
         raise NoForm("a ZoneInfo that was read from a file without a key has no name to travel by")
-    return [value.key]
+    return [MARK_STANDARD, "ZoneInfo", value.key]
 
 
 def _take_timezone(_: Encoding, value: dt.timezone) -> list[Any]:
@@ -214,7 +219,6 @@ _FORMS: dict[str, Form] = {
     "Counter": _with_attributes((collections.Counter, lambda _, value: [dict(value)], _make_counter), 1),
     "defaultdict": (collections.defaultdict, _take_defaultdict, _make_defaultdict),
     "SimpleNamespace": (SimpleNamespace, lambda _, value: [dict(vars(value))], _make_namespace),
-    "ZoneInfo": (zoneinfo.ZoneInfo, _take_zone, lambda _, key: zone_of(expect(str, key))),
     "timezone": (dt.timezone, _take_timezone, _make_timezone),
     "Pattern": (re.Pattern, _take_pattern, _make_pattern),
     "array": (array.array, _take_array, _make_array),
@@ -234,7 +238,10 @@ STANDARD_REDUCERS: dict[type, Reducer] = {cls: _reducer(name, take) for name, (c
 
 def read_standard(decoder: Decoding, name: Any, *parts: Any) -> Any:
     """The builder of `MARK_STANDARD`."""
-    form = _FORMS.get(expect(str, name))
+    if expect(str, name) == "ZoneInfo":
+        (key,) = parts
+        return zone_of(expect(str, key))
+    form = _FORMS.get(name)
     if form is None:
         raise RemoteProtocolError("a type of the standard library that is not known here")
     return form[2](decoder, *parts)

@@ -17,11 +17,11 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import own_call, running_call
 from ..codec import Encoded
+from ..config import check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
-from . import channel
-from .channel import LATE_S, Channel
+from .channel import LATE_S, Channel, after_fork, close_all, is_over
 from .requests import Call, Plain
 from .target import Target
 
@@ -60,10 +60,15 @@ class Connection(Link):
         self.target = target
         self.address = target.address
         self._lock = threading.Lock()
-        self._core: Channel | None = None
+        self._channel: Channel | None = None
         self._finalizer: weakref.finalize[[], Connection] | None = None
         # One for each RpcClient that holds it; the last one to close closes it.
         self._holds: deque[None] = deque()
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel of this connection, None before the first request and after `close`: for a look at its state."""
+        return self._channel
 
     # Known once connected; until then what any host allows.
 
@@ -73,8 +78,8 @@ class Connection(Link):
 
     @property
     def max_bytes(self) -> int:  # type: ignore[override]
-        core = self._core
-        return core.limit if core is not None else 1 << 40
+        channel = self._channel
+        return channel.session.max_bytes if channel is not None else 1 << 40
 
     @property
     def takes_pickles(self) -> bool:  # type: ignore[override]
@@ -86,15 +91,15 @@ class Connection(Link):
         return float(self._known().get("max_timeout_s", Link.management_timeout_s))
 
     def _known(self) -> dict[str, Any]:
-        core = self._core
-        return core.welcome if core is not None else {}
+        channel = self._channel
+        return channel.session.welcome if channel is not None else {}
 
     def settle(self, timeout: float | None = 5.0) -> None:
         """Connect if need be, until the host has said WELCOME. Raises what stands in the way."""
-        core = self._open_core()
-        if not core.welcome:
+        channel = self._open()
+        if not channel.session.welcome:
             waiter = Waiter()
-            core.request(Plain(Kind.PING), waiter, timeout)
+            channel.request(Plain(Kind.PING), waiter, timeout)
             waiter.wait(None if timeout is None else timeout + LATE_S)
 
     def call(
@@ -106,17 +111,17 @@ class Connection(Link):
             call = None
         if call is not None:
             call.host.check_blocking(f"{agent or 'the host'}.{method}()")
-        core = self._core
-        if core is None or core.closing:
-            core = self._open_core()
-        if not core.resting and core.is_own_thread():
+        channel = self._channel
+        if channel is None or channel.closing:
+            channel = self._open()
+        if not channel.resting and channel.io_thread == threading.get_ident():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
         message = Call(agent, method, body, flags, options, timeout, call)
         try:
             if call is None:
-                return core.ask(message)
+                return channel.ask(message)
             with call.host.outside(call):  # a worker of some host: it gives its slot back meanwhile
-                return core.ask(message)
+                return channel.ask(message)
         except errors.CallTimeout:
             what = f"{agent or 'the host'}.{method}"
             raise errors.CallTimeout(f"{what}: no answer from {self.address} within {timeout:.3g} s") from None
@@ -125,11 +130,11 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, sink: Sink, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
-        core = self._core
-        if core is None or core.closing:
-            core = self._open_core()
-        call_id = core.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
-        return messages.task_id_of(core.prefix, call_id)
+        channel = self._channel
+        if channel is None or channel.closing:
+            channel = self._open()
+        call_id = channel.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
+        return messages.task_id_of(channel.session.prefix, call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
         self._fetch(task_id, Refetch(self._fetch, task_id, sink, timeout), timeout)
@@ -138,30 +143,31 @@ class Connection(Link):
         time_ms = messages.MAX_TIME_MS if timeout is None else messages.to_time_ms(timeout)
         # However short the host is to wait, its answer may be large, and the connection new.
         limit_s = None if timeout is None else max(timeout, self.management_timeout_s)
-        self._open_core().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
+        self._open().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0
-        self._open_core().request(Plain(Kind.CANCEL, 0, meta, flags=flags), None, None)
+        self._open().request(Plain(Kind.CANCEL, 0, meta, flags=flags), None, None)
 
     def abandon(self, task_id: str) -> None:
-        core = self._core
-        if core is not None and not core.closing:  # otherwise it has ended with its connection
-            core.request(Plain(Kind.CANCEL, 0, codec.pack(task_id)), None, None)
+        channel = self._channel
+        if channel is not None and not channel.closing:  # otherwise it has ended with its connection
+            channel.request(Plain(Kind.CANCEL, 0, codec.pack(task_id)), None, None)
 
     def credit(self, task_id: str, items: int) -> None:
         call_id = int(task_id.rpartition("-")[2])
-        core = self._core
-        if core is not None and not core.closing:  # of a connection that is gone there is nothing to grant
-            core.request(Plain(Kind.CREDIT, call_id, time_ms=items), None, None)
+        channel = self._channel
+        if channel is not None and not channel.closing:  # of a connection that is gone there is nothing to grant
+            channel.request(Plain(Kind.CREDIT, call_id, time_ms=items), None, None)
 
     def check_may_block(self, what: str) -> None:
-        core = self._core
-        if core is not None and core.is_own_thread():
+        channel = self._channel
+        me = threading.get_ident()
+        if channel is not None and channel.io_thread == me:
             raise errors.BlockingCallError(
                 f"{what} in a done-callback would wait for itself: start a thread, or submit"
             )
-        if core is not None and core.is_led_by_caller():
+        if channel is not None and channel.leading_caller == me:
             raise errors.BlockingCallError(f"{what} in a signal handler or finalizer, amid a call of the same thread")
 
     def take_up(self) -> None:
@@ -177,24 +183,34 @@ class Connection(Link):
     def close(self) -> None:
         """Close the sockets and wait for the I/O thread; what is outstanding fails. Used again, it opens anew."""
         with self._lock:
-            core, self._core = self._core, None
+            channel, self._channel = self._channel, None
             finalizer, self._finalizer = self._finalizer, None
         if finalizer is not None:
             finalizer.detach()  # it would keep the channel
-        if core is not None:
-            core.close()
-            core.join()
+        if channel is not None:
+            channel.close()
+            channel.join()
 
-    def _open_core(self) -> Channel:
-        core = self._core
-        if core is not None and not core.closing:  # a fork closes the child's copies, see _after_fork
-            return core
+    def renew_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold it."""
+        self._lock = threading.Lock()
+
+    def _open(self) -> Channel:
+        channel = self._channel
+        if channel is not None and not channel.closing:  # a fork closes the child's copies, see _after_fork
+            return channel
         with self._lock:
-            core = self._core
-            if core is None or core.closing:
-                core = self._core = Channel(self.target.resolve, self.target.address)
-                self._finalizer = weakref.finalize(self, core.close)
-            return core
+            channel = self._channel
+            if channel is None or channel.closing:
+                if is_over():  # a thread that is started now never runs, and a caller that waits for it hangs
+                    raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
+                check_threads()
+                try:
+                    channel = self._channel = Channel(self.target.resolve, self.target.address)
+                except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
+                    raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
+                self._finalizer = weakref.finalize(self, channel.close)
+            return channel
 
 
 # ---------------------------------------------------------------- the process
@@ -205,9 +221,9 @@ def _after_fork() -> None:
     global _connections_lock
     _connections_lock = threading.Lock()
     for connection in list(_connections.values()):
-        connection._lock = threading.Lock()
-    channel.after_fork()
+        connection.renew_lock()
+    after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(channel.close_all)
+atexit.register(close_all)

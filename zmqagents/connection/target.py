@@ -1,4 +1,8 @@
-"""TODO."""
+"""Which host is meant, and how it is reached: by its Unix socket on this machine, else by TCP with its CURVE key.
+
+A host of this machine is found by its connection file, which holds its key too; the key of any other host must have
+been added to the user's keys.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Literal
 from .. import discovery, errors
 from ..config import check_host
 from ..security import keys
+from ..wire.addresses import endpoint_of
 
 PROBE_S = 0.8  # a refused key is told within a second
 
@@ -35,26 +40,26 @@ class Target:
             return f"ipc://{self.ipc}", None
         assert self.port is not None
         if self.transport == "tcp-insecure":
-            return f"tcp://{self.host}:{self.port}", None
+            return endpoint_of(self.host, self.port), None
         found = discovery.find_host(self.host, self.port)
         if found is not None and self.transport != "tcp":
             return f"ipc://{found.ipc}", None
         if self.transport == "ipc":
             raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
         if found is not None:
-            return f"tcp://{self.host}:{self.port}", found.server_key
+            return endpoint_of(self.host, self.port), found.server_key
         key = keys.KeyStore.open().server_key_for(self.host, self.port)
         if key is None:
             self._check_that_somebody_listens()
             raise errors.AuthenticationError(
                 f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
             )
-        return f"tcp://{self.host}:{self.port}", key
+        return endpoint_of(self.host, self.port), key
 
     def _check_that_somebody_listens(self) -> None:
         """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
         try:
-            socket.create_connection((self.host, self.port or 0), PROBE_S).close()
+            socket.create_connection((self.host.strip("[]"), self.port or 0), PROBE_S).close()
         except OSError as exc:
             raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
 

@@ -1,4 +1,9 @@
-"""TODO."""
+"""The classes that a host may make agents of, by name.
+
+A class has two names: the full one (``module:Qualified.Name``), which is unique, and the short one, which its users
+write. A short name that two classes have finds neither, and the error names both. A class that is sent to a private
+host again, changed, takes the place of the one of its full name; agents that were made before keep their class.
+"""
 
 from __future__ import annotations
 

@@ -1,50 +1,60 @@
 """The host's event loop, where ``async def`` methods run: a thread of its own that starts with the first of them.
 
-asyncio is imported here alone, so that a host without such methods never pays for it (20 ms, 3 MiB).
+asyncio is imported by that first use, so that a host without such methods never pays for it (20 ms, 3 MiB). What is to
+be run comes with each start, so the loop knows nothing about agents.
 
-Threads: `LoopLane.start`, `cancel` and `close` are called by the router thread, `await_value` by worker threads;
-``done(ticket, reply)`` is called in the loop's thread.
+Threads: the router thread calls `EventLoop.start`, `cancel` and `close`; worker threads call `await_value`; the loop's
+own thread calls ``done``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..agents.context import RunningCall
 from ..scheduler.records import Ticket
 from ..wire.messages import Reply
-from .runner import AgentHost
 
-__all__ = ["LoopLane"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["EventLoop"]
+
+Run = Callable[[Ticket, RunningCall], Coroutine[Any, Any, Reply]]
+Done = Callable[[Ticket, "Reply | None"], None]
 
 
-class LoopLane:
-    """The host's event loop, in a thread of its own that starts with the first coroutine."""
+class EventLoop:
+    """An event loop in a thread that starts when it is first needed."""
 
-    def __init__(self, host: AgentHost, done: Callable[[Ticket, Reply], None]) -> None:
-        self._host = host
-        self._done = done
-        self._lock = threading.Lock()  # workers may want the loop, too
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # worker threads may need the loop, too
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._inbox: deque[tuple[str, Ticket]] = deque()
+        self._inbox: deque[tuple[Ticket, Run | None, Done | None]] = deque()  # without functions: cancel it
         self._posted = False
         self._tasks: dict[Ticket, asyncio.Task[Reply]] = {}
 
-    def start(self, ticket: Ticket) -> None:
-        self._post("start", ticket)
+    def start(self, ticket: Ticket, run: Run, done: Done) -> None:
+        """Run the coroutine ``run(ticket, ticket.context)``, then call ``done(ticket, reply)``.
+
+        The reply is None if the task was cancelled before its first step. RuntimeError: no thread can be started.
+        """
+        self._post((ticket, run, done))
 
     def cancel(self, ticket: Ticket) -> None:
-        self._post("cancel", ticket)
+        """Cancel the task of ``ticket``, if it runs."""
+        self._post((ticket, None, None))
 
     def await_value(self, value: Awaitable[Any]) -> Any:
         """Wait in a worker thread for ``value`` to be awaited on the loop."""
+        import asyncio
 
         async def awaited() -> Any:
             return await value
@@ -53,6 +63,7 @@ class LoopLane:
         return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()
 
     def stack(self, ticket: Ticket) -> str:
+        """Where the coroutine of ``ticket`` is, as a traceback prints it; "" if it is not here."""
         task = self._tasks.get(ticket)
         if task is None:
             return ""
@@ -71,10 +82,10 @@ class LoopLane:
         thread.join(timeout)
         return not thread.is_alive()
 
-    def _post(self, what: str, ticket: Ticket) -> None:
-        """One wake-up of the loop for a batch: its self-pipe costs more than a small coroutine."""
+    def _post(self, entry: tuple[Ticket, Run | None, Done | None]) -> None:
+        """Wake the loop once for a batch: its self-pipe costs more than a small coroutine."""
         loop = self._ensure()
-        self._inbox.append((what, ticket))
+        self._inbox.append(entry)
         if not self._posted:
             self._posted = True
             loop.call_soon_threadsafe(self._drain)
@@ -82,6 +93,8 @@ class LoopLane:
     def _ensure(self) -> asyncio.AbstractEventLoop:
         if self._loop is not None:
             return self._loop
+        import asyncio
+
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
@@ -95,6 +108,8 @@ class LoopLane:
             return self._loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        import asyncio
+
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
@@ -103,6 +118,8 @@ class LoopLane:
             loop.close()
 
     def _stop(self) -> None:
+        import asyncio
+
         loop = self._loop
         assert loop is not None
         tasks = asyncio.all_tasks(loop)  # those that coroutines and `await_value` have left there, too
@@ -112,21 +129,22 @@ class LoopLane:
         waiting.add_done_callback(lambda _: loop.stop())
 
     def _drain(self) -> None:
+        loop = self._loop
+        assert loop is not None
         self._posted = False  # first: what is appended from here on posts again
         while self._inbox:
-            what, ticket = self._inbox.popleft()
-            if what == "start":
+            ticket, run, done = self._inbox.popleft()
+            if run is not None and done is not None:
                 assert ticket.context is not None
-                loop = asyncio.get_running_loop()
-                task = Context().run(loop.create_task, self._host.run_on_loop(ticket, ticket.context))
+                task = Context().run(loop.create_task, run(ticket, ticket.context))
                 self._tasks[ticket] = task
-                task.add_done_callback(functools.partial(self._finished, ticket))
+                task.add_done_callback(functools.partial(self._finished, ticket, done))
             else:
                 running = self._tasks.get(ticket)
                 if running is not None:
                     running.cancel()
 
-    def _finished(self, ticket: Ticket, task: asyncio.Task[Reply]) -> None:
-        """A task may be cancelled before its first step, so the reply is made here and not in it."""
+    def _finished(self, ticket: Ticket, done: Done, task: asyncio.Task[Reply]) -> None:
+        """Hand on the reply: here and not in the task, which may be cancelled before its first step."""
         del self._tasks[ticket]
-        self._done(ticket, self._host.failure(ticket, asyncio.CancelledError()) if task.cancelled() else task.result())
+        done(ticket, None if task.cancelled() else task.result())

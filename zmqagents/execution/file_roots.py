@@ -1,7 +1,7 @@
 """Files over the wire, both ends: what a host lets be read, and what a client makes of it.
 
-A file travels as a stream: its size first, then its bytes in chunks. The credit window of streams (`outlet`) bounds
-what is on its way, so both ends need the same memory for any size.
+A file travels as a stream: its size first, then its bytes in chunks. The credit window of streams (`stream_sender`)
+bounds what is on its way, so both ends need the same memory for any size.
 
 What may be read is below the directories that ``--file-root`` names, and nothing without one. A path is judged by
 where it really leads, all links and ``..`` followed. In between somebody may put a link where a directory was, so the
@@ -80,11 +80,11 @@ class FileRoots:
             if root is None:
                 raise errors.PermissionRefused(f"{path!r} leads out of the directories that this host serves")
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                return _open_below(root, os.path.relpath(real, root).split(os.sep), path)
+                return open_below(root, os.path.relpath(real, root).split(os.sep), path)
         raise errors.UnknownFile(f"there is no file {path!r} in the directories that this host serves")
 
 
-def _open_below(root: str, parts: list[str], asked: str) -> int:
+def open_below(root: str, parts: list[str], asked: str) -> int:
     """Walk from ``root`` to the file by descriptors: what led there without links a moment ago may have one now."""
     try:
         directory = os.open(root, _WALK)

@@ -1,7 +1,7 @@
 """Where the code of one call waits until the dispatcher lets it go on.
 
-Each wait of a thread has a serial number, which goes with every event about it: the word that a wait is over may
-come twice, or late, and must not end the next one.
+Each wait of a thread has a serial number, which goes with every event about it: the event that ends a wait may
+come twice, or late, and must not end the next wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""TODO."""
+"""Calls that the host's own code makes: agent to agent within one host, without a socket.
+
+`LocalLink` has the interface of a client's `Connection` (see `wire.link`), but hands its calls to the router thread and
+gets the replies from there. The semantics are those of a call over the wire: arguments and results are encoded and
+decoded, limits and deadlines hold. Code that waits for such a call gives its worker slot back meanwhile; see `services`
+for waits of other kinds.
+
+Threads: any thread of the host calls the methods of `Link`; the router thread calls `deliver`, `chunk` and `stop`.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +36,14 @@ from .router import Router
 from .services import gives_slot_back
 
 
-class InsideLink(Link):
+class LocalLink(Link):
     """The link of a host to itself: requests go straight to the router thread, and its replies come back from there."""
 
     inside = True
 
-    def __init__(self, server_id: str, address: str, max_bytes: int, router: Router) -> None:
+    def __init__(self, server_id: str, max_bytes: int, router: Router) -> None:
         self.server_id = server_id
-        self.address = address
+        self.address = ""  # until `listens_at`
         self.max_bytes = max_bytes
         self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
         self._router = router
@@ -43,6 +51,10 @@ class InsideLink(Link):
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         self._stopped = False
+
+    def listens_at(self, address: str) -> None:
+        """Note the address of the host, which is not known before its listeners are open."""
+        self.address = address
 
     def call(
         self, agent: str, method: str, body: Encoded, *,

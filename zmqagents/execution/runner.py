@@ -4,13 +4,11 @@
 does the same for ``async def`` methods on the event loop. Bodies are decoded and encoded here and nowhere
 else on the host. Nothing that an agent does, raises or returns gets out as an exception: it becomes an
 error reply, so that every started call is answered exactly once.
-
-`ClassTable` holds the classes that the host may make agents of, by their full name (``module:Class``)
-and, where that is unambiguous, by their short one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -19,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
-from ..agents.spec import ClassSpec
+from ..agents.spec import ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply
@@ -43,11 +41,14 @@ class _Refused(Exception):
 
 
 class AgentHost:
-    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block."""
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``await_value``
+    waits for an awaitable on the host's event loop.
+    """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
-        *, unpickler: Callable[[bytes], Any] | None = None, pickler: Callable[[Any], bytes] | None = None,
+        await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
+        pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.classes = classes
@@ -57,8 +58,9 @@ class AgentHost:
         self._unpickler = unpickler
         self._pickler = pickler
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
-        # Set by the worker pool: waits for an awaitable on the host's one event loop.
-        self.await_value: Callable[[Awaitable[Any]], Any] = _no_loop
+        self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
+        self._await_value = await_value
+        self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running
 
@@ -75,7 +77,7 @@ class AgentHost:
                 value = value.result()  # `return other.reply(x)`: the caller means its value
             elif inspect.isawaitable(value):  # a plain method that gives a coroutine of some framework
                 with self.services.outside(context):
-                    value = self.await_value(value)
+                    value = self._await_value(value)
             return self._encode(ticket, value)
         except BaseException as exc:  # an agent may raise anything, SystemExit included
             return self.failure(ticket, exc)
@@ -169,30 +171,47 @@ class AgentHost:
         try:
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
-            return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
+            scope = self._scope(ticket)
+            resolve = self._resolver(ticket, scope)
+            return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
 
-    def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
+    def _scope(self, ticket: Ticket) -> codec.Scope:
+        """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
+        spec, name = ticket.agent.spec, ticket.name
+        if ticket.op:
+            if ticket.op != Op.CREATE:
+                return self._own_scope
+            name = "__init__"
+        known = self._scopes.get((spec.name, name))
+        if known is None or known[0] is not spec:
+            methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
+            expected = codec.expected_by(*methods, skip=skip)
+            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            self._scopes[spec.name, name] = known
+        return known[1]
+
+    def _resolver(self, ticket: Ticket, scope: codec.Scope) -> Callable[[Ref], Any]:
         replies = ticket.dep_replies
 
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
-                return self._value(replies[ref.task_id])
+                return self._value(replies[ref.task_id], scope)
             bound = self._bind(ref)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
 
-    def _value(self, reply: Reply) -> Any:
+    def _value(self, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
-        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler)
+        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
-        record.instance = instance
+        record.hold(instance)
         return self.description(record)
 
     def description(self, record: AgentRecord) -> bytes:
@@ -228,16 +247,21 @@ class AgentHost:
                 raise _Refused(errors.MessageTooLarge(label, exc.size, exc.limit)) from None
             raise _Refused(errors.SerializationError(label, exc.path, exc.type_name)) from None
 
+    @staticmethod
+    def cancelled(ticket: Ticket) -> Reply:
+        """The reply for a coroutine that was cancelled."""
+        error = errors.CallCancelled(f"{ticket.label} was cancelled")
+        return error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:
         """The reply for ``exc``; whatever is odd about it, there is one."""
-        where: dict[str, Any] = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if _is_cancellation(exc):
-            cancelled = errors.CallCancelled(f"{ticket.label} was cancelled")
-            return error_reply(cancelled, **where)
+            return self.cancelled(ticket)
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
         try:
-            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, **where),))
+            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, pickler=self._pickler, **where),))
         except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
@@ -278,16 +302,17 @@ def _attribute_of(instance: Any, ticket: Ticket) -> Any:
     return value
 
 
-def _no_loop(value: Awaitable[Any]) -> Any:
-    raise errors.ConfigError(f"no event loop to await {value!r} on")
-
-
 def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: str, services: HostServices) -> Any:
     if not issubclass(cls, AgentBase):
         return cls(*args, **kwargs)
-    instance = cls.__new__(cls, *args, **kwargs)  # its id and its host are known before __init__ runs
-    instance.__dict__.update(_zmqagents_id=agent_id, _zmqagents_host=services, _zmqagents_made_with=(args, kwargs))
-    instance.__init__(*args, **kwargs)  # type: ignore[misc]
+    if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
+        raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
+    instance = cls.__new__(cls, *args, **kwargs)
+    known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
+    instance.__dict__.update(known)  # its id and its host are known before __init__ runs
+    instance.__init__(*args, **kwargs)
+    if "_zmqagents_id" not in instance.__dict__:  # a pydantic model has replaced it
+        instance.__dict__.update(known)
     return instance
 
 

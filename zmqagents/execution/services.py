@@ -1,12 +1,9 @@
-"""Calls that the host's own code makes: agent to agent within one host, without a socket.
+"""What agents' code asks of its host: model configurations, a client, and above all to wait.
 
-`InsideLink` has the same interface as a client's `Connection` (see `link`), but hands its calls straight
-to the broker's inbox and gets the replies from the router thread. The semantics are those of a call over
-the wire: arguments and results are encoded and decoded, limits and deadlines hold.
-
-What makes it more than a short cut is `InsideServices`: code that waits, in a nested call or for results,
-tells the dispatcher what it waits for, gives its slot back meanwhile and goes on when the dispatcher says so
-(`Gate`). Code on the event loop cannot block; it gets `BlockingCallError`.
+Code that waits, for results, for the next item of a stream or for something that the host cannot see, tells the
+dispatcher what it waits for, gives its worker slot back meanwhile, and goes on when the dispatcher opens its `Gate`.
+So waiting costs no capacity, and a wait that could never end is refused with `DeadlockError`. Code on the event loop
+holds no slot and cannot block; it gets `BlockingCallError`, and reports what it awaits by `LocalServices.awaiting`.
 """
 
 from __future__ import annotations
@@ -24,10 +21,10 @@ from ..scheduler.dispatcher import Ticket
 from .gate import Wait, begin_wait, thread_gate
 from .router import Router
 
-__all__ = ["InsideServices"]
+__all__ = ["LocalServices"]
 
 
-class InsideServices:
+class LocalServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
     def __init__(self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any]) -> None:
@@ -49,7 +46,7 @@ class InsideServices:
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 
-        ``results`` are AsyncResults: ``task_id``, ``server_id``, ``add_done_callback``. False, at once, if the
+        ``results`` have ``task_id``, ``server_id``, ``add_done_callback``, or are plain futures. False, at once, if the
         calling thread is not the call's own (one that the agent started): it holds no slot, and just waits. Raises
         `DeadlockError` when the wait could never end.
         """
@@ -69,12 +66,12 @@ class InsideServices:
         return True
 
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
-        """The same for the next item of a stream: ``task_id``, ``server_id``, ``on_item``, ``ready()``."""
+        """The same for the next item of a stream: ``task_id``, ``server_id``, ``watch()``, ``ready()``."""
         ticket: Ticket = call.ticket
         if not gives_slot_back(ticket, "reading a stream"):
             return False
         wait = begin_wait(ticket)
-        stream.on_item = lambda: self._router.wait_over(wait)
+        stream.watch(lambda: self._router.wait_over(wait))
         if self._is_own(stream):
             self._router.wait_item(wait, stream)
         else:
@@ -84,7 +81,7 @@ class InsideServices:
         try:
             self._pass(wait, timeout)
         finally:
-            stream.on_item = None
+            stream.watch(None)
         return True
 
     def _is_own(self, result: Any) -> bool:
@@ -127,8 +124,8 @@ class InsideServices:
         def over() -> None:
             end(ticket, task_id)
 
-        if hasattr(type(result), "on_item"):  # a stream: its wait is over when an item comes, not when it is read
-            result.on_item = over
+        if hasattr(result, "watch"):  # a stream: its wait is over when an item comes, not when it is read
+            result.watch(over)
         begin(ticket, task_id, fail, lambda: ready() or result.ready())
         return over
 

@@ -1,6 +1,6 @@
 """Where the items of a stream leave the host: a credit window between a generator and its reader.
 
-A stream starts with `frames.STREAM_WINDOW` credits; each item takes one, and the reader grants more as it takes
+A stream starts with `messages.STREAM_WINDOW` credits; each item takes one, and the reader grants more as it takes
 items. Without a credit the producer stops *before* it makes the next item: a worker thread gives its slot back
 meanwhile, a coroutine is suspended. So a slow reader costs a window of items, never a queue. To wait for a
 credit is to wait for the reader: if that is a call of this host in a worker thread, the wait-for graph
@@ -28,7 +28,7 @@ __all__ = ["StreamSender"]
 
 
 class StreamSender:
-    """The way out for one stream; see the module's docstring."""
+    """Sends the items of one stream; see the module's docstring."""
 
     __slots__ = ("_credit", "_future", "_lock", "_loop", "_router", "_sent", "_ticket", "_wait", "_waiting")
 

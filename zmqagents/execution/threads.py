@@ -1,7 +1,7 @@
 """Where calls run: worker threads, and one event loop for ``async def`` methods.
 
-The pool is a mechanism without opinions: the dispatcher decides what starts and never starts more than
-``capacity`` calls that hold a slot, so the pool only has to have a thread for each. It keeps one
+The dispatcher decides what starts, and never starts more than ``capacity`` calls that hold a slot, so the pool only has
+to have a thread for each. It keeps one
 `queue.SimpleQueue` (the cheapest hand-off there is: 6.7 us a round trip measured) and adds a thread when
 there are more started calls than threads: ``capacity`` of them, and a stand-in for each call that waits.
 A stand-in ends when it would be idle beside ``capacity`` others.
@@ -17,18 +17,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import Context
-from typing import TYPE_CHECKING
 
 from ..agents.context import RunningCall
 from ..errors import HostBusy
 from ..scheduler.dispatcher import Ticket, error_reply
 from ..wire.messages import Flag, Reply
+from .event_loop import EventLoop
 from .router import Router
 from .runner import AgentHost
 from .stream_sender import StreamSender
-
-if TYPE_CHECKING:
-    from .event_loop import LoopLane
 
 __all__ = ["WorkerPool"]
 
@@ -36,10 +33,11 @@ Done = Callable[[Ticket, Reply], None]
 
 
 class WorkerPool:
-    """``capacity`` worker threads, stand-ins and the loop lane; see the module's docstring."""
+    """``capacity`` worker threads and stand-ins; see the module's docstring. ``loop`` runs the coroutines."""
 
-    def __init__(self, host: AgentHost, done: Done, capacity: int, router: Router) -> None:
+    def __init__(self, host: AgentHost, loop: EventLoop, done: Done, capacity: int, router: Router) -> None:
         self._host = host
+        self._loop = loop
         self._done = done
         self._router = router
         self._capacity = capacity
@@ -48,9 +46,7 @@ class WorkerPool:
         self._threads: set[threading.Thread] = set()
         self._idle = 0  # threads that wait for a job; may be stale for a moment, which costs a thread at most
         self._busy = 0  # started tickets that have not returned
-        self._lane: LoopLane | None = None  # with the first call for it
         self._closed = False
-        host.await_value = lambda value: self._loop_lane().await_value(value)
 
     @property
     def size(self) -> int:
@@ -61,10 +57,11 @@ class WorkerPool:
         """What is known of ``ticket`` where its code runs."""
         chain = ticket.chain if ticket.parent is not None or ticket.came_by else ()
         sender = StreamSender(ticket, self._router) if ticket.flags & Flag.STREAM else None
-        call = ticket.context = RunningCall(
+        call = RunningCall(
             self._host.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, chain, ticket,
             sender,
         )  # fmt: skip
+        ticket.begin(call)
         return call
 
     def start(self, ticket: Ticket) -> None:
@@ -72,7 +69,7 @@ class WorkerPool:
         self.prepare(ticket)
         try:
             if ticket.on_loop:
-                self._loop_lane().start(ticket)
+                self._loop.start(ticket, self._host.run_on_loop, self._done_on_loop)
                 return
             with self._lock:
                 if self._busy >= len(self._threads):
@@ -85,36 +82,31 @@ class WorkerPool:
         self._jobs.put(ticket)
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
-        """Tell the code of a running ticket that nobody waits for it; ``alone``: the calls that it made go on."""
+        """Tell the code of a running ticket that no caller waits for it; ``alone``: the calls that it made go on."""
         if ticket.context is not None:
             ticket.context.cancel(alone=alone)
         if ticket.on_loop:
-            self._loop_lane().cancel(ticket)
+            self._loop.cancel(ticket)
 
     def close(self, timeout: float) -> bool:
-        """Stop every thread that comes back within ``timeout`` seconds; True if all did."""
+        """Stop the loop, and every thread that comes back within ``timeout`` seconds; True if all did."""
         self._closed = True
         with self._lock:
             threads = list(self._threads)
         for _ in threads:
             self._jobs.put(None)
         end = time.monotonic() + timeout
-        clean = self._lane is None or self._lane.close(timeout)
+        clean = self._loop.close(timeout)
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         return clean and not any(thread.is_alive() for thread in threads)
 
     def stack_on_loop(self, ticket: Ticket) -> str:
         """Where the coroutine of ``ticket`` is; may be a moment old. For `dump`."""
-        return self._loop_lane().stack(ticket)
+        return self._loop.stack(ticket)
 
-    def _loop_lane(self) -> LoopLane:
-        with self._lock:
-            if self._lane is None:
-                from .event_loop import LoopLane  # only here: it imports asyncio
-
-                self._lane = LoopLane(self._host, self._done)
-            return self._lane
+    def _done_on_loop(self, ticket: Ticket, reply: Reply | None) -> None:
+        self._done(ticket, self._host.cancelled(ticket) if reply is None else reply)
 
     def _add_thread(self) -> None:
         name = f"zmqagents-worker-{len(self._threads) + 1}"
@@ -129,7 +121,12 @@ class WorkerPool:
                 break
             began = time.perf_counter()
             reply = Context().run(self._host.run, ticket, ticket.context)
-            self._note(ticket, time.perf_counter() - began)
+            pace = ticket.pace
+            if pace is not None:
+                if ticket.gate is not None or ticket.spawned:
+                    pace.disappoint()
+                else:
+                    pace.note(time.perf_counter() - began)
             with self._lock:
                 self._busy -= 1
                 surplus = len(self._threads) > max(self._capacity, self._busy + 1)
@@ -141,13 +138,3 @@ class WorkerPool:
                 return
         with self._lock:
             self._threads.discard(threading.current_thread())
-
-    @staticmethod
-    def _note(ticket: Ticket, seconds: float) -> None:
-        pace = ticket.pace
-        if pace is None:
-            return
-        if ticket.gate is not None or ticket.spawned:
-            pace.disappoint()
-        else:
-            pace.note(seconds)

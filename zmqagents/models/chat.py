@@ -1,4 +1,8 @@
-"""TODO."""
+"""`ChatModel`: one language model behind the OpenAI chat completions API, made from a model configuration.
+
+The package ``openai`` is imported when the first model is made. An endpoint may quote the key that it refuses, so the
+configuration's secrets are replaced by ``***`` in the text of every error before it is raised.
+"""
 
 from __future__ import annotations
 

@@ -32,12 +32,14 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
-from .chat import ChatModel
 from .values import copy_of, kind_of, redact
+
+if TYPE_CHECKING:
+    from .chat import ChatModel
 
 __all__ = ["ModelConfigs", "check_model_configs", "load_model_configs_file"]
 
@@ -223,6 +225,8 @@ class ModelConfigs:
             made = self._models.get(name)
             if made is not None and made[0] is config:
                 return made[1]
+            from .chat import ChatModel  # here, so that no start without a model waits for it
+
             model = ChatModel(config)
             with self._lock:
                 if self._configs.get(name) is config:  # else it was replaced while we were at it

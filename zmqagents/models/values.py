@@ -1,4 +1,8 @@
-"""TODO."""
+"""JSON values of a model configuration: a checked copy of them, and the secrets in them.
+
+A value counts as secret by its key (``api_key``, ``Authorization``), a header's value always, and so do the user and
+the query parameters of a URL. `redact` hides secrets in what is shown; `secrets` lists them, to hide them in errors.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from typing import IO, Any
 
 from .. import errors
 from ..codec import pickling
+from ..codec.classes.carried import carried
 from ..config import BrokerConfig
 
 __all__ = ["Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
@@ -100,6 +101,10 @@ class Child:
         if status is None:
             return "it closed its pipe and goes on"
         return how_it_ended(status)
+
+    def forget_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold the lock."""
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal; None while it runs. Reaps the process."""
@@ -298,13 +303,17 @@ importlib.import_module(sys.argv[1]).main(source, *sys.argv[3:])
 
 def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True) -> Child:
     """Call ``main(source, ready_fd, life_fd, *more)`` of ``module`` in a new interpreter, all of them texts but
-    ``source``, which holds the pickled config and then the classes. Raises LaunchError, MissingExtra.
+    ``source``, which holds the pickled config, what is registered here, and the classes.
+
+    Raises LaunchError, MissingExtra.
 
     Nothing secret is among the arguments of the process: any user of the machine may read those.
     """
     if not sys.executable:
         raise errors.LaunchError("there is no Python interpreter to start (sys.executable is empty): use 'fork'")
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    from multiprocessing.spawn import get_command_line  # here: a fork needs no multiprocessing
+
+    flags = get_command_line()[1:-3]  # between the interpreter and ``-c``, program and ``--multiprocessing-fork``
     with _payload(config, classes) as payload, _new_pipes() as (ready_r, ready_w, life_r, life_w):
         words = [module, config.server_id, str(ready_w), str(life_r), *more]
         try:
@@ -333,6 +342,6 @@ def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = [os.path.abspath(entry) if os.path.isdir(entry or ".") else entry for entry in sys.path]
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickled)
+    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickle.dumps(carried()) + pickled)
     file.seek(0)
     return file

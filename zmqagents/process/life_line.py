@@ -1,4 +1,8 @@
-"""TODO."""
+"""The life line: a pipe from parent to child that ends the child within 2 s when the parent has died.
+
+A thread of the child reads the pipe. When the pipe ends, the thread asks the host to stop and, `ORPHAN_LIMIT_S` later,
+ends the process. If agent code in C keeps the GIL, that thread cannot run: then a signal of the Linux kernel ends it.
+"""
 
 from __future__ import annotations
 

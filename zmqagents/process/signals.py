@@ -1,4 +1,11 @@
-"""TODO."""
+"""The process-wide settings of a host's own process: signals, standard input, `multiprocessing`, the end.
+
+Each function changes the whole process, so only a process that was started to be a host may call them.
+
+A handler that stops a host is about that host. A process that an agent's code forks has a copy of it, which would
+ask the copy of a host to stop and keep the process alive; so `handled` gives such a process back the handlers that
+the signals had before. A signal that comes amid the fork waits until then.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from typing import NoReturn
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 
 def show_stacks_on_request() -> None:
@@ -26,6 +35,47 @@ def forget_parents_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
+_before: dict[int, Any] = {}  # the handlers of the signals that `handled` handles now, from before
+_forking = threading.local()  # the signal mask of each thread that forks
+
+
+@contextlib.contextmanager
+def handled(on_signal: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
+    """Meanwhile ``on_signal`` handles these signals in this process, not in its forks. Main thread only."""
+    for number in numbers:
+        handler = signal.signal(number, on_signal)
+        _before[number] = signal.SIG_DFL if handler is None else handler  # None: set by C code
+    try:
+        yield
+    finally:
+        _give_back()
+
+
+def _give_back() -> None:
+    for number, handler in _before.items():
+        signal.signal(number, handler)
+    _before.clear()
+
+
+def _before_fork() -> None:
+    if _before:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _before)
+
+
+def _after_fork_in_parent() -> None:
+    mask = vars(_forking).pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    _give_back()  # the thread that forked is the main thread here
+    _after_fork_in_parent()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def close_stdin(life_fd: int) -> None:

@@ -1,13 +1,14 @@
-"""What may come in: whether a call is accepted, and whom it is for. Decides nothing about its running.
+"""Which calls are accepted, and which agent each is for. Decides nothing about their running.
 
-Everything here refuses by raising, before anything was changed, so that a refused call leaves no trace.
+`Admission.admit` is the way in. A call that the router thread runs at once needs no more than `Admission.check`, the
+half of it that is not about queueing. Both refuse by raising, and change nothing: a refused call leaves no trace.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from .. import errors
 from ..agents.base import new_agent_id
@@ -16,10 +17,12 @@ from ..agents.spec import ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op
+from .calls import Calls
+from .effects import Effect
 from .records import AgentRecord, Peer, Ticket
-from .wait_graph import ancestors
+from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission", "busy"]
+__all__ = ["Admission"]
 
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
 MAX_EARLY_CANCELS = 4096  # cancels remembered whose call is not, or no longer, here; beyond it the oldest goes
@@ -30,17 +33,15 @@ _FILES = ClassSpec("zmqagents.execution.file_roots:FileRoots", "FileRoots", "", 
 
 
 class Admission:
-    """The door of one host. ``agents`` and ``tasks`` are the dispatcher's; ``find_class`` raises `UnknownClass`."""
+    """Accepts and refuses the calls of one host. ``find_class`` raises `UnknownClass`."""
 
-    def __init__(
-        self, config: BrokerConfig, find_class: Callable[[str], ClassSpec],
-        agents: Mapping[str, AgentRecord], tasks: Mapping[str, Ticket],
-    ) -> None:  # fmt: skip
+    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], calls: Calls) -> None:
         self._config = config
         self._find_class = find_class
-        self._agents = agents
-        self._tasks = tasks
-        self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `check` will refuse for that
+        self._calls = calls
+        self._max_body = config.max_message_bytes + HEAD_BYTES
+        self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
+        self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
         self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
         self._files.made = True
 
@@ -50,90 +51,118 @@ class Admission:
         if len(self.early_cancels) > MAX_EARLY_CANCELS:
             self.early_cancels.popitem(last=False)
 
-    def check(
-        self, peer: Peer, call: Call, task_id: str, deadline: float | None, now: float, parent: Ticket | None,
-        size: int,
-    ) -> None:  # fmt: skip
-        """Refuse what comes too late, or what is too much. ``size``: bytes of the body."""
-        if parent is not None and parent.ended is not None:
-            raise type(parent.ended)(f"{call.agent}.{call.method}: its caller has ended ({parent.ended})")
-        if self.early_cancels and task_id in self.early_cancels:
-            del self.early_cancels[task_id]
-            raise errors.CallCancelled(f"{call.agent}.{call.method} was cancelled before it arrived")
-        if deadline is not None and deadline <= now:
-            raise errors.CallTimeout(f"{call.agent}.{call.method} timed out before it arrived, never started")
-        config = self._config
-        if size > config.max_message_bytes + HEAD_BYTES:  # our own clients do not send it
-            text = f"{call.agent}.{call.method}: arguments of {size:,} bytes, limit {config.max_message_bytes:,}"
-            raise errors.MessageTooLarge(f"{text} (max_message_bytes)", size, config.max_message_bytes)
-        if len(self._tasks) >= config.max_calls:
-            full = errors.HostBusy(f"the host has {len(self._tasks)} calls open, limit {config.max_calls} (max_calls)")
-            full.passes = True
-            raise full
-        if len(peer.calls) >= config.max_calls_per_client and not peer.local:
-            raise errors.HostBusy(
-                f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
-                " (max_calls_per_client)"
-            )
+    def on_store_full(self, reason: str) -> list[Effect]:
+        """The store takes no more results, for this ``reason``; "": it does again."""
+        self.store_full = reason
+        return []
 
-    def target(self, call: Call, now: float) -> tuple[AgentRecord, str, MethodSpec | None]:
-        """Whom the call is for, and what it wants: a method, or an operation of the host's.
-
-        The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
-        """
-        if call.agent == "":
-            return self._management(call, now)
-        record = self._agents.get(call.agent)
+    def admit(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> Ticket:
+        """A new ticket for ``call``; or raises the error that refuses it. ``parent``: the call whose code made it."""
+        config, calls = self._config, self._calls
+        deadline = self.check(peer, call, task_id, now, parent)
+        size = sum(map(len, call.body))
+        if size > self._max_body:  # our own clients do not send it
+            raise _too_large(call, size, config.max_message_bytes)
+        record, op = calls.agents.get(call.agent), ""
+        method: MethodSpec | None = None
         if record is None:
-            raise self.unknown_agent(call.agent)
-        if call.flags & Flag.ATTRIBUTE:
-            if call.method.startswith("_"):
+            record, op, method = self._management(call, now)
+        elif call.flags & Flag.ATTRIBUTE:
+            op = _attribute(record, call)
+        else:
+            method = record.spec.methods.get(call.method)
+            if method is None:
                 raise _unknown_method(record, call.method)
-            return record, "attribute", None
-        method = record.spec.methods.get(call.method)
-        if method is None:
-            raise _unknown_method(record, call.method)
-        return record, "", method
+        exclusive = not method.concurrent if method is not None else op == Op.CREATE
+        has_turn = op == Op.CREATE or (
+            record.made and (not exclusive or len(record.holders) < record.options.max_concurrency)
+        )
+        if not has_turn:
+            self._check_mailbox(record, call, exclusive, parent)
+        if calls.queued_bytes + size > config.max_queued_bytes and not (
+            has_turn and calls.slots.running < config.capacity and not call.deps
+        ):
+            self._check_bytes(peer, size)
+        return Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
 
-    def check_busy(self, record: AgentRecord, call: Call, exclusive: bool, parent: Ticket | None) -> None:
+    def check(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> float | None:
+        """The deadline of ``call``, None if it has none; or raises what refuses it whatever agent it is for."""
+        config, calls = self._config, self._calls
+        deadline = now + call.time_ms / 1000 if call.time_ms else None
+        if parent is not None:
+            if parent.ended is not None:
+                raise type(parent.ended)(f"{_name(call)}: its caller has ended ({parent.ended})")
+            if parent.deadline is not None and (deadline is None or parent.deadline < deadline):
+                deadline = parent.deadline
+        elif calls.drain is not None:
+            raise errors.HostStopping("the host is stopping and takes no new calls")
+        if self.store_full and call.flags & Flag.DETACHED:
+            raise errors.StoreFull(self.store_full)
+        if self.early_cancels and task_id in self.early_cancels:
+            raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
+        if deadline is not None and deadline <= now:
+            raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
+        if len(calls.tasks) >= config.max_calls:
+            text = f"the host has {len(calls.tasks)} calls open, limit {config.max_calls} (max_calls)"
+            raise errors.HostBusy.of_host(text)
+        if len(peer.calls) >= config.max_calls_per_client and not peer.local:
+            text = f"this client has {len(peer.calls)} calls open, limit {config.max_calls_per_client}"
+            raise errors.HostBusy(f"{text} (max_calls_per_client)")
+        return deadline
+
+    def refusal_of_queued(self, ticket: Ticket) -> errors.HostBusy | None:
+        """The same for a parked call that has begun to queue: what would have refused a new one refuses it now."""
+        record = ticket.agent
+        if record.queued > self._config.max_mailbox:
+            return self._full_mailbox(record)
+        if record.options.on_busy == "reject" and ticket.exclusive and not reenters(ticket):
+            return _busy(record)
+        return None
+
+    def unknown_agent(self, agent_id: object) -> errors.UnknownAgent:
+        """The error for an agent that is not there."""
+        return errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+
+    def _check_mailbox(self, record: AgentRecord, call: Call, exclusive: bool, parent: Ticket | None) -> None:
         """Refuse a call that would have to queue where it must not. One with arguments to wait for is seen later."""
-        if record.queued >= self._config.max_mailbox and (exclusive or not record.made):
-            raise self.full_mailbox(record)
+        if record.queued >= self._config.max_mailbox:
+            raise self._full_mailbox(record)
         if exclusive and record.options.on_busy == "reject" and not call.deps:
             if record.options.reentrant and parent is not None:
                 chain = (parent, *ancestors(parent))
                 if any(link.turn and link.agent is record for link in chain):
                     return
-            raise busy(record)
+            raise _busy(record)
 
-    def check_bytes(self, peer: Peer, size: int, queued: int) -> None:
-        """Refuse a call that would have to queue, with ``size`` bytes, behind ``queued`` of others.
+    def _check_bytes(self, peer: Peer, size: int) -> None:
+        """Refuse a call that would have to queue, with ``size`` bytes, behind those of others.
 
         An empty queue takes any one call. The host's own calls may queue as much again: they are made by calls that
         run, and these must end for the queue to get shorter.
         """
+        queued = self._calls.queued_bytes
         limit = self._config.max_queued_bytes * (2 if peer.local else 1)
         if queued and queued + size > limit:
-            full = errors.HostBusy(
+            raise errors.HostBusy.of_host(
                 f"calls with {queued:,} bytes of arguments wait on the host, limit {limit:,} (max_queued_bytes)"
             )
-            full.passes = True
-            raise full
 
-    def full_mailbox(self, record: AgentRecord) -> errors.HostBusy:
+    def _full_mailbox(self, record: AgentRecord) -> errors.HostBusy:
         limit = self._config.max_mailbox
         return errors.HostBusy(f"{record.agent_id} has {limit} calls queued, which is the limit (max_mailbox)")
 
-    def unknown_agent(self, agent_id: object) -> errors.UnknownAgent:
-        return errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
-
     def _management(self, call: Call, now: float) -> tuple[AgentRecord, str, MethodSpec | None]:
-        """A request to the host itself that takes a worker; the broker answers all others."""
+        """A request to the host itself that takes a worker; the broker answers all others.
+
+        The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
+        """
+        if call.agent != "":
+            raise self.unknown_agent(call.agent)
         if call.method == Op.DOWNLOAD:
             return self._files, Op.DOWNLOAD, _DOWNLOAD
         name = call.options.get("id")
         if call.method == Op.MEMORY:
-            record = self._agents.get(name) if isinstance(name, str) else None
+            record = self._calls.agents.get(name) if isinstance(name, str) else None
             if record is None:
                 raise self.unknown_agent(name)
             return record, Op.MEMORY, None
@@ -147,14 +176,29 @@ class Admission:
             name = new_agent_id(spec.short)
         if not is_name(name):
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
-        if name in self._agents:
-            raise errors.AgentExists(f"there is already an agent {name!r} ({self._agents[name].spec.name})")
+        if name in self._calls.agents:
+            raise errors.AgentExists(f"there is already an agent {name!r} ({self._calls.agents[name].spec.name})")
         chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
         options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
         return AgentRecord(name, spec, options, now), Op.CREATE, None
 
 
-def busy(record: AgentRecord) -> errors.HostBusy:
+def _name(call: Call) -> str:
+    return f"{call.agent}.{call.method}"
+
+
+def _too_large(call: Call, size: int, limit: int) -> errors.MessageTooLarge:
+    text = f"{_name(call)}: arguments of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+    return errors.MessageTooLarge(text, size, limit)
+
+
+def _attribute(record: AgentRecord, call: Call) -> str:
+    if call.method.startswith("_"):
+        raise _unknown_method(record, call.method)
+    return "attribute"
+
+
+def _busy(record: AgentRecord) -> errors.HostBusy:
     return errors.HostBusy(f"{record.agent_id} is busy (on_busy='reject')")
 
 

@@ -1,4 +1,9 @@
-"""TODO."""
+"""What the dispatcher wants to be done: the effects, which its events give back.
+
+An effect is plain data. The broker carries the effects out one after the other, in the order in which it gets them,
+and tells of what comes of them by a new event. So the dispatcher needs no socket, no thread and no store, and a test
+sees each of its decisions.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
 
-Plain data without decisions: who runs next is `dispatcher`'s matter, who waits for whom `waits`'s. The records belong
-to the router thread; a worker thread only reads what is settled before its call starts.
+Plain data without decisions: `dispatcher` decides which call runs next, and `wait_graph` finds which call waits for
+which. The records belong to the router thread; a worker thread reads only what no longer changes when its call starts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..agents.timing import Pace
 from ..errors import ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
 
-__all__ = ["AgentRecord", "Counters", "ParkedFetch", "Peer", "State", "Ticket", "phase"]
+__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "phase"]
 
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
@@ -48,14 +48,24 @@ class Counters:
     deadlocks: int = 0
 
 
+class DrainEnd:
+    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has a shorter limit."""
+
+    __slots__ = ("deadline", "settled")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.settled = False
+
+
 class Peer:
-    """Whoever sent calls: a client's session, or the host itself (``local``)."""
+    """The sender of calls: a client's session, or the host's own code (``local``)."""
 
     __slots__ = ("calls", "fetches", "gone", "key", "local", "prefix", "user")
 
     def __init__(self, prefix: str, *, key: Any = None, local: bool = False, user: str = "") -> None:
         self.prefix = prefix  # first half of its task ids
-        self.user = user  # whom the authentication has found it to be; "": the host's own code
+        self.user = user  # the name that the authentication has found; "": the host's own code
         self.key = key  # the broker's handle
         self.local = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
@@ -92,9 +102,12 @@ class AgentRecord:
         """Calls in the mailbox."""
         return len(self.mailbox) if self.mailbox else 0
 
-    def has_room(self) -> bool:
-        """True if a new call need not queue for the turn."""
-        return self.made and len(self.holders) < self.options.max_concurrency  # whoever queues has seen it full
+    def try_to_seat(self, ticket: Ticket) -> bool:
+        """Give ``ticket`` the turn or a place beside it, if it need not queue; True if it has one."""
+        if not self.made or (ticket.exclusive and len(self.holders) >= self.options.max_concurrency):
+            return False
+        self.seat(ticket)
+        return True
 
     def queue(self, ticket: Ticket) -> None:
         """Put ``ticket`` at the end of the mailbox."""
@@ -126,6 +139,15 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def hold(self, instance: Any) -> None:
+        """Keep the object of the agent, which its ``__init__`` has made."""
+        self.instance = instance
+
+    def drop_instance(self) -> None:
+        """Drop the object of a deleted agent, once no call runs on it."""
+        if not self.holders:
+            self.instance = None
+
 
 class Ticket:
     """One accepted call."""
@@ -133,7 +155,7 @@ class Ticket:
     __slots__ = (
         "accepted", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps", "deadline",
         "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op", "outside", "owed",
-        "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
+        "pace", "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
         "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
 
@@ -151,7 +173,14 @@ class Ticket:
         self.agent = agent
         self.op = op  # "" for a method call, else what the host is to do
         self.method = method
-        self.on_loop = method is not None and method.on_loop
+        # How long such runs take; None for what never takes the fast lane: streams, coroutines and attributes.
+        self.pace: Pace | None
+        if method is None:
+            self.on_loop = False
+            self.pace = agent.spec.pace if op == Op.CREATE else None
+        else:
+            self.on_loop = method.on_loop
+            self.pace = None if method.on_loop or method.returns == "stream" else method.pace
         self.exclusive = exclusive  # it runs in the agent's turn, not beside it
         self.deadline = deadline
         self.accepted = now
@@ -162,7 +191,7 @@ class Ticket:
         self.owed = False  # it gave its slot back to wait and gets one again
         self.settled = False  # answered
         self.ended: ZmqAgentsError | None = None  # answered while its code was running: with this
-        self.context: RunningCall | None = None  # set by the worker pool when it starts
+        self.context: RunningCall | None = None
         self.gate: Any = None  # the broker's: where its thread waits for Resume
         # Sets are dicts without values: in order, and a member leaves in no time. None until needed.
         self.deps: dict[str, Ticket | None] | None = None  # unfinished arguments; None: the store was asked
@@ -180,6 +209,10 @@ class Ticket:
         self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
 
+    def begin(self, context: RunningCall) -> None:
+        """Note what its code knows of the call: it is about to run."""
+        self.context = context
+
     @property
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""
@@ -187,14 +220,6 @@ class Ticket:
         while ticket.parent is not None:
             ticket = ticket.parent
         return ticket.peer.user
-
-    @property
-    def pace(self) -> Pace | None:
-        """The record of such runs; None for what never takes the fast lane, as streams, coroutines and attributes."""
-        method = self.method
-        if method is not None:
-            return None if method.on_loop or method.returns == "stream" else method.pace
-        return self.agent.spec.pace if self.op == Op.CREATE else None
 
     @property
     def label(self) -> str:
@@ -240,7 +265,7 @@ def _ahead_of(ticket: Ticket) -> str:
 
 
 class ParkedFetch:
-    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the word of a shared store."""
+    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the answer of a shared store."""
 
     __slots__ = ("call_id", "peer", "settled", "ticket")
 

@@ -1,4 +1,9 @@
-"""The ``capacity`` slots of a host: how many worker threads run agents' code, and who is next."""
+"""The ``capacity`` slots of a host: how many worker threads run agents' code, and which call is next.
+
+A call takes a slot when it starts and keeps it until its code returns, except while its code waits for other calls.
+Calls whose wait is over get the next free slots; calls that have not started get those that are left. Each kind is
+served in the order in which it came.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +15,16 @@ __all__ = ["Slots"]
 
 
 class Slots:
-    """Takes tickets in and gives them out; the dispatcher says what becomes of them.
+    """Takes in the tickets that want a slot, and gives them out when there is one. See the module's docstring."""
 
-    Those that waited and go on come before those that have not started; each kind in its order.
-    """
-
-    __slots__ = ("_capacity", "_ready", "_resuming", "blocked", "running")
+    __slots__ = ("_ready", "_resuming", "blocked", "capacity", "running", "wanted")
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._ready: OrderedDict[Ticket, None] = OrderedDict()
         self._resuming: deque[Ticket] = deque()
         self.running = 0  # slots in use
+        self.wanted = False  # `next` may have a ticket to give out
         self.blocked = 0  # threads without a slot: their code waits, or waits for a slot to go on
 
     @property
@@ -31,16 +34,17 @@ class Slots:
 
     def take(self, ticket: Ticket) -> bool:
         """True: ``ticket`` has a slot. False: it is READY, and `next` gives it out in its turn."""
-        if self.running < self._capacity:
+        if self.running < self.capacity:
             self.running += 1
             ticket.slot = True
             return True
         ticket.state = State.READY
         self._ready[ticket] = None
+        self.wanted = True
         return False
 
     def withdraw(self, ticket: Ticket) -> None:
-        """A READY one will not start."""
+        """The READY ``ticket`` will not start."""
         del self._ready[ticket]
 
     def lend(self, ticket: Ticket) -> None:
@@ -53,6 +57,7 @@ class Slots:
     def reclaim(self, ticket: Ticket) -> None:
         """Its wait is over: `next` gives it out as soon as there is a slot."""
         self._resuming.append(ticket)
+        self.wanted = True
 
     def free(self, ticket: Ticket) -> bool:
         """The code of ``ticket`` has returned; True if that freed a slot."""
@@ -66,11 +71,11 @@ class Slots:
         return True
 
     def next(self, *, beyond: bool = False) -> Ticket | None:
-        """Who gets a free slot, now its own; None if there is no slot or nobody.
+        """The next ticket to run, which has a slot now; None if no slot is free or no ticket wants one.
 
-        ``beyond``: at the end of the host, those whose wait is over go on without one, and nobody else.
+        ``beyond``: at the end of the host the tickets whose wait is over go on without a slot, and no others.
         """
-        if self.running >= self._capacity and not beyond:
+        if self.running >= self.capacity and not beyond:
             return None
         while self._resuming:
             ticket = self._resuming.popleft()
@@ -82,6 +87,7 @@ class Slots:
                     self.running += 1
                 return ticket
         if beyond or not self._ready:
+            self.wanted = False
             return None
         ticket, _ = self._ready.popitem(last=False)
         ticket.slot = True

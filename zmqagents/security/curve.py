@@ -1,9 +1,12 @@
-"""TODO."""
+"""The options that make a ZeroMQ socket a CURVE server or client.
+
+A *guard* sets the options of the next bind. Every guarded bind has a ZAP domain, by which the `zap.Authenticator`
+knows what the endpoint is for; without an authenticator libzmq then refuses every connection.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 
 import zmq
@@ -57,5 +60,7 @@ def seed_routing_ids() -> None:
     process. A peer that claims the id that the next connection will get makes libzmq abort. With a random seed that
     needs luck in 2**32. Where there is no such libc nothing happens.
     """
+    import ctypes  # here, for a client has no ROUTER
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))

@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 Role = Literal["admin", "call"]
 
 SELF = "self"  # the name under which a store authorises its own client key
+REMEDY = "set ZMQAGENTS_KEYS to a directory for the keys"
 REFRESH_S = 1.0  # how often the allow list on disk is looked at
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -115,19 +116,11 @@ class KeyStore:
         """
         place = Path(path) if path is not None else _default_place()
         try:
-            directory = private_dir(place, create=create)
-        except FileNotFoundError as exc:
-            raise ConfigError(f"no key store at {place}") from exc
-        try:
-            server, client = _read_pair(directory / "server.key"), _read_pair(directory / "client.key")
-        except FileNotFoundError as exc:
-            if not create:
-                raise ConfigError(f"key file {exc.filename} is missing") from exc
-            server, client = _make_keys(directory)
-        if create:
-            private_dir(directory / "authorized")
-            private_dir(directory / "known_hosts")
-        return cls(directory, server, client, clock)
+            return cls(*_opened(place, create), clock)
+        except ConfigError as exc:
+            if not create or not isinstance(exc.__cause__, OSError):  # OSError: it cannot be made where it is
+                raise
+            raise ConfigError(f"key store: {exc}: {REMEDY}") from exc.__cause__
 
     def server_keypair(self) -> KeyPair:
         """The key pair of this user's hosts."""
@@ -142,7 +135,7 @@ class KeyStore:
 
         Hosts that run see it within a second. Raises ConfigError for a name or key that cannot be.
         """
-        _write_peer(self._file_of(name), public_key, role)
+        write_peer(self._file_of(name), public_key, role)
         self._signature = None
 
     def revoke(self, name: str) -> bool:
@@ -171,8 +164,8 @@ class KeyStore:
         self._looked_at = now
         directory = self.path / "authorized"
         try:
-            paths, signature, settled = _look_at(private_dir(directory, create=False))
-            peers = self._peers if signature == self._signature else dict(_read_peers(paths))
+            paths, signature, settled = look_at(private_dir(directory, create=False))
+            peers = self._peers if signature == self._signature else dict(read_peers(paths))
         except (OSError, ConfigError) as exc:
             if _is_shortage(exc):
                 if not self._in_need:
@@ -263,8 +256,26 @@ def _default_place() -> Path:
     xdg = os.environ.get("XDG_CONFIG_HOME", "")
     place = Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.config"), "zmqagents")
     if not place.is_absolute():
-        raise ConfigError("the home directory is not known: set ZMQAGENTS_KEYS to a directory for the keys")
+        raise ConfigError(f"the home directory is not known: {REMEDY}")
     return place
+
+
+def _opened(place: Path, create: bool) -> tuple[Path, KeyPair, KeyPair]:
+    """The directory of a store and its keys, of the host and of the client; see `KeyStore.open`."""
+    try:
+        directory = private_dir(place, create=create)
+    except FileNotFoundError as exc:
+        raise ConfigError(f"no key store at {place}") from exc
+    try:
+        server, client = _read_pair(directory / "server.key"), _read_pair(directory / "client.key")
+    except FileNotFoundError as exc:
+        if not create:
+            raise ConfigError(f"key file {exc.filename} is missing") from exc
+        server, client = _make_keys(directory)
+    if create:
+        private_dir(directory / "authorized")
+        private_dir(directory / "known_hosts")
+    return directory, server, client
 
 
 def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
@@ -276,10 +287,10 @@ def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
     with _locked(directory):
         server_path, client_path = directory / "server.key", directory / "client.key"
         if not os.path.lexists(server_path):
-            _write_pair(server_path, _new_pair())
+            _write_pair(server_path, new_pair())
         if not os.path.lexists(client_path):
-            pair = _new_pair()
-            _write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
+            pair = new_pair()
+            write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
             _write_pair(client_path, pair)
         return _read_pair(server_path), _read_pair(client_path)
 
@@ -298,7 +309,8 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _new_pair() -> KeyPair:
+def new_pair() -> KeyPair:
+    """A key pair that nothing has used yet."""
     try:
         public, secret = zmq.curve_keypair()
     except zmq.ZMQError as exc:
@@ -320,11 +332,13 @@ def _read_pair(path: Path) -> KeyPair:
     return KeyPair(public, secret)
 
 
-def _write_peer(path: Path, public_key: str, role: str) -> None:
+def write_peer(path: Path, public_key: str, role: str) -> None:
+    """Write the file of a client that may connect. Raises ConfigError for a key or a role that is none."""
     write_private(path, f"public = {_checked_key(public_key, path)}\nrole = {_checked_role(role, path)}\n".encode())
 
 
-def _read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
+def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
+    """The public key and the `Peer` of each file; a damaged file is logged and left out."""
     seen: dict[str, str] = {}
     for path in paths:
         try:
@@ -362,7 +376,7 @@ def _read_host(path: Path) -> str:
     return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
 
 
-def _look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
+def look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:
     """The key files of ``directory``, what they look like from outside, and whether that is safely past."""
     infos = []
     with os.scandir(directory) as entries:

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Files and directories that only this user may read, and the question whether a host name is this machine.
+
+What lies in them are keys and connection files. Each check is made on the open file or with ``lstat``, so that another
+user cannot exchange the file between the check and the reading.
+"""
 
 from __future__ import annotations
 

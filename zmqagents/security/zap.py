@@ -1,4 +1,9 @@
-"""TODO."""
+"""The authenticator: which connections a host accepts, and the role that each user has.
+
+For TCP libzmq asks it at each handshake, by the ZeroMQ Authentication Protocol (RFC 27) on an inproc socket; for the
+Unix socket the listener calls `Authenticator.admit` with the peer's user number. A user id is ``key:<name>:<public
+key>``, ``uid:<number>`` or ``insecure``. The role is looked up for each request, so that revoking a key works at once.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +49,7 @@ class Authenticator:
         self._keys = keys
         self._uids = frozenset({os.geteuid()} if uids is None else uids)
         self._insecure = insecure
-        self._refusals = _RefusalLog()
+        self._refusals = RefusalLog()
         self._socket: Socket | None = None
 
     @property
@@ -142,7 +147,7 @@ class Authenticator:
         return None, f"{address} with mechanism {mechanism[:20]!r} in domain {domain[:20]!r}"
 
 
-class _RefusalLog:
+class RefusalLog:
     """One warning a minute for each refused peer, at most 20 a minute in all, the rest as one count.
 
     A refused peer may come again as often as the network lets it and with a new key each time, so both
@@ -155,6 +160,7 @@ class _RefusalLog:
         self._unnamed = 0
 
     def add(self, peer: str, now: float) -> None:
+        """Count a refusal of ``peer`` at ``now`` (seconds of any clock that only grows), and log it if it is to be."""
         if now - self._window_start >= REFUSAL_WINDOW_S:
             if self._unnamed:
                 log.warning("%d further attempts were refused in the last minutes", self._unnamed)

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from .. import discovery, errors
 from ..agents.spec import class_name_of
-from ..config import END_WAIT_S, BrokerConfig, generate_server_id
+from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id
 from ..process import children
 from . import stop
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 StartMethod = Literal["auto", "fork", "fresh"]
 Bound = list[Any]  # `broker.Bound` as it comes out of JSON
 LAUNCH_TIMEOUT_S = 30.0
+CLOSED_S = 0.25  # a host that ends by itself closes its sockets some 10 ms before its process ends
 CONTROL_TIMEOUT_S = 2.0  # for the host to agree that it will stop
 TERM_WAIT_S = 2.0
 LAST_RUN = b"."  # said to a supervisor: the host is not to be started again
@@ -112,7 +113,13 @@ class RpcAgentServerLauncher:
         return self.config.port if bound is None else bound[2]
 
     @property
+    def ipc(self) -> str | None:
+        """The path of its Unix socket, None before `launch`."""
+        return None if self._bound is None else self._bound[3]
+
+    @property
     def server_id(self) -> str:
+        """The host's name among all hosts: the one given, or one made of host and port."""
         return self.config.server_id
 
     @property
@@ -125,7 +132,7 @@ class RpcAgentServerLauncher:
 
     @property
     def is_running(self) -> bool:
-        """True from the moment that it listens until it has ended, by whatever cause, and is not started again."""
+        """True from the moment at which the host listens until it has ended and is not started again."""
         child, here = self._child, self._here
         return (here is not None and here.broker is not None) or (child is not None and child.poll() is None)
 
@@ -137,11 +144,15 @@ class RpcAgentServerLauncher:
     # ------------------------------------------------------------ start
 
     def launch(self, in_subprocess: bool = True) -> None:
-        """Start the host; returns when it listens. Raises AddressInUse, ConfigError, LoadError, LaunchError ...
+        """Start the host; returns when it listens.
 
-        ``in_subprocess`` False: it runs in the calling process, and this returns when it has been stopped, by
+        ``in_subprocess`` False: the host runs in the calling process, and this returns when it has been stopped, by
         `shutdown` in another thread, a client, or a signal (SIGTERM, SIGINT) if this is the main thread.
+        Raises AddressInUse for a port or socket path that is taken, ConfigError for a setting that cannot be used,
+        LoadError for agents' files, and LaunchError when the process cannot be started, cannot reach Redis, has not
+        listened in ``launch_timeout_s`` seconds, or runs already.
         """
+        check_threads()
         with self._lock:
             if self._here is not None or (self._child is not None and self._child.poll() is None):
                 raise errors.LaunchError(f"{self.server_id} is running already")
@@ -261,12 +272,28 @@ class RpcAgentServerLauncher:
                 return
             log.warning("%s did not end %g s after its grace: SIGTERM", self.server_id, END_WAIT_S)
         except errors.ZmqAgentsError as exc:
-            if child.poll() is not None:
+            if child.wait(CLOSED_S) is not None:
                 return
             log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
         child.signal(signal.SIGTERM)
         if child.wait(TERM_WAIT_S) is None:
             log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
+
+    def forget_lock(self) -> None:
+        """In a forked child: a thread that is not here may hold the locks, so make new ones."""
+        self._lock = threading.Lock()
+        if self._child is not None:
+            self._child.forget_lock()
+
+    def reap(self) -> None:
+        """Let go of a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
+        child = self._child
+        if child is not None and child.poll() is not None and self._lock.acquire(blocking=False):
+            try:
+                if self._child is child:
+                    self._let_go()
+            finally:
+                self._lock.release()
 
     def _let_go(self) -> None:
         """Forget a child that has ended. Called with the lock."""
@@ -321,10 +348,8 @@ def _pid_at(ipc: str) -> int | None:
 
 
 def _let_go_after_fork() -> None:
-    for launcher in list(_running):  # theirs may be held by threads that are not here
-        launcher._lock = threading.Lock()
-        if launcher._child is not None:
-            launcher._child._lock = threading.Lock()
+    for launcher in list(_running):
+        launcher.forget_lock()
     _running.clear()
 
 
@@ -332,15 +357,9 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _let_go_of_the_dead() -> None:
-    """Hosts that ended by themselves, and whose launchers perhaps nobody has any more, must not stay as zombies."""
+    """Reap the hosts that have ended by themselves, also those whose launchers no variable holds any more."""
     for launcher in list(_running):
-        child = launcher._child
-        if child is not None and child.poll() is not None and launcher._lock.acquire(blocking=False):
-            try:
-                if launcher._child is child:
-                    launcher._let_go()
-            finally:
-                launcher._lock.release()
+        launcher.reap()
 
 
 @atexit.register

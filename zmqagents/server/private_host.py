@@ -1,4 +1,8 @@
-"""TODO."""
+"""The private host: the one that a bare ``agent.to_dist()`` starts, and that only this process can reach.
+
+It starts with the first agent that needs it, takes pickled classes from its own parent alone, and ends with the
+process. A fork of the process starts a private host of its own. All functions may be called from any thread.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import errors
-from ..client.proxy import AgentProxy
+from ..client.proxy import AgentProxy, request_body, value_of
 from ..client.rpc import RpcClient
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import connect, trust
@@ -24,22 +28,20 @@ class _PrivateHost:
     def __init__(self) -> None:
         self.launcher = RpcAgentServerLauncher(private=True)
         self.launcher.launch()
-        bound = self.launcher._bound
-        assert bound is not None
-        self.link = connect(Target("", None, ipc=bound[3]))
+        self.link = connect(Target("", None, ipc=self.launcher.ipc))
         trust(self.link.address)
         self.link.settle()  # so that it is known to take pickles
-        self._client = RpcClient(link=self.link)
         self._known: weakref.WeakSet[type] = weakref.WeakSet()
 
     def learn(self, cls: type) -> None:
         """Send a class that the host has not yet. A notebook's cell that runs again makes a new one of its name."""
         if cls not in self._known:
-            self._client._manage(Op.REGISTER, cls, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
+            body = request_body(self.link, Op.REGISTER, (cls,), {})
+            reply = self.link.call("", Op.REGISTER, body, timeout=DEFAULT_TIMEOUT_S)  # its module may be slow to import
+            value_of(self.link, reply)
             self._known.add(cls)
 
     def end(self) -> None:
-        self._client.close()
         self.link.close()  # proxies hold clients of their own
         self.launcher.shutdown()
 
@@ -99,4 +101,4 @@ def distribute(
         private = private_host()
         private.learn(cls)
         client = RpcClient(link=private.link, timeout=timeout)
-    return client.create_agent(cls, *args, agent_id=agent_id, **kwargs)
+    return client.make_agent(cls, args, kwargs, agent_id=agent_id)

@@ -23,21 +23,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
-from ..broker.broker import Bound, Broker
-from ..client import links, proxy, rpc
+from ..broker.broker import Broker
+from ..broker.listening import Bound
+from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors
+from ..process import descriptors, signals
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
-from .studio import Registration
 from .systemd import Notifier
+
+if TYPE_CHECKING:
+    from .studio import Registration
 
 __all__ = ["build", "serve"]
 
@@ -65,7 +68,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     try:
         broker = Broker(
             config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=links.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
+            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
             pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
@@ -103,7 +106,7 @@ def serve(
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None:
     registration = None
-    links.adopt(broker.link)
+    references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -123,7 +126,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier) -> None
         broker.finished.wait()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        links.disown(broker.link)
+        references.disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 
@@ -140,6 +143,8 @@ def _begin(broker: Broker, router: threading.Thread) -> None:
 def _register(config: BrokerConfig, bound: Bound) -> Registration | None:
     if not config.studio_url or bound.port is None:
         return None
+    from .studio import Registration  # here, so that no start without a studio waits for it
+
     return Registration(config.studio_url, server_id=bound.server_id, host=bound.host, port=bound.port)
 
 
@@ -188,7 +193,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier) -> None:
         if notifier.watchdog_s is not None and alive.is_set():
             notifier.alive()
             alive.clear()
-            broker.post("beat", alive)
+            broker.beat(alive)
     if not told:
         notifier.stopping("stopped")
 
@@ -229,9 +234,5 @@ def _signals(broker: Broker) -> Iterator[None]:
         seen.append(number)
         broker.request_stop(None if len(seen) == 1 else 0.0)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with signals.handled(on_signal, signal.SIGTERM, signal.SIGINT):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set by C code

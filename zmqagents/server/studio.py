@@ -9,9 +9,9 @@ Any other answer is no registration: a web server that does not know the request
 A server works without its studio, so no failure here is fatal; after the last attempt one warning gives the reason.
 
 A peer that accepts and stays silent, or sends a byte now and then, must not hold up an attempt beyond its time-out, nor
-the end of the host at all. The socket's own time-out counts from byte to byte, so a second thread ends an attempt: it
-shuts the socket down, which ends every wait for the peer. Only the look-up of a name cannot be ended; it happens in a
-daemon thread, which holds up neither a stop that has a time-out nor the end of the process.
+the end of the host at all. The socket's own time-out counts from byte to byte, so `_Wire` looks at the clock, and for a
+stop, between short waits. Only the look-up of a name cannot be ended; it happens in a daemon thread, which holds up
+neither a stop that has a time-out nor the end of the process.
 
 Proxies of the environment are not used: a studio calls its servers back, so the two must reach each other directly.
 """
@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
+import io
 import json
 import logging
+import os
+import select
 import socket
-import struct
 import threading
 import time
 import urllib.parse
@@ -40,8 +43,7 @@ REGISTER_PATH = "/api/servers/register"
 ANSWER_LIMIT_BYTES = 65_536  # {"status": "ok"} has 16
 EXCERPT_CHARS = 80  # of an answer that a warning quotes
 BACKOFF_LIMIT_S = 10.0
-_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
-CUT_AGAIN_S = 0.02  # a cut just before the thread calls connect() is lost, so it is repeated
+TICK_S = 0.05  # how long a stop may go unnoticed
 
 
 class _Refused(Exception):
@@ -92,91 +94,102 @@ class StudioUrl:
         return f"StudioUrl({str(self)!r})"
 
 
-class _Attempt:
-    """One request. `run` it in one thread; `cut` ends it from another one."""
+class _Wire(io.RawIOBase):
+    """One connection to a studio, in place of `http.client`'s own socket: each wait ends at ``end`` or at a stop.
 
-    def __init__(self, timeout_s: float) -> None:
-        self._end = time.monotonic() + timeout_s
-        self._lock = threading.Lock()  # the socket must not be closed, and its number used again, during a cut
-        self._socket: socket.socket | None = None
-        self._is_cut = False
+    ``end`` is a moment of the monotonic clock. The socket's waits last `TICK_S`; between two of them is a look at both.
+    """
 
-    def run(self, url: StudioUrl, body: bytes) -> None:
-        """Raises _Refused, TimeoutError at the time-out or after a cut, another OSError, http.client.HTTPException."""
-        timer = threading.Timer(self._end - time.monotonic(), self.cut)
-        timer.daemon = True
-        timer.start()
+    def __init__(self, url: StudioUrl, end: float, stopping: threading.Event) -> None:
+        self._end = end
+        self._stopping = stopping
+        self._socket = self._connect(url)
         try:
-            self._ask(url, body)
-        except Exception:
-            if self._is_cut:  # which the library sees as the end of the connection
-                raise TimeoutError from None
+            self._socket.settimeout(TICK_S)
+            if url.scheme == "https":
+                self._start_tls(url.host)
+        except BaseException:
+            self._socket.close()
             raise
-        finally:
-            timer.cancel()
-            timer.join()
 
-    def cut(self) -> None:
-        with self._lock:
-            self._is_cut = True
-            if self._socket is not None:
-                # Closing it then resets the connection: else Linux leaves a peer that floods us stuck in send().
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                with contextlib.suppress(OSError):  # not yet connected, or no more
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of TLS is for one thread alone
-
-    def _ask(self, url: StudioUrl, body: bytes) -> None:
-        import http.client  # here, with the modules for e-mail that it loads, so that no start waits for them
-
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if url.authorization is not None:
-            headers["Authorization"] = url.authorization
-        connection = http.client.HTTPConnection(url.host, url.port)
-        try:
-            connection.sock = self._connect(url)
-            connection.request("POST", url.path, body, headers)
-            with connection.getresponse() as response:
-                _check(response, response.read(ANSWER_LIMIT_BYTES + 1))
-        finally:
-            with self._lock:
-                if self._socket is not None:
-                    self._socket.close()
-                self._socket = None
-            connection.close()
+    def _check(self) -> None:
+        if self._stopping.is_set() or time.monotonic() >= self._end:
+            raise TimeoutError
 
     def _connect(self, url: StudioUrl) -> socket.socket:
-        """To the first address that answers; each has an equal share of the time that is left."""
+        """Connect to the first address that answers; each has an equal share of the time that is left."""
         found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        error = 0
         for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
-            trial = self._hold(socket.socket(family, kind, protocol))
-            trial.settimeout(max(0.001, (self._end - time.monotonic()) / left))
-            try:
-                trial.connect(address)
-            except OSError:
-                if left == 1 or self._is_cut:
-                    raise
-                continue
-            return self._start_tls(trial, url.host) if url.scheme == "https" else self._hold(trial)
-        raise OSError("its name has no address")
+            now = time.monotonic()
+            until = now + (self._end - now) / left
+            trial = socket.socket(family, kind, protocol)
+            trial.setblocking(False)
+            error = trial.connect_ex(address)
+            while error == errno.EINPROGRESS and time.monotonic() < until and not self._stopping.is_set():
+                if _writable(trial):
+                    error = trial.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not error:
+                return trial
+            trial.close()
+        self._check()
+        raise OSError(error, os.strerror(error))
 
-    def _start_tls(self, plain: socket.socket, host: str) -> socket.socket:
+    def _start_tls(self, host: str) -> None:
         import ssl  # takes 10 ms
 
         context = ssl.create_default_context()
-        secure = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-        self._hold(secure)
-        secure.do_handshake()
-        return secure
+        secure = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        self._socket = secure
+        while True:
+            self._check()
+            with contextlib.suppress(TimeoutError):
+                return secure.do_handshake()
 
-    def _hold(self, new: socket.socket) -> socket.socket:
-        """Make ``new`` the socket that a cut ends, and close the one before it."""
-        with self._lock:
-            old, self._socket = self._socket, new
-            if old is not None and old is not new:
-                old.close()
-            if self._is_cut:
-                raise TimeoutError
-        return new
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._check()
+            with contextlib.suppress(TimeoutError):
+                return self._socket.recv_into(buffer)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def sendall(self, data: bytes) -> None:
+        self._socket.sendall(data)  # some 300 bytes, for which a new socket has room
+
+    def close(self) -> None:
+        """Do nothing: `http.client` closes the connection before it reads the answer. See `end`."""
+
+    def end(self) -> None:
+        self._socket.close()
+
+
+def _writable(trial: socket.socket) -> bool:
+    poll = select.poll()  # select.select ends at descriptor 1,024
+    poll.register(trial, select.POLLOUT)
+    return bool(poll.poll(TICK_S * 1000))
+
+
+def _ask(url: StudioUrl, body: bytes, end: float, stopping: threading.Event) -> None:
+    """Make one request. Raises _Refused, TimeoutError at ``end`` and at a stop, OSError, http.client.HTTPException."""
+    import http.client  # here, with the modules for e-mail that it loads, so that no start waits for them
+
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if url.authorization is not None:
+        headers["Authorization"] = url.authorization
+    connection = http.client.HTTPConnection(url.host, url.port)
+    wire: Any = _Wire(url, end, stopping)
+    connection.sock = wire
+    try:
+        connection.request("POST", url.path, body, headers)
+        with connection.getresponse() as response:
+            _check(response, response.read(ANSWER_LIMIT_BYTES + 1))
+    finally:
+        wire.end()
 
 
 class Registration:
@@ -200,7 +213,6 @@ class Registration:
         self._backoff_s = backoff_s
         self._registered = False
         self._stopping = threading.Event()
-        self._attempt: _Attempt | None = None
         self._thread = threading.Thread(target=self._run, name="zmqagents-studio", daemon=True)
         self._thread.start()
 
@@ -211,12 +223,8 @@ class Registration:
 
     def stop(self, timeout: float = 1.0) -> bool:
         """Give up now, without a warning; may be called again. True if the thread has ended in ``timeout`` seconds."""
-        end = time.monotonic() + timeout
         self._stopping.set()
-        while self._thread.is_alive() and (left_s := end - time.monotonic()) > 0:
-            if self._attempt is not None:
-                self._attempt.cut()
-            self._thread.join(min(left_s, CUT_AGAIN_S))
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -231,9 +239,8 @@ class Registration:
 
     def _try(self, url: StudioUrl, number: int) -> bool:
         """True if this was the last attempt."""
-        self._attempt = _Attempt(self._timeout_s)
         try:
-            self._attempt.run(url, self._body)
+            _ask(url, self._body, time.monotonic() + self._timeout_s, self._stopping)
         except Exception as exc:  # never fatal, whatever a broken peer or resolver makes Python raise
             if self._stopping.is_set():
                 log.debug("registration with the studio given up: stopping")

@@ -1,4 +1,4 @@
-"""Where finished results wait for those who ask: see `store.base` for the contract.
+"""The future store: finished results, until they are fetched or expire. See `store.base` for the contract.
 
 `open_store` is the only place that knows which backends there are.
 

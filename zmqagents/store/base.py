@@ -19,7 +19,7 @@ UNKNOWN    never heard of, forgotten on request, or settled so long ago that eve
 *The first settlement wins.* Once ``put`` or ``lose`` has settled a task, every later ``begin``,
 ``put`` or ``lose`` of it changes nothing, so each may be repeated after a broken connection; a
 result that has expired does not come back. The one exception is a put that was refused for its
-size: it settles the task as EXPIRED, so that nobody waits for ever, and the caller may put
+size: it settles the task as EXPIRED, so that no reader waits for ever, and the caller may put
 something shorter in its place, an error that says so.
 
 *A full store drops its oldest finished result.* Oldest is by time of finish: reading a result
@@ -30,7 +30,7 @@ went is remembered by a mark, the latest ``max_tombstones`` of them, so that its
 
 Values are opaque bytes, and every value is legal, ``b""`` and an encoded ``None`` among them:
 what is there is told by the state and never by the value. The store does not wait and wakes
-nobody; pushing a result to those who wait for it is the broker's business.
+no reader; pushing a result to its readers is the broker's business.
 
 A backend writes the primitives below the line in `FutureStore`; what is checked and counted here
 it need not check again.
@@ -45,7 +45,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from ..errors import ConfigError, MessageTooLarge, StoreUnavailable, ZmqAgentsError
 
@@ -60,6 +60,7 @@ Clock = Callable[[], float]  # seconds, never going back
 # CPython 3.11: id, bytes header, two dicts of cachetools, one linked dict). Rounded up, since ids may
 # be longer and a backend may keep more indexes; the same for all, so that all drop the same results.
 ENTRY_OVERHEAD_BYTES = 512
+_Store = TypeVar("_Store", bound="FutureStore")
 _LEAST_MAX_BYTES = 2 * ENTRY_OVERHEAD_BYTES
 
 
@@ -220,7 +221,7 @@ class FutureStore(abc.ABC):
         if first:
             self._close()
 
-    def __enter__(self) -> FutureStore:
+    def __enter__(self: _Store) -> _Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -296,10 +297,10 @@ class Listener(Protocol):
 
 
 class Owners(NamedTuple):
-    """Whoever has a shared store open."""
+    """The owners of a shared store."""
 
     living: frozenset[str]
-    dead: frozenset[str]  # who said nothing for too long, and not very long ago
+    dead: frozenset[str]  # silent for too long, and not very long ago
     known: bool  # False at the first beat, and when the store has forgotten what it was told
 
 
@@ -325,7 +326,7 @@ class SharedStore(FutureStore):
 
     @abc.abstractmethod
     def beat(self) -> Owners:
-        """The owner goes on living. Who else does, and who of late does not."""
+        """Renew the lease of the owner. The result says which owners live, and which of late do not."""
 
     @abc.abstractmethod
     def retire(self) -> None:

@@ -4,12 +4,12 @@ The keys and the scripts that work on them are in `store.scripts`.
 
 *Leases.* A store with an ``owner`` says twice a second that it lives (`beat`). When its lease of `LEASE_S` is over, its
 pending tasks are LOST to all readers; after `MOURNING_S` more they are marked so for good, unless the owner came
-back, from a stall of its machine, say. When nobody has beaten for a while it was Redis that was away: then all who
+back, from a stall of its machine, say. When no owner has beaten for a while, Redis itself was away: then all that
 lived at the last beat get a new lease.
 
 *Waiting.* `watch` reads tasks and, in the same step, enters the caller as one to be told of those that are not settled.
 The word comes on the caller's own channel, ``done:<owner>`` (`RedisListener`); a word can be lost with its connection,
-so whoever waits looks again after each empty word, which stands for a new subscription, and every few seconds.
+so a reader that waits looks again after each empty word, which stands for a new subscription, and every few seconds.
 
 Hosts that share a namespace should have the same limits: each one applies its own to all.
 """
@@ -77,7 +77,7 @@ _Command = tuple[scripts.Script, tuple[Any, ...]]
 
 
 class RedisStore(SharedStore):
-    """Results in Redis, shared by all who open the same ``url`` and ``namespace``.
+    """Results in Redis, shared by all hosts that open the same ``url`` and ``namespace``.
 
     ``url``: ``redis://``, ``rediss://`` or ``unix://`` as redis-py takes them (user, password, db, query), or
     ``redis+sentinel://user:password@host:port,host:port/service/db`` or ``redis+cluster://host:port,host:port``
@@ -114,13 +114,14 @@ class RedisStore(SharedStore):
 
     def settle(self, items: Iterable[tuple[str, Settlement]]) -> dict[str, ZmqAgentsError]:
         self._check_open()
+        limit = self._max_value_bytes
         failures: dict[str, ZmqAgentsError] = {}
         values: list[tuple[str, bytes]] = []
         others: dict[Mark | None, list[str]] = {}
         for task_id, outcome in items:
             if not isinstance(outcome, bytes):
                 others.setdefault(outcome, []).append(task_id)
-            elif (refusal := self._refusal(task_id, outcome)) is None:
+            elif len(outcome) <= limit or (refusal := self._refusal(task_id, outcome)) is None:
                 values.append((task_id, outcome))
             else:
                 failures[task_id] = refusal

@@ -10,7 +10,7 @@ Everything is under one prefix, ``za:{namespace}:``, whose braces keep it in one
 ``pending``   hash    task -> owner
 ``p:<owner>`` set     the same the other way round
 ``owners``    zset    owner -> end of its lease
-``w:<task>``  set     who wants to be told when the task is settled
+``w:<task>``  set     owners to be told when the task is settled
 ``totals``    hash    ``bytes``, ``expired``, ``evicted``, ``marks`` (the serial), ``last``, ``beat``
 ============  ======  ==========================================================================
 

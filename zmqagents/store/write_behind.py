@@ -1,4 +1,4 @@
-"""The way from the router thread to a store that may keep it waiting: Redis, which other hosts share.
+"""Between the router thread and a shared store that may keep its callers waiting: Redis.
 
     router thread ── begin, keep, look_up ──►  store thread  ◄──► Redis
                   ◄── answers, by `Broker.post` ──┘   ▲
@@ -15,7 +15,7 @@ has died and when Redis was away; and each of them every `LOOK_AGAIN_S`.
 
 *Trouble.* When Redis does not answer, questions get `StoreUnavailable` at once, until a beat (twice a second) gets
 through. Results wait meanwhile, `MAX_UNWRITTEN_BYTES` of them: beyond, the oldest are given up and are EXPIRED to
-whoever asks later. When Redis is at its maxmemory the same holds, and the host refuses new calls that would leave a
+later readers. When Redis is at its maxmemory the same holds, and the host refuses new calls that would leave a
 result there (`StoreFull`).
 """
 
@@ -39,7 +39,7 @@ from ..wire.messages import Reply, error_reply, reply_from_bytes, reply_to_bytes
 from . import Found, SharedStore, State
 from .base import ENTRY_OVERHEAD_BYTES, Mark, Settlement
 
-__all__ = ["Archive", "Question", "reply_for"]
+__all__ = ["Question", "WriteBehind", "reply_for"]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ CLOSE_S = 1.5
 
 
 def reply_for(found: Found, task_id: str, config: BrokerConfig) -> Reply:
-    """What is said to who asks for the result of ``task_id``. Raises RemoteProtocolError for a value that is none."""
+    """The answer to a reader of ``task_id``. Raises RemoteProtocolError for a value that is no reply."""
     if found.state is State.DONE and found.value is not None:
         return reply_from_bytes(found.value)
     error: errors.CallError
@@ -77,7 +77,7 @@ class Question:
     ``answer(state, reply)`` is called once, by the router or the store thread, and must not block: PENDING and None
     when the time is over; None and an error when the store cannot say. ``until`` (monotonic seconds): how long to wait
     for a task that is pending; None: as long as it is. ``patience_s``: how long to disbelieve that a task is unknown,
-    because word of it may be on its way. ``is_over``: nobody waits for the answer any more.
+    because word of it may be on its way. ``is_over`` tells whether the answer is needed no more.
     """
 
     __slots__ = ("alarm", "answer", "believe_at", "is_over", "state", "task_id", "until")
@@ -102,7 +102,7 @@ class Question:
         return min(until, self.believe_at) if state is State.UNKNOWN else 0.0
 
 
-class Archive:
+class WriteBehind:
     """The results of one host in a shared store; see the module's docstring.
 
     All but `close` is for the router thread. The owner of ``store`` is ``server id/epoch``. ``on_full`` is called by
@@ -146,14 +146,16 @@ class Archive:
 
     # ------------------------------------------------------------ the router thread
 
-    def begin(self, task_id: str) -> None:
-        """A call is accepted whose result will be kept."""
+    def begin(self, begun: tuple[str]) -> None:
+        """Note that the call with this task id is accepted, and that its result will be kept."""
+        (task_id,) = begun
         with self._lock:
             self._open[task_id] = self._begins[task_id] = None
         self._wake()
 
-    def keep(self, task_id: str, reply: Reply) -> None:
-        """It has ended."""
+    def keep(self, ended: tuple[str, Reply]) -> None:
+        """Keep the reply of the call with this task id, which has ended."""
+        task_id, reply = ended
         with self._lock:
             self._open.pop(task_id, None)
             self._begins.pop(task_id, None)
@@ -200,6 +202,11 @@ class Archive:
             "unwritten": len(self._results), "unwritten_bytes": self._unwritten_bytes, "given_up": self._given_up,
         }  # fmt: skip
 
+    def __repr__(self) -> str:
+        """Counts what Redis does not have yet; safe in any thread."""
+        begun, ended, asked = len(self._begins), len(self._results), len(self._parked)
+        return f"<WriteBehind {self._config.server_id}: {begun} begun, {ended} ended, {asked} questions>"
+
     def close(self) -> None:
         """Write what is left, as far as the store takes it within `CLOSE_S`; then close the store."""
         self._ending.set()
@@ -208,7 +215,7 @@ class Archive:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
-        self._store.close()  # whoever still waits for it is cut off
+        self._store.close()  # what still waits for it is cut off
         if self._results:
             log.warning("%s: %d results could not be written", self._config.server_id, len(self._results))
 
@@ -240,7 +247,7 @@ class Archive:
 
     def _gather(self) -> list[Question | str]:
         """What has come, after a pause until there is something to do."""
-        self._asleep = True  # before the look at what there is to write: whoever adds to it now will wake us
+        self._asleep = True  # before the look at what there is to write: what is added from now on wakes this thread
         pause = 0.0
         if not (self._is_to_write() or self._ending.is_set()):
             pause = max(0.0, self._due() - time.monotonic())

@@ -1,4 +1,12 @@
-"""TODO."""
+"""A client's TCP connection: a DEALER of libzmq, with CURVE.
+
+libzmq does the handshake, the encryption and all reading and writing, in a thread of its own. It says what happens to
+the connection through a *monitor* socket, which is polled beside the DEALER; `DealerTransport.look` turns what it says
+into an `Event`. libzmq's own reconnecting is in effect off: after an event that ends the connection, the client makes a
+new transport, so that a token of the old connection is never used on a new one.
+
+All DEALERs of a process share one context. A forked child must neither use nor close it (`forget_context`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +21,7 @@ import zmq.backend
 
 from ..security import curve
 from ..security.keys import KeyPair
+from .addresses import is_ipv6
 from .messages import Frame
 from .transport import CLOSE_S, SHORT_MS, Event, Items
 from .zmtp import LARGE_BYTES
@@ -25,7 +34,7 @@ _recv: Any = zmq.backend.Socket.recv
 
 
 class DealerTransport:
-    """See the module's docstring. libzmq's own reconnecting is in effect off: the channel makes a new carrier."""
+    """See the module's docstring and `transport.Transport`."""
 
     pending = False  # libzmq has queues of its own
     is_clean = False
@@ -37,6 +46,7 @@ class DealerTransport:
         # What lingers reaches no successor: there is no reconnecting, and the token would be wrong.
         self._dealer.linger = int(CLOSE_S * 1000)
         self._dealer.setsockopt(zmq.RCVTIMEO, SHORT_MS)
+        self._dealer.setsockopt(zmq.IPV6, int(is_ipv6(endpoint)))
         for option, value in _DEALER_OPTIONS:
             self._dealer.setsockopt(option, value)
         if server_key is not None and keys is not None:
@@ -48,6 +58,10 @@ class DealerTransport:
         except zmq.ZMQError:
             self.close()
             raise
+
+    def take_events(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
 
     def look(self, ready: Items) -> None:
         if not any(where is self._monitor for where, _ in ready):

@@ -1,6 +1,6 @@
-"""What proxies stand on: one way to send a call, whoever carries it.
+"""The interface by which proxies send calls, over a connection or inside a host.
 
-A `Link` is a client's `Connection` to a host, or a host's `InsideLink` to itself. A reply comes to a *sink*, on
+A `Link` is a client's `Connection` to a host, or a host's `LocalLink` to itself. A reply comes to a *sink*, on
 the thread that carries it (the I/O thread of a connection, the router thread of a host): a `Waiter` for a thread
 that blocks, an `AsyncResult` for everything else.
 """
@@ -21,13 +21,18 @@ from .messages import MAX_ERROR_BYTES, Code, Reply
 __all__ = ["Link", "Refetch", "Sink", "Waiter", "places", "rebuild_error"]
 
 
-def rebuild_error(reply: Reply) -> Exception:
-    """The exception in an error reply; never raises."""
+LOADED = codec.Scope(imports=False)  # for the thread that carries the replies: an import may wait for another thread
+
+
+def rebuild_error(
+    reply: Reply, scope: codec.Scope = LOADED, unpickler: Callable[[bytes], Any] | None = None
+) -> Exception:
+    """The exception in an error reply; never raises. ``scope`` and ``unpickler`` are for what the exception holds."""
     try:
         data = codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ERROR_BYTES)
     except (errors.RemoteProtocolError, IndexError) as exc:
         return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
-    return codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR)
+    return codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR, unpickler=unpickler, scope=scope)
 
 
 class Sink(Protocol):
@@ -115,7 +120,7 @@ class Waiter:
         self._lock.release()
 
     def chunk(self, item: Reply) -> None:
-        """Never comes: who waits for a value asks for no stream."""
+        """Never called: a call for a value asks for no stream."""
 
     def wait(self, timeout: float | None) -> Reply:
         """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without any word."""

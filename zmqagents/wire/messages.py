@@ -492,7 +492,7 @@ def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length
-    target = _plain_targets.get(frame[JOINED_BYTES:end])
+    target = plain_targets.get(frame[JOINED_BYTES:end])
     if target is None or end > len(frame) or not call_id:
         return None
     needed = call_id - behind + 1 if behind else 0
@@ -500,13 +500,13 @@ def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
 
 
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
-_plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
+plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
 _MAX_PLAIN_TARGETS = 8_192
 
 
 def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
     needed = head.call_id - head.code + 1 if head.code else 0
-    plain = _plain_targets.get(frames[1]) if type(frames[1]) is bytes else None
+    plain = plain_targets.get(frames[1]) if type(frames[1]) is bytes else None
     if plain is not None and head.call_id:
         return Call(head.call_id, head.flags, head.time_ms, *plain, (), {}, frames[2:], needed)
     meta = _meta(frames)
@@ -526,9 +526,9 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
         raise RemoteProtocolError("CALL with id 0")
     target = _text(agent, "agent id"), _text(method, "method name")
     if deps is None and not options and type(frames[1]) is bytes:
-        if len(_plain_targets) >= _MAX_PLAIN_TARGETS:
-            _plain_targets.clear()
-        _plain_targets[frames[1]] = target
+        if len(plain_targets) >= _MAX_PLAIN_TARGETS:
+            plain_targets.clear()
+        plain_targets[frames[1]] = target
     return Call(
         head.call_id, head.flags, head.time_ms, *target, _texts(deps, "deps", MAX_DEPS), options, frames[2:], needed
     )

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Which descriptors are ready: `select.epoll`, or `select.poll` behind the same interface where there is no epoll.
+
+The host polls the descriptors of all its listeners with one poller. It registers each once, so the cost of a turn
+depends on how many are ready and not on how many there are; `select.poll` lacks that, and serves for development.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ IN, OUT = select.POLLIN, select.POLLOUT  # those of epoll are the same numbers
 
 
 def new_poller() -> Any:
-    """An `select.epoll`, or what is like it where there is none."""
+    """Make a `select.epoll`, or its stand-in. Its timeouts are in seconds."""
     return select.epoll() if hasattr(select, "epoll") else _Poll()
 
 

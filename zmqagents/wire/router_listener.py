@@ -1,8 +1,8 @@
 """The host's listener for clients elsewhere: a ROUTER of libzmq bound to TCP, with CURVE.
 
-Beside the ROUTER there are two more sockets: the ZAP socket, at which libzmq asks who may connect, and the ROUTER's
-monitor, which tells that some connection has ended, but not which one. Only sending tells that, so the host sends
-something to everybody then (``call_roll``).
+Beside the ROUTER there are two more sockets: the ZAP socket, at which libzmq asks whether a client may connect, and the
+ROUTER's monitor, which tells that some connection has ended, but not which one. Only sending tells that, so the host
+sends something to every client then (``call_roll``).
 
 libzmq counts messages, not bytes. So it gets large messages only up to `IN_FLIGHT_BYTES` for each client at a time;
 that they were written shows when libzmq lets go of their memory. libzmq does not say either when a client has room
@@ -29,7 +29,7 @@ from .. import errors
 from ..config import BrokerConfig
 from ..security import curve, zap
 from ..security.keys import KeyPair
-from . import messages
+from . import addresses, messages
 from .messages import Frame, Kind
 from .poller import IN
 from .transport import ZERO_COPY_BYTES, Peer, Receive
@@ -41,7 +41,7 @@ HANDSHAKE_MS = 5000
 MAX_ASKED = 1024  # messages in one turn at most, after the ROUTER has said that there are some
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
-ROLL_CALL_EVERY_S = 0.1  # how often everybody is probed after a connection has ended
+ROLL_CALL_EVERY_S = 0.1  # how often every client is probed after a connection has ended
 ROLL_CALLS = 2  # how many times: libzmq's monitor may tell of the end before the ROUTER itself knows
 COUNTED_BYTES = 32_768  # messages from that size on count as in flight until they are written
 IN_FLIGHT_BYTES = 25_165_824  # that libzmq may hold of them for one client before it gets another one
@@ -130,8 +130,8 @@ class RouterPeer:
 class RouterListener:
     """The listener on TCP; see the module's docstring and `transport.Listener`.
 
-    ``auth`` decides who may connect. ``call_roll`` is called when some connection has ended: it is to `Peer.probe`
-    every peer that has a session.
+    ``auth`` decides which clients may connect. ``call_roll`` is called when some connection has ended: it is to
+    `Peer.probe` every peer that has a session.
     """
 
     def __init__(
@@ -171,15 +171,16 @@ class RouterListener:
         self._send_frame: SendFrame = super(zmq.Socket, self._router).send
 
     def open(self, keys: KeyPair | None) -> int:
-        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, LaunchError."""
+        """Listen, and give the port. ``keys`` None: insecure. Raises AddressInUse, ConfigError, LaunchError."""
         config, router = self._config, self._router
+        interface = addresses.interface_of(config.host, config.local_mode)
         self._set_options()
+        router.setsockopt(zmq.IPV6, int(interface.startswith("[")))
         self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         if keys is None:
             curve.guard_insecure(router)
         else:
             curve.guard_tcp(router, keys)
-        interface = "127.0.0.1" if config.local_mode else "*"
         try:
             router.bind(f"tcp://{interface}:{config.port or '*'}")
         except zmq.ZMQError as exc:
@@ -210,7 +211,6 @@ class RouterListener:
         router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
         router.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
         router.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        router.setsockopt(zmq.IPV6, 0)
 
     # ------------------------------------------------------------ reading
 
@@ -317,7 +317,7 @@ class RouterListener:
     # ------------------------------------------------------------ what is due
 
     def look(self, now: float) -> None:
-        """Answer clients that want to connect, find out who has left, and try clients again that had no room."""
+        """Answer clients that connect, look for connections that have ended, and try clients again that had no room."""
         self.due, self.next_look = math.inf, now + ZAP_EVERY_S
         for socket, _ in zmq.zmq_poll(self._beside, 0):
             if socket is self._monitor:

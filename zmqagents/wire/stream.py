@@ -171,7 +171,7 @@ class UnixStream:
         message = incoming.take()
         self.is_clean = not incoming.started
         if message is None and incoming.answers:
-            if not self.pending:  # who asks again and again, and does not read, is not answered
+            if not self.pending:  # a peer that asks again and again, and does not read, is not answered
                 self._out += incoming.answers
                 self.flush()
             incoming.answers.clear()

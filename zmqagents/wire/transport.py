@@ -1,4 +1,4 @@
-"""What a connection looks like to those who use it, whatever socket carries it.
+"""The interfaces of a connection, the same for every kind of socket.
 
 Two pairs of interfaces, each with a body for Unix sockets (hosts and clients of one machine) and one for TCP:
 
@@ -20,7 +20,8 @@ import zmq
 from .messages import Frame
 
 __all__ = [
-    "CLOSE_S", "SHORT_MS", "ZERO_COPY_BYTES", "Event", "Items", "Listener", "Peer", "Receive", "Transport", "poll",
+    "CLOSE_S", "IN", "SHORT_MS", "ZERO_COPY_BYTES", "Event", "Items", "Listener", "Peer", "Receive", "Terminated",
+    "Transport", "TransportError", "poll",
 ]  # fmt: skip
 
 SHORT_MS = 1  # how long `Transport.receive_soon` waits
@@ -42,19 +43,25 @@ class Event(enum.Enum):
     FOREIGN = "the handshake failed: the other side does not speak this protocol"
 
 
+IN = int(zmq.POLLIN)
+TransportError = zmq.ZMQError  # what libzmq raises beside `OSError`
+Terminated = zmq.ContextTerminated  # the program has ended its ZeroMQ context
 Items = list[tuple[Any, int]]  # what `zmq.zmq_poll` takes, and gives
 
 
 class Transport(Protocol):
     """One connection of a client, or an attempt at one."""
 
-    events: list[Event]  # what has happened, oldest first; the user takes them out
+    events: list[Event]  # what has happened, oldest first; `take_events` empties it
     pending: bool  # something sent waits until there is room
     is_clean: bool  # what was read has been received: only a poll tells whether there is more
 
     @property
     def items(self) -> Items:
         """What to poll. Whatever is ready is to be given to `look` before the next `receive`."""
+
+    def take_events(self) -> list[Event]:
+        """What has happened, oldest first; ``events`` is empty after it."""
 
     def look(self, ready: Items) -> None:
         """Note the events in ``ready``, the result of a poll."""

@@ -60,6 +60,10 @@ class UnixTransport(UnixStream):
     def items(self) -> Items:
         return self._writing if self.pending else self._reading
 
+    def take_events(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
     def look(self, ready: Items) -> None:
         if self.pending:
             self.flush()

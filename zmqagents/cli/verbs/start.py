@@ -21,7 +21,7 @@ from ..settings import settings
 from ..values import json_line
 
 if TYPE_CHECKING:
-    from ...broker.broker import Bound
+    from ...broker.listening import Bound
     from ...server.systemd import Notifier
 
 __all__ = ["start"]
@@ -80,6 +80,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     """
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
+    from ...codec import registry
     from ...process import signals
     from ...server import serve
     from ...server.systemd import Notifier
@@ -92,6 +93,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     notifier = Notifier.from_environment()
     if restart:
         return _keep_running(config, as_json, notifier)
+    registry.trust(config.types)  # for the results of the calls that agents make
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
@@ -110,7 +112,7 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> in
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
-    from ...broker.broker import Bound
+    from ...broker.listening import Bound
     from ...server.launcher import LAUNCH_TIMEOUT_S
     from ...server.supervisor import Supervisor
 

@@ -1,4 +1,4 @@
 """Classes of the program's own: which ones a receiver knows, by which names, and what becomes of the others.
 
-May import packages, shapes, builtin, exceptions, forms and errors.
+May import packages, shapes, standard, builtin, exceptions, pickling, forms and errors.
 """

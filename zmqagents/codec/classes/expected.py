@@ -74,27 +74,41 @@ class Family:
 class Annotations:
     """The annotations of one method, as `forms.Expected`. Nothing is resolved before a name is asked for."""
 
-    def __init__(self, method: Callable[..., Any], making: Making, *, of_result: bool = False, skip: int = 1) -> None:
-        """``skip``: how many of the first parameters no caller gives, ``self`` say."""
+    def __init__(
+        self, method: Callable[..., Any], *others: Callable[..., Any], making: Making, of_result: bool = False,
+        skip: int = 1,
+    ) -> None:  # fmt: skip
+        """``skip``: how many of the first parameters no caller gives, ``self`` say; ``others``: what ``method`` may
+        call in its place, whose annotations name classes, too.
+        """
         self._skip = skip
         self._method = inspect.unwrap(method)
+        self._others = others
         self._making = making
         self._of_result = of_result
 
     @functools.cached_property
     def _family(self) -> Family:
-        scope = getattr(self._method, "__globals__", {})
-        hints = dict(getattr(self._method, "__annotations__", {}))
-        result = hints.pop("return", None)
-        return Family([(hint, scope) for hint in ([result] if self._of_result else hints.values())], self._making)
+        found: list[tuple[Any, Mapping[str, Any]]] = []
+        for method in (self._method, *map(inspect.unwrap, self._others)):
+            scope = getattr(method, "__globals__", {})
+            hints = dict(getattr(method, "__annotations__", {}))
+            result = hints.pop("return", None)
+            found += [(hint, scope) for hint in ([result] if self._of_result else hints.values())]
+        return Family(found, self._making)
 
     @functools.cached_property
     def _plain(self) -> frozenset[int | str]:
         scope = getattr(self._method, "__globals__", {})
         if self._of_result:
-            return frozenset({0} if _is_plain(self._method.__annotations__.get("return"), scope) else ())
+            hint = getattr(self._method, "__annotations__", {}).get("return")
+            return frozenset({0} if _is_plain(hint, scope) else ())
         found: set[int | str] = set()
-        for place, each in enumerate(list(inspect.signature(self._method).parameters.values())[self._skip :]):
+        try:
+            parameters = list(inspect.signature(self._method).parameters.values())[self._skip :]
+        except (TypeError, ValueError):  # a function in C
+            return frozenset()
+        for place, each in enumerate(parameters):
             if not _is_plain(each.annotation, scope):
                 continue
             if each.kind is each.VAR_POSITIONAL:
@@ -108,7 +122,7 @@ class Annotations:
     def find(self, name: str) -> Known | None:
         return self._family.find(name)
 
-    def takes_plain(self, place: int | str) -> bool:
+    def takes_plain(self, place: int | str | None) -> bool:
         """``place``: the index of an argument, or its name; 0 of a result."""
         return place in self._plain or (type(place) is str and _ANY_NAME in self._plain)
 

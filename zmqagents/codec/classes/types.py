@@ -30,12 +30,14 @@ from typing import Any, NamedTuple, TypeVar, overload
 from msgpack import ExtType
 
 from ... import errors
+from ...config import check_packages
 from ...errors import ConfigError, RemoteProtocolError, SerializationError
 from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, expect
 from ..shapes import Shape, shape_of, state_shape, subclass_shape
+from ..standard import reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
 
@@ -188,16 +190,6 @@ def trust_types(*names: str) -> None:
     registry.trust(check_packages(names))
 
 
-def check_packages(names: Iterable[str]) -> tuple[str, ...]:
-    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
-    if isinstance(names, str):
-        names = (names,)
-    for name in names:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
-    return tuple(names)
-
-
 # ---------------------------------------------------------------- from an object to its box
 
 
@@ -220,6 +212,9 @@ def _find_reducer(cls: type) -> Reducer | None:
         return reduce_ref
     if issubclass(cls, BaseException):
         return reduce_exception
+    zones = sys.modules.get("zoneinfo")
+    if zones is not None and cls is zones.ZoneInfo:
+        return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:
         return reducer
@@ -246,9 +241,12 @@ def known_by_kind(cls: type) -> Known | None:
     return None if shape is None else Known(cls, wire_name(cls), shape.make)
 
 
-def expected_by(method: Callable[..., Any], *, of_result: bool = False, skip: int = 1) -> Annotations:
-    """The classes that the annotations of ``method`` name, for a `Scope`; ``skip``: its parameters like ``self``."""
-    return Annotations(method, known_by_kind, of_result=of_result, skip=skip)
+def expected_by(*methods: Callable[..., Any], of_result: bool = False, skip: int = 1) -> Annotations:
+    """The classes that the annotations of a method name, for a `Scope`; ``skip``: its parameters like ``self``.
+
+    The annotations of further ``methods``, which the first may call in its place, name classes, too.
+    """
+    return Annotations(*methods, making=known_by_kind, of_result=of_result, skip=skip)
 
 
 # ---------------------------------------------------------------- from a box to the object
@@ -273,7 +271,7 @@ def find_known(name: str, scope: Scope) -> Known | None:
     if known is None and scope.expected is not None:
         known = scope.expected.find(name)
     if known is None:
-        cls = _find_standard(name) or _find_trusted(name, (*registry.trusted, *scope.trusted))
+        cls = _find_standard(name) or _find_trusted(name, scope)
         known = None if cls is None else known_by_kind(cls)
     return known
 
@@ -285,7 +283,7 @@ def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
         known = Names(Known(cls, as_wire_name(each), cls) for each, cls in errors.known_types.items())
         alike = known.find(as_wire_name(name))
         with contextlib.suppress(SerializationError):  # then a base of it is found
-            found = alike.cls if alike is not None else _find_trusted(name, (*registry.trusted, *scope.trusted))
+            found = alike.cls if alike is not None else _find_trusted(name, scope)
     return found if found is not None and issubclass(found, Exception) else None
 
 
@@ -299,18 +297,17 @@ def _find_standard(name: str) -> type | None:
     if module is None or module_name == "__main__":
         return None
     found = _member_of(module, qualified)
-    if found is None or not (
-        issubclass(found, enum.Enum) or hasattr(found, "_make") or hasattr(found, "n_sequence_fields")
-    ):
-        return None
-    return found
+    is_tuple = hasattr(found, "_make") or hasattr(found, "n_sequence_fields")
+    return found if found is not None and (is_tuple or issubclass(found, enum.Enum)) else None
 
 
-def _find_trusted(name: str, trusted: Iterable[str]) -> type | None:
+def _find_trusted(name: str, scope: Scope) -> type | None:
     module_name, _, qualified = name.partition(":")
-    if not any(f"{module_name}.".startswith(f"{package}.") for package in trusted):
+    if not any(f"{module_name}.".startswith(f"{package}.") for package in (*registry.trusted, *scope.trusted)):
         return None
     if "__main__" in module_name.split("."):  # a program, which importing would run
+        return None
+    if not scope.imports and module_name not in sys.modules:
         return None
     try:
         module = importlib.import_module(module_name)

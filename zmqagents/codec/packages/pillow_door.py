@@ -47,7 +47,7 @@ def _make_image(decoder: Decoding, mode: Any, size: Any, place: Any, palette: An
         if expect(str, kind) not in _PALETTES or len(expect(bytes, colours)) > 256 * _PALETTES[kind]:
             raise RemoteProtocolError("the palette of an image is of a kind that is not known here")
         image.putpalette(colours, kind)
-    image.info = expect(dict, info)
+    image.info.update(expect(dict, info))
     return image
 
 

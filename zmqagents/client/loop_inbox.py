@@ -1,4 +1,8 @@
-"""TODO."""
+"""From the thread that carries replies into an event loop, with one wake-up for all that has come since the last turn.
+
+A loop is woken by a byte in a pipe, which costs more than a small call. So futures gather in a `LoopInbox`, and only
+the first of them wakes the loop.
+"""
 
 from __future__ import annotations
 

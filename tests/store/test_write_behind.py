@@ -16,7 +16,7 @@ from redis_server import NO_SERVER, RedisServer, running_redis
 from zmqagents import codec, errors
 from zmqagents.config import BrokerConfig
 from zmqagents.store import SharedStore, State, StoreLimits, open_store, write_behind
-from zmqagents.store.write_behind import Archive, Question
+from zmqagents.store.write_behind import Question, WriteBehind
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Reply
 
@@ -28,12 +28,12 @@ def reply(size: int = 10, fill: bytes = b"x") -> Reply:
 
 
 @contextlib.contextmanager
-def an_archive(server: RedisServer, namespace: str, server_id: str = "host-1", **limits: Any) -> Iterator[Archive]:
+def a_writer(server: RedisServer, namespace: str, server_id: str = "host-1", **limits: Any) -> Iterator[WriteBehind]:
     url = f"{server.tcp_url}?socket_timeout=1"
     config = BrokerConfig(server_id=server_id, redis_namespace=namespace)
     store = open_store("redis", StoreLimits(**limits), url=url, namespace=namespace, owner=f"{server_id}/1")
     assert isinstance(store, SharedStore)
-    made = Archive(store, config, lambda full: None)
+    made = WriteBehind(store, config, lambda full: None)
     made.start()
     try:
         yield made
@@ -51,11 +51,13 @@ def server(shared_redis: RedisServer | None) -> RedisServer:
 class Asked:
     """A question and its one answer."""
 
-    def __init__(self, shelf: Archive, task_id: str, timeout_s: float | None = None, patience_s: float = 0.0) -> None:
+    def __init__(
+        self, writer: WriteBehind, task_id: str, timeout_s: float | None = None, patience_s: float = 0.0
+    ) -> None:
         self.answers: queue.SimpleQueue[tuple[State | None, Reply | None]] = queue.SimpleQueue()
         self.over = False
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        shelf.look_up(
+        writer.look_up(
             Question(
                 task_id, lambda state, found: self.answers.put((state, found)),
                 until=until, patience_s=patience_s, is_over=lambda: self.over,
@@ -74,10 +76,10 @@ class Asked:
 
 
 def test_what_is_kept_is_found_at_once_and_from_another_host_soon(server: RedisServer) -> None:
-    with an_archive(server, "found") as one, an_archive(server, "found", "host-2") as other:
-        one.begin("t")
+    with a_writer(server, "found") as one, a_writer(server, "found", "host-2") as other:
+        one.begin(("t",))
         asked = Asked(other, "t", patience_s=5)
-        one.keep("t", reply(3))
+        one.keep(("t", reply(3)))
         assert Asked(one, "t").answer() == (State.DONE, b"xxx")
         assert asked.answer() == (State.DONE, b"xxx")
         assert eventually(lambda: one.figures()["unwritten"] == 0, 5)
@@ -86,8 +88,8 @@ def test_what_is_kept_is_found_at_once_and_from_another_host_soon(server: RedisS
 
 
 def test_a_question_waits_as_long_as_it_may_and_no_longer(server: RedisServer) -> None:
-    with an_archive(server, "waits") as one, an_archive(server, "waits", "host-2") as other:
-        one.begin("t")
+    with a_writer(server, "waits") as one, a_writer(server, "waits", "host-2") as other:
+        one.begin(("t",))
         assert eventually(lambda: Asked(other, "t", 0.0).answer()[0] is State.PENDING, 5), "word of it has come"
         start = time.monotonic()
         assert Asked(other, "t", 0.3).answer() == (State.PENDING, None)
@@ -98,32 +100,32 @@ def test_a_question_waits_as_long_as_it_may_and_no_longer(server: RedisServer) -
         assert Asked(other, "nobody", 0.0, 5).answer() == (State.UNKNOWN, errors.UnknownTask)
         patient, gone = Asked(other, "t"), Asked(other, "t")
         gone.over = True
-        one.keep("t", reply(1))
+        one.keep(("t", reply(1)))
         assert patient.answer() == (State.DONE, b"x")
         assert gone.is_open()
 
 
 def test_a_value_that_is_no_reply_is_an_error_and_not_the_end(server: RedisServer) -> None:
-    with an_archive(server, "odd") as one, open_store("redis", StoreLimits(), url=server.url, namespace="odd") as store:
+    with a_writer(server, "odd") as one, open_store("redis", StoreLimits(), url=server.url, namespace="odd") as store:
         store.put("t", b"what is this?")
         assert Asked(one, "t").answer() == (State.DONE, errors.RemoteProtocolError)
-        one.keep("u", reply(1))
+        one.keep(("u", reply(1)))
         assert Asked(one, "u").answer() == (State.DONE, b"x")
 
 
 def test_a_result_that_is_too_large_for_the_store_has_expired_for_others(server: RedisServer) -> None:
-    with an_archive(server, "large", max_bytes=2000) as one:
-        one.keep("t", reply(5000))
+    with a_writer(server, "large", max_bytes=2000) as one:
+        one.keep(("t", reply(5000)))
         assert eventually(lambda: Asked(one, "t").answer() == (State.EXPIRED, errors.ResultExpired), 5)
 
 
 def test_a_short_call_is_written_once(server: RedisServer) -> None:
     """Its begin is dropped when its result comes before it was written: half the work for the store."""
-    with an_archive(server, "short") as one, server.client as redis:
+    with a_writer(server, "short") as one, server.client as redis:
         before = redis.info("commandstats")
         for number in range(2000):
-            one.begin(f"t-{number}")
-            one.keep(f"t-{number}", reply())
+            one.begin((f"t-{number}",))
+            one.keep((f"t-{number}", reply()))
         assert eventually(lambda: one.figures()["unwritten"] == 0, 10)
         after = redis.info("commandstats")
 
@@ -139,12 +141,12 @@ def test_what_waits_in_memory_for_redis_is_bounded_and_what_was_given_up_has_exp
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(write_behind, "MAX_UNWRITTEN_BYTES", 1_000_000)
-    with running_redis() as server, an_archive(server, "n") as one:
-        one.begin("t-0")
-        assert eventually(lambda: one.figures()["round_trip_ms"] > 0 and not one._begins, 5)
+    with running_redis() as server, a_writer(server, "n") as one:
+        one.begin(("t-0",))
+        assert eventually(lambda: one.figures()["round_trip_ms"] > 0 and " 0 begun" in repr(one), 5)
         server.stop()
         for number in range(10):
-            one.keep(f"t-{number}", reply(300_000, b"%d" % number))
+            one.keep((f"t-{number}", reply(300_000, b"%d" % number)))
         assert eventually(lambda: one.figures()["state"] == "down", 5)
         told = one.figures()
         assert (told["unwritten"], told["given_up"]) == (3, 7)
@@ -161,23 +163,23 @@ def test_what_waits_in_memory_for_redis_is_bounded_and_what_was_given_up_has_exp
 
 
 def test_calls_that_a_restarted_redis_has_forgotten_are_pending_again() -> None:
-    with running_redis() as server, an_archive(server, "n") as one, an_archive(server, "n", "host-2") as other:
-        one.begin("t")
+    with running_redis() as server, a_writer(server, "n") as one, a_writer(server, "n", "host-2") as other:
+        one.begin(("t",))
         asked = Asked(other, "t", None, 5)
-        assert eventually(lambda: not one._begins, 5)
+        assert eventually(lambda: " 0 begun" in repr(one), 5)
         server.kill()  # it has saved nothing, and is back before anybody notices
         server.start()
         assert eventually(lambda: Asked(other, "t", 0.0).answer()[0] is State.PENDING, 5)
-        one.keep("t", reply(1))
+        one.keep(("t", reply(1)))
         assert asked.answer() == (State.DONE, b"x")
 
 
 def test_a_store_that_is_frozen_holds_up_nobody_who_asks_and_not_the_end_for_long() -> None:
-    with running_redis() as server, an_archive(server, "n") as one, server.frozen():
+    with running_redis() as server, a_writer(server, "n") as one, server.frozen():
         start = time.monotonic()
         for number in range(1000):
-            one.begin(f"t-{number}")
-            one.keep(f"t-{number}", reply())
+            one.begin((f"t-{number}",))
+            one.keep((f"t-{number}", reply()))
         assert time.monotonic() - start < 1
         assert Asked(one, "t-999").answer()[0] is State.DONE
         assert Asked(one, "other").answer() == (None, errors.StoreUnavailable)

@@ -1,0 +1,140 @@
+"""The fast lane: the router thread itself runs methods that are known to be short, between two messages.
+
+A hand-off to a worker thread costs more than such a method does. Two ways lead here:
+
+    a call in one frame of an idle agent    `run_short` runs and answers it at once; it is never registered with the
+                                            dispatcher, unless its code keeps the thread
+    any other call of a quick method        the dispatcher starts it, `add` queues it, and `run` runs it before the
+                                            router thread reads on
+
+That a method is short is a guess from its past (`timing`). If the guess is wrong, another thread takes over the
+router loop in the middle of a run (see `leader`). So nothing is half done when agent code begins: what the loop needs
+is in the fields of the broker and of this object. The former router thread hands its result in as a worker does and
+raises `Relieved`.
+
+All of this belongs to the router thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+
+from ..execution.runner import NOTHING, AgentHost
+from ..execution.threads import Done, WorkerPool
+from ..scheduler.dispatcher import Dispatcher
+from ..scheduler.effects import Answer, Effect, Keep
+from ..scheduler.records import Ticket
+from ..wire.messages import Call, Flag, Kind, Reply, answer_frames
+from .delivery import Delivery
+from .leader import Leader, Relieved
+from .session import Session
+
+__all__ = ["FastLane"]
+
+log = logging.getLogger(__name__)
+
+MAX_ARGUMENTS_BYTES = 65_536  # longer arguments take too long to decode for the router thread
+_RESULT, _DETACHED = int(Kind.RESULT), int(Flag.DETACHED)
+
+
+class FastLane:
+    """See the module's docstring. ``queue`` holds calls that are started and that the router thread is to run."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, leader: Leader, host: AgentHost, pool: WorkerPool, delivery: Delivery, *,
+        carry_out: Callable[[list[Effect]], None], keep: Callable[[Keep], None], answer: Callable[[Answer], None],
+        hand_in: Done, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.is_open: bool = dispatcher.config.fast_lane
+        self.queue: deque[Ticket] = deque()
+        self._short: Ticket | None = None  # runs now, and is not registered with the dispatcher
+        self._dispatcher = dispatcher
+        self._leader = leader
+        self._run = host.run
+        self._pool = pool
+        self._delivery = delivery
+        self._carry_out = carry_out
+        self._keep = keep
+        self._answer = answer
+        self._hand_in = hand_in
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<FastLane [{'open' if self.is_open else 'closed'}, {len(self.queue)} calls]>"
+
+    def register_short(self) -> None:
+        """A thread takes over the router loop: register the call with which its predecessor is busy."""
+        if self._short is not None:
+            self._dispatcher.enter(self._short)
+            self._short = None
+
+    def may_take(self, ticket: Ticket) -> bool:
+        """Whether this call of a quick method may be run here: its arguments must be at hand and few."""
+        body = ticket.body
+        return self.is_open and not ticket.dep_replies and len(body) == 1 and len(body[0]) <= MAX_ARGUMENTS_BYTES
+
+    def run(self, end: float) -> float:
+        """Run what is queued, but begin nothing after ``end``; the time then. Raises `Relieved`."""
+        leader, queue, now = self._leader, self.queue, self._clock()
+        while queue and now < end:
+            self._delivery.push_some(now)
+            ticket = queue.popleft()
+            if not leader.can_watch():
+                self._pool.start(ticket)
+                continue
+            if ticket.settled:  # cancelled before it could begin
+                reply = NOTHING
+            else:
+                reply, now = self._run_here(ticket, now)
+            try:
+                self._carry_out(self._dispatcher.on_done(ticket, reply, now))
+            except Exception:  # a bug of ours: the host goes on
+                log.exception("the end of %s could not be handled", ticket.task_id)
+        return now
+
+    def run_short(self, session: Session, call: Call, now: float) -> float:
+        """Run and answer a call that has come in one frame, if nothing about it is unusual; the time then.
+
+        0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
+        general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
+        conditions. Raises `Relieved`.
+        """
+        ticket = self._dispatcher.start_short(session.caller, call, now)
+        if ticket is None or not self._leader.can_watch():
+            return 0.0
+        replies = session.replies
+        session.last_seen = now
+        if call.needed > replies.needed:
+            replies.acknowledge(call.needed)
+        delivery = self._delivery
+        if delivery.unsent:
+            delivery.push_some(now)
+        self._short = ticket
+        reply, now = self._run_here(ticket, now)
+        self._short = None
+        self._dispatcher.end_short(ticket)
+        if call.flags & _DETACHED:
+            self._keep(Keep(ticket.task_id, reply))
+        if reply.code:
+            self._answer(Answer(session.caller, call.call_id, reply))
+            return now
+        replies.note(call.call_id, reply)
+        delivery.unsent.append((session, answer_frames(_RESULT, call.call_id, session.token, reply.body)))
+        return now
+
+    def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
+        """Run agent code; the reply and the time then. Raises `Relieved` if another thread leads the loop by then."""
+        pace = ticket.pace
+        assert pace is not None
+        self._leader.begin()
+        reply = Context().run(self._run, ticket, self._pool.prepare(ticket))
+        if not self._leader.end():
+            pace.disappoint()
+            self._hand_in(ticket, reply)
+            raise Relieved
+        ended = self._clock()
+        pace.note(ended - now)
+        return reply, ended

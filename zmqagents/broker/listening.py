@@ -1,0 +1,146 @@
+"""Where a host listens: it opens the listeners, publishes their addresses, and closes both at the end.
+
+    Unix socket    every host; for clients of this machine, known by their uid
+    TCP            hosts that are not private; a ROUTER of libzmq with CURVE, see `router_listener`
+
+A host is found by its connection file, which is published when the listeners are open and withdrawn before they close.
+The lock on the Unix socket's path keeps two hosts with one server id apart.
+
+Opening may fail at any step; `Listening.close` closes what was opened so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import codec, discovery, errors
+from ..config import BrokerConfig
+from ..execution.file_roots import hold_apart
+from ..security.keys import KeyStore
+from ..security.zap import Authenticator
+from ..version import __version__
+from ..wire.poller import IN, new_poller
+from ..wire.router_listener import RouterListener
+from ..wire.transport import Receive
+from ..wire.unix_listener import UnixListener
+from .clients import Clients
+
+__all__ = ["MESSAGE_ROOM_BYTES", "Bound", "Listening"]
+
+CLOSE_LINGER_S = 0.5
+MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
+
+
+class Bound(NamedTuple):
+    """Where the broker listens. ``port`` is None for a private host."""
+
+    server_id: str
+    host: str
+    port: int | None
+    ipc: str
+    server_key: str | None
+
+    @property
+    def address(self) -> str:
+        """The address that other hosts use."""
+        return f"ipc:{self.ipc}" if self.port is None else f"{self.host}:{self.port}"
+
+
+class Listening:
+    """The listeners of one host, and the poller that tells of all descriptors of the router thread.
+
+    ``unix`` and ``poller`` are there after `open`. ``router`` is the listener on TCP; a private host has none.
+    ``receive`` gets each message. ``welcome`` is what a WELCOME says beside addresses and limits. Other threads write
+    to the other end of ``wake`` in order to wake the router thread.
+    """
+
+    unix: UnixListener
+    poller: Any  # `select.epoll`, or what `new_poller` gives instead
+
+    def __init__(
+        self, config: BrokerConfig, clients: Clients, wake: socket.socket, clock: Callable[[], float], receive: Receive,
+        welcome: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.router: RouterListener | None = None
+        self.bound: Bound | None = None
+        self._config = config
+        self._clients = clients
+        self._wake = wake
+        self._clock = clock
+        self._receive = receive
+        self._welcome = welcome
+        self._limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
+        self._started = time.time()
+        self._closing = contextlib.ExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Listening [{self.bound.address if self.bound is not None else 'closed'}]>"
+
+    def open(self) -> Bound:
+        """Open the listeners and publish the connection file.
+
+        Raises AddressInUse, ConfigError, LaunchError.
+        """
+        config = self._config
+        keys = None if config.private else KeyStore.open()
+        if keys is not None:
+            hold_apart(config.file_roots, keys.path)
+        auth = Authenticator(keys, insecure=bool(config.insecure))
+        path = discovery.ipc_path(config.server_id)
+        lock = discovery.IpcLock(path)
+        lock.acquire()
+        self._closing.callback(lock.release)
+        try:
+            self._open_unix(path, auth)
+        except OSError as exc:  # no free descriptor, say
+            raise errors.LaunchError(f"cannot listen at {path}: {exc}") from exc
+        port: int | None = None
+        server_key: str | None = None
+        if keys is not None:
+            port, server_key = self._open_router(keys, auth)
+        bound = self.bound = Bound(config.server_id, config.host, port, path, server_key)
+        record = discovery.ConnectionFile(
+            config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started
+        )
+        self._closing.callback(discovery.withdraw, record)
+        discovery.publish(record)
+        self._clients.open(auth.role_of, codec.pack(self._welcome_of(bound)))
+        return bound
+
+    def _welcome_of(self, bound: Bound) -> dict[str, Any]:
+        config = self._config
+        return {
+            "server_id": bound.server_id, "host": bound.host, "port": bound.port, "address": bound.address,
+            "version": __version__, "max_message_bytes": config.max_message_bytes,
+            "max_timeout_s": config.max_timeout_seconds, "max_calls": config.max_calls_per_client,
+            "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,
+        }  # fmt: skip
+
+    def _open_unix(self, path: str, auth: Authenticator) -> None:
+        self.poller = new_poller()
+        self._closing.callback(self.poller.close)
+        self.poller.register(self._wake.fileno(), IN)
+        self.unix = UnixListener(
+            auth.admit, self.poller, self._limit, self._clock,
+            receive=self._receive, complain=self._clients.complain, on_room=self._clients.on_room,
+        )  # fmt: skip
+        self._closing.callback(self.unix.close, CLOSE_LINGER_S)
+        self.unix.open(path)
+
+    def _open_router(self, keys: KeyStore, auth: Authenticator) -> tuple[int, str | None]:
+        pair = None if self._config.insecure else keys.server_keypair()
+        self.router = RouterListener(
+            self._config, auth, self.poller, self._limit, self._clock,
+            receive=self._receive, on_room=self._clients.on_room, call_roll=self._clients.call_roll,
+        )  # fmt: skip
+        self._closing.callback(self.router.close)
+        return self.router.open(pair), None if pair is None else pair.public
+
+    def close(self) -> None:
+        """Withdraw the connection file, write what was sent, and close everything that was opened."""
+        self._closing.close()

@@ -1,0 +1,322 @@
+"""The open calls: how each gets its turn and its slot, how it is answered, and how it ends.
+
+Two things are shared, and `Calls.release` gives both back: the *turn* of an agent (one call at a time by default, in
+the order of arrival) and the *slots*. A call that waits keeps its turn and gives up its slot, so waiting costs no
+capacity; when what it waits for is there, it takes a slot again, ahead of new calls. The call that makes an agent has
+the agent's turn from the start, so that all others queue behind it.
+
+Answering a call (`Calls.settle`) and the return of its code (`Calls.release`) are two events: a call whose deadline
+passes is answered at once, while its thread may go on until it looks at ``current_call().cancelled``. From then on its
+code may neither call nor wait.
+
+`Calls` does not know why a call waits. A call that is settled while others wait for it goes into ``news``, and
+`waiting` tells them at the end of the event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .. import errors
+from ..config import BrokerConfig
+from ..errors import ZmqAgentsError
+from ..wire.messages import Flag, Op, Reply, error_reply
+from . import wait_graph
+from .effects import Answer, Drained, Effect, Interrupt, Keep, Removed, Resume, Start
+from .fetches import Fetches
+from .records import AgentRecord, Counters, DrainEnd, ParkedFetch, State, Ticket, phase
+from .slots import Slots
+from .timers import Timers
+
+__all__ = ["Calls"]
+
+
+class Calls:
+    """The calls and agents of one host. ``shares``: other hosts can find the results in its store.
+
+    Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
+    ticket that is not answered, by task id.
+    """
+
+    def __init__(self, config: BrokerConfig, *, shares: bool) -> None:
+        self.config = config
+        self.agents: dict[str, AgentRecord] = {}
+        self.tasks: dict[str, Ticket] = {}
+        self.counters = Counters()
+        self.slots = Slots(config.capacity)
+        self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
+        self.fetches = Fetches(config, self.tasks, self.timers, shares=shares)
+        self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
+        self.queued_bytes = 0  # of the arguments of calls that have not started
+        self.lingering = 0  # settled calls whose code has not returned
+        self.drain: DrainEnd | None = None  # no new calls are taken
+        self.drained = False  # nothing is open any more
+
+    # ------------------------------------------------------------ the way in
+
+    def open(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+        """Note a ticket that was accepted and has its arguments: it starts as soon as it has its turn and a slot."""
+        self.book(ticket)
+        if ticket.seat < 0:
+            ticket.agent.queue(ticket)
+        elif ticket.on_loop or self.slots.take(ticket):
+            ticket.state = State.RUNNING
+            ticket.started = now
+            effects.append(Start(ticket))
+            return
+        self.count_bytes(ticket)
+
+    def book(self, ticket: Ticket) -> None:
+        """Note a ticket that was accepted."""
+        ticket.agent.calls += 1
+        ticket.peer.calls[ticket.call_id] = ticket
+        self.tasks[ticket.task_id] = ticket
+        self.counters.accepted += 1
+        if ticket.deadline is not None:
+            self.timers.add(ticket.deadline, ticket)
+
+    def count_bytes(self, ticket: Ticket) -> None:
+        """``ticket`` does not start at once: until then its arguments lie here."""
+        ticket.queued_bytes = sum(map(len, ticket.body))
+        self.queued_bytes += ticket.queued_bytes
+
+    def _uncount_bytes(self, ticket: Ticket) -> None:
+        self.queued_bytes -= ticket.queued_bytes
+        ticket.queued_bytes = 0
+
+    # ------------------------------------------------------------ turns and slots
+
+    def enqueue(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+        """A parked ``ticket`` has all its arguments: let it run, or queue it for its turn."""
+        if ticket.turn or ticket.agent.try_to_seat(ticket):  # it has one if it makes the agent
+            self._admit(ticket, now, effects)
+        else:
+            ticket.agent.queue(ticket)
+
+    def let_in(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+        """A queued ``ticket`` comes back in its own chain: it runs beside the turn."""
+        self._leave_queue(ticket, State.QUEUED)
+        ticket.agent.seat(ticket, beside=True)
+        self._admit(ticket, now, effects)
+
+    def made(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
+        """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
+        record.made = True
+        for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
+            self._leave_queue(ticket, State.QUEUED)
+            record.seat(ticket)
+            self._admit(ticket, now, effects)
+
+    def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """``ticket`` waits: another call may have its slot."""
+        if ticket.slot:
+            self.slots.lend(ticket)
+            self._fill_slots(effects, now)
+
+    def wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """What ``ticket`` waited for is there: it goes on as soon as it has a slot again."""
+        wait_graph.drop_edges(ticket)
+        ticket.state = State.RUNNING
+        if ticket.owed:
+            self.slots.reclaim(ticket)
+            self._fill_slots(effects, now)
+
+    def _admit(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+        """``ticket`` may run as soon as there is a slot."""
+        if ticket.on_loop or self.slots.take(ticket):
+            self._start(ticket, now, effects)
+
+    def _start(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+        ticket.state = State.RUNNING
+        ticket.started = now
+        self._uncount_bytes(ticket)
+        effects.append(Start(ticket))
+
+    def _fill_slots(self, effects: list[Effect], now: float) -> None:
+        while (ticket := self.slots.next()) is not None:
+            if ticket.state is State.READY:
+                self._start(ticket, now, effects)
+            else:
+                _resume(ticket, effects)
+
+    def _leave_queue(self, ticket: Ticket, state: State) -> None:
+        if state is State.QUEUED and ticket.agent.mailbox is not None:
+            ticket.agent.mailbox.pop(ticket, None)
+        elif state is State.READY:
+            self.slots.withdraw(ticket)
+        elif state is State.PARKED:
+            wait_graph.drop_deps(ticket)
+
+    def _next_of(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
+        mailbox, limit = record.mailbox, record.options.max_concurrency
+        while mailbox and len(record.holders) < limit:
+            ticket, _ = mailbox.popitem(last=False)
+            record.seat(ticket)
+            self._admit(ticket, now, effects)
+
+    # ------------------------------------------------------------ the two ends: answered, and returned
+
+    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
+        """Answer all who asked for ``ticket``. Its code may still be running.
+
+        Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
+        """
+        ticket.settled = True
+        self.counters.answered += 1
+        ticket.body = ()
+        if ticket.queued_bytes:
+            self._uncount_bytes(ticket)
+        peer = ticket.peer
+        peer.calls.pop(ticket.call_id, None)
+        del self.tasks[ticket.task_id]
+        if ticket.flags & Flag.DETACHED:
+            effects.append(Keep(ticket.task_id, reply))
+        if not peer.gone:
+            effects.append(Answer(peer, ticket.call_id, reply))
+        if ticket.fetches:
+            self.fetches.answer(ticket, reply, effects)
+        if ticket.dependents or ticket.waiters:
+            self.news.append((ticket, reply))
+        parent = ticket.parent
+        if parent is not None and parent.spawned is not None:
+            parent.spawned.pop(ticket, None)
+        for task_id in ticket.came_by:
+            link = self.tasks.get(task_id)
+            if link is not None and link.returns is not None:
+                link.returns.pop(ticket, None)
+
+    def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
+        state, record = ticket.state, ticket.agent
+        ticket.state = State.DONE
+        if state < State.RUNNING:
+            self._leave_queue(ticket, state)
+        elif ticket.waits_for or ticket.outside is not None:
+            wait_graph.drop_edges(ticket)
+        for child in ticket.spawned or ():
+            child.parent = ticket.parent
+        # What is kept by a stale timer or a caller must not keep more; the context points back here.
+        ticket.spawned = ticket.parent = ticket.dep_replies = ticket.returns = ticket.context = ticket.gate = None
+        if ticket.seat >= 0:
+            had_turn = ticket.turn
+            record.unseat(ticket)
+            if ticket.op == Op.CREATE and not record.made and not record.removed:
+                self.forget_agent(record, effects, now, "could not be made")
+            elif record.removed:
+                _removed_if_idle(record, effects)
+            elif had_turn and record.mailbox:
+                self._next_of(record, now, effects)
+        if self.slots.free(ticket) and self.slots.wanted:
+            self._fill_slots(effects, now)
+
+    def drop(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
+        """Answer a call that has not started and never will."""
+        self.settle(ticket, reply, effects)
+        self.release(ticket, effects, now)
+
+    def refuse(self, ticket: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
+        """The same with an error of the host's."""
+        self.drop(ticket, _error(ticket, error), effects, now)
+
+    def cancel(self, ticket: Ticket, effects: list[Effect], now: float, *, alone: bool = False) -> None:
+        """Cancel ``ticket`` and (unless ``alone``) the calls that it has made."""
+        if not ticket.settled:
+            self.counters.cancelled += 1
+            error = errors.CallCancelled(f"{ticket.label} was cancelled: {phase(ticket, now, self.config.capacity)}")
+            self.give_up(ticket, error, effects, now, alone=alone)
+
+    def time_out(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The deadline of ``ticket`` has passed."""
+        spent = now - ticket.accepted
+        where = phase(ticket, now, self.config.capacity)
+        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {where}")
+        self.counters.timed_out += 1
+        self.give_up(ticket, error, effects, now)
+
+    def give_up(
+        self, root: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float, *, alone: bool = False
+    ) -> None:
+        """Answer ``root`` and its unfinished children with an error; stop their code where that is possible."""
+        left = [root]
+        while left:
+            ticket = left.pop()
+            if ticket.settled:
+                continue
+            if not alone:
+                left += reversed(ticket.spawned or {})
+            if ticket is not root:
+                reason = f"{ticket.label}: its caller {root.label} has ended ({error})"
+                ticket.ended = type(error)(reason)
+            else:
+                ticket.ended = error
+            self.settle(ticket, _error(ticket, ticket.ended), effects)
+            if ticket.state < State.RUNNING:
+                self.release(ticket, effects, now)
+                continue
+            self.lingering += 1
+            effects.append(Interrupt(ticket, alone))
+            if ticket.state is State.WAITING:
+                ticket.wait_error = ticket.ended
+                self.wake(ticket, effects, now)
+
+    def forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
+        """The agent is no more: its calls that run go on to their end, streams and all others end now."""
+        record.removed = True
+        if self.agents.get(record.agent_id) is record:
+            del self.agents[record.agent_id]
+        seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
+        for ticket in [*seated, *(record.mailbox or ())]:
+            if not ticket.settled:
+                gone = errors.AgentDeleted(f"{record.agent_id} {why} before {ticket.name} could start")
+                self.refuse(ticket, gone, effects, now)
+        for ticket in (*record.holders, *(record.beside or ())):
+            if ticket.flags & Flag.STREAM:  # it may have no end of its own
+                gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
+                self.give_up(ticket, gone, effects, now)
+        _removed_if_idle(record, effects)
+
+    # ------------------------------------------------------------ draining
+
+    def drain_by(self, deadline: float) -> None:
+        """Take no new calls; what is accepted may go on until ``deadline``. A later call may only shorten it."""
+        if self.drain is not None:
+            if self.drain.settled or deadline >= self.drain.deadline:
+                return
+            self.drain.settled = True
+        self.drain = DrainEnd(deadline)
+        self.timers.add(deadline, self.drain)
+
+    def give_up_all(self, effects: list[Effect], now: float) -> int:
+        """Answer all that is open with `HostStopping`; how many calls that were."""
+        left = list(self.tasks.values())
+        for ticket in left:
+            if not ticket.settled:
+                where = phase(ticket, now, self.config.capacity)
+                error = errors.HostStopping(f"the host stopped: {ticket.label} was {where}")
+                self.give_up(ticket, error, effects, now)
+        return len(left)
+
+    def end_drain(self, cut: int, effects: list[Effect]) -> None:
+        """Nothing is open any more: let go of the threads that wait for a slot. ``cut``: calls answered unfinished."""
+        while (waiting := self.slots.next(beyond=True)) is not None:
+            _resume(waiting, effects)
+        if self.drain is not None:
+            self.drain.settled = True
+        self.drained = True
+        self.fetches.close()
+        effects.append(Drained(cut))
+
+
+def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:
+    return error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+
+def _resume(ticket: Ticket, effects: list[Effect]) -> None:
+    effects.append(Resume(ticket, ticket.wait_error))
+    ticket.wait_error = None
+
+
+def _removed_if_idle(record: AgentRecord, effects: list[Effect]) -> None:
+    if not record.holders and not record.beside and not record.dropped:
+        record.dropped = True
+        effects.append(Removed(record))

@@ -35,6 +35,8 @@ _LAZY = {
     "Stream": "client.stream",
     "as_completed": "client.waiting",
     "register_type": "codec",
+    "register_types": "codec",
+    "trust_types": "codec",
     "wait": "client.waiting",
 }
 
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from .client.waiting import as_completed as as_completed
     from .client.waiting import wait as wait
     from .codec import register_type as register_type
+    from .codec import register_types as register_types
+    from .codec import trust_types as trust_types
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
 else:

@@ -26,6 +26,7 @@ __all__ = [
     "MEBIBYTE",
     "BrokerConfig",
     "check_host",
+    "check_packages",
     "check_threads",
     "generate_server_id",
     "replaced_by_gevent",
@@ -51,6 +52,19 @@ def check_host(host: object) -> None:
     """Raise ConfigError for what cannot be the name or address of a machine."""
     if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
         raise ConfigError(f"host must be a host name or address, not {host!r}")
+
+
+def check_packages(names: object) -> tuple[str, ...]:
+    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
+    if isinstance(names, str):
+        names = (names,)
+    if not isinstance(names, Iterable):
+        raise ConfigError(f"types are a list of packages, not {names!r}")
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
+    return found
 
 
 def replaced_by_gevent(*names: str) -> list[str]:
@@ -111,6 +125,9 @@ class BrokerConfig:
     # Made at every start before the first client is served: id -> class name, keyword arguments of its __init__.
     agents: dict[str, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
+    types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
+    plain_types: bool = False  # arguments of classes that the host does not know arrive in their plain form
+
     redis_namespace: str = "zmqagents"  # hosts with the same one in one Redis share their results
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
     insecure: bool | str = False  # TCP without keys: True with local_mode, "yes-i-mean-it" on every interface
@@ -136,7 +153,7 @@ class BrokerConfig:
                      "max_calls", "max_mailbox", "max_agents", "max_queued_bytes"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
-        for name in ("local_mode", "private", "fast_lane"):
+        for name in ("local_mode", "private", "fast_lane", "plain_types"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):
@@ -147,6 +164,7 @@ class BrokerConfig:
         self._check_address()
         self._check_insecure()
         object.__setattr__(self, "file_roots", _checked_roots(self.file_roots))
+        object.__setattr__(self, "types", check_packages(self.types))
         if self.pool_type not in ("local", "redis"):
             raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
         for name in ("agent_dir", "model_config_path"):
@@ -227,7 +245,7 @@ class BrokerConfig:
         shown["agents"] = {agent_id: class_name for agent_id, (class_name, _) in self.agents.items()}
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
-        shown["file_roots"] = list(self.file_roots)
+        shown["file_roots"], shown["types"] = list(self.file_roots), list(self.types)
         return shown
 
 

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import builtins
 import concurrent.futures
+import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = [
@@ -67,7 +68,9 @@ __all__ = [
 
 TRACEBACK_LIMIT_CHARS = 16_384  # the tail is kept: the innermost frames say most
 MESSAGE_LIMIT_CHARS = 4_096
-MAX_GROUP_DEPTH = 4  # exception groups within groups
+MAX_GROUP_DEPTH = 4  # exception groups within groups, and causes of causes
+MAX_BASES = 16
+MAX_NOTES = 64
 MAX_GROUP_MEMBERS = 64
 
 
@@ -177,12 +180,26 @@ class AgentCallError(CallError):
     def __str__(self) -> str:
         if not self.type_name:
             return super().__str__()
-        name = self.type_name.partition(":")[2] or self.type_name
-        where = f" (in {self.agent}.{self.method})" if self.agent else ""
-        return f"{name}: {self.message}{where}" if self.message else f"{name}{where}"
+        if self._short_name() == type(self).__qualname__:  # Python writes the name of the class before the text
+            return f"{self._text()}{self._where()}".lstrip()
+        return self.with_name()
+
+    def with_name(self) -> str:
+        """The name of the original type, what it said, and the agent and method that raised it."""
+        text = self._text()
+        return f"{self._short_name()}: {text}{self._where()}" if text else f"{self._short_name()}{self._where()}"
+
+    def _short_name(self) -> str:
+        return self.type_name.partition(":")[2] or self.type_name or type(self).__qualname__
+
+    def _text(self) -> str:
+        return f"{self.message}{_count_of(self)}"
+
+    def _where(self) -> str:
+        return f" (in {self.agent}.{self.method})" if self.agent else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, (_as_data(self),)
+        return _renew, (_as_data(self),)
 
 
 class UnknownAgent(CallError, LookupError):
@@ -288,6 +305,8 @@ class StoreFull(StoreError, RuntimeError):
 # StopIteration and its kin would be swallowed by whatever generator the caller stands in.
 _NEVER_MIXED = (StopIteration, StopAsyncIteration)
 
+_NOTE = "Remote traceback:\n"  # begins the note of an error that came from an agent
+
 known_types: dict[str, type[BaseException]] = {}
 _mixed: dict[type[BaseException], type[AgentCallError]] = {}
 
@@ -335,17 +354,27 @@ def safe_traceback(exc: BaseException) -> str:
     return text if len(text) <= TRACEBACK_LIMIT_CHARS else "...\n" + text[-TRACEBACK_LIMIT_CHARS:]
 
 
-def describe(exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "") -> dict[str, Any]:
-    """``exc`` as data for `rebuild`: plain strings, numbers and lists only.
+Pack = Callable[[list[Any]], "bytes | None"]  # values of any type as a payload; None: they cannot be sent
+Pickle = Callable[[Any], bytes]
+Unpack = Callable[[bytes], Any]  # the reverse; may raise anything
+Find = Callable[[str], "type[BaseException] | None"]  # the exception class of a name on the wire
 
-    The caller may add ``args`` (a list) when it knows that they can be encoded. Never raises.
+
+def describe(
+    exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "", pack: Pack | None = None,
+    pickle: Pickle | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """``exc`` as data for `rebuild`: plain strings, numbers, bytes, lists and maps only.
+
+    Its arguments and attributes go along if ``pack`` is given and can send them, its class with ``pickle``, which
+    is for receivers that take pickles. Never raises.
     """
-    return _with_place(_describe(exc, 0, True), agent, method, call_id)
+    return _with_place(_describe(exc, 0, True, pack, pickle), agent, method, call_id)
 
 
 def describe_briefly(exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "") -> dict[str, Any]:
     """The same without the traceback, which takes 200 us to write down."""
-    return _with_place(_describe(exc, 0, False), agent, method, call_id)
+    return _with_place(_describe(exc, 0, False, None, None), agent, method, call_id)
 
 
 def _with_place(data: dict[str, Any], agent: str, method: str, call_id: str) -> dict[str, Any]:
@@ -355,22 +384,89 @@ def _with_place(data: dict[str, Any], agent: str, method: str, call_id: str) -> 
     return data
 
 
-def _describe(exc: BaseException, depth: int, with_traceback: bool) -> dict[str, Any]:
+def _describe(
+    exc: BaseException, depth: int, with_traceback: bool, pack: Pack | None, pickle: Pickle | None
+) -> dict[str, Any]:
+    group = _members(exc)
     if isinstance(exc, AgentCallError) and exc.type_name:  # it came from another agent: keep its name
         name, message = exc.type_name, exc.message
     else:
-        name, message = type_name_of(type(exc)), safe_text(exc)
+        # A group's str() counts its members, and so does the str() of the group that is made again.
+        name, message = type_name_of(type(exc)), safe_text(exc.message if group else exc)  # type: ignore[attr-defined]
     data: dict[str, Any] = {"type": name, "message": message}
+    bases = [type_name_of(base) for base in type(exc).__mro__[1:] if _is_telling(base)]
+    if bases:
+        data["bases"] = bases[:MAX_BASES]
     if with_traceback:
         data["traceback"] = safe_traceback(exc)
-    group = _members(exc)
     if group and depth < MAX_GROUP_DEPTH:
-        data["group"] = [_describe(member, depth + 1, with_traceback) for member in group[:MAX_GROUP_MEMBERS]]
-    if isinstance(exc, ZmqAgentsError):  # of foreign classes nothing is read: a property may do anything
+        data["group"] = [
+            _describe(member, depth + 1, with_traceback, pack, pickle) for member in group[:MAX_GROUP_MEMBERS]
+        ]
+    if isinstance(exc, ZmqAgentsError):
         fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
         if fields:
             data["fields"] = fields
+    with contextlib.suppress(Exception):  # a class may have made anything of what it inherits
+        if pack is not None:
+            _add_contents(data, exc, pack)
+        notes = _notes(exc)
+        if notes:
+            data["notes"] = [safe_text(note) for note in notes[:MAX_NOTES]]
+    with contextlib.suppress(Exception):  # a class that no other process can have
+        if pickle is not None and (cls := _original(exc)).__module__ not in ("builtins", __name__):
+            data["class"] = pickle(cls)
+    cause = exc.__cause__
+    if isinstance(cause, BaseException) and depth < MAX_GROUP_DEPTH:  # a class may have one that is none
+        data["cause"] = _describe(cause, depth + 1, False, pack, pickle)
     return data
+
+
+def _original(exc: BaseException) -> type:
+    """The class of ``exc``; of an `AgentCallError` the one that the agent has raised, if it is there."""
+    return next((cls for cls in type(exc).__mro__ if not issubclass(cls, AgentCallError)), type(exc))
+
+
+def _is_telling(cls: type) -> bool:
+    return issubclass(cls, Exception) and cls is not Exception and not issubclass(cls, ZmqAgentsError)
+
+
+def _notes(exc: BaseException) -> list[str]:
+    """The notes that were added to ``exc``, without the traceback that `rebuild` adds."""
+    notes = vars(exc).get("__notes__")
+    found = notes if type(notes) is list else []
+    return [note for note in found if type(note) is str and not note.startswith(_NOTE)]
+
+
+def _add_contents(data: dict[str, Any], exc: BaseException, pack: Pack) -> None:
+    """Arguments and attributes, as far as they can be sent. No property of the class is read: it may do anything."""
+    args = list(exc.args)
+    if isinstance(exc, OSError) and exc.filename is not None:  # OSError takes its file names out of args
+        args += [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
+    if not _members(exc):  # else they are the message and the members
+        packed = pack(args)
+        if packed is not None:
+            data["args"] = packed
+    attributes = {key: value for key, value in vars(exc).items() if _is_attribute(key, AgentCallError)}
+    for base, names in _BUILTIN_FIELDS.items():
+        if isinstance(exc, base):
+            attributes |= {name: vars(base)[name].__get__(exc) for name in names}
+    if attributes:
+        packed = pack([attributes])
+        if packed is None:  # those that can be sent
+            attributes = {key: value for key, value in attributes.items() if pack([value]) is not None}
+            packed = pack([attributes]) if attributes else None
+        if packed is not None:
+            data["attributes"] = packed
+
+
+_BUILTIN_FIELDS: dict[type[Exception], tuple[str, ...]] = {  # that are neither in args nor in __dict__
+    ImportError: ("name", "path"), NameError: ("name",), AttributeError: ("name",),
+}  # fmt: skip
+
+
+def _is_attribute(name: object, cls: type) -> bool:
+    return type(name) is str and name.isidentifier() and not name.startswith("__") and not hasattr(cls, name)
 
 
 def _members(exc: BaseException) -> list[BaseException]:
@@ -382,34 +478,79 @@ def _members(exc: BaseException) -> list[BaseException]:
 _FIELDS = ("path", "type_name", "size", "limit", "chain", "retry_after")
 
 
-def rebuild(data: Mapping[str, Any], *, from_agent: bool = True) -> Exception:
+def rebuild(
+    data: Mapping[str, Any], *, from_agent: bool = True, unpack: Unpack | None = None, find: Find | None = None,
+) -> Exception:  # fmt: skip
     """The exception that `describe` put into ``data``.
 
-    ``from_agent`` True: a class that is `AgentCallError` and, where this process knows it, the
-    original type. False: a host error, exactly the class named. Never raises: whatever is missing
-    or of a wrong type in ``data`` ends as a plain `AgentCallError`.
+    ``from_agent`` True: a class that is `AgentCallError` and the original type, or its nearest base, as far as this
+    process knows it. False: an exception that was passed as a value, or a host error: exactly the class named.
+    ``unpack`` undoes describe's ``pack``, and ``find`` knows more classes than `known_types`. Never raises: whatever
+    is missing or of a wrong type in ``data`` ends as a plain `AgentCallError`.
     """
-    return _rebuild(data, from_agent, 0)
+    return _rebuild(data, from_agent, 0, unpack, find or known_types.get)
 
 
-def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception:
-    name = data.get("type")
-    original = known_types.get(name) if isinstance(name, str) else None
+def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int, unpack: Unpack | None, find: Find) -> Exception:
+    original, exact = _class_for(data, find)
     cls: type[Exception]
-    if not from_agent and original is not None and issubclass(original, ZmqAgentsError):
+    is_ours = original is not None and issubclass(original, ZmqAgentsError)
+    if original is not None and exact and not from_agent and (is_ours or "agent" not in data):
         cls = original
     else:
         cls = _mix(original)
-    args = data.get("args")
     message = str(data.get("message", ""))
     members = data.get("group")
     if isinstance(members, list) and depth < MAX_GROUP_DEPTH:
-        args = (message, [_rebuild(m, True, depth + 1) for m in members if isinstance(m, Mapping)])
-    exc = instance_of(cls, original, tuple(args) if isinstance(args, (list, tuple)) else (message,))
+        made = [_rebuild(m, from_agent, depth + 1, unpack, find) for m in members if isinstance(m, Mapping)]
+        args: tuple[Any, ...] = (message, made)
+    else:
+        args = _unpacked_args(data, unpack, (message,))
+    exc = _instance_of(cls, original, args)
+    _set_contents(exc, data, unpack, from_agent)
+    cause = data.get("cause")
+    if isinstance(cause, Mapping) and depth < MAX_GROUP_DEPTH:
+        exc.__cause__ = _rebuild(cause, from_agent, depth + 1, unpack, find)
+    return exc
+
+
+def _renew(data: Mapping[str, Any]) -> Exception:
+    """What unpickles an `AgentCallError`: ``data`` is of `_as_data`."""
+    original, _ = _class_for(data, known_types.get)
+    args = (data["message"], data["members"]) if data["members"] else tuple(data["args"])
+    exc = _instance_of(_mix(original), original, args)
+    _set_contents(exc, data, None, True)
+    exc.__cause__ = data["reason"]
+    return exc
+
+
+def _class_for(data: Mapping[str, Any], find: Find) -> tuple[type[Exception] | None, bool]:
+    """The class that ``data`` names, or the nearest of its bases that is known; and whether it is the class itself."""
+    bases = data.get("bases")
+    for index, name in enumerate([data.get("type"), *(bases if isinstance(bases, list) else [])[:MAX_BASES]]):
+        found = find(name) if isinstance(name, str) else None
+        if found is not None and issubclass(found, Exception):
+            return found, index == 0
+    return None, False
+
+
+def _unpacked_args(data: Mapping[str, Any], unpack: Unpack | None, instead: tuple[Any, ...]) -> tuple[Any, ...]:
+    args = data.get("args")
+    if type(args) is bytes and unpack is not None:
+        try:
+            args = unpack(args)
+        except Exception:  # they hold what is not known here: the message is there
+            return instead
+    return tuple(args) if isinstance(args, (list, tuple)) else instead
+
+
+def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None, from_agent: bool) -> None:
+    """Type and text, fields of this package's errors, the place, attributes and notes."""
     if isinstance(exc, AgentCallError):
-        exc.type_name, exc.message = str(name), message
-    if isinstance(exc, AgentCallError) or from_agent:
-        set_traceback(exc, str(data.get("traceback", "")))
+        exc.type_name, exc.message = str(data.get("type")), str(data.get("message", ""))
+    trace = str(data.get("traceback", ""))
+    if isinstance(exc, AgentCallError) or not isinstance(exc, ZmqAgentsError) or from_agent:
+        set_traceback(exc, trace)
     fields = data.get("fields")
     for key, value in fields.items() if isinstance(fields, Mapping) else ():
         if key in _FIELDS and not (key == "type_name" and isinstance(exc, AgentCallError)):
@@ -417,9 +558,17 @@ def _rebuild(data: Mapping[str, Any], from_agent: bool, depth: int) -> Exception
     if isinstance(exc, CallError):
         for key in ("agent", "method", "call_id"):
             setattr(exc, key, str(data.get(key, "")))
-    if from_agent and data.get("traceback") and hasattr(exc, "add_note"):  # Python >= 3.11
-        exc.add_note("Remote traceback:\n" + str(data["traceback"]).rstrip())
-    return exc
+    found = _unpacked_args({"args": data.get("attributes")}, unpack, ())
+    attributes = found[0] if found and type(found[0]) is dict else {}
+    for key, value in attributes.items():
+        if _is_attribute(key, AgentCallError):
+            with contextlib.suppress(Exception):  # a property of that name, say
+                setattr(exc, key, value)
+    notes = data.get("notes")
+    if type(notes) is list and notes:
+        exc.__notes__ = [str(note) for note in notes[:MAX_NOTES]]  # type: ignore[attr-defined,unused-ignore]
+    if from_agent and trace and hasattr(exc, "add_note"):  # Python >= 3.11
+        exc.add_note(_NOTE + trace.rstrip())
 
 
 def set_traceback(exc: BaseException, text: str) -> None:
@@ -429,6 +578,9 @@ def set_traceback(exc: BaseException, text: str) -> None:
 
 def _as_data(exc: AgentCallError) -> dict[str, Any]:
     data: dict[str, Any] = {
+        "attributes": [{key: value for key, value in vars(exc).items() if _is_attribute(key, AgentCallError)}],
+        "notes": _notes(exc),
+        "bases": [type_name_of(base) for base in type(exc).__mro__ if _is_telling(base)],
         "type": exc.type_name,
         "message": exc.message,
         "traceback": exc.remote_traceback,
@@ -436,7 +588,7 @@ def _as_data(exc: AgentCallError) -> dict[str, Any]:
         "method": exc.method,
         "call_id": exc.call_id,
     }
-    return data | {"args": list(exc.args)}
+    return data | {"args": list(exc.args), "members": _members(exc), "reason": exc.__cause__}
 
 
 def _mix(original: type[BaseException] | None) -> type[AgentCallError]:
@@ -453,7 +605,11 @@ def _mix(original: type[BaseException] | None) -> type[AgentCallError]:
             try:
                 # MemoryError insists on coming first: its instances are laid out by itself.
                 bases = (original, AgentCallError) if original is MemoryError else (AgentCallError, original)
-                members = {"__module__": original.__module__, "__str__": AgentCallError.__str__}
+                members = {
+                    "__module__": original.__module__,
+                    "__qualname__": original.__qualname__,
+                    "__str__": AgentCallError.__str__,
+                }
                 mixed = type(original.__name__, bases, members)
             except TypeError:  # a registered class whose layout or metaclass does not mix
                 mixed = AgentCallError
@@ -461,8 +617,19 @@ def _mix(original: type[BaseException] | None) -> type[AgentCallError]:
     return mixed
 
 
-def instance_of(cls: type[Exception], original: type[BaseException] | None, args: tuple[Any, ...]) -> Exception:
+# Their second argument is copied into a tuple, whatever it is.
+_COPY_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
+
+
+def _instance_of(cls: type[Exception], original: type[BaseException] | None, args: tuple[Any, ...]) -> Exception:
     """An instance with ``args`` set, whatever ``__init__`` the class has."""
+    if issubclass(cls, _COPY_ARGUMENT) and len(args) > 1 and type(args[1]) not in (list, tuple):
+        args = args[:1]
+    if cls is original and cls.__module__ == "builtins":
+        try:
+            return cls(*args)
+        except Exception:  # it wants more arguments than have travelled: a mixed class at least shows the message
+            cls = _mix(original)
     try:
         exc = cls.__new__(cls, *args)
         if not isinstance(exc, OSError):  # which has taken the file names out of them
@@ -478,3 +645,8 @@ def instance_of(cls: type[Exception], original: type[BaseException] | None, args
     elif isinstance(exc, (SerializationError, MessageTooLarge)):
         exc.__init__(str(args[0]) if args else "")  # type: ignore[misc]
     return exc
+
+
+def _count_of(exc: BaseException) -> str:
+    count = len(_members(exc))
+    return f" ({count} sub-exception{'s' * (count > 1)})" if count else ""

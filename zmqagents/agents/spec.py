@@ -103,6 +103,23 @@ def _function_of(cls: type, member: Any) -> Any:
     return member.func if isinstance(member, functools.singledispatchmethod) else member
 
 
+def annotated(cls: type, name: str) -> tuple[list[Any], int]:
+    """What runs when a method of ``cls`` or its ``__init__`` is called, for the sake of its annotations.
+
+    And how many of the first parameters no caller gives, ``self`` say. Of a `singledispatchmethod` all that it may run.
+    """
+    member = inspect.getattr_static(cls, name)
+    if name == "__call__" and member is vars(AgentBase)["__call__"]:
+        member = inspect.getattr_static(cls, "reply")
+    if isinstance(member, functools.singledispatchmethod):
+        return [member.func, *member.dispatcher.registry.values()], 1
+    if isinstance(member, functools.partialmethod):
+        return [member.func], 1 + len(member.args)
+    if isinstance(member, functools.partial):
+        return [member.func], len(member.args)
+    return [_function_of(cls, member)], 0 if isinstance(member, staticmethod) else 1
+
+
 def _below_decorators(function: Any) -> Any:
     """The function below ``functools.wraps`` and partial objects: a wrapped generator function gives a stream, too."""
     while True:

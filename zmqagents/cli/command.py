@@ -54,7 +54,7 @@ class Failure(click.ClickException):
             return json_text(self._facts())
         if isinstance(error, errors.AgentCallError):
             trace = error.remote_traceback if self._context.params.get("traceback") else ""
-            return f"{trace.rstrip()}\n{error}" if trace else str(error)
+            return f"{trace.rstrip()}\n{error.with_name()}" if trace else error.with_name()
         text = " ".join(str(error).split())
         if isinstance(error, errors.ConfigError):
             text = name_the_option(self._context, text)

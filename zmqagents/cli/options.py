@@ -10,7 +10,7 @@ import click
 
 from ..config import DEFAULT_TIMEOUT_S, MEBIBYTE
 
-__all__ = ["as_json", "as_seconds", "megabytes", "on_host", "option", "with_traceback", "within"]
+__all__ = ["as_json", "as_seconds", "megabytes", "of_values", "on_host", "option", "with_traceback", "within"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +54,22 @@ def on_host(function: F) -> F:
         option("--port", type=click.IntRange(0, 65535), help="Its TCP port; default: the one host that runs here."),
         option("--host", default="localhost", show_default=True, help="Where it is."),
     ):
+        function = add(function)
+    return function
+
+
+def of_values(function: F) -> F:
+    """The options that say which classes the values may have that come in: ``types`` and ``plain_types``."""
+    for add in (
+        option(
+            "--plain-types/--no-plain-types", default=True, show_default=True,
+            help="Print objects of other classes in their plain form; or refuse them.",
+        ),
+        option(
+            "--types", multiple=True, metavar="PACKAGE",
+            help="Package whose classes are taken as themselves; it may be imported. May be given several times.",
+        ),
+    ):  # fmt: skip
         function = add(function)
     return function
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,13 +41,15 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
 
 
 def open_client(
-    host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S
-) -> RpcClient:
+    host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S,
+    types: Sequence[str] = (), plain_types: bool = True,
+) -> RpcClient:  # fmt: skip
     """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request."""
     from ..client.rpc import RpcClient
 
+    given: dict[str, Any] = {"timeout": timeout, "types": types, "plain_types": plain_types}
     if port and not server_id:
-        return RpcClient(host, port, timeout=timeout)
+        return RpcClient(host, port, **given)
     found = locate(host, port, server_id)
     if found is None:
         which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
@@ -55,5 +58,5 @@ def open_client(
         from ..connection.connection import connect
         from ..connection.target import Target
 
-        return RpcClient(link=connect(Target("", None, ipc=found.ipc)), timeout=timeout)
-    return RpcClient(found.host, found.port, timeout=timeout)
+        return RpcClient(link=connect(Target("", None, ipc=found.ipc)), **given)
+    return RpcClient(found.host, found.port, **given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -66,9 +66,11 @@ class AsyncRpcClient:
 
     def __init__(
         self, host: str = "localhost", port: int | None = None, *, transport: Transport | None = None,
-        timeout: Timeout = UNSET, link: Link | None = None,
+        timeout: Timeout = UNSET, link: Link | None = None, types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
-        self._client = RpcClient(host, port, transport=transport, timeout=timeout, link=link)
+        self._client = RpcClient(
+            host, port, transport=transport, timeout=timeout, link=link, types=types, plain_types=plain_types
+        )
         self._link = self._client.link
         self._timeout = timeout
 
@@ -97,13 +99,14 @@ class AsyncRpcClient:
         """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         await self._settle()
         name, options = creation(cls_or_name, agent_id, agent_options)
+        cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._proxy(await self._create(name, args, kwargs, options))
+            return self._proxy(await self._create(name, args, kwargs, options), cls)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         await self._manage(Op.REGISTER, cls_or_name)
-        return self._proxy(await self._create(name, args, kwargs, options))
+        return self._proxy(await self._create(name, args, kwargs, options), cls)
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
@@ -201,7 +204,14 @@ class AsyncRpcClient:
         """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult(
-            self._link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=self._client
+            self._link,
+            task_id,
+            bind_awaited,
+            None,
+            task_id=task_id,
+            timeout=timeout,
+            client=self._client,
+            scope=self._client.scope,
         )
 
     async def close(self) -> None:
@@ -237,7 +247,10 @@ class AsyncRpcClient:
         return await self._send(op, request_body(self._link, op, args, {}), options, left)
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
-        return await AsyncResult(self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout)
+        scope = self._client.scope
+        return await AsyncResult(
+            self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout, scope=scope
+        )
 
-    def _proxy(self, description: Any) -> AgentProxy:
-        return self._client.proxy_from(description, awaitable=True)
+    def _proxy(self, description: Any, cls: type | None = None) -> AgentProxy:
+        return self._client.proxy_from(description, awaitable=True, cls=cls)

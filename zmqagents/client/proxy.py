@@ -9,13 +9,14 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
-from ..agents.spec import ATTRIBUTE
+from ..agents.spec import ATTRIBUTE, annotated
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -55,10 +56,10 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
     return bind_reference(ref, came_by, awaitable=True)
 
 
-def value_of(link: Link, reply: Reply) -> Any:
+def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> Any:
     if reply.code:
-        raise rebuild_error(reply)
-    return decode_reply(link, reply, bind_reference)
+        raise rebuild_error(reply, scope, pickling.loads if link.takes_pickles else None)
+    return decode_reply(link, reply, bind_reference, scope)
 
 
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
@@ -110,8 +111,11 @@ class AgentProxy:
     def __init__(
         self, link: Link, agent_id: str, class_name: str, doc: str, methods: Mapping[str, list[str]], *,
         timeout: Timeout = UNSET, server_id: str | None = None, awaitable: bool = False,
-        client: object | None = None,
+        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE, cls: type | None = None,
     ) -> None:  # fmt: skip
+        """``scope``: which classes the values may have that come from the agent; ``cls``: the agent's own class if
+        this process has it, whose annotations name further ones.
+        """
         _check_agent_id(agent_id)
         own = self.__dict__
         own["_za_link"] = link
@@ -122,6 +126,8 @@ class AgentProxy:
         own["_za_awaitable"] = awaitable  # made by AsyncRpcClient: every method is awaited
         own["_za_server"] = server_id
         own["_za_client"] = client  # the RpcClient that made it: while that is there, the connection stays open
+        own["_za_scope"] = scope
+        own["_za_of"] = cls
         own["__doc__"] = doc
 
     @property
@@ -205,8 +211,18 @@ class AgentProxy:
         made = AwaitedMethod if self._za_awaitable else RemoteMethod
         return made(
             self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout,
-            home=self._za_server or "", client=self._za_client,
+            home=self._za_server or "", client=self._za_client, scope=self._za_scope_of(name),
         )  # fmt: skip
+
+    def _za_scope_of(self, name: str) -> codec.Scope:
+        scope: codec.Scope = self._za_scope
+        if self._za_of is None:
+            return scope
+        try:
+            methods, _ = annotated(self._za_of, name)
+        except AttributeError:  # the host's class of this name has a method more
+            return scope
+        return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
@@ -215,8 +231,9 @@ class AgentProxy:
             return _AttributeResult(
                 link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
                 flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
+                scope=self._za_scope,
             )  # fmt: skip
-        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left))
+        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), self._za_scope)
 
 
 class RemoteMethod:
@@ -231,13 +248,14 @@ class RemoteMethod:
 
     def __init__(
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
-        client: object | None = None, apart: bool = False,
+        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE, apart: bool = False,
     ) -> None:  # fmt: skip
         """``apart``: `with_timeout` has said the deadline, so a method that takes any keyword gets ``timeout=``."""
         _check_agent_id(agent_id)
         self._apart = apart
         self._home = home
         self._client = client
+        self._scope = scope
         self._link = link
         self._agent_id = agent_id
         mark, self._signature, self.__doc__ = spec
@@ -252,7 +270,9 @@ class RemoteMethod:
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
-            return value_of(link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left))
+            return value_of(
+                link, link.call(self._agent_id, self.__name__, body, flags=self._flags, timeout=left), self._scope
+            )
         return self._submit(body, left)
 
     def aio(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +283,15 @@ class RemoteMethod:
         """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""
         spec = [self._mark(), self._signature, self.__doc__ or ""]
         return type(self)(
-            self._link, self._agent_id, self.__name__, spec, seconds, home=self._home, client=self._client, apart=True
+            self._link,
+            self._agent_id,
+            self.__name__,
+            spec,
+            seconds,
+            home=self._home,
+            client=self._client,
+            scope=self._scope,
+            apart=True,
         )
 
     def _mark(self) -> str:
@@ -291,11 +319,19 @@ class RemoteMethod:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
             return Stream(
-                link, self._label, self._bind, body, agent=agent_id, method=name, timeout=left, client=self._client
+                link,
+                self._label,
+                self._bind,
+                body,
+                agent=agent_id,
+                method=name,
+                timeout=left,
+                client=self._client,
+                scope=self._scope,
             )
         return AsyncResult(
             link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
-            timeout=left, home=self._home, client=self._client,
+            timeout=left, home=self._home, client=self._client, scope=self._scope,
         )  # fmt: skip
 
     def _takes_timeout(self) -> bool:

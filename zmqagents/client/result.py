@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -41,8 +42,8 @@ MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
 
-def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
-    """The value of a reply that is no error. ``bind`` makes references live."""
+def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> Any:
+    """The value of a reply that is no error. ``bind`` makes references live, ``scope`` says which classes are known."""
     body = reply.body
     if not body:
         raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
@@ -51,7 +52,9 @@ def decode_reply(link: Link, reply: Reply, bind: Bind) -> Any:
         return codec.decode(payload)
     buffers = body[1:]
     unpickler = pickling.loads if link.takes_pickles else None
-    return codec.decode(payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler)
+    return codec.decode(
+        payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler, scope=scope, root="result"
+    )
 
 
 # ---------------------------------------------------------------- one value
@@ -165,7 +168,7 @@ class _Sink:
         if reply is None:
             self.fail(errors.CallTimeout(f"{result.task_id} was not finished in time"))
         elif reply.code:
-            self.fail(rebuild_error(reply))
+            self.fail(result.__zmqagents_error__(reply))
         else:
             self._settle(result.set_result, reply)
 
@@ -202,11 +205,12 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self, link: Link, label: str, bind: Bind, body: Encoded | None, *,
         agent: str = "", method: str = "", flags: int = 0, options: dict[str, Any] | None = None,
         timeout: float | None = None, task_id: str = "", home: str = "", client: object | None = None,
+        scope: codec.Scope = codec.NO_SCOPE,
     ) -> None:  # fmt: skip
         """Send the call ``agent.method`` with the arguments ``body``; without them, ask for the result of ``task_id``.
 
         ``home``: the host's id, where it is known before the link is first used. ``client``: kept, so that its
-        connection stays open as long as the result is there.
+        connection stays open as long as the result is there. ``scope``: which classes the value may have.
         """
         super().__init__()
         self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
@@ -215,6 +219,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self._link = link
         self._label = label
         self._bind = bind
+        self._scope = scope
         self._decode_lock = threading.Lock()
         self._decoded = False
         self.task_id = task_id
@@ -241,6 +246,11 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
     def server_id(self) -> str:
         """The id of the host that has the call; "" until the host has answered for the first time."""
         return self._home or self._link.server_id
+
+    def __zmqagents_error__(self, reply: Reply) -> Exception:
+        """The exception of an error reply. Called in the thread that carries the replies, where nothing is imported."""
+        scope = dataclasses.replace(self._scope, imports=False)
+        return rebuild_error(reply, scope, pickling.loads if self._link.takes_pickles else None)
 
     def __zmqagents_awaited__(self) -> Awaited:
         return Awaited(self, self._link)
@@ -316,7 +326,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
             return self._result  # type: ignore[return-value]
         with self._decode_lock:
             if not self._decoded:
-                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind)
+                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind, self._scope)
                 self._decoded = True
             return self._result
 

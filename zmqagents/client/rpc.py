@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions, OnBusy
 from ..agents.origin import origin_of
 from ..agents.spec import class_name_of
-from ..config import DEFAULT_TIMEOUT_S, check_host
+from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
@@ -102,6 +102,8 @@ class RpcClient:
     the same machine it takes the host's Unix socket by itself; ``transport="tcp"`` forces TCP, ``"tcp-insecure"`` TCP
     without keys and encryption, to a host that was started with ``insecure``.
     ``timeout`` is the default deadline in seconds of the calls of proxies made here (300 s; None: none at all).
+    ``types``: packages whose classes arrive as themselves in results, as `trust_types` takes them; ``plain_types``:
+    objects of classes that are not known here arrive in their plain form instead of failing.
 
     Each request blocks its thread: CallTimeout when the host does not answer in time, HostUnreachable when nothing
     listens, AuthenticationError for a refused key, PermissionRefused where the user's role does not suffice.
@@ -111,6 +113,7 @@ class RpcClient:
     def __init__(
         self, host: str = "localhost", port: int | None = None, *,
         transport: Transport | None = None, timeout: Timeout = UNSET, link: Link | None = None,
+        types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
         if link is None:
             check_host(host)
@@ -121,6 +124,7 @@ class RpcClient:
             link = connect(Target(host, port, transport))
         self._link = link
         self._timeout = timeout
+        self._scope = codec.Scope(trusted=check_packages(types), plain=plain_types)
         self._open = False
         self._use()
 
@@ -128,6 +132,11 @@ class RpcClient:
     def link(self) -> Link:
         """The connection that carries the requests; for code of this package and its tools."""
         return self._link
+
+    @property
+    def scope(self) -> codec.Scope:
+        """Which classes the values may have that come in here; for code of this package."""
+        return self._scope
 
     @property
     def address(self) -> str:
@@ -177,13 +186,14 @@ class RpcClient:
     ) -> AgentProxy:  # fmt: skip
         """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
         name, options = creation(cls_or_name, agent_id, agent_options)
+        cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._create(name, args, kwargs, options)
+            return self._create(name, args, kwargs, options, cls)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         self._manage(Op.REGISTER, cls_or_name)
-        return self._create(name, args, kwargs, options)
+        return self._create(name, args, kwargs, options, cls)
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
@@ -299,7 +309,9 @@ class RpcClient:
         call; ResultExpired: it has dropped the result; StoreUnavailable: Redis does not answer.
         """
         checked_name(task_id, errors.UnknownTask)
-        return AsyncResult(self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self)
+        return AsyncResult(
+            self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self, scope=self._scope
+        )
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
@@ -354,7 +366,9 @@ class RpcClient:
 
     # ------------------------------------------------------------ requests
 
-    def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> AgentProxy:
+    def _create(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], cls: type | None
+    ) -> AgentProxy:
         link = self._link
         link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
@@ -362,10 +376,13 @@ class RpcClient:
             options.pop("origin", None)
         body = request_body(link, short, args, kwargs)
         reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
-        return self.proxy_from(value_of(link, reply))
+        return self.proxy_from(value_of(link, reply, self._scope), cls=cls)
 
-    def proxy_from(self, description: Any, *, awaitable: bool = False) -> AgentProxy:
-        """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`."""
+    def proxy_from(self, description: Any, *, awaitable: bool = False, cls: type | None = None) -> AgentProxy:
+        """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`.
+
+        ``cls``: the agent's class, where this process has it.
+        """
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
         match description:
@@ -374,14 +391,23 @@ class RpcClient:
             case _:
                 raise errors.RemoteProtocolError(f"{self._link.address}: this describes no agent")
         return AgentProxy(
-            self._link, agent_id, class_name, doc, methods, timeout=self._timeout, awaitable=awaitable, client=self
+            self._link,
+            agent_id,
+            class_name,
+            doc,
+            methods,
+            timeout=self._timeout,
+            awaitable=awaitable,
+            client=self,
+            scope=self._scope,
+            cls=cls,
         )
 
     def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return value_of(link, link.call("", op, body, options=options, timeout=left))
+        return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

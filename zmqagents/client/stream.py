@@ -7,13 +7,14 @@ host sends a window of items ahead, and each half window taken is granted again 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
-from ..codec import Encoded
+from ..codec import NO_SCOPE, Encoded, Scope, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Flag, Reply
 from .loop_inbox import LoopInbox, inbox_of
@@ -31,9 +32,10 @@ class _Inlet:
     It has no reference to its `Stream`, so that a stream without a reader is collected, and so closed.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, scope: Scope) -> None:
         self.task_id = ""
         self._link = link
+        self._scope = scope
         self.items: deque[Reply] = deque()
         self.error: Exception | None = None
         self.ended = False
@@ -64,7 +66,11 @@ class _Inlet:
             self._tell()
 
     def deliver(self, reply: Reply | None) -> None:
-        self._end(rebuild_error(reply) if reply is not None and reply.code else None)
+        if reply is None or not reply.code:
+            self._end(None)
+            return
+        unpickler = pickling.loads if self._link.takes_pickles else None
+        self._end(rebuild_error(reply, dataclasses.replace(self._scope, imports=False), unpickler))
 
     def fail(self, error: Exception) -> None:
         self._end(error)
@@ -163,16 +169,20 @@ class Stream(Generic[Y]):
 
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
-        agent: str, method: str, timeout: float | None, client: object | None = None,
+        agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
     ) -> None:  # fmt: skip
-        """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream."""
+        """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
+
+        ``scope``: which classes the items may have.
+        """
         self._client = client
         self._link = link
         self._label = label
         self._bind = bind
+        self._scope = scope
         self._taken = 0
         self._finished = False
-        self._inlet = _Inlet(link)
+        self._inlet = _Inlet(link, scope)
         self.task_id = ""  # as `close` finds it if the call cannot be made
         self.task_id = self._inlet.open(agent, method, body, timeout)
 
@@ -251,7 +261,7 @@ class Stream(Generic[Y]):
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)
-        value: Y = decode_reply(self._link, item, self._bind)
+        value: Y = decode_reply(self._link, item, self._bind, self._scope)
         return value
 
     def _finish(self) -> None:

@@ -1,12 +1,14 @@
 """Values to msgpack and back.
 
-A receiver rebuilds only types that it knows; it imports nothing by a name that a peer sent.
+A receiver rebuilds only types that it knows; it imports nothing by a name that a peer sent, but for packages that it
+trusts.
 
 May import errors and config.
 """
 
-from .decoder import decode, decode_call
-from .encoder import encode, encode_call
+from .classes.types import expected_by, register_type, register_types, registry, trust_types
+from .decoder import decode, decode_call, decode_error
+from .encoder import encode, encode_call, encode_error
 from .forms import (
     INLINE_LIMIT_BYTES,
     MAX_BUFFERS,
@@ -14,20 +16,23 @@ from .forms import (
     MAX_NUMBER_BYTES,
     MAX_TEXT,
     NATIVE_TYPES,
+    NO_SCOPE,
     TAG,
     AgentRef,
     Buffer,
     Encoded,
+    Scope,
     TaskRef,
     check_reference,
     is_name,
     new_tuple,
 )
 from .plain import encode_plain, encode_plain_call, pack, unpack
-from .types import register_type
 
 __all__ = [
-    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "TAG",
-    "AgentRef", "Buffer", "Encoded", "TaskRef", "check_reference", "decode", "decode_call", "encode", "encode_call",
-    "encode_plain", "encode_plain_call", "is_name", "new_tuple", "pack", "register_type", "unpack",
+    "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES", "NO_SCOPE",
+    "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference", "decode",
+    "decode_call", "decode_error", "encode", "encode_call", "encode_error", "encode_plain", "encode_plain_call",
+    "expected_by", "is_name", "new_tuple", "pack", "register_type", "register_types", "registry", "trust_types",
+    "unpack",
 ]  # fmt: skip

@@ -1,8 +1,11 @@
 """numpy arrays and scalars. numpy is imported when the first array comes in; until then nothing can be an array.
 
 An array goes as dtype, shape, order and bytes, and arrives writable: without a copy when the memory of the frame is
-writable, otherwise with one. Arrays that nobody can write to go out without a copy. A dtype from the wire is parsed
-against a pattern before numpy sees it; a dtype that holds objects is refused.
+writable, otherwise with one. Arrays that nobody can write to go out without a copy. An array of objects goes as a list
+of them. Masked arrays, matrices and record arrays are `MARK_PACKAGE` forms around an array.
+
+A dtype is its own short text, ``ml_dtypes.`` and a name for the types of that package, or for a structure a map of
+names, formats, offsets and size. What comes from the wire is checked against a pattern before numpy sees it.
 """
 
 from __future__ import annotations
@@ -13,17 +16,53 @@ import re
 from typing import Any
 
 from ..errors import RemoteProtocolError
-from .forms import INLINE_LIMIT_BYTES, MARK_ARRAY, MARK_SCALAR, Decoding, Encoding, NoForm, Reducer, all_str, expect
+from .forms import (
+    INLINE_LIMIT_BYTES,
+    MARK_ARRAY,
+    MARK_PACKAGE,
+    MARK_SCALAR,
+    Decoding,
+    Encoding,
+    NoForm,
+    Reducer,
+    all_str,
+    expect,
+    ints_of,
+)
+
+__all__ = ["BUILDERS", "read_array", "read_numpy_scalar", "reducer_of"]
 
 _DTYPE = re.compile(r"[<>|=][bifucmMSUV]\d{1,9}(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
+_ML_DTYPE = re.compile(r"ml_dtypes\.[a-z][a-z0-9_]{1,30}")
+_MAX_DTYPE_DEPTH = 16  # of structures in structures
 
 
-def numpy_reducer(numpy: Any, cls: type) -> Reducer | None:
+def reducer_of(cls: type) -> Reducer | None:
+    """The reducer of a class of numpy or ml_dtypes."""
+    numpy = importlib.import_module("numpy")
     if issubclass(cls, numpy.generic):
-        return _reduce_numpy_scalar
+        is_its_own = cls.__module__.partition(".")[0] in ("numpy", "ml_dtypes")
+        return _reduce_numpy_scalar if is_its_own else None
     if cls is numpy.ndarray or cls is numpy.memmap:
         return _reduce_array
-    return None  # a masked array, say, is more than its data
+    if cls is numpy.ma.MaskedArray:
+        return _reduce_masked
+    if cls is type(numpy.ma.masked):
+        return lambda _, value: [MARK_PACKAGE, "numpy.masked"]
+    if cls is numpy.matrix:
+        return lambda _, value: [MARK_PACKAGE, "numpy.matrix", value.A]
+    if cls is numpy.recarray:
+        return lambda _, value: [MARK_PACKAGE, "numpy.recarray", _bare(value)]
+    if issubclass(cls, numpy.dtype):
+        return lambda _, value: [MARK_PACKAGE, "numpy.dtype", "|O" if value.kind == "O" else _dtype_data(value)]
+    return None
+
+
+def _bare(array: Any) -> Any:
+    """A record array as a plain one."""
+    numpy = importlib.import_module("numpy")
+    bare = array.view(numpy.ndarray)
+    return bare.view(numpy.dtype((numpy.void, bare.dtype))) if bare.dtype.type is numpy.record else bare
 
 
 def _reduce_numpy_scalar(_: Encoding, value: Any) -> Any:
@@ -34,14 +73,28 @@ def _reduce_numpy_scalar(_: Encoding, value: Any) -> Any:
 
 
 def _reduce_array(encoder: Encoding, array: Any) -> Any:
-    dtype = _dtype_data(array.dtype)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    order = "F" if fortran else "C"
     source = array.T if fortran else array
-    if array.nbytes > INLINE_LIMIT_BYTES and source.flags.c_contiguous and _is_constant(array):
-        data = encoder.place(memoryview(source.reshape(-1).view("u1")))
+    data: Any
+    if array.dtype.kind == "O":
+        dtype, data = "|O", source.reshape(-1).tolist()
     else:
-        data = encoder.place(source.tobytes())
-    return [MARK_ARRAY, dtype, list(array.shape), "F" if fortran else "C", data]
+        dtype = _dtype_data(array.dtype)
+        if array.nbytes > INLINE_LIMIT_BYTES and source.flags.c_contiguous and _is_constant(array):
+            data = encoder.place(memoryview(source.reshape(-1).view("u1")))
+        else:
+            data = encoder.place(source.tobytes())
+    return [MARK_ARRAY, dtype, list(array.shape), order, data]
+
+
+def _reduce_masked(_: Encoding, array: Any) -> Any:
+    numpy = importlib.import_module("numpy")
+    mask = None if array.mask is numpy.ma.nomask else array.mask
+    fill = numpy.asarray(array.fill_value, array.dtype)
+    usual = numpy.asarray(numpy.ma.default_fill_value(array.dtype), array.dtype)
+    is_usual = array.dtype.kind != "O" and fill.tobytes() == usual.tobytes()
+    return [MARK_PACKAGE, "numpy.ma", array.data, mask, None if is_usual else fill, bool(array.hardmask)]
 
 
 def _is_constant(array: Any) -> bool:
@@ -53,23 +106,43 @@ def _is_constant(array: Any) -> bool:
     return array is None or memoryview(array).readonly
 
 
+# ---------------------------------------------------------------- dtypes
+
+
 def _dtype_data(dtype: Any) -> Any:
-    if dtype.hasobject or dtype.kind not in "bifucmMSUV" or not dtype.itemsize:
-        raise NoForm(f"a numpy array of dtype {dtype} has no msgpack form")
+    package = dtype.type.__module__.partition(".")[0]
+    if package == "ml_dtypes":
+        return f"ml_dtypes.{dtype.name}"
+    if dtype.hasobject or dtype.kind not in "bifucmMSUV" or not dtype.itemsize or package != "numpy":
+        remedy = "; convert it, or send its items as a list"
+        raise NoForm(f"a numpy array of dtype {dtype} has no msgpack form{remedy}")
     if dtype.names is None:
         return dtype.str
-    return _as_lists(importlib.import_module("numpy.lib.format").dtype_to_descr(dtype))
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": list(dtype.names),
+        "formats": [_field_data(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "titles": [field[2] if len(field) > 2 else None for field in fields],
+        "itemsize": dtype.itemsize,
+    }
 
 
-def _as_lists(descr: Any) -> Any:
-    return [_as_lists(item) for item in descr] if isinstance(descr, (list, tuple)) else descr
+def _field_data(dtype: Any) -> Any:
+    if dtype.subdtype is None:
+        return _dtype_data(dtype)
+    base, shape = dtype.subdtype
+    return [_dtype_data(base), list(shape)]
 
 
-def _read_dtype(data: Any) -> Any:
-    if type(data) is list:
-        dtype = importlib.import_module("numpy.lib.format").descr_to_dtype(_read_descr(data))
+def _read_dtype(data: Any, depth: int = 0) -> Any:
+    numpy = importlib.import_module("numpy")
+    if type(data) is dict and depth < _MAX_DTYPE_DEPTH:
+        dtype = numpy.dtype(_read_structure(data, depth))
     elif type(data) is str and _DTYPE.fullmatch(data):
-        dtype = importlib.import_module("numpy").dtype(data)
+        dtype = numpy.dtype(data)
+    elif type(data) is str and _ML_DTYPE.fullmatch(data):
+        dtype = _read_ml_dtype(numpy, data.partition(".")[2])
     else:
         raise RemoteProtocolError("not a numpy dtype that may travel")
     if dtype.hasobject or not dtype.itemsize:
@@ -77,23 +150,38 @@ def _read_dtype(data: Any) -> Any:
     return dtype
 
 
-def _read_descr(fields: list[Any]) -> list[Any]:
-    """numpy's description of a structured dtype: ``(name, format)`` or ``(name, format, shape)`` each."""
-    descr: list[Any] = []
-    for given in fields:
-        if type(given) is not list or len(given) not in (2, 3):
-            raise RemoteProtocolError("a field of a numpy dtype must be a list of two or three items")
-        name, form, shape = (*given, None)[:3]
-        if type(name) is list and len(name) == 2 and all_str(name):  # title and name
-            name = tuple(name)
-        elif type(name) is not str:
-            raise RemoteProtocolError("the name of a field of a numpy dtype must be text, or a title and a name")
-        if type(form) is list:
-            form = _read_descr(form)
-        elif type(form) is not str or not _DTYPE.fullmatch(form):
-            raise RemoteProtocolError("not a numpy dtype that may travel")
-        descr.append((name, form) if shape is None else (name, form, tuple(_read_shape(shape))))
-    return descr
+def _read_ml_dtype(numpy: Any, name: str) -> Any:
+    try:
+        found = getattr(importlib.import_module("ml_dtypes"), name, None)
+    except ImportError as exc:
+        raise RemoteProtocolError("the value holds an ml_dtypes type, and ml_dtypes is not installed here") from exc
+    if not isinstance(found, type) or not issubclass(found, numpy.generic):
+        raise RemoteProtocolError("a type of ml_dtypes that is not known here")
+    return numpy.dtype(found)
+
+
+def _read_structure(data: dict[Any, Any], depth: int) -> dict[str, Any]:
+    """numpy's description of a structured dtype, checked; numpy itself checks that the fields fit the size."""
+    if data.keys() != {"names", "formats", "offsets", "titles", "itemsize"}:
+        raise RemoteProtocolError("a structured numpy dtype must be names, formats, offsets, titles and itemsize")
+    names, titles = expect(list, data["names"]), expect(list, data["titles"])
+    formats, offsets = expect(list, data["formats"]), expect(list, data["offsets"])
+    if not all_str((*names, *(title for title in titles if title is not None))):
+        raise RemoteProtocolError("the names and titles in a numpy dtype must be text")
+    if not len(names) == len(formats) == len(offsets) == len(titles):
+        raise RemoteProtocolError("a structured numpy dtype has lists of different lengths")
+    ints_of(data["itemsize"], *offsets)
+    made: dict[str, Any] = {"names": names, "offsets": offsets, "itemsize": data["itemsize"]}
+    made["formats"] = [_read_field(each, depth + 1) for each in formats]
+    return made | ({"titles": titles} if any(title is not None for title in titles) else {})
+
+
+def _read_field(data: Any, depth: int) -> Any:
+    if type(data) is not list:
+        return _read_dtype(data, depth)
+    if len(data) != 2:
+        raise RemoteProtocolError("a sub-array in a numpy dtype must be a dtype and a shape")
+    return (_read_dtype(data[0], depth), tuple(_read_shape(data[1])))
 
 
 def _read_shape(shape: Any) -> list[int]:
@@ -127,16 +215,56 @@ def read_numpy_scalar(_: Decoding, kind: Any, data: Any) -> Any:
 
 def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) -> Any:
     numpy = _import_numpy()
-    dtype = _read_dtype(kind)
     count = math.prod(_read_shape(shape))
     if expect(str, order) not in ("C", "F"):
         raise RemoteProtocolError("the order of a numpy array must be 'C' or 'F'")
-    data = decoder.take(data)
-    if count * dtype.itemsize != len(data):
-        raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
-    if not count:
-        return numpy.empty(shape, dtype, order)
-    if not isinstance(data, memoryview) or data.readonly:
-        data = bytearray(data)
-    flat = numpy.frombuffer(data, dtype)
+    if kind == "|O":
+        if len(expect(list, data)) != count:
+            raise RemoteProtocolError(f"{len(data):,} items for {count:,} places of a numpy array")
+        flat = numpy.empty(count, object)
+        for index, item in enumerate(data):  # one by one: numpy would look into lists
+            flat[index] = item
+    else:
+        dtype = _read_dtype(kind)
+        data = decoder.take(data)
+        if count * dtype.itemsize != len(data):
+            raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
+        if not count:
+            return numpy.empty(shape, dtype, order)
+        if not isinstance(data, memoryview) or data.readonly:
+            data = bytearray(data)
+        flat = numpy.frombuffer(data, dtype)
     return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+# ---------------------------------------------------------------- forms around an array
+
+
+def _expect_array(child: Any) -> Any:
+    return expect(importlib.import_module("numpy").ndarray, child)
+
+
+def _make_masked(_: Decoding, data: Any, mask: Any, fill: Any, hard: Any) -> Any:
+    numpy = _import_numpy()
+    if mask is not None and _expect_array(mask).shape != _expect_array(data).shape:
+        raise RemoteProtocolError("the mask of a numpy array has another shape than the array")
+    made = numpy.ma.MaskedArray(_expect_array(data), numpy.ma.nomask if mask is None else mask, hard_mask=bool(hard))
+    if fill is not None:
+        if _expect_array(fill).shape != ():
+            raise RemoteProtocolError("the fill value of a masked array must be one item")
+        made.fill_value = fill[()]
+    return made
+
+
+def _make_dtype(_: Decoding, data: Any) -> Any:
+    numpy = _import_numpy()
+    return numpy.dtype(object) if data == "|O" else _read_dtype(data)
+
+
+BUILDERS: dict[str, Any] = {
+    "numpy.ma": _make_masked,
+    "numpy.masked": lambda _: _import_numpy().ma.masked,
+    "numpy.matrix": lambda _, data: _expect_array(data).view(_import_numpy().matrix),
+    "numpy.recarray": lambda _, data: _expect_array(data).view(_import_numpy().recarray),
+    "numpy.dtype": _make_dtype,
+}

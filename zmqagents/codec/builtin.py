@@ -1,16 +1,15 @@
 """The types of Python and its standard library: how each is sent, and how it is made again.
 
-`REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again. A date and time carries
-the name of its `zoneinfo` zone and its offset, so a receiver that lacks the zone still gets the right instant.
+`REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again; the rarer types are in
+`standard`. A date and time carries the name of its `zoneinfo` zone and its offset, so a receiver that lacks the zone
+still gets the right instant.
 """
 
 from __future__ import annotations
 
-import builtins
 import collections
 import datetime as dt
 import pathlib
-import re
 import struct
 import sys
 import uuid
@@ -18,14 +17,13 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from types import EllipsisType
-from typing import Any, cast
+from typing import Any
 
 from msgpack import ExtType
 
-from .. import errors
 from ..errors import RemoteProtocolError
+from .exceptions import read_exception
 from .forms import (
-    INLINE_LIMIT_BYTES,
     MARK_AGENT,
     MARK_BYTEARRAY,
     MARK_DEQUE,
@@ -35,6 +33,7 @@ from .forms import (
     MARK_RANGE,
     MARK_SET,
     MARK_SLICE,
+    MARK_STANDARD,
     MARK_TASK,
     MARK_TUPLE,
     MAX_NUMBER_BYTES,
@@ -49,8 +48,8 @@ from .forms import (
     check_reference,
     expect,
     ints_of,
-    items_of,
 )
+from .standard import STANDARD_REDUCERS, read_standard, zone_of
 
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
 _COMPLEX_PAIR = struct.Struct(">dd")
@@ -95,12 +94,6 @@ def _reduce_bytearray(encoder: Encoding, value: bytearray) -> Any:
     return [MARK_BYTEARRAY, encoder.place(bytes(value))]
 
 
-def _reduce_memoryview(encoder: Encoding, value: memoryview) -> Any:
-    if value.nbytes > INLINE_LIMIT_BYTES and type(value.obj) is bytes and value.c_contiguous:
-        return encoder.place_bytes(value.cast("B"))
-    return encoder.place_bytes(value.tobytes())
-
-
 def _reduce_deque(_: Encoding, value: collections.deque[Any]) -> Any:
     return [MARK_DEQUE, value.maxlen, *value]
 
@@ -127,18 +120,7 @@ def reduce_ref(encoder: Encoding, value: Any) -> Any:
     raise NoForm(f"its __zmqagents_ref__ gave {type(ref).__name__}, not an AgentRef or a TaskRef")
 
 
-def reduce_exception(encoder: Encoding, exc: BaseException) -> Any:
-    where: dict[str, str] = {}
-    if isinstance(exc, errors.CallError):
-        where = {"agent": exc.agent, "method": exc.method, "call_id": exc.call_id}
-    args = list(exc.args)
-    if isinstance(exc, OSError) and exc.filename is not None:  # OSError takes its file names out of args
-        args += [exc.filename] if exc.filename2 is None else [exc.filename, None, exc.filename2]
-    return [MARK_EXCEPTION, errors.describe(exc, **where), encoder.nested(args)]
-
-
 _MICROSECOND = dt.timedelta(microseconds=1)
-_ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 
 
 def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
@@ -157,12 +139,10 @@ def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
 def _zone(text: str) -> dt.tzinfo | None:
     key, _, shift = text.rpartition(":")
     if key:
-        if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
-            raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
-        import zoneinfo  # here, with the build settings of Python that it loads: few values have a zone
-
         try:
-            return zoneinfo.ZoneInfo(key)
+            return zone_of(key)
+        except RemoteProtocolError:
+            raise
         except (LookupError, ValueError, OSError):  # not known here, or a directory of zones
             if not shift:
                 raise
@@ -230,9 +210,6 @@ LEAVES: dict[int, Callable[[bytes], Any]] = {
     Ext.ELLIPSIS: _read_ellipsis,
 }
 
-_PATHS: tuple[type[pathlib.PurePath], ...] = (
-    pathlib.PurePath, pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
-)  # fmt: skip
 
 REDUCERS: dict[type, Reducer] = {
     int: _reduce_int,
@@ -240,7 +217,6 @@ REDUCERS: dict[type, Reducer] = {
     str: _reduce_str,
     bytes: _reduce_bytes,
     bytearray: _reduce_bytearray,
-    memoryview: _reduce_memoryview,
     list: lambda _, value: list(value),
     dict: lambda _, value: dict(value),
     tuple: lambda _, value: [MARK_TUPLE, *value],
@@ -259,7 +235,8 @@ REDUCERS: dict[type, Reducer] = {
     dt.time: lambda _, value: ExtType(Ext.TIME, _zoned(value, dt.time.isoformat)),
     dt.timedelta: lambda _, value: ExtType(Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
     uuid.UUID: lambda _, value: ExtType(Ext.UUID, value.bytes),
-    **dict.fromkeys(_PATHS, _reduce_path),
+    **dict.fromkeys((pathlib.PosixPath, pathlib.WindowsPath), _reduce_path),
+    **STANDARD_REDUCERS,
     AgentRef: _reduce_agent,
     TaskRef: _reduce_task,
 }
@@ -280,49 +257,6 @@ def _read_fraction(_: Decoding, numerator: Any, denominator: Any) -> Fraction:
 
 def _read_bytearray(decoder: Decoding, place: Any) -> bytearray:
     return bytearray(decoder.take(place))
-
-
-_DESCRIBED: dict[str, type] = {
-    **dict.fromkeys(("type", "message", "traceback", "agent", "method", "call_id"), str),
-    "args": list, "group": list, "fields": dict,
-}  # fmt: skip
-# Their second argument is copied into a tuple, whatever it is.
-_COPIES_ARGUMENT = (SyntaxError, *filter(None, [getattr(builtins, "BaseExceptionGroup", None)]))
-
-
-def _read_exception(decoder: Decoding, data: Any, packed: Any) -> Exception:
-    data = dict(expect(dict, data))
-    if packed is not None:
-        data["args"] = decoder.nested(expect(bytes, packed))
-    _check_description(data, 0)
-    known = errors.known_types.get(data.get("type", ""))
-    if known is None or issubclass(known, errors.ZmqAgentsError) or "agent" in data:
-        return errors.rebuild(data, from_agent=False)
-    args = data.get("args")
-    given = tuple(args) if args is not None else (data.get("message", ""),)
-    cls = cast("type[Exception]", known)
-    try:
-        exc = cls(*given) if cls.__module__ == "builtins" else errors.instance_of(cls, cls, given)
-    except Exception:  # one that wants more arguments than could travel: this one at least shows its message
-        return errors.rebuild(data, from_agent=False)
-    errors.set_traceback(exc, data.get("traceback", ""))
-    return exc
-
-
-def _check_description(data: Any, depth: int) -> None:
-    """Refuse what `errors.describe` does not give, and arguments that would be work out of proportion."""
-    for key, child in expect(dict, data).items():
-        if type(key) is str and key in _DESCRIBED:
-            expect(_DESCRIBED[key], child)
-    known = errors.known_types.get(data.get("type", ""))
-    if known is not None and issubclass(known, _COPIES_ARGUMENT):
-        for child in data.get("args", ())[1:2]:
-            items_of(child)
-    if not {*map(type, data.get("fields", {}).values())} <= {int, float, str, list}:
-        raise RemoteProtocolError("a field of an exception must be a number, text or a list")
-    if depth < errors.MAX_GROUP_DEPTH:  # members below that are not made
-        for member in data.get("group", ()):
-            _check_description(member, depth + 1)
 
 
 def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
@@ -349,7 +283,8 @@ BUILDERS: dict[bytes, Callable[..., Any]] = {
     MARK_SLICE.data: lambda _, start, stop, step: slice(start, stop, step),
     MARK_FRACTION.data: _read_fraction,
     MARK_BYTEARRAY.data: _read_bytearray,
-    MARK_EXCEPTION.data: _read_exception,
+    MARK_EXCEPTION.data: read_exception,
+    MARK_STANDARD.data: read_standard,
     MARK_AGENT.data: _read_agent,
     MARK_TASK.data: _read_task,
 }

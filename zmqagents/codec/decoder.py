@@ -16,9 +16,12 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
 from .builtin import BUILDERS, LEAVES
+from .classes.types import find_exception, read_object, registry
+from .classes.unknown import refuse_in, settled
+from .exceptions import check_description, rebuilt
 from .forms import (
     EXT_BUFFER,
     EXT_MARK,
@@ -27,21 +30,28 @@ from .forms import (
     MARK_ARRAY,
     MARK_FROZENSET,
     MARK_OBJECT,
+    MARK_PACKAGE,
     MARK_SCALAR,
     MARK_SET,
+    MARK_SLICE,
+    MARK_STANDARD,
     MAX_EXCEPTION_DEPTH,
+    NO_SCOPE,
     TAG,
     TAGGED,
     AgentRef,
     Buffer,
     Resolve,
+    Scope,
     TaskRef,
+    Unknown,
     all_str,
     no_extension,
 )
+from .packages import read_package
 from .plain import why_not_decoded
 from .spread import SHORT_BYTES, map_of, spread
-from .types import read_object
+from .standard import read_standard
 
 
 class Passing(BaseException):
@@ -64,12 +74,14 @@ class Mark:
 class Decoder:
     """One tagged value on its way from msgpack. Its two hooks are called by the C unpacker, innermost first."""
 
-    __slots__ = ("buffers", "level", "open", "resolve", "unpickler")
+    __slots__ = ("buffers", "level", "open", "resolve", "scope", "unpickler", "unsettled")
 
     def __init__(
         self, buffers: Sequence[Buffer], resolve: Resolve | None, unpickler: Callable[[bytes], Any] | None,
-        level: int = 0,
+        scope: Scope, level: int = 0,
     ) -> None:  # fmt: skip
+        self.scope = scope
+        self.unsettled = False  # whether an `Unknown` is somewhere in the value
         self.buffers: list[Buffer | None] = list(buffers)
         self.resolve = resolve
         self.unpickler = unpickler
@@ -109,6 +121,26 @@ class Decoder:
             return items[0].build(self, *items[1:])
         return items
 
+    def unknown(self, name: str, plain: Any) -> Any:
+        """What stands for an object of a class that is not known here."""
+        if self.scope.plain:
+            return plain
+        self.unsettled = True
+        return Unknown(name, plain)
+
+    def require_known(self, children: Sequence[Any]) -> None:
+        """Refuse ``children`` that hold an object of a class that is not known here."""
+        if self.unsettled:
+            refuse_in(children)
+
+    def exception(self, name: str) -> type[BaseException] | None:
+        """The exception class of this name, if it is known here."""
+        return find_exception(name, self.scope)
+
+    def trusts(self, package: str) -> bool:
+        """Whether this receiver trusts the types of a package."""
+        return package in self.scope.trusted or package in registry.trusted
+
     def take(self, place: Any) -> Buffer:
         """Bytes that stand in the payload, or the buffer of this index, which can be taken once."""
         if type(place) is bytes:
@@ -120,10 +152,12 @@ class Decoder:
         return buffer
 
     def nested(self, payload: Buffer) -> Any:
-        """The value of a payload inside this one: the arguments of an exception."""
+        """The value of a payload inside this one: what an exception holds. What is not known arrives in plain form."""
         if self.level >= MAX_EXCEPTION_DEPTH:
             raise RemoteProtocolError("exceptions are nested more than 4 deep")
-        return Decoder((), self.resolve, self.unpickler, self.level + 1).read(payload)
+        inner = Decoder((), self.resolve, self.unpickler, self.scope, self.level + 1)
+        value = inner.read(payload)
+        return settled(value, "", True) if inner.unsettled else value
 
     def resolved(self, ref: AgentRef | TaskRef) -> Any:
         if self.resolve is None:
@@ -134,9 +168,22 @@ class Decoder:
             raise Passing(exc) from None
 
 
+def _of_known(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A builder whose value `settled` cannot look into, so that it must hold no unknown object."""
+
+    def build_of_known(decoder: Decoder, *children: Any) -> Any:
+        decoder.require_known(children)
+        return build(decoder, *children)
+
+    return build_of_known
+
+
 MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
-    MARK_ARRAY.data: Mark(read_array),
+    MARK_SLICE.data: Mark(_of_known(BUILDERS[MARK_SLICE.data])),
+    MARK_STANDARD.data: Mark(_of_known(read_standard)),
+    MARK_ARRAY.data: Mark(_of_known(read_array)),
     MARK_SCALAR.data: Mark(read_numpy_scalar),
+    MARK_PACKAGE.data: Mark(_of_known(read_package)),
     MARK_OBJECT.data: Mark(read_object),
     MARK_SET.data: Mark(spread(BUILDERS[MARK_SET.data])),
     MARK_FROZENSET.data: Mark(spread(BUILDERS[MARK_FROZENSET.data])),
@@ -144,24 +191,45 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
 
 
 def decode(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *,
-    resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
+    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
+    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
+    place: int | None = 0,
 ) -> Any:  # fmt: skip
     """The value that `encode` put into ``payload`` and ``buffers`` (bytes, or memoryviews of bytes).
 
     ``resolve`` turns each reference into what the value is to hold (without it, the reference itself);
-    what it raises comes out as it is. RemoteProtocolError for everything that is wrong with the data, a
-    pickled part without ``unpickler`` included.
+    what it raises comes out as it is. ``scope`` says which types are known beside the registered and trusted ones.
+    SerializationError for an object of another class; its path begins with ``root``. ``place``: what ``scope.expected``
+    knows the value by, 0 for the result of its method, None for nothing. RemoteProtocolError for
+    everything that is wrong with the data, a pickled part without ``unpickler`` included.
     """
-    try:
-        if payload[0] != TAGGED and not buffers:
+    if payload[:1] != TAG and not buffers:
+        try:
             return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-        return Decoder(buffers, resolve, unpickler).read(payload)
-    except RemoteProtocolError:
+        except RemoteProtocolError:
+            raise
+        except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+            raise RemoteProtocolError(why_not_decoded(exc)) from exc
+    value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    if unsettled:
+        expected = scope.expected
+        return settled(value, root, expected is not None and expected.takes_plain(place))
+    return value
+
+
+def decode_tagged(
+    payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
+    unpickler: Callable[[bytes], Any] | None, scope: Scope,
+) -> tuple[Any, bool]:  # fmt: skip
+    """The value of any payload, and whether an `Unknown` is in it."""
+    try:
+        decoder = Decoder(buffers, resolve, unpickler, scope)
+        return decoder.read(payload), decoder.unsettled
+    except (RemoteProtocolError, SerializationError):
         raise
     except Passing as passing:
         error = passing.error
-    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+    except Exception as exc:  # as above
         raise RemoteProtocolError(why_not_decoded(exc)) from exc
     try:
         raise error
@@ -170,22 +238,59 @@ def decode(
 
 
 def decode_call(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *,
-    resolve: Resolve | None = None, unpickler: Callable[[bytes], Any] | None = None,
+    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
+    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
-    """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`."""
+    """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`.
+
+    An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
+    """
     if buffers or payload[:1] == TAG:
-        items = decode(payload, buffers, resolve=resolve, unpickler=unpickler)
-    else:  # what `decode` does with it, for one function call less
-        try:
-            items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-        except RemoteProtocolError:
-            raise
-        except Exception as exc:
-            raise RemoteProtocolError(why_not_decoded(exc)) from exc
+        return _decode_tagged_call(payload, buffers, resolve, unpickler, scope)
+    try:  # as `decode`, for one function call less
+        items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+    except RemoteProtocolError:
+        raise
+    except Exception as exc:
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
     if type(items) is not list or not items or type(items[-1]) is not dict:
-        raise RemoteProtocolError("the arguments of a call must be a list that ends with a map")
+        raise RemoteProtocolError(_NO_CALL)
     kwargs = items.pop()
     if kwargs and not all_str(kwargs):
-        raise RemoteProtocolError("the name of a keyword argument must be text")
+        raise RemoteProtocolError(_NO_NAME)
     return tuple(items), kwargs
+
+
+_NO_CALL = "the arguments of a call must be a list that ends with a map"
+_NO_NAME = "the name of a keyword argument must be text"
+
+
+def _decode_tagged_call(
+    payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
+    unpickler: Callable[[bytes], Any] | None, scope: Scope,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+    items, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    if type(items) is not list or not items or type(items[-1]) is not dict:
+        raise RemoteProtocolError(_NO_CALL)
+    kwargs = items.pop()
+    if kwargs and not all_str(kwargs):
+        raise RemoteProtocolError(_NO_NAME)
+    if unsettled:
+        plain = scope.expected.takes_plain if scope.expected is not None else lambda _: False
+        items = [settled(item, f"args[{place}]", plain(place)) for place, item in enumerate(items)]
+        kwargs = {name: settled(item, f"kwargs[{name!r}]", plain(name)) for name, item in kwargs.items()}
+    return tuple(items), kwargs
+
+
+def decode_error(
+    data: Any, *, from_agent: bool, unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE
+) -> Exception:
+    """The exception that `encode_error` described; ``data`` is the unpacked body. Never raises."""
+    if type(data) is not dict:
+        return RemoteProtocolError("an error that is no map")
+    try:
+        check_description(data, 0)
+    except RemoteProtocolError as exc:
+        return RemoteProtocolError(f"an error that cannot be read: {exc}")
+    decoder = Decoder((), None, unpickler, scope)
+    return rebuilt(decoder, data, from_agent=from_agent)

@@ -17,8 +17,10 @@ from typing import Any
 
 from msgpack import ExtType, Packer
 
+from .. import errors
 from ..errors import MessageTooLarge, SerializationError
 from .builtin import REDUCERS
+from .classes.types import registry
 from .forms import (
     BYTES_TYPES,
     EXT_BUFFER,
@@ -36,10 +38,12 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .types import reducer_of
+from .plain import pack
 from .walk import Walk
 
-__all__ = ["encode", "encode_call"]
+__all__ = ["encode", "encode_call", "encode_error"]
+
+reducer_of = registry.reducer_of
 
 
 # ---------------------------------------------------------------- one value to what msgpack can pack
@@ -108,7 +112,7 @@ class Encoder:
     def place(self, data: Buffer) -> Buffer | int:
         """``data`` itself, or the index of the buffer that it was put into."""
         if len(data) <= INLINE_LIMIT_BYTES or len(self.buffers) >= MAX_BUFFERS:
-            return data
+            return bytes(data)  # of bytes it is no copy; a view would be packed as one
         self.buffers.append(data)
         return len(self.buffers) - 1
 
@@ -246,8 +250,31 @@ def encode_call(
     return _encoded(encoder, payload, max_bytes, what)
 
 
-# ---------------------------------------------------------------- decoding
+# ---------------------------------------------------------------- exceptions
+
+MAX_ERROR_CONTENT_BYTES = 1 << 19  # of the arguments and attributes in one error reply
 
 
-# Children are of any type, also one that `resolve` has made: a proxy, whose attributes are calls, or a result, which
-# waits when it is iterated over. So builders look at the type of a child before all else, and never at an attribute.
+def encode_error(
+    exc: BaseException, *, agent: str = "", method: str = "", call_id: str = "",
+    pickler: Callable[[Any], bytes] | None = None,
+) -> bytes:  # fmt: skip
+    """The body of an error reply: what `errors.describe` says of ``exc``, with what it holds if that can be sent.
+
+    Never raises, unless ``exc`` is of a class that breaks what it inherits beyond all use.
+    """
+    encoder = Encoder()
+    encoder.pickler = pickler
+    left = MAX_ERROR_CONTENT_BYTES
+
+    def pack_some(values: list[Any]) -> bytes | None:
+        nonlocal left
+        payload = encoder.nested(values)
+        if payload is None or len(payload) > left:
+            return None
+        left -= len(payload)
+        return payload
+
+    where: dict[str, Any] = {"agent": agent, "method": method, "call_id": call_id}
+    data = pack(errors.describe(exc, pack=pack_some, pickle=pickler, **where))
+    return data if len(data) <= 2 * MAX_ERROR_CONTENT_BYTES else pack(errors.describe_briefly(exc, **where))

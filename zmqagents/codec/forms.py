@@ -13,8 +13,10 @@ that msgpack never uses, and holds besides
 tuple set frozenset deque      t s f d     items (deque: maxlen, items)
 range slice Fraction           r l q       start stop step; numerator denominator
 bytearray                      b           bytes, or the index of a buffer
-numpy array, numpy scalar      a g         dtype, shape, order, bytes or index; dtype, bytes
-a class with a name            o           name, data
+numpy array, numpy scalar      a g         dtype, shape, order, bytes, index or items; dtype, bytes
+a class with a name            o           name, plain form, what the plain form lacks
+of the standard library        e           name, what its builder in `standard` takes
+of a supported package         p           name, what its builder in `packages` takes
 an exception                   x           `errors.describe`'s map, packed args or None
 reference to agent, to task    A T         the fields of `AgentRef`, of `TaskRef`
 =============================  ===================================================================
@@ -124,6 +126,53 @@ class Withheld(Exception):
     """The value is not to be sent, whatever form it could take."""
 
 
+TEACH = "register_type with to_data and from_data can teach it"  # the remedy that many texts of NoForm end with
+
+
+class Unknown:
+    """Stands for an object of a class that the receiver does not know, until it is known what to do about it."""
+
+    __slots__ = ("name", "plain")
+
+    def __init__(self, name: str, plain: Any) -> None:
+        self.name = name
+        self.plain = plain
+
+
+class Known(NamedTuple):
+    """A class that the receiver can make objects of: its name on the wire, and what makes one of the parts."""
+
+    cls: type
+    name: str
+    make: Callable[..., Any]
+
+
+class Expected(Protocol):
+    """The classes that annotations name."""
+
+    def find(self, name: str) -> Known | None:
+        """The class of this name on the wire."""
+
+    def takes_plain(self, place: int | str | None) -> bool:
+        """Whether the annotation of the parameter of this index or name, or 0 of a result, asks for the plain form.
+
+        False for None, a value that has no annotation of its own.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What one receiver knows beside the types that are registered and trusted in its process."""
+
+    expected: Expected | None = None
+    trusted: tuple[str, ...] = ()  # names of packages, as `trust_types` takes them
+    plain: bool = False  # an object of an unknown class arrives as its plain form
+    imports: bool = True  # False: of the trusted packages only what is loaded; for threads that must not be kept
+
+
+NO_SCOPE = Scope()
+
+
 class Ext(enum.IntEnum):
     """The extension types of a tagged payload."""
 
@@ -154,7 +203,7 @@ def mark_of(letter: bytes) -> Any:
 MARK_TUPLE, MARK_SET, MARK_FROZENSET, MARK_DEQUE = mark_of(b"t"), mark_of(b"s"), mark_of(b"f"), mark_of(b"d")
 MARK_RANGE, MARK_SLICE, MARK_FRACTION, MARK_BYTEARRAY = mark_of(b"r"), mark_of(b"l"), mark_of(b"q"), mark_of(b"b")
 MARK_ARRAY, MARK_SCALAR, MARK_OBJECT, MARK_EXCEPTION = mark_of(b"a"), mark_of(b"g"), mark_of(b"o"), mark_of(b"x")
-MARK_AGENT, MARK_TASK = mark_of(b"A"), mark_of(b"T")
+MARK_AGENT, MARK_TASK, MARK_STANDARD, MARK_PACKAGE = mark_of(b"A"), mark_of(b"T"), mark_of(b"e"), mark_of(b"p")
 
 FLAT_TYPES = frozenset({str, int, float, bool, NoneType})  # they hold no other value, and are never a buffer
 BYTES_TYPES = frozenset({bytes, bytearray, memoryview})
@@ -171,6 +220,7 @@ class Encoding(Protocol):
     """What a reducer may use of the value that is being encoded."""
 
     tasks: list[TaskRef]
+    pickler: Callable[[Any], bytes] | None
 
     def place(self, data: Buffer) -> Buffer | int:
         """``data`` itself if it is short, else the index of the buffer that now holds it."""
@@ -185,6 +235,15 @@ class Encoding(Protocol):
 class Decoding(Protocol):
     """What a builder may use of the value that is being decoded."""
 
+    scope: Scope
+    unpickler: Callable[[bytes], Any] | None
+
+    def unknown(self, name: str, plain: Any) -> Any:
+        """What stands for an object of a class that is not known here."""
+
+    def require_known(self, children: Sequence[Any]) -> None:
+        """Refuse ``children`` that hold an object of a class that is not known here."""
+
     def take(self, place: Any) -> Buffer:
         """The data that `Encoding.place` placed; a buffer can be taken once."""
 
@@ -193,6 +252,12 @@ class Decoding(Protocol):
 
     def nested(self, payload: Buffer) -> Any:
         """The values that `Encoding.nested` encoded."""
+
+    def exception(self, name: str) -> type[BaseException] | None:
+        """The exception class of this name, if it is known here."""
+
+    def trusts(self, package: str) -> bool:
+        """Whether this receiver trusts the types of a package."""
 
 
 def name_of(cls: type) -> str:

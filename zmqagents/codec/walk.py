@@ -19,16 +19,21 @@ from .forms import (
     BYTES_TYPES,
     EXT_MARK,
     FLAT_TYPES,
+    MARK_ARRAY,
     MARK_DEQUE,
     MARK_FROZENSET,
     MARK_OBJECT,
+    MARK_PACKAGE,
     MARK_SET,
+    MARK_STANDARD,
     MAX_DEPTH,
     TAG,
     NoForm,
     Withheld,
     name_of,
 )
+
+_WRAPPING = (MARK_ARRAY, MARK_STANDARD, MARK_PACKAGE)  # the place of a child in these is no place in the value
 
 
 class Reducing(Protocol):
@@ -135,10 +140,13 @@ class Walk:
                 self._put_dict(item[2], ".{}", _field_of)
             else:
                 self._put_here(item[2])
+            for child in item[3:]:
+                self._put_here(child)
             return
         skip = 1 if mark is MARK_DEQUE else 0  # its maxlen
+        step = "{...}" if mark is MARK_SET or mark is MARK_FROZENSET else "" if mark in _WRAPPING else None
         for index, child in enumerate(item[1:]):
-            self._put(child, "{...}" if mark is MARK_SET or mark is MARK_FROZENSET else f"[{index - skip}]")
+            self._put(child, f"[{index - skip}]" if step is None else step)
 
     def _put_dict(self, item: dict[Any, Any], form: str, text_of: Callable[[Any], str]) -> None:
         self.out.pack_map_header(len(item))

@@ -8,7 +8,7 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
-from ..agents.spec import ATTRIBUTE, ClassSpec
+from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..wire.messages import Code, Op, Reply
@@ -61,7 +61,9 @@ class AgentHost:
         self._pickler = pickler
         self._regions: dict[Ticket, Region] = {}  # of calls whose code may be interrupted, while it runs
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
+        self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
         self._await_value = await_value
+        self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running
 
@@ -208,24 +210,41 @@ class AgentHost:
         try:
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
-            return codec.decode_call(body[0], body[1:], resolve=self._resolver(ticket), unpickler=self._unpickler)
-        except errors.RemoteProtocolError as exc:
-            raise _Refused(exc) from exc
+            scope = self._scope(ticket)
+            resolve = self._resolver(ticket, scope)
+            return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
+        except (errors.RemoteProtocolError, errors.SerializationError) as exc:
+            raise _Refused(_of_call(ticket, exc)) from exc
 
-    def _resolver(self, ticket: Ticket) -> Callable[[Ref], Any]:
+    def _scope(self, ticket: Ticket) -> codec.Scope:
+        """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
+        spec, name = ticket.agent.spec, ticket.name
+        if ticket.op:
+            if ticket.op != Op.CREATE:
+                return self._own_scope
+            name = "__init__"
+        known = self._scopes.get((spec.name, name))
+        if known is None or known[0] is not spec:
+            methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
+            expected = codec.expected_by(*methods, skip=skip)
+            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            self._scopes[spec.name, name] = known
+        return known[1]
+
+    def _resolver(self, ticket: Ticket, scope: codec.Scope) -> Callable[[Ref], Any]:
         replies = ticket.dep_replies
 
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
-                return self._value(replies[ref.task_id])
+                return self._value(replies[ref.task_id], scope)
             bound = self._bind(ref)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
 
-    def _value(self, reply: Reply) -> Any:
+    def _value(self, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
-        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler)
+        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
@@ -284,16 +303,18 @@ class AgentHost:
         where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
-        data = errors.describe(exc, **where)
-        with contextlib.suppress(BaseException):  # an exception may hold anything, a lock say; the message is there
-            args = _args_of(exc)
-            if args is not None:
-                data["args"] = codec.unpack(codec.pack(args))
         try:
-            return Reply(Code.AGENT_ERROR, (codec.pack(data),))
-        except Exception:  # describe gives plain strings, but nothing may break a reply
+            return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, pickler=self._pickler, **where),))
+        except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _of_call(ticket: Ticket, exc: errors.ZmqAgentsError) -> errors.ZmqAgentsError:
+    """An error about the arguments of a call, with the name of the call."""
+    if not isinstance(exc, errors.SerializationError):
+        return exc
+    return errors.SerializationError(f"{ticket.label}: {exc}", exc.path, exc.type_name)
 
 
 def _is_cancellation(exc: BaseException) -> bool:
@@ -322,15 +343,6 @@ def _attribute_of(instance: Any, ticket: Ticket) -> Any:
         text = f"{ticket.agent.agent_id} does not offer the method {ticket.name!r} to callers"
         raise _Refused(errors.UnknownMethod(text))
     return value
-
-
-def _args_of(exc: BaseException) -> list[Any] | None:
-    """The arguments of builtin exceptions and of those that say no more; others may be made of other things."""
-    if isinstance(exc, OSError) and exc.filename is not None:
-        return [exc.errno, exc.strerror, exc.filename, *([None, exc.filename2] if exc.filename2 is not None else [])]
-    if type(exc).__module__ == "builtins" or type(exc).__str__ in (BaseException.__str__, KeyError.__str__):
-        return list(exc.args)
-    return None
 
 
 def _methods_of(spec: ClassSpec) -> dict[str, list[str]]:

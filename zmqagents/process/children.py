@@ -30,6 +30,7 @@ from typing import IO, Any
 
 from .. import errors
 from ..codec import pickling
+from ..codec.classes.carried import carried
 from ..config import BrokerConfig, replaced_by_gevent
 
 __all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
@@ -305,7 +306,9 @@ importlib.import_module(sys.argv[1]).main(source, *sys.argv[3:])
 
 def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True) -> Child:
     """Call ``main(source, ready_fd, life_fd, *more)`` of ``module`` in a new interpreter, all of them texts but
-    ``source``, which holds the pickled config and then the classes. Raises LaunchError, MissingExtra.
+    ``source``, which holds the pickled config, what is registered here, and the classes.
+
+    Raises LaunchError, MissingExtra.
 
     Nothing secret is among the arguments of the process: any user of the machine may read those.
     """
@@ -342,6 +345,6 @@ def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = [os.path.abspath(entry) if os.path.isdir(entry or ".") else entry for entry in sys.path]
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickled)
+    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickle.dumps(carried()) + pickled)
     file.seek(0)
     return file

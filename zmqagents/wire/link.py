@@ -21,15 +21,18 @@ from .messages import MAX_ERROR_BYTES, Code, Reply
 __all__ = ["Link", "Refetch", "Sink", "Waiter", "places", "rebuild_error"]
 
 
-def rebuild_error(reply: Reply) -> Exception:
-    """The exception in an error reply; never raises."""
+LOADED = codec.Scope(imports=False)  # for the thread that carries the replies: an import may wait for another thread
+
+
+def rebuild_error(
+    reply: Reply, scope: codec.Scope = LOADED, unpickler: Callable[[bytes], Any] | None = None
+) -> Exception:
+    """The exception in an error reply; never raises. ``scope`` and ``unpickler`` are for what the exception holds."""
     try:
         data = codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ERROR_BYTES)
     except (errors.RemoteProtocolError, IndexError) as exc:
         return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
-    if not isinstance(data, dict):
-        return errors.RemoteProtocolError("an error that is no map")
-    return errors.rebuild(data, from_agent=reply.code == Code.AGENT_ERROR)
+    return codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR, unpickler=unpickler, scope=scope)
 
 
 class Sink(Protocol):

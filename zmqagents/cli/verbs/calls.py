@@ -11,7 +11,7 @@ import click
 from ... import errors
 from ...config import MEBIBYTE
 from ..command import DashVerb, Verb
-from ..options import as_json, on_host, option, with_traceback, within
+from ..options import as_json, of_values, on_host, option, with_traceback, within
 from ..output import say, show, show_rows
 from ..values import read_arguments
 from ..where import open_client
@@ -61,6 +61,7 @@ def delete(agent: str, **where: Any) -> None:
 @click.argument("method")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @on_host
+@of_values
 @within
 @as_json
 @option("--no-wait", is_flag=True, help="Print the task id of an asynchronous call instead of waiting for its result.")
@@ -158,6 +159,7 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 @click.argument("task_id", required=False)
 @option("--list", "listed", is_flag=True, help="List the results that are kept instead, the latest first.")
 @on_host
+@of_values
 @option("--wait/--no-wait", default=True, help="Wait for it if need be (default), or exit 6 if it is not there.")
 @within
 @as_json

@@ -80,6 +80,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     """
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
+    from ...codec import registry
     from ...process import signals
     from ...server import serve
     from ...server.systemd import Notifier
@@ -92,6 +93,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     notifier = Notifier.from_environment()
     if restart:
         return _keep_running(config, as_json, notifier)
+    registry.trust(config.types)  # for the results of the calls that agents make
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:

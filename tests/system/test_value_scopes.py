@@ -1,0 +1,388 @@
+"""Which classes each side knows: a value of the program's own classes, through real hosts started in each way.
+
+An object arrives equal and of its class, or in its plain form where that is asked for, or the call says no.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+import pytest
+
+from actors import client_of, client_on_host, host
+from hosts import output_of
+from zmqagents import (
+    AgentBase,
+    AgentCallError,
+    AsyncRpcClient,
+    RpcAgentServerLauncher,
+    RpcClient,
+    SerializationError,
+    async_func,
+    errors,
+    register_type,
+    register_types,
+    trust_types,
+)
+from zmqagents.codec import registry
+from zmqagents.server import private_host
+
+
+class Grade(enum.Enum):
+    FINE = "fine"
+
+
+@dataclasses.dataclass
+class Item:
+    name: str
+    grade: Grade = Grade.FINE
+
+
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+    note: str | None = None
+
+
+class Rushed(Order):
+    pass
+
+
+class Spot(NamedTuple):
+    x: int
+    y: int
+
+
+class Shipment(pydantic.BaseModel):
+    order: Any
+    spot: Spot
+
+
+class Stranger:
+    """Has no form but what a registration gives it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.lock = threading.Lock()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stranger) and self.text == other.text
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Odd(ValueError):
+    """Of the program's own."""
+
+    def __init__(self, code: int, order: Order) -> None:
+        super().__init__(f"order {code} is odd")
+        self.code = code
+        self.order = order
+
+
+SENT = Order([Item("bolt"), Item("nut")], "soon")
+
+
+class Shop(AgentBase):
+    def __init__(self, first: Order | None = None) -> None:
+        super().__init__()
+        self.first = first
+
+    def look(self, value: Any) -> str:
+        return type(value).__name__
+
+    def back(self, value: Any) -> Any:
+        return value
+
+    def take(self, order: Order) -> Order:
+        assert isinstance(order, Order), order
+        return order
+
+    def kept(self) -> Order | None:
+        return self.first
+
+    def ship(self, shipment: Shipment) -> Shipment:
+        assert isinstance(shipment, Shipment), shipment
+        return shipment
+
+    def plainly(self, order: dict[str, Any], spot: list[Any]) -> Any:
+        return [type(order).__name__, order, type(spot).__name__]
+
+    @async_func
+    def later(self, order: Order) -> Order:
+        return order
+
+    def each(self, orders: list[Order]) -> Iterator[Order]:
+        yield from orders
+
+    def anything(self) -> Any:
+        return SENT
+
+    def stranger(self, text: str) -> Any:
+        return Stranger(text)
+
+    def fail(self, order: Order) -> None:
+        raise Odd(7, order)
+
+    @staticmethod
+    def alone(order: Order) -> Order:
+        assert isinstance(order, Order), order
+        return order
+
+    def of_another(self, order: Order, result: Order) -> str:
+        return f"{type(order).__name__} {type(result).__name__}"
+
+
+@pytest.fixture(autouse=True)
+def known() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    restore = registry.save()
+    yield
+    restore()
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[RpcClient]:
+    """A client of a host that any client may have, with nothing registered."""
+    with client_on_host(Shop) as client:
+        client.is_alive()
+        yield client
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    yield
+    private_host.stop_private_host()
+
+
+# ---------------------------------------------------------------- public hosts
+
+
+def test_an_annotated_argument_and_result_arrive_as_what_they_are(shop: RpcClient) -> None:
+    agent = shop.create_agent(Shop, SENT)
+    for order in (SENT, Rushed([Item("pin")]), Order([])):
+        for got in (agent.take(order), agent.take(order=order), agent.later(order).result(), agent.alone(order)):
+            assert (type(got), got) == (type(order), order)
+        assert list(agent.each([order, order])) == [order, order]
+    assert agent.kept() == SENT
+    shipment = Shipment(order=SENT, spot=Spot(1, 2))
+    with pytest.raises(SerializationError, match=r"the receiving side does not know"):
+        agent.ship(shipment)  # Any says nothing of what is in it
+
+
+def test_a_result_that_is_passed_on_is_of_the_annotated_class(shop: RpcClient) -> None:
+    agent = shop.create_agent(Shop)
+    assert agent.of_another(SENT, agent.later(SENT)) == "Order Order"  # type: ignore[arg-type]
+
+
+def test_an_object_of_an_unknown_class_is_refused_on_the_side_that_finds_out_with_the_remedies(shop: RpcClient) -> None:
+    agent = shop.create_agent(Shop)
+    name = f"{__name__}:Order"
+    with pytest.raises(SerializationError) as caught:
+        agent.look({"orders": [SENT]})
+    text = str(caught.value)
+    assert re.search(r"look: args\[0\]\['orders'\]\[0\] is a Order, which the receiving side does not know", text)
+    for remedy in ("annotate the parameter", f"register {name} with register_type", "--types", "plain_types"):
+        assert remedy in text
+    assert caught.value.type_name == name
+    with pytest.raises(SerializationError, match=r"result is a Order, which the receiving side does not know"):
+        agent.anything()
+    with pytest.raises(SerializationError, match=r"kwargs\['value'\] is a Spot"):
+        agent.look(value=Spot(1, 2))
+    with pytest.raises(SerializationError, match=r"args\[0\].*Stranger has no"):
+        agent.look(Stranger("x"))  # found here, before anything is sent
+
+
+def test_a_proxy_that_does_not_know_the_class_of_its_agent_refuses_what_it_does_not_know(shop: RpcClient) -> None:
+    agent = shop.get_agent(shop.create_agent(Shop).agent_id)
+    with pytest.raises(SerializationError, match="result is a Order"):
+        agent.take(SENT)
+    with pytest.raises(SerializationError, match="result is a Order"):
+        agent.later(SENT).result()
+    with pytest.raises(SerializationError, match="result is a Order"):
+        list(agent.each([SENT]))
+
+
+def test_an_annotation_of_dict_or_list_asks_for_the_plain_form(shop: RpcClient) -> None:
+    kind, order, spot = shop.create_agent(Shop).plainly(SENT, Spot(1, 2))  # type: ignore[arg-type]
+    assert (kind, spot) == ("dict", "tuple")
+    assert order["note"] == "soon"
+    assert [item["name"] for item in order["items"]] == ["bolt", "nut"]
+
+
+def test_a_client_may_ask_for_the_plain_form(shop: RpcClient) -> None:
+    agent_id = shop.create_agent(Shop).agent_id
+    with RpcClient("localhost", int(shop.address.rpartition(":")[2]), plain_types=True) as client:
+        assert client.get_agent(agent_id).anything()["note"] == "soon"
+        assert client.get_agent(agent_id).later(SENT).result()["note"] == "soon"
+
+
+def test_a_host_may_ask_for_the_plain_form() -> None:
+    with client_on_host(Shop, plain_types=True) as client:
+        agent = client.create_agent(Shop)
+        assert agent.look(SENT) == "dict"
+        assert agent.take(SENT) == SENT
+
+
+def test_a_registered_class_is_known_on_both_sides_however_the_host_is_started() -> None:
+    register_type(Order)  # and so are the classes of its fields
+    register_type(Shipment)
+    register_type(Stranger, to_data=lambda stranger: stranger.text, from_data=Stranger)
+    assert issubclass(register_type(Odd), Exception)
+    with client_on_host(Shop, start_method="fresh") as client:
+        agent = client.create_agent(Shop)
+        for sent in (SENT, Rushed([]), Shipment(order=[SENT], spot=Spot(1, 2)), Stranger("x")):
+            got = agent.back([sent])[0]
+            assert (type(got), got) == (type(sent), sent)
+        assert agent.stranger("y") == Stranger("y")
+        with pytest.raises(Odd) as caught:
+            agent.fail(SENT)
+        assert isinstance(caught.value, AgentCallError)
+        assert (caught.value.code, caught.value.order) == (7, SENT)
+
+
+PROGRAM = """
+import dataclasses, json, sys
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, register_type
+
+@register_type
+@dataclasses.dataclass
+class Order:
+    n: int
+
+class Shop(AgentBase):
+    def back(self, value):
+        assert type(value).__name__ == "Order", value
+        return value
+
+if __name__ == "__main__":
+    launcher = RpcAgentServerLauncher(custom_agent_classes=[Shop], local_mode=True, start_method=sys.argv[1])
+    with launcher, RpcClient(launcher.host, launcher.port) as client:
+        print(json.dumps(client.create_agent(Shop).back(Order(3)) == Order(3)))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "fresh"])
+def test_a_class_of_a_program_is_known_to_its_host(method: str) -> None:
+    assert output_of(PROGRAM, method) is True
+
+
+def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    lock = threading.Lock()
+    register_type(Stranger, to_data=lambda stranger: (lock, stranger.text)[1], from_data=Stranger)
+    register_type(Order)
+    with client_on_host(Shop, start_method="fresh") as client:
+        assert client.create_agent(Shop).back(SENT) == SENT
+    assert "will not know" in caplog.text
+    assert "Stranger" in caplog.text
+
+
+# ---------------------------------------------------------------- trusted packages
+
+MODULE = """
+import dataclasses
+class Mine(Exception):
+    pass
+@dataclasses.dataclass
+class Ticket:
+    n: int
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "ticketing").mkdir()
+    (tmp_path / "ticketing" / "__init__.py").write_text("")
+    (tmp_path / "ticketing" / "parts.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "ticketing"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ticketing"]:
+        del sys.modules[name]
+
+
+def test_a_trusted_package_is_imported_by_the_host_and_no_other_is(package: str) -> None:
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
+
+    with host(Shop, types=[package]) as launcher, client_of(launcher, types=[package]) as client:
+        agent = client.create_agent(Shop)
+        assert agent.look(Ticket(1)) == "Ticket"
+        assert agent.back([Ticket(1)]) == [Ticket(1)]
+        with pytest.raises(SerializationError, match="does not know"):
+            agent.look(Spot(1, 2))
+        with client_of(launcher) as other, pytest.raises(SerializationError, match="result"):
+            other.get_agent(agent.agent_id).back(Ticket(1))
+    with client_on_host(Shop) as client, pytest.raises(SerializationError, match="--types ticketing"):
+        client.create_agent(Shop).look(Ticket(1))
+
+
+def test_what_this_process_trusts_a_host_that_it_starts_trusts_as_well(package: str) -> None:
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
+
+    trust_types(package)
+    with client_on_host(Shop, start_method="fresh") as client:
+        assert client.create_agent(Shop).back(Ticket(1)) == Ticket(1)
+
+
+def test_types_of_a_module_are_registered_together(package: str) -> None:
+    from ticketing import parts  # type: ignore[import-not-found,unused-ignore]
+
+    assert register_types(parts) == [parts.Mine, parts.Ticket]
+    with client_on_host(Shop, start_method="fresh") as client:
+        assert client.create_agent(Shop).back(parts.Ticket(1)) == parts.Ticket(1)
+
+
+def test_types_are_named_by_their_packages() -> None:
+    for wrong in ("a b", "x;y", 3, [1]):
+        with pytest.raises(errors.ConfigError, match="types are"):
+            RpcClient("localhost", 1, types=wrong)  # type: ignore[arg-type]
+        with pytest.raises(errors.ConfigError, match="types are"):
+            RpcAgentServerLauncher(types=wrong)
+
+
+# ---------------------------------------------------------------- the private host
+
+
+@pytest.mark.usefixtures("private")
+def test_on_a_private_host_everything_arrives_as_it_is() -> None:
+    agent = Shop(SENT).to_dist()
+    shipment = Shipment(order=Rushed([Item("x")]), spot=Spot(1, 2))
+    for sent in (SENT, shipment, Spot(1, 2), Grade.FINE, {"a": (Spot(1, 2), SENT)}):
+        got = agent.back([sent])[0]
+        assert (type(got), got) == (type(sent), sent)
+    assert agent.anything() == SENT
+    assert agent.kept() == SENT
+    assert agent.later(SENT).result() == SENT
+
+
+@pytest.mark.usefixtures("private")
+def test_on_a_private_host_an_exception_keeps_class_arguments_and_attributes() -> None:
+    agent = Shop().to_dist()
+    with pytest.raises(Odd) as caught:
+        agent.fail(SENT)
+    assert isinstance(caught.value, AgentCallError)
+    assert (caught.value.code, caught.value.order) == (7, SENT)
+    got = agent.back(Odd(3, SENT))
+    assert (type(got), got.code, got.order) == (Odd, 3, SENT)
+
+
+# ---------------------------------------------------------------- other clients
+
+
+async def _round(address: str) -> list[Any]:
+    async with AsyncRpcClient("localhost", int(address.rpartition(":")[2])) as client:
+        agent = await client.create_agent(Shop, SENT)
+        return [await agent.take(SENT), await agent.kept(), [order async for order in agent.each([SENT])]]
+
+
+def test_an_asyncio_client_knows_the_annotated_classes_too(shop: RpcClient) -> None:
+    import asyncio
+
+    assert asyncio.run(_round(shop.address)) == [SENT, SENT, [SENT]]

@@ -1,0 +1,167 @@
+"""pydantic: models by their fields, URLs by their text; secrets are refused.
+
+A model travels as what it holds, not as what its serializers make of it: each field's own value, so that a subclass in
+a field stays one, and beside them which fields were set, extra fields and private attributes. The receiver's validator
+makes the model again; what would come out changed is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import inspect
+from decimal import Decimal
+from typing import Any
+
+import pydantic
+import pydantic.networks
+import pydantic_core
+
+from ...errors import RemoteProtocolError
+from ..forms import FLAT_TYPES, MARK_PACKAGE, MAX_NUMBER_BYTES, Decoding, Encoding, NoForm, Reducer, expect, name_of
+from ..shapes import Shape, check_unchanged
+
+__all__ = ["BUILDERS", "model_shape", "reducer_of"]
+
+MAX_URL_CHARS = 65_536
+MAX_VALIDATED_ITEMS = 1 << 20  # of a range, or an array of empty rows, that pydantic gets: it may make a list of it
+
+_SECRETS = (pydantic.SecretStr, pydantic.SecretBytes, *filter(None, [getattr(pydantic, "Secret", None)]))
+_URL_BASES = tuple(cls for module in (pydantic.networks,) for name in ("_BaseUrl", "_BaseMultiHostUrl")
+                   if isinstance(cls := getattr(module, name, None), type))  # fmt: skip
+_URLS: dict[str, Any] = {
+    f"{module.__name__}:{name}": cls
+    for module in (pydantic.networks, pydantic_core)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and (cls in (pydantic_core.Url, pydantic_core.MultiHostUrl) or issubclass(cls, _URL_BASES))
+}
+_URL_NAMES = {cls: name for name, cls in _URLS.items()}
+_BY_NAME = "by_name" in inspect.signature(pydantic.BaseModel.model_validate).parameters  # from pydantic 2.11 on
+
+
+def reducer_of(cls: type) -> Reducer | None:
+    """The reducer of an URL or a secret; models have a shape instead."""
+    if issubclass(cls, _SECRETS):
+        return _refuse_secret
+    name = _URL_NAMES.get(cls)
+    return None if name is None else lambda _, value: [MARK_PACKAGE, "pydantic.url", name, str(value)]
+
+
+def _refuse_secret(_: Encoding, value: Any) -> Any:
+    name = type(value).__name__
+    raise NoForm(
+        f"a {name} is not sent unasked: send its get_secret_value(), or allow it on both sides by "
+        f"register_type({name}, to_data={name}.get_secret_value, from_data={name})"
+    )
+
+
+def _make_url(_: Decoding, name: Any, text: Any) -> Any:
+    cls = _URLS.get(expect(str, name))
+    if cls is None or len(expect(str, text)) > MAX_URL_CHARS:
+        raise RemoteProtocolError("an URL of a class that is not known here, or one that is too long")
+    return cls(text)
+
+
+BUILDERS = {"pydantic.url": _make_url}
+
+
+# ---------------------------------------------------------------- models
+
+
+def model_shape(cls: Any) -> Shape | None:
+    """The shape of a pydantic model, None for any other class."""
+    if not issubclass(cls, pydantic.BaseModel):
+        return None
+    fields = cls.__pydantic_fields__
+    is_root = issubclass(cls, pydantic.RootModel)
+
+    def take(value: Any) -> tuple[Any, ...]:
+        held = value.__dict__
+        missing = [name for name in fields if name not in held]
+        if missing:  # made by model_construct
+            raise NoForm(f"this {name_of(cls)} has no {', '.join(missing)}")
+        plain = {name: held[name] for name in fields}
+        more: dict[str, Any] = {}
+        if value.__pydantic_fields_set__ != fields.keys():
+            more["set"] = sorted(value.__pydantic_fields_set__)
+        private = value.__pydantic_private__ or {}
+        if private:
+            undefined = pydantic_core.PydanticUndefined
+            more["private"] = {name: item for name, item in private.items() if item is not undefined}
+        plain |= value.__pydantic_extra__ or {}
+        if is_root:
+            plain = plain["root"]
+        return (plain, more) if more else (plain,)
+
+    def make(data: Any, more: Any = None) -> Any:
+        _check_effort([[data]])
+        value = cls.__new__(cls)
+        named = {"root": data} if is_root else expect(dict, data)
+        if is_root:
+            cls.__pydantic_validator__.validate_python(data, self_instance=value)
+        elif _BY_NAME:
+            cls.__pydantic_validator__.validate_python(data, self_instance=value, by_name=True)
+        else:
+            aliased = {_alias_of(fields, name): item for name, item in data.items()}
+            cls.__pydantic_validator__.validate_python(aliased, self_instance=value)
+        _check_model(value, named)
+        _set_more(value, {} if more is None else expect(dict, more), named)
+        return value
+
+    return Shape(take, make)
+
+
+def _alias_of(fields: Any, name: str) -> str:
+    alias = fields[name].validation_alias if name in fields else None
+    if alias is not None and not isinstance(alias, str):
+        raise ValueError(f"field {name} has more than one alias: this needs pydantic 2.11 or newer")
+    return alias or name
+
+
+def _check_model(value: Any, sent: dict[str, Any]) -> None:
+    held = value.__dict__ | (value.__pydantic_extra__ or {})
+    for name, item in sent.items():
+        if name not in held:
+            raise ValueError(f"the model has no field {name!r}")
+        check_unchanged(name, held[name], item)
+
+
+def _set_more(value: Any, more: dict[str, Any], sent: dict[str, Any]) -> None:
+    names = more.get("set")
+    if names is not None:
+        given = set(expect(list, names))
+        if not given <= sent.keys():
+            raise ValueError("a field was set that is not there")
+        object.__setattr__(value, "__pydantic_fields_set__", given)
+    private = expect(dict, more.get("private", {}))
+    for name, item in private.items():
+        if name not in type(value).__private_attributes__:
+            raise ValueError(f"the model has no private attribute {name!r}")
+        value.__pydantic_private__[name] = item
+
+
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset, collections.deque})
+
+
+def _check_effort(pending: list[Any]) -> None:
+    """Refuse what pydantic, which converts by itself, would make large: 10**999999999 of a Decimal, a list of a range.
+
+    ``pending``: containers of what is looked at, at every depth.
+    """
+    while pending:
+        box = pending.pop()
+        items = (*box, *box.values()) if type(box) is dict else box
+        for kind in set(map(type, items)) - FLAT_TYPES:
+            if kind in _CONTAINERS:
+                pending += [item for item in items if type(item) is kind]
+            elif any(type(item) is kind and _would_grow(item) for item in items):
+                raise RemoteProtocolError(f"a {name_of(kind)} too large for a field of another type")
+
+
+def _would_grow(item: Any) -> bool:
+    kind = type(item)
+    if kind is Decimal:
+        return bool(item.is_finite() and abs(item.adjusted()) > MAX_NUMBER_BYTES)
+    if kind is range:
+        return bool(item != item[:MAX_VALIDATED_ITEMS])
+    # An array of 2**40 empty rows takes no memory.
+    return kind.__name__ == "ndarray" and not item.size and bool(max(item.shape) > MAX_VALIDATED_ITEMS)

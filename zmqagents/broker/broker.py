@@ -335,6 +335,8 @@ class Broker:
                     self._empty_pipe()
                 elif not unix.on_ready(fd, events) and router is not None:
                     router.on_ready(fd, events)
+            if router is not None and (router.ready or not ready):
+                router.note_delay(now + wait_s, self._clock())
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""

@@ -126,7 +126,7 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
-        services = LocalServices(config.server_id, models, self._events, own_client)
+        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
         host = AgentHost(
             config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler

@@ -16,7 +16,7 @@ from ..agents.context import RunningCall
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
-from ..wire.messages import MAX_CHAIN, Code, Flag, Frame, Kind, Reply
+from ..wire.messages import Code, Flag, Frame, Kind, Reply
 
 __all__ = ["Call", "Credit", "Message", "Plain", "Reask", "Repeat", "Request"]
 
@@ -86,7 +86,7 @@ class Call:
         self.body = body
         self.flags = flags
         if caller is not None:  # so that a chain of calls which comes back to its first host is seen there
-            options = {**(options or {}), "chain": [*caller.chain, caller.call_id][-MAX_CHAIN:]}
+            options = {**(options or {}), "chain": caller.host.chain_of(caller)}
         self.options = options
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.near = timeout is not None and timeout < FAR_S

@@ -29,7 +29,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
-    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
+    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids of
     the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), "stream" (of one that is RESENT: the number of the item needed next, the credit sent in all), and what
     a management request takes.

@@ -181,7 +181,7 @@ def drop_edges(ticket: Ticket) -> None:
 
 
 def add_deps(ticket: Ticket, deps: Iterable[str], tasks: Mapping[str, Ticket]) -> list[str]:
-    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or never heard of."""
+    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or unknown."""
     ticket.deps = {}
     ticket.dep_replies = {}
     missing = []
@@ -206,7 +206,7 @@ def drop_deps(ticket: Ticket) -> None:
 
 
 def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals) -> None:
-    """``ticket`` came through another host, made in ``chain``; those of its calls that are ours learn of it.
+    """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it.
 
     What names a call of ours without our seal is left out: anybody may have written that.
     """

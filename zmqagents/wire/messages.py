@@ -29,8 +29,8 @@ is never part of a message. A message is a header and, by kind, further frames:
     71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
-    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids of
-    the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
+    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids
+    of the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), "stream" (of one that is RESENT: the number of the item needed next, the credit sent in all), and what
     a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
@@ -392,7 +392,7 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
 
 
 def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
-    """The reply in a broker's message if it is the one to this call, and its last word; else None."""
+    """The reply in a broker's message if it answers this call, and ends it; else None."""
     first = frames[0]
     if len(first) < HEADER_BYTES:
         return None

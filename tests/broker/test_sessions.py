@@ -374,3 +374,25 @@ def test_at_the_end_everybody_is_told(lobby: Lobby) -> None:
     lobby.lines["2"].is_cut = True
     lobby.clients.close([messages.header(Kind.GOODBYE), codec.pack({})])
     assert [line.heard[-1][0] for line in lobby.lines.values()] == [Kind.GOODBYE, Kind.WELCOME, Kind.GOODBYE]
+
+
+# ---------------------------------------------------------------- clients without keys
+
+
+def test_clients_without_keys_are_told_apart_by_their_ids(lobby: Lobby) -> None:
+    lobby.roles.update({f"insecure:{messages.client_prefix(name.ljust(10, chr(0)).encode())}": "call" for name in "ab"})
+    lobby.roles["insecure"] = "call"
+    ann, bob = lobby.hello("a", "1", user="insecure"), lobby.hello("b", "2", user="insecure")
+    assert ann.user != bob.user
+    assert ann.caller.account is not bob.caller.account
+    assert lobby.hello("a", "3", user="insecure") is ann, "it is known when it comes back"
+
+
+def test_a_client_without_key_and_secret_cannot_be_taken_over(lobby: Lobby) -> None:
+    lobby.roles["insecure"] = "call"
+    client_id = b"0123456789"
+    for number in ("1", "2"):
+        lobby.lines[number] = Line(number, "insecure")
+        lobby.clients.hello(lobby.lines[number], Hello(0, client_id, {}), lobby.world.now)
+    assert lobby.lines["1"].session is not None
+    assert lobby.lines["2"].session is None

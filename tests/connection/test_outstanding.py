@@ -22,7 +22,9 @@ class Message:
         self.is_call = is_call
         self.deadline: float | None = None
 
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[Frame]:
+    def to_frames(
+        self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
+    ) -> list[Frame]:
         return [b""]
 
     def kept_as(self, task_id: str) -> str | None:

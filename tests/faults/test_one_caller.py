@@ -129,7 +129,7 @@ def test_a_generator_goes_on_in_any_thread_with_the_context_variables_of_its_cal
 
 def test_all_connections_of_one_user_together_leave_calls_for_another(tmp_path: Path) -> None:
     with two_users(tmp_path, max_calls=64, max_calls_per_client=64) as (_launcher, ann, bob):
-        latch = ann.create_agent(Latch)
+        latch: Any = ann.create_agent(Latch)
         theirs = bob.get_agent(latch.agent_id)
         held = [latch.hold_async() for _ in range(56)]
         assert eventually(lambda: bob.get_server_info()["calls_open"] == 56, 10)

@@ -18,7 +18,7 @@ from zmqagents.scheduler import admission
 from zmqagents.scheduler.dispatcher import Answer, Peer, Removed, Resume, State, Ticket
 from zmqagents.scheduler.records import left_over
 from zmqagents.wire import messages
-from zmqagents.wire.messages import Flag
+from zmqagents.wire.messages import Call, Flag
 
 # ---------------------------------------------------------------- turns
 
@@ -1075,6 +1075,29 @@ def test_a_chain_that_comes_back_through_another_host_is_a_deadlock() -> None:
     world.assert_idle()
 
 
+def test_a_call_that_names_another_users_call_as_its_chain_is_not_let_into_its_turn() -> None:
+    world = World()
+    world.agent("a", "Again")
+    outer = world.running("a")
+    world.wait_outside(outer, "there-1")
+    elsewhere = World().dispatcher.seals.seal([outer.task_id])
+    for forged in (f"{outer.task_id}!", f"{outer.task_id}!{'0' * 16}", *elsewhere):
+        back = world.send("a", "n", chain=[forged])
+        assert back.state is State.QUEUED, "it waits for its turn, as any other call does"
+        assert back.t.came_by == ()
+        assert not outer.t.returns
+
+
+def test_what_has_no_seal_is_not_passed_on_with_ours() -> None:
+    world = World()
+    world.agent("a")
+    call = Call(1, 0, 0, "a", "m", [], {"chain": ["client-99", "there-1!seal"]}, (b"",))
+    world.see(world.dispatcher.on_call(world.client, call, world.now))
+    (ticket,) = world.started[-1:]
+    assert world.dispatcher.seals.seal([*ticket.chain, ticket.task_id])[0] == "there-1!seal"
+    assert ticket.came_by == ("there-1",)
+
+
 def test_a_call_from_another_host_that_its_chain_does_not_wait_for_just_queues() -> None:
     world = World()
     world.agent("a")
@@ -1150,7 +1173,7 @@ def test_a_chain_that_comes_back_to_a_reentrant_agent_is_let_in() -> None:
     world.wait_outside(outer, "there-1")
     back = world.send("a", "n", chain=[outer.task_id, "there-1"])
     assert back.started
-    assert back.t.chain == (outer.task_id, "there-1")
+    assert back.t.came_by == (outer.task_id, "there-1")
     world.done(back)
     assert not outer.t.returns
 

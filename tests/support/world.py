@@ -202,6 +202,8 @@ class World:
             self.ids[peer] += 1
             call_id = self.ids[peer]
         task_ids = [dep if isinstance(dep, str) else dep.task_id for dep in deps]
+        if "chain" in options:
+            options["chain"] = self.dispatcher.seals.seal(options["chain"])
         time_ms = 0 if timeout is None else int(timeout * 1000)
         call = Call(call_id, flags, time_ms, agent, method, task_ids, options, (body,))
         before = self.dispatcher.tasks.get(task_id_of(peer.prefix, call_id))

@@ -89,7 +89,7 @@ def test_a_client_that_has_not_met_the_host_yet_sends_nothing_either() -> None:
             before, address = accepted(client), client.address
         for call in (lambda agent: agent.plain(LARGE), lambda agent: agent.soon(LARGE).result(CALL_TIMEOUT_S)):
             agent = pickle.loads(packed)
-            link = connect(target_of(address))  # the agent's, for a process has one to each host
+            link = connect(target_of(address, referred=True))  # the agent's, for a process has one to each host
             link.close()
             assert not link.server_id
             with pytest.raises(MessageTooLarge) as caught:

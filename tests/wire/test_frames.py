@@ -287,7 +287,7 @@ def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | 
 
 def test_flags_do_not_overlap_and_fit() -> None:
     flags = [value for name, value in vars(Flag).items() if name.isupper()]
-    assert len(flags) == 7
+    assert len(flags) == 8
     assert all(flag.bit_count() == 1 for flag in flags)
     assert sum(set(flags)) == sum(flags) < 2**16
 
@@ -446,3 +446,27 @@ def test_the_agents_and_methods_that_are_remembered_are_bounded() -> None:
         most = max(most, len(messages.plain_targets))
     assert 1_000 < most <= 8_192
     assert messages.parse_client(parts) == messages.parse_client(parts)
+
+
+@given(st.floats(0, 1e7), st.floats(-1e5, 1e6))
+def test_a_deadline_as_a_time_is_what_is_left_of_it_for_who_reads_the_same_clock(now: float, left_s: float) -> None:
+    deadline = max(0.002, now + left_s)
+    assert messages.left_s(messages.to_until_ms(deadline), now) == pytest.approx(deadline - now, abs=0.002)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 100), st.binary(max_size=50))
+def test_a_call_that_has_waited_unread_has_so_much_less_time(time_ms: int, late_s: float, rest: bytes) -> None:
+    frame = messages.header(Kind.CALL, 7, 9, flags=messages.Flag.DETACHED, time_ms=time_ms) + rest
+    aged = messages.aged(frame, late_s, 1000.0)
+    if not time_ms:
+        assert aged == frame
+        return
+    head = messages.parse_header(aged)
+    assert (head.call_id, head.token, head.flags, aged[28:]) == (
+        7,
+        9,
+        messages.Flag.DETACHED | messages.Flag.UNTIL,
+        rest,
+    )
+    if time_ms < 1e9:
+        assert messages.left_s(head.time_ms, 1000.0) == pytest.approx(time_ms / 1000 - late_s, abs=0.002)

@@ -43,6 +43,8 @@ class HostServices(Protocol):
         self, call: RunningCall, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
     ) -> Callable[[], None]: ...
     def outside(self, call: RunningCall) -> AbstractContextManager[None]: ...
+    def chain_of(self, call: RunningCall) -> list[str]:
+        """The calls that a call made by ``call`` is made in, for another host: sealed, the nearest ones."""
 
 
 class RunningCall:

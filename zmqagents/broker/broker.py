@@ -131,7 +131,7 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
-        services = LocalServices(config.server_id, models, self._events, own_client)
+        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
         host = AgentHost(
             config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
@@ -353,6 +353,8 @@ class Broker:
                     self._empty_pipe()
                 elif not unix.on_ready(fd, events) and router is not None:
                     router.on_ready(fd, events)
+            if router is not None and (router.ready or not ready):
+                router.note_delay(now + wait_s, self._clock())
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""

@@ -27,7 +27,7 @@ from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import Ticket
 from ..security.keys import Role
-from ..security.zap import name_of
+from ..security.zap import INSECURE_USER, name_of
 from ..wire import messages
 from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
 from ..wire.transport import Peer
@@ -96,13 +96,17 @@ class Clients:
         if role is None:
             self._send_away(peer, errors.AuthenticationError("this key was revoked"))
             return
+        if user == INSECURE_USER:  # nothing but their own word tells such clients apart
+            user = f"{user}:{messages.client_prefix(hello.client_id)}"
         session = self._clients.get(hello.client_id)
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
             session = Session(hello, account, role, self._config.max_unread_bytes)
             self._clients[hello.client_id] = session
-        elif (session.resume, session.user) != (hello.options.get("resume"), user):
+        elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
+            session.resume is None and peer.user == INSECURE_USER
+        ):
             self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
             return
         else:  # its former connection is lost, which it may have noticed before the host

@@ -30,6 +30,7 @@ from ..scheduler.effects import Effect
 from ..security.keys import KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
+from ..wire.clock import clock_name
 from ..wire.poller import IN, new_poller
 from ..wire.router_listener import RouterListener
 from ..wire.transport import Receive
@@ -166,7 +167,7 @@ class Listening:
         config = self._config
         return {
             "server_id": bound.server_id, "host": bound.host, "port": bound.port, "address": bound.address,
-            "version": __version__, "max_message_bytes": config.max_message_bytes,
+            "version": __version__, "clock": clock_name(), "max_message_bytes": config.max_message_bytes,
             "max_timeout_s": config.max_timeout_seconds, "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,
         }  # fmt: skip

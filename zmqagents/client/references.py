@@ -38,7 +38,7 @@ def disown(link: Link) -> None:
 
 def link_for(server_id: str, address: str) -> Link:
     """The way from this process to the host of a reference."""
-    return _inside.get(server_id) or connect(target_of(address))
+    return _inside.get(server_id) or connect(target_of(address, referred=True))
 
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:

@@ -48,7 +48,7 @@ def connect(target: Target) -> Connection:
     with _connections_lock:
         key = (target.address, target.transport)
         found = _connections.get(key)
-        if found is None:
+        if found is None or (found.target.referred and not target.referred):  # what the user names is not refused
             found = _connections[key] = Connection(target)
         return found
 

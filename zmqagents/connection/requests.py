@@ -16,9 +16,13 @@ from ..agents.context import RunningCall
 from ..codec import Encoded
 from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
-from ..wire.messages import MAX_CHAIN, Code, Flag, Frame, Kind, Reply
+from ..wire.messages import Code, Flag, Frame, Kind, Reply
 
 __all__ = ["Call", "Credit", "Message", "Plain", "Reask", "Repeat", "Request"]
+
+
+_UNTIL = Flag.UNTIL
+FAR_S = 1e6  # a deadline further away is told as the time left: as a time it would be taken for one in the past
 
 
 class Repeat(enum.Enum):
@@ -35,8 +39,13 @@ class Message(Protocol):
     is_call: bool
     deadline: float | None  # of the call; None: no deadline
 
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[Frame]:
-        """The message; ``needed`` is the lowest id whose reply the client still needs."""
+    def to_frames(
+        self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
+    ) -> list[Frame]:
+        """The message; ``needed`` is the lowest id whose reply the client still needs.
+
+        ``one_clock``: the host reads the same monotonic clock, so it is told the deadline and not the time left.
+        """
 
     def kept_as(self, task_id: str) -> str | None:
         """``task_id`` if the store keeps its result, so that it can be asked for."""
@@ -64,7 +73,7 @@ class Call:
     which credit was ``granted``. Both count round, as the wire has 32 bits for them.
     """
 
-    __slots__ = ("agent", "body", "deadline", "expected", "flags", "granted", "method", "options", "repeat")
+    __slots__ = ("agent", "body", "deadline", "expected", "flags", "granted", "method", "near", "options", "repeat")
 
     is_call = True
 
@@ -77,19 +86,27 @@ class Call:
         self.body = body
         self.flags = flags
         if caller is not None:  # so that a chain of calls which comes back to its first host is seen there
-            options = {**(options or {}), "chain": [*caller.chain, caller.call_id][-MAX_CHAIN:]}
+            options = {**(options or {}), "chain": caller.host.chain_of(caller)}
         self.options = options
         self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.near = timeout is not None and timeout < FAR_S
         self.repeat = Repeat.SAFE if flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
         if flags & Flag.STREAM:
             self.expected = self.granted = 0
 
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
-        left = None if self.deadline is None else self.deadline - time.monotonic()
+    def to_frames(
+        self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
+    ) -> list[messages.Frame]:
+        left, flags = self.deadline, self.flags
+        if left is not None:
+            if one_clock and self.near:
+                flags |= _UNTIL
+            else:
+                left -= time.monotonic()
         body, options = self.body, self.options
         if not (options or resent or body.tasks or body.buffers):
             meta = messages.plain_meta(self.agent, self.method)
-            frame = messages.call_frame(call_id, token, meta, body.payload, self.flags, left, needed)
+            frame = messages.call_frame(call_id, token, meta, body.payload, flags, left, needed)
             if frame is not None:
                 return [frame]
         deps, far = places(body, server_id)
@@ -99,7 +116,7 @@ class Call:
             options = {**(options or {}), "stream": [self.expected, self.granted]}
         return messages.call_frames(
             call_id, token, self.agent, self.method, (body.payload, *body.buffers),
-            flags=self.flags | Flag.RESENT if resent else self.flags, timeout_s=left, deps=deps, options=options,
+            flags=flags | Flag.RESENT if resent else flags, timeout_s=left, deps=deps, options=options,
             needed=needed,
         )  # fmt: skip
 
@@ -137,7 +154,9 @@ class Plain:
         self._meta = meta
         self._fields = fields
 
-    def to_frames(self, call_id: int, token: int, server_id: str, needed: int, resent: bool) -> list[messages.Frame]:
+    def to_frames(
+        self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
+    ) -> list[messages.Frame]:
         about = call_id if self._call_id is None else self._call_id
         head = messages.header(self.kind, about, token, **self._fields)
         return [head] if self._meta is None else [head, self._meta]

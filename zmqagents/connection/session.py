@@ -37,6 +37,7 @@ from typing import Any
 from .. import codec, errors
 from ..codec import new_tuple
 from ..wire import messages
+from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
@@ -346,6 +347,7 @@ class Session:
         self._secret = os.urandom(16)
         self._epoch = ""  # of the host's process; "" if there is nothing to recover
         self._on_tcp = False
+        self._one_clock = False  # the host reads the same monotonic clock
         self._connect_by = 0.0
         self._last_heard = self._last_ping = 0.0
         self._unacknowledged: list[int] = []  # ids of replies that the host may still keep
@@ -363,7 +365,9 @@ class Session:
         while (request := book.next_to_send()) is not None:
             needed = book.lowest()
             try:
-                parts = request.message.to_frames(request.call_id, self.token, self.server_id, needed, request.resent)
+                parts = request.message.to_frames(
+                    request.call_id, self.token, self.server_id, needed, request.resent, self._one_clock
+                )
                 size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
                 if size > self.max_bytes + HEADER_BYTES:
                     raise self._too_large(size)
@@ -396,7 +400,7 @@ class Session:
         call_id = book.id_for_one_alone() if self.token and not book.unsent else 0
         if not call_id:
             return None
-        parts = message.to_frames(call_id, self.token, self.server_id, call_id, False)
+        parts = message.to_frames(call_id, self.token, self.server_id, call_id, False, self._one_clock)
         size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if size > self.max_bytes + HEADER_BYTES:
             raise self._too_large(size)
@@ -634,6 +638,7 @@ class Session:
         book.max_calls = int(welcome.get("max_calls", 1 << 30))
         book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))
         self.welcome = welcome
+        self._one_clock = bool(clock_name()) and welcome.get("clock") == clock_name()
         self.state = State.READY
         self.token = head.token
         self._epoch = epoch

@@ -23,12 +23,18 @@ Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that wa
 
 @dataclass(frozen=True)
 class Target:
-    """What a user asked for: ``host:port``, or the socket path of a private host."""
+    """What a user asked for: ``host:port``, or the socket path of a private host.
+
+    ``referred``: it stands in a reference, so whoever sent that has chosen it. Then it leads only to a host of this
+    user on this machine, or to one whose key was added; every other address is refused with the same text, and nothing
+    is sent there.
+    """
 
     host: str
     port: int | None
     transport: Transport | None = None
     ipc: str | None = None
+    referred: bool = False
 
     @property
     def address(self) -> str:
@@ -36,6 +42,8 @@ class Target:
 
     def resolve(self) -> tuple[str, str | None]:
         """The ZeroMQ endpoint and the host's CURVE key (None on ipc). Raises HostUnreachable, AuthenticationError."""
+        if self.referred and not self._is_known():
+            raise errors.HostUnreachable(f"{self.address} is the address of no host that is known here")
         if self.ipc is not None:
             return f"ipc://{self.ipc}", None
         assert self.port is not None
@@ -56,6 +64,15 @@ class Target:
             )
         return endpoint_of(self.host, self.port), key
 
+    def _is_known(self) -> bool:
+        if self.ipc is not None:
+            return any(record.ipc == self.ipc for record in discovery.list_hosts())
+        assert self.port is not None
+        if discovery.find_host(self.host, self.port) is not None:
+            return True
+        known = keys.KeyStore.open().known_hosts()
+        return any((host, port) == (self.host, self.port) for host, port, _ in known)
+
     def _check_that_somebody_listens(self) -> None:
         """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
         try:
@@ -64,12 +81,12 @@ class Target:
             raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
 
 
-def target_of(address: str) -> Target:
-    """The target that a reference's ``address`` names."""
+def target_of(address: str, *, referred: bool = False) -> Target:
+    """The target that ``address`` names; ``referred``: see `Target`."""
     if address.startswith("ipc:/"):
-        return Target("", None, ipc=address[4:])
+        return Target("", None, ipc=address[4:], referred=referred)
     host, _, port = address.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise errors.ConfigError(f"{address!r} is not the address of a host")
     check_host(host)
-    return Target(host, int(port))
+    return Target(host, int(port), referred=referred)

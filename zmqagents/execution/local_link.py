@@ -23,7 +23,6 @@ from ..scheduler.dispatcher import Peer, Ticket
 from ..wire.link import Link, Refetch, Sink, Waiter, places
 from ..wire.messages import (
     CLIENT_ID_BYTES,
-    MAX_CHAIN,
     Call,
     Frame,
     Reply,
@@ -141,7 +140,7 @@ class LocalLink(Link):
     ) -> Call:  # fmt: skip
         context = own_call()
         if context is not None and context.host.server_id != self.server_id:
-            options = {**(options or {}), "chain": [*context.chain, context.call_id][-MAX_CHAIN:]}
+            options = {**(options or {}), "chain": context.host.chain_of(context)}
         deps, far = places(body, self.server_id)
         if far:
             options = {**(options or {}), "far": far}

@@ -18,6 +18,8 @@ from ..agents.context import RunningCall
 from ..errors import BlockingCallError, ZmqAgentsError
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Ticket
+from ..scheduler.seals import Seals
+from ..wire.messages import MAX_CHAIN
 from .gate import Wait, begin_wait, thread_gate
 from .router import Router
 
@@ -27,11 +29,14 @@ __all__ = ["LocalServices"]
 class LocalServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
-    def __init__(self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any]) -> None:
+    def __init__(
+        self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any], seals: Seals
+    ) -> None:
         self.server_id = server_id
         self._models = models
         self._router = router
         self._client = client
+        self._seals = seals
 
     def model_config(self, name: str) -> dict[str, Any]:
         return self._models.get(name)
@@ -42,6 +47,9 @@ class LocalServices:
     def client(self) -> Any:
         """An `RpcClient` on this host."""
         return self._client()
+
+    def chain_of(self, call: RunningCall) -> list[str]:
+        return self._seals.seal([*call.chain, call.call_id][-MAX_CHAIN:])
 
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.

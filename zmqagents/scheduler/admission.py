@@ -16,7 +16,7 @@ from ..agents.marks import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
-from ..wire.messages import Call, Flag, Op
+from ..wire.messages import Call, Flag, Op, left_s
 from .calls import Calls
 from .effects import Effect
 from .records import AgentRecord, Peer, Ticket
@@ -25,6 +25,7 @@ from .wait_graph import ancestors, reenters
 
 __all__ = ["Admission"]
 
+_UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
 MAX_EARLY_CANCELS = 4096  # cancels remembered whose call is not, or no longer, here; beyond it the oldest goes
 
@@ -94,7 +95,9 @@ class Admission:
     def check(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> float | None:
         """The deadline of ``call``, None if it has none; or raises what refuses it whatever agent it is for."""
         config, calls = self._config, self._calls
-        deadline = now + call.time_ms / 1000 if call.time_ms else None
+        deadline = None
+        if call.time_ms:
+            deadline = now + (left_s(call.time_ms, now) if call.flags & _UNTIL else call.time_ms / 1000)
         if parent is not None:
             if parent.ended is not None:
                 raise type(parent.ended)(f"{_name(call)}: its caller has ended ({parent.ended})")

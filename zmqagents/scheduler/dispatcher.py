@@ -29,6 +29,7 @@ from .admission import Admission
 from .calls import Calls
 from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket
+from .seals import Seals
 from .waiting import Waiting
 
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
@@ -56,6 +57,7 @@ class Dispatcher:
         self.tasks = calls.tasks
         self.counters = calls.counters
         self.shares = calls.shares
+        self.seals = Seals()
         self.timers = calls.timers
         self._shares = shares_results
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
@@ -151,7 +153,7 @@ class Dispatcher:
                 parent.spawned = {}
             parent.spawned[ticket] = None
         elif "chain" in call.options:
-            wait_graph.note_chain(ticket, call.options["chain"], self.tasks)
+            wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
         return ticket
 
     def _refuse(

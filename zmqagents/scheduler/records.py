@@ -93,7 +93,7 @@ class AgentRecord:
         self.created = now
         self.instance: Any = None
         self.number = 0  # among all agents that were made
-        self.account = _NOBODY  # of the user who has made it
+        self.account = _NOBODY  # of the user that has made it
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
@@ -193,9 +193,8 @@ class Ticket:
     __slots__ = (
         "accepted", "account", "agent", "body", "call_id", "came_by", "context", "dep_replies", "dependents", "deps",
         "deadline", "ended", "exclusive", "far", "fetches", "flags", "gate", "method", "name", "on_loop", "op",
-        "outside", "owed", "parked",
-        "pace", "parent", "peer", "queued_bytes", "returns", "seat", "settled", "slot", "spawned", "started", "state",
-        "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
+        "outside", "owed", "pace", "parent", "parked", "peer", "queued_bytes", "returns", "sealed", "seat", "settled",
+        "slot", "spawned", "started", "state", "task_id", "turn", "wait_any", "wait_error", "waiters", "waits_for",
     )  # fmt: skip
 
     def __init__(
@@ -248,6 +247,7 @@ class Ticket:
         self.spawned: dict[Ticket, None] | None = None  # unfinished calls that its code made; for cancel
         self.far: dict[str, list[str]] | None = None  # where those of `deps` are that another host has
         self.came_by: Sequence[str] = ()  # task ids of a chain that came here through another host
+        self.sealed: Sequence[str] = ()  # the same with the seals of the hosts whose calls they are
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
 
     def begin(self, context: RunningCall) -> None:
@@ -266,7 +266,10 @@ class Ticket:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """Task ids of the calls that this one was made in, outermost first: the nearest ``MAX_CHAIN - 1``."""
+        """Task ids of the calls that this one was made in, outermost first: the nearest ``MAX_CHAIN - 1``.
+
+        Those that came through another host bear their seals, see `seals`.
+        """
         if self.parent is None and not self.came_by:
             return ()
         ids: list[str] = []
@@ -274,7 +277,7 @@ class Ticket:
         while ticket.parent is not None and len(ids) < MAX_CHAIN - 1:
             ticket = ticket.parent
             ids.append(ticket.task_id)
-        ids += reversed(ticket.came_by)
+        ids += reversed(ticket.sealed)
         return tuple(reversed(ids[: MAX_CHAIN - 1]))
 
 

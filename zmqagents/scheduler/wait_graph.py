@@ -23,6 +23,7 @@ from itertools import pairwise
 
 from ..errors import DeadlockError
 from .records import AgentRecord, State, Ticket
+from .seals import Seals
 
 __all__ = [
     "add_deps", "add_edges", "ancestors", "closing_cycle", "deadlock_error", "drop_deps", "drop_edge", "drop_edges",
@@ -204,10 +205,18 @@ def drop_deps(ticket: Ticket) -> None:
             target.dependents.pop(ticket, None)
 
 
-def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket]) -> None:
-    """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it."""
-    ticket.came_by = chain
-    for task_id in chain:
+def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals) -> None:
+    """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it.
+
+    What names a call of ours without our seal is left out: anybody may have written that.
+    """
+    believed = {
+        task_id: entry
+        for entry in chain
+        if (task_id := seals.task_id_of(entry)) and (task_id not in tasks or seals.is_ours(entry))
+    }
+    ticket.came_by, ticket.sealed = tuple(believed), tuple(believed.values())
+    for task_id in believed:
         link = tasks.get(task_id)
         if link is not None:
             if link.returns is None:

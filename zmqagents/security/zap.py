@@ -113,7 +113,7 @@ class Authenticator:
             name, _, public = rest.partition(":")
             peer = self._keys.authorized().get(public)
             return peer.role if peer is not None and peer.name == name else None
-        return "call" if user_id == INSECURE_USER and self._insecure else None
+        return "call" if kind == INSECURE_USER and self._insecure else None
 
     def _reply(self, request: list[bytes]) -> list[bytes]:
         """RFC 27: version, request id, status code, status text, user id, metadata."""

@@ -29,11 +29,12 @@ is never part of a message. A message is a header and, by kind, further frames:
     71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
 
-    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the task ids of
-    the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
+    deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids
+    of the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), "stream" (of one that is RESENT: the number of the item needed next, the credit sent in all), and what
     a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
+    128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
@@ -66,7 +67,7 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
+    "Kind", "Op", "Ping", "Reply", "aged", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
     "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes", "reply_to",
     "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
@@ -124,6 +125,7 @@ class Flag:
     RESENT = 16
     RESUMED = 32  # of WELCOME
     IDEMPOTENT = 64
+    UNTIL = 128
 
 
 class Code(enum.IntEnum):
@@ -189,6 +191,34 @@ _JOINABLE = frozenset({int(Kind.CALL), int(Kind.RESULT), int(Kind.ERROR), int(Ki
 def to_time_ms(seconds: float | None) -> int:
     """``seconds`` for a header's time field; at least 1, since 0 means no limit."""
     return 0 if seconds is None else max(1, int(min(seconds * 1000, MAX_TIME_MS)))
+
+
+def to_until_ms(deadline_s: float) -> int:
+    """A deadline on the monotonic clock for the time field of a header with the flag UNTIL; never 0."""
+    return int(deadline_s * 1000) & MAX_TIME_MS or 1
+
+
+def left_s(until_ms: int, now: float) -> float:
+    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed."""
+    left_ms = (until_ms - int(now * 1000)) & MAX_TIME_MS
+    return (left_ms if left_ms <= _HALF_MS else left_ms - MAX_TIME_MS - 1) / 1000
+
+
+_HALF_MS = MAX_TIME_MS // 2
+
+
+def aged(frame: bytes, late_s: float, now: float) -> bytes:
+    """The first frame of a CALL that may have waited ``late_s`` seconds unread: its deadline is that much earlier."""
+    if len(frame) < HEADER_BYTES or frame[3] != _CALL:
+        return frame
+    flags, time_ms = _FLAGS.unpack_from(frame, 4)[0], _TIME.unpack_from(frame, 24)[0]
+    if flags & Flag.UNTIL or not time_ms:
+        return frame
+    until_ms = to_until_ms(now - late_s + time_ms / 1000)
+    return b"".join((frame[:4], _FLAGS.pack(flags | Flag.UNTIL), frame[6:24], _TIME.pack(until_ms), frame[28:]))
+
+
+_FLAGS, _TIME = struct.Struct(">H"), struct.Struct(">I")
 
 
 def client_prefix(client_id: bytes) -> str:
@@ -307,7 +337,8 @@ def call_frames(
     flags: int = 0, timeout_s: float | None = None, deps: Sequence[str] = (), options: dict[str, Any] | None = None,
     needed: int = 0,
 ) -> list[Frame]:  # fmt: skip
-    """A CALL message. ``timeout_s`` is the time left, None: no deadline; ``needed`` 0: not said.
+    """A CALL message. ``timeout_s`` is the time left, with the flag UNTIL the deadline; None: there is none.
+    ``needed`` 0: not said.
 
     MessageTooLarge for what the broker would drop without a word.
     """
@@ -317,7 +348,8 @@ def call_frames(
     joined = call_frame(call_id, token, meta, body[0], flags, timeout_s, needed) if len(body) == 1 else None
     if joined is not None:
         return [joined]
-    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, _behind(call_id, needed), call_id, token, to_time_ms(timeout_s))
+    time_ms = to_until_ms(timeout_s) if timeout_s is not None and flags & Flag.UNTIL else to_time_ms(timeout_s)
+    head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, _behind(call_id, needed), call_id, token, time_ms)
     return [head, meta, *body]
 
 
@@ -335,7 +367,7 @@ def call_frame(
     behind = 1 if needed == call_id else _behind(call_id, needed)
     time_ms = 0 if timeout_s is None else int(timeout_s * 1000)
     if timeout_s is not None and not 0 < time_ms <= MAX_TIME_MS:
-        time_ms = to_time_ms(timeout_s)
+        time_ms = to_until_ms(timeout_s) if flags & Flag.UNTIL else to_time_ms(timeout_s)
     head = _JOINED.pack(MAGIC, VERSION, _CALL, flags, behind, call_id, token, time_ms, length)
     return b"".join((head, meta, payload))
 

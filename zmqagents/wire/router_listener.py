@@ -39,6 +39,7 @@ __all__ = ["RouterListener", "RouterPeer"]
 LINGER_MS = 500
 HANDSHAKE_MS = 5000
 MAX_ASKED = 1024  # messages in one turn at most, after the ROUTER has said that there are some
+DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 ROLL_CALL_EVERY_S = 0.1  # how often every client is probed after a connection has ended
@@ -156,6 +157,7 @@ class RouterListener:
         self._peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0
+        self._late_s = self._late_until = 0.0  # see `note_delay`
         self._roll_calls_due = 0
         self._monitor: zmq.Socket[bytes] | None = None
         curve.seed_routing_ids()
@@ -214,6 +216,16 @@ class RouterListener:
 
     # ------------------------------------------------------------ reading
 
+    def note_delay(self, due: float, now: float) -> None:
+        """The router thread was ``due`` here earlier: what there is to read may have waited since then.
+
+        The host was frozen, say. So that no call runs after its caller was told that it is over, the deadlines in the
+        messages that are read next, also by libzmq's thread, are that much earlier. A deadline that its caller gave as
+        a time needs no such help.
+        """
+        if now - due >= DELAY_S:
+            self._late_s, self._late_until = now - due, now + DELAY_S
+
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""
         if fd == self.fds[0]:
@@ -233,6 +245,7 @@ class RouterListener:
     def read(self, limit: int, now: float, end: float) -> None:
         """Hand over the messages that are ``ready``, ``limit`` of them at most, and none after ``end``."""
         limit, self.ready, self.used = min(limit, self.ready), 0, True
+        late_s = self._late_s if now < self._late_until else 0.0
         for _ in range(limit):
             try:
                 routing_id = _recv(self._router, _NOBLOCK)
@@ -245,6 +258,8 @@ class RouterListener:
                 parts, size, user = (message,), len(message), ""
             else:
                 parts, size, user = self._read_frames(frame)
+            if late_s and parts:
+                parts = (messages.aged(bytes(parts[0]), late_s, now), *parts[1:])
             peer = self._peers.get(routing_id) or RouterPeer(self, routing_id, user)
             now = self._receive(peer, parts, size, now)
             if now >= end:

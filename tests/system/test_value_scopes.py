@@ -179,7 +179,7 @@ def test_an_annotated_argument_and_result_arrive_as_what_they_are(shop: RpcClien
 
 
 def test_a_result_that_is_passed_on_is_of_the_annotated_class(shop: RpcClient) -> None:
-    agent = shop.create_agent(Shop)
+    agent: Any = shop.create_agent(Shop)
     assert agent.of_another(SENT, agent.later(SENT)) == "Order Order"
 
 
@@ -212,7 +212,8 @@ def test_a_proxy_that_does_not_know_the_class_of_its_agent_refuses_what_it_does_
 
 
 def test_an_annotation_of_dict_or_list_asks_for_the_plain_form(shop: RpcClient) -> None:
-    kind, order, spot = shop.create_agent(Shop).plainly(SENT, Spot(1, 2))
+    agent: Any = shop.create_agent(Shop)
+    kind, order, spot = agent.plainly(SENT, Spot(1, 2))
     assert (kind, spot) == ("dict", "tuple")
     assert order["note"] == "soon"
     assert [item["name"] for item in order["items"]] == ["bolt", "nut"]

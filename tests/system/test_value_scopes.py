@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import re
 import sys
 import threading
@@ -284,6 +285,75 @@ def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.L
         assert client.create_agent(Shop).back(SENT) == SENT
     assert "will not know" in caplog.text
     assert "Stranger" in caplog.text
+
+
+# ---------------------------------------------------------------- agent files
+
+AGENTS = """
+import dataclasses, functools
+from zmqagents import AgentBase, register_exception, register_type
+
+@dataclasses.dataclass
+class Ticket:
+    n: int
+
+@register_type
+class Note(str):
+    pass
+
+@register_exception
+class Torn(Exception):
+    def __init__(self, n):
+        super().__init__(n)
+        self.n = n
+
+class Booth(AgentBase):
+    def sell(self, ticket: Ticket) -> Ticket:
+        assert isinstance(ticket, Ticket), ticket
+        return ticket
+
+    def note(self, note):
+        assert type(note) is Note, note
+        return note
+
+    def tear(self, ticket: Ticket) -> None:
+        raise Torn(ticket.n)
+
+    def _swap(self, old: Ticket, new: Ticket) -> Ticket:
+        return new if isinstance(old, Ticket) else old
+
+    swap_first = functools.partialmethod(_swap, Ticket(1))
+
+    @functools.singledispatchmethod
+    def kind(self, value) -> str:
+        return "unknown"
+
+    @kind.register
+    def _(self, value: Ticket) -> str:
+        return f"ticket {value.n}"
+"""
+
+
+def test_a_class_of_an_agent_file_is_the_same_for_a_client_that_imports_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "booths.py").write_text(AGENTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    booths = importlib.import_module("booths")
+    try:
+        with client_on_host(agent_dir=str(tmp_path)) as client:
+            booth = client.create_agent(booths.Booth)
+            assert booth.sell(booths.Ticket(3)) == booths.Ticket(3)
+            assert booth.swap_first(booths.Ticket(4)) == booths.Ticket(4)
+            assert booth.kind(booths.Ticket(5)) == "ticket 5"
+            assert booth.kind(6) == "unknown"
+            got = booth.note(booths.Note("x"))
+            assert (type(got), got) == (booths.Note, "x")
+            with pytest.raises(booths.Torn) as caught:
+                booth.tear(booths.Ticket(7))
+            assert caught.value.n == 7
+    finally:
+        del sys.modules["booths"]
 
 
 # ---------------------------------------------------------------- trusted packages

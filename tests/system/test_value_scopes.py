@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import importlib
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pydantic
 import pytest
 
 from actors import client_of, client_on_host, host
-from hosts import output_of
+from hosts import ROOT, output_of
 from zmqagents import (
     AgentBase,
     AgentCallError,
@@ -132,6 +133,12 @@ class Shop(AgentBase):
 
     def fail(self, order: Order) -> None:
         raise Odd(7, order)
+
+    def remember(self, value: Any) -> None:
+        self.kept_value = value
+
+    def remembered(self) -> Any:
+        return self.kept_value
 
     @staticmethod
     def alone(order: Order) -> Order:
@@ -445,6 +452,27 @@ def test_on_a_private_host_an_exception_keeps_class_arguments_and_attributes() -
 
 
 # ---------------------------------------------------------------- other clients
+
+
+def shell(*words: str) -> tuple[int, str]:
+    """Exit status and output of a verb."""
+    done = subprocess.run([sys.executable, "-m", "zmqagents", *words], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_shell_prints_the_plain_form_or_that_of_named_types(package: str, shop: RpcClient) -> None:
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
+
+    register_type(Ticket)  # for the argument of this process; the host has it with its settings
+    with host(Shop, types=[package]) as launcher, client_of(launcher) as client:
+        agent = client.create_agent(Shop, agent_id="shop")
+        agent.remember(Ticket(3))
+        call = ("call", "shop", "remembered", "--json", "--port", str(launcher.port))
+        assert shell(*call) == (0, '{"n": 3}\n')
+        status, said = shell(*call, "--no-plain-types")
+        assert status == 1
+        assert "result is a Ticket, which the receiving side does not know" in said
+        assert shell(*call, "--no-plain-types", "--types", package)[0] == 1  # this shell cannot import it
 
 
 async def _round(address: str) -> list[Any]:

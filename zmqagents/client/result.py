@@ -49,7 +49,7 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
         raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
     payload = body[0]
     if len(body) == 1 and payload[:1] != codec.TAG:
-        return codec.decode(payload)
+        return codec.decode_plain(payload)
     buffers = body[1:]
     unpickler = pickling.loads if link.takes_pickles else None
     return codec.decode(

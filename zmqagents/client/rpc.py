@@ -212,10 +212,10 @@ class RpcClient:
     def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
 
-        ``cls`` tells a type checker which class the agent has; it is not looked at.
+        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name.
         """
         checked_name(agent_id, errors.UnknownAgent)
-        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
+        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}), cls=cls)
 
     def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. Its running call ends, its queued calls fail with AgentDeleted.

@@ -203,8 +203,8 @@ def test_without_keys_a_host_stays_on_this_machine_unless_the_words_are_said() -
     assert BrokerConfig().open_to == ""
     assert BrokerConfig(insecure=True, local_mode=True).open_to == "any user of this machine"
     assert BrokerConfig(insecure="yes-i-mean-it", local_mode=True).open_to == "any user of this machine"
-    assert BrokerConfig(insecure="yes-i-mean-it").open_to == "anybody who can reach this machine"
-    refused("insecure opens the host to whoever can reach its port: add --local-mode", insecure=True)
+    assert BrokerConfig(insecure="yes-i-mean-it").open_to == "every program that can reach this machine"
+    refused("insecure opens the host to every program that can reach its port: add --local-mode", insecure=True)
     for wrong in ("yes", "True", "", 1, 0, None):
         refused(f"insecure must be True, False or 'yes-i-mean-it', not {wrong!r}", insecure=wrong, local_mode=True)
 

@@ -42,7 +42,7 @@ def test_a_message_for_which_there_is_no_memory_is_refused_and_its_connection_go
 ) -> None:
     data = bytes(200 * MIB)
     with client_of(server, transport="ipc") as client:
-        tight = client.create_agent(Tight)
+        tight: Any = client.create_agent(Tight)
         assert tight.length(b"1") == 1
         tight.leave_room(64 * MIB)
         start = client.get_server_info()
@@ -59,7 +59,7 @@ def test_a_message_for_which_there_is_no_memory_is_refused_and_its_connection_go
 
 def test_others_are_served_while_a_host_has_no_memory_for_one(server: RpcAgentServerLauncher) -> None:
     with client_of(server, transport="ipc") as client, client_of(server, transport="tcp") as other:
-        tight = client.create_agent(Tight)
+        tight: Any = client.create_agent(Tight)
         tight.leave_room(64 * MIB)
         refused = [tight.length.aio(bytes(100 * MIB), timeout=9) for _ in range(2)]
         end = time.monotonic() + 2

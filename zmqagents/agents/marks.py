@@ -14,10 +14,18 @@ from ..errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
-M = TypeVar("M", bound=Callable[..., Any])  # a function or a class
+M = TypeVar("M")  # a function, or a class
 
 Returns = Literal["value", "future", "stream"]
 OnBusy = Literal["enqueue", "reject"]
+
+
+def method(function: F) -> F:
+    """Tell type checkers what callers of an ``async def`` method or a generator get: a result, or a stream.
+
+    Returns ``function`` itself; on the host nothing changes. See ``docs/typing.rst``.
+    """
+    return function
 
 
 def async_func(function: F) -> F:

@@ -1,5 +1,5 @@
 """The operating system's part: children, signals, the line that ends a host with its parent, descriptors, forks, the
 timer of a stop, memory.
 
-May import errors, config and discovery.
+May import codec, config and errors.
 """

@@ -7,11 +7,16 @@ A host is found by its connection file, which is published when the listeners ar
 The lock on the Unix socket's path keeps two hosts with one server id apart.
 
 Opening may fail at any step; `Listening.close` closes what was opened so far.
+
+Cleaners of temporary directories remove what is old, and people remove what they do not know. Without its lock file a
+host could be started a second time, and the next look-up of anybody would bury the living one as dead. So a host looks
+after its files every few seconds, which also keeps them young: `Presence` makes again what is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -20,6 +25,7 @@ from typing import Any, NamedTuple
 
 from .. import codec, discovery, errors
 from ..config import BrokerConfig
+from ..errors import ZmqAgentsError
 from ..execution.file_roots import hold_apart
 from ..scheduler.effects import Effect
 from ..security.keys import KeyStore
@@ -30,9 +36,10 @@ from ..wire.router_listener import RouterListener
 from ..wire.transport import Receive
 from ..wire.unix_listener import UnixListener
 from .clients import Clients
-from .presence import Presence
 
 __all__ = ["MESSAGE_ROOM_BYTES", "Bound", "Listening"]
+
+log = logging.getLogger(__name__)
 
 CLOSE_LINGER_S = 0.5
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
@@ -157,3 +164,42 @@ class Listening:
         """Withdraw the connection file, write what was sent, and close everything that was opened."""
         self._presence = None
         self._closing.close()
+
+
+class Presence:
+    """The files of one host: lock, socket path, connection file. Used by its router thread."""
+
+    def __init__(self, record: discovery.ConnectionFile, lock: discovery.IpcLock, listener: UnixListener) -> None:
+        self._record = record
+        self._lock = lock
+        self._listener = listener
+        self._trouble = ""  # said last
+
+    def renew(self) -> None:
+        """Make again what is gone, and say so; never raises."""
+        try:
+            made = self._renewed()
+            trouble = "" if made is not None else f"another host has taken the lock {self._lock.lock_path}"
+        except (OSError, ZmqAgentsError) as exc:
+            made, trouble = [], str(exc)
+        if made:
+            log.warning("%s: gone, and made again: %s", self._record.server_id, ", ".join(made))
+        if trouble and trouble != self._trouble:
+            log.error("%s cannot be found any more by clients on this machine: %s", self._record.server_id, trouble)
+        self._trouble = trouble
+
+    def _renewed(self) -> list[str] | None:
+        """The paths of what was made again; None: they are another host's now."""
+        lock, path, made = self._lock, self._record.ipc, []
+        if not lock.is_in_place:
+            if not lock.renew():
+                return None
+            made.append(lock.lock_path)
+        if not self._listener.is_at(path):
+            self._listener.open_again(path, lock.clear_path)
+            made.append(path)
+        if not discovery.is_published(self._record):
+            made.append(str(discovery.publish(self._record)))
+        for kept in (lock.lock_path, path, str(self._record.path), os.path.dirname(path)):
+            os.utime(kept)
+        return made

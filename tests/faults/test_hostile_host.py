@@ -136,7 +136,7 @@ def test_an_answer_to_a_call_of_an_agent_that_makes_no_sense_is_an_error_at_once
 
 def test_a_fetch_that_gets_nothing_it_could_be_is_an_error_at_once() -> None:
     with liar(GOOD, _bare(Kind.PONG)) as client, within(5):
-        result: AsyncResult = client.get_result("a-1", 5)  # type: ignore[type-arg]
+        result: AsyncResult[Any] = client.get_result("a-1", 5)
         with pytest.raises(RemoteProtocolError):
             result.result(5)
 

@@ -94,7 +94,7 @@ def has_begun(deaf: Any, times: int) -> bool:
 
 
 def test_a_method_that_ignores_its_cancel_is_interrupted_and_its_agent_serves_again(client: RpcClient) -> None:
-    deaf = client.create_agent(Deaf)
+    deaf: Any = client.create_agent(Deaf)
     for turn in range(1, 4):  # with two workers: each thread is of use afterwards
         result = deaf.spin()
         assert eventually(functools.partial(has_begun, deaf, turn), 10)
@@ -105,15 +105,15 @@ def test_a_method_that_ignores_its_cancel_is_interrupted_and_its_agent_serves_ag
 
 
 def test_a_deadline_interrupts_as_well(client: RpcClient) -> None:
-    deaf = client.create_agent(Deaf)
+    deaf: Any = client.create_agent(Deaf)
     with pytest.raises((CallTimeout, CallCancelled)), within(3):
-        deaf.spin(timeout=0.2).result()  # type: ignore[call-arg]
+        deaf.spin(timeout=0.2).result()
     with within(5):
         assert deaf.short(1) == 1
 
 
 def test_a_class_may_say_so_for_all_its_methods(client: RpcClient) -> None:
-    deaf = client.create_agent(AllDeaf)
+    deaf: Any = client.create_agent(AllDeaf)
     result = deaf.spin_too()
     assert eventually(lambda: deaf.counts()[0] == 1, 10)
     result.cancel()
@@ -122,7 +122,7 @@ def test_a_class_may_say_so_for_all_its_methods(client: RpcClient) -> None:
 
 
 def test_a_method_without_the_mark_goes_on_to_its_end(client: RpcClient) -> None:
-    deaf = client.create_agent(Deaf)
+    deaf: Any = client.create_agent(Deaf)
     result = deaf.plain_spin(0.6)
     assert eventually(lambda: deaf.counts()[0] == 1, 10)
     start = time.monotonic()
@@ -133,9 +133,9 @@ def test_a_method_without_the_mark_goes_on_to_its_end(client: RpcClient) -> None
 
 def test_calls_that_are_cancelled_just_as_they_end_harm_no_other(client: RpcClient) -> None:
     """The exception must not hit the host's own code, nor the next call of the same thread."""
-    deaf = client.create_agent(Deaf)
+    deaf: Any = client.create_agent(Deaf)
     for value in range(300):
-        result = deaf.short.aio(value)  # type: ignore[attr-defined]
+        result = deaf.short.aio(value)
         time.sleep(value % 7 * 0.0002)
         result.cancel()
         assert deaf.short(value) == value

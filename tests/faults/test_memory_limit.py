@@ -12,9 +12,11 @@ import psutil
 import pytest
 
 from actors import client_of, host, within
-from hosts import output_of
-from scale import MIB
-from zmqagents import AgentBase, HostBusy, RpcAgentServerLauncher
+from hosts import eventually, output_of
+from scale import MIB, Memory
+from zmqagents import AgentBase, HostBusy, RpcAgentServerLauncher, codec
+from zmqagents.wire import messages
+from zmtp import Wire, connect_ipc
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -26,6 +28,9 @@ class Tight(AgentBase):
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         size = psutil.Process().memory_info().vms
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY if room is None else size + room, hard))
+
+    def give(self, size: int) -> bytes:
+        return bytes(size)
 
     def length(self, data: Any) -> int:
         return len(data)
@@ -42,26 +47,26 @@ def test_a_message_for_which_there_is_no_memory_is_refused_and_its_connection_go
 ) -> None:
     data = bytes(200 * MIB)
     with client_of(server, transport="ipc") as client:
-        tight = client.create_agent(Tight)
+        tight: Any = client.create_agent(Tight)
         assert tight.length(b"1") == 1
         tight.leave_room(64 * MIB)
         start = client.get_server_info()
         for _ in range(2):
             with pytest.raises(HostBusy, match="no memory"), within(10):
-                tight.length(data, timeout=9)  # type: ignore[call-arg]
+                tight.length(data, timeout=9)
             with within(2):
                 assert tight.length(b"12") == 2
         assert client.get_server_info()["clients"] == start["clients"]
         assert client.get_server_info()["uptime_s"] > start["uptime_s"]
         tight.leave_room(None)
-        assert tight.length(data, timeout=20) == len(data)  # type: ignore[call-arg]
+        assert tight.length(data, timeout=20) == len(data)
 
 
 def test_others_are_served_while_a_host_has_no_memory_for_one(server: RpcAgentServerLauncher) -> None:
     with client_of(server, transport="ipc") as client, client_of(server, transport="tcp") as other:
-        tight = client.create_agent(Tight)
+        tight: Any = client.create_agent(Tight)
         tight.leave_room(64 * MIB)
-        refused = [tight.length.aio(bytes(100 * MIB), timeout=9) for _ in range(2)]  # type: ignore[attr-defined]
+        refused = [tight.length.aio(bytes(100 * MIB), timeout=9) for _ in range(2)]
         end = time.monotonic() + 2
         while time.monotonic() < end:
             with within(2):
@@ -69,6 +74,26 @@ def test_others_are_served_while_a_host_has_no_memory_for_one(server: RpcAgentSe
         for result in refused:
             assert isinstance(result.exception(10), HostBusy)
         tight.leave_room(None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+def test_replies_that_a_client_never_read_leave_no_memory_with_the_host_when_it_is_gone() -> None:
+    with host(Tight, capacity=2, resume_s=0.5) as server, client_of(server) as client:
+        client.create_agent(Tight, agent_id="a")
+        memory = Memory(server.pid)
+        for _ in range(2):  # what the second one leaves lies between that of the first
+            _ask_and_read_nothing(server, memory, 6_000)
+        assert eventually(lambda: memory.grown < 50, 30), f"{memory.grown:.0f} MiB stay"
+
+
+def _ask_and_read_nothing(server: RpcAgentServerLauncher, memory: Memory, calls: int) -> None:
+    with Wire(connect_ipc(server)) as wire:
+        token = wire.hello()
+        for number in range(1, calls + 1):
+            body = codec.encode_call((20_000 + number * 7919 % 20_000,), {}).payload  # in no order of sizes
+            head = messages.header(messages.Kind.CALL, number, token)
+            wire.send(head, codec.pack(["a", "give", None, None]), body)
+        assert eventually(lambda: memory.grown > 100, 20)
 
 
 FLOOD = """

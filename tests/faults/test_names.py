@@ -44,7 +44,9 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def odd(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Odd)  # type: ignore[return-value]
+    proxy: Any = client.create_agent(Odd)
+    assert isinstance(proxy, AgentProxy)
+    return proxy
 
 
 EVIL = "x\n\x1b]0;owned\x07\x1b[2K\x1b[31mFAKE: host stopped\x1b[0m"

@@ -134,7 +134,7 @@ def test_all_connections_of_one_user_together_leave_calls_for_another(tmp_path: 
         held = [latch.hold_async() for _ in range(56)]
         assert eventually(lambda: bob.get_server_info()["calls_open"] == 56, 10)
         with pytest.raises(HostBusy, match=r"56 of them of this user: its share is used up, limit 64 \(max_calls\)"):
-            latch.hold_async(timeout=0.5).result(10)  # type: ignore[call-arg]
+            latch.hold_async(timeout=0.5).result(10)
         desk, teller = bob.create_agent(Desk), bob.create_agent(Teller)
         assert [teller.ask(desk) for _ in range(20)] == ["asked"] * 20
         theirs.release()

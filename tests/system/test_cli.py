@@ -32,7 +32,7 @@ import psutil
 import pytest
 
 from hosts import freeze
-from zmqagents import AgentBase, RpcClient, cli, errors
+from zmqagents import AgentBase, RpcClient, cli, discovery, errors
 from zmqagents.agents.loader import load_custom_class_from_file
 from zmqagents.cli.values import plain
 from zmqagents.config import BrokerConfig
@@ -303,6 +303,44 @@ def test_a_thread_that_an_agent_has_started_does_not_keep_the_process(agent_dir:
         assert code == 0
         assert time.monotonic() - began < 2.0
         assert "although a thread or an exit handler of an agent's is still running" in err
+
+
+def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("import atexit, time\natexit.register(time.sleep, 0.4)\n")
+    with started("--agent-dir", str(tmp_path)) as host:
+        ipc = Path(host.said["ipc"])
+        host.process.send_signal(signal.SIGTERM)
+        while ipc.exists():  # the host is gone then, and the exit handler runs
+            time.sleep(0.002)
+        time.sleep(0.05)
+        assert host.end()[0] == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["start"], 3, "the address of the host cannot be written to stdout: No space left on device"),
+        (["start", "--restart"], 3, "the address of the host cannot be written to stdout: No space left on device"),
+        (["doctor"], 1, "No space left on device"),
+        (["keys", "show"], 1, "No space left on device"),
+    ],
+)
+def test_a_full_disk_at_stdout_is_one_line_and_leaves_no_host(words: list[str], code: int, told: str) -> None:
+    with open("/dev/full", "w") as full, started():
+        before = {record.pid for record in discovery.list_hosts()}
+        ended = subprocess.run(
+            [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S, check=False
+        )
+        assert ended.returncode == code
+        assert told in ended.stderr.splitlines()[0]
+        assert "Traceback" not in ended.stderr
+        assert {record.pid for record in eventually(lambda: _hosts_if_no_others(before))} == before
+
+
+def _hosts_if_no_others(pids: set[int]) -> list[discovery.ConnectionFile]:
+    found = discovery.list_hosts()
+    return found if {record.pid for record in found} == pids else []
 
 
 # ---------------------------------------------------------------- exit codes

@@ -11,9 +11,10 @@ import socket
 import time
 from typing import Any
 
+import psutil
 import pytest
 
-from hosts import eventually, free_port, is_gone, output_of
+from hosts import eventually, free_port, output_of
 from scale import soak_only
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 from zmqagents.process import descriptors
@@ -142,31 +143,38 @@ class Forks(AgentBase):
         time.sleep(seconds)
 
 
+def places(pid: int) -> set[Any]:
+    """The ports and paths at which a process has listeners or accepted connections."""
+    found = [connection.laddr for connection in psutil.Process(pid).net_connections("all")]
+    return {place if isinstance(place, str) else place.port for place in found if place}
+
+
 @pytest.mark.parametrize("transport", ["tcp", pytest.param("ipc", marks=soak_only)])
 def test_a_fork_of_a_host_keeps_neither_its_port_nor_its_connections(transport: Any) -> None:
     server = RpcAgentServerLauncher(port=free_port(), custom_agent_classes=[Forks], server_id="forked")
     server.launch()
-    child = 0
+    child = 1 << 30  # no process has this number
     try:
         with RpcClient("localhost", server.port, transport=transport) as client:
             agent = client.create_agent(Forks)
             child = agent.fork()
             assert agent.echo(1) == 1  # the host's own are as they were
+            assert server.pid is not None
+            assert places(server.pid) >= {server.port, server.ipc}
+            assert not places(child) & {server.port, server.ipc}
             stuck = agent.nap(1e6)
             assert eventually(lambda: client.get_server_info()["running"] == 1, 5)
-            assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
             start = time.monotonic()
             assert isinstance(stuck.exception(10), ConnectionError)
             assert time.monotonic() - start < 1  # with copies there would be no end of the connection to see
-        assert not is_gone(child)
         with (
             RpcAgentServerLauncher(port=server.port, server_id="forked", custom_agent_classes=[Forks]) as heir,
             RpcClient("localhost", heir.port, transport=transport) as client,
         ):
             assert client.create_agent(Forks).echo(2) == 2
     finally:
-        if child:
+        with contextlib.suppress(ProcessLookupError):  # it ends with its host, see `process.forks`
             os.kill(child, signal.SIGKILL)
         server.shutdown()
 

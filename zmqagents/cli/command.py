@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from typing import Any
@@ -128,9 +130,22 @@ class Shell(click.Group):
         except Failure as exc:
             say(exc.format_message())
             status = exc.status
+        except OSError as exc:
+            status = _not_written(exc)
         except click.Abort:
             status = INTERRUPTED
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _not_written(exc: OSError) -> int:
+    """Stdout takes no more, a full disk say: that is said once, and what is left is dropped. The exit code."""
+    with contextlib.suppress(OSError, ValueError):  # else the interpreter tries again at its end
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    with contextlib.suppress(OSError):
+        say(f"as_server: {exc if exc.filename or not exc.strerror else exc.strerror}")
+    return 1
 
 
 def _usage(exc: click.UsageError) -> str:

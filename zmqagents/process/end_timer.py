@@ -27,11 +27,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..config import END_WAIT_S
 
-__all__ = ["FORCED", "EndTimer", "alarm_when_readable"]
+__all__ = ["FORCED", "EndTimer", "alarm_when_readable", "alarm_within"]
 
 FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
 STACKS_BEFORE_S = 0.2
@@ -63,10 +63,18 @@ def alarm_when_readable(fd: int, number: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
 
+def alarm_within(limit_s: float) -> int | None:
+    """The greatest number of an unused signal that is not above ``limit_s``; None: there is none."""
+    return max((n for n in _ALARMS if n <= limit_s and signal.getsignal(n) is signal.SIG_DFL), default=None)
+
+
 class EndTimer:
     """The limits of one host process; used by its main thread. ``acts`` False: it is somebody's program, left alone."""
 
-    def __init__(self, acts: bool, hang_limit_s: float | None = None) -> None:
+    def __init__(
+        self, acts: bool, hang_limit_s: float | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._acts = acts
         self._hang_limit_s = hang_limit_s
         self._ends_at = math.inf  # on the monotonic clock
@@ -77,15 +85,15 @@ class EndTimer:
 
         Not where agents' files have set handlers for other signals: those would do so as well.
         """
-        seconds = [n for n in _ALARMS if n <= grace_s + END_WAIT_S and signal.getsignal(n) is signal.SIG_DFL]
-        if not self._acts or not seconds or _others_handled():
+        alarm = alarm_within(grace_s + END_WAIT_S)
+        if not self._acts or alarm is None or _others_handled():
             yield
             return
         heard_r, heard_w = os.pipe()
         os.set_blocking(heard_w, False)
         before = signal.set_wakeup_fd(heard_w, warn_on_full_buffer=False)
         _pipes.update((heard_r, heard_w))
-        alarm_when_readable(heard_r, seconds[-1])
+        alarm_when_readable(heard_r, alarm)
         try:
             yield
         finally:
@@ -98,14 +106,18 @@ class EndTimer:
         """A stop has begun: the process ends `FORCED_AFTER_S` after its grace. A later call may only shorten it."""
         if not self._acts:
             return
-        now = time.monotonic()
-        self._ends_at = min(self._ends_at, now + grace_s + FORCED_AFTER_S)
-        left_s = max(0.01, self._ends_at - now)
+        left_s = max(0.01, self.plan(grace_s))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, left_s)  # also in place of the alarm that a signal has set
         # The first process of a container is spared by the kernel: no signal of its own ends it.
         self._set_stacks(max(0.01, left_s - STACKS_BEFORE_S), leave=os.getpid() == 1)
+
+    def plan(self, grace_s: float) -> float:
+        """How many seconds are left until the forced end, now that a stop with this grace has begun."""
+        now = self._clock()
+        self._ends_at = min(self._ends_at, now + grace_s + FORCED_AFTER_S)
+        return self._ends_at - now
 
     def beat(self) -> None:
         """All is well. Where there is a limit for normal running, the next call must come within it."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import math
 import os
 import sys
 import time
+from collections.abc import Callable
 
 __all__ = ["Trimmer", "resident_bytes"]
 
@@ -20,27 +23,42 @@ LONGEST_S = 600.0
 
 
 class Trimmer:
-    """Asks the allocator to return free memory where this process has grown. Linux with glibc; elsewhere it is idle."""
+    """Asks the allocator to return free memory where this process has grown.
 
-    def __init__(self) -> None:
-        self._first = resident_bytes()
-        self._next = 0.0
+    ``trim`` does that, None if the allocator cannot; ``resident`` tells the memory of the process in bytes.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, resident: Callable[[], int] | None = None,
+        trim: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
+        self._clock = clock
+        self._resident = resident or resident_bytes
+        self._trim = trim or _allocators_trim()
+        self._first = self._resident()
+        self._next = -math.inf
         self._pause_s = 0.0
-        self._trim = None
-        if sys.platform.startswith("linux"):
-            with contextlib.suppress(AttributeError, OSError):  # another libc
-                self._trim = ctypes.CDLL(None).malloc_trim
 
     def look(self) -> None:
         """To be called now and then. The call to the allocator lets the interpreter lock go."""
-        now = time.monotonic()
-        before = resident_bytes()
-        if self._trim is None or now < self._next or before < self._first + GROWN_BYTES:
+        now = self._clock()
+        if self._trim is None or now < self._next:
             return
-        self._trim(0)
-        given_back = before - resident_bytes()
+        before = self._resident()
+        if before < self._first + GROWN_BYTES:
+            return
+        self._trim()
+        given_back = before - self._resident()
         self._pause_s = 0.0 if given_back >= WORTH_BYTES else min(LONGEST_S, 2 * self._pause_s + 10.0)
         self._next = now + self._pause_s
+
+
+def _allocators_trim() -> Callable[[], object] | None:
+    """`malloc_trim` of glibc; None elsewhere."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):  # another libc
+            return functools.partial(ctypes.CDLL(None).malloc_trim, 0)
+    return None
 
 
 def resident_bytes() -> int:

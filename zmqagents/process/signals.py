@@ -78,6 +78,12 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
+def ignore_stops() -> None:
+    """SIGTERM and SIGINT do nothing from now on: the process is about to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def close_stdin(life_fd: int) -> None:
     """The terminal's input is for the parent; in a fresh interpreter it was the payload, read by now."""
     if life_fd == 0:  # the parent has no stdin, and the number was free

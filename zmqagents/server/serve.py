@@ -173,7 +173,10 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
 
 
 def _see_it_made(broker: Broker, agent_id: str, made: Waiter, timer: EndTimer) -> bool:
-    """Wait until a declared agent is made; the launcher of this process bounds that. False: the host was stopped."""
+    """Wait until a declared agent is made. False: the host was stopped meanwhile.
+
+    The launcher gives this process a limited time.
+    """
     while not made.done:
         _hear(broker, timer, MADE_EVERY_S)
     reply = made.take()

@@ -14,6 +14,7 @@ import click
 
 from ... import errors
 from ...config import BrokerConfig
+from ...process import signals
 from ..command import Verb
 from ..options import as_json, option
 from ..output import say
@@ -81,7 +82,6 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
     from ...codec import registry
-    from ...process import signals
     from ...server import serve
     from ...server.systemd import Notifier
 
@@ -121,7 +121,9 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> in
         _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
 
     supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
-    return supervisor.run(ready)
+    status = supervisor.run(ready)
+    _exit_in_time(status)
+    return status
 
 
 def _tell_failures(failures: list[Any]) -> None:
@@ -137,11 +139,18 @@ def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
         text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
     else:
         text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
-    click.echo(text)  # flushes
+    try:
+        click.echo(text)  # flushes
+    except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
+        raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
 
 
 def _exit_in_time(status: int) -> None:
-    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
+    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does.
+
+    The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
+    """
+    signals.ignore_stops()
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)

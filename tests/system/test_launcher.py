@@ -231,8 +231,8 @@ def test_the_host_runs_where_the_mode_says(wide: Host) -> None:
 
 
 def test_an_unknown_option_is_named() -> None:
-    with pytest.raises(ConfigError, match="max_agents"):
-        RpcAgentServerLauncher(max_agents=3)
+    with pytest.raises(ConfigError, match="max_clients"):
+        RpcAgentServerLauncher(max_clients=3)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -125,6 +126,7 @@ class Listening:
         self._limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._started = time.time()
         self._presence: Presence | None = None
+        self._renewing = threading.Lock()  # after the router thread has left its inbox, the thread that posts renews
         self._closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -195,11 +197,13 @@ class Listening:
 
     def renew(self) -> list[Effect]:
         """Make the files again that others find the host by, if they are gone. An event of the router thread."""
-        if self._presence is not None:
-            self._presence.renew()
+        with self._renewing:
+            if self._presence is not None:
+                self._presence.renew()
         return []
 
     def close(self) -> None:
         """Withdraw the connection file, write what was sent, and close everything that was opened."""
-        self._presence = None
+        with self._renewing:
+            self._presence = None
         self._closing.close()

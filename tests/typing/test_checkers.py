@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -40,7 +41,17 @@ def mypy(tmp_path: Path, *files: Path) -> Errors:
     return {(Path(path).name, int(line)): text for path, line, text in found}
 
 
+@functools.cache
+def why_no_pyright() -> str:
+    """The package fetches pyright itself at its first run; what it says where that cannot be had, else ""."""
+    command = [sys.executable, "-m", "pyright", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason"])[-1]
+
+
 def pyright(tmp_path: Path, *files: Path) -> Errors:
+    if reason := why_no_pyright():
+        pytest.skip(f"pyright cannot be started here: {reason}")
     config = tmp_path / "pyrightconfig.json"
     for file in files:  # pyright looks only at what lies beside its configuration
         if file.parent != tmp_path:

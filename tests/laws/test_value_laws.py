@@ -430,6 +430,25 @@ class Model(pydantic.BaseModel):
         return "hidden"
 
 
+class Lax(pydantic.BaseModel):
+    """Pydantic validates neither defaults nor what is assigned, so a field may hold what its type does not say."""
+
+    model_config = pydantic.ConfigDict(use_enum_values=True)
+    name: str = None  # type: ignore[assignment]
+    colour: Colour = Colour.RED
+    words: list[str] = ()  # type: ignore[assignment]
+
+
+def lax(name: str | None, colour: Colour | None, is_assigned: bool) -> Lax:
+    given = {"name": name, "colour": colour}
+    made = Lax(
+        **{key: item for key, item in given.items() if item is not None and not (key == "colour" and is_assigned)}
+    )
+    if is_assigned and colour is not None:
+        made.colour = colour
+    return made
+
+
 class Open(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
     a: Any = None
@@ -467,6 +486,7 @@ def models_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                   st.fixed_dictionaries({}, optional=fields)),
         st.dictionaries(st.sampled_from(["a", "b", "naïve"]), inner, max_size=3).map(lambda found: Open(**found)),
         st.lists(SHAPES, max_size=3).map(Root), st.builds(HeldInt, item=NUMBERS),
+        st.builds(lax, st.none() | st.text(), st.sampled_from([None, Colour.RED, Colour.TWO]), st.booleans()),
     )  # fmt: skip
 
 

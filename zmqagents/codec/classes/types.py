@@ -149,7 +149,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type):
+    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or _is_zone(cls):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -207,13 +207,17 @@ def object_reducer(name: str, take: Callable[[Any], tuple[Any, ...]], *, pickled
     return reduce
 
 
+def _is_zone(cls: type) -> bool:
+    zones = sys.modules.get("zoneinfo")  # without it there is no such class
+    return zones is not None and cls is zones.ZoneInfo
+
+
 def _find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
     if issubclass(cls, BaseException):
         return reduce_exception
-    zones = sys.modules.get("zoneinfo")
-    if zones is not None and cls is zones.ZoneInfo:
+    if _is_zone(cls):
         return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:

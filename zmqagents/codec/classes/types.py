@@ -6,7 +6,8 @@ receiver makes an object only of a class that it *knows*, looked up in this orde
 
 1. registered: `register_type`, `register_types`, and the classes that the fields of these are annotated with;
 2. expected: named by the annotations of the method that is called (`expected`);
-3. of the standard library: enums, namedtuples and struct sequences of modules that this process has imported;
+3. of the standard library: enums, namedtuples and struct sequences of modules that this process has imported,
+   or of a fixed list;
 4. trusted: in a package that `trust_types` names, or the scope of this host or client. Its modules may be imported.
 
 Nothing else is imported by a name from the wire. An object of any other class is `SerializationError` with the
@@ -291,14 +292,21 @@ def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
     return found if found is not None and issubclass(found, Exception) else None
 
 
+# Those whose enums and tuples people send, and which do nothing when they are imported.
+_STANDARD_MODULES = frozenset({"http", "os", "re", "signal", "socket", "ssl", "time", "urllib.parse", "uuid"})
+
+
 def _find_standard(name: str) -> type | None:
-    """An enum, a namedtuple or a struct sequence of a module of the standard library that is loaded.
+    """An enum, a namedtuple or a struct sequence of a module of the standard library that is loaded, or on the list.
 
     `http.HTTPStatus` is one, `time.struct_time` another.
     """
     module_name, _, qualified = name.partition(":")
-    module = sys.modules.get(module_name) if module_name.partition(".")[0] in sys.stdlib_module_names else None
-    if module is None or module_name == "__main__":
+    if module_name.partition(".")[0] not in sys.stdlib_module_names or module_name == "__main__":
+        return None
+    is_listed = module_name in _STANDARD_MODULES
+    module = importlib.import_module(module_name) if is_listed else sys.modules.get(module_name)
+    if module is None:
         return None
     found = _member_of(module, qualified)
     is_tuple = hasattr(found, "_make") or hasattr(found, "n_sequence_fields")

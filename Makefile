@@ -22,7 +22,7 @@ help:
 	@echo "make test-frameworks  that messages of langchain, pydantic-ai, google-genai, autogen, agentscope arrive as such"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
-	@echo "make lint         ruff and mypy"
+	@echo "make lint         ruff and mypy, and what mypy and pyright know of proxies"
 	@echo "make docs         draw docs/architecture.svg and fill in the tables of docs/, from the source"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
 	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
@@ -57,6 +57,7 @@ lint: .venv/lint/.done
 	.venv/lint/bin/python -m ruff check --no-cache .
 	.venv/lint/bin/python -m ruff format --no-cache --check .
 	.venv/lint/bin/python -m mypy
+	.venv/lint/bin/python -m pytest -q -n 2 tests/typing
 
 docs: .venv/test/.done
 	.venv/test/bin/python docs/draw_architecture.py $(ARGS)

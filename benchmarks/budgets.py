@@ -29,6 +29,7 @@ CASES: dict[str, Case] = {
     "B2": Case("b02_pipelined", "256 calls in flight", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
     "B3": Case("b03_clients", "clients at once", MODES, True, ("echo", "workers", "tight"), PEERS, "workers"),
     "B4": Case("b04_large", "large payloads", ("free",), True, ("echo", "raw"), PEERS, "echo"),
+    "B4a": Case("b04a_sizes", "values by size", ("free",), False, ("pipe",), ("pyro5", "rpyc"), "pipe"),
     "B5": Case("b05_sleepers", "32 agents sleep 0.5 s", peers=PEERS),
     "B6": Case("b06_long_method", "a method of 6 s", peers=PEERS),
     "B7": Case("b07_many_agents", "10,000 agents"),
@@ -91,6 +92,24 @@ BUDGETS = (
     _more("B4", "16 MiB echo, ipc", 0.8, 1.0, figure="mb_per_s", over="echo", point=16),
     _more("B4", "1 MiB echo, TCP + CURVE", 0.8, 1.0, figure="mb_per_s", over="echo", point=1, transport="curve"),
     _more("B4", "16 MiB echo, TCP + CURVE", 0.8, 1.0, figure="mb_per_s", over="echo", point=16, transport="curve"),
+    *(
+        _more("B4a", f"{size} KiB {way}", limit, 0.8, figure=f"{way}_mb_per_s", over="pipe", point=size)
+        for size, limit in ((64, 0.4), (256, 0.5), (1024, 0.5), (4096, 0.5), (16384, 0.5))
+        for way in ("echo",)
+    ),
+    *(
+        _more(
+            "B4a",
+            f"{size} KiB {way}",
+            2.0 if size == 16384 and way == "echo" else 1.0,
+            2.0,
+            figure=f"{way}_mb_per_s",
+            over=ANY_PEER,
+            point=size,
+        )
+        for size in (64, 256, 1024, 4096, 16384)
+        for way in ("echo", "send", "receive")
+    ),
     Budget("B5", "32 agents × sleep(0.5), s", "wall_s", 0.55, 0.51),
     Budget("B6", "worst delay after a 6 s method, ms", "worst_delay_ms", 20, 5),
     _more("B7", "agents made per second", 3_000, 5_500, figure="agents_per_s"),

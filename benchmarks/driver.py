@@ -25,13 +25,15 @@ from .loops import LOOPS, Client, NotOffered
 
 ROOT = Path(__file__).parents[1]
 PEER_ENVIRONMENTS = ROOT / ".bench" / "peers"
-FLOORS = ("echo", "workers", "tight", "raw")
+FLOORS = ("echo", "workers", "tight", "raw", "pipe")
 OURS = "zmqagents"
 PEERS = ("ray", "pyro5", "zerorpc", "rpyc", "xoscar", "dask", "agentscope")
 
 
 def module_of(name: str) -> str:
     """The module of a subject."""
+    if name == "pipe":
+        return "benchmarks.pipe"
     if name in FLOORS:
         return "benchmarks.floors"
     return "benchmarks.ours" if name == OURS else f"benchmarks.peers.{name}_peer"

@@ -133,6 +133,12 @@ class Floor:
         for _ in range(min(in_flight, calls)):
             self._receive()
 
+    def take(self, payload: bytes) -> int:
+        raise NotOffered("an echo only")
+
+    def give(self, size: int) -> bytes:
+        raise NotOffered("an echo only")
+
     def naps(self, seconds: float, count: int) -> None:
         raise NotOffered("an echo only")
 

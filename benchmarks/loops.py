@@ -14,6 +14,7 @@ from typing import Any, Protocol
 # Where the curve of a latency distribution is kept, as shares of the calls.
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999)
 
+WARM_UP = 3  # large values before the clock starts: the allocator gets its memory
 _clock = time.perf_counter_ns
 
 
@@ -29,6 +30,12 @@ class Client(Protocol):
 
     def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
         """``calls`` round trips with up to ``in_flight`` of them under way, from one thread."""
+
+    def take(self, payload: Any) -> Any:
+        """A round trip that carries ``payload`` there, and back only its length."""
+
+    def give(self, size: int) -> Any:
+        """A round trip that brings ``size`` bytes back, which the server has ready."""
 
     def naps(self, seconds: float, count: int) -> None:
         """``count`` agents sleep at the same time; returns when the caller has every result."""
@@ -85,6 +92,37 @@ def large(client: Client, calls: int, payload_bytes: int) -> dict[str, Any]:
     return {"mb_per_s": calls * payload_bytes / (_clock() - start) * 1e3}
 
 
+def flow(client: Client, direction: str, kind: str, calls: int, payload_bytes: int) -> dict[str, Any]:
+    """Blocking calls with a large value in one direction, or there and back: its bytes per second, in MB/s."""
+    payload = _value_of(kind, payload_bytes)
+    if direction == "receive" and kind != "bytes":
+        raise NotOffered("what comes back is bytes")
+    call: Callable[[], Any] = {
+        "echo": lambda: client.call(payload),
+        "send": lambda: client.take(payload),
+        "receive": lambda: client.give(payload_bytes),
+    }[direction]
+    for _ in range(WARM_UP):
+        answer = call()
+    if direction != "send" and len(answer) != len(payload):
+        raise RuntimeError("the answer is not what was asked for")
+    start = _clock()
+    for _ in range(calls):
+        call()
+    return {"mb_per_s": calls * payload_bytes / (_clock() - start) * 1e3}
+
+
+def _value_of(kind: str, size: int) -> Any:
+    data = os.urandom(size)
+    if kind == "numpy":
+        try:
+            import numpy
+        except ImportError:
+            raise NotOffered("numpy is not here") from None
+        return numpy.frombuffer(data, dtype=numpy.uint8)
+    return bytearray(data) if kind == "bytearray" else data
+
+
 def naps(client: Client, seconds: float, count: int) -> dict[str, Any]:
     """Wall time in s until ``count`` agents that sleep ``seconds`` at once are done."""
     start = _clock()
@@ -98,5 +136,5 @@ def late(client: Client, seconds: float) -> dict[str, Any]:
 
 
 LOOPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "lat": lat, "thr": thr, "rate": rate, "large": large, "naps": naps, "late": late,
+    "lat": lat, "thr": thr, "rate": rate, "large": large, "flow": flow, "naps": naps, "late": late,
 }  # fmt: skip

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal
 
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
@@ -15,6 +16,12 @@ from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 from .cases import Options
 
 NAPPERS = 32  # the default capacity
+
+
+@lru_cache(maxsize=8)
+def ready(size: int) -> bytes:
+    """What `Echo.give` gives, made once."""
+    return os.urandom(size)
 
 
 class Echo(AgentBase):
@@ -26,6 +33,12 @@ class Echo(AgentBase):
     @async_func
     def aecho(self, value: bytes) -> bytes:
         return value
+
+    def take(self, value: Any) -> int:
+        return len(value)
+
+    def give(self, size: int) -> bytes:
+        return ready(size)
 
 
 class Napper(AgentBase):
@@ -85,9 +98,8 @@ class Ours:
         self._agent = self._client.create_agent(Echo)
         self._nappers: list[Any] = []
 
-    def call(self, payload: bytes) -> bytes:
-        answer: bytes = self._agent.echo(payload)
-        return answer
+    def call(self, payload: Any) -> Any:
+        return self._agent.echo(payload)
 
     def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
         """Each result is collected, the oldest first."""
@@ -98,6 +110,12 @@ class Ours:
             results.append(aecho(payload))
         for result in results:
             result.result()
+
+    def take(self, payload: Any) -> Any:
+        return self._agent.take(payload)
+
+    def give(self, size: int) -> Any:
+        return self._agent.give(size)
 
     def naps(self, seconds: float, count: int) -> None:
         for result in [napper.nap(seconds) for napper in self._first_nappers(count)]:

@@ -102,7 +102,7 @@ def floors(graph: Graph, below: Graph) -> dict[str, int]:
 
 
 def tower_of(room: str, below: Graph) -> str:
-    """Which tower a room belongs to: who needs it."""
+    """The tower that a package belongs to, by the packages that import it."""
     needed_by = [top for top in TOWERS if top == room or room in below.get(top, ())]
     return "neither" if not needed_by else needed_by[0] if len(needed_by) == 1 else "both"
 

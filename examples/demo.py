@@ -28,7 +28,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,13 @@ QUESTIONS = (
     "How do I compare two texts line by line?",
 )
 
+Update = Callable[[Sequence[dict[str, int]]], None]  # shows how far the indexers are
+
 
 def main() -> int:
     options = parse_options()
     # A polite kill goes the way of Ctrl-C: through the with block, which stops the host.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, leave)
     try:
         with started_host() as host:
             say(f"Host {host['server_id']} listens on {host['host']}:{host['port']} (pid {host['pid']}).")
@@ -68,6 +70,11 @@ def main() -> int:
         print(f"demo: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def leave(signum: int, frame: object) -> None:
+    """The handler of a polite kill."""
+    sys.exit(143)
 
 
 def run(client: RpcClient, questions: Sequence[str]) -> None:
@@ -107,7 +114,7 @@ class HostDidNotStart(Exception):
 
 
 @contextmanager
-def started_host() -> Iterator[dict[str, Any]]:
+def started_host() -> Generator[dict[str, Any], None, None]:
     """A host process with our agent classes: where it listens, as a dict. Stopped however the block ends."""
     options = ["--port", "0", "--agent-dir", str(AGENTS), "--server-id", f"demo-{os.getpid()}", "--json"]
     process = subprocess.Popen(
@@ -172,13 +179,13 @@ def watch(indexers: Sequence[Any], results: Sequence[Any]) -> None:
 
 
 @contextmanager
-def bars(count: int) -> Iterator[Any]:
+def bars(count: int) -> Generator[Update, None, None]:
     """A progress bar for each indexer, drawn by rich (``pip install 'zmqagents[demo]'``), or else `lines`."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        with lines(count) as update:
-            yield update
+        with lines(count) as plain:
+            yield plain
         return
     columns = (
         TextColumn("  {task.description:<10}"),
@@ -198,7 +205,7 @@ def bars(count: int) -> Iterator[Any]:
 
 
 @contextmanager
-def lines(count: int) -> Iterator[Any]:
+def lines(count: int) -> Generator[Update, None, None]:
     """A line at every quarter of the way."""
     shown_quarters = 0
 

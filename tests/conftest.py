@@ -44,13 +44,14 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
 @pytest.fixture
 def desk(client: RpcClient) -> AgentProxy:
     """A new agent on `server`."""
-    return client.create_agent(Desk)
+    proxy: Any = client.create_agent(Desk)
+    return proxy
 
 
 @pytest.fixture
 def latch(client: RpcClient) -> Iterator[AgentProxy]:
     """An agent that holds calls until it is released, at the latest at the end of the test."""
-    latch = client.create_agent(Latch)
+    latch: Any = client.create_agent(Latch)
     yield latch
     latch.release()
 

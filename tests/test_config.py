@@ -21,9 +21,10 @@ COUNTS = [
     "max_calls", "max_mailbox", "max_queued_bytes",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
-SWITCHES = ["local_mode", "private", "fast_lane"]
+SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
-          "max_threads", "grace_s", "insecure", "file_roots", "agents", "redis_namespace"]  # fmt: skip
+          "max_threads", "grace_s", "insecure", "file_roots", "agents", "redis_namespace",
+          "types"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -55,6 +56,14 @@ def test_settings_do_not_change_and_a_changed_copy_is_checked_anew() -> None:
         config.replace(capacity=0)
     with pytest.raises(TypeError, match="no_such_setting"):
         config.replace(no_such_setting=1)
+
+
+def test_types_are_the_names_of_packages_or_modules() -> None:
+    assert BrokerConfig(types=["pydantic_ai", "shop.orders"]).types == ("pydantic_ai", "shop.orders")  # type: ignore[arg-type]
+    assert BrokerConfig(types="shop").types == ("shop",)  # type: ignore[arg-type]
+    for wrong in ("a b", "", "shop..orders", "./shop", 3):
+        refused("types are", types=[wrong])
+    refused("types are", types=3)
 
 
 def config_with(name: str, value: Any) -> BrokerConfig:
@@ -196,8 +205,8 @@ def test_without_keys_a_host_stays_on_this_machine_unless_the_words_are_said() -
     assert BrokerConfig().open_to == ""
     assert BrokerConfig(insecure=True, local_mode=True).open_to == "any user of this machine"
     assert BrokerConfig(insecure="yes-i-mean-it", local_mode=True).open_to == "any user of this machine"
-    assert BrokerConfig(insecure="yes-i-mean-it").open_to == "anybody who can reach this machine"
-    refused("insecure opens the host to whoever can reach its port: add --local-mode", insecure=True)
+    assert BrokerConfig(insecure="yes-i-mean-it").open_to == "every program that can reach this machine"
+    refused("insecure opens the host to every program that can reach its port: add --local-mode", insecure=True)
     for wrong in ("yes", "True", "", 1, 0, None):
         refused(f"insecure must be True, False or 'yes-i-mean-it', not {wrong!r}", insecure=wrong, local_mode=True)
 

@@ -16,11 +16,6 @@ from .agents.base import distribute_with
 from .agents.context import CallContext as CallContext
 from .agents.context import current_call as current_call
 from .agents.marks import agent as agent
-from .agents.marks import async_func as async_func
-from .agents.marks import concurrent as concurrent
-from .agents.marks import idempotent as idempotent
-from .agents.marks import stream_func as stream_func
-from .agents.marks import sync_func as sync_func
 from .errors import *  # noqa: F403  # the error tree is part of the public names
 from .version import __version__ as __version__
 
@@ -55,6 +50,7 @@ __all__ = [
     "concurrent",
     "idempotent",
     "current_call",
+    "method",
     "stream_func",
     "sync_func",
 ]  # fmt: skip
@@ -65,6 +61,12 @@ if TYPE_CHECKING:
     from .agents.msg import Msg as Msg
     from .client.aio import AsyncRpcClient as AsyncRpcClient
     from .client.deadlines import deadline as deadline
+    from .client.method_types import async_func as async_func
+    from .client.method_types import concurrent as concurrent
+    from .client.method_types import idempotent as idempotent
+    from .client.method_types import method as method
+    from .client.method_types import stream_func as stream_func
+    from .client.method_types import sync_func as sync_func
     from .client.proxy import AgentProxy as AgentProxy
     from .client.proxy import RemoteMethod as RemoteMethod
     from .client.result import AsyncResult as AsyncResult
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from .codec import trust_types as trust_types
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
+else:
+    from .agents.marks import async_func, concurrent, idempotent, method, stream_func, sync_func
 
 
 def __getattr__(name: str) -> Any:

@@ -113,7 +113,7 @@ class BrokerConfig:
     studio_url: str | None = dataclasses.field(default=None, repr=False)
     model_config_path: str | None = None
 
-    # Made at every start before anybody is served: id -> class name, keyword arguments of its __init__.
+    # Made at every start before the first client is served: id -> class name, keyword arguments of its __init__.
     agents: dict[str, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
     types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
@@ -208,16 +208,16 @@ class BrokerConfig:
             raise ConfigError(f"insecure must be True, False or {MEAN_IT!r}, not {self.insecure!r}")
         if self.insecure is True and not self.local_mode and not self.private:
             raise ConfigError(
-                "insecure opens the host to whoever can reach its port: add --local-mode (local_mode=True), which "
-                f"keeps the port to this machine, or say insecure={MEAN_IT}"
+                "insecure opens the host to every program that can reach its port: add --local-mode (local_mode=True), "
+                f"which keeps the port to this machine, or say insecure={MEAN_IT}"
             )
 
     @property
     def open_to(self) -> str:
-        """Who can call the agents without any key, "" if no user can."""
+        """The users that can call the agents without any key, "" if no user can."""
         if not self.insecure or self.private:
             return ""
-        return "any user of this machine" if self.local_mode else "anybody who can reach this machine"
+        return "any user of this machine" if self.local_mode else "every program that can reach this machine"
 
     def replace(self, **changes: Any) -> BrokerConfig:
         """A copy with ``changes``, checked anew."""

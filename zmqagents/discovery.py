@@ -1,7 +1,7 @@
 """Where a host is found on this machine: runtime directory, socket path, connection file.
 
 A host listens on a Unix socket in a directory that only its user can enter, so file permissions are
-the lock on the door and the connection needs no encryption. Beside the socket lie two files::
+the access control and the connection needs no encryption. Beside the socket lie two files::
 
     <dir>/<name>.ipc         the socket that the host binds
     <dir>/<name>.ipc.lock    held by flock(2) for the life of the host
@@ -10,17 +10,17 @@ the lock on the door and the connection needs no encryption. Beside the socket l
 ``<dir>`` is the first of ``$ZMQAGENTS_RUNTIME``, ``$XDG_RUNTIME_DIR/zmqagents`` and
 ``/tmp/zmqagents-<uid>``. ``<name>`` is the server id, or a digest of one that is no fit file name.
 
-The lock is the only truth about a host being alive. A socket that lies at its path does not say whether
-anybody listens, and who unlinks it to bind his own takes a live host's clients from it without an error;
-a pid may be used again by a stranger. The kernel drops a flock with its holder, however that died. Hence
+Only the lock tells whether a host is alive. A socket at its path does not tell whether a host listens, and a
+program that unlinks it to bind its own takes a live host's clients away without an error; a pid may be in use
+again by another program. The kernel drops a flock with its holder, however that died. Hence
 
 * a host takes the lock before it binds and lets it go after its listener is closed;
-* what a dead host left (socket, connection file) is removed by whoever holds its lock, so never while
+* what a dead host left (socket, connection file) is removed by the holder of its lock, so never while
   a new host of that name is starting;
 * a child made by ``os.fork`` closes its copy at once: it must not keep a dead host's lock alive.
 
-All files are opened without following links and are believed only when this user owns them and nobody
-else may write them. Nothing here blocks on the network or asks DNS. POSIX only.
+All files are opened without following links and are believed only when this user owns them and no
+other user may write them. Nothing here blocks on the network or asks DNS. POSIX only.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class IpcLock:
         with contextlib.suppress(OSError):
             _remove_socket(self.path)
         with contextlib.suppress(OSError):
-            os.unlink(self.lock_path)  # still locked: whoever has it open sees below that its file is gone
+            os.unlink(self.lock_path)  # still locked: a process that has it open sees in `is_at` that its file is gone
         self._forget()
 
     @property
@@ -251,7 +251,7 @@ def _remove_socket(path: str) -> None:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
-    if not is_socket:  # not ours to unlink
+    if not is_socket:  # another program's file: not to be unlinked
         raise AddressInUse(f"{path} exists and is no socket: remove it or use another path")
     os.unlink(path)
 
@@ -344,7 +344,7 @@ def list_hosts() -> list[ConnectionFile]:
 
 
 def sweep() -> None:
-    """Remove what hosts that were killed have left behind, at whatever moment of their lives. Never raises."""
+    """Remove what hosts that were killed have left behind, whenever they were killed. Never raises."""
     list_hosts()
     for place in places():
         with contextlib.suppress(ConfigError, OSError):
@@ -391,7 +391,7 @@ def _read_record(path: Path) -> ConnectionFile | None:
     try:
         record = ConnectionFile.from_json(read_private(path))
         if record.path.name != path.name or not os.path.samefile(record.path.parent, path.parent):
-            raise ConfigError(f"it belongs at {record.path}")
+            raise ConfigError(f"a file of this content belongs at {record.path}")
     except FileNotFoundError:  # withdrawn since the directory was read
         return None
     except ConfigError as exc:
@@ -406,7 +406,7 @@ def _live(record: ConnectionFile) -> bool:
     if not _is_locked(record.ipc):
         _bury(record)
     # Otherwise the lock is held but the pid is gone: a host in another pid namespace, or a starting host
-    # that has not yet written its own record. Neither is ours to remove.
+    # that has not yet written its own record. Neither may be removed here.
     return False
 
 

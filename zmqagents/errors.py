@@ -260,7 +260,7 @@ class HostBusy(CallError, RuntimeError):
 
     @classmethod
     def of_host(cls, text: str) -> HostBusy:
-        """One whose limit is of the whole host."""
+        """A `HostBusy` of a limit of the whole host."""
         full = cls(text)
         full.passes = True
         return full

@@ -44,7 +44,7 @@ INTERVAL_S = 1.0
 LONGEST_US = 3_600_000_000  # an hour
 DIGITS = 3
 POLL_S = 0.01  # how often a client that has sent everything looks whether it is answered
-HEAD_START_S = 0.1  # until every client has heard when to begin
+HEAD_START_S = 0.1  # until every client has read when to begin
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99, 100.0)
 
 
@@ -63,9 +63,9 @@ def new_histogram() -> Any:
 class Load:
     """What is sent where. ``address``: as `RpcClient.address` has it.
 
-    Without ``agent`` the host itself is asked (`RpcClient.is_alive`), which runs nobody's code. ``args`` and ``kwargs``
-    are JSON data; ``payload_bytes`` above zero puts that many bytes before them. ``rate``: calls a second, all
-    clients together. ``timeout_s``: a call's deadline, so the run ends that much after ``duration_s`` at the latest.
+    Without ``agent`` the host itself is asked (`RpcClient.is_alive`), which runs no agent's code. ``args`` and
+    ``kwargs`` are JSON data; ``payload_bytes`` above zero puts that many bytes before them. ``rate``: calls a second,
+    all clients together. ``timeout_s``: a call's deadline; the run ends at most that much after ``duration_s``.
     """
 
     address: str
@@ -249,7 +249,7 @@ class LoadClient:
         self._send = self._request_maker()
         self._send().result()  # the first call is the host's to warm up; it also shows that the agent can be called
 
-    def _request_maker(self) -> Callable[[], AsyncResult]:
+    def _request_maker(self) -> Callable[[], AsyncResult[Any]]:
         load = self._load
         if load.agent is None:
             return self._ping
@@ -259,7 +259,7 @@ class LoadClient:
         args = [*payload, *load.args]
         return lambda: method.aio(*args, **load.kwargs)
 
-    def _ping(self) -> AsyncResult:
+    def _ping(self) -> AsyncResult[Any]:
         link = self._rpc.link
         body = request_body(link, Op.INFO, (), {})
         return AsyncResult(link, Op.INFO, bind_reference, body, method=Op.INFO, timeout=self._load.timeout_s)
@@ -330,7 +330,7 @@ def _method_of(proxy: AgentProxy, name: str) -> Any:
     if method is None or (name.startswith("_") and name != "__call__"):
         raise errors.UnknownMethod(f"{proxy.agent_id} has no public method {name!r}")
     if method.returns == "stream":
-        raise errors.ConfigError(f"{name} gives a stream, which has no one latency")
+        raise errors.ConfigError(f"{name} gives a stream, which has no single latency")
     return method
 
 

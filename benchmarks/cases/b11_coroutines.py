@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from zmqagents import AgentBase
+from zmqagents import AgentBase, method
 
 from .. import ours
 from . import Measurement, Options, run, seconds_of
@@ -18,6 +18,7 @@ NAP_S = 1.0
 class Sleeper(AgentBase, max_concurrency=CALLS):
     """Sleeps on the host's event loop."""
 
+    @method
     async def nap(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +15,21 @@ import Pyro5.api
 from ..loops import NotOffered
 
 Pyro5.config.SERIALIZER = "msgpack"
+READY: dict[int, bytes] = {}
 
 
 @Pyro5.api.expose
 class Echo:
     def echo(self, value: bytes) -> bytes:
         return value
+
+    def take(self, value: bytes) -> int:
+        return len(value)
+
+    def give(self, size: int) -> bytes:
+        if size not in READY:
+            READY[size] = os.urandom(size)
+        return READY[size]
 
     def nap(self, seconds: float) -> float:
         time.sleep(seconds)
@@ -43,8 +53,18 @@ class Client:
         self._uri = uri
         self._proxy = Pyro5.api.Proxy(uri)
 
-    def call(self, payload: bytes) -> bytes:
+    def call(self, payload: Any) -> bytes:
+        if not isinstance(payload, (bytes, bytearray)):
+            raise NotOffered("bytes only")
         return self._proxy.echo(payload)
+
+    def take(self, payload: Any) -> int:
+        if not isinstance(payload, (bytes, bytearray)):
+            raise NotOffered("bytes only")
+        return self._proxy.take(payload)
+
+    def give(self, size: int) -> bytes:
+        return self._proxy.give(size)
 
     def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
         raise NotOffered("a proxy has one call under way; a batch is one message")

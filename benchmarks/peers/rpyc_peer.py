@@ -5,6 +5,7 @@ for other data and slower networks, and makes the random bytes that are sent her
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +16,9 @@ import rpyc
 from rpyc.core.channel import Channel
 from rpyc.utils.server import ThreadedServer
 
+from ..loops import NotOffered
+
+READY: dict[int, bytes] = {}
 CONFIG = {"sync_request_timeout": None}
 Channel.COMPRESSION_THRESHOLD = 1 << 40
 
@@ -22,6 +26,14 @@ Channel.COMPRESSION_THRESHOLD = 1 << 40
 class Echo(rpyc.Service):
     def exposed_echo(self, value: bytes) -> bytes:
         return value
+
+    def exposed_take(self, value: bytes) -> int:
+        return len(value)
+
+    def exposed_give(self, size: int) -> bytes:
+        if size not in READY:
+            READY[size] = os.urandom(size)
+        return READY[size]
 
     def exposed_nap(self, seconds: float) -> float:
         time.sleep(seconds)
@@ -44,15 +56,25 @@ class Client:
     def __init__(self, where: Any) -> None:
         self._where = where
         self._connection = self._connect()
-        self._echo = self._connection.root.echo
+        self._echo, self._take, self._give = (
+            self._connection.root.echo,
+            self._connection.root.take,
+            self._connection.root.give,
+        )
 
     def _connect(self) -> Any:
         if isinstance(self._where, str):
             return rpyc.utils.factory.unix_connect(self._where, config=CONFIG)
         return rpyc.connect("127.0.0.1", self._where, config=CONFIG)
 
-    def call(self, payload: bytes) -> bytes:
-        return self._echo(payload)
+    def call(self, payload: Any) -> bytes:
+        return self._echo(_by_value(payload))
+
+    def take(self, payload: Any) -> int:
+        return self._take(_by_value(payload))
+
+    def give(self, size: int) -> bytes:
+        return self._give(size)
 
     def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
         echo = rpyc.async_(self._echo)
@@ -76,6 +98,13 @@ class Client:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _by_value(payload: Any) -> bytes:
+    """Anything but bytes would go as a reference, and its items one by one."""
+    if not isinstance(payload, bytes):
+        raise NotOffered("bytes only")
+    return payload
 
 
 def connect(name: str, where: Any) -> Client:

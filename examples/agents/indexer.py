@@ -80,6 +80,9 @@ class Indexer(AgentBase):
     @async_func
     def statistics(self, question: str) -> dict[str, Any]:
         """How common the question's words are here, so that all shares can be ranked by one measure."""
+        return self._statistics(question)
+
+    def _statistics(self, question: str) -> dict[str, Any]:
         containing = {term: len(self._postings.get(term, ())) for term in terms_of(question)}
         return {"entries": len(self._entries), "words": sum(self._lengths), "containing": containing}
 
@@ -87,7 +90,7 @@ class Indexer(AgentBase):
     def search(self, question: str, k: int = 5, statistics: Mapping[str, Any] | None = None) -> list[Entry]:
         """The ``k`` best entries, each with its ``score``; ``statistics`` of all shares make scores comparable."""
         if statistics is None:
-            statistics = self.statistics(question)
+            statistics = self._statistics(question)
         average = statistics["words"] / max(1, statistics["entries"])
         scores: dict[int, float] = defaultdict(float)
         for term in terms_of(question):

@@ -317,7 +317,7 @@ def test_a_call_that_was_interrupted_is_cancelled_on_the_host() -> None:
 @pytest.mark.program
 @pytest.mark.parametrize("what", ["a call", "a result"])
 def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, what: str) -> None:
-    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    desk, latch = client.create_agent("Desk"), client.create_agent("Latch")
     core = until_alone(client.link, lambda: desk.echo(1))
     errors: list[BaseException] = []
 
@@ -355,7 +355,7 @@ def test_waiting_in_a_signal_handler_amid_a_call_is_refused(client: RpcClient, w
 
 @pytest.mark.program
 def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(client: RpcClient) -> None:
-    latch = client.create_agent(Latch)
+    latch: Any = client.create_agent(Latch)
     book = channel_of(client.link).session.book
     hold = latch.hold.aio
 

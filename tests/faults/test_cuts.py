@@ -97,7 +97,8 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def ledger(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Ledger)
+    proxy: Any = client.create_agent(Ledger)
+    return proxy
 
 
 @pytest.fixture(params=["tcp", "ipc"])

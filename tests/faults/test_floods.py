@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 import hosts
-from actors import Desk, Latch, client_of, host, within
+from actors import Desk, client_of, host, within
 from raw_peer import RawPeer
 from scale import Memory, pick
 from zmqagents import AgentProxy, HostBusy, RpcAgentServerLauncher, RpcClient, codec
@@ -262,7 +262,7 @@ MAILBOX = 1000
 def stuck() -> Iterator[tuple[RpcAgentServerLauncher, AgentProxy]]:
     """A host, and an agent on it whose one call does not end and whose mailbox is full."""
     with host(max_mailbox=MAILBOX) as launcher, client_of(launcher, timeout=None) as client:
-        latch = client.create_agent(Latch)
+        latch = client.create_agent("Latch")
         kept = [latch.hold_async() for _ in range(MAILBOX + 1)]
         latch.entered()
         assert client.get_server_info()["calls_open"] == MAILBOX + 1

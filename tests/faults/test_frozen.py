@@ -86,7 +86,7 @@ def test_calls_whose_deadline_passes_in_the_pause_are_told_in_time(
     server: RpcAgentServerLauncher, client: RpcClient
 ) -> None:
     """Whether they run nobody can prevent: what is left of their time counts from their arrival."""
-    desk = client.create_agent(Desk)
+    desk: Any = client.create_agent(Desk)
     with _frozen(server), within(2):
         with pytest.raises(CallTimeout):
             desk.bump(timeout=0.3)
@@ -145,7 +145,7 @@ def test_a_client_that_is_stopped_in_a_stream_goes_on_where_it_was(
 def test_a_jump_of_the_hosts_wall_clock_ends_no_deadline_and_no_result(
     server: RpcAgentServerLauncher, client: RpcClient, seconds: float
 ) -> None:
-    clock, latch = client.create_agent(Clock), client.create_agent(Latch)
+    clock, latch = client.create_agent("Clock"), client.create_agent("Latch")
     kept, held, napping = clock.give.aio(1), latch.hold_async("held"), clock(0.5)
     latch.entered()
     assert kept.result() == 1
@@ -167,7 +167,7 @@ def test_a_jump_of_the_hosts_wall_clock_ends_no_deadline_and_no_result(
 def test_a_jump_of_the_clients_wall_clock_ends_no_deadline(
     server: RpcAgentServerLauncher, client: RpcClient, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latch = client.create_agent(Latch)
+    latch: Any = client.create_agent(Latch)
     held = latch.hold_async("held")
     latch.entered()
     now = time.time

@@ -62,7 +62,7 @@ def _blocked_callers(latch: AgentProxy, count: int) -> tuple[list[threading.Thre
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 def test_a_killed_host_is_told_to_100_callers_within_a_second(server: RpcAgentServerLauncher, transport: Any) -> None:
     with client_of(server, transport=transport) as client:
-        latch = client.create_agent(Latch)
+        latch: Any = client.create_agent(Latch)
         results = [latch.hold_async() for _ in range(92)]
         threads, outcomes = _blocked_callers(latch, 8)
         while client.get_server_info()["calls_open"] < 100:
@@ -135,7 +135,7 @@ def test_calls_between_hosts_end_when_the_other_host_is_killed(
     with host() as other, client_of(other) as there:
         latch, node = there.create_agent(Latch), client.create_agent(Node)
         asking = node.ask(latch, "hold")
-        awaiting = client.create_agent(Node).ask_on_loop(latch, "hold_async")
+        awaiting: Any = client.create_agent(Node).ask_on_loop(latch, "hold_async")
         latch.entered()
         _kill(other)
         for result in (asking, awaiting):

@@ -163,12 +163,14 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def sleeper(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Sleeper)
+    proxy: Any = client.create_agent(Sleeper)
+    return proxy
 
 
 @pytest.fixture
 def shelf(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Shelf)
+    proxy: Any = client.create_agent(Shelf)
+    return proxy
 
 
 @asynccontextmanager
@@ -524,7 +526,7 @@ def test_a_coroutine_that_calls_in_a_circle_is_a_deadlock(client: RpcClient, sle
 def two_hosts() -> Iterator[tuple[AgentProxy, AgentProxy, AgentProxy]]:
     """Two agents of one host and one of another; each host has one slot."""
     with client_on_host(Traveller, capacity=1) as here, client_on_host(Traveller, capacity=1) as there:
-        yield here.create_agent(Traveller), here.create_agent(Traveller), there.create_agent(Traveller)
+        yield here.create_agent("Traveller"), here.create_agent("Traveller"), there.create_agent("Traveller")
 
 
 Hosts = tuple[AgentProxy, AgentProxy, AgentProxy]
@@ -545,5 +547,5 @@ def test_a_circle_of_coroutines_over_two_hosts_is_a_deadlock(two_hosts: Hosts, m
 
 def test_a_coroutine_hands_on_results_and_proxies_of_another_host() -> None:
     with client_on_host(Traveller) as here, client_on_host(Traveller) as there:  # new ones: no connection is open yet
-        result = here.create_agent(Traveller).hand_on(there.create_agent(Traveller), "far")
+        result: Any = here.create_agent(Traveller).hand_on(there.create_agent(Traveller), "far")
         assert result.result() == "far"

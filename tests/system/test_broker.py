@@ -411,7 +411,7 @@ def test_a_host_in_this_process_ends_with_all_its_threads_and_sockets() -> None:
     while launcher.port is None:
         assert thread.is_alive()
     with RpcClient(launcher.host, launcher.port, timeout=10) as client:
-        desk = client.create_agent(Desk)
+        desk: Any = client.create_agent(Desk)
         assert desk.pid() == os.getpid()
         assert desk.soon(1).result() == 1
         assert client.create_agent(Node).ask(desk, "echo", 2).result() == 2

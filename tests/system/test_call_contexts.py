@@ -127,12 +127,14 @@ def client(request: pytest.FixtureRequest) -> Iterator[RpcClient]:
 
 @pytest.fixture
 def spy(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Spy)
+    proxy: Any = client.create_agent(Spy)
+    return proxy
 
 
 @pytest.fixture
 def other(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Spy)
+    proxy: Any = client.create_agent(Spy)
+    return proxy
 
 
 def all_that_is_seen(spy: AgentProxy) -> set[str]:
@@ -166,8 +168,8 @@ def test_what_a_call_that_fails_has_set_no_other_call_sees(spy: AgentProxy) -> N
 
 def test_what_a_constructor_sets_no_call_sees(client: RpcClient) -> None:
     for _ in range(3):
-        assert all_that_is_seen(client.create_agent(Spy, "left behind")) == {"nothing"}
-        assert client.create_agent(Spy).found == "nothing"
+        assert all_that_is_seen(client.create_agent("Spy", "left behind")) == {"nothing"}
+        assert client.create_agent("Spy").found == "nothing"
 
 
 def test_the_digits_of_decimals_are_those_of_the_call(spy: AgentProxy, other: AgentProxy) -> None:
@@ -189,7 +191,7 @@ def test_a_stream_keeps_its_context_for_all_its_items(spy: AgentProxy, other: Ag
 
 
 def test_two_streams_have_a_context_each(client: RpcClient) -> None:
-    one, two = client.create_agent(Spy), client.create_agent(Spy)
+    one, two = client.create_agent("Spy"), client.create_agent("Spy")
     with one.count(150) as first, two.before_and_after(150) as second:
         for i, (mine, others) in enumerate(zip(first, second, strict=True)):
             assert (mine, others) == ((i, f"item {i}"), "from the first step")
@@ -215,7 +217,7 @@ def test_a_done_callback_of_a_program_shares_its_variables_with_none(client: Rpc
         SEEN.set("by a callback")
 
     for count in range(1, 20):
-        holder = client.create_agent(Spy)
+        holder: Any = client.create_agent(Spy)
         held = holder.hold()
         held.add_done_callback(note)
         holder.release()

@@ -88,7 +88,7 @@ class Shop(AgentBase):
     def read_there(self, other: Any) -> Any:
         """The attributes of a parcel, read through a result in an agent's call."""
         result = other.send()
-        return [getattr(result, field.name) for field in fields(Parcel)]
+        return [getattr(result.value, field.name) for field in fields(Parcel)]
 
 
 def test_a_plain_method_gives_its_value(desk: AgentProxy) -> None:
@@ -110,7 +110,7 @@ def test_a_value_may_have_attributes_with_any_names(place: str) -> None:
             assert client.create_agent(Shop).read_there(shop) == list("123456789")
         else:
             result = shop.send()
-            assert [getattr(result, field.name) for field in fields(Parcel)] == list("123456789")
+            assert [getattr(result.value, field.name) for field in fields(Parcel)] == list("123456789")
 
 
 def test_keyword_arguments_arrive_everywhere(desk: AgentProxy) -> None:
@@ -324,7 +324,7 @@ def test_an_expired_or_unknown_result_among_the_arguments_is_told(client: RpcCli
 
 
 def test_a_call_that_waits_for_its_arguments_holds_neither_turn_nor_slot(narrow: RpcClient) -> None:
-    latch, desk = narrow.create_agent(Latch), narrow.create_agent(Desk)
+    latch, desk = narrow.create_agent("Latch"), narrow.create_agent("Desk")
     first = latch.hold_async(1)
     latch.entered()
     parked = desk.later(first)
@@ -368,7 +368,7 @@ def test_1500_calls_that_wait_for_a_cancelled_one_are_told(apart: RpcClient) -> 
 
 
 def test_a_web_of_results_costs_no_more_than_its_edges(apart: RpcClient) -> None:
-    latch, node, desk = (apart.create_agent(cls) for cls in (Latch, Node, Desk))
+    latch, node, desk = (apart.create_agent(cls) for cls in ("Latch", "Node", "Desk"))
     with within(5):  # each waits for the two before it: 2 ** 60 paths, 120 edges
         assert node.fibonacci(latch, desk, 60) == 2504730781961
 
@@ -453,7 +453,7 @@ def test_100_nested_calls_finish_on_one_slot(narrow: RpcClient) -> None:
 
 
 def test_100_nested_coroutines_finish_on_one_slot(narrow: RpcClient) -> None:
-    nodes = [narrow.create_agent(Node) for _ in range(100)]
+    nodes: Any = [narrow.create_agent(Node) for _ in range(100)]
     assert nodes[0].down_on_loop(nodes[1:]).result() == 100
 
 
@@ -468,24 +468,26 @@ def test_two_level_fan_outs_finish_on_two_slots() -> None:
 
 
 def test_a_method_may_give_the_result_of_another_as_its_own(narrow: RpcClient) -> None:
-    node, desk = narrow.create_agent(Node), narrow.create_agent(Desk)
+    node, desk = narrow.create_agent("Node"), narrow.create_agent("Desk")
     assert node.forward(desk, "mine", timeout=3) == "mine"
 
 
 def test_a_coroutine_of_a_plain_method_may_await_results(narrow: RpcClient) -> None:
-    node, desk = narrow.create_agent(Node), narrow.create_agent(Desk)
+    node, desk = narrow.create_agent("Node"), narrow.create_agent("Desk")
     assert node.coroutine_that_asks(desk, "mine", timeout=3) == "mine"
 
 
 def test_wait_and_as_completed_give_the_slot_back(narrow: RpcClient) -> None:
-    node, other = narrow.create_agent(Node), narrow.create_agent(Node)
+    node, other = narrow.create_agent("Node"), narrow.create_agent("Node")
     assert node.wait_and_collect(other, 5, timeout=3) == 5
 
 
 def test_a_result_inside_a_result_may_take_longer_than_one_fetch() -> None:
     with client_on_host(max_timeout_seconds=0.1) as client:
-        reader, source, node, latch = (client.create_agent(cls) for cls in (Node, Node, Node, Latch))
-        reading = reader.ask(reader_of := client.create_agent(Node), "read_from", source, node, latch, "hold_async", 7)
+        reader, source, node, latch = (client.create_agent(cls) for cls in ("Node", "Node", "Node", "Latch"))
+        reading = reader.ask(
+            reader_of := client.create_agent("Node"), "read_from", source, node, latch, "hold_async", 7
+        )
         latch.entered()
         time.sleep(0.3)  # longer than one fetch may wait inside the host
         latch.release()
@@ -494,7 +496,7 @@ def test_a_result_inside_a_result_may_take_longer_than_one_fetch() -> None:
 
 
 def test_a_coroutine_may_wait_in_threads_of_its_own(client: RpcClient) -> None:
-    node, other = client.create_agent(Node), client.create_agent(Node)
+    node, other = client.create_agent("Node"), client.create_agent("Node")
     assert node.ask_in_thread(other).result() == ["value", 1]
 
 
@@ -506,7 +508,7 @@ def test_blocking_the_event_loop_is_an_error(client: RpcClient, latch: AgentProx
 
 
 def test_a_blocking_call_in_a_callback_of_an_agent_does_not_stop_the_host(apart: RpcClient) -> None:
-    latch, node, other = (apart.create_agent(cls) for cls in (Latch, Node, Node))
+    latch, node, other = (apart.create_agent(cls) for cls in ("Latch", "Node", "Node"))
     assert node.in_callback(latch, other) in (["value"], ["BlockingCallError"])
     assert apart.is_alive()
 
@@ -537,7 +539,7 @@ def test_a_call_that_comes_back_to_its_caller_is_a_deadlock(client: RpcClient) -
 
 
 def test_a_coroutine_that_comes_back_to_its_caller_is_a_deadlock(client: RpcClient) -> None:
-    a, b = client.create_agent(Node, agent_id="loop-a"), client.create_agent(Node, agent_id="loop-b")
+    a, b = client.create_agent("Node", agent_id="loop-a"), client.create_agent("Node", agent_id="loop-b")
     with pytest.raises(DeadlockError) as caught, within(ROUND_TRIP_S):
         a.ask_on_loop(b, "ask_on_loop", a, "leaf").result()
     assert "loop-a" in str(caught.value)
@@ -602,7 +604,7 @@ def test_a_deadlock_over_arguments_is_found(client: RpcClient, latch: AgentProxy
 def test_random_walks_over_agents_end_in_a_value_or_a_deadlock_and_leave_nothing() -> None:
     source = random.Random(5)
     with client_on_host(capacity=2) as client:
-        nodes = [client.create_agent(Node) for _ in range(5)]
+        nodes: Any = [client.create_agent(Node) for _ in range(5)]
         results = []
         for turn in range(200):
             path = [source.randrange(5) for _ in range(source.randrange(1, 5))]
@@ -659,7 +661,7 @@ def test_a_deadline_block_bounds_every_call_in_it(latch: AgentProxy, desk: Agent
 
 
 def test_a_nested_call_has_no_more_time_than_its_caller(client: RpcClient) -> None:
-    outer, inner = client.create_agent(Node), client.create_agent(Node)
+    outer, inner = client.create_agent("Node"), client.create_agent("Node")
     mine, theirs = outer.rest_of_both(inner, timeout=5)
     assert 0 < theirs <= mine <= 5
     assert outer.rest_within(inner, 2, timeout=5) <= 2
@@ -668,7 +670,7 @@ def test_a_nested_call_has_no_more_time_than_its_caller(client: RpcClient) -> No
 
 
 def test_a_caller_that_times_out_takes_its_nested_call_with_it(client: RpcClient, latch: AgentProxy) -> None:
-    outer = client.create_agent(Node)
+    outer: Any = client.create_agent(Node)
     with pytest.raises(CallTimeout), within(1.5):
         outer.ask(latch, "sleep_for_ever", timeout=0.3).result()
     with within(ROUND_TRIP_S):
@@ -760,7 +762,7 @@ def test_two_threads_may_cancel_one_result_at_once(latch: AgentProxy, monkeypatc
 
 
 def test_1000_cancels_at_random_leave_the_host_as_it_was(client: RpcClient) -> None:
-    desks = [client.create_agent(Desk) for _ in range(4)]
+    desks: Any = [client.create_agent(Desk) for _ in range(4)]
     results = [desks[i % 4].later(i) if i % 3 else desks[i % 4].soon(i) for i in range(1000)]
     for result in results[::2]:
         result.cancel()

@@ -50,7 +50,7 @@ class Child(AgentBase):
 def test_a_cancel_reaches_the_children_unless_asked_otherwise(recursive: bool, ended: str) -> None:
     launcher = RpcAgentServerLauncher(custom_agent_classes=[Parent, Child])
     with launcher as server, RpcClient(server.host, server.port) as client:
-        parent, child = client.create_agent(Parent), client.create_agent(Child)
+        parent, child = client.create_agent("Parent"), client.create_agent("Child")
         result = parent.start(child)
         child.has_begun().result(30)  # a coroutine that is cancelled before its first step sees nothing of it
         assert result.cancel(recursive=recursive)

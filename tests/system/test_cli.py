@@ -455,7 +455,7 @@ def test_a_store_that_cannot_be_reached_is_exit_code_3_for_start() -> None:
         (["--redis-url", "nowhere"], "--redis-url must be a URL"),
         (["--pool-type", "disk"], "--pool-type"),
         (["--log-level", "loud"], "--log-level"),
-        (["--insecure"], "--insecure opens the host to whoever can reach its port: add --local-mode"),
+        (["--insecure"], "--insecure opens the host to every program that can reach its port: add --local-mode"),
         (["--insecure=sure"], "--insecure must be True, False or 'yes-i-mean-it', not 'sure'"),
         (["--file-root", "/nowhere"], "--file-root: '/nowhere' is not a directory"),
         (["--max-message-mb", "0"], "'--max-message-mb': '0' is not a number of MiB above 0"),
@@ -991,7 +991,7 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
     ("words", "told"),
     [
         (["add", "ann", "tooshort"], "a key is 40 characters of Z85 text"),
-        (["add", "../ann", "x" * 40], "'../ann' is no name for a key"),
+        (["add", "../ann", "x" * 40], "'../ann' cannot be the name of a key"),
         (["add", "host:port", "x" * 40], "'host:port' is no HOST:PORT"),
         (["remove", "nobody"], "there is no key of 'nobody'; as_server keys list shows those there are"),
         (["remove", "far.example:1"], "there is no key of 'far.example:1'"),
@@ -1198,3 +1198,28 @@ def test_defect_30_errors_reach_the_caller_with_their_reasons(host: Host) -> Non
             client.create_agent("Nope")
         with pytest.raises(errors.UnknownAgent, match="there is no agent 'nobody' on cli-test"):
             client.get_agent_memory("nobody")
+
+
+# ---------------------------------------------------------------- stubs
+
+
+def test_stubs_of_a_running_host_and_of_its_files_have_the_same_methods(
+    on: Here, here: Here, agent_dir: str, tmp_path: Path
+) -> None:
+    assert on("stubs", "-o", str(tmp_path), "--json").json == [str(tmp_path / "agents_proxies.pyi")]
+    assert here("stubs", "--agent-dir", agent_dir, "-o", str(tmp_path)).out == f"{tmp_path / 'workers_proxies.pyi'}\n"
+    of_host, of_files = ((tmp_path / f"{name}_proxies.pyi").read_text() for name in ("agents", "workers"))
+    assert "class WorkerProxy:" in of_host
+    assert "class AsyncWorkerProxy:" in of_host
+    names = re.compile(r"class WorkerProxy:\n(.*?)\nclass ", re.DOTALL)
+    methods = [sorted(re.findall(r"def (\w+)", names.findall(text)[0])) for text in (of_host, of_files)]
+    assert methods[0] == methods[1]
+
+
+def test_stubs_without_an_agent_class_or_a_place_to_write_say_so(here: Here, agent_dir: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    nothing = here("stubs", "--agent-dir", str(tmp_path / "empty"), "-o", str(tmp_path))
+    assert (nothing.code, "no agent class" in nothing.err) == (2, True)
+    (tmp_path / "file").touch()
+    taken = here("stubs", "--agent-dir", agent_dir, "-o", str(tmp_path / "file"))
+    assert (taken.code, "cannot be written" in taken.err) == (2, True)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.timeout(60)
 def frozen() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, AgentProxy]]:
     """A host that was stopped by SIGSTOP after a client had connected."""
     with host() as launcher, client_of(launcher) as client:
-        desk = client.create_agent(Desk)
+        desk: Any = client.create_agent(Desk)
         with stopped(launcher):
             yield launcher, client, desk
 
@@ -185,7 +185,7 @@ def test_nobody_there_is_told_at_once() -> None:
 
 def test_a_host_that_is_gone_is_told_at_once() -> None:
     with host() as launcher, client_of(launcher) as client:
-        desk = client.create_agent(Desk)
+        desk: Any = client.create_agent(Desk)
         result = desk.later(1)
         assert result.result() == 1
     for ask in (lambda: desk.echo(1), lambda: desk.later(1).result(), lambda: desk.colour):
@@ -321,7 +321,7 @@ def test_a_callback_that_raises_while_a_client_is_closed_keeps_nobody_waiting(od
         raise odd
 
     with host() as launcher, client_of(launcher) as client:
-        latch = client.create_agent(Latch)
+        latch: Any = client.create_agent(Latch)
         results = [latch.hold_async() for _ in range(20)]
         timed_out = latch.hold_async(timeout=0.05)
         for result in (timed_out, *results):
@@ -566,7 +566,7 @@ def test_a_blocking_call_to_another_host_in_a_coroutine_is_refused_before_it_is_
     from zmqagents import BlockingCallError
 
     with client_on_host() as first, client_on_host() as second:
-        node, desk = first.create_agent(Node), second.create_agent(Desk)
+        node, desk = first.create_agent("Node"), second.create_agent("Desk")
         with pytest.raises(BlockingCallError):
             node.ask_on_loop(desk, "bump").result()
         assert desk.count == 0
@@ -581,7 +581,7 @@ def test_asyncio_programs_may_use_several_loops_in_turn(desk: AgentProxy) -> Non
 
 
 def test_a_call_answers_in_time_while_others_are_out(client: RpcClient, desk: AgentProxy) -> None:
-    latch = client.create_agent(Latch)
+    latch: Any = client.create_agent(Latch)
     results = [latch.hold_async(timeout=CALL_TIMEOUT_S) for _ in range(5000)]
     start = time.monotonic()
     assert desk.echo(1) == 1

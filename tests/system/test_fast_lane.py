@@ -119,7 +119,7 @@ def client() -> Iterator[RpcClient]:
 @pytest.fixture
 def runner(client: RpcClient) -> AgentProxy:
     """An agent whose `act` runs in the router thread."""
-    agent = client.create_agent(Runner)
+    agent: Any = client.create_agent(Runner)
     quicken(agent)
     return agent
 
@@ -127,7 +127,7 @@ def runner(client: RpcClient) -> AgentProxy:
 @pytest.fixture
 def later(client: RpcClient) -> AgentProxy:
     """An agent whose `act_later` does."""
-    agent = client.create_agent(Runner)
+    agent: Any = client.create_agent(Runner)
     quicken(agent, later=True)
     return agent
 
@@ -137,7 +137,7 @@ def later(client: RpcClient) -> AgentProxy:
 
 def test_a_method_runs_in_a_worker_until_it_has_been_short_for_a_while() -> None:
     with client_on_host(Runner) as fresh:
-        agent = fresh.create_agent(Runner)
+        agent: Any = fresh.create_agent(Runner)
         assert all(agent.act().startswith("zmqagents-worker") for _ in range(LEAST_RUNS))
         quicken(agent)
 
@@ -312,7 +312,7 @@ def test_a_deadlock_is_seen_from_there(client: RpcClient, runner: AgentProxy) ->
 
 def test_a_host_stops_although_code_is_stuck_there() -> None:
     with client_on_host(Runner, grace_s=0.1) as client:
-        agent = client.create_agent(Runner)
+        agent: Any = client.create_agent(Runner)
         quicken(agent, later=True)
         stuck = agent.act_later("sleep", 1e6)
         while client.get_server_info()["running"] < 1:
@@ -356,7 +356,7 @@ def test_thousands_of_takeovers_lose_nothing_and_keep_every_promise(monkeypatch:
 
     monkeypatch.setattr(Leader, "watch", counted)
     with eager_host_here(monkeypatch, capacity=4) as client:
-        agents = [client.create_agent(Runner) for _ in range(6)]
+        agents: Any = [client.create_agent(Runner) for _ in range(6)]
         quicken(agents[0], later=True)
         quicken(agents[0])
         results = [agent.act_later("note", i) for i in range(500) for agent in agents]

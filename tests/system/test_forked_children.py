@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from hosts import MODES, Forker, running
+from hosts import MODES, running
 from zmqagents import AgentProxy
 
 
 @pytest.fixture(scope="module", params=MODES)
 def forker(request: pytest.FixtureRequest) -> Iterator[AgentProxy]:
     with running(request.param) as host, host.client() as client:
-        yield client.create_agent(Forker)
+        yield client.create_agent("Forker")
 
 
 def test_a_process_that_an_agent_forks_ends_by_sigterm(forker: AgentProxy) -> None:

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 from actors import client_on_host
-from zmqagents import AgentBase, AgentProxy, ConfigError
+from zmqagents import AgentBase, ConfigError
 from zmqagents.agents.spec import spec_of
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ def test_a_copy_of_an_agent_is_an_agent_with_its_state() -> None:
 def test_an_agent_of_any_kind_is_made_again_elsewhere_from_its_arguments(make: Any) -> None:
     with client_on_host(Square, Model, ModelFirst, Record) as client:
         port = int(client.address.rpartition(":")[2])
-        made: list[AgentProxy] = [
+        made: list[Any] = [
             agent.to_dist("localhost", port) for agent in (Square(2), Model(size=1), ModelFirst(size=3), Record(size=4))
         ]
         assert [made[0].area(), made[1].text(), made[2].text(), made[3].doubled()] == [4, "1 m", "3", 8]

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from actors import Desk, Latch, client_on_host, within
+from actors import Desk, client_on_host, within
 from zmqagents import AgentProxy, CallTimeout, RpcClient, deadline
 from zmqagents.connection.channel import LEAD_S, LONE_CALLS, Channel
 from zmqagents.connection.connection import Connection
@@ -35,7 +35,7 @@ def call_until_alone(client: RpcClient, desk: AgentProxy) -> Channel:
 
 
 def test_a_lone_caller_reads_its_replies_itself(client: RpcClient) -> None:
-    desk = client.create_agent(Desk)
+    desk = client.create_agent("Desk")
     channel = call_until_alone(client, desk)
     resting = 0
     for _ in range(200):
@@ -45,7 +45,7 @@ def test_a_lone_caller_reads_its_replies_itself(client: RpcClient) -> None:
 
 
 def test_a_pending_result_keeps_the_io_thread_at_work(client: RpcClient) -> None:
-    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    desk, latch = client.create_agent("Desk"), client.create_agent("Latch")
     channel = call_until_alone(client, desk)
     held = latch.hold_async("held")
     for _ in range(3 * LONE_CALLS):
@@ -58,7 +58,7 @@ def test_a_pending_result_keeps_the_io_thread_at_work(client: RpcClient) -> None
 
 
 def test_a_long_wait_leaves_the_socket_to_the_io_thread(client: RpcClient) -> None:
-    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    desk, latch = client.create_agent("Desk"), client.create_agent("Latch")
     channel = call_until_alone(client, desk)
     caller = threading.Thread(target=latch.hold)
     caller.start()
@@ -70,7 +70,7 @@ def test_a_long_wait_leaves_the_socket_to_the_io_thread(client: RpcClient) -> No
 
 
 def test_a_caller_that_reads_itself_keeps_its_deadline(client: RpcClient) -> None:
-    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    desk, latch = client.create_agent("Desk"), client.create_agent("Latch")
     call_until_alone(client, desk)
     with pytest.raises(CallTimeout), within(2), deadline(0.3):
         latch.hold()
@@ -112,7 +112,7 @@ def test_an_interrupted_caller_harms_neither_the_connection_nor_a_call() -> None
 
 
 def _interrupt_a_caller(client: RpcClient) -> None:
-    desk = client.create_agent(Desk)
+    desk = client.create_agent("Desk")
     call_until_alone(client, desk)
     main, stop = threading.get_ident(), threading.Event()
     interrupts = answers = 0
@@ -152,7 +152,7 @@ def _interrupt_a_caller(client: RpcClient) -> None:
 
 
 def test_a_fork_amid_a_call_leaves_the_parent_its_reply(client: RpcClient) -> None:
-    desk, latch = client.create_agent(Desk), client.create_agent(Latch)
+    desk, latch = client.create_agent("Desk"), client.create_agent("Latch")
     call_until_alone(client, desk)
     replies: list[str] = []
     caller = threading.Thread(target=lambda: replies.append(latch.hold("mine")))

@@ -54,7 +54,7 @@ def accepted(client: RpcClient) -> int:
 
 def test_a_message_over_the_limit_is_refused_here_before_anything_is_sent() -> None:
     with client_on_host(Counting, max_message_bytes=LIMIT) as client:
-        agent = client.create_agent(Counting)
+        agent: Any = client.create_agent(Counting)
         before = accepted(client)
         make: Callable[..., Any] = lambda thing: client.create_agent(Counting, thing)  # noqa: E731
         for call in (agent.plain, agent.soon, agent.items, agent, agent.plain.aio, make):
@@ -162,7 +162,7 @@ def test_a_host_with_too_many_bytes_waiting_is_busy_and_says_when_to_come_again(
 
 def test_a_client_waits_for_a_busy_host_until_its_deadline() -> None:
     with client_on_host(Latch, max_queued_bytes=LIMIT) as client:
-        latch = client.create_agent(Latch)
+        latch: Any = client.create_agent(Latch)
         first, second = latch.hold_async(bytes(LIMIT)), latch.hold_async(bytes(LIMIT))
         third = latch.hold_async(bytes(LIMIT), timeout=CALL_TIMEOUT_S)
         latch.entered()
@@ -233,7 +233,7 @@ def test_a_call_that_waits_for_its_arguments_is_counted() -> None:
 
 def test_agents_call_each_other_while_the_host_is_full() -> None:
     with client_on_host(Node, Desk, Latch, max_queued_bytes=LIMIT, capacity=2) as client:
-        latch, node, desk = (client.create_agent(cls) for cls in (Latch, Node, Desk))
+        latch, node, desk = (client.create_agent(cls) for cls in ("Latch", "Node", "Desk"))
         held = [latch.hold_async(bytes(LIMIT)) for _ in range(2)]
         latch.entered()
         assert node.ask(desk, "echo", "still here").result(CALL_TIMEOUT_S) == "still here"

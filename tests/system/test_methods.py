@@ -66,7 +66,7 @@ class Shapes(AgentBase):
 @pytest.fixture(scope="module")
 def shapes() -> Iterator[AgentProxy]:
     with client_on_host(Shapes) as client:
-        yield client.create_agent(Shapes)
+        yield client.create_agent("Shapes")
 
 
 def test_partial_and_dispatched_methods_are_methods(shapes: AgentProxy) -> None:

@@ -165,7 +165,8 @@ def tight() -> Iterator[RpcClient]:
 
 @pytest.fixture
 def subject(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Subject)
+    proxy: Any = client.create_agent(Subject)
+    return proxy
 
 
 # ---------------------------------------------------------------- launching and stopping
@@ -255,8 +256,8 @@ def test_launching_another_host_disturbs_no_call(subject: AgentProxy) -> None:
 
 def test_agents_that_wait_for_a_third_do_not_use_up_the_capacity(client: RpcClient) -> None:
     """13, read 6: with capacity 2, two agents that waited for a third one never finished."""
-    third = client.create_agent(Subject)
-    results = [client.create_agent(Subject).ask(third, number) for number in range(6)]
+    third: Any = client.create_agent(Subject)
+    results: Any = [client.create_agent(Subject).ask(third, number) for number in range(6)]
     assert [result.result(5) for result in results] == [[number] for number in range(6)]
 
 

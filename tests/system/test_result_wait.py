@@ -32,7 +32,7 @@ def ask(*words: Any) -> subprocess.CompletedProcess[str]:
 
 def test_no_wait_exits_6_while_a_result_is_not_there_and_wait_brings_it() -> None:
     with RpcAgentServerLauncher(custom_agent_classes=[Slow]) as server, RpcClient(server.host, server.port) as client:
-        slow = client.create_agent(Slow, agent_options={"max_concurrency": 2})
+        slow: Any = client.create_agent(Slow, agent_options={"max_concurrency": 2})
         result = slow.hold()
         missing = ask(result.task_id, "--no-wait", "--port", server.port)
         assert (missing.returncode, missing.stdout) == (6, "")

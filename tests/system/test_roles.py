@@ -198,7 +198,7 @@ def test_the_hosts_own_key_and_its_own_unix_user_are_admins(house: House) -> Non
 
 def test_a_caller_deletes_no_agent_of_others(ann: RpcClient, bob: RpcClient) -> None:
     desk = ann.create_agent("Desk")
-    with pytest.raises(PermissionRefused, match="was made by somebody else: only an admin may delete it"):
+    with pytest.raises(PermissionRefused, match="was made by another user: only an admin may delete it"):
         bob.delete_agent(desk.agent_id)
     assert bob.get_agent(desk.agent_id).echo(1) == 1
     assert ann.delete_agent(desk.agent_id)
@@ -239,7 +239,7 @@ def test_a_caller_sees_and_cancels_its_own_calls_alone(ann: RpcClient, bob: RpcC
         return [call["task_id"] for call in client.get_call_list()]
 
     assert (calls_of(ann), calls_of(bob), calls_of(boss)) == ([task], [], [task])
-    with pytest.raises(PermissionRefused, match="is somebody else's call: only an admin may cancel it"):
+    with pytest.raises(PermissionRefused, match="is a call of another user: only an admin may cancel it"):
         bob.cancel(task)
     bob.get_result(task).cancel()  # lets go of bob's own wait; the call goes on
     bob.link.cancel(task)
@@ -415,10 +415,10 @@ def test_who_comes_in_without_a_key_may_call_and_no_more(caplog: pytest.LogCaptu
 
 
 def test_off_this_machine_the_words_must_be_said(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match="insecure opens the host to whoever can reach its port"):
+    with pytest.raises(ConfigError, match="insecure opens the host to every program that can reach its port"):
         RpcAgentServerLauncher(insecure=True)
     with host(insecure="yes-i-mean-it", local_mode=False) as launcher:
-        assert "insecure: anybody who can reach this machine can call its agents" in caplog.text
+        assert "insecure: every program that can reach this machine can call its agents" in caplog.text
         connections = psutil.Process(launcher.pid).net_connections("tcp")
         assert [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN] == ["0.0.0.0"]
         with RpcClient("127.0.0.1", launcher.port, transport="tcp-insecure", timeout=CALL_TIMEOUT_S) as client:

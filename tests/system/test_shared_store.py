@@ -140,7 +140,7 @@ def test_a_fetch_outlasts_the_longest_that_one_may_wait(server: RedisServer) -> 
         redis_host(server, namespace) as first, redis_host(server, namespace, max_timeout_seconds=0.3) as second,
         client_of(first) as a, client_of(second) as b,
     ):  # fmt: skip
-        ended = a.create_agent(Timer).end_after(1.0)
+        ended: Any = a.create_agent(Timer).end_after(1.0)
         assert b.get_result(ended.task_id).result(CALL_TIMEOUT_S) == ended.result()
 
 
@@ -337,7 +337,7 @@ def test_results_of_one_host_reach_the_clients_of_another_as_they_are_made(
     two: tuple[RpcAgentServerLauncher, RpcAgentServerLauncher], clients: tuple[RpcClient, RpcClient]
 ) -> None:
     count, rate = (5000, 500) if LONG else (300, 500)
-    timer = clients[0].create_agent(Timer)
+    timer: Any = clients[0].create_agent(Timer)
     lead_s = 4.0 if LONG else 1.5
     begun = time.monotonic()
     end_after = timer.end_after.with_timeout(120)
@@ -369,7 +369,7 @@ def test_results_of_one_host_reach_the_clients_of_another_as_they_are_made(
 @contextlib.contextmanager
 def completions(a: RpcClient, b: RpcClient, count: int, over_s: float) -> Iterator[None]:
     """``count`` calls end on one host during the block, all asked for through the other: none is lost, none hangs."""
-    timer = a.create_agent(Timer)
+    timer: Any = a.create_agent(Timer)
     dice = random.Random(7)
     end_after = timer.end_after.with_timeout(120)
     made = [end_after(0.5 + dice.random() * over_s) for _ in range(count)]
@@ -454,7 +454,7 @@ class Load:
 
     def _call(self) -> None:
         with client_of(self._launcher) as client:
-            timer = client.create_agent(Timer)
+            timer: Any = client.create_agent(Timer)
             due = time.monotonic()
             while not self._stop.wait(max(0.0, due - time.monotonic())):
                 due = max(due + 0.01, time.monotonic() - 1)  # makes up for what is missed, but not for ever

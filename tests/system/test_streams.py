@@ -13,7 +13,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import psutil
@@ -32,6 +32,7 @@ from zmqagents import (
     CallLost,
     CallTimeout,
     DeadlockError,
+    RemoteProtocolError,
     RpcAgentServerLauncher,
     RpcClient,
     SerializationError,
@@ -39,6 +40,7 @@ from zmqagents import (
     UnknownAgent,
     async_func,
     concurrent,
+    register_type,
     stream_func,
     sync_func,
 )
@@ -50,6 +52,15 @@ from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
 pytestmark = pytest.mark.timeout(60)
 ENDLESS = 10**9
 FLAT_MIB = 4.0  # how much a process may grow by while items flow through it: less than any queue of them
+
+
+def _refuse(_: Any) -> Any:
+    raise LookupError("no object can be made of this")
+
+
+@register_type(to_data=lambda _: 0, from_data=_refuse)
+class Unreadable:
+    """Can be sent and not be read."""
 
 
 class Source(AgentBase):
@@ -84,12 +95,14 @@ class Source(AgentBase):
     def gated(self, before: int, after: int) -> Iterator[int]:
         """Item number ``before`` is made when somebody opens the gate."""
         for i in range(before + after):
+            self._made = i + 1
             if i == before:
                 self._gate.wait(CALL_TIMEOUT_S)
             yield i
 
     async def gated_on_loop(self, before: int, after: int) -> AsyncIterator[int]:
         for i in range(before + after):
+            self._made = i + 1
             while i == before and not self._gate.is_set():
                 await asyncio.sleep(0.001)
             yield i
@@ -110,6 +123,10 @@ class Source(AgentBase):
     def unsendable(self) -> Iterator[Any]:
         yield 1
         yield {"lock": threading.Lock()}
+
+    def unreadable(self, n: int) -> Iterator[Any]:
+        for _ in range(n):
+            yield Unreadable()
 
     def blobs(self, n: int, size: int) -> Iterator[bytes]:
         for i in range(n):
@@ -194,18 +211,20 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def source(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Source)
+    proxy: Any = client.create_agent(Source)
+    return proxy
 
 
 @pytest.fixture
 def reader(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Reader)
+    proxy: Any = client.create_agent(Reader)
+    return proxy
 
 
 both_kinds = pytest.mark.parametrize("kind", ["count", "count_on_loop"])
 
 
-def first_items(stream: Stream, how_many: int) -> list[Any]:
+def first_items(stream: Stream[Any], how_many: int) -> list[Any]:
     return [next(stream) for _ in range(how_many)]
 
 
@@ -305,23 +324,23 @@ def test_a_stream_that_is_left_runs_the_generators_finally(source: AgentProxy, k
     assert source.echo("free") == "free"
 
 
-def _close(stream: Stream) -> None:
+def _close(stream: Stream[Any]) -> None:
     first_items(stream, 3)
     stream.close()
     stream.close()
     assert list(stream) == []
 
 
-def _with(stream: Stream) -> None:
+def _with(stream: Stream[Any]) -> None:
     with stream:
         first_items(stream, 3)
 
 
-def _drop(stream: Stream) -> None:
+def _drop(stream: Stream[Any]) -> None:
     first_items(stream, 3)
 
 
-def _aclose(stream: Stream) -> None:
+def _aclose(stream: Stream[Any]) -> None:
     async def read() -> None:
         async with stream:
             await anext(stream)
@@ -330,7 +349,7 @@ def _aclose(stream: Stream) -> None:
     asyncio.run(read())
 
 
-def _break(stream: Stream) -> None:
+def _break(stream: Stream[Any]) -> None:
     async def read() -> None:
         async for item in stream:
             if item == 3:
@@ -342,7 +361,7 @@ def _break(stream: Stream) -> None:
 @pytest.mark.parametrize("how", ["value", "result", "stream", "timeout"])
 def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient, source: AgentProxy, how: str) -> None:
     """A traceback holds the frames that it went through, and those what was in them: until it is gone, no longer."""
-    other = client.create_agent(Source)
+    other: Any = client.create_agent(Source)
 
     def fail() -> None:
         stream = source.count(ENDLESS)
@@ -364,6 +383,82 @@ def test_an_error_beside_an_open_stream_does_not_keep_it_open(client: RpcClient,
         assert source.echo("free", timeout=1.0) == "free"
     finally:
         gc.enable()
+
+
+def by_for(source: AgentProxy) -> None:
+    for _ in source.gated(3, ENDLESS):
+        pass
+
+
+def by_for_over_a_variable(source: AgentProxy) -> None:
+    stream = source.gated(3, ENDLESS)
+    for _ in stream:
+        pass
+
+
+def by_list(source: AgentProxy) -> None:
+    list(source.gated_on_loop(3, ENDLESS))
+
+
+@pytest.mark.parametrize("read", [by_for, by_for_over_a_variable, by_list])
+def test_ctrl_c_in_a_reader_that_waits_ends_the_stream_while_the_traceback_is_kept(
+    source: AgentProxy, read: Callable[[AgentProxy], None]
+) -> None:
+    """As an interactive Python keeps it: in `sys.last_traceback`, until the next error."""
+    main = threading.get_ident()
+
+    def ctrl_c() -> None:
+        assert eventually(lambda: source.made() == 4, 10.0)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    killer = threading.Thread(target=ctrl_c)
+    killer.start()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        read(source)
+    killer.join()
+    source.open_gate()  # the generator waits for it, not for its reader
+    with within(1.0):
+        assert source.echo("free") == "free"
+    del kept
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_exception_in_the_body_of_a_loop_ends_the_stream_while_the_traceback_is_kept(
+    source: AgentProxy, asynchronous: bool
+) -> None:
+    async def read_in_loop() -> None:
+        async for item in source.count(ENDLESS):
+            raise LookupError(item)
+
+    def read() -> None:
+        for item in source.count(ENDLESS):
+            raise LookupError(item)
+
+    with pytest.raises(LookupError) as kept:
+        asyncio.run(read_in_loop()) if asynchronous else read()
+    assert source.echo("free", timeout=1.0) == "free"
+    del kept
+
+
+def test_with_ends_a_stream_that_has_a_name_while_the_traceback_is_kept(source: AgentProxy) -> None:
+    def read() -> None:
+        with source.count(ENDLESS) as stream:
+            for item in stream:
+                raise LookupError(item)
+
+    with pytest.raises(LookupError) as kept:
+        read()
+    assert source.echo("free", timeout=1.0) == "free"
+    del kept
+
+
+def test_an_item_that_cannot_be_read_ends_the_stream(source: AgentProxy) -> None:
+    stream = source.unreadable(ENDLESS)
+    with pytest.raises(RemoteProtocolError) as kept:
+        next(stream)
+    assert source.echo("free", timeout=1.0) == "free"
+    assert list(stream) == []
+    del kept
 
 
 def test_closing_it_from_another_thread_wakes_its_reader(source: AgentProxy) -> None:
@@ -432,7 +527,7 @@ def test_another_client_may_cancel_a_stream_by_its_task_id(server: RpcAgentServe
 
 def test_a_host_that_dies_ends_its_streams() -> None:
     with client_on_host(Source) as client:
-        stream = client.create_agent(Source).count(ENDLESS)
+        stream: Any = client.create_agent(Source).count(ENDLESS)
         first_items(stream, 3)
         os.kill(client.get_server_info()["pid"], signal.SIGKILL)
         with within(1.0), pytest.raises(CallLost):
@@ -447,6 +542,30 @@ stream = getattr(zmqagents.RpcClient(host, int(port)).get_agent(agent_id), kind)
 print(json.dumps(next(stream)), flush=True)
 time.sleep(60)
 """
+
+
+INTERACTIVE = """
+import code, sys, zmqagents
+host, port, agent_id = sys.argv[1:]
+code.interact("", local={"source": zmqagents.RpcClient(host, int(port)).get_agent(agent_id)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "over"), [("", "source.gated(3, 10**9)"), ("stream = source.gated(3, 10**9)", "stream")]
+)
+def test_ctrl_c_in_an_interactive_python_ends_the_stream_that_it_reads(
+    server: RpcAgentServerLauncher, source: AgentProxy, before: str, over: str
+) -> None:
+    with started(INTERACTIVE, server.host, str(server.port), source.agent_id) as program:
+        assert program.stdin is not None
+        program.stdin.write(f"{before}\nfor _ in {over}: pass\n\n")
+        program.stdin.flush()
+        assert eventually(lambda: source.made() == 4, 10.0)
+        program.send_signal(signal.SIGINT)
+        source.open_gate()
+        assert source.echo("free", timeout=2.0) == "free"
+        assert program.poll() is None
 
 
 @both_kinds
@@ -580,6 +699,25 @@ def test_a_read_that_was_given_up_loses_no_item(source: AgentProxy) -> None:
     assert asyncio.run(read()) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("kind", ["gated", "gated_on_loop"])
+def test_a_task_that_is_cancelled_ends_its_stream_while_its_exception_is_kept(source: AgentProxy, kind: str) -> None:
+    async def read() -> None:
+        async for _ in getattr(source, kind)(3, ENDLESS):
+            pass
+
+    async def cancel() -> None:
+        task = asyncio.create_task(read())
+        while await source.made.aio() < 4:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.wait([task])
+        source.open_gate()
+        with within(1.0):
+            assert await source.echo.aio("free") == "free"
+
+    asyncio.run(cancel())
+
+
 def test_two_tasks_that_read_one_stream_share_its_items(source: AgentProxy) -> None:
     async def read() -> list[int]:
         stream = source.gated_on_loop(1, 40)
@@ -596,9 +734,9 @@ def test_two_tasks_that_read_one_stream_share_its_items(source: AgentProxy) -> N
 
 
 def test_one_loop_reads_many_streams_at_once(client: RpcClient) -> None:
-    streams = [client.create_agent(Source).count_on_loop(100) for _ in range(20)]
+    streams: Any = [client.create_agent(Source).count_on_loop(100) for _ in range(20)]
 
-    async def total(stream: Stream) -> int:
+    async def total(stream: Stream[Any]) -> int:
         return sum([i async for i in stream])
 
     async def read() -> list[int]:

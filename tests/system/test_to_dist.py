@@ -140,6 +140,11 @@ def test_agents_of_the_private_host_take_each_other_as_arguments() -> None:
     assert outer.apply(inner) == 3
 
 
+def test_methods_of_proxies_go_to_it_and_are_those_of_the_same_agent() -> None:
+    first = Applier(abs).to_dist()
+    assert Applier(first.apply).to_dist().apply(-4) == 4
+
+
 def test_modules_that_came_to_the_path_later_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "came_later.py").write_text(
         "import threading\nfrom zmqagents import AgentBase\nlock = threading.Lock()\n"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import importlib
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import pydantic
 import pytest
 
 from actors import client_of, client_on_host, host
-from hosts import output_of
+from hosts import ROOT, output_of
 from zmqagents import (
     AgentBase,
     AgentCallError,
@@ -132,6 +134,12 @@ class Shop(AgentBase):
     def fail(self, order: Order) -> None:
         raise Odd(7, order)
 
+    def remember(self, value: Any) -> None:
+        self.kept_value = value
+
+    def remembered(self) -> Any:
+        return self.kept_value
+
     @staticmethod
     def alone(order: Order) -> Order:
         assert isinstance(order, Order), order
@@ -179,7 +187,7 @@ def test_an_annotated_argument_and_result_arrive_as_what_they_are(shop: RpcClien
 
 
 def test_a_result_that_is_passed_on_is_of_the_annotated_class(shop: RpcClient) -> None:
-    agent = shop.create_agent(Shop)
+    agent: Any = shop.create_agent(Shop)
     assert agent.of_another(SENT, agent.later(SENT)) == "Order Order"
 
 
@@ -212,7 +220,8 @@ def test_a_proxy_that_does_not_know_the_class_of_its_agent_refuses_what_it_does_
 
 
 def test_an_annotation_of_dict_or_list_asks_for_the_plain_form(shop: RpcClient) -> None:
-    kind, order, spot = shop.create_agent(Shop).plainly(SENT, Spot(1, 2))
+    agent: Any = shop.create_agent(Shop)
+    kind, order, spot = agent.plainly(SENT, Spot(1, 2))
     assert (kind, spot) == ("dict", "tuple")
     assert order["note"] == "soon"
     assert [item["name"] for item in order["items"]] == ["bolt", "nut"]
@@ -283,6 +292,75 @@ def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.L
         assert client.create_agent(Shop).back(SENT) == SENT
     assert "will not know" in caplog.text
     assert "Stranger" in caplog.text
+
+
+# ---------------------------------------------------------------- agent files
+
+AGENTS = """
+import dataclasses, functools
+from zmqagents import AgentBase, register_exception, register_type
+
+@dataclasses.dataclass
+class Ticket:
+    n: int
+
+@register_type
+class Note(str):
+    pass
+
+@register_exception
+class Torn(Exception):
+    def __init__(self, n):
+        super().__init__(n)
+        self.n = n
+
+class Booth(AgentBase):
+    def sell(self, ticket: Ticket) -> Ticket:
+        assert isinstance(ticket, Ticket), ticket
+        return ticket
+
+    def note(self, note):
+        assert type(note) is Note, note
+        return note
+
+    def tear(self, ticket: Ticket) -> None:
+        raise Torn(ticket.n)
+
+    def _swap(self, old: Ticket, new: Ticket) -> Ticket:
+        return new if isinstance(old, Ticket) else old
+
+    swap_first = functools.partialmethod(_swap, Ticket(1))
+
+    @functools.singledispatchmethod
+    def kind(self, value) -> str:
+        return "unknown"
+
+    @kind.register
+    def _(self, value: Ticket) -> str:
+        return f"ticket {value.n}"
+"""
+
+
+def test_a_class_of_an_agent_file_is_the_same_for_a_client_that_imports_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "booths.py").write_text(AGENTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    booths = importlib.import_module("booths")
+    try:
+        with client_on_host(agent_dir=str(tmp_path)) as client:
+            booth = client.create_agent(booths.Booth)
+            assert booth.sell(booths.Ticket(3)) == booths.Ticket(3)
+            assert booth.swap_first(booths.Ticket(4)) == booths.Ticket(4)
+            assert booth.kind(booths.Ticket(5)) == "ticket 5"
+            assert booth.kind(6) == "unknown"
+            got = booth.note(booths.Note("x"))
+            assert (type(got), got) == (booths.Note, "x")
+            with pytest.raises(booths.Torn) as caught:
+                booth.tear(booths.Ticket(7))
+            assert caught.value.n == 7
+    finally:
+        del sys.modules["booths"]
 
 
 # ---------------------------------------------------------------- trusted packages
@@ -374,6 +452,27 @@ def test_on_a_private_host_an_exception_keeps_class_arguments_and_attributes() -
 
 
 # ---------------------------------------------------------------- other clients
+
+
+def shell(*words: str) -> tuple[int, str]:
+    """Exit status and output of a verb."""
+    done = subprocess.run([sys.executable, "-m", "zmqagents", *words], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_shell_prints_the_plain_form_or_that_of_named_types(package: str, shop: RpcClient) -> None:
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
+
+    register_type(Ticket)  # for the argument of this process; the host has it with its settings
+    with host(Shop, types=[package]) as launcher, client_of(launcher) as client:
+        agent = client.create_agent(Shop, agent_id="shop")
+        agent.remember(Ticket(3))
+        call = ("call", "shop", "remembered", "--json", "--port", str(launcher.port))
+        assert shell(*call) == (0, '{"n": 3}\n')
+        status, said = shell(*call, "--no-plain-types")
+        assert status == 1
+        assert "result is a Ticket, which the receiving side does not know" in said
+        assert shell(*call, "--no-plain-types", "--types", package)[0] == 1  # this shell cannot import it
 
 
 async def _round(address: str) -> list[Any]:

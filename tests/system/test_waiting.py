@@ -95,19 +95,21 @@ def server() -> Iterator[RpcAgentServerLauncher]:
 
 @pytest.fixture
 def sleeper(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Sleeper)
+    proxy: Any = client.create_agent(Sleeper)
+    return proxy
 
 
 @pytest.fixture
 def waiter(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Waiter)
+    proxy: Any = client.create_agent(Waiter)
+    return proxy
 
 
 # ---------------------------------------------------------------- for several results
 
 
 def test_the_standard_librarys_wait_and_as_completed_take_results(client: RpcClient) -> None:
-    sleepers = [client.create_agent(Sleeper) for _ in range(3)]
+    sleepers: Any = [client.create_agent(Sleeper) for _ in range(3)]
     results = [each.sleep(seconds) for each, seconds in zip(sleepers, (0.3, 0.0, 0.15), strict=True)]
     done, not_done = concurrent.futures.wait(results, CALL_TIMEOUT_S, FIRST)
     assert results[1] in done
@@ -182,7 +184,7 @@ def test_results_and_other_futures_are_waited_for_together(waiter: AgentProxy, s
 
 @pytest.mark.parametrize("how", ["result", "wait", "as_completed"])
 def test_waiting_in_a_done_callback_is_refused(client: RpcClient, how: str) -> None:
-    one, other = client.create_agent(Latch), client.create_agent(Latch)
+    one, other = client.create_agent("Latch"), client.create_agent("Latch")
     never = one.sleep_for_ever()
     ways = {"result": never.result, "wait": lambda: wait([never]), "as_completed": lambda: list(as_completed([never]))}
     seen: list[Any] = []
@@ -210,7 +212,7 @@ def test_waiting_in_a_done_callback_is_refused(client: RpcClient, how: str) -> N
 @pytest.mark.parametrize("kind", ["thread", "coroutine"])
 def test_a_cancel_reaches_running_code_within_a_fifth_of_a_second(client: RpcClient, kind: str) -> None:
     for _ in range(20):
-        latch = client.create_agent(Latch)
+        latch: Any = client.create_agent(Latch)
         running = latch.hold_until_cancelled() if kind == "thread" else latch.sleep_for_ever()
         latch.entered()
         with within(0.2):
@@ -380,6 +382,28 @@ def test_the_shell_shows_what_is_stuck_and_frees_it(server: RpcAgentServerLaunch
     assert client.get_call_list() == []
 
 
+def test_what_queues_behind_a_cancelled_call_that_still_runs_says_so(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    latch = client.create_agent(Latch)
+    holding = latch.hold_async()
+    latch.entered()
+    queued = latch.mark_later(1)
+    assert [call["note"] for call in client.get_call_list()] == ["", ""]
+    assert holding.cancel()
+    text = f"{latch.agent_id}.hold_async was cancelled and still runs"
+    assert eventually(lambda: [call["note"] for call in client.get_call_list()] == [f"behind {text}"], CALL_TIMEOUT_S)
+    with pytest.raises(CallTimeout, match=rf"behind 2 calls \({text}\), never started"):
+        latch.mark(2, timeout=0.1)  # type: ignore[call-arg]
+    assert text in as_server(server, "calls").stdout
+    first, second = client.dump()
+    assert (first["task_id"], first["note"]) == (holding.task_id, "has ended and still runs")
+    assert "_open.wait" in first["stack"]  # the line of the agent's own code
+    assert second["behind"] == [holding.task_id]
+    latch.release()
+    assert queued.result() == 1
+
+
 def test_the_shell_prints_a_result_and_the_agents_error(server: RpcAgentServerLauncher, sleeper: AgentProxy) -> None:
     good, bad = sleeper.sleep(0.01), sleeper.sleep(0.01, "no luck")
     concurrent.futures.wait([good, bad])
@@ -417,7 +441,8 @@ class Roundabout(AgentBase):
 
 @pytest.fixture
 def roundabout(client: RpcClient) -> AgentProxy:
-    return client.create_agent(Roundabout)
+    proxy: Any = client.create_agent(Roundabout)
+    return proxy
 
 
 @pytest.mark.parametrize(("how", "expected"), [("value", 1), ("result", 1), ("wait", 2)])

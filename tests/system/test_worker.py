@@ -209,7 +209,7 @@ def test_no_more_agents_run_at_once_than_the_capacity_says() -> None:
 
 def test_coroutines_need_no_worker() -> None:
     with client_on_host(Sleeper, capacity=1) as client:
-        agents = [client.create_agent(Sleeper) for _ in range(500)]
+        agents: Any = [client.create_agent(Sleeper) for _ in range(500)]
         start = time.monotonic()
         results = [agent.nap_on_loop(0.5) for agent in agents]
         assert all(result.result() for result in results)
@@ -266,7 +266,7 @@ def test_an_agent_may_use_its_own_host_as_a_client_does(client: RpcClient) -> No
 
 def test_an_agent_may_make_others_on_one_slot() -> None:
     with client_on_host(Place, Desk, capacity=1) as client:
-        assert client.create_agent(Place).make_another(timeout=3).echo(1, timeout=3) == 1
+        assert client.create_agent("Place").make_another(timeout=3).echo(1, timeout=3) == 1
 
 
 def test_an_agent_waits_for_what_its_host_must_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +322,8 @@ def test_a_thread_of_an_agent_keeps_no_result_alive(client: RpcClient) -> None:
 
 def test_a_host_ends_although_a_method_never_returns() -> None:
     with client_on_host(Sleeper, grace_s=0.1) as client:
-        agent = client.create_agent(Sleeper)
-        stuck = [agent.nap(1e6), client.create_agent(Sleeper).nap_on_loop(1e6)]
+        agent: Any = client.create_agent(Sleeper)
+        stuck: Any = [agent.nap(1e6), client.create_agent(Sleeper).nap_on_loop(1e6)]
         while client.get_server_info()["calls_open"] < 2:
             pass
         start = time.monotonic()
@@ -332,7 +332,7 @@ def test_a_host_ends_although_a_method_never_returns() -> None:
 
 
 def test_a_coroutine_that_swallows_its_cancellation_is_answered_all_the_same(client: RpcClient) -> None:
-    sleeper = client.create_agent(Sleeper)
+    sleeper: Any = client.create_agent(Sleeper)
     result = sleeper.stubborn()
     result.cancel()
     assert result.cancelled()

@@ -29,7 +29,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, own_call
@@ -38,6 +38,7 @@ from .marks import AgentOptions, OnBusy, host_only
 __all__ = ["AgentBase"]
 
 
+S = TypeVar("S", bound="AgentBase")
 _distributor: Callable[..., Any] | None = None
 
 
@@ -102,26 +103,28 @@ class AgentBase:
             merged = {key: getattr(base, key) for key in AgentOptions.__slots__} | given
             cls.__zmqagents_options__ = AgentOptions(**merged)  # type: ignore[attr-defined]
 
-    def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
-        """Keeps the arguments, so that `to_dist` can make the agent again on a host.
+    if not TYPE_CHECKING:  # to a checker, a call of the class is one of its constructor
 
-        No metaclass does this: it would stand against those of ABC, Protocol and pydantic.
-        """
-        if "to_dist" in kwargs:
-            where = kwargs.pop("to_dist")
-            if where is not True and not isinstance(where, Mapping):
-                raise ConfigError(
-                    f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}: "
-                    "leave it out for an agent of this process"
-                )
-            return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
-        make: Any = super().__new__
-        self = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
-        self.__dict__["_zmqagents_made_with"] = (args, kwargs)
-        if hasattr(cls, _PYDANTIC):
-            _made_with[id(self)] = (args, kwargs)
-            weakref.finalize(self, _made_with.pop, id(self), None)
-        return self
+        def __new__(cls, /, *args: Any, **kwargs: Any) -> Any:
+            """Keeps the arguments, so that `to_dist` can make the agent again on a host.
+
+            No metaclass does this: it would stand against those of ABC, Protocol and pydantic.
+            """
+            if "to_dist" in kwargs:
+                where = kwargs.pop("to_dist")
+                if where is not True and not isinstance(where, Mapping):
+                    raise ConfigError(
+                        f"to_dist takes True or a dict like {{'host': ..., 'port': ...}}, not {where!r}: "
+                        "leave it out for an agent of this process"
+                    )
+                return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
+            make: Any = super().__new__
+            self = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+            self.__dict__["_zmqagents_made_with"] = (args, kwargs)
+            if hasattr(cls, _PYDANTIC):
+                _made_with[id(self)] = (args, kwargs)
+                weakref.finalize(self, _made_with.pop, id(self), None)
+            return self
 
     def __init__(self, name: str | None = None, **fields: Any) -> None:
         own_name = name if name is not None else type(self).__name__
@@ -153,21 +156,27 @@ class AgentBase:
             made = self.__dict__["_zmqagents_id"] = new_agent_id(type(self).__name__)
         return made
 
-    def reply(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
+    if TYPE_CHECKING:  # subclasses give them parameters of their own, and may decorate them
+        reply: Any
+        __call__: Any
+    else:
 
-        Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
-        """
-        raise UnknownMethod(f"{type(self).__name__} has no reply method")
+        def reply(self, *args: Any, **kwargs: Any) -> Any:
+            """Answer one message; subclasses write this method. Callers elsewhere get an `AsyncResult`.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The same as `reply`: it is called with the same arguments, and its value returned."""
-        return self.reply(*args, **kwargs)
+            Takes and returns whatever can be sent. UnknownMethod: the subclass has not written it.
+            """
+            raise UnknownMethod(f"{type(self).__name__} has no reply method")
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """The same as `reply`: it is called with the same arguments, and its value returned."""
+            return self.reply(*args, **kwargs)
 
     @host_only
-    def to_dist(self, host: str | None = None, port: int | None = None, **where: Any) -> Any:
+    def to_dist(self: S, host: str | None = None, port: int | None = None, **where: Any) -> S:
         """Make the agent again on a host, from the arguments that it was made with; returns its proxy.
 
+        The proxy is typed as the agent, so that a type checker knows its methods, but is no instance of the class.
         ``host`` and ``port`` name a running host, ``where`` takes ``transport`` and ``timeout`` (seconds). Without
         host and port the agent goes to the one private host of this process. State that was changed since
         ``__init__`` stays behind. HostUnreachable: no host answers there; UnknownClass: the host lacks the class;
@@ -176,7 +185,8 @@ class AgentBase:
         args, kwargs = self.__dict__.get("_zmqagents_made_with") or _made_with[id(self)]
         given = {"host": host, "port": port, **where}
         where = {key: value for key, value in given.items() if value is not None}
-        return _distribute(type(self), args, kwargs, self._id_on_host(), where)
+        proxy: S = _distribute(type(self), args, kwargs, self._id_on_host(), where)
+        return proxy
 
     @_OnInstances
     def model_config(self, name: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class RunningCall:
         self.ticket = ticket  # the dispatcher's record of the call
         self.sender = sender  # where the items of a stream go
         self.spares = False  # it was cancelled alone: what its coroutine awaits goes on
-        self.over = False  # the method has returned: what it left behind runs for nobody
+        self.over = False  # the method has returned: no call waits for the code that it left behind
         self.thread = 0  # the ident of the thread that runs it
         self._is_cancelled = False
         self._event: threading.Event | None = None  # made by the first wait_cancelled: most calls have none
@@ -85,7 +85,7 @@ class RunningCall:
         self.over = True
 
     def cancel(self, *, alone: bool = False) -> None:
-        """Tell the code that nobody waits for it any more; ``alone``: the calls that it has made go on."""
+        """Tell the code that its caller does not wait for it any more; ``alone``: the calls that it has made go on."""
         self.spares = alone
         self._is_cancelled = True
         event = self._event
@@ -190,7 +190,7 @@ class CallContext:
         return self._call.host.client()
 
 
-# Set by the host. Public, so that the path of a call reads it without a function of ours in between.
+# Set by the host. Public, so that the path of a call reads it without a function call in between.
 running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 
 

@@ -198,4 +198,4 @@ def _report(failed: list[LoadError], failures: list[LoadError] | None) -> None:
         return
     for exc in failed:
         _log.warning("agent file left out: %s", exc)
-        _log.debug("its traceback:", exc_info=exc.__cause__)
+        _log.debug("the traceback of that agent file:", exc_info=exc.__cause__)

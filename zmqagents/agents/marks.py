@@ -19,6 +19,14 @@ Returns = Literal["value", "future", "stream"]
 OnBusy = Literal["enqueue", "reject"]
 
 
+def method(function: F) -> F:
+    """Tell type checkers what callers of an ``async def`` method or a generator get: a result, or a stream.
+
+    Returns ``function`` itself; on the host nothing changes. See ``docs/typing.rst``.
+    """
+    return function
+
+
 def async_func(function: F) -> F:
     """Mark a method: its callers get an `AsyncResult` at once instead of waiting for the value.
 

@@ -1,4 +1,4 @@
-"""`Msg`: a message between agents, for those who want a common shape.
+"""`Msg`: a message between agents, for programs that want a common shape.
 
 Nothing in zmqagents needs it: any value travels. It has the fields that agent frameworks agree on. Importing
 zmqagents registers it with the codec, so a `Msg` arrives as a `Msg`, at any depth.

@@ -197,7 +197,7 @@ _PLAIN = (str, int, float, bool, type(None))
 def _text_of(value: Any) -> str:
     try:
         return repr(value)
-    except Exception:  # somebody's code
+    except Exception:  # code of the class
         return ""
 
 

@@ -12,7 +12,7 @@ then looks at what is due, so that none can keep the others waiting.
 What is not in the way of every call has a module of its own:
 
     listening    opens and closes the listeners          events      what the threads of agents' code tell the broker
-    clients      sessions: who is connected, or lost     management  requests to the host itself
+    clients      sessions: connected, and lost          management  requests to the host itself
     delivery     sends to clients                        results     where results are kept and looked up
     leader       which thread is the router thread       fast_lane   short methods that the router thread runs itself
 
@@ -220,7 +220,7 @@ class Broker:
             self.finished.set()
 
     def abandon(self) -> None:
-        """Let go of everything after a `bind` that failed; instead of `run`."""
+        """Close everything after a `bind` that failed; instead of `run`."""
         self._results.close()
         self._wake_w.close()
         self._wake_r.close()
@@ -296,7 +296,7 @@ class Broker:
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
         lane.register_short()
-        for _ in range(0, len(self._inbox), BATCH):  # what was asked for before anybody could connect
+        for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
         while not self._stop:
             if router is not None and router.ready:
@@ -312,8 +312,8 @@ class Broker:
             now = self._clock()
             try:
                 self._look_at_clock(now)
-            except Exception:  # a bug of ours: the host goes on
-                log.exception("what was due could not be done")
+            except Exception:  # a bug of this package: the host goes on
+                log.exception("a timer that was due could not be handled")
             if out.unsent:
                 out.push_all()
             if unix.ended or (router is not None and router.ended):
@@ -372,7 +372,7 @@ class Broker:
                 if lane.is_open and not lane.queue and (ended := lane.run_short(session, call, now)):
                     return ended
                 self._take_call(session, call, now)
-        except Exception:  # a bug of ours, met by one message: the host goes on, its sender is told
+        except Exception:  # a bug of this package, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")
             self._answer_broken(peer, parts)
         now = self._clock()
@@ -387,7 +387,7 @@ class Broker:
             handler, args = inbox.popleft()
             try:
                 self._carry_out(handler(*args))
-            except Exception:  # a bug of ours: the host goes on
+            except Exception:  # a bug of this package: the host goes on
                 log.exception("an event could not be handled")
 
     def _look_at_clock(self, now: float) -> None:
@@ -407,7 +407,7 @@ class Broker:
         for effect in effects:
             try:
                 actions[type(effect)](effect)
-            except BaseException:  # a bug of ours, or a done-callback that raised SystemExit: the others are owed
+            except BaseException:  # a bug here, or a done-callback that raised SystemExit: the others are owed
                 log.exception("%s could not be carried out", type(effect).__name__)
 
     # ------------------------------------------------------------ messages of clients
@@ -549,7 +549,7 @@ class Broker:
     # ------------------------------------------------------------ the end
 
     def _close(self) -> None:
-        """Say goodbye, stop the threads, let go of everything. A thread stuck in user code is left behind."""
+        """Send GOODBYE to all clients, stop the threads, close everything. A thread stuck in user code is left."""
         steps = [
             self._cut_short, self._say_goodbye, self._leave_the_inbox, self._end_threads, self.link.stop,
             self._results.close, self._listening.close, self._wake_w.close, self._wake_r.close,

@@ -1,9 +1,9 @@
 """The clients of a host: which are connected, which are lost for a moment, and what each may do.
 
-A client says HELLO over a connection. From then on it has a *seat*: the connection's `Peer` holds its `Session`, and
-its messages bear the token that the WELCOME gave it. A client goes in one of these ways:
+A client sends HELLO over a connection. From then on the connection's `Peer` holds its `Session`, and its messages have
+the token that the WELCOME gave it. A client goes in one of these ways:
 
-    its connection breaks     the Unix listener tells; over TCP only sending finds out (`Clients.call_roll`). The client
+    its connection breaks     the Unix listener tells; over TCP only sending tells (`Clients.call_roll`). The client
                               is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
                               come back over another connection. Its streams are cancelled, for nothing reads them
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
@@ -85,7 +85,7 @@ class Clients:
     # ------------------------------------------------------------ what clients say
 
     def hello(self, peer: Peer, hello: Hello, now: float) -> None:
-        """Give a client its seat at ``peer``: it introduces itself, or has come back."""
+        """Connect ``peer`` with the session of its client, which is new or has come back."""
         user = peer.user
         role = self._role_of(user)
         if role is None:
@@ -99,7 +99,7 @@ class Clients:
         elif (session.resume, session.user) != (hello.options.get("resume"), user):
             self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
             return
-        else:  # its former connection is lost, which it may have noticed before us
+        else:  # its former connection is lost, which it may have noticed before the host
             self._lose(session)
             session.role = role
             flags = Flag.RESUMED
@@ -172,7 +172,7 @@ class Clients:
             self.due = min(self.due, next(iter(self._lost)).last_seen + self._config.resume_s)
 
     def call_roll(self) -> None:
-        """Find out whose connection has ended, where the listener cannot tell."""
+        """Find the clients whose connection has ended, where the listener cannot tell."""
         _probe(session for session in self._seated if session.outbox is None)
 
     def starve(self, ticket: Ticket) -> None:
@@ -243,7 +243,7 @@ class Clients:
             self._carry_out(self._dispatcher.on_cancel(session.caller, ticket.call_id, "", self._clock()))
 
     def _detach(self, session: Session) -> None:
-        """Let go of a client that is gone for good."""
+        """Forget a client that is gone for good."""
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)

@@ -117,7 +117,7 @@ class Events:
         self._post(self._on_go_outside, wait)
 
     def _on_go_outside(self, wait: Wait) -> Effects:
-        """The thread blocks on the outside thing itself, so it would hear a refusal only when that is over.
+        """The thread blocks on the outside thing itself, so a refusal would reach it only when that is over.
 
         Where the wait would close a cycle, the call that came back is therefore refused instead. Where there may be no
         more stand-ins, the thread keeps its slot.

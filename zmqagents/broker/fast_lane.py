@@ -91,12 +91,12 @@ class FastLane:
                 reply, now = self._run_here(ticket, now)
             try:
                 self._carry_out(self._dispatcher.on_done(ticket, reply, now))
-            except Exception:  # a bug of ours: the host goes on
+            except Exception:  # a bug of this package: the host goes on
                 log.exception("the end of %s could not be handled", ticket.task_id)
         return now
 
     def run_short(self, session: Session, call: Call, now: float) -> float:
-        """Run and answer a call that has come in one frame, if nothing about it is unusual; the time then.
+        """Run and answer a call that has come in one frame, if nothing about it is unusual; returns the time then.
 
         0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the

@@ -34,7 +34,7 @@ from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect
-from ..scheduler.records import AgentRecord, Peer, State, Ticket
+from ..scheduler.records import AgentRecord, Peer, State, Ticket, left_over
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..version import __version__
@@ -217,6 +217,7 @@ class Management:
             "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
             "time_left_s": None if ticket.deadline is None else round(ticket.deadline - now, 3),
             "waits_for": [target.task_id for target in waits_for] + sorted(ticket.deps or ()),
+            "note": _note(ticket),
         }  # fmt: skip
 
     def list_results(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
@@ -237,10 +238,16 @@ class Management:
         )
 
     def dump(self, _: Asked) -> Callable[[], list[dict[str, Any]]]:
-        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges."""
+        """Each open call with the stack of its code, and what it waits for: the wait-for graph as a list of edges.
+
+        Before them the calls that have ended, still run, and have the turn for which others queue.
+        """
         now, frames = self._clock(), sys._current_frames()
         rows = []
-        for ticket in itertools.islice(self._dispatcher.tasks.values(), MAX_LISTED_CALLS):
+        listed = list(itertools.islice(self._dispatcher.tasks.values(), MAX_LISTED_CALLS))
+        waited_for = dict.fromkeys(ticket.agent for ticket in listed if ticket.state is State.QUEUED)
+        over = [holder for record in waited_for for holder in record.holders if holder.settled]
+        for ticket in over + listed:
             row = self._call_info(ticket, now)
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
@@ -267,7 +274,7 @@ class Management:
         agent_id = str(asked.option("id"))
         record = self._dispatcher.agents.get(agent_id)
         if record is not None and asked.role != "admin" and record.owner != asked.peer.user:
-            raise errors.PermissionRefused(f"{agent_id} was made by somebody else: only an admin may delete it")
+            raise errors.PermissionRefused(f"{agent_id} was made by another user: only an admin may delete it")
         self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
         return True
 
@@ -278,7 +285,7 @@ class Management:
         if ticket is None:
             return False
         if asked.role != "admin" and ticket.owner != asked.peer.user:
-            raise errors.PermissionRefused(f"{task_id} is somebody else's call: only an admin may cancel it")
+            raise errors.PermissionRefused(f"{task_id} is a call of another user: only an admin may cancel it")
         self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
         return True
 
@@ -317,6 +324,14 @@ class Management:
             return True
 
         return register
+
+
+def _note(ticket: Ticket) -> str:
+    """What a row of a call says beside its state; "" for most. Names no task id: who has it may read the result."""
+    if ticket.settled:
+        return "has ended and still runs"
+    left = left_over(ticket.agent) if ticket.state is State.QUEUED else ""
+    return f"behind {left}" if left else ""
 
 
 class Request(NamedTuple):

@@ -5,18 +5,19 @@
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
+    stubs                                  types of proxies, for a type checker
     keys doctor completion                 this machine's side: keys, settings, the shell
 
 Which host: ``--port`` (and ``--host``), or ``--server-id``, or neither when one host of this user runs on this
 machine. Results go to stdout, messages to stderr; ``--json`` gives one line of JSON. Every option can be set by a
 variable ``AS_SERVER_<OPTION>``; what is typed wins. The variables are named one by one, not by click's own
-prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSION`` is nobody's option.
+prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSION`` is no option.
 
     exit code   0 done                    3 cannot listen             6 timed out
                 1 the agent raised        4 not reachable             130 interrupted
                 2 usage or settings       5 refused key             70 start --restart: given up
 
-What is wrong is one line on stderr and never a traceback of ours; `Verb` and `Shell` see to both. A verb's module is
+What is wrong is one line on stderr and no traceback of zmqagents; `Verb` and `Shell` see to both. A verb's module is
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
 ``as_server start`` nothing that it does not use.
 
@@ -44,7 +45,7 @@ _MODULE_OF = {
     "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
-    "bench": "bench", "keys": "keys", "doctor": "machine", "completion": "machine",
+    "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Commands, and what goes wrong in them: one line on stderr, an exit code, never a traceback of ours."""
+"""Commands, and what goes wrong in them: one line on stderr, an exit code, never a traceback of zmqagents."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DashVerb(Verb):
         with_value = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
         marked, previous = [], ""
         for arg in args:
-            # No argument of a process holds a NUL, so this is a mark that nobody can have typed.
+            # No argument of a process holds a NUL, so no user can have typed this mark.
             is_argument = self.dashed.match(arg) and previous not in with_value
             marked.append(f"\0{arg}" if is_argument else arg)
             previous = arg

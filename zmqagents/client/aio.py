@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
+from ..agents.marks import OnBusy
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.link import Link
@@ -22,7 +23,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, constructor_names, creation
+from .rpc import RpcClient, chosen_options, constructor_names, creation
 
 __all__ = ["AsyncRpcClient"]
 
@@ -38,6 +39,21 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+class AsyncAgentMaker:
+    """Makes agents with the options that `AsyncRpcClient.options` was given."""
+
+    def __init__(self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+        self._client = client
+        self._agent_id = agent_id
+        self._agent_options = agent_options
+
+    async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments."""
+        return await self._client.make_agent(
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
+        )
 
 
 class AsyncRpcClient:
@@ -66,10 +82,10 @@ class AsyncRpcClient:
     async def create_agent(
         self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy, all of whose methods are awaited.
 
-        Arguments and errors as in `RpcClient.create_agent`.
+        Arguments and errors as in `RpcClient.create_agent`. ``docs/typing.rst`` says how it gets a type.
         """
         given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
         taken = constructor_names(cls_or_name, given)
@@ -92,7 +108,14 @@ class AsyncRpcClient:
         await self._manage(Op.REGISTER, cls_or_name)
         return self._proxy(await self._create(name, args, kwargs, options), cls)
 
-    async def get_agent(self, agent_id: str) -> AgentProxy:
+    def options(
+        self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> AsyncAgentMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
+        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+
+    async def get_agent(self, agent_id: str) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
         return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
@@ -137,7 +160,7 @@ class AsyncRpcClient:
         return dict(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return list(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:
@@ -171,7 +194,7 @@ class AsyncRpcClient:
                 file.report()
             return await _to_its_end(file.finish)
 
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult(
@@ -186,7 +209,7 @@ class AsyncRpcClient:
         )
 
     async def close(self) -> None:
-        """Let go of the connection; the last client of this process to the host closes it."""
+        """Give up the connection; the last client of this process to the host closes it."""
         await asyncio.to_thread(self._client.close)  # it joins the I/O thread
 
     async def __aenter__(self) -> AsyncRpcClient:
@@ -206,6 +229,8 @@ class AsyncRpcClient:
             await asyncio.to_thread(self._link.settle, time_left(self._timeout))
 
     async def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+        if self._link.takes_pickles:  # a class that it does not know by its name is sent
+            options.pop("origin", None)
         body = request_body(self._link, name.rpartition(":")[2], args, kwargs)
         return await self._send(Op.CREATE, body, options, time_left(self._timeout))
 

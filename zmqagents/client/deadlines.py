@@ -60,7 +60,7 @@ def time_left(timeout: Timeout) -> float | None:
         limits.append(end - time.monotonic())
     call = own_call()
     if call is not None:
-        call.check()  # who is cancelled starts nothing new
+        call.check()  # a cancelled call starts nothing new
         rest = call.remaining()
         if rest is not None:
             limits.append(rest)

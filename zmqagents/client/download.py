@@ -1,4 +1,7 @@
-"""A file of the host as it arrives: written to a draft beside its place, and renamed when it is whole."""
+"""A file of the host as it arrives: written to a draft beside its place, and renamed when it is whole.
+
+An interrupted download leaves nothing. Only ``kill -9`` leaves the draft, ``.<name>.<8 hex digits>.part``.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Incoming:
                 view = view[self._file.write(view) :]  # fewer at once where a signal comes in between
             self._there += len(item)
         else:
-            raise errors.RemoteProtocolError("the host sends what is no part of a file")
+            raise errors.RemoteProtocolError("the host sent an item that is no part of a file")
 
     def report(self) -> None:
         """Call ``progress``, if there is one."""

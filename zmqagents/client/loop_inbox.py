@@ -9,10 +9,51 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+
+
+class Taskable:
+    """What can be awaited, and can be made a task as well: `asyncio.create_task` takes nothing but coroutines.
+
+    ``send``, ``throw`` and ``close`` make it look like one. A coroutine is used up by the one task that runs it; of
+    this there may be several, so each has an ``__await__`` of its own.
+    """
+
+    _steps: dict[asyncio.Task[Any], Generator[Any, None, Any]] | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        raise NotImplementedError
+
+    def send(self, value: Any) -> Any:
+        """For asyncio: the next step of the current task, which was made of this."""
+        return self._step(lambda steps: steps.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        """For asyncio: raise ``error`` in the current task, which was made of this."""
+        return self._step(lambda steps: steps.throw(*error), begun=True)
+
+    def close(self) -> None:
+        """For asyncio: a task that was never begun holds nothing."""
+
+    def _step(self, go: Callable[[Generator[Any, None, Any]], Any], *, begun: bool = False) -> Any:
+        import asyncio
+
+        task = asyncio.current_task()
+        assert task is not None
+        known = self._steps = self._steps or {}
+        try:
+            if task not in known:
+                known[task] = self.__await__()
+                if begun:  # cancelled before its first step: what it awaits has to hear of it
+                    known[task].send(None)
+            return go(known[task])
+        except BaseException:
+            del known[task]
+            raise
 
 
 class LoopInbox:
@@ -32,7 +73,7 @@ class LoopInbox:
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:  # the loop is closed: nobody awaits in it any more
+        except RuntimeError:  # the loop is closed: no coroutine awaits in it any more
             self._items.clear()
             self._posted = False
 

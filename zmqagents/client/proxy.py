@@ -78,7 +78,7 @@ def check_results(label: str, body: codec.Encoded) -> None:
 
 
 def checked_name(name: str, error: type[errors.CallError]) -> str:
-    """``name`` if it can be in a message; otherwise nobody has it, and nothing needs to be sent."""
+    """``name`` if it can be in a message. Raises ``error`` otherwise: no agent or method has such a name."""
     if not isinstance(name, str):
         raise errors.ConfigError(f"a name is a text, not {name!r}")
     if not name:
@@ -275,7 +275,7 @@ class RemoteMethod:
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with a deadline of ``seconds`` (None: none), for one with its own parameter ``timeout``."""
-        spec = [self._returns + "!" * bool(self._flags), self._signature, self.__doc__ or ""]
+        spec = [self._mark(), self._signature, self.__doc__ or ""]
         return type(self)(
             self._link,
             self._agent_id,
@@ -286,6 +286,9 @@ class RemoteMethod:
             client=self._client,
             scope=self._scope,
         )
+
+    def _mark(self) -> str:
+        return self._returns + "!" * bool(self._flags)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[codec.Encoded, float | None]:
         timeout = self._timeout
@@ -328,6 +331,15 @@ class RemoteMethod:
         return "timeout" in self._signature and "timeout" in self.__signature__.parameters
 
     @property
+    def agent(self) -> AgentProxy:
+        """The proxy of the agent, as far as this method knows it: it has no other method."""
+        methods = {self.__name__: [self._mark(), self._signature, self.__doc__ or ""]}
+        return AgentProxy(
+            self._link, self._agent_id, "", "", methods, timeout=self._timeout, server_id=self._home or None,
+            awaitable=isinstance(self, AwaitedMethod), client=self._client,
+        )  # fmt: skip
+
+    @property
     def returns(self) -> str:
         """What a call returns: "value", "future" (an `AsyncResult`) or "stream"."""
         return self._returns
@@ -335,6 +347,23 @@ class RemoteMethod:
     @property
     def __signature__(self) -> inspect.Signature:
         return _signature_from(self._signature)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RemoteMethod):
+            return NotImplemented
+        return self.__name__ == other.__name__ and self.agent == other.agent
+
+    def __hash__(self) -> int:
+        return hash(self._label)
+
+    def __copy__(self) -> RemoteMethod:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> RemoteMethod:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return method_of, ([self.agent, self.__name__],)
 
     def __repr__(self) -> str:
         return f"<RemoteMethod {self._label}{self._signature}>"
@@ -349,7 +378,24 @@ class AwaitedMethod(RemoteMethod):
         return self.aio(*args, **kwargs)
 
 
-class _AttributeResult(AsyncResult):
+def method_of(data: Any) -> RemoteMethod:
+    """A method that has travelled: ``[proxy, name]``, which may come from anybody. RemoteProtocolError if it is not."""
+    is_pair = isinstance(data, (list, tuple)) and len(data) == 2
+    if is_pair and isinstance(data[0], AgentProxy) and isinstance(data[1], str):
+        method = data[0].__zmqagents_method__(data[1])
+        if method is not None:
+            return method
+    raise errors.RemoteProtocolError("a method of an agent is a reference to the agent and the method's name")
+
+
+for _kind in (RemoteMethod, AwaitedMethod):  # as an argument it is a method of the same agent, wherever it arrives
+    codec.register_type(
+        _kind, name="zmqagents:RemoteMethod", to_data=lambda method: [method.agent, method.__name__],
+        from_data=method_of,
+    )  # fmt: skip
+
+
+class _AttributeResult(AsyncResult[Any]):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which way leads to the host of a reference: its own link if that host lives in this process, else a connection.
+"""The link to the host of a reference: the host's own link if it lives in this process, else a connection.
 
 A result may be asked for before the call that makes it has reached its host, because the two travel over different
 connections. So `fetch_far` asks again for a while when the host does not know the task.

@@ -15,17 +15,18 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import codec, errors
 from ..agents.context import own_call
 from ..codec import Encoded, TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
-from .loop_inbox import inbox_of, renew_lock
+from .loop_inbox import Taskable, inbox_of, renew_lock
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncResult", "decode_reply"]
 
 _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
+R = TypeVar("R")
+_SHOWN = ["add_done_callback", "cancel", "cancelled", "done", "exception", "result", "running", "server_id", "task_id"]
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
 
@@ -44,7 +47,7 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     body = reply.body
     payload = body[0]
     if len(body) == 1 and payload[:1] != codec.TAG:
-        return codec.decode(payload)
+        return codec.decode_plain(payload)
     buffers = body[1:]
     unpickler = pickling.loads if link.takes_pickles else None
     return codec.decode(
@@ -86,7 +89,7 @@ class Condition:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let go of the lock until `notify_all`; False after ``timeout`` seconds."""
+        """Release the lock until `notify_all`; False after ``timeout`` seconds."""
         if self._changed is None:
             self._changed = threading.Condition(self._lock)
         return self._changed.wait(timeout)
@@ -111,7 +114,7 @@ class Awaited:
 
     __slots__ = ("_result", "link", "server_id", "task_id")
 
-    def __init__(self, result: AsyncResult, link: Link) -> None:
+    def __init__(self, result: AsyncResult[Any], link: Link) -> None:
         self._result = result
         self.link = link
         self.task_id = result.task_id
@@ -131,12 +134,31 @@ class Awaited:
         self._result.add_done_callback(function)
 
 
+class _Unseen:
+    """The error of a failed call, told in the log when the result is collected and nobody has looked at it."""
+
+    __slots__ = ("_error", "_label")
+
+    def __init__(self, label: str, error: BaseException) -> None:
+        self._label = label
+        self._error: BaseException | None = error
+
+    def seen(self) -> None:
+        """Somebody has looked at the error, or passed it on."""
+        self._error = None
+
+    def __del__(self) -> None:
+        if self._error is not None and not sys.is_finalizing():
+            with contextlib.suppress(Exception):
+                log.error("%s failed, and nobody has looked at its result", self._label, exc_info=self._error)
+
+
 class _Sink:
     """Where the reply to the call of an `AsyncResult` goes; used by the thread that carries the reply."""
 
     __slots__ = ("_result",)
 
-    def __init__(self, result: AsyncResult) -> None:
+    def __init__(self, result: AsyncResult[Any]) -> None:
         self._result = result
 
     def deliver(self, reply: Reply | None) -> None:
@@ -149,27 +171,32 @@ class _Sink:
             self._settle(result.set_result, reply)
 
     def fail(self, error: Exception) -> None:
-        self._settle(self._result.set_exception, error)
+        unseen = self._result.expect_a_look(error)
+        if not self._settle(self._result.set_exception, error):
+            unseen.seen()
 
-    def _settle(self, setter: Callable[[Any], None], outcome: Any) -> None:
+    def _settle(self, setter: Callable[[Any], None], outcome: Any) -> bool:
+        """False if the call was cancelled meanwhile."""
         try:
             Context().run(setter, outcome)  # for the done-callbacks: this thread may be in the middle of a call
-        except concurrent.futures.InvalidStateError:  # cancelled meanwhile
-            pass
+        except concurrent.futures.InvalidStateError:
+            return False
         except BaseException:  # a done-callback raised SystemExit, say: this thread carries the replies of others too
             log.exception("a done-callback of %r failed", self._result)
+        return True
 
     def chunk(self, item: Reply) -> None:
         """Never comes: a result is no stream."""
 
 
-class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
+class AsyncResult(concurrent.futures.Future[R], Taskable):
     """The result of a call that runs meanwhile: a `concurrent.futures.Future` that can also be awaited.
 
-    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference,
-    and the method that gets it sees the value. Reading an attribute or an item of it waits for the value.
-    ``result`` and ``exception`` may be called again and again, from any thread. Done-callbacks run on the thread that
-    carries the reply, where waiting is refused with `BlockingCallError`. A proxy makes it; programs do not.
+    ``task_id`` finds it again from any process (`RpcClient.get_result`). As an argument it goes as a reference, and the
+    method that gets it sees the value. ``value`` and reading an item wait for the value; it has none of the value's
+    attributes. ``result`` and ``exception`` may be called again and again, from any thread. Done-callbacks run on the
+    thread that carries the reply, where waiting is refused with `BlockingCallError`. A failed call that nobody has
+    looked at is told in the log when its result is collected. A proxy makes it; programs do not.
     """
 
     def __init__(
@@ -199,6 +226,20 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         else:
             self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
 
+    _unseen: _Unseen | None = None
+    _is_passed_on = False
+
+    def expect_a_look(self, error: BaseException) -> _Unseen:
+        """For the sink of this result: the call has failed; what is returned tells it unless somebody looks."""
+        unseen = self._unseen = _Unseen(self._label, error)
+        if self._is_passed_on:
+            unseen.seen()
+        return unseen
+
+    def _look(self) -> None:
+        if self._unseen is not None:
+            self._unseen.seen()
+
     @property
     def server_id(self) -> str:
         """The id of the host that has the call; "" until the host has answered for the first time."""
@@ -214,7 +255,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
 
     # ------------------------------------------------------------ the Future protocol
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> R:
         """The value. Blocks until the call has ended, at most ``timeout`` seconds (None: no limit).
 
         Raises what the call raised, CallTimeout after ``timeout`` seconds, `concurrent.futures.CancelledError` if it
@@ -229,8 +270,12 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
                 super().result(0)
             except concurrent.futures.TimeoutError:
                 if self.done():  # the call itself raised a TimeoutError
+                    self._look()
                     raise
                 raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
+            except Exception:
+                self._look()
+                raise
             return self._decode()
         finally:
             del self  # as in the standard library: the error that is raised here must not refer to itself
@@ -239,7 +284,10 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         """What the call raised, None if it has returned. Blocks, and may fail to wait, like `result`."""
         self._wait(timeout)
         try:
-            return super().exception(0)
+            error = super().exception(0)
+            if error is not None:
+                self._look()
+            return error
         except concurrent.futures.TimeoutError:
             raise errors.CallTimeout(f"{self!r} was not finished within {timeout or 0:.3g} s") from None
 
@@ -271,16 +319,16 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             super().exception(timeout)
 
-    def _decode(self) -> Any:
+    def _decode(self) -> R:
         if self._decoded:
-            return self._result
+            return self._result  # type: ignore[return-value]
         with self._decode_lock:
             if not self._decoded:
                 self._result = decode_reply(self._link, cast(Reply, self._result), self._bind, self._scope)
                 self._decoded = True
             return self._result
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, R]:
         try:
             if not self.done():
                 yield from self._until_done()
@@ -302,7 +350,7 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             give_up = call.host.awaiting(call, awaited, lambda error: inbox.post(future, error), future.done)
         try:
             yield from future
-        except asyncio.CancelledError:  # whoever awaited it has gone
+        except asyncio.CancelledError:  # the task that awaited it was cancelled
             if call is None or not call.spares:
                 self.cancel()
             raise
@@ -310,24 +358,34 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
             if give_up is not None:
                 give_up()
 
-    # ------------------------------------------------------------ it reads like its value
+    # ------------------------------------------------------------ reading the value
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"AsyncResult has no attribute {name!r}")
-        return getattr(self.result(), name)
+    @property
+    def value(self) -> R:
+        """The value, waiting for it as long as the call may take; raises what the call raised."""
+        return self.result()
+
+    if not TYPE_CHECKING:  # which finds a wrong name by itself
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"AsyncResult has no attribute {name!r}"
+            private = name.startswith("_")
+            raise AttributeError(text if private else f"{text}: that of the value is .value.{name}, which waits for it")
+
+    def __dir__(self) -> list[str]:
+        return _SHOWN  # without ``value``: whoever reads all that is listed, like a debugger, must not wait
 
     def __getitem__(self, key: Any) -> Any:
-        return self.result()[key]
+        return cast(Any, self.result())[key]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.result())
+        return iter(cast(Any, self.result()))
 
     def __len__(self) -> int:
-        return len(self.result())
+        return len(cast(Any, self.result()))
 
     def __contains__(self, item: object) -> bool:
-        return item in self.result()
+        return item in cast(Any, self.result())
 
     def __bool__(self) -> bool:
         return True  # `if result:` asks whether there is one, and must not wait
@@ -338,6 +396,8 @@ class AsyncResult(concurrent.futures.Future):  # type: ignore[type-arg]
     # ------------------------------------------------------------ it travels as a reference
 
     def __zmqagents_ref__(self) -> TaskRef:
+        self._is_passed_on = True  # whoever gets it will see how it ends
+        self._look()
         if not self.server_id:
             self._link.settle()
         return TaskRef(self.task_id, self.server_id, self._link.address)

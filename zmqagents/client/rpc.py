@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import os
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
-from ..agents.marks import AgentOptions
+from ..agents.marks import AgentOptions, OnBusy
+from ..agents.origin import origin_of
 from ..agents.spec import class_name_of
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
@@ -25,6 +26,9 @@ from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def creation(
@@ -40,6 +44,8 @@ def creation(
         known = ", ".join(AgentOptions.__slots__)
         raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
     options = {"class": checked_name(name, errors.UnknownClass), **chosen}
+    if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
+        options["origin"] = origin_of(cls_or_name)
     if agent_id is None:
         return name, options
     try:
@@ -58,6 +64,34 @@ def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list
     except (TypeError, ValueError):
         return []
     return [name for name in names if name in parameters]
+
+
+def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy: OnBusy | None) -> dict[str, Any]:
+    """``agent_options`` of those that are not None."""
+    given = {"max_concurrency": max_concurrency, "reentrant": reentrant, "on_busy": on_busy}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class AgentMaker:
+    """Makes agents with the options that `RpcClient.options` was given. Any thread."""
+
+    def __init__(self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+        self._client = client
+        self._agent_id = agent_id
+        self._agent_options = agent_options
+
+    @overload
+    def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def create_agent(self, name: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments; else as `RpcClient` does."""
+        return self._client.make_agent(
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
+        )
+
+    def __repr__(self) -> str:
+        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {self._agent_options}>"
 
 
 class RpcClient:
@@ -111,16 +145,32 @@ class RpcClient:
 
     # ------------------------------------------------------------ agents
 
+    @overload
     def create_agent(
-        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
+        self, cls: Callable[..., T], /, *args: Any, agent_id: str,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
-    ) -> AgentProxy:  # fmt: skip
+    ) -> T: ...  # fmt: skip
+    @overload
+    def create_agent(
+        self, cls: Callable[..., T], /, *args: Any, agent_options: Mapping[str, Any], **kwargs: Any
+    ) -> T: ...
+    @overload
+    def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def create_agent(
+        self, name: str, /, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> Any: ...  # fmt: skip
+    def create_agent(  # type: ignore[misc]  # a constructor may have a parameter agent_id, too
+        self, cls_or_name: Any, /, *args: Any, agent_id: str | None = None,
+        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy when its ``__init__`` has ended.
 
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
         this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
-        of these two names gets it; `make_agent` keeps both apart.
+        of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` raises.
@@ -145,10 +195,27 @@ class RpcClient:
         self._manage(Op.REGISTER, cls_or_name)
         return self._create(name, args, kwargs, options, cls)
 
-    def get_agent(self, agent_id: str) -> AgentProxy:
-        """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
+    def options(
+        self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> AgentMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
+
+        ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``
+        """
+        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+
+    @overload
+    def get_agent(self, agent_id: str) -> Any: ...
+    @overload
+    def get_agent(self, agent_id: str, cls: type[T]) -> T: ...
+    def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
+        """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
+
+        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name.
+        """
         checked_name(agent_id, errors.UnknownAgent)
-        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}))
+        return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}), cls=cls)
 
     def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. Its running call ends, its queued calls fail with AgentDeleted.
@@ -198,7 +265,7 @@ class RpcClient:
         return dict(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, one dict for each: task_id, agent, method, state, age_s, waits_for."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return list(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:
@@ -228,7 +295,7 @@ class RpcClient:
         given = dict(configs) if isinstance(configs, Mapping) else [dict(config) for config in configs]
         return bool(self._manage(Op.MODELS, given))
 
-    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult:
+    def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, which any client may have made. Returns at once.
 
         The host waits up to ``timeout`` seconds (None: no limit) for the call. Reading the result raises what the call
@@ -257,7 +324,7 @@ class RpcClient:
                 file.report()
             return file.finish()
 
-    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream:
+    def open_download(self, remote_path: str | os.PathLike[str], timeout: Timeout) -> Stream[Any]:
         """The stream of a file of the host: first its size in bytes, then its bytes. Errors as in `download_file`."""
         link, path = self._link, os.fspath(remote_path)
         left = time_left(self._timeout if isinstance(timeout, Unset) else timeout)
@@ -267,7 +334,7 @@ class RpcClient:
     # ------------------------------------------------------------ life
 
     def close(self) -> None:
-        """Let go of the connection; the last client of this process to the host closes it. Idempotent."""
+        """Give up the connection; the last client of this process to the host closes it. Idempotent."""
         link = self._link
         if not self._open or not isinstance(link, Connection):
             return
@@ -299,6 +366,8 @@ class RpcClient:
         link = self._link
         link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
+        if link.takes_pickles:  # a class that it does not know by its name is sent
+            options.pop("origin", None)
         body = request_body(link, short, args, kwargs)
         reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
         return self.proxy_from(value_of(link, reply, self._scope), cls=cls)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
@@ -23,11 +23,13 @@ from .result import Bind, Condition, decode_reply
 if TYPE_CHECKING:
     import asyncio
 
+Y = TypeVar("Y")
+
 
 class _Inlet:
     """The sink of a stream: what has come and was not taken, and what a host may know of it while its code waits.
 
-    It does not know its `Stream`, so that a stream which nobody reads any more is closed.
+    It has no reference to its `Stream`, so that a stream without a reader is collected, and so closed.
     """
 
     def __init__(self, link: Link, scope: Scope) -> None:
@@ -111,8 +113,26 @@ class _Inlet:
             self._futures.append((inbox_of(loop), future))
             return future
 
+    async def until(self, future: asyncio.Future[None]) -> None:
+        """Await ``future``, which `future` has given; in an agent's call, with its host's knowledge."""
+        call = own_call()
+        if call is None:
+            try:
+                await future
+            finally:
+                self.forget(future)
+            return
+        inbox = inbox_of(future.get_loop())
+        over = call.host.awaiting(call, self, lambda error: inbox.post(future, error), future.done)
+        try:
+            await future
+        finally:
+            self.watch(None)
+            self.forget(future)
+            over()
+
     def forget(self, future: asyncio.Future[None]) -> None:
-        """Nobody awaits ``future`` any more."""
+        """Note that no task awaits ``future`` any more."""
         with self._changed:
             self._futures = [entry for entry in self._futures if entry[1] is not future]
 
@@ -125,7 +145,7 @@ class _Inlet:
 
     def _tell(self) -> None:
         on_item = self._on_item
-        if on_item is not None:  # before anybody is woken: a reader that goes on must not count as waiting
+        if on_item is not None:  # before any reader is woken: one that goes on must not count as waiting
             on_item()
         self._changed.notify_all()
         futures, self._futures = self._futures, []
@@ -133,13 +153,19 @@ class _Inlet:
             inbox.post(future, None)
 
 
-class Stream:
+class Stream(Generic[Y]):
     """The items of a generator method, as they are made: an iterator, also an asynchronous one.
 
     The host makes at most `messages.STREAM_WINDOW` items ahead of the reader. An exception of the generator is raised
     after the last item before it. `close` (or leaving the ``with`` block, or dropping the stream) ends the generator:
     its ``finally`` runs. Reading blocks until there is an item, and raises CallTimeout at the call's deadline and
     BlockingCallError in a done-callback. Any thread or task may read, one at a time.
+
+    An exception out of ``next``, Ctrl-C too, ends the stream as it ends a generator; a cancelled ``anext`` does not,
+    so that ``asyncio.wait_for`` may be tried again.
+
+    An exception in the body of a ``for`` loop drops the stream only if the loop alone has it: a variable that holds it
+    lives as long as the traceback. So a stream that has a name is read in a ``with`` block.
     """
 
     def __init__(
@@ -161,50 +187,43 @@ class Stream:
         self.task_id = ""  # as `close` finds it if the call cannot be made
         self.task_id = self._inlet.open(agent, method, body, timeout)
 
-    def __iter__(self) -> Stream:
+    def __iter__(self) -> Stream[Y]:
         return self
 
-    def __next__(self) -> Any:
-        while True:
-            item = self._inlet.pop()
-            if item is not None:
-                return self._take(item)
-            if self._inlet.ended:
-                self._finish()
-                raise StopIteration
-            self._wait()
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> Any:
-        while True:
-            item = self._inlet.pop()
-            if item is not None:
-                return self._take(item)
-            if self._inlet.ended:
-                self._finish()
-                raise StopAsyncIteration
-            future = self._inlet.future()
-            if future is not None:
-                await self._until(future)
-
-    async def _until(self, future: asyncio.Future[None]) -> None:
-        call = own_call()
-        if call is None:
-            try:
-                await future
-            finally:
-                self._inlet.forget(future)
-            return
-        inbox = inbox_of(future.get_loop())
-        over = call.host.awaiting(call, self._inlet, lambda error: inbox.post(future, error), future.done)
+    def __next__(self) -> Y:
         try:
-            await future
+            while True:
+                item = self._inlet.pop()
+                if item is not None:
+                    return self._take(item)
+                if self._inlet.ended:
+                    self._finish()
+                    raise StopIteration
+                self._wait()
+        except BaseException:  # Ctrl-C, say: the traceback keeps this frame, so nothing would drop the stream
+            self.close()
+            raise
+
+    def __aiter__(self) -> Stream[Y]:
+        return self
+
+    async def __anext__(self) -> Y:
+        try:
+            while True:
+                item = self._inlet.pop()
+                if item is not None:
+                    return self._take(item)
+                if self._inlet.ended:
+                    self._finish()
+                    raise StopAsyncIteration
+                future = self._inlet.future()
+                if future is not None:
+                    await self._inlet.until(future)
+        except (Exception, KeyboardInterrupt):  # not a cancellation: after `asyncio.wait_for` one may read on
+            self.close()
+            raise
         finally:
-            self._inlet.watch(None)
-            self._inlet.forget(future)
-            over()
+            del self  # the traceback of a cancellation keeps this frame: the stream must not stay open for that
 
     def close(self) -> None:
         """End the stream; the generator on the host is closed. Does not block; a second call does nothing."""
@@ -216,13 +235,13 @@ class Stream:
         """The same as `close`."""
         self.close()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Stream[Y]:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Stream[Y]:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -239,11 +258,12 @@ class Stream:
         state = "ended" if self._inlet.ended else "open"
         return f"<Stream {self._label} {self.task_id} {state}, {self._taken} taken>"
 
-    def _take(self, item: Reply) -> Any:
+    def _take(self, item: Reply) -> Y:
         self._taken += 1
         if self._taken % (STREAM_WINDOW // 2) == 0:  # in halves of the window: half as many messages back
             self._link.credit(self.task_id, STREAM_WINDOW // 2)
-        return decode_reply(self._link, item, self._bind, self._scope)
+        value: Y = decode_reply(self._link, item, self._bind, self._scope)
+        return value
 
     def _finish(self) -> None:
         error, self._inlet.error = self._inlet.error, None

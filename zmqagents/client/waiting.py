@@ -10,17 +10,33 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
 from .result import AsyncResult, bounded
 
+R = TypeVar("R")
+
+
+class Waited(tuple[set[AsyncResult[R]], set[AsyncResult[R]]]):
+    """What `wait` returns: the sets ``(done, not_done)``."""
+
+    __slots__ = ()
+
+    @property
+    def done(self) -> set[AsyncResult[R]]:
+        return self[0]
+
+    @property
+    def not_done(self) -> set[AsyncResult[R]]:
+        return self[1]
+
 
 def wait(
-    results: Iterable[AsyncResult], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
-) -> Any:
+    results: Iterable[AsyncResult[R]], timeout: float | None = None, return_when: str = concurrent.futures.ALL_COMPLETED
+) -> Waited[R]:
     """`concurrent.futures.wait`, which inside an agent's call also gives the worker slot back while it waits.
 
     ``timeout``: seconds, None: no limit. Returns the sets ``(done, not_done)``. BlockingCallError on an event loop and
@@ -42,10 +58,11 @@ def wait(
     unfinished = next((result for result in everything if not result.done()), None)
     if unfinished is not None:
         _check_may_block(unfinished, "wait()")
-    return concurrent.futures.wait(everything, left, return_when)
+    ended: Any = concurrent.futures.wait(everything, left, return_when)
+    return Waited(ended)
 
 
-def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_when: str) -> bool:
+def _enough(everything: list[AsyncResult[Any]], pending: list[AsyncResult[Any]], return_when: str) -> bool:
     if return_when == concurrent.futures.FIRST_COMPLETED:
         return len(pending) < len(everything)
     if return_when == concurrent.futures.FIRST_EXCEPTION:
@@ -54,23 +71,42 @@ def _enough(everything: list[AsyncResult], pending: list[AsyncResult], return_wh
     return False
 
 
-def as_completed(results: Iterable[AsyncResult], timeout: float | None = None) -> Iterator[AsyncResult]:
+def as_completed(results: Iterable[AsyncResult[R]], timeout: float | None = None) -> _AsCompleted[R]:
     """The results in the order in which they finish; CallTimeout when ``timeout`` seconds are over before the last.
 
+    ``len()`` of what is returned is how many are still to come.
     ``timeout``: seconds, None: no limit. Blocks the calling thread for each; inside an agent's call the worker slot is
     given back meanwhile. BlockingCallError and DeadlockError as for `wait`.
     """
-    pending = dict.fromkeys(results)
-    end = None if timeout is None else time.monotonic() + timeout
-    finished = _Finished(pending)
-    while pending:
+    return _AsCompleted(results, timeout)
+
+
+class _AsCompleted(Generic[R]):
+    """The iterator of `as_completed`; its length is how many results are still to come, as progress bars ask."""
+
+    def __init__(self, results: Iterable[AsyncResult[R]], timeout: float | None) -> None:
+        self._pending = dict.fromkeys(results)
+        self._timeout = timeout
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._finished = _Finished(self._pending)
+
+    def __iter__(self) -> _AsCompleted[R]:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __next__(self) -> AsyncResult[R]:
+        pending, finished, end = self._pending, self._finished, self._end
+        if not pending:
+            raise StopIteration
         while not finished.done:
             left = None if end is None else max(0.0, end - time.monotonic())
             if left == 0.0 or not finished.wait(next(iter(pending)), left):
-                raise errors.CallTimeout(f"{len(pending)} results were not finished within {timeout:.3g} s")
+                raise errors.CallTimeout(f"{len(pending)} results were not finished within {self._timeout:.3g} s")
         result = finished.done.popleft()
         del pending[result]
-        yield result
+        return result
 
 
 class _Finished:
@@ -80,8 +116,8 @@ class _Finished:
     so for the wait-for graph any will do.
     """
 
-    def __init__(self, results: Iterable[AsyncResult]) -> None:
-        self.done: deque[AsyncResult] = deque()
+    def __init__(self, results: Iterable[AsyncResult[Any]]) -> None:
+        self.done: deque[AsyncResult[Any]] = deque()
         self._on_item: Callable[[], None] | None = None
         self.task_id = self.server_id = ""
         self.inside = False
@@ -96,7 +132,7 @@ class _Finished:
     def ready(self) -> bool:
         return bool(self.done)
 
-    def wait(self, pending: AsyncResult, timeout: float | None) -> bool:
+    def wait(self, pending: AsyncResult[Any], timeout: float | None) -> bool:
         """Until another one is done; False after ``timeout`` seconds."""
         call = own_call()
         awaited = _awaited(pending)

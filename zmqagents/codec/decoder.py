@@ -182,6 +182,16 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
 }
 
 
+def decode_plain(payload: Buffer) -> Any:
+    """The value of a payload that is not tagged, as `decode` reads it: most values are such."""
+    try:
+        return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+    except RemoteProtocolError:
+        raise
+    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
+
+
 def decode(
     payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
     unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
@@ -196,12 +206,7 @@ def decode(
     everything that is wrong with the data, a pickled part without ``unpickler`` included.
     """
     if payload[:1] != TAG and not buffers:
-        try:
-            return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-        except RemoteProtocolError:
-            raise
-        except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
-            raise RemoteProtocolError(why_not_decoded(exc)) from exc
+        return decode_plain(payload)
     value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected

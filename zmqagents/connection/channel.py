@@ -62,7 +62,7 @@ class Channel:
         self._ended = False
         self._resolve = resolve
         self._book = self.session.book
-        self._lead = threading.RLock()  # as such it knows whose it is
+        self._lead = threading.RLock()  # an RLock knows its owner
         self._rest = threading.Lock()
         self._rest.acquire()
         self._streak = 0  # lone calls in a row
@@ -93,7 +93,7 @@ class Channel:
         self._streak = 0
         try:
             self._wake()
-        except BaseException:  # KeyboardInterrupt: nobody will know the id
+        except BaseException:  # KeyboardInterrupt: no code will know the id
             self.forget(call_id)
             raise
         return call_id
@@ -101,7 +101,7 @@ class Channel:
     def ask(self, message: Message) -> Reply:
         """Send ``message`` and wait for the answer; CallTimeout after its deadline, or what it failed with."""
         if self.leading_caller and self.leading_caller == threading.get_ident():
-            raise errors.BlockingCallError("a call in a signal handler or finalizer, amid another of the same thread")
+            raise errors.BlockingCallError("a call in a signal handler or finalizer, while its thread is in another")
         request: Request | None = None
         try:
             if self.resting and self._lead.acquire(blocking=False):
@@ -127,7 +127,7 @@ class Channel:
             raise
 
     def forget(self, call_id: int) -> None:
-        """Nobody waits for this call any more: cancel it on the host."""
+        """Cancel this call on the host: no thread waits for it any more."""
         if self._book.drop(call_id):
             self.request(Plain(Kind.CANCEL, call_id), None, None)
 
@@ -148,7 +148,7 @@ class Channel:
                 self._thread.join(5.0)
 
     def _wake(self) -> None:
-        """See that somebody looks at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
+        """Make a thread look at the outbox soon. No wake-up gets lost if a KeyboardInterrupt comes in here."""
         if self.resting:
             try:
                 self.resting = False
@@ -281,7 +281,7 @@ class Channel:
             self._asleep = False
 
     def _let_callers_lead(self) -> None:
-        """Rest until somebody asks for this thread, or nobody has used the connection for a second."""
+        """Rest until a thread asks for this one, or the connection was not used for a second."""
         book = self._book
         last = 0
         self.resting = True
@@ -435,7 +435,7 @@ class Channel:
             wire.close()
 
     def fail_in_child(self) -> None:
-        """After a fork, in the child: the parent's sockets and threads are not here; who waits on a copy is told."""
+        """After a fork, in the child: the parent's sockets and threads are not here; waits on copies fail."""
         self.closing = True
         self._asleep = self.resting = False
         if self._wire is not None:
@@ -465,7 +465,7 @@ def is_over() -> bool:
 
 
 def close_all() -> None:
-    """At exit: nobody is left waiting, what was sent is written, and ZeroMQ's own clean-up finds no open socket."""
+    """At exit: no thread is left waiting, what was sent is written, and ZeroMQ's own clean-up finds no open socket."""
     mine = [channel for channel in list(channels) if channel.pid == os.getpid()]
     for channel in mine:
         channel.close()

@@ -168,7 +168,7 @@ class Connection(Link):
                 f"{what} in a done-callback would wait for itself: start a thread, or submit"
             )
         if channel is not None and channel.leading_caller == me:
-            raise errors.BlockingCallError(f"{what} in a signal handler or finalizer, amid a call of the same thread")
+            raise errors.BlockingCallError(f"{what} in a signal handler or finalizer, while its thread is in a call")
 
     def take_up(self) -> None:
         """One more `RpcClient` uses it."""

@@ -52,7 +52,7 @@ class Request:
         self.call_id = 0
         self.message = message
         self.sink = sink
-        self.deadline = deadline  # None: whoever waits looks at the clock himself
+        self.deadline = deadline  # None: the thread that waits looks at the clock itself
         self.sent = False
         self.resent = False
         self.size = 0
@@ -138,5 +138,5 @@ class Reask(Plain):
 
     @staticmethod
     def has_lost(reply: Reply) -> bool:
-        """Whether the answer says that nobody knows."""
+        """True if the answer says that the host does not know the call."""
         return reply.code == Code.HOST_ERROR and isinstance(rebuild_error(reply), errors.UnknownTask)

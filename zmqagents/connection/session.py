@@ -16,7 +16,7 @@ on. It travels with every CALL, and lets the host forget the replies that it kee
 
 Any thread may `add`, `drop` and look at `asking`; everything else belongs to the thread that leads the connection.
 Requests of blocked threads (`Waiter` sinks) and all others are kept apart, because a thread may read the socket
-itself only while nobody else waits for anything.
+itself only while no other request waits for an answer.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Outstanding:
     def add(self, request: Request) -> int:
         """Take a request in; its id. Raises HostBusy if far more is asked than the host allows to be open.
 
-        One without a sink gets no id, and takes no lock: the garbage collector may be who asks, in the middle of this.
+        One without a sink gets no id, and takes no lock: the garbage collector may call this while it runs.
         """
         sink = request.sink
         if sink is None:
@@ -103,12 +103,12 @@ class Outstanding:
             request.call_id = call_id = next(self._ids)
             row = self.waiting if type(sink) is Waiter else self.asking
             row[call_id] = request
-            self._highest = call_id  # last: whoever looks for the lowest open id must find it in its row
+            self._highest = call_id  # last: a look for the lowest open id must find it in its row
             self.outbox.append(request)
         return call_id
 
     def id_for_one_alone(self) -> int:
-        """An id for a call that goes out at once, by whoever leads; 0 if there is anything beside it.
+        """An id for a call that goes out at once, by the thread that leads; 0 if there is anything beside it.
 
         It is told as the lowest needed id, so that must be sure; `adopt` it if the answer does not come at once.
         """
@@ -125,7 +125,7 @@ class Outstanding:
         self.sent(request, size)
 
     def drop(self, call_id: int) -> bool:
-        """Nobody waits for this answer any more; False if it was here, or was dropped, before."""
+        """Drop a request: no thread waits for its answer. False if it was answered or dropped before."""
         return self.waiting.pop(call_id, None) is not None or self.asking.pop(call_id, None) is not None
 
     @property
@@ -223,7 +223,7 @@ class Outstanding:
         self.due = min(row[0][0] if row else math.inf for row in (self._timers, self._later))
 
     def take_overdue(self, now: float) -> list[Request]:
-        """The requests whose deadline is over; they wait no more."""
+        """Take out the requests whose deadline is over."""
         late = []
         while self._timers and self._timers[0][0] <= now:
             request = self.answered(heapq.heappop(self._timers)[1])
@@ -424,7 +424,7 @@ class Session:
             else:
                 self._on_other(head, body, parts, now)
         except errors.RemoteProtocolError as exc:
-            log.warning("%s sent what is no message: %s", self.address, exc)
+            log.warning("%s sent a malformed message: %s", self.address, exc)
         except KeyboardInterrupt:
             raise
         except BaseException:  # a done-callback may raise anything, SystemExit too
@@ -474,7 +474,7 @@ class Session:
             raise errors.RemoteProtocolError(f"unknown kind {kind}")
 
     def _try_later(self, head: messages.Header) -> bool:
-        """The host was busy: ask again, with some jitter. False if nobody waits, or not for so long."""
+        """The host was busy: ask again, with some jitter. False if no thread waits, or not for so long."""
         request = self.book.find(head.call_id)
         if request is None:
             return False
@@ -627,7 +627,7 @@ class Session:
     def lost(self, why: str, kind: type[Exception], now: float, *, refused: bool = False) -> None:
         """The connection is no more. What is open is kept for the next, as long as there may be one.
 
-        ``refused``: nobody listens, so it is the host that has gone, and not a cable.
+        ``refused``: no program listens, so the host has gone, and the network works.
         """
         text = f"{self.address}: {why}"
         if not self._epoch:  # it has never been READY; requests made during the attempt get an attempt of their own

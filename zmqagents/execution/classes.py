@@ -1,7 +1,9 @@
 """The classes that a host may make agents of, by name.
 
 A class has two names: the full one (``module:Qualified.Name``), which is unique, and the short one, which its users
-write. A short name that two classes have finds neither, and the error names both. A class that is sent to a private
+write. A short name that two classes have finds neither, and the error names both. A client that has imported the
+agents' file itself knows another full name; it tells the file's *origin* (`agents.origin`), by which its class is
+found here, and a class of the same name from another file is refused. A class that is sent to a private
 host again, changed, takes the place of the one of its full name; agents that were made before keep their class.
 """
 
@@ -12,6 +14,7 @@ import threading
 from collections.abc import Iterable
 
 from .. import errors
+from ..agents.origin import origin_of
 from ..agents.spec import ClassSpec, class_name_of, spec_of
 
 
@@ -41,17 +44,26 @@ class ClassTable:
                     f"{_place_of(cls)}; rename one"
                 )
             self._by_full[full] = cls
+            origin_of(cls)  # now: the file may be changed later
             names = self._by_short.setdefault(short, [])
             if full not in names:
                 names.append(full)
 
-    def find(self, name: str) -> type:
-        """The class called ``name``, full or short; UnknownClass lists what there is."""
+    def find(self, name: str, origin: str | None = None) -> type:
+        """The class called ``name``, full or short; UnknownClass lists what there is.
+
+        ``origin``: of the client's own class, "" if it has no file. Then a class of another module will do, if it comes
+        from the same file, or nobody knows from which.
+        """
         with self._lock:
             cls = self._by_full.get(name)
             if cls is not None:
                 return cls
-            fulls = self._by_short.get(name, [])
+            if origin is not None:
+                name = name.rpartition(":")[2]
+            fulls = self._by_short.get(name.rpartition(".")[2] if origin is not None else name, [])
+            if origin:
+                fulls = self._from(origin, name, fulls)
             if len(fulls) == 1:
                 return self._by_full[fulls[0]]
             if fulls:
@@ -59,8 +71,21 @@ class ClassTable:
             known = ", ".join(sorted(self._by_short)) or "none"
         raise errors.UnknownClass(f"this host knows no agent class {name!r}; it knows: {known}")
 
-    def spec(self, name: str) -> ClassSpec:
-        return spec_of(self.find(name))
+    def _from(self, origin: str, name: str, fulls: list[str]) -> list[str]:
+        """Those of ``fulls`` that come from the file ``origin``, or else from none; UnknownClass if all are others."""
+        origins = {full: origin_of(self._by_full[full]) for full in fulls}
+        same = [full for full in fulls if origins[full] == origin and full.rpartition(":")[2] == name]
+        possible = same or [full for full in fulls if not origins[full]]
+        if fulls and not possible:
+            places = ", ".join(_place_of(self._by_full[full]) for full in fulls)
+            raise errors.UnknownClass(
+                f"the class {name} of this host is another one: {places} is not the {origin.partition(' ')[0]} that "
+                f"the client has imported. Load the same file in both, or say create_agent({name!r}) for the host's"
+            )
+        return possible
+
+    def spec(self, name: str, origin: str | None = None) -> ClassSpec:
+        return spec_of(self.find(name, origin))
 
     def names(self) -> list[str]:
         """Full names, sorted."""

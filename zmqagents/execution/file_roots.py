@@ -1,16 +1,13 @@
-"""Files over the wire, both ends: what a host lets be read, and what a client makes of it.
+"""The files that a host lets its clients read.
 
 A file travels as a stream: its size first, then its bytes in chunks. The credit window of streams (`stream_sender`)
 bounds what is on its way, so both ends need the same memory for any size.
 
 What may be read is below the directories that ``--file-root`` names, and nothing without one. A path is judged by
-where it really leads, all links and ``..`` followed. In between somebody may put a link where a directory was, so the
-way is then walked once more, from the root down, by descriptors that follow no link (openat(2), O_NOFOLLOW). Only
-regular files are opened, and never in a way that waits (a fifo would). What is outside is refused alike whether it is
-there or not. A hard link is a file like any other: whoever can make one below a root has read its file already.
-
-What arrives is written to a draft beside its final name, which it gets when it is whole: an interrupted download
-leaves nothing under that name. Only ``kill -9`` leaves the draft, ``.<name>.<8 hex digits>.part``.
+where it really leads, all links and ``..`` followed. In between another program may put a link where a directory was,
+so the way is then walked once more, from the root down, by descriptors that follow no link (openat(2), O_NOFOLLOW).
+Only regular files are opened, and never in a way that waits (a fifo would). What is outside is refused alike whether
+it is there or not. A hard link is a file like any other: its maker can read the file anyway.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gi
 
 
 class _Refused(Exception):
-    """The host's own word about a call, to be told apart from the same error raised by the agent's code."""
+    """An error of the host about a call, to be told apart from the same error raised by the agent's code."""
 
     def __init__(self, error: errors.ZmqAgentsError) -> None:
         super().__init__(error)
@@ -104,7 +104,7 @@ class AgentHost:
             context.end()
 
     def _run_stream(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
-        """Send the items one by one, each when the reader has room; a caller who asked for no stream gets a list."""
+        """Send the items one by one, each when the reader has room; a caller that asked for no stream gets a list."""
         if context.sender is None:
             return self._encode(ticket, list(value))
         items = iter(value)
@@ -275,7 +275,7 @@ def _of_call(ticket: Ticket, exc: errors.ZmqAgentsError) -> errors.ZmqAgentsErro
 
 
 def _is_cancellation(exc: BaseException) -> bool:
-    """Whether it is an `asyncio.CancelledError`; if nobody has imported asyncio, it is none."""
+    """Whether it is an `asyncio.CancelledError`; if asyncio was never imported, it is none."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(exc, asyncio.CancelledError)
 
@@ -307,7 +307,7 @@ def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: st
         return cls(*args, **kwargs)
     if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
         raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
-    instance = cls.__new__(cls, *args, **kwargs)
+    instance: Any = cls.__new__(cls, *args, **kwargs)
     known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
     instance.__dict__.update(known)  # its id and its host are known before __init__ runs
     instance.__init__(*args, **kwargs)

@@ -191,5 +191,5 @@ def _nothing() -> None:
 
 
 def _on_a_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")  # not imported where nobody uses it
+    asyncio = sys.modules.get("asyncio")  # if it was never imported, no loop runs
     return asyncio is not None and asyncio._get_running_loop() is not None

@@ -229,7 +229,7 @@ class ModelConfigs:
 
             model = ChatModel(config)
             with self._lock:
-                if self._configs.get(name) is config:  # else it was replaced while we were at it
+                if self._configs.get(name) is config:  # else it was replaced meanwhile
                     self._models[name] = (config, model)
             return model
 

@@ -1,4 +1,4 @@
 """The operating system's part: children, signals, the line that ends a host with its parent, descriptors.
 
-May import errors and discovery.
+May import codec, config and errors.
 """

@@ -5,7 +5,7 @@ Two ways to start one, and either runs the same code:
 * `fork`, where that is safe (`why_not_fork`: Linux, one thread in the process, no running event loop; a live ZeroMQ
   context has threads): a few milliseconds, and every class is there as it is;
 * `spawn`, a new interpreter with this one's flags and ``sys.path``. The settings and the classes are on its stdin,
-  the classes as `trusted` pickles them.
+  the classes as `codec.pickling` makes them.
 
 The child reports where it listens, or why not, as one line on a pipe. A second pipe is its parent's life line: the
 end of that, however the parent dies, ends the child within 2 s. Only the parent itself holds the other end; a fork
@@ -47,7 +47,7 @@ def why_not_fork() -> str:
     """Why a fork would not be safe now, "" if it is."""
     if not sys.platform.startswith("linux"):
         return f"{sys.platform} does not allow it"
-    asyncio = sys.modules.get("asyncio")  # not imported where nobody uses it
+    asyncio = sys.modules.get("asyncio")  # if it was never imported, it watches no child
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return "an event loop is running"
     end = time.monotonic() + THREAD_END_S
@@ -79,7 +79,7 @@ class Child:
         end = time.monotonic() + timeout_s
         data = b""
         while not data.endswith(b"\n"):
-            # The process, too: a stranger's fork at the wrong moment may hold the pipe open.
+            # The process, too: a fork by other code at the wrong moment may hold the pipe open.
             if not readable([self._ready_r, self.pidfd, *interrupts], end - time.monotonic()):
                 raise errors.LaunchError(
                     f"the host process did not listen within {timeout_s:g} s and was ended; if its agents' files take "
@@ -118,7 +118,7 @@ class Child:
             return self._popen.poll()
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # reaped by somebody else, or this is a fork of the launching process
+        except ChildProcessError:  # other code has reaped it, or this is a fork of the launching process
             return -1
         return os.waitstatus_to_exitcode(status) if pid else None
 
@@ -202,7 +202,7 @@ def readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
 
 
 def _launch_error(data: dict[str, Any]) -> Exception:
-    """What the child says went wrong, as the class that it is there; LaunchError for what is not ours."""
+    """What the child says went wrong, as the error class that it names; LaunchError for a class of other code."""
     module, _, name = data["type"].partition(":")
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(kind, type) and issubclass(kind, errors.ZmqAgentsError):
@@ -251,7 +251,7 @@ def _pipes() -> tuple[int, int, int, int]:
 
 @contextlib.contextmanager
 def _new_pipes() -> Iterator[tuple[int, int, int, int]]:
-    """Both pipes; the child's ends are closed here afterwards, ours too if the child could not be started."""
+    """Both pipes; the child's ends are closed here afterwards, this side's too if the child could not be started."""
     ready_r, ready_w, life_r, life_w = _pipes()
     try:
         yield ready_r, ready_w, life_r, life_w

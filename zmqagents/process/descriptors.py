@@ -1,7 +1,7 @@
-"""The descriptors of a host process: how many there may be, how many there are, and who gets copies of them.
+"""The descriptors of a host process: how many there may be, how many there are, and which children get copies of them.
 
 Each client takes one, and so does each file that an agent opens. A host without a free one cannot accept: libzmq then
-tries again and again, at most of a core (measured: 76 %), while those who are connected are served. So the soft limit,
+tries again and again, at most of a core (measured: 76 %), while the connected clients are served. So the soft limit,
 often 1,024, is raised to the hard one, and `Gauge` warns in time.
 
 A child made by a bare ``os.fork()`` holds copies of all of them. While it lives the port of a dead host stays taken,

@@ -53,7 +53,7 @@ class LifeLine:
         os._exit(EXIT_ORPHANED)
 
     def _set_alarm(self) -> None:
-        """Have the kernel end us where Python cannot: an agent in C code that keeps the GIL lets no thread run.
+        """Let the kernel end the process where Python cannot: an agent in C code that keeps the GIL lets no thread run.
 
         At the end of the pipe the kernel sends SIGHUP, number 1. The handler is libc's own alarm(), which takes the
         number for seconds; SIGALRM, with the action that a process is born with, ends it 1 s later.

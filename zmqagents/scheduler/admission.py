@@ -33,9 +33,12 @@ _FILES = ClassSpec("zmqagents.execution.file_roots:FileRoots", "FileRoots", "", 
 
 
 class Admission:
-    """Accepts and refuses the calls of one host. ``find_class`` raises `UnknownClass`."""
+    """Accepts and refuses the calls of one host.
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], calls: Calls) -> None:
+    ``find_class``: a class by its name and, if the client tells it, the origin of its own; raises `UnknownClass`.
+    """
+
+    def __init__(self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls) -> None:
         self._config = config
         self._find_class = find_class
         self._calls = calls
@@ -61,7 +64,7 @@ class Admission:
         config, calls = self._config, self._calls
         deadline = self.check(peer, call, task_id, now, parent)
         size = sum(map(len, call.body))
-        if size > self._max_body:  # our own clients do not send it
+        if size > self._max_body:  # clients of this package do not send it
             raise _too_large(call, size, config.max_message_bytes)
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
@@ -171,7 +174,8 @@ class Admission:
         class_name = call.options.get("class")
         if not isinstance(class_name, str):
             raise errors.RemoteProtocolError("create_agent without a class name")
-        spec = self._find_class(class_name)
+        origin = call.options.get("origin")
+        spec = self._find_class(class_name, origin) if isinstance(origin, str) else self._find_class(class_name)
         if name is None:
             name = new_agent_id(spec.short)
         if not is_name(name):

@@ -157,7 +157,7 @@ class Calls:
     # ------------------------------------------------------------ the two ends: answered, and returned
 
     def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
-        """Answer all who asked for ``ticket``. Its code may still be running.
+        """Answer every request for the result of ``ticket``. Its code may still be running.
 
         Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
         """
@@ -222,16 +222,18 @@ class Calls:
         """Cancel ``ticket`` and (unless ``alone``) the calls that it has made."""
         if not ticket.settled:
             self.counters.cancelled += 1
-            error = errors.CallCancelled(f"{ticket.label} was cancelled: {phase(ticket, now, self.config.capacity)}")
+            error = errors.CallCancelled(f"{ticket.label} was cancelled: {self._phase(ticket, now)}")
             self.give_up(ticket, error, effects, now, alone=alone)
 
     def time_out(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The deadline of ``ticket`` has passed."""
         spent = now - ticket.accepted
-        where = phase(ticket, now, self.config.capacity)
-        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {where}")
+        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {self._phase(ticket, now)}")
         self.counters.timed_out += 1
         self.give_up(ticket, error, effects, now)
+
+    def _phase(self, ticket: Ticket, now: float) -> str:
+        return phase(ticket, now, self.config.capacity, self.lingering)
 
     def give_up(
         self, root: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float, *, alone: bool = False
@@ -291,13 +293,12 @@ class Calls:
         left = list(self.tasks.values())
         for ticket in left:
             if not ticket.settled:
-                where = phase(ticket, now, self.config.capacity)
-                error = errors.HostStopping(f"the host stopped: {ticket.label} was {where}")
+                error = errors.HostStopping(f"the host stopped: {ticket.label} was {self._phase(ticket, now)}")
                 self.give_up(ticket, error, effects, now)
         return len(left)
 
     def end_drain(self, cut: int, effects: list[Effect]) -> None:
-        """Nothing is open any more: let go of the threads that wait for a slot. ``cut``: calls answered unfinished."""
+        """Nothing is open any more: release the threads that wait for a slot. ``cut``: calls answered unfinished."""
         while (waiting := self.slots.next(beyond=True)) is not None:
             _resume(waiting, effects)
         if self.drain is not None:

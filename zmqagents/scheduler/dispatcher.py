@@ -47,7 +47,7 @@ class Dispatcher:
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[[str], ClassSpec], *, shares_results: bool) -> None:
+    def __init__(self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool) -> None:
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results)
         self.admission = Admission(config, find_class, calls)
@@ -161,7 +161,7 @@ class Dispatcher:
         if isinstance(exc, errors.CallCancelled):
             self.admission.early_cancels.pop(task_id, None)
             if call.flags & Flag.DETACHED:
-                effects.append(Keep(task_id, reply))  # whoever asks for it must not read that it is unknown
+                effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
         effects.append(Answer(peer, call.call_id, reply))
         _go_on(waiting, effects)
 

@@ -90,7 +90,7 @@ class Fetches:
             effects.append(Answer(peer, fetch.call_id, reply))
 
     def forget(self, fetch: ParkedFetch) -> None:
-        """``fetch`` is over: nobody is to be answered by it any more."""
+        """``fetch`` is over: it gets no answer any more."""
         fetch.settled = True
         del fetch.peer.fetches[fetch.call_id]
         if fetch.ticket is not None and fetch.ticket.fetches is not None:

@@ -1,4 +1,4 @@
-"""What the dispatcher keeps records of (peers, agents, calls) and the effects that it gives back.
+"""What the dispatcher keeps records of: peers, agents, calls.
 
 Plain data without decisions: `dispatcher` decides which call runs next, and `wait_graph` finds which call waits for
 which. The records belong to the router thread; a worker thread reads only what no longer changes when its call starts.
@@ -17,10 +17,10 @@ from ..agents.context import RunningCall
 from ..agents.marks import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
-from ..errors import ZmqAgentsError
+from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
 
-__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "phase"]
+__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
 
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
@@ -87,7 +87,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
-        self.owner = ""  # the user who has made it, "": the host's own code
+        self.owner = ""  # the user that has made it, "": the host's own code
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
@@ -240,18 +240,38 @@ class Ticket:
         return tuple(reversed(ids[: MAX_CHAIN - 1]))
 
 
-def phase(ticket: Ticket, now: float, capacity: int) -> str:
-    """Where a call stands, for the text of its error: ``queued 4.8 s behind 3 calls, never started``."""
+def phase(ticket: Ticket, now: float, capacity: int, lingering: int) -> str:
+    """Where a call stands, for the text of its error: ``queued 4.8 s behind 3 calls, never started``.
+
+    ``lingering``: how many calls of the host have ended and still run.
+    """
     queued = now - ticket.accepted
     if ticket.state is State.PARKED:
         return f"parked {queued:.2g} s for {len(ticket.deps or ())} unfinished arguments, never started"
     if ticket.state is State.QUEUED:
-        return f"queued {queued:.2g} s behind {_ahead_of(ticket)}, never started"
+        ended = left_over(ticket.agent)
+        return f"queued {queued:.2g} s behind {_ahead_of(ticket)}{f' ({ended})' if ended else ''}, never started"
     if ticket.state is State.READY:
-        return f"queued {queued:.2g} s for one of {capacity} worker slots, never started"
+        ended = f" (calls that have ended and still run: {lingering})" if lingering else ""
+        return f"queued {queued:.2g} s for one of {capacity} worker slots{ended}, never started"
     if ticket.waits_for:
         return f"running {now - ticket.started:.2g} s, waiting for {next(iter(ticket.waits_for)).label}"
     return f"running {now - ticket.started:.2g} s"
+
+
+def left_over(record: AgentRecord) -> str:
+    """``reader.load was cancelled and still runs``: which of the calls that have the turn have ended; "" if none has.
+
+    Python cannot end a thread: what is cancelled or late keeps its turn until its code returns.
+    """
+    ended = [holder for holder in itertools.islice(record.holders, COUNTED_AHEAD) if holder.ended is not None]
+    if not ended:
+        return ""
+    first = ended[0]
+    cancelled, late = isinstance(first.ended, CallCancelled), isinstance(first.ended, CallTimeout)
+    how = "was cancelled" if cancelled else "timed out" if late else "has ended"
+    more = f", and {len(ended) - 1} more like it" if len(ended) > 1 else ""
+    return f"{first.label} {how} and still runs{more}"
 
 
 def _ahead_of(ticket: Ticket) -> str:

@@ -2,7 +2,7 @@
 
 A call's deadline is typically minutes away and the call is over in a millisecond. Nothing is searched for when one is
 over. Its entry stays in the heap; when the heap has doubled since the last sweep, all such entries are swept out. So
-the sweeps cost a constant time for each entry, and nobody has to count the living.
+the sweeps cost a constant time for each entry, and no walk over the live ones is needed.
 """
 
 from __future__ import annotations

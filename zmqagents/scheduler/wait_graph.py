@@ -180,7 +180,7 @@ def drop_edges(ticket: Ticket) -> None:
 
 
 def add_deps(ticket: Ticket, deps: Iterable[str], tasks: Mapping[str, Ticket]) -> list[str]:
-    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or never heard of."""
+    """``ticket`` needs the results of ``deps``; gives those not among ``tasks``: finished, or unknown."""
     ticket.deps = {}
     ticket.dep_replies = {}
     missing = []
@@ -205,7 +205,7 @@ def drop_deps(ticket: Ticket) -> None:
 
 
 def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket]) -> None:
-    """``ticket`` came through another host, made in ``chain``; those of its calls that are ours learn of it."""
+    """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it."""
     ticket.came_by = chain
     for task_id in chain:
         link = tasks.get(task_id)

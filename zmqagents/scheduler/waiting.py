@@ -190,7 +190,7 @@ class Waiting:
         cycle = self._closes_cycle(ticket, targets, now, effects)
         if cycle is not None:
             error = wait_graph.deadlock_error(cycle)
-            for target in targets:  # its own calls among them are over: nobody will ever take their results
+            for target in targets:  # its own calls among them are over: no code will ever take their results
                 own = ticket.spawned is not None and target in ticket.spawned
                 if own and target.state < State.RUNNING and wait_graph.stuck_with(ticket, [target]):
                     self._calls.refuse(target, error, effects, now)

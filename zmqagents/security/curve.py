@@ -28,8 +28,8 @@ def guard_tcp(socket: Socket, keys: KeyPair) -> None:
 
 
 def guard_insecure(socket: Socket) -> None:
-    """Make the next bind of ``socket`` a plain endpoint: open to all if the `Authenticator` was told so, else to
-    nobody. Whether the address may be anything but loopback is the caller's to refuse.
+    """Make the next bind of ``socket`` a plain endpoint: open to all clients if the `Authenticator` was told so, else
+    to none. The caller refuses addresses other than loopback.
     """
     _guard(socket, DOMAIN_INSECURE)
 
@@ -37,7 +37,7 @@ def guard_insecure(socket: Socket) -> None:
 def _guard(socket: Socket, domain: bytes) -> None:
     socket.curve_server = False  # what an earlier guard may have set; mechanism NULL again
     socket.zap_domain = domain
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it a missing handler lets everybody in
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it a missing handler lets every client in
 
 
 def client_curve(socket: Socket, keys: KeyPair, server_key: str) -> None:

@@ -1,14 +1,14 @@
-"""Who may talk to a host: keys on disk, the uids of its own machine, the ZAP handler, and the socket options for it.
+"""Which clients may talk to a host: the key store on disk, and the rules by which `zap` and `curve` ask it.
 
-Whoever comes in by the Unix door is asked about by his uid, which the kernel knows (`unixdoor`): `Authenticator.admit`
-gives the user id ``uid:<n>`` to those that are allowed, before a byte of theirs is read. Every socket of libzmq that
+A client on the Unix socket is known by its uid, which the kernel tells (`unix_listener`): `Authenticator.admit` gives
+the user id ``uid:<n>`` to a uid that is allowed, before a byte of the client is read. Every socket of libzmq that
 listens has an authentication domain, and the ROUTER asks our handler (ZAP, RFC 27) about every connection before the
 peer's first message is read:
 
     domain       mechanism   accepted                                  user id
     za.tcp       CURVE       its public key is in ``authorized/``      key:<name>:<public key>
     za.insecure  NULL        any peer, if insecure was asked for       insecure
-    otherwise                nobody: status 400
+    otherwise                refused: status 400
 
 Measured on libzmq 4.3.5, and the reason for each rule here:
 
@@ -155,8 +155,8 @@ class KeyStore:
         """The clients that may connect, by public key (Z85); not to be changed.
 
         Cheap: the directory is looked at once a second at most and read only when it changed. A file that cannot
-        be believed is left out, with a warning. If the directory itself cannot be read nobody is authorised; only that
-        this process has no descriptor or memory left to read it with says nothing of the keys, which are as they were.
+        be believed is left out, with a warning. If the directory itself cannot be read, no client is
+        authorised. But if this process lacks a descriptor or memory to read it with, the keys stay as they were.
         """
         now = self._clock()
         if self._signature is not None and now - self._looked_at < REFRESH_S:
@@ -173,7 +173,7 @@ class KeyStore:
                 self._in_need = True
                 return self._peers
             if self._signature != "unreadable":
-                log.error("nobody is authorised: %s", exc)
+                log.error("no client is authorised: %s", exc)
             self._peers, self._signature = {}, "unreadable"
             return self._peers
         self._peers, self._in_need = peers, False
@@ -238,13 +238,13 @@ class KeyStore:
 
     def _file_of(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name!r} is no name for a key: letters, digits and . _ @ -, at most 64")
+            raise ConfigError(f"{name!r} cannot be the name of a key: letters, digits and . _ @ -, at most 64")
         return self.path / "authorized" / f"{name}.pub"
 
     def _host_file(self, host: str, port: int) -> Path:
         name = urllib.parse.quote(host.strip().strip("[]").rstrip(".").lower(), safe="")
         if not name or name.startswith(".") or len(name) > 240 or not 0 < port < 65536:
-            raise ConfigError(f"{host!r} and {port!r} are no host and port")
+            raise ConfigError(f"a host name and a port are needed, not {host!r} and {port!r}")
         return self.path / "known_hosts" / f"{name}_{port}.pub"
 
 
@@ -303,7 +303,7 @@ def _locked(directory: Path) -> Iterator[None]:
     except OSError as exc:
         raise ConfigError(f"{path} cannot be opened: {exc.strerror}") from exc
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # waits: whoever has it makes two keys, some milliseconds
+        fcntl.flock(fd, fcntl.LOCK_EX)  # waits: the process that has the lock makes two keys, some milliseconds
         yield
     finally:
         os.close(fd)
@@ -352,17 +352,17 @@ def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
 
 
 def _is_shortage(exc: BaseException) -> bool:
-    """Whether a file could not be read for a reason that lies in this machine and not in the file."""
+    """Whether a file could not be read for lack of descriptors or memory, and not because of the file."""
     cause = exc.__cause__ if isinstance(exc, ConfigError) else exc
     return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:
-    """The key in one file, and whose it is; ``seen``: the names of the keys read before."""
+    """The key in one file, and the client that it belongs to; ``seen``: the names of the keys read before."""
     name = path.name.removesuffix(".pub")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{path} has a name that cannot be a user id")
-    # In a directory that nobody else can enter a public key may be readable; writable it may not be.
+    # In a directory that no other user can enter a public key may be readable; writable it may not be.
     fields = _fields(path, forbidden=0o022)
     key = _checked_key(fields.get("public", ""), path)
     role = _checked_role(fields.get("role", "call"), path)
@@ -415,4 +415,4 @@ def _checked_role(role: str, path: Path) -> Role:
         return "admin"
     if role == "call":
         return "call"
-    raise ConfigError(f"{path}: role is admin or call, not {role!r}")
+    raise ConfigError(f"{path}: role must be admin or call, not {role!r}")

@@ -49,7 +49,7 @@ def private_dir(path: StrPath, *, create: bool = True) -> Path:
 
 
 def read_private(path: StrPath, *, forbidden: int = 0o077) -> bytes:
-    """The bytes of a small file that this user owns and nobody else has the ``forbidden`` permission bits on.
+    """The bytes of a small file that this user owns and that has none of the ``forbidden`` permission bits.
 
     Raises FileNotFoundError; ConfigError for anything else that is wrong (a link, a fifo, another owner,
     open permissions, more than 64 KiB). The checks are made on the open file, so a swap is no way round.

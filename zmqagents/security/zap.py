@@ -34,13 +34,14 @@ REFUSAL_LINES = 20  # a minute; beyond that refusals are only counted
 
 
 class Authenticator:
-    """Decides who may connect: asked by libzmq, or by `admit`. All methods belong to the router thread.
+    """Decides which clients may connect: asked by libzmq, or by `admit`. All methods belong to the router thread.
 
     ``bind`` it before the ROUTER is bound, poll ``socket`` for reading beside the ROUTER, and call ``handle`` when
     it is readable. One to a context; close it after the ROUTER.
 
     ``keys`` None: no CURVE client is accepted. ``uids`` are the Unix users that `admit` lets in, default the own one,
-    which is admin; others may call. ``insecure`` opens endpoints under `guard_insecure` to anybody, to call.
+    which is admin; others may call. ``insecure`` gives every client of an endpoint under `guard_insecure` the role
+    call.
     """
 
     def __init__(self, keys: KeyStore | None, *, uids: Collection[int] | None = None, insecure: bool = False) -> None:
@@ -71,7 +72,7 @@ class Authenticator:
         self._socket = rep
 
     def close(self) -> None:
-        """Stop answering: from now on guarded sockets of this context let nobody in. Idempotent."""
+        """Stop answering: from now on guarded sockets of this context let no client in. Idempotent."""
         if self._socket is not None:
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.unbind(ZAP_ENDPOINT)  # at once; close() alone leaves that to another thread
@@ -95,7 +96,7 @@ class Authenticator:
         return count
 
     def admit(self, uid: int | None) -> str | None:
-        """The user id of who comes in by the Unix socket; None if ``uid`` may not."""
+        """The user id of a client on the Unix socket; None if ``uid`` may not connect."""
         if uid in self._uids:
             self.accepted += 1
             return f"uid:{uid}"
@@ -132,7 +133,7 @@ class Authenticator:
         return [b"1.0", request_id, b"200", b"OK", user.encode(), b""]
 
     def _decide(self, request: list[bytes]) -> tuple[str | None, str]:
-        """The user id, or None and whom we refuse: a text that is the same for each attempt of one peer."""
+        """The user id; or None and a text that names the refused peer, the same for each of its attempts."""
         if len(request) < 6 or request[0] != b"1.0":
             return None, "a malformed request"
         domain, address, mechanism = request[2], request[3].decode("utf-8", "replace"), request[5]

@@ -40,7 +40,7 @@ class Report:
         self._fd: int | None = fd
 
     def say(self, message: dict[str, Any]) -> bool:
-        """False if it is said already; nothing when nobody listens any more."""
+        """False if it is said already; nothing happens when the parent has closed its end."""
         fd, self._fd = self._fd, None
         if fd is None:
             return False

@@ -1,4 +1,4 @@
-"""Start and stop a host process: `RpcAgentServerLauncher`, and the private host behind a bare ``to_dist()``.
+"""Start and stop a host process: `RpcAgentServerLauncher`.
 
 ``start_method`` says how the child comes to be: by ``fork`` where that is safe, else as a ``fresh`` interpreter, for
 which classes of ``__main__`` and of notebooks need cloudpickle. `children` tells of both, of its report and of its
@@ -7,7 +7,7 @@ life line. `launch` returns or raises with the report: there is no window betwee
 With ``restart=True`` that child is a `supervisor`, whose own child is the host, and which starts it again when it
 crashes: on the same port, under the same server id, with another epoch. Its agents are gone then.
 
-Stopping is one ladder, each step bounded and logged: control frame, SIGTERM, SIGKILL.
+A stop takes up to three steps, each bounded and logged: a request over the control socket, SIGTERM, SIGKILL.
 
 A host lives until it is stopped or the process that launched it ends, whether or not anything refers to its
 launcher: what runs on it must not depend on when Python collects an object.
@@ -49,8 +49,8 @@ class RpcAgentServerLauncher:
 
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
     say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
-    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before anybody
-    is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before the first
+    client is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
     Any thread may use it.
     """
 
@@ -222,7 +222,7 @@ class RpcAgentServerLauncher:
         assert here is not None
         self._bound = list(broker.bound)
         here.broker = broker
-        if here.grace_s is not None:  # stopped before it could hear it
+        if here.grace_s is not None:  # it was asked to stop before its router thread ran
             broker.request_stop(here.grace_s)
 
     # ------------------------------------------------------------ stop
@@ -266,7 +266,7 @@ class RpcAgentServerLauncher:
             return
         try:
             if self.restart and _pid_at(bound[3]) is None:
-                raise errors.HostUnreachable("it is being started again")
+                raise errors.HostUnreachable("the host is being started again")
             stop.send_stop(bound[3], grace_s, timeout=CONTROL_TIMEOUT_S)
             if child.wait(grace_s + END_WAIT_S) is not None:
                 return
@@ -274,7 +274,7 @@ class RpcAgentServerLauncher:
         except errors.ZmqAgentsError as exc:
             if child.wait(CLOSED_S) is not None:
                 return
-            log.warning("%s did not take the stop frame (%s): SIGTERM", self.server_id, exc)
+            log.warning("%s did not take the request to stop (%s): SIGTERM", self.server_id, exc)
         child.signal(signal.SIGTERM)
         if child.wait(TERM_WAIT_S) is None:
             log.warning("%s did not end on SIGTERM: SIGKILL", self.server_id)
@@ -286,7 +286,7 @@ class RpcAgentServerLauncher:
             self._child.forget_lock()
 
     def reap(self) -> None:
-        """Let go of a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
+        """Reap a host that has ended by itself, so that it does not stay a zombie. Does not wait for the lock."""
         child = self._child
         if child is not None and child.poll() is not None and self._lock.acquire(blocking=False):
             try:

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted
-TELL_EVERY_S = 0.5  # how often that is done while a service manager wants to hear of the end
+TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
 
 Ready = Callable[[Bound], None]
 
@@ -151,7 +151,8 @@ def _register(config: BrokerConfig, bound: Bound) -> Registration | None:
 def _declare(broker: Broker) -> dict[str, Waiter]:
     """Ask for the agents of the settings before the router thread reads its first message.
 
-    So no caller can come too early: one who calls again what a crash has interrupted waits until they are made.
+    So no call can come too early: a client that sends an interrupted call again after a crash waits until the agents
+    are made.
     """
     made = {}
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
@@ -163,7 +164,7 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
 
 
 def _see_it_made(agent_id: str, made: Waiter) -> None:
-    reply = made.wait(None)  # whoever started this process bounds it
+    reply = made.wait(None)  # the launcher gives this process a limited time
     if reply.code:
         error = rebuild_error(reply)
         if isinstance(error, (errors.UnknownClass, errors.ConfigError)):

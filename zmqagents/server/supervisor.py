@@ -212,7 +212,7 @@ class Supervisor:
         return not self._is_last
 
     def _hear(self) -> None:
-        """Take what has come in: signals, the launcher's word, the launcher's end."""
+        """Handle what has come: signals, a message of the launcher, the launcher's end."""
         with contextlib.suppress(BlockingIOError):
             for _ in os.read(self._wake_r, 64):
                 self._on_signal()

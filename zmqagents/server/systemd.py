@@ -14,7 +14,7 @@ __all__ = ["Notifier"]
 
 
 class Notifier:
-    """Sends words to the service manager. Never raises and never blocks: a deaf manager must not stop a host.
+    """Sends states to the service manager. Never raises, never blocks: a manager that does not read stops no host.
 
     ``address`` as in ``$NOTIFY_SOCKET``, "": there is none. ``watchdog_s``: a word must come at least this often.
     """
@@ -24,7 +24,7 @@ class Notifier:
         self.watchdog_s = watchdog_s if address else None
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Whether systemd listens."""
         return bool(self._address)
 
     @classmethod

@@ -215,7 +215,7 @@ class FutureStore(abc.ABC):
         return self._entries(most)
 
     def close(self) -> None:
-        """Let go of everything; may be called again. Results in a shared backend stay there."""
+        """Close everything; may be called again. Results in a shared backend stay there."""
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
@@ -284,16 +284,16 @@ Settlement = bytes | Mark | None  # put, a mark, or begin
 
 
 class Listener(Protocol):
-    """Where one owner hears which of the tasks that it watches are settled. For one thread."""
+    """Tells one owner which of the tasks that it watches are settled. For one thread."""
 
     def get(self, timeout_s: float) -> str | None:
-        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
+        """The next settled task id; "" when messages may have been lost before; None after ``timeout_s``.
 
         Raises `StoreUnavailable`; the next call subscribes anew.
         """
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Owners(NamedTuple):
@@ -334,8 +334,8 @@ class SharedStore(FutureStore):
 
     @abc.abstractmethod
     def listen(self) -> Listener:
-        """Where this owner hears of the tasks that it watches."""
+        """The listener that tells this owner of the tasks that it watches."""
 
     @abc.abstractmethod
     def nudge(self) -> None:
-        """Give this owner's listener an empty word: it may wait, and is to end."""
+        """Send this owner's listener an empty message: it may wait, and is to end."""

@@ -1,7 +1,7 @@
 """The future store of one host process, on cachetools.
 
 cachetools is not thread-safe, so one lock covers everything here; no operation under it waits, runs
-foreign code or walks over the entries. Every task is in at most one of three places: the set of
+code of agents or walks over the entries. Every task is in at most one of three places: the set of
 pending ones, the finished results, or the marks of those that went.
 
 Age costs nothing while nothing happens: each operation first drops a few results that have come of

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 2.0  # four beats; with a beat of the reader's host on top a dead host's calls are LOST within 2.5 s
 MOURNING_S = 10.0
-ABSENCE_S = 1.5  # three beats of everybody missed: not a dead host but an absent Redis
+ABSENCE_S = 1.5  # three beats of every host missed: not a dead host but an absent Redis
 WATCH_S = 60.0  # an entry in w: outlives the longest pause between two looks; then Redis drops it
 SWEEP_LIMIT = 64  # results that one operation drops by age: about 300 us of Redis's time
 REAP_LIMIT = 500
@@ -301,13 +301,13 @@ class RedisStore(SharedStore):
         policy = str(memory.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction" and not policy.startswith("volatile-"):
             log.warning(
-                "Redis at %s has the maxmemory-policy %s: at its limit it drops the store's books as well as results; "
+                "Redis at %s has the maxmemory-policy %s: at its limit it drops the store's records, too; "
                 "set noeviction or one of volatile-*", self.shown_url, policy,
             )  # fmt: skip
 
 
 class RedisListener:
-    """Where an owner hears which of the tasks that it waits for are settled. For one thread."""
+    """Tells an owner which of the tasks that it waits for are settled. For one thread."""
 
     def __init__(self, client: Any, channel: str) -> None:
         self._client = client
@@ -315,7 +315,7 @@ class RedisListener:
         self._pubsub: Any = None
 
     def get(self, timeout_s: float) -> str | None:
-        """The next settled task id; "" when words may have been lost before; None after ``timeout_s``.
+        """The next settled task id; "" when messages may have been lost before; None after ``timeout_s``.
 
         Raises `StoreUnavailable`; the next call subscribes anew.
         """
@@ -334,7 +334,7 @@ class RedisListener:
         return str(message["data"].decode()) if message["type"] == "message" else None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
             with contextlib.suppress(*_FAILURES, OSError):

@@ -235,7 +235,7 @@ class WriteBehind:
                 self._exchange(words)
             except StoreUnavailable as exc:
                 self._on_trouble(str(exc), words)
-            except Exception:  # a bug of ours: the others are owed their answers
+            except Exception:  # a bug of this package: the others are owed their answers
                 log.exception("the store thread of %s met an error", self._config.server_id)
                 self._on_trouble("an error of the store thread", words)
             if end is None and self._ending.is_set():

@@ -39,10 +39,10 @@ class Sink(Protocol):
     """Where the outcome of one request goes, exactly once. Neither method may block or raise."""
 
     def deliver(self, reply: Reply | None) -> None:
-        """The host's word; None: a fetch whose time is over."""
+        """The host's answer; None: a fetch whose time is over."""
 
     def fail(self, error: Exception) -> None:
-        """There will be no word of the host."""
+        """There will be no answer of the host."""
 
     def chunk(self, item: Reply) -> None:
         """One item of a stream; before the outcome, and only for calls with the flag STREAM."""
@@ -123,14 +123,14 @@ class Waiter:
         """Never called: a call for a value asks for no stream."""
 
     def wait(self, timeout: float | None) -> Reply:
-        """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without any word."""
+        """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without an answer."""
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
             raise CallTimeout(f"no answer within {timeout:.3g} s")
         return self.take()
 
     @property
     def done(self) -> bool:
-        """Whether its word is there."""
+        """Whether the answer is there."""
         return self._reply is not None or self._error is not None
 
     def take(self) -> Reply:

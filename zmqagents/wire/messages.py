@@ -358,7 +358,7 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
 
 
 def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
-    """The reply in a broker's message if it is the one to this call, and its last word; else None."""
+    """The reply in a broker's message if it answers this call, and ends it; else None."""
     first = frames[0]
     if len(first) < HEADER_BYTES:
         return None

@@ -1,11 +1,10 @@
-"""How the frames of a client's connection travel: two kinds of socket, used alike by the `Channel` that owns it.
+"""A client's connection to a host on the same machine: a plain Unix socket that speaks ZMTP (see `zmtp`).
 
-`UnixTransport` speaks ZMTP (see `zmtp`) on a plain Unix socket, for hosts on the same machine. libzmq would do the same
-in a thread of its own, which has to be woken for each message, and has to wake the caller: two hand-offs that cost more
-than all the rest of a short call. `DealerTransport` is a DEALER: for TCP, where there is CURVE.
+libzmq would do the same in a thread of its own, which has to be woken for each message, and has to wake the caller: two
+hand-offs that cost more than all the rest of a short call. For TCP, where there is CURVE, see `dealer`.
 
-Both belong to the thread that leads the channel. What happens to the connection stands in ``events``, to be looked at
-after each `receive` and `look`.
+The thread that leads the channel owns it. What happens to the connection is in ``events``, to be read after each
+`receive` and `look`.
 """
 
 from __future__ import annotations

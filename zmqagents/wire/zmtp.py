@@ -111,7 +111,7 @@ class Incoming:
     ``ready``: both have greeted, and messages may be sent. ``refusal``: why the other side will not have us.
     ``answers``: what is to be sent back at once.
 
-    Who has many connections shares ``spares`` among them, and says `rest` to one that has taken all that was read:
+    An owner of many connections shares ``spares`` among them, and calls `rest` on one that has taken all that was read:
     then only those in the middle of a message hold a buffer. With ``max_bytes`` a longer frame is refused, and of a
     message that has more in all, or more than `MAX_FRAMES` frames, only the first frame is kept: ``size`` and ``count``
     say what it was, as of each message taken.
@@ -293,11 +293,11 @@ class Incoming:
     def _greet(self) -> bool:
         there = self._view[self._start : self._end]
         if len(there) and (there[0] != 0xFF or (len(there) > 9 and there[9] != 0x7F)):
-            raise RemoteProtocolError("it does not speak ZMTP")
+            raise RemoteProtocolError("the peer does not speak ZMTP")
         if len(there) < _SIGNED:
             return False
         if there[10] < 3 or there[12:32].tobytes().rstrip(b"\0") != b"NULL":
-            raise RemoteProtocolError("it does not speak ZMTP 3 with the mechanism NULL")
+            raise RemoteProtocolError("the peer does not speak ZMTP 3 with the mechanism NULL")
         self._greeted = True
         self._skip_to(self._start + _SIGNED)
         return True

@@ -104,7 +104,7 @@ def _call(proxy: AgentProxy, method: str, args: list[Any], kwargs: dict[str, Any
     show(_wait_for(value) if kind == "future" else value, as_json)
 
 
-def _wait_for(result: AsyncResult) -> Any:
+def _wait_for(result: AsyncResult[Any]) -> Any:
     try:
         return result.result()
     except KeyboardInterrupt:
@@ -166,7 +166,7 @@ def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
 def result(
     task_id: str | None, listed: bool, wait: bool, timeout: float | None, as_json: bool, traceback: bool, **where: Any
 ) -> None:
-    """Print the result of a call, made by whomever, waiting for it if need be."""
+    """Print the result of a call of any client; waits until the call has ended."""
     if (task_id is None) is not listed:
         raise click.UsageError("give a task id, or --list")
     with open_client(**where) as client:

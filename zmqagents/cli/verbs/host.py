@@ -62,7 +62,7 @@ def _ask_to_stop(grace: float | None, host: str, port: int | None, server_id: st
 
 
 def _wait_until_gone(record: ConnectionFile | None, host: str, port: int | None, limit_s: float) -> bool:
-    """Wait for a host of this machine to let go of its lock, for another to answer no more."""
+    """Wait until a host of this machine has released its lock, or another host does not answer any more."""
     end = time.monotonic() + limit_s
     while _is_there(record, host, port):
         if time.monotonic() >= end:
@@ -142,7 +142,9 @@ def calls(as_json: bool, **where: Any) -> None:
     """List the calls of a host that are not answered yet."""
     with open_client(**where) as client:
         found = client.get_call_list()
-    show_rows(found, ("task_id", "agent", "method", "state", "age_s", "caller", "waits_for"), as_json, "no open calls")
+    columns = ["task_id", "agent", "method", "state", "age_s", "caller", "waits_for"]
+    columns += ["note"] if any(call["note"] for call in found) else []
+    show_rows(found, columns, as_json, "no open calls")
 
 
 @click.command(cls=Verb)
@@ -158,5 +160,6 @@ def dump(as_json: bool, **where: Any) -> None:
     for call in found:
         waits = ", ".join(call["waits_for"] + call["behind"])
         line = f"{call['task_id']}  {call['agent']}.{call['method']}  {call['state']} {call['age_s']} s"
-        click.echo(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else ""))
+        note = f", {call['note']}" if call["note"] else ""
+        click.echo(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "") + note)
         click.echo(call["stack"].rstrip() + "\n" if call["stack"] else "")

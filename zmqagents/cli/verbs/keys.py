@@ -1,4 +1,4 @@
-"""``keys``: who may connect."""
+"""``keys``: the clients that may connect, and the hosts that are trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KeyVerb(DashVerb):
 
 @click.group(cls=Shell)
 def keys() -> None:
-    """Show and change who may connect: the key store of this user."""
+    """Show and change which clients may connect: the key store of this user."""
 
 
 def _store() -> KeyStore:

@@ -59,7 +59,7 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
 @settings
 @option(
     "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
-    help="An agent to make at each start, before anybody is served; as often as needed.",
+    help="An agent to make at each start, before the first client is served; may be given several times.",
 )  # fmt: skip
 @option("--restart", is_flag=True, help="Start the host again when it crashes.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")

@@ -49,9 +49,14 @@ class Names:
         found = self.exact.get(name)
         if found is not None:
             return found
+        alike = self.alike(name)
+        return alike[0] if len(alike) == 1 else None
+
+    def alike(self, name: str) -> list[Known]:
+        """The classes of other names that may be the same class of the same file."""
         module, _, qualified = name.rpartition(":")
-        alike = [other for other in self._alike.get(qualified, ()) if _is_same_file(other.rpartition(":")[0], module)]
-        return self.exact[alike[0]] if len(alike) == 1 else None
+        found = [other for other in self._alike.get(qualified, ()) if _is_same_file(other.rpartition(":")[0], module)]
+        return [self.exact[other] for other in found if other != name]
 
 
 def _is_same_file(one: str, other: str) -> bool:

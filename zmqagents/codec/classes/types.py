@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib
+import os
 import sys
 import threading
 import weakref
@@ -79,7 +80,14 @@ class Registry:
         is_default = to_data is None and name == wire_name(cls)
         with self._lock:
             self.registered[name] = registration
-            self._names.add(Known(cls, name, from_data or shape.make))
+            known = Known(cls, name, from_data or shape.make)
+            self._names.add(known)
+            if name.startswith("."):
+                # The program that has started this host may have imported the agent's file, too, and registered the
+                # class that it got: to this process it is the one of the agent.
+                for other in self._names.alike(name):
+                    if _file_of(other.cls) == _file_of(cls):
+                        self._names.add(known._replace(name=other.name))
             self._family = None
             self._reducers[cls] = object_reducer(name, take, pickled=is_default)
 
@@ -120,6 +128,10 @@ class Registry:
             errors.known_types.update(exceptions)
 
         return restore
+
+
+def _file_of(cls: type) -> str:
+    return os.path.realpath(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
 
 
 registry = Registry()

@@ -20,7 +20,7 @@ def values() -> dict[str, tuple[Any, Any]]:
     """For each figure the value and the numpy array of the same bytes."""
     numpy = importlib.import_module("numpy")
     cells, words = numpy.random.rand(100_000, 10), numpy.random.rand(2 * MIB)
-    makers = {
+    makers: dict[str, tuple[str, Any, Any]] = {
         "pandas_ratio": ("pandas", lambda pandas: pandas.DataFrame(cells), cells),
         "arrow_ratio": ("pyarrow", lambda pyarrow: pyarrow.table({"a": words}), words),
         "torch_ratio": ("torch", lambda torch: torch.from_numpy(words.copy()), words),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import GenericAlias
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def langchain_messages() -> tuple[str, Any, list[Any]]:
     messages = pytest.importorskip("langchain_core.messages")
     call = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
     # By BaseMessage alone a host would know only the messages whose modules it has imported.
-    return "langchain_core", list[messages.AnyMessage | messages.RemoveMessage], [[
+    return "langchain_core", GenericAlias(list, (messages.AnyMessage | messages.RemoveMessage,)), [[
         messages.SystemMessage("be brief"), messages.HumanMessage("hi", additional_kwargs={"k": (1, 2)}),
         messages.HumanMessage([{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "x"}}]),
         messages.AIMessage("", tool_calls=[call], usage_metadata={"input_tokens": 1, "output_tokens": 2,
@@ -55,7 +56,7 @@ def langgraph_interrupts() -> tuple[str, Any, list[Any]]:
 
 def pydantic_ai_history() -> tuple[str, Any, list[Any]]:
     messages = pytest.importorskip("pydantic_ai.messages")
-    return "pydantic_ai", list[messages.ModelMessage], [[
+    return "pydantic_ai", GenericAlias(list, (messages.ModelMessage,)), [[
         messages.ModelRequest(parts=[
             messages.SystemPromptPart("be brief", timestamp=NOW), messages.UserPromptPart("hi", timestamp=NOW),
             messages.UserPromptPart(["look", messages.BinaryContent(b"\xff", media_type="image/png"),

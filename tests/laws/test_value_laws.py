@@ -25,8 +25,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_codec_laws import HASHABLE, TEXTS, VALUES
 
+from anything import HASHABLE, TEXTS, VALUES
 from travelling import KNOWN_BY, every_way, found_by
 
 law = settings(deadline=None, max_examples=60)
@@ -79,8 +79,8 @@ STANDARD: dict[str, st.SearchStrategy[Any]] = {
         lambda address, bits: ipaddress.ip_interface((address, bits)), ADDRESSES, st.integers(0, 32)
     ),
     "array": st.one_of(
-        *(st.lists(st.integers(-128 if code.islower() else 0, 127), max_size=5).map(lambda found, code=code:
-          array.array(code, found)) for code in "bBhHiIlLqQ"),
+        *(st.builds(array.array, st.just(code), st.lists(st.integers(-128 if code.islower() else 0, 127), max_size=5))
+          for code in "bBhHiIlLqQ"),
         st.lists(st.floats(allow_nan=False, width=32), max_size=5).map(lambda found: array.array("f", found)),
         TEXTS.map(lambda text: array.array("u", text)),
     ),
@@ -201,7 +201,7 @@ class Point(NamedTuple):
     y: Any = None
 
 
-Renamed = collections.namedtuple("Renamed", ["class", "a"], rename=True)  # type: ignore[misc]
+Renamed = collections.namedtuple("Renamed", ["class", "a"], rename=True)
 
 
 class Sub(Point):
@@ -439,8 +439,9 @@ class Lax(pydantic.BaseModel):
     words: list[str] = ()  # type: ignore[assignment]
 
 
-def lax(name: str | None, colour: Colour | None, is_assigned: bool) -> Lax:
-    given = {"name": name, "colour": colour}
+def lax(name: str | None, colour: Colour | None, is_assigned: bool) -> Any:
+    given: dict[str, Any] = {"name": name, "colour": colour}
+
     made = Lax(
         **{key: item for key, item in given.items() if item is not None and not (key == "colour" and is_assigned)}
     )
@@ -553,7 +554,7 @@ def test_any_choice_and_order_of_fields_of_a_structured_array_arrives(found: Any
 @law
 @given(st.lists(VALUES, max_size=6), st.booleans())
 def test_any_array_of_objects_arrives_with_each_object(items: list[Any], is_square: bool) -> None:
-    sent = np.empty(len(items), object)
+    sent: Any = np.empty(len(items), object)
     for index, item in enumerate(items):
         sent[index] = item
     if is_square and len(items) % 2 == 0:

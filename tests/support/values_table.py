@@ -306,8 +306,8 @@ def is_alike(got: Any, sent: Any) -> bool:
     if isinstance(sent, pydantic.BaseModel):
         return bool(got == sent) and repr(got) == repr(sent) and got.model_fields_set == sent.model_fields_set
     if type(sent) is Stranger or isinstance(sent, Exception):
-        mine = {name: item for name, item in vars(got).items() if name != "remote_traceback"}
-        return mine == vars(sent) and getattr(got, "args", ()) == getattr(sent, "args", ())
+        held = {name: item for name, item in vars(got).items() if name != "remote_traceback"}
+        return held == vars(sent) and bool(getattr(got, "args", ()) == getattr(sent, "args", ()))
     return bool(got == sent) and found_by(got) == found_by(sent)
 
 
@@ -388,7 +388,7 @@ def in_this_process(column: str) -> Callable[[Any], Any]:
         )
         if column == "annotated":
             scope = Scope(expected=codec.expected_by(method_that_takes(type(value))))
-        pickles = {"pickler": pickling.dumps} if column == "private host" else {}
+        pickles: dict[str, Any] = {"pickler": pickling.dumps} if column == "private host" else {}
         encoded = codec.encode_call((value,), {}, **pickles)
         unpickler = pickling.loads if pickles else None
         frames = [memoryview(bytearray(buffer)) for buffer in encoded.buffers]

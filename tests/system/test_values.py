@@ -15,6 +15,7 @@ import values_table
 from actors import client_of, host
 from values_table import COLUMNS, ROWS
 from zmqagents import AgentBase, AgentCallError, codec, errors
+from zmqagents.server import private_host
 
 pytestmark = pytest.mark.program
 PAGE = Path(__file__).parents[2] / "docs" / "values.rst"
@@ -109,7 +110,14 @@ def test_each_value_goes_to_a_host_and_back_as_the_table_says(column: str) -> No
     assert not wrong, "\n".join(wrong)
 
 
-def test_each_value_goes_to_a_private_host_and_back_as_the_table_says() -> None:
+@pytest.fixture
+def private() -> Iterator[None]:
+    """The private host that the test starts ends with it."""
+    yield
+    private_host.stop_private_host()
+
+
+def test_each_value_goes_to_a_private_host_and_back_as_the_table_says(private: None) -> None:
     place = COLUMNS.index("private host")
     wrong = []
     echo: Any = Echo().to_dist()

@@ -9,7 +9,7 @@ ARGS =
 PARALLEL = -n 4 --dist worksteal
 export PYTHON
 
-.PHONY: help demo test quick test-all test-lowest test-values soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
+	@echo "make test-frameworks  that messages of langchain, pydantic-ai, google-genai, autogen, agentscope arrive as such"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, and what mypy and pyright know of proxies"
@@ -42,6 +43,9 @@ soak: .venv/test/.done
 
 test-values: .venv/test-values/.done
 	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py $(ARGS)
+
+test-frameworks: .venv/test-frameworks/.done
+	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

@@ -19,7 +19,7 @@ case are up at the same time and take turns: each round measures every one of th
 from round to round, and a ratio is taken within its round. What is printed is the median over the rounds and
 the spread, (third quartile − first quartile) / median.
 
-A case (`cases`, one small script for each budget B1 to B12, see `budgets`) is run as a process of its own for each
+A case (`cases`, one small script for each budget, see `budgets`) is run as a process of its own for each
 mode and transport. *Pinned* puts caller and host on one core, where latency repeats; *free* leaves them to the
 scheduler. zmqagents is used through its public API alone, with the settings that a user gets who says nothing.
 

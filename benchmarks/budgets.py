@@ -38,6 +38,7 @@ CASES: dict[str, Case] = {
     "B10": Case("b10_start", "start"),
     "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
     "B12": Case("b12_results", "10,000 results"),
+    "B15": Case("b15_stack", "tables and tensors"),
 }
 
 ANY_PEER = "peers"  # the best of them
@@ -122,4 +123,7 @@ BUDGETS = (
     Budget("B11", "10,000 async sleeps of 1 s, s", "wall_s", 3.0, 1.5),
     _more("B12", "results made per second", 8_000, 20_000, figure="made_per_s"),
     _more("B12", "results collected per second", 8_000, 20_000, figure="collected_per_s"),
+    _more("B15", "DataFrame of 1 M cells / ndarray", 0.5, 0.9, figure="pandas_ratio"),
+    _more("B15", "Arrow table of 16 MiB / ndarray", 0.5, 0.9, figure="arrow_ratio"),
+    _more("B15", "torch tensor of 16 MiB / ndarray", 0.5, 0.9, figure="torch_ratio"),
 )

@@ -123,6 +123,15 @@ def test_not_a_number_arrives_as_one_and_keeps_its_type() -> None:
     assert repr(round_trip(Decimal("sNaN123"))) == repr(Decimal("sNaN123"))
 
 
+def test_a_pattern_that_would_print_itself_is_refused_on_both_sides(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(errors.SerializationError, match=r"re\.DEBUG"):
+        encode(re.compile("a", re.DEBUG))
+    capfd.readouterr()
+    with pytest.raises(errors.RemoteProtocolError, match=r"re\.DEBUG"):
+        decode(b"\xc1" + msgpack.packb([msgpack.ExtType(1, b"e"), "Pattern", "a", int(re.DEBUG)]))
+    assert capfd.readouterr().out == ""
+
+
 def test_a_zone_arrives_by_its_name() -> None:
     assert round_trip(dt.datetime(2024, 7, 1, tzinfo=PARIS)).tzinfo is PARIS
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import enum
 import math
-import pathlib
 import time
-import zoneinfo
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
@@ -21,41 +18,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from anything import LEAVES, TEXTS, VALUES
 from sameness import same
 from zmqagents import codec, errors
 from zmqagents.codec import decoder, forms
 from zmqagents.codec import encoder as encoder_module
 
 REFUSED = (errors.RemoteProtocolError, errors.SerializationError)
-ZONES = st.one_of(
-    st.none(),
-    st.just(dt.timezone.utc),
-    st.sampled_from(["Europe/Paris", "America/St_Johns", "Asia/Kathmandu", "UTC"]).map(zoneinfo.ZoneInfo),
-    st.timedeltas(dt.timedelta(hours=-23, minutes=-59), dt.timedelta(hours=23, minutes=59)).map(dt.timezone),
-)
-TEXTS = st.text(st.characters(), max_size=20)  # lone surrogates too
-NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=8)
-HASHABLE_LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-(2**2000), 2**2000), st.floats(allow_nan=False), TEXTS,
-    st.binary(max_size=20), st.complex_numbers(allow_nan=False), st.decimals(allow_nan=False), st.fractions(),
-    st.uuids(), st.dates(), st.datetimes(timezones=ZONES), st.times(timezones=ZONES), st.timedeltas(), st.just(...),
-    st.lists(NAMES, max_size=3).map(lambda names: pathlib.Path(*names)),
-    st.builds(range, st.integers(), st.integers(), st.integers().filter(bool)),
-)  # fmt: skip
-HASHABLE = st.recursive(
-    HASHABLE_LEAVES,
-    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
-    max_leaves=5,
-)
-LEAVES = HASHABLE | st.binary(max_size=20).map(bytearray) | st.just(bytes(codec.INLINE_LIMIT_BYTES + 1))
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.lists(inner, max_size=4).map(tuple), st.sets(HASHABLE, max_size=4),
-        st.dictionaries(HASHABLE, inner, max_size=4),
-    ),
-    max_leaves=12,
-)  # fmt: skip
 
 
 @given(VALUES)
@@ -327,6 +296,11 @@ BUILDERS: dict[str, tuple[str, list[Any], list[type]]] = {
     "array.array": ("e", ["array", "B", 1, b"a"], [str, str, int, bytes]),
     "memoryview": ("e", ["memoryview", "i", [2], bytes(8)], [str, str, list, bytes]),
     "BytesIO": ("e", ["BytesIO", b"abc", 1], [str, bytes, int]),
+    "BytesIO with a name": ("e", ["BytesIO", b"abc", 1, {"name": "x"}], [str, bytes, int, dict]),
+    "Counter with attributes": ("e", ["Counter", {"a": 1}, {"b": 2}], [str, dict, dict]),
+    "struct sequence": ("o", ["time:struct_time", [0] * 9, {"tm_zone": "UTC"}], [str, list, dict]),
+    "dataclass with attributes": ("o", ["Record", {"count": 1}, {"more": 2}], [str, dict, object]),
+    "enum of the standard library": ("o", ["http:HTTPStatus", 200, "OK"], [str, object, object]),
     "pure path": ("e", ["PureWindowsPath", "a"], [str, str]), "address": ("e", ["IPv4Address", "1.2.3.4"], [str, str]),
     "agent": ("A", ["s", "h:1", "id", "C", {"reply": "future ()"}], [str, str, str, str, dict]),
     "task": ("T", ["a-1", "s", "h:1"], [str, str, str]),

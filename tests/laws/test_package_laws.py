@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_codec_laws import VALUES
 
+from anything import VALUES
 from travelling import KNOWN_BY, every_way, found_by
 
 np = pytest.importorskip("numpy")
@@ -39,7 +39,7 @@ make_pools()
 
 # ---------------------------------------------------------------- attrs
 
-attrs = pytest.importorskip("attrs")
+attrs: Any = pytest.importorskip("attrs")
 
 
 @attrs.define
@@ -61,19 +61,21 @@ class Loose(Defined):
 
 
 def attrs_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    def defined(a: Any, hidden: Any, made: Any) -> Defined:
-        value = Defined(a, hidden)  # type: ignore[call-arg]
+    makers: Any = {"defined": Defined, "frozen": Frozen, "loose": Loose}
+
+    def defined(a: Any, hidden: Any, made: Any) -> Any:
+        value = makers["defined"](a, hidden)
         value.made = made
         return value
 
-    def loose(a: Any, child: Any, more: Any) -> Loose:
-        value = Loose(a, child=child)  # type: ignore[call-arg]
-        value.more = more  # type: ignore[attr-defined]  # no field
+    def loose(a: Any, child: Any, more: Any) -> Any:
+        value = makers["loose"](a, child=child)
+        value.more = more  # no field
         return value
 
     return st.one_of(
         st.tuples(inner, inner, inner).map(lambda found: defined(*found)),
-        st.tuples(inner, inner).map(lambda found: Frozen(a=found[0], bee=found[1])),  # type: ignore[call-arg]
+        st.tuples(inner, inner).map(lambda found: makers["frozen"](a=found[0], bee=found[1])),
         st.tuples(inner, inner, inner).map(lambda found: loose(*found)),
     )
 
@@ -122,7 +124,8 @@ def columns_of_pandas(data: Any, rows: int) -> Any:
     pd = pytest.importorskip("pandas")
 
     def some(items: Any, *, missing: bool = False) -> list[Any]:
-        return data.draw(st.lists(st.none() | items if missing else items, min_size=rows, max_size=rows))  # type: ignore[no-any-return]
+        found: list[Any] = data.draw(st.lists(st.none() | items if missing else items, min_size=rows, max_size=rows))
+        return found
 
     kind = data.draw(st.sampled_from([
         "int8", "uint64", "float32", "float64", "bool", "complex128", "object", "Int64", "UInt8", "Float32", "boolean",

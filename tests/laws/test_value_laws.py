@@ -25,8 +25,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_codec_laws import HASHABLE, TEXTS, VALUES
 
+from anything import HASHABLE, TEXTS, VALUES
 from travelling import KNOWN_BY, every_way, found_by
 
 law = settings(deadline=None, max_examples=60)
@@ -79,8 +79,8 @@ STANDARD: dict[str, st.SearchStrategy[Any]] = {
         lambda address, bits: ipaddress.ip_interface((address, bits)), ADDRESSES, st.integers(0, 32)
     ),
     "array": st.one_of(
-        *(st.lists(st.integers(-128 if code.islower() else 0, 127), max_size=5).map(lambda found, code=code:  # type: ignore[misc]
-          array.array(code, found)) for code in "bBhHiIlLqQ"),
+        *(st.builds(array.array, st.just(code), st.lists(st.integers(-128 if code.islower() else 0, 127), max_size=5))
+          for code in "bBhHiIlLqQ"),
         st.lists(st.floats(allow_nan=False, width=32), max_size=5).map(lambda found: array.array("f", found)),
         TEXTS.map(lambda text: array.array("u", text)),
     ),
@@ -430,6 +430,26 @@ class Model(pydantic.BaseModel):
         return "hidden"
 
 
+class Lax(pydantic.BaseModel):
+    """Pydantic validates neither defaults nor what is assigned, so a field may hold what its type does not say."""
+
+    model_config = pydantic.ConfigDict(use_enum_values=True)
+    name: str = None  # type: ignore[assignment]
+    colour: Colour = Colour.RED
+    words: list[str] = ()  # type: ignore[assignment]
+
+
+def lax(name: str | None, colour: Colour | None, is_assigned: bool) -> Any:
+    given: dict[str, Any] = {"name": name, "colour": colour}
+
+    made = Lax(
+        **{key: item for key, item in given.items() if item is not None and not (key == "colour" and is_assigned)}
+    )
+    if is_assigned and colour is not None:
+        made.colour = colour
+    return made
+
+
 class Open(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
     a: Any = None
@@ -467,6 +487,7 @@ def models_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
                   st.fixed_dictionaries({}, optional=fields)),
         st.dictionaries(st.sampled_from(["a", "b", "naïve"]), inner, max_size=3).map(lambda found: Open(**found)),
         st.lists(SHAPES, max_size=3).map(Root), st.builds(HeldInt, item=NUMBERS),
+        st.builds(lax, st.none() | st.text(), st.sampled_from([None, Colour.RED, Colour.TWO]), st.booleans()),
     )  # fmt: skip
 
 
@@ -533,11 +554,11 @@ def test_any_choice_and_order_of_fields_of_a_structured_array_arrives(found: Any
 @law
 @given(st.lists(VALUES, max_size=6), st.booleans())
 def test_any_array_of_objects_arrives_with_each_object(items: list[Any], is_square: bool) -> None:
-    sent = np.empty(len(items), object)
+    sent: Any = np.empty(len(items), object)
     for index, item in enumerate(items):
         sent[index] = item
     if is_square and len(items) % 2 == 0:
-        sent = sent.reshape(2, -1)  # type: ignore[assignment]
+        sent = sent.reshape(2, -1)
 
     def check(got: Any, sent: Any) -> None:
         assert (got.dtype, got.shape) == (sent.dtype, sent.shape)

@@ -70,7 +70,9 @@ def test_ours_must_beat_the_best_of_the_peers() -> None:
 
 
 def test_every_budget_of_the_design_has_a_case_that_is_run_where_it_is_judged() -> None:
-    assert {budget.case for budget in BUDGETS} == set(CASES) == {"B4a", *(f"B{number}" for number in range(1, 13))}
+    assert (
+        {budget.case for budget in BUDGETS} == set(CASES) == {"B4a", "B15", *(f"B{number}" for number in range(1, 13))}
+    )
     for budget in BUDGETS:
         case = CASES[budget.case]
         assert budget.mode in case.modes
@@ -275,7 +277,8 @@ def test_ours_is_measured_against_the_floors_and_judged_by_the_budgets(tmp_path:
 def test_a_quick_run_of_everything_has_a_figure_for_each_budget(tmp_path: Path) -> None:
     found, _ = benchmark(tmp_path / "run.json", "--rounds", "1", "--transport", "ipc,curve")
     judged = {verdict.budget for verdict in report.verdicts(report.series_of(found))}
-    assert judged == {budget for budget in BUDGETS if budget.over != ANY_PEER}
+    optional = {budget for budget in BUDGETS if budget.case == "B15"}  # of packages that are in no benchmark's needs
+    assert judged - optional == {budget for budget in BUDGETS if budget.over != ANY_PEER} - optional
 
 
 def test_a_run_over_tcp_with_keys_leaves_the_users_key_store_alone(

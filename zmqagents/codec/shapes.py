@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from .forms import FLAT_TYPES, TEACH, NoForm, expect, items_of, name_of
 
-__all__ = ["Shape", "check_unchanged", "shape_of", "state_shape", "subclass_shape"]
+__all__ = ["Shape", "check_unchanged", "is_same", "shape_of", "state_shape", "subclass_shape"]
 
 
 class Shape(NamedTuple):
@@ -63,7 +63,7 @@ def shape_of(cls: Any, model_shape: Callable[[Any], Shape | None]) -> Shape | No
 
 def check_unchanged(name: str, made: Any, sent: Any) -> None:
     """Raise ValueError if the constructor has made something else of the field ``name`` than was sent."""
-    if not _same(made, sent):
+    if not is_same(made, sent):
         raise ValueError(
             f"the constructor changed {name} from {name_of(type(sent))} {_shown(sent)} to {name_of(type(made))} "
             f"{_shown(made)}; give register_type a to_data and a from_data"
@@ -74,15 +74,16 @@ def _shown(value: Any) -> str:
     return repr(value)[:60] if type(value) in FLAT_TYPES else ""
 
 
-def _same(made: Any, sent: Any) -> bool:
+def is_same(made: Any, sent: Any) -> bool:
+    """Whether two values are equal and of the same type; NaN is the same as NaN."""
     if made is sent:
         return True
     if type(made) is not type(sent):
         return False
     if type(sent) in (list, tuple, collections.deque):
-        return len(made) == len(sent) and all(map(_same, made, sent))
+        return len(made) == len(sent) and all(map(is_same, made, sent))
     if type(sent) is dict:
-        return len(made) == len(sent) and all(key in made and _same(made[key], sent[key]) for key in sent)
+        return len(made) == len(sent) and all(key in made and is_same(made[key], sent[key]) for key in sent)
     try:
         return _truth(made == sent) or _truth((made == sent) | ((made != made) & (sent != sent)))  # NaN is what it was
     except Exception:

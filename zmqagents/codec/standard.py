@@ -74,6 +74,8 @@ def _take_timezone(_: Encoding, value: dt.timezone) -> list[Any]:
 
 def _take_pattern(_: Encoding, value: re.Pattern[Any]) -> list[Any]:
     _check_pattern(value.pattern, NoForm)
+    if value.flags & re.DEBUG:
+        raise NoForm("a pattern with the flag re.DEBUG would be printed where it arrives")
     return [value.pattern, value.flags]
 
 
@@ -140,7 +142,9 @@ def _make_timezone(_: Decoding, offset: Any, name: Any) -> dt.timezone:
 
 def _make_pattern(_: Decoding, pattern: Any, flags: Any) -> re.Pattern[Any]:
     _check_pattern(pattern, RemoteProtocolError)
-    return re.compile(pattern, *ints_of(flags))
+    if expect(int, flags) & re.DEBUG:
+        raise RemoteProtocolError("a pattern must not have the flag re.DEBUG")
+    return re.compile(pattern, flags)
 
 
 def _make_array(decoder: Decoding, code: Any, *rest: Any) -> array.array[Any]:

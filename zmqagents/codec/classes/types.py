@@ -6,7 +6,8 @@ receiver makes an object only of a class that it *knows*, looked up in this orde
 
 1. registered: `register_type`, `register_types`, and the classes that the fields of these are annotated with;
 2. expected: named by the annotations of the method that is called (`expected`);
-3. of the standard library: enums, namedtuples and struct sequences of modules that this process has imported;
+3. of the standard library: enums, namedtuples and struct sequences of modules that this process has imported,
+   or of a fixed list;
 4. trusted: in a package that `trust_types` names, or the scope of this host or client. Its modules may be imported.
 
 Nothing else is imported by a name from the wire. An object of any other class is `SerializationError` with the
@@ -161,7 +162,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type):
+    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or _is_zone(cls):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -219,6 +220,11 @@ def object_reducer(name: str, take: Callable[[Any], tuple[Any, ...]], *, pickled
     return reduce
 
 
+def _is_zone(cls: type) -> bool:
+    zones = sys.modules.get("zoneinfo")  # without it there is no such class
+    return zones is not None and cls is zones.ZoneInfo
+
+
 def _find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
@@ -226,8 +232,7 @@ def _find_reducer(cls: type) -> Reducer | None:
         return _withhold
     if issubclass(cls, BaseException):
         return reduce_exception
-    zones = sys.modules.get("zoneinfo")
-    if zones is not None and cls is zones.ZoneInfo:
+    if _is_zone(cls):
         return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:
@@ -305,14 +310,21 @@ def find_exception(name: str, scope: Scope) -> type[BaseException] | None:
     return found if found is not None and issubclass(found, Exception) else None
 
 
+# Those whose enums and tuples people send, and which do nothing when they are imported.
+_STANDARD_MODULES = frozenset({"http", "os", "re", "signal", "socket", "ssl", "time", "urllib.parse", "uuid"})
+
+
 def _find_standard(name: str) -> type | None:
-    """An enum, a namedtuple or a struct sequence of a module of the standard library that is loaded.
+    """An enum, a namedtuple or a struct sequence of a module of the standard library that is loaded, or on the list.
 
     `http.HTTPStatus` is one, `time.struct_time` another.
     """
     module_name, _, qualified = name.partition(":")
-    module = sys.modules.get(module_name) if module_name.partition(".")[0] in sys.stdlib_module_names else None
-    if module is None or module_name == "__main__":
+    if module_name.partition(".")[0] not in sys.stdlib_module_names or module_name == "__main__":
+        return None
+    is_listed = module_name in _STANDARD_MODULES
+    module = importlib.import_module(module_name) if is_listed else sys.modules.get(module_name)
+    if module is None:
         return None
     found = _member_of(module, qualified)
     is_tuple = hasattr(found, "_make") or hasattr(found, "n_sequence_fields")

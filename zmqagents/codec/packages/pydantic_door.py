@@ -8,6 +8,7 @@ makes the model again; what would come out changed is refused.
 from __future__ import annotations
 
 import collections
+import enum
 import inspect
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,7 @@ import pydantic_core
 
 from ...errors import RemoteProtocolError
 from ..forms import FLAT_TYPES, MARK_PACKAGE, MAX_NUMBER_BYTES, Decoding, Encoding, NoForm, Reducer, expect, name_of
-from ..shapes import Shape, check_unchanged
+from ..shapes import Shape, check_unchanged, is_same
 
 __all__ = ["BUILDERS", "model_shape", "reducer_of"]
 
@@ -95,19 +96,36 @@ def model_shape(cls: Any) -> Shape | None:
     def make(data: Any, more: Any = None) -> Any:
         _check_effort([[data]])
         value = cls.__new__(cls)
-        named = {"root": data} if is_root else expect(dict, data)
         if is_root:
+            named = {"root": data}
             cls.__pydantic_validator__.validate_python(data, self_instance=value)
-        elif _BY_NAME:
-            cls.__pydantic_validator__.validate_python(data, self_instance=value, by_name=True)
         else:
-            aliased = {_alias_of(fields, name): item for name, item in data.items()}
-            cls.__pydantic_validator__.validate_python(aliased, self_instance=value)
+            named = expect(dict, data)
+            _validate(value, _to_validate(fields, named, more))
         _check_model(value, named)
         _set_more(value, {} if more is None else expect(dict, more), named)
         return value
 
     return Shape(take, make)
+
+
+def _to_validate(fields: Any, named: dict[str, Any], more: Any) -> dict[str, Any]:
+    """The fields to make a model of: without those that have their default, which need not be what the type says."""
+    given = named if more is None else expect(dict, more).get("set", named)
+    return {
+        name: item
+        for name, item in named.items()
+        if name in given or name not in fields or not is_same(fields[name].default, item)
+    }
+
+
+def _validate(value: Any, named: dict[str, Any]) -> None:
+    cls = type(value)
+    if _BY_NAME:
+        cls.__pydantic_validator__.validate_python(named, self_instance=value, by_name=True)
+        return
+    aliased = {_alias_of(cls.__pydantic_fields__, name): item for name, item in named.items()}
+    cls.__pydantic_validator__.validate_python(aliased, self_instance=value)
 
 
 def _alias_of(fields: Any, name: str) -> str:
@@ -122,7 +140,14 @@ def _check_model(value: Any, sent: dict[str, Any]) -> None:
     for name, item in sent.items():
         if name not in held:
             raise ValueError(f"the model has no field {name!r}")
-        check_unchanged(name, held[name], item)
+        if isinstance(item, enum.Enum) and is_same(held[name], item.value) and _uses_values(value):
+            value.__dict__[name] = item  # it was assigned, or is a default: neither is validated
+        else:
+            check_unchanged(name, held[name], item)
+
+
+def _uses_values(model: Any) -> bool:
+    return bool(type(model).model_config.get("use_enum_values"))
 
 
 def _set_more(value: Any, more: dict[str, Any], sent: dict[str, Any]) -> None:

@@ -160,9 +160,12 @@ class Listening:
             self._presence.renew()
         return []
 
+    def stop_renewing(self) -> None:
+        """The end has begun: files that are gone from now on stay away. To be called while the inbox is still ours."""
+        self._presence = None
+
     def close(self) -> None:
         """Withdraw the connection file, write what was sent, and close everything that was opened."""
-        self._presence = None
         self._closing.close()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from hosts import Worker, eventually
 from zmqagents import AddressInUse, RpcAgentServerLauncher, RpcClient, discovery
+from zmqagents.config import BrokerConfig
 from zmqagents.server import serve
 
 pytestmark = pytest.mark.timeout(60)
@@ -119,3 +120,17 @@ def test_a_host_that_ends_leaves_alone_what_is_another_hosts_by_now() -> None:
         former.release()
         assert now.is_in_place
         assert Path(path).exists()
+
+
+def test_a_host_that_is_ending_makes_no_file_again(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(10):
+        broker = serve.build(BrokerConfig(local_mode=True, private=True), [Worker])
+        path = Path(broker.bind().ipc)
+        router = threading.Thread(target=broker.run)
+        router.start()
+        broker.request_stop(0)
+        while not broker.finished.is_set():  # from another thread, which reads the inbox itself at the end
+            broker.renew_files()
+        router.join()
+        assert list(path.parent.glob(f"{path.stem}*")) == []
+    assert caplog.text == ""

@@ -581,6 +581,7 @@ class Broker:
         self._out.push_all()
 
     def _leave_the_inbox(self) -> None:
+        self._listening.stop_renewing()  # other threads may read the inbox from now on, and `renew` is not for them
         self._late = threading.Lock()
         self._asleep = True
         self._read_late(self._late)

@@ -19,7 +19,6 @@ import contextlib
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -126,7 +125,6 @@ class Listening:
         self._limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._started = time.time()
         self._presence: Presence | None = None
-        self._renewing = threading.Lock()  # after the router thread has left its inbox, the thread that posts renews
         self._closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -197,13 +195,14 @@ class Listening:
 
     def renew(self) -> list[Effect]:
         """Make the files again that others find the host by, if they are gone. An event of the router thread."""
-        with self._renewing:
-            if self._presence is not None:
-                self._presence.renew()
+        if self._presence is not None:
+            self._presence.renew()
         return []
+
+    def stop_renewing(self) -> None:
+        """The end has begun: files that are gone from now on stay away. To be called while the inbox is still ours."""
+        self._presence = None
 
     def close(self) -> None:
         """Withdraw the connection file, write what was sent, and close everything that was opened."""
-        with self._renewing:
-            self._presence = None
         self._closing.close()

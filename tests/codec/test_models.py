@@ -65,7 +65,7 @@ class Holder(pydantic.BaseModel):
     aliased: int = pydantic.Field(1, alias="other-name")
     level: Level = Level.LOW
     url: pydantic.HttpUrl | None = None
-    _private: int = 0
+    _within: int = 0
 
     @pydantic.field_serializer("when")
     def as_number(self, when: dt.datetime) -> float:
@@ -92,12 +92,12 @@ class Secret(pydantic.BaseModel):
 def test_a_model_keeps_subclasses_excluded_fields_private_attributes_and_what_was_set() -> None:
     given: dict[str, Any] = {"shapes": [Circle(r=6), Shape()], "anything": (Circle(r=7), {1}), "other-name": 3}
     sent = Holder(shape=Circle(r=5), hidden=7, pet=Cat(), url=pydantic.HttpUrl("https://h/p?q=1"), **given)
-    sent._private = 8
+    sent._within = 8
     got = round_trip(sent, Holder)  # its fields' classes are known with it
     assert got == sent
     assert repr(got) == repr(sent)
     assert [type(each) for each in (got.shape, *got.shapes, got.anything[0])] == [Circle, Circle, Shape, Circle]
-    assert (got.hidden, got._private, got.model_fields_set) == (7, 8, sent.model_fields_set)
+    assert (got.hidden, got._within, got.model_fields_set) == (7, 8, sent.model_fields_set)
     assert got.when == dt.datetime(2020, 1, 1)
     assert round_trip(Holder.model_validate({})).model_dump(exclude_unset=True) == {}
 

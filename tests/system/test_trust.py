@@ -218,7 +218,7 @@ def test_pickles_are_read_in_three_places_and_none_of_them_reads_a_peer() -> Non
                 assert name not in ("eval", "exec", "marshal", "shelve", "dill", "yaml"), path
     assert found == {
         ("pickling", "pickle"), ("child_main", "pickle"), ("child_main", "pickling"), ("serve", "pickling"),
-        ("result", "pickling"),
+        ("result", "pickling"), ("carried", "pickling"),
     }  # fmt: skip
     assert "sys.path[:] = pickle.load(source)" in (PACKAGE / "process" / "children.py").read_text()
 

@@ -24,7 +24,7 @@ from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
 from .references import link_for
-from .result import AsyncResult, decode_reply
+from .result import AsyncResult, decode_reply, unpickler_of
 from .stream import Stream
 
 __all__ = ["AgentProxy", "bind_reference"]
@@ -58,7 +58,7 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
 
 def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> Any:
     if reply.code:
-        raise rebuild_error(reply, scope, pickling.loads if link.takes_pickles else None)
+        raise rebuild_error(reply, scope, unpickler_of(link))
     return decode_reply(link, reply, bind_reference, scope)
 
 

@@ -49,10 +49,15 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode_plain(payload)
     buffers = body[1:]
-    unpickler = pickling.loads if link.takes_pickles else None
+    unpickler = unpickler_of(link)
     return codec.decode(
         payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler, scope=scope, root="result"
     )
+
+
+def unpickler_of(link: Link) -> Callable[[bytes], Any] | None:
+    """What reads the pickles of a private host of this program; None for any other host."""
+    return pickling.loads if link.takes_pickles else None
 
 
 # ---------------------------------------------------------------- one value
@@ -248,7 +253,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
     def __zmqagents_error__(self, reply: Reply) -> Exception:
         """The exception of an error reply. Called in the thread that carries the replies, where nothing is imported."""
         scope = dataclasses.replace(self._scope, imports=False)
-        return rebuild_error(reply, scope, pickling.loads if self._link.takes_pickles else None)
+        return rebuild_error(reply, scope, unpickler_of(self._link))
 
     def __zmqagents_awaited__(self) -> Awaited:
         return Awaited(self, self._link)

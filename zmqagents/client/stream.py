@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import errors
 from ..agents.context import own_call
-from ..codec import NO_SCOPE, Encoded, Scope, pickling
+from ..codec import NO_SCOPE, Encoded, Scope
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import STREAM_WINDOW, Flag, Reply
 from .loop_inbox import LoopInbox, inbox_of
-from .result import Bind, Condition, decode_reply
+from .result import Bind, Condition, decode_reply, unpickler_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,8 +69,8 @@ class _Inlet:
         if reply is None or not reply.code:
             self._end(None)
             return
-        unpickler = pickling.loads if self._link.takes_pickles else None
-        self._end(rebuild_error(reply, dataclasses.replace(self._scope, imports=False), unpickler))
+        scope = dataclasses.replace(self._scope, imports=False)
+        self._end(rebuild_error(reply, scope, unpickler_of(self._link)))
 
     def fail(self, error: Exception) -> None:
         self._end(error)

@@ -20,6 +20,7 @@ import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from ..forms import Known
@@ -205,7 +206,8 @@ def _resolved(hint: Any, scope: Mapping[str, Any]) -> Any:
     if not isinstance(hint, str):
         return hint
     try:
-        return eval(hint, dict(scope))  # the program's own source, as typing.get_type_hints does it
+        holder = SimpleNamespace(__annotations__={"hint": hint})
+        return typing.get_type_hints(holder, dict(scope), include_extras=True)["hint"]
     except Exception:
         return None
 

@@ -425,7 +425,7 @@ def test_numpy_is_not_imported_before_an_array_is_met() -> None:
 def test_a_receiver_without_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     payload = encode(np.arange(3)).payload
     monkeypatch.setitem(sys.modules, "numpy", None)
-    with pytest.raises(errors.RemoteProtocolError, match="numpy is not installed here"):
+    with pytest.raises(errors.SerializationError, match="numpy is not installed here"):
         decode(payload)
 
 

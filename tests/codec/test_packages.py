@@ -263,11 +263,11 @@ def test_torch_is_imported_by_no_value_and_the_others_by_their_first() -> None:
 import sys
 from zmqagents.codec import decode
 from zmqagents.codec.forms import Scope
-from zmqagents.errors import RemoteProtocolError
+from zmqagents.errors import SerializationError
 tensor, moment = map(bytes.fromhex, sys.argv[1:])
 try:
     decode(tensor)
-except RemoteProtocolError as exc:
+except SerializationError as exc:
     assert "torch is not loaded here: import it, or name it with --types torch" in str(exc), exc
 assert not {"torch", "pandas", "polars", "pyarrow", "PIL", "pydantic", "attr", "numpy"} & sys.modules.keys()
 decode(moment)

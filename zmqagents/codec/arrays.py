@@ -15,7 +15,7 @@ import math
 import re
 from typing import Any
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, SerializationError
 from .forms import (
     INLINE_LIMIT_BYTES,
     MARK_ARRAY,
@@ -154,7 +154,7 @@ def _read_ml_dtype(numpy: Any, name: str) -> Any:
     try:
         found = getattr(importlib.import_module("ml_dtypes"), name, None)
     except ImportError as exc:
-        raise RemoteProtocolError("the value holds an ml_dtypes type, and ml_dtypes is not installed here") from exc
+        raise SerializationError("the value holds an ml_dtypes type, and ml_dtypes is not installed here") from exc
     if not isinstance(found, type) or not issubclass(found, numpy.generic):
         raise RemoteProtocolError("a type of ml_dtypes that is not known here")
     return numpy.dtype(found)
@@ -197,7 +197,7 @@ def _import_numpy() -> Any:
     try:
         return importlib.import_module("numpy")
     except ImportError as exc:
-        raise RemoteProtocolError("the value holds a numpy array, and numpy is not installed here") from exc
+        raise SerializationError("the value holds a numpy array, and numpy is not installed here") from exc
 
 
 def read_numpy_scalar(_: Decoding, kind: Any, data: Any) -> Any:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from .forms import FLAT_TYPES, TEACH, NoForm, expect, items_of, name_of
 
-__all__ = ["Shape", "check_unchanged", "is_same", "shape_of", "state_shape", "subclass_shape"]
+__all__ = ["Changed", "Shape", "check_unchanged", "is_same", "shape_of", "state_shape", "subclass_shape"]
 
 
 class Shape(NamedTuple):
@@ -61,10 +61,14 @@ def shape_of(cls: Any, model_shape: Callable[[Any], Shape | None]) -> Shape | No
     return None
 
 
+class Changed(ValueError):
+    """A constructor or validator has made something else of an object than was sent."""
+
+
 def check_unchanged(name: str, made: Any, sent: Any) -> None:
-    """Raise ValueError if the constructor has made something else of the field ``name`` than was sent."""
+    """Raise Changed if the constructor has made something else of the field ``name`` than was sent."""
     if not is_same(made, sent):
-        raise ValueError(
+        raise Changed(
             f"the constructor changed {name} from {name_of(type(sent))} {_shown(sent)} to {name_of(type(made))} "
             f"{_shown(made)}; give register_type a to_data and a from_data"
         )
@@ -254,7 +258,7 @@ def subclass_shape(cls: Any, base: Any) -> Shape | None:
         else:
             value = cls(data)
             if type(value) is not cls or _as_base(base, value) != data:
-                raise ValueError(f"the constructor changed the value; {TEACH}")
+                raise Changed(f"the constructor changed the value; {TEACH}")
         set_attributes(value, {} if more is None else more)
         return value
 

@@ -38,7 +38,7 @@ from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
-from ..shapes import Shape, shape_of, state_shape, subclass_shape
+from ..shapes import Changed, Shape, shape_of, state_shape, subclass_shape
 from ..standard import reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
@@ -283,6 +283,8 @@ def read_object(decoder: Decoding, name: Any, plain: Any, *more: Any) -> Any:
     decoder.require_known((plain, *more))
     try:
         return known.make(plain, *more)
+    except Changed as exc:
+        raise SerializationError(f"a {name} would not arrive as it was sent: {exc}", "", name) from exc
     except Exception as exc:
         text = errors.safe_text(exc)
         raise RemoteProtocolError(f"cannot make a {name} of its data: {type(exc).__name__}: {text}") from exc

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import RemoteProtocolError
+from ...errors import RemoteProtocolError, SerializationError
 from ..forms import Decoding, Reducer, expect
 from ..shapes import Shape
 
@@ -65,13 +65,13 @@ def read_package(decoder: Decoding, name: Any, *parts: Any) -> Any:
     if package not in DOORS:
         raise RemoteProtocolError("a value of a package that is not known here")
     if package not in IMPORTED and package not in sys.modules and not decoder.trusts(package):
-        raise RemoteProtocolError(
+        raise SerializationError(
             f"the value is a {name}, and {package} is not loaded here: import it, or name it with --types {package}"
         )
     try:
         build = builders_of(package).get(name)
     except ImportError as exc:
-        raise RemoteProtocolError(f"the value is a {name}, and {package} is not installed here") from exc
+        raise SerializationError(f"the value is a {name}, and {package} is not installed here") from exc
     if build is None:
         raise RemoteProtocolError(f"a kind of value of {package} that is not known here")
     return build(decoder, *parts)

@@ -8,8 +8,6 @@ it makes at its start, and believes no other. It passes on the seals of other ho
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from collections.abc import Iterable
 
@@ -30,6 +28,8 @@ class Seals:
 
     def is_ours(self, entry: str) -> bool:
         """Whether this key has sealed ``entry``."""
+        import hmac
+
         task_id, _, sign = entry.partition(_MARK)
         return hmac.compare_digest(sign.encode(), self._sign(task_id).encode())
 
@@ -40,4 +40,6 @@ class Seals:
         return task_id if mark else ""
 
     def _sign(self, task_id: str) -> str:
+        import hashlib  # only here: it loads OpenSSL, and a host that calls no other has no need of it
+
         return hashlib.blake2b(task_id.encode(), key=self._key, digest_size=8).hexdigest()

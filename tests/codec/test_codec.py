@@ -1253,7 +1253,7 @@ GARBAGE = {
     "an object without parts": _box(b"o", "a:B"),
     "a type of the library that is not there": _box(b"e", "nothing", 1),
     "a type of a package that is not there": _box(b"p", "nothing.at_all", 1),
-    "a kind of value that is not there": _box(b"p", "pandas.Panel", 1),
+    "a kind of value that is not there": _box(b"p", "numpy.Panel", 1),
     "a numpy scalar of nothing": _box(b"g", "<f8", b""),
     "a numpy text that is none": _box(b"g", "U", b"x"),
 }

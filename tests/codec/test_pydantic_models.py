@@ -102,7 +102,7 @@ def test_a_model_keeps_subclasses_excluded_fields_private_attributes_and_what_wa
     assert round_trip(Holder.model_validate({})).model_dump(exclude_unset=True) == {}
 
 
-def test_models_of_every_kind_arrive_as_they_were() -> None:
+def test_pydantic_models_of_every_kind_arrive_as_they_were() -> None:
     class Extra(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(extra="allow", frozen=True)
         a: int
@@ -145,9 +145,9 @@ def test_a_model_that_does_not_hold_what_it_says_is_refused() -> None:
     data: Any
     for data in ({"name": 3}, {"name": "x", "r": "7"}, {"r": 1, "more": 2}, [], {"r": 1.0}):
         register_type(Circle)
-        packed = [msgpack.ExtType(1, b"o"), "test_models:Circle", data]
+        packed = [msgpack.ExtType(1, b"o"), "test_pydantic_models:Circle", data]
         kinds = (errors.RemoteProtocolError, errors.SerializationError)  # the second for what would arrive changed
-        with pytest.raises(kinds, match=r"a test_models:Circle (of its data|would not arrive as it was sent)"):
+        with pytest.raises(kinds, match=r"a test_pydantic_models:Circle (of its data|would not arrive as it was sent)"):
             decode(b"\xc1" + msgpack.packb(packed))
 
 
@@ -168,7 +168,7 @@ def test_urls_arrive_by_class() -> None:
 
 def test_a_trusted_package_gives_the_models_in_a_model() -> None:
     sent = Holder.model_validate({"shape": Circle(r=5), "anything": Circle(r=6)})
-    assert decode(encode(sent).payload, scope=Scope(trusted=("test_models",))) == sent
+    assert decode(encode(sent).payload, scope=Scope(trusted=("test_pydantic_models",))) == sent
 
 
 def test_an_annotated_base_class_gives_its_subclasses() -> None:

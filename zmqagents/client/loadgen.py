@@ -9,7 +9,7 @@ Each client is a process with a connection of its own. It sends every ``clients 
 shifted against each other, so all together send evenly. Latencies are counted in µs in an HDR histogram of three
 digits. Each client reports once in `INTERVAL_S`:
 
-    parent → client   the `Load` and the client's number, as JSON      client → parent   "ready", or {"failed": ...}
+    parent → client   the `Load` and the client's number, as JSON      client → parent   "ready", or why not
                       the moment to begin (`time.monotonic`)                             an interval: a line of JSON
                       end of file: stop at once                                          ...until the last answer
 
@@ -208,7 +208,7 @@ def _expect_ready(client: subprocess.Popen[str]) -> None:
     # No limit here: whatever a client waits for before it is ready has one.
     answer = _hear(client)
     if isinstance(answer, dict):
-        raise errors.rebuild(answer["failed"], from_agent=False)
+        raise errors.rebuild(answer["failed"], from_agent=answer["of_agent"])
     if answer != "ready":
         raise errors.LaunchError("a client of the load generator has ended before it was ready; see its messages")
 
@@ -345,7 +345,7 @@ def main() -> None:
     try:
         client = LoadClient(Load(**given["load"]), given["number"])
     except errors.ZmqAgentsError as exc:
-        answer({"failed": errors.describe(exc)})
+        answer({"failed": errors.describe(exc), "of_agent": isinstance(exc, errors.AgentCallError)})
         return
     answer("ready")
     line = sys.stdin.readline()

@@ -105,6 +105,7 @@ def test_a_stream_whose_reader_grants_ever_more_and_reads_nothing_costs_no_more_
     with RawPeer(server, receive_limit=1) as peer:
         peer.hello()
         peer.call(1, fountain.agent_id, "flow", 100_000, flags=Flag.STREAM)
+        assert hosts.eventually(lambda: client.get_server_info()["calls_open"] == 1, 20)  # it has begun
 
         def dropped() -> bool:
             peer.send(messages.header(Kind.CREDIT, 1, peer.token, time_ms=messages.MAX_TIME_MS))  # for one window

@@ -53,6 +53,7 @@ BATCH = 64
 CONNECT_TIMEOUT_S = 5.0
 PING_IDLE_S = 10.0
 PING_BUSY_S = 5.0
+LAST_TRY_S = 0.1  # before the deadline: a call sent later may arrive too late, and CallTimeout says less than HostBusy
 DEAD_S = 15.0
 
 RETRY_S = (0.03, 0.25)  # pause before the next attempt to connect again: the first, and the longest
@@ -500,7 +501,7 @@ class Session:
             return False
         due = self._last_heard + max(0.005, head.time_ms / 1000) * self._jitter(0.5, 1.5)
         deadline = request.message.deadline
-        if deadline is not None and due >= deadline:
+        if deadline is not None and due >= deadline - LAST_TRY_S:
             return False
         self.book.try_later(request, due)
         return True

@@ -12,6 +12,7 @@ import ipaddress
 import math
 import pathlib
 import re
+import sys
 import time
 import types as types_module
 import zoneinfo
@@ -82,7 +83,7 @@ STANDARD: dict[str, st.SearchStrategy[Any]] = {
         *(st.builds(array.array, st.just(code), st.lists(st.integers(-128 if code.islower() else 0, 127), max_size=5))
           for code in "bBhHiIlLqQ"),
         st.lists(st.floats(allow_nan=False, width=32), max_size=5).map(lambda found: array.array("f", found)),
-        TEXTS.map(lambda text: array.array("u", text)),
+        *((TEXTS.map(lambda text: array.array("u", text)),) if sys.version_info < (3, 13) else ()),  # deprecated then
     ),
     "PurePath": TEXTS.map(lambda text: pathlib.PurePosixPath(text.replace("\0", ""))),
     "PureWindowsPath": TEXTS.map(lambda text: pathlib.PureWindowsPath(text.replace("\0", ""))),

@@ -143,6 +143,7 @@ def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host_at_its_unix_so
         assert launcher.is_running
 
 
+# Expected to fail, and strictly: no release of libzmq cures it, and the bound must stay (docs/decisions/0006).
 @pytest.mark.xfail(reason="the ROUTER has a high-water mark: it bounds what clients without credits may pile up")
 def test_a_peer_that_floods_pings_and_goes_does_nothing_to_a_host_over_tcp() -> None:
     with host(insecure=True) as launcher, client_of(launcher) as client:

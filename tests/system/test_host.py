@@ -209,13 +209,6 @@ def raiser(client: RpcClient) -> AgentProxy:
     return proxy
 
 
-@pytest.fixture
-def latch(client: RpcClient) -> Iterator[AgentProxy]:
-    latch: Any = client.create_agent(Latch)
-    yield latch
-    latch.release()
-
-
 # ---------------------------------------------------------------- errors come back whole
 
 

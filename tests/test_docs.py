@@ -86,7 +86,7 @@ def test_a_change_of_the_protocol_is_missed_in_its_page(copy: Path, now: str, th
 @pytest.mark.program
 def test_a_kind_that_the_table_lacks_is_named(copy: Path) -> None:
     [module] = [path for path in (copy / "zmqagents").rglob("*.py") if "\nclass Kind(" in path.read_text()]
-    module.write_text(module.read_text().replace("    BYE = 6\n", "    BYE = 6\n    SHRUG = 9\n"))
+    module.write_text(module.read_text().replace("    BYE = 6\n", "    BYE = 6\n    SHRUG = 19\n"))
     result = run("write_wire.py", "--check", root=copy)
     assert result.returncode != 0
     assert result.stderr == "the docstring's table and the class Kind differ in ``SHRUG``\n"

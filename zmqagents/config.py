@@ -25,7 +25,9 @@ __all__ = [
     "MEAN_IT",
     "MEBIBYTE",
     "BrokerConfig",
+    "Parent",
     "check_host",
+    "check_isolation",
     "check_packages",
     "check_threads",
     "generate_server_id",
@@ -85,6 +87,14 @@ def check_threads() -> None:
         )
 
 
+def check_isolation(isolation: object) -> None:
+    """Raise ConfigError where no agent can have a process of its own."""
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(
+            f"isolation={isolation!r} needs Linux (pidfd, /proc), and this is {sys.platform}: use isolation='thread'"
+        )
+
+
 def without_password(url: str) -> str:
     """``url`` as it may be shown: user information and query values are replaced by ``***``."""
     try:
@@ -102,6 +112,20 @@ def _is_declared(item: Any) -> bool:
         case str(agent_id), (str(class_name), dict(kwargs)):
             return bool(agent_id and class_name and all(isinstance(name, str) for name in kwargs))
     return False
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The host whose agents this host runs, in a process that it has started; ``address`` is what references say.
+
+    ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host.
+    """
+
+    server_id: str
+    address: str
+    ipc: str
+    seal_key: bytes = dataclasses.field(repr=False)
+    pickles: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +148,11 @@ class BrokerConfig:
 
     # Made at every start before the first client is served: id -> class name, keyword arguments of its __init__.
     agents: dict[str, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+    isolation: Literal["thread", "process", "pool"] = "thread"  # where agents run whose class does not say
+    processes: int = 0  # shared processes for agents of isolation "pool"; 0: one for each core
+    max_children: int = 64  # processes of all kinds that run agents of this host
+    parent: Parent | None = None  # the host that has started this one, to run agents of its own
 
     types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
     plain_types: bool = False  # arguments of classes that the host does not know arrive in their plain form
@@ -150,9 +179,14 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes",
                      "max_calls_per_client",
-                     "max_calls", "max_mailbox", "max_agents", "max_queued_bytes"):  # fmt: skip
+                     "max_calls", "max_mailbox", "max_agents", "max_queued_bytes", "max_children"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
+        self._check_count("processes", 0)
+        if self.isolation not in ("thread", "process", "pool"):
+            raise ConfigError(f"isolation must be 'thread', 'process' or 'pool', not {self.isolation!r}")
+        if self.isolation != "thread":
+            check_isolation(self.isolation)
         for name in ("local_mode", "private", "fast_lane", "plain_types"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
@@ -226,6 +260,16 @@ class BrokerConfig:
             )
 
     @property
+    def takes_pickles(self) -> bool:
+        """Whether arguments and results may be pickled: only where none but the program that started it reaches it."""
+        return self.private if self.parent is None else self.parent.pickles
+
+    @property
+    def pool_size(self) -> int:
+        """How many shared processes there may be."""
+        return self.processes or os.cpu_count() or 1
+
+    @property
     def open_to(self) -> str:
         """The users that can call the agents without any key, "" if no user can."""
         if not self.insecure or self.private:
@@ -246,6 +290,7 @@ class BrokerConfig:
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
         shown["file_roots"], shown["types"] = list(self.file_roots), list(self.types)
+        shown["parent"] = self.parent and self.parent.server_id
         return shown
 
 

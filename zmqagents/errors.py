@@ -29,6 +29,7 @@ from typing import Any
 
 __all__ = [
     "AddressInUse",
+    "AgentCrashed",
     "AgentCallError",
     "AgentDeleted",
     "AgentExists",
@@ -242,6 +243,18 @@ class CallCancelled(CallError, concurrent.futures.CancelledError):
 
 class CallLost(CallError, ConnectionError):
     """The host that had the call is gone, or the connection to it; whether the call ran is not known."""
+
+
+class AgentCrashed(CallLost):
+    """The process that ran the agent has ended: the text names the signal or exit status, and its last words.
+
+    ``status``: its exit status, below 0 the number of a signal. ``memory_mb``: what it had in RAM when it was last
+    looked at, in MiB. ``stderr``: the last lines that it wrote.
+    """
+
+    status: int = 0
+    memory_mb: float = 0.0
+    stderr: str = ""
 
 
 class BlockingCallError(CallError, RuntimeError):
@@ -475,7 +488,7 @@ def _members(exc: BaseException) -> list[BaseException]:
     return list(exc.exceptions) if group is not None and isinstance(exc, group) else []
 
 
-_FIELDS = ("path", "type_name", "size", "limit", "chain", "retry_after")
+_FIELDS = ("path", "type_name", "size", "limit", "chain", "retry_after", "status", "memory_mb", "stderr")
 
 
 def rebuild(

@@ -47,7 +47,8 @@ from zmqagents import (
     idempotent,
 )
 from zmqagents.config import END_WAIT_S
-from zmqagents.server.supervisor import LIMIT, WINDOW_S, Crashes
+from zmqagents.process.crashes import Crashes
+from zmqagents.server.supervisor import LIMIT, WINDOW_S
 from zmqagents.wire.messages import Kind
 
 METHODS = ["fork", "fresh"]

@@ -7,6 +7,7 @@ class; hosts check calls against it and proxies show it.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
 import functools
 import inspect
@@ -60,6 +61,18 @@ class ClassSpec:
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
+
+
+_away: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # by class name: a spec, and the same for agents elsewhere
+
+
+def away(spec: ClassSpec) -> ClassSpec:
+    """``spec`` for agents whose methods another process runs: none of them takes a worker thread of this one."""
+    known = _away.get(spec.name)
+    if known is None or (spec is not known[0] and spec is not known[1]):
+        methods = {name: dataclasses.replace(method, on_loop=True) for name, method in spec.methods.items()}
+        known = _away[spec.name] = spec, dataclasses.replace(spec, methods=methods)
+    return known[1]
 
 
 class_name_of = type_name_of  # a host knows a class by the name that the codec gives it

@@ -45,6 +45,9 @@ from ..execution.local_link import LocalLink
 from ..execution.runner import AgentHost
 from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
+from ..members.members import Members
+from ..members.nursery import Hatch
+from ..members.upward import ParentConnection, ParentServices
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import (
@@ -71,7 +74,7 @@ from .clients import Clients
 from .events import Events
 from .fast_lane import FastLane
 from .leader import Leader, Relieved
-from .listening import MESSAGE_ROOM_BYTES, Bound, Listening
+from .listening import Bound, Listening
 from .management import RUN_AS_CALLS, Management
 from .results import FarResults, LocalResults, Results, SharedResults
 from .session import Session
@@ -85,6 +88,7 @@ BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: a message that finds it empty costs half as much
 POLL_LIMIT_S = 1.0
+MEMBERS_END_S = 0.7  # how long processes of agents may take to end in order
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
 
 
@@ -93,7 +97,8 @@ class Broker:
 
     ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
     that arrive in arguments; ``fetch_far`` asks another host for a result;
-    ``own_client`` gives an agent's code a client on its own host.
+    ``own_client`` gives an agent's code a client on its own host. ``hatch`` starts processes for agents; ``parent`` is
+    the way to the host that has started this one for that purpose.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class Broker:
         bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, hatch: Hatch | None = None, parent: ParentConnection | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
@@ -118,7 +123,9 @@ class Broker:
             owner=f"{config.server_id}/{epoch}",
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
-        self._dispatcher = dispatcher = Dispatcher(config, classes.spec, shares_results=shared is not None)
+        self._dispatcher = dispatcher = Dispatcher(
+            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent)
+        )
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
             LocalResults(store, config, dispatcher, far, clock) if shared is None
@@ -131,23 +138,26 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
-        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
+        known = config.server_id, models, self._events, own_client, dispatcher.seals
+        services = LocalServices(*known) if parent is None else ParentServices(parent, *known)
         loop = EventLoop()
         host = AgentHost(
             config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
         )
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
+        self._members = Members(
+            dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on, clock=clock
+        )
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, unpickler=unpickler, carry_out=self._carry_out,
-            post=self.post, where=self._where, told=self.told.put, clock=clock,
+            post=self.post, where=self._where, told=self.told.put, clock=clock, members=self._members,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
             answer=self._answer, hand_in=self._hand_in, clock=clock,
         )  # fmt: skip
-        self._message_limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._stop = False
         self._actions = self._actors()
         _brokers.add(self)
@@ -164,11 +174,12 @@ class Broker:
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
+        pool = self._pool
         return {
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
-            Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
-            Removed: lambda effect: self._pool.retire([effect.agent]), Drained: self._drained,
+            Interrupt: lambda effect: (effect.ticket.agent.home or pool).interrupt(effect.ticket, alone=effect.alone),
+            Removed: lambda effect: (effect.agent.home or pool).retire([effect.agent]), Drained: self._drained,
         }  # fmt: skip
 
     # ------------------------------------------------------------ life: bind, run, stop
@@ -189,6 +200,7 @@ class Broker:
             self._listening.close()
             raise
         self.link.listens_at(bound.address)
+        self._members.open(self._listening.poller, bound)
         return bound
 
     def run(self) -> None:
@@ -351,8 +363,8 @@ class Broker:
             for fd, events in ready:
                 if fd == wake_fd:
                     self._empty_pipe()
-                elif not unix.on_ready(fd, events) and router is not None:
-                    router.on_ready(fd, events)
+                elif not (unix.on_ready(fd, events) or (router is not None and router.on_ready(fd, events))):
+                    self._members.on_ready(fd)
             if router is not None and (router.ready or not ready):
                 router.note_delay(now + wait_s, self._clock())
 
@@ -381,7 +393,7 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
+        if parts and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._listening.limit:
             short = messages.parse_short_call(parts[0])  # type: ignore[arg-type]
         try:
             session: Session | None = peer.session
@@ -447,7 +459,7 @@ class Broker:
                 peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
                 return
             session.last_seen = now
-            if size > self._message_limit:
+            if size > self._listening.limit:
                 self._clients.refuse_size(session, head.call_id, size)
                 return
             message = messages.parse_client(parts, head)
@@ -455,7 +467,8 @@ class Broker:
             self._clients.complain(peer, exc)
             return
         if type(message) is Call:
-            self._take_call(session, message, now)
+            caller = self._members.caller_of(message) if message.options else None
+            self._take_call(session, message, now, caller)
         elif isinstance(message, messages.Fetch):
             timeout_s = message.time_ms / 1000
             self._carry_out(self._events.on_fetch(session.caller, message.call_id, message.task_id, timeout_s))
@@ -472,10 +485,13 @@ class Broker:
             session.replies.forget(message.beyond)
         elif isinstance(message, messages.Ping):
             peer.send([messages.header(Kind.PONG, message.nonce, session.token)])
+        elif isinstance(message, messages.Waits):
+            self._carry_out(self._members.on_waits(session.caller, message))
         elif isinstance(message, messages.Bye):
             self._clients.bye(session)
 
-    def _take_call(self, session: Session, call: Call, now: float) -> None:
+    def _take_call(self, session: Session, call: Call, now: float, caller: Ticket | None = None) -> None:
+        """Handle a call of a client; ``caller``: the call of an agent on a member whose code has made it."""
         session.last_seen = now
         if call.needed > session.replies.needed:
             session.replies.acknowledge(call.needed)
@@ -483,8 +499,11 @@ class Broker:
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._carry_out(self._management.answer(session.caller, call, session.role))
-        else:
+        elif caller is None:
             self._carry_out(self._dispatcher.on_call(session.caller, call, now))
+        else:
+            waits = bool(call.options.get("waits"))
+            self._carry_out(self._dispatcher.on_call(session.caller, call, now, parent=caller, wait=waits))
 
     def _take_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
         """Accept a call of the host's own code; ``wait``: the code of ``parent`` waits for the outcome."""
@@ -512,7 +531,7 @@ class Broker:
         if pace is not None and pace.quick and self._lane.may_take(ticket):
             self._lane.queue.append(ticket)
         else:
-            self._pool.start(ticket)
+            (ticket.agent.home or self._pool).start(ticket)
 
     def _answer(self, effect: Answer) -> None:
         peer, call_id, reply = effect
@@ -591,8 +610,11 @@ class Broker:
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these
+        self._members.begin_end()
         self._pool.retire(self._dispatcher.agents.values())
         clean = self._pool.close(timeout=1.0)
+        if not self._members.close(MEMBERS_END_S):
+            log.warning("%s: some agents' processes did not end", self.config.server_id)
         if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)
 

@@ -37,7 +37,7 @@ from ..wire.transport import Receive
 from ..wire.unix_listener import UnixListener
 from .clients import Clients
 
-__all__ = ["MESSAGE_ROOM_BYTES", "Bound", "Listening"]
+__all__ = ["Bound", "Listening"]
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Listening:
 
     ``unix`` and ``poller`` are there after `open`. ``router`` is the listener on TCP; a private host has none.
     ``receive`` gets each message. ``welcome`` is what a WELCOME says beside addresses and limits. Other threads write
-    to the other end of ``wake`` in order to wake the router thread.
+    to the other end of ``wake`` in order to wake the router thread. ``limit``: bytes of the largest message.
     """
 
     unix: UnixListener
@@ -122,7 +122,7 @@ class Listening:
         self._clock = clock
         self._receive = receive
         self._welcome = welcome
-        self._limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
+        self.limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._started = time.time()
         self._presence: Presence | None = None
         self._closing = contextlib.ExitStack()
@@ -177,7 +177,7 @@ class Listening:
         self._closing.callback(self.poller.close)
         self.poller.register(self._wake.fileno(), IN)
         self.unix = UnixListener(
-            auth.admit, self.poller, self._limit, self._clock,
+            auth.admit, self.poller, self.limit, self._clock,
             receive=self._receive, complain=self._clients.complain, on_room=self._clients.on_room,
             refuse=self._clients.refuse_for_memory,
         )  # fmt: skip
@@ -187,7 +187,7 @@ class Listening:
     def _open_router(self, keys: KeyStore, auth: Authenticator) -> tuple[int, str | None]:
         pair = None if self._config.insecure else keys.server_keypair()
         self.router = RouterListener(
-            self._config, auth, self.poller, self._limit, self._clock,
+            self._config, auth, self.poller, self.limit, self._clock,
             receive=self._receive, on_room=self._clients.on_room, call_roll=self._clients.call_roll,
         )  # fmt: skip
         self._closing.callback(self.router.close)

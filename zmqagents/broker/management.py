@@ -33,6 +33,7 @@ from .. import codec, errors
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
+from ..members.members import Members
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect
@@ -84,6 +85,7 @@ class Management:
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
         post: Post, where: Callable[[], dict[str, Any]], told: Callable[[float], None], clock: Callable[[], float],
+        members: Members,
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -97,6 +99,7 @@ class Management:
         self._where = where
         self._told = told
         self._clock = clock
+        self._members = members
         self._started = clock()
         self._nobody = Peer("")
         self._listing = Listing()
@@ -338,9 +341,15 @@ class Management:
 
         def add() -> bool:
             self._models.add(self._argument(asked.call))
+            self._post(self._teach, asked.call)
             return True
 
         return add
+
+    def _teach(self, call: Call) -> list[Effect]:
+        """What the host was told, its members must know as well."""
+        self._members.teach(call.method, call.body)
+        return []
 
     def register_class(self, asked: Asked) -> Callable[[], bool]:
         """Add an agent class to a private host."""
@@ -350,6 +359,7 @@ class Management:
             if not self._config.private:
                 raise errors.PermissionRefused("only a private host takes classes from its parent")
             self._host.classes.add(cls, replace=True)
+            self._post(self._teach, asked.call)
             return True
 
         return register

@@ -37,6 +37,13 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("host", "--host", help="Name or address that clients are told to use."),
     _setting("port", "--port", type=int, help="TCP port; 0 or none: a free one, which is printed."),
     _setting("capacity", "--capacity", type=int, help="Agents that may run at the same moment."),
+    _setting(
+        "isolation",
+        "--isolation",
+        type=click.Choice(["thread", "process", "pool"]),
+        help="Where agents run: in threads of the host, each in a process of its own, or in shared processes.",
+    ),
+    _setting("processes", "--processes", type=int, help="Shared processes of --isolation pool; 0: one for each core."),
     _setting("pool_type", "--pool-type", type=click.Choice(["local", "redis"]), help="Where results are kept."),
     _setting("redis_url", "--redis-url", help="Redis for --pool-type redis."),
     _setting("redis_namespace", "--redis-namespace", metavar="NAME", help="Keeps the results of projects apart."),

@@ -26,7 +26,7 @@ _inside: dict[str, Link] = {}  # hosts that live in this process, by server id
 
 
 def adopt(link: Link) -> None:
-    """From now on calls of this process to that host take no socket."""
+    """From now on calls of this process to that host take this way: none with a socket, if it lives in this process."""
     _inside[link.server_id] = link
 
 

@@ -128,8 +128,12 @@ class Channel:
 
     def forget(self, call_id: int) -> None:
         """Cancel this call on the host: no thread waits for it any more."""
+        self.take_back(call_id, Kind.CANCEL)
+
+    def take_back(self, call_id: int, kind: Kind) -> None:
+        """Wait for no answer to a request any more, and tell the host so by a message of this kind."""
         if self._book.drop(call_id):
-            self.request(Plain(Kind.CANCEL, call_id), None, None)
+            self.request(Plain(kind, call_id), None, None)
 
     def is_alive(self) -> bool:
         """Whether its sockets may still be open."""

@@ -96,7 +96,7 @@ class Connection(Link):
 
     def settle(self, timeout: float | None = 5.0) -> None:
         """Connect if need be, until the host has said WELCOME. Raises what stands in the way."""
-        channel = self._open()
+        channel = self.open_channel()
         if not channel.session.welcome:
             waiter = Waiter()
             channel.request(Plain(Kind.PING), waiter, timeout)
@@ -113,7 +113,7 @@ class Connection(Link):
             call.host.check_blocking(f"{agent or 'the host'}.{method}()")
         channel = self._channel
         if channel is None or channel.closing:
-            channel = self._open()
+            channel = self.open_channel()
         if not channel.resting and channel.io_thread == threading.get_ident():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
         message = Call(agent, method, body, flags, options, timeout, call)
@@ -132,7 +132,7 @@ class Connection(Link):
     ) -> str:  # fmt: skip
         channel = self._channel
         if channel is None or channel.closing:
-            channel = self._open()
+            channel = self.open_channel()
         call_id = channel.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
         return messages.task_id_of(channel.session.prefix, call_id)
 
@@ -143,11 +143,11 @@ class Connection(Link):
         time_ms = messages.MAX_TIME_MS if timeout is None else messages.to_time_ms(timeout)
         # However short the host is to wait, its answer may be large, and the connection new.
         limit_s = None if timeout is None else max(timeout, self.management_timeout_s)
-        self._open().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
+        self.open_channel().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0
-        self._open().request(Plain(Kind.CANCEL, 0, meta, flags=flags), None, None)
+        self.open_channel().request(Plain(Kind.CANCEL, 0, meta, flags=flags), None, None)
 
     def abandon(self, task_id: str) -> None:
         channel = self._channel
@@ -195,7 +195,8 @@ class Connection(Link):
         """In a forked child: a thread that is not here may hold it."""
         self._lock = threading.Lock()
 
-    def _open(self) -> Channel:
+    def open_channel(self) -> Channel:
+        """The channel, made now if there is none."""
         channel = self._channel
         if channel is not None and not channel.closing:  # a fork closes the child's copies, see _after_fork
             return channel

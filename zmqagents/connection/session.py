@@ -562,6 +562,10 @@ class Session:
         pause_s = PING_BUSY_S if self.book.waiting or self.book.asking else PING_IDLE_S
         return max(self._last_heard, self._last_ping) + pause_s
 
+    def acknowledge(self) -> list[Frame] | None:
+        """What tells the host which replies it need not keep; None: it was told. For one that does not call `look`."""
+        return self._acknowledgement() if self._unacknowledged and self.token else None
+
     def _acknowledgement(self) -> list[Frame]:
         """What tells the host which replies it need not keep."""
         needed, had = self.book.lowest(), self._unacknowledged

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from .. import errors
@@ -304,11 +304,14 @@ importlib.import_module(sys.argv[1]).main(source, *sys.argv[3:])
 """
 
 
-def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True) -> Child:
+def spawn(
+    module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True,
+    stderr: int | None = None, env: Mapping[str, str] | None = None,
+) -> Child:  # fmt: skip
     """Call ``main(source, ready_fd, life_fd, *more)`` of ``module`` in a new interpreter, all of them texts but
     ``source``, which holds the pickled config, what is registered here, and the classes.
 
-    Raises LaunchError, MissingExtra.
+    Raises LaunchError, MissingExtra. ``stderr``: where that of the process goes, ``env``: its variables; None: as here.
 
     Nothing secret is among the arguments of the process: any user of the machine may read those.
     """
@@ -322,7 +325,7 @@ def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str
         try:
             popen = subprocess.Popen(
                 [sys.executable, *flags, "-c", _BOOT, *words],
-                stdin=payload, pass_fds=(ready_w, life_r), start_new_session=new_session,
+                stdin=payload, stderr=stderr, pass_fds=(ready_w, life_r), start_new_session=new_session, env=env,
             )  # fmt: skip
         except OSError as exc:
             raise errors.LaunchError(f"cannot start {sys.executable}: {exc}") from exc

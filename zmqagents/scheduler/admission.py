@@ -38,11 +38,16 @@ class Admission:
     """Accepts and refuses the calls of one host.
 
     ``find_class``: a class by its name and, if the client tells it, the origin of its own; raises `UnknownClass`.
+    ``settle`` gives an agent that is not to run in threads of this host its home; it raises what speaks against that.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls) -> None:
+    def __init__(
+        self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls,
+        settle: Callable[[AgentRecord], None] | None = None,
+    ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
+        self._settle = settle or _cannot_settle
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
         self._free_calls = calls.shares.calls.free
@@ -163,6 +168,7 @@ class Admission:
 
         The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
         """
+        config = self._config
         if call.agent != "":
             raise self.unknown_agent(call.agent)
         if call.method == Op.DOWNLOAD:
@@ -194,7 +200,14 @@ class Admission:
             raise errors.HostBusy(share.reason(payer.agents, len(agents)))
         chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
         options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
-        return AgentRecord(name, spec, options, now), Op.CREATE, None
+        record = AgentRecord(name, spec, options, now)
+        if (options.isolation or config.isolation) != "thread" and config.parent is None:
+            self._settle(record)
+        return record, Op.CREATE, None
+
+
+def _cannot_settle(record: AgentRecord) -> None:
+    raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
 
 
 def _payer(peer: Peer, parent: Ticket | None) -> Account:

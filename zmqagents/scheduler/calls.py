@@ -55,6 +55,7 @@ class Calls:
         self.lingering = 0  # settled calls whose code has not returned
         self.drain: DrainEnd | None = None  # no new calls are taken
         self.drained = False  # nothing is open any more
+        self._is_member = config.parent is not None
 
     # ------------------------------------------------------------ the way in
 
@@ -288,15 +289,22 @@ class Calls:
                 ticket.ended = type(error)(reason)
             else:
                 ticket.ended = error
+            if self._is_member and ticket.state >= State.RUNNING:  # its host waits for the end of its code
+                self._break_off(ticket, effects, now, alone=alone)
+                continue
             self.settle(ticket, _error(ticket, ticket.ended), effects)
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
             self.lingering += 1
-            effects.append(Interrupt(ticket, alone))
-            if ticket.state is State.WAITING:
-                ticket.wait_error = ticket.ended
-                self.wake(ticket, effects, now)
+            self._break_off(ticket, effects, now, alone=alone)
+
+    def _break_off(self, ticket: Ticket, effects: list[Effect], now: float, *, alone: bool) -> None:
+        """Stop the code of a call that has ended, where that is possible."""
+        effects.append(Interrupt(ticket, alone))
+        if ticket.state is State.WAITING:
+            ticket.wait_error = ticket.ended
+            self.wake(ticket, effects, now)
 
     def forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
         """The agent is no more: its calls that run go on to their end, streams and all others end now."""

@@ -43,23 +43,28 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
+    ``settle``: see `Admission`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
     """
 
-    def __init__(self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool) -> None:
+    def __init__(
+        self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
+        settle: Callable[[AgentRecord], None] | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results)
-        self.admission = Admission(config, find_class, calls)
+        self.admission = Admission(config, find_class, calls, settle)
         self.waiting = waiting = Waiting(calls, self.admission)
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
         self.shares = calls.shares
-        self.seals = Seals()
+        self.seals = Seals(config.parent.seal_key if config.parent is not None else None)
         self.timers = calls.timers
         self._shares = shares_results
+        self._is_member = config.parent is not None
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
         self.on_wait, self.on_unwait, self.on_wait_over = waiting.on_wait, waiting.on_unwait, waiting.on_wait_over
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
@@ -136,10 +141,14 @@ class Dispatcher:
         if parent is not None and parent.state is State.DONE:  # a thread that the agent left behind
             parent = None
         task_id = f"{peer.prefix}-{call.call_id}"
+        if self._is_member and "task" in call.options:
+            task_id = str(call.options["task"])
         if task_id in self.tasks:
             _take_over(self.tasks[task_id], peer)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
+        if self._is_member and "given" in call.options:
+            ticket.take_given()
         record = ticket.agent
         if parent is not None:
             ticket.account = parent.account

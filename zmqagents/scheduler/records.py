@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 from ..agents.context import RunningCall
 from ..agents.marks import AgentOptions
-from ..agents.spec import ClassSpec, MethodSpec
+from ..agents.spec import ClassSpec, MethodSpec, away
 from ..agents.timing import Pace
+from ..codec import unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
-from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
+from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account
 
-__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
+__all__ = [
+    "AgentRecord",
+    "Counters",
+    "DrainEnd",
+    "Home",
+    "ParkedFetch",
+    "Peer",
+    "State",
+    "Ticket",
+    "left_over",
+    "phase",
+]
 
 _NOBODY = Account()
+MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -78,12 +91,32 @@ class Peer:
         self.gone = False
 
 
+class Home(Protocol):
+    """What runs the calls of agents: the threads of this host, or a process that it has started. See `members`.
+
+    The calls of an agent with a home beside this process count as coroutines: they hold no slot here, for that is a
+    matter of the process that runs them, and their code may wait for several things at a time.
+    """
+
+    def start(self, ticket: Ticket) -> None:
+        """Run ``ticket``; its end is told by `Dispatcher.on_done`."""
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for ``ticket`` any more; ``alone``: the calls that its code has made go on."""
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """These agents are deleted, and none of their calls runs."""
+
+
 class AgentRecord:
-    """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
+    """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host.
+
+    ``home``: where its calls run, None: in the threads of this host.
+    """
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
-        "number", "options", "places", "removed", "spec",
+        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "home", "instance", "made",
+        "mailbox", "number", "options", "places", "removed", "spec",
     )  # fmt: skip
 
     def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
@@ -92,6 +125,7 @@ class AgentRecord:
         self.options = options
         self.created = now
         self.instance: Any = None
+        self.home: Home | None = None
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.made = False  # its __init__ has returned
@@ -177,6 +211,11 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def live_at(self, home: Home) -> None:
+        """Have its calls run at ``home``, which is decided before the first of them."""
+        self.home = home
+        self.spec = away(self.spec)
+
     def hold(self, instance: Any) -> None:
         """Keep the object of the agent, which its ``__init__`` has made."""
         self.instance = instance
@@ -215,8 +254,8 @@ class Ticket:
         # How long such runs take; None for what never takes the fast lane: streams, coroutines and attributes.
         self.pace: Pace | None
         if method is None:
-            self.on_loop = False
-            self.pace = agent.spec.pace if op == Op.CREATE else None
+            self.on_loop = agent.home is not None
+            self.pace = agent.spec.pace if op == Op.CREATE and not self.on_loop else None
         else:
             self.on_loop = method.on_loop
             self.pace = None if method.on_loop or method.returns == "stream" else method.pace
@@ -253,6 +292,13 @@ class Ticket:
     def begin(self, context: RunningCall) -> None:
         """Note what its code knows of the call: it is about to run."""
         self.context = context
+
+    def take_given(self) -> None:
+        """The last frame of its body holds the results among its arguments: its host has waited for these."""
+        *body, packed = self.body
+        given = unpack(packed, max_bytes=MAX_GIVEN_BYTES)
+        self.body = body
+        self.dep_replies = {task_id: reply_from_bytes(data) for task_id, data in given.items()}
 
     @property
     def owner(self) -> str:

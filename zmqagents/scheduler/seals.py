@@ -17,10 +17,10 @@ _MARK = "!"
 
 
 class Seals:
-    """Seals with one key. Any thread may use it."""
+    """Seals with one key, a new one if none is given. Any thread may use it."""
 
-    def __init__(self) -> None:
-        self._key = os.urandom(16)
+    def __init__(self, key: bytes | None = None) -> None:
+        self.key = os.urandom(16) if key is None else key
 
     def seal(self, chain: Iterable[str]) -> list[str]:
         """``chain`` with each task id sealed; what is sealed already stays as it is."""
@@ -42,4 +42,4 @@ class Seals:
     def _sign(self, task_id: str) -> str:
         import hashlib  # only here: it loads OpenSSL, and a host that calls no other has no need of it
 
-        return hashlib.blake2b(task_id.encode(), key=self._key, digest_size=8).hexdigest()
+        return hashlib.blake2b(task_id.encode(), key=self.key, digest_size=8).hexdigest()

@@ -17,13 +17,14 @@ in C code, which ends it. Both need no working interpreter.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
@@ -32,10 +33,11 @@ from ..broker.broker import Broker
 from ..broker.listening import Bound
 from ..client import proxy, references, rpc
 from ..codec import pickling
-from ..config import BrokerConfig
+from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
+from ..members.upward import ParentConnection
 from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import descriptors, forks, memory, signals
+from ..process import children, descriptors, forks, memory, signals
 from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
@@ -49,6 +51,7 @@ __all__ = ["build", "serve"]
 log = logging.getLogger(__name__)
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
+CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
@@ -66,17 +69,35 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
     models = ModelConfigs()
+    parent = None if config.parent is None else ParentConnection(config.parent)
+    if parent is not None:
+        references.adopt(parent)
+    broker: Broker
     if config.model_config_path is not None:
         models.add(load_model_configs_file(config.model_config_path))
     try:
         broker = Broker(
             config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
-            pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
+            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=parent or broker.link),
+            pickler=pickling.dumps if config.takes_pickles else None,
+            unpickler=pickling.loads if config.takes_pickles else None,
+            hatch=None if parent is not None else functools.partial(_hatch, config, classes), parent=parent,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
         raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None
     return broker
+
+
+def _hatch(
+    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    env: Mapping[str, str] | None,
+) -> children.Child:  # fmt: skip
+    """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
+    config = config.replace(
+        parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
+        file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, max_threads=0, insecure=False, port=None,
+    )  # fmt: skip
+    return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 
 
 def serve(

@@ -21,58 +21,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import discovery, errors
 from ..config import END_WAIT_S, BrokerConfig
 from ..process import children, life_line, signals
+from ..process.crashes import Crashes
 from ..process.end_timer import FORCED
 from . import child_main
 from .systemd import Notifier
 
-__all__ = ["EXIT_GIVEN_UP", "Crashes", "Supervisor", "main", "run_forked"]
+__all__ = ["EXIT_GIVEN_UP", "Supervisor", "main", "run_forked"]
 
 log = logging.getLogger(__name__)
 
 EXIT_GIVEN_UP = 70  # EX_SOFTWARE of sysexits.h
-FIRST_S = 0.1  # the first pause; each further crash within the window doubles it
-LONGEST_S = 10.0
-JITTER = 0.2  # hosts that fell together do not rise together
 LIMIT = 5
 WINDOW_S = 60.0
 TICK_S = 0.05  # where the system cannot tell of a child's end by a descriptor
 
 # They would fail again.
 _HOPELESS = (errors.ConfigError, errors.LoadError, errors.MissingExtra)
-
-
-class Crashes:
-    """When to start again, decided from the moments of the crashes alone. Times in seconds of one monotonic clock."""
-
-    def __init__(self, limit: int, window_s: float) -> None:
-        self.limit = limit
-        self.window_s = window_s
-        self._moments: deque[float] = deque()
-
-    def __len__(self) -> int:
-        """Those within the window."""
-        return len(self._moments)
-
-    def pause(self, now: float) -> float | None:
-        """A crash happened: the seconds to wait before the next start; None: there have been too many."""
-        moments = self._moments
-        moments.append(now)
-        while moments[0] <= now - self.window_s:
-            moments.popleft()
-        if len(moments) > self.limit:
-            return None
-        seconds: float = min(LONGEST_S, FIRST_S * 2 ** (len(moments) - 1))
-        return seconds * random.uniform(1 - JITTER, 1 + JITTER)
 
 
 class Supervisor:

@@ -19,6 +19,7 @@ is never part of a message. A message is a header and, by kind, further frames:
      6 BYE         client   none
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
      8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
+     9 WAITS       client   none: it is over, or [list: task id, task ids, any of]  call_id: the wait
     65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
     66 RESULT      broker   [payload][buffer]*                                      call_id; of a stream also
                                                                                     time_ms: how many items it had
@@ -32,7 +33,9 @@ is never part of a message. A message is a header and, by kind, further frames:
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids
     of the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
     address]}), "stream" (of one that is RESENT: the number of the item needed next, the credit sent in all), and what
-    a management request takes.
+    a management request takes. To a member its host also says "task" (the task id of the call) and "given" (the last
+    frame is a map of the results among the arguments); a member says "waits" of a call that blocks the code of the last
+    one in its chain.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
@@ -67,9 +70,9 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "aged", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
-    "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes", "reply_to",
-    "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
+    "Kind", "Op", "Ping", "Reply", "Waits", "aged", "answer_frames", "call_frame", "call_frames", "client_prefix",
+    "error_reply", "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes",
+    "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -102,6 +105,7 @@ class Kind(enum.IntEnum):
     BYE = 6
     CREDIT = 7
     ACK = 8
+    WAITS = 9
     WELCOME = 65
     RESULT = 66
     ERROR = 67
@@ -329,7 +333,16 @@ class Bye(NamedTuple):
     pass
 
 
-ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack
+class Waits(NamedTuple):
+    """The code of the call ``task_id`` waits for all or ``any_of`` others; "": the wait ``call_id`` is over."""
+
+    call_id: int
+    task_id: str = ""
+    task_ids: Sequence[str] = ()
+    any_of: bool = False
+
+
+ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack | Waits
 
 
 def call_frames(
@@ -475,6 +488,8 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
         return Credit(head.call_id, head.time_ms)
     if kind == Kind.ACK:
         return Ack(head.call_id, _ids(_meta(frames)) if len(frames) > 1 else ())
+    if kind == Kind.WAITS:
+        return _parse_waits(head, _meta(frames)) if len(frames) > 1 else Waits(head.call_id)
     return Bye()
 
 
@@ -482,7 +497,7 @@ def parse_client(frames: Sequence[Frame], head: Header | None = None) -> ClientM
 _FRAME_COUNTS = {
     int(Kind.HELLO): (2, 2), int(Kind.CALL): (3, MAX_FRAMES), int(Kind.FETCH): (2, 2), int(Kind.CANCEL): (1, 2),
     int(Kind.PING): (1, 1), int(Kind.BYE): (1, 1), int(Kind.CREDIT): (1, 1),
-    int(Kind.ACK): (1, 2),
+    int(Kind.ACK): (1, 2), int(Kind.WAITS): (1, 2),
 }  # fmt: skip
 
 
@@ -516,6 +531,12 @@ def _ids(value: object) -> Sequence[int]:
     if not isinstance(value, list) or len(value) > MAX_DEPS or not all(type(each) is int for each in value):
         raise RemoteProtocolError(f"ACK takes a list of at most {MAX_DEPS} call ids")
     return value
+
+
+def _parse_waits(head: Header, meta: object) -> Waits:
+    if not isinstance(meta, list) or len(meta) != 3:
+        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them]")
+    return Waits(head.call_id, _text(meta[0], "task id"), _texts(meta[1], "WAITS", MAX_DEPS), bool(meta[2]))
 
 
 def _far(value: object) -> dict[str, list[str]]:

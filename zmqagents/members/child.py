@@ -1,0 +1,355 @@
+"""One child: a process of this host, the agents that it runs, and what becomes of these when it crashes.
+
+    NONE --a call--> STARTING --it listens--> UP
+     ^                  |                      |       (ENDING between, where the connection breaks first)
+     +-- gone ----------+----------------------+     agents that were made are made again in a new process
+
+A call that starts while the process does not run, or its agent is not made in it yet, is held. The calls that ran in a
+process that has ended get `AgentCrashed`; those that queue go on in the next one. There an agent is made again, from
+the arguments that it was made with. An agent with a call that ran, and the agent of a process of its own in any case,
+counts a crash; beyond ``max_restarts`` within a minute its calls get `AgentCrashed` at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from .. import codec, errors
+from ..agents.marks import AgentOptions
+from ..codec import Encoded
+from ..connection.requests import Call
+from ..process.crashes import Crashes
+from ..scheduler.effects import Effect
+from ..scheduler.records import AgentRecord, Ticket
+from ..wire.link import rebuild_error
+from ..wire.messages import Op, Reply, error_reply
+from .forwarder import Forwarder, Outlet, request_of
+from .line import Line
+from .nursery import Death, Nursery, Process, Upbringing
+
+__all__ = ["Child", "State", "Yard"]
+
+log = logging.getLogger(__name__)
+
+WINDOW_S = 60.0
+OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
+START_CRASHES = 5  # a process that does not even start: how often it is tried within the window
+
+
+class State(enum.Enum):
+    """Where a child stands; see the module's docstring."""
+
+    NONE = "no process runs"
+    STARTING = "its process is being started"
+    UP = "its process answers"
+    ENDING = "its process is about to end: its connection has broken"
+
+
+class Yard(Outlet, Protocol):
+    """What the children of a host have in common."""
+
+    nursery: Nursery
+    poller: Any
+    lines: dict[int, Line]  # by descriptor
+    closing: bool  # no process is started any more
+    lessons: list[Call]  # what every process is told first: model configurations, classes
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Do ``step`` when what is being done is done."""
+
+
+class Resident:
+    """One agent of a child: how it is made, and the calls that are held until it is."""
+
+    __slots__ = ("crashes", "held", "here", "make", "record")
+
+    def __init__(self, record: AgentRecord, make: Call) -> None:
+        self.record = record
+        self.make = make
+        self.here = False  # made in the process that runs now
+        self.held: dict[Ticket, None] = {}
+        self.crashes = Crashes(record.options.max_restarts, WINDOW_S)
+
+
+class Child:
+    """See the module's docstring. ``own``: of the one agent that has it for itself; None: shared. A `Home`."""
+
+    def __init__(self, yard: Yard, own: AgentOptions | None) -> None:
+        self.own = own
+        self.state = State.NONE
+        self.process: Process | None = None
+        self.silent_s = 0.0  # for how long it has not answered, although it lives
+        self._yard = yard
+        self._upbringing = Upbringing() if own is None else Upbringing(own.memory_mb, own.env)
+        self._agents: dict[str, Resident] = {}
+        self._line: Line | None = None
+        self._forwarder: Forwarder | None = None
+        self._doomed: dict[Ticket, float] = {}  # calls that must have ended by then, or the process is killed
+        self._starts = Crashes(START_CRASHES, WINDOW_S)
+
+    def __repr__(self) -> str:
+        return f"<Child [{self.state.name}, {len(self._agents)} agents] {self.process!r}>"
+
+    @property
+    def load(self) -> int:
+        """How many agents it runs."""
+        return len(self._agents)
+
+    @property
+    def agents(self) -> list[AgentRecord]:
+        """Those that it runs, or will."""
+        return [resident.record for resident in self._agents.values()]
+
+    # ------------------------------------------------------------ as a home
+
+    def start(self, ticket: Ticket) -> None:
+        """Run ``ticket``, now or when its process and its agent are there."""
+        record = ticket.agent
+        if ticket.op == Op.CREATE:
+            resident = Resident(record, request_of(ticket, self._yard.dispatcher))
+            self._agents[record.agent_id] = resident
+            if self.state is State.UP and self._forwarder is not None:
+                resident.here = True
+                self._forwarder.start(ticket)
+                return
+        else:
+            resident = self._agents[record.agent_id]
+            if resident.here and self._forwarder is not None:
+                self._forwarder.start(ticket)
+                return
+        if resident.crashes.too_many(self._yard.clock()):
+            self._give_up(resident, ticket)
+            return
+        resident.held[ticket] = None
+        self._ensure(0.0)
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for ``ticket`` any more."""
+        resident = self._agents.get(ticket.agent.agent_id)
+        if resident is not None and ticket in resident.held:
+            del resident.held[ticket]
+            self._end(ticket, errors.CallCancelled(f"{ticket.label} was cancelled"))
+        elif self._forwarder is not None:
+            self._forwarder.interrupt(ticket, alone=alone)
+            if self.own is not None and self.own.on_timeout == "kill":
+                self._doomed[ticket] = self._yard.clock() + OBEY_S
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """Drop agents that are deleted, and the process if it was of one alone."""
+        for record in records:
+            resident = self._agents.get(record.agent_id)
+            if resident is None or resident.record is not record:
+                continue
+            del self._agents[record.agent_id]
+            if self.own is not None:
+                self.end("its agent was deleted")
+            elif resident.here and self._line is not None:
+                call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
+                self._line.ask(call, _Ignored())
+
+    # ------------------------------------------------------------ its process
+
+    def _ensure(self, pause_s: float) -> None:
+        if self.state is State.NONE and not self._yard.closing:
+            self.state = State.STARTING
+            self.process = self._yard.nursery.begin(
+                self._upbringing, pause_s, self._on_up, self._on_gone, self._on_tick
+            )
+
+    def end(self, why: str) -> None:
+        """End the process, which nothing needs any more."""
+        if self.process is not None:
+            self.process.end(why)
+
+    def kill(self, why: str) -> None:
+        """End the process at once; ``why`` is what its calls are told."""
+        if self.process is not None:
+            self.process.kill(why)
+
+    def _on_up(self, process: Process, path: str) -> list[Effect]:
+        if process is self.process:
+            yard = self._yard
+            self._line = Line(path, yard.poller, yard.lines, ready=self._on_ready, cut=self._on_cut, later=yard.later)
+            self._forwarder = Forwarder(self._line, yard)
+        return []
+
+    def _on_ready(self) -> None:
+        """Its process answers: make again what it ran before, and let go on what is held."""
+        self.state = State.UP
+        line = self._line
+        assert line is not None
+        for lesson in self._yard.lessons:
+            line.ask(_again(lesson), _Ignored())
+        for resident in list(self._agents.values()):
+            if resident.record.made:
+                line.ask(_again(resident.make), _Remade(self, resident))
+            else:
+                self._go_on(resident)
+
+    def _on_cut(self) -> None:
+        """Its connection has ended, as it does when the process ends: that comes next, and tells why."""
+        self._hold_all()
+
+    def _hold_all(self) -> None:
+        self.state = State.ENDING
+        for resident in self._agents.values():
+            resident.here = False
+
+    def _on_gone(self, process: Process, death: Death) -> list[Effect]:
+        """Its process has ended."""
+        if process is not self.process:
+            return []
+        started = self._line is not None
+        self._hold_all()
+        self.silent_s = 0.0
+        line, self._line = self._line, None
+        forwarder, self._forwarder = self._forwarder, None
+        if self._agents and not self._yard.closing:
+            log.warning("%s: %s", process.name, death.text)
+        if line is not None and forwarder is not None:
+            self._count(forwarder.sent)
+            line.close(_crashed(death))
+        self.state, self.process = State.NONE, None
+        self._start_again(started, death)
+        return []
+
+    def _count(self, ran: Sequence[Ticket]) -> None:
+        """Note the crash for those that have to do with it."""
+        now = self._yard.clock()
+        hit = {ticket.agent.agent_id for ticket in ran}
+        for agent_id, resident in self._agents.items():
+            if self.own is not None or agent_id in hit:
+                resident.crashes.pause(now)
+
+    def _start_again(self, started: bool, death: Death) -> None:
+        if not self._agents or self._yard.closing:
+            return
+        now = self._yard.clock()
+        pause_s = self._starts.pause(now)
+        tired = [resident for resident in self._agents.values() if resident.crashes.too_many(now)]
+        if pause_s is None and not started:
+            tired = list(self._agents.values())
+        for resident in tired:
+            for ticket in list(resident.held):
+                del resident.held[ticket]
+                self._end(ticket, _crashed(death))
+        if len(tired) < len(self._agents):
+            self._ensure(0.0 if pause_s is not None and len(self._starts) == 1 else pause_s or WINDOW_S / 6)
+
+    # ------------------------------------------------------------ agents
+
+    def remade(self, resident: Resident, reply: Reply) -> None:
+        """An agent is made again, or could not be."""
+        if not reply.code:
+            self._go_on(resident)
+            return
+        error = rebuild_error(reply)
+        log.warning("%s could not be made again: %s", resident.record.agent_id, error)
+        for ticket in list(resident.held):
+            del resident.held[ticket]
+            text = f"{resident.record.agent_id} could not be made again after its process had ended: {error}"
+            self._end(ticket, errors.AgentCrashed(text))
+
+    def _go_on(self, resident: Resident) -> None:
+        """Let the calls begin that are held for an agent."""
+        resident.here = True
+        held, resident.held = resident.held, {}
+        for ticket in held:
+            assert self._forwarder is not None
+            self._forwarder.start(ticket)
+
+    def _give_up(self, resident: Resident, ticket: Ticket) -> None:
+        text = (
+            f"{resident.record.agent_id}: its process has ended {len(resident.crashes)} times within {WINDOW_S:g} s "
+            f"(max_restarts={resident.crashes.limit}), and is not started again before some of these are older"
+        )
+        self._yard.later(lambda: self._end(ticket, errors.AgentCrashed(text)))
+
+    def _end(self, ticket: Ticket, error: errors.ZmqAgentsError) -> None:
+        """A call that did not run is over."""
+        yard = self._yard
+        reply = error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+        yard.carry_out(yard.dispatcher.on_done(ticket, reply, yard.clock()))
+
+    # ------------------------------------------------------------ now and then
+
+    def _on_tick(self) -> list[Effect]:
+        """Look whether the process answers, and let it forget what it need not keep."""
+        line = self._line
+        if line is None:
+            return []
+        if line.is_cut:  # and the process lives all the same
+            self.kill("its connection to the host has broken")
+        else:
+            self.silent_s = line.look()
+        if self._doomed:
+            self._kill_what_disobeys()
+        return []
+
+    def _kill_what_disobeys(self) -> None:
+        now, sent = self._yard.clock(), set(self._forwarder.sent if self._forwarder is not None else ())
+        self._doomed = {ticket: end for ticket, end in self._doomed.items() if ticket in sent}
+        late = [ticket for ticket, end in self._doomed.items() if end <= now]
+        if late:
+            self._doomed.clear()
+            self.kill(f"it was killed, for {late[0].label} went on although it had ended (on_timeout='kill')")
+
+    def learn(self, lesson: Call) -> None:
+        """Tell the process what every process of the host is told."""
+        if self.state is State.UP and self._line is not None:
+            self._line.ask(_again(lesson), _Ignored())
+
+    def close(self) -> None:
+        """Close the connection, at the end of the host."""
+        if self._line is not None:
+            self._line.close(errors.HostStopping("the host has stopped"))
+            self._line = None
+
+
+def _crashed(death: Death) -> errors.AgentCrashed:
+    error = errors.AgentCrashed(death.text)
+    error.status, error.memory_mb, error.stderr = death.status, round(death.memory_mb, 1), death.stderr
+    return error
+
+
+_NO_ARGUMENTS = Encoded(codec.pack([[], {}]), (), ())
+
+
+def _again(call: Call) -> Call:
+    """The same request for another connection."""
+    options = {key: value for key, value in (call.options or {}).items() if key not in ("task", "chain")}
+    return Call(call.agent, call.method, call.body, call.flags, options, None, None)
+
+
+class _Ignored:
+    """Takes an answer that nothing depends on."""
+
+    def deliver(self, reply: object) -> None:
+        """It is done."""
+
+    def fail(self, error: Exception) -> None:
+        """The process has ended."""
+
+    def chunk(self, item: object) -> None:
+        """Never comes."""
+
+
+class _Remade:
+    """Takes the answer to the request that makes an agent again."""
+
+    def __init__(self, child: Child, resident: Resident) -> None:
+        self._child = child
+        self._resident = resident
+
+    def deliver(self, reply: Reply | None) -> None:
+        assert reply is not None
+        self._child.remade(self._resident, reply)
+
+    def fail(self, error: Exception) -> None:
+        """The process has ended again, and the next one makes it."""
+
+    def chunk(self, item: object) -> None:
+        """Never comes."""

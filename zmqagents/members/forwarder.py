@@ -1,0 +1,166 @@
+"""Calls that run on a member: sent there with their arguments unread, and answered with results unread.
+
+For the dispatcher a `Forwarder` is like the worker pool: it starts tickets, and tells when their code has returned. The
+member tells no earlier than that: a call that is cancelled or too late is answered by this host at once, but keeps its
+turn until then.
+
+The credit of a stream goes from its reader to the member as it comes, and nothing is kept between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .. import errors
+from ..agents.context import HostServices, RunningCall
+from ..codec import Encoded, pack
+from ..connection.requests import Call
+from ..errors import ZmqAgentsError
+from ..scheduler.dispatcher import Dispatcher
+from ..scheduler.effects import Effect
+from ..scheduler.records import Ticket
+from ..wire.messages import Flag, Frame, Op, Reply, error_reply, reply_to_bytes
+from .line import Line
+
+__all__ = ["Forwarder", "Outlet", "PassOn", "request_of"]
+
+KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
+MANY = 1 << 30  # the turn is this host's matter: there, any number of calls of an agent may run
+
+PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
+
+
+class Outlet(Protocol):
+    """What the forwarders of a host have in common."""
+
+    dispatcher: Dispatcher
+    services: HostServices
+    running: dict[str, Ticket]  # calls whose code runs on some member, by task id
+    carry_out: Callable[[list[Effect]], None]
+    pass_on: PassOn
+    clock: Callable[[], float]
+
+
+class Forwarder:
+    """Runs calls on one member; see the module's docstring. Belongs to the router thread."""
+
+    def __init__(self, line: Line, outlet: Outlet) -> None:
+        self._line = line
+        self._outlet = outlet
+        self._sent: dict[Ticket, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def __repr__(self) -> str:
+        return f"<Forwarder [{len(self._sent)} calls] {self._line!r}>"
+
+    @property
+    def sent(self) -> Sequence[Ticket]:
+        """The calls whose code runs there."""
+        return list(self._sent)
+
+    def start(self, ticket: Ticket) -> None:
+        """Run ``ticket`` there."""
+        outlet, run = self._outlet, _Run(self, ticket)
+        sender = _Credits(self, ticket) if ticket.flags & Flag.STREAM else None
+        ticket.begin(
+            RunningCall(
+                outlet.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, (), ticket, sender
+            )
+        )
+        outlet.running[ticket.task_id] = ticket
+        try:
+            call = request_of(ticket, outlet.dispatcher)
+            self._sent[ticket] = 0  # the answer may be there before `ask` has returned
+            call_id = self._line.ask(call, run)
+            if ticket in self._sent:
+                self._sent[ticket] = call_id
+        except ZmqAgentsError as exc:
+            self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for ``ticket`` any more."""
+        call_id = self._sent.get(ticket)
+        if call_id:
+            self._line.cancel(call_id, Flag.ALONE if alone else 0)
+
+    def grant(self, ticket: Ticket, items: int) -> None:
+        """Allow a stream to send ``items`` more."""
+        call_id = self._sent.get(ticket)
+        if call_id:
+            self._line.grant(call_id, items)
+
+    def done(self, ticket: Ticket, reply: Reply) -> None:
+        """The code of ``ticket`` has returned."""
+        outlet = self._outlet
+        self._sent.pop(ticket, None)
+        outlet.running.pop(ticket.task_id, None)
+        outlet.carry_out(outlet.dispatcher.on_done(ticket, reply, outlet.clock()))
+
+    def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:
+        """One item of a stream."""
+        self._outlet.carry_out(self._outlet.pass_on(ticket, number, tuple(body)))
+
+
+class _Run:
+    """Takes what comes of one call."""
+
+    __slots__ = ("_forwarder", "_items", "_ticket")
+
+    def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
+        self._forwarder = forwarder
+        self._ticket = ticket
+        self._items = 0
+
+    def deliver(self, reply: Reply | None) -> None:
+        assert reply is not None  # None is for fetches
+        self._forwarder.done(self._ticket, reply)
+
+    def fail(self, error: Exception) -> None:
+        ticket = self._ticket
+        known = error if isinstance(error, ZmqAgentsError) else errors.CallLost(str(error))
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        self._forwarder.done(ticket, error_reply(known, **where))
+
+    def chunk(self, item: Reply) -> None:
+        number, self._items = self._items, self._items + 1
+        self._forwarder.item(self._ticket, number, item.body)
+
+
+class _Credits:
+    """The producer of a stream, as its reader reaches it."""
+
+    has_credit = False
+
+    def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
+        self._forwarder = forwarder
+        self._ticket = ticket
+
+    def grant(self, items: int) -> None:
+        self._forwarder.grant(self._ticket, items)
+
+
+def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Call:
+    """The CALL that runs ``ticket`` on a member."""
+    record = ticket.agent
+    options: dict[str, Any] = {"task": ticket.task_id}
+    agent, method = record.agent_id, ticket.name
+    if ticket.op == Op.CREATE:
+        agent = ""
+        options |= {"class": record.spec.name, "id": record.agent_id, "max_concurrency": MANY}
+    elif ticket.op == Op.MEMORY:
+        agent = ""
+        options["id"] = record.agent_id
+    chain = ticket.chain
+    if chain:
+        options["chain"] = dispatcher.seals.seal(chain)
+    payload, *buffers = ticket.body
+    if ticket.dep_replies:
+        options["given"] = True
+        buffers.append(pack({task_id: reply_to_bytes(reply) for task_id, reply in ticket.dep_replies.items()}))
+    timeout = None if ticket.deadline is None else ticket.deadline - time.monotonic()
+    body = Encoded(payload, buffers, ())  # type: ignore[arg-type]  # as it came
+    return Call(agent, method, body, ticket.flags & KEPT_FLAGS, options, timeout, None)

@@ -1,0 +1,195 @@
+"""The members of one host, as its broker knows them: where agents run, and the calls that come back from there.
+
+`Members.settle` gives a new agent its home; the dispatcher's effects then go there instead of to the worker pool.
+Code that runs on a member calls its host over a connection of its own. Such a call names the one that it was made in,
+under a seal of this host, and so becomes its child here as if that ran in a thread of this host: with its deadline, its
+account, its cancel, and its place in the wait-for graph.
+
+All of this belongs to the router thread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from .. import errors
+from ..agents.context import HostServices
+from ..codec import Encoded
+from ..config import Parent, check_isolation
+from ..connection.requests import Call
+from ..process import children
+from ..scheduler.dispatcher import Dispatcher
+from ..scheduler.effects import Answer, Effect, Resume
+from ..scheduler.records import AgentRecord, Peer, Ticket
+from ..scheduler.seals import Seals
+from ..wire import messages
+from .child import Child
+from .directory import LocalDirectory
+from .forwarder import PassOn
+from .line import Line
+from .nursery import Hatch, Nursery
+from .placement import least_loaded
+
+__all__ = ["Bound", "Members"]
+
+
+class Bound(Protocol):
+    """Where a host can be reached."""
+
+    @property
+    def address(self) -> str:
+        """The address that other hosts use."""
+
+    @property
+    def ipc(self) -> str:
+        """The path of its Unix socket."""
+
+
+class Members:
+    """See the module's docstring. ``hatch`` starts a process; None: this host has no children."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, services: HostServices, hatch: Hatch | None, *, post: Callable[..., None],
+        carry_out: Callable[[list[Effect]], None], pass_on: PassOn, clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.dispatcher = dispatcher
+        self.services = services
+        self.carry_out = carry_out
+        self.pass_on = pass_on
+        self.clock = clock
+        self.running: dict[str, Ticket] = {}
+        self.lessons: list[Call] = []
+        self.lines: dict[int, Line] = {}
+        self.poller: Any = None  # see `open`
+        self.closing = False
+        self.directory: LocalDirectory[Child] = LocalDirectory()
+        self.nursery = Nursery(dispatcher.config.server_id, self._begin_process, post)
+        self._config = dispatcher.config
+        self._hatch = hatch
+        self._parent: Parent | None = None  # this host, as its children know it
+        self._post = post
+        self._children: dict[Child, None] = {}
+        self._waits: dict[tuple[Peer, int], tuple[Ticket, Sequence[str]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Members [{len(self.running)} calls] {self.directory!r} {self.nursery!r}>"
+
+    def open(self, poller: Any, bound: Bound) -> None:
+        """The router thread polls with ``poller``, and the host can be reached."""
+        self.poller = poller
+        config, key = self._config, self.dispatcher.seals.key
+        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles)
+
+    def _begin_process(self, name: str, stderr: int, env: Mapping[str, str] | None) -> children.Child:
+        assert self._hatch is not None
+        assert self._parent is not None
+        return self._hatch(self._parent, name, stderr, env)
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Do ``step`` when what is being done is done."""
+        self._post(_do, step)
+
+    # ------------------------------------------------------------ where agents live
+
+    def settle(self, record: AgentRecord) -> None:
+        """Give a new agent its home. Raises ConfigError, HostBusy."""
+        options, config = record.options, self._config
+        isolation = options.isolation or config.isolation
+        check_isolation(isolation)
+        if self._hatch is None:
+            raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
+        options = dataclasses.replace(options, isolation=isolation)
+        self._children = {child: None for child in self._children if child.load or child.own is None}
+        shared = [child for child in self._children if child.own is None]
+        best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
+        if best is None:
+            if len(self._children) >= config.max_children:
+                text = f"{len(self._children)} processes run agents of this host, limit {config.max_children}"
+                raise errors.HostBusy(f"{text} (max_children)")
+            child = Child(self, options if isolation == "process" else None)
+            self._children[child] = None
+        else:
+            child = shared[best]
+        record.live_at(child)
+
+    # ------------------------------------------------------------ what comes back
+
+    def caller_of(self, call: messages.Call) -> Ticket | None:
+        """The call of a member's code that has made ``call``; None: it came from elsewhere."""
+        chain = call.options.get("chain")
+        if not chain or not self.running:
+            return None
+        seals = self.dispatcher.seals
+        ticket = self.running.get(Seals.task_id_of(chain[-1]))
+        return ticket if ticket is not None and seals.is_ours(chain[-1]) else None
+
+    def on_waits(self, peer: Peer, waits: messages.Waits) -> list[Effect]:
+        """The code of a call waits, or (without a task id) waits no more."""
+        dispatcher, key = self.dispatcher, (peer, waits.call_id)
+        if not waits.task_id:
+            known = self._waits.pop(key, None)
+            return [] if known is None else self._end_wait(*known)
+        ticket = self.running.get(waits.task_id)
+        if ticket is None:
+            return []
+        now = self.clock()
+        own = [task_id for task_id in waits.task_ids if task_id in dispatcher.tasks]
+        effects = dispatcher.on_wait(ticket, own, now, any_of=waits.any_of) if own else []
+        if refusal_of(ticket, effects) is None and not waits.any_of:
+            for task_id in waits.task_ids:
+                if task_id not in own:
+                    effects += dispatcher.on_await_outside(ticket, task_id, now)
+        refusal = refusal_of(ticket, effects)
+        if refusal is not None:
+            where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+            return [*effects, Answer(peer, waits.call_id, messages.error_reply(refusal, **where))]
+        self._waits[key] = ticket, waits.task_ids
+        return effects
+
+    def _end_wait(self, ticket: Ticket, task_ids: Sequence[str]) -> list[Effect]:
+        dispatcher = self.dispatcher
+        effects = dispatcher.on_unwait(ticket, task_ids)
+        for task_id in task_ids:
+            effects += dispatcher.on_unawait_outside(ticket, task_id)
+        return effects
+
+    # ------------------------------------------------------------ the router loop
+
+    def on_ready(self, fd: int) -> None:
+        """The poller has said that ``fd`` is ready."""
+        line = self.lines.get(fd)
+        if line is not None:
+            line.on_ready()
+
+    # ------------------------------------------------------------ lessons, the end
+
+    def teach(self, op: str, body: Sequence[messages.Frame]) -> None:
+        """Tell all processes, also those to come, what the host was told: ``op`` is a management request."""
+        payload, *buffers = body
+        lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)  # type: ignore[arg-type]
+        self.lessons.append(lesson)
+        for child in self._children:
+            child.learn(lesson)
+
+    def begin_end(self) -> None:
+        """Ask all processes to end in order; no other is started."""
+        self.closing = True
+        self.nursery.end_all()
+
+    def close(self, timeout_s: float) -> bool:
+        """Close the connections; end what has not ended within ``timeout_s`` seconds. False: some did not."""
+        for child in self._children:
+            child.close()
+        return self.nursery.close(timeout_s)
+
+
+def _do(step: Callable[[], None]) -> list[Effect]:
+    step()
+    return []
+
+
+def refusal_of(ticket: Ticket, effects: list[Effect]) -> errors.ZmqAgentsError | None:
+    """Why the wait that ``ticket`` has just begun is refused, None if it is not."""
+    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)

@@ -1,0 +1,274 @@
+"""The processes of children: each is started, looked after and buried by a thread of its own.
+
+What happens to a process is told to the router thread: `up` when it listens, `gone` when it has ended, whatever the
+cause. The kernel tells of an end by a descriptor of the process (pidfd), so nobody waits for a connection to break.
+
+Twice a second the memory of a process with a limit is looked at; above it the process is killed. What it allocates in
+between is bounded by the kernel (RLIMIT_DATA), at twice the limit. The last lines of its stderr are kept, and passed
+on. Linux takes a child first where memory is short (oom_score_adj).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ..config import MEBIBYTE, Parent
+from ..process import children
+
+__all__ = ["Death", "Hatch", "Nursery", "Process", "Upbringing"]
+
+LOOK_S = 0.5  # how often memory is looked at
+LAST_LINES, LINE_CHARS = 20, 400  # of stderr
+OOM_SCORE = 500  # above that of the host
+START_LIMIT_S = 30.0
+KILLED_S = 0.5  # a process that was killed has ended after that
+STDERR_LEFT_S = 0.05  # how long the end of stderr is waited for, once the process has ended
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Hatch(Protocol):
+    """Starts a process that runs agents of this host."""
+
+    def __call__(self, parent: Parent, name: str, stderr: int, env: Mapping[str, str] | None, /) -> children.Child: ...
+
+
+Hatching = Callable[[str, int, "Mapping[str, str] | None"], children.Child]  # the same for one parent
+
+
+@dataclass(frozen=True)
+class Upbringing:
+    """What the process of a child is to be like. ``memory_mb``: None for no limit; ``env``: beside the host's."""
+
+    memory_mb: int | None = None
+    env: Mapping[str, str] | None = None
+
+
+class Death(NamedTuple):
+    """How a process has ended. ``why``: the reason if this host has ended it, "" if it has ended by itself."""
+
+    status: int
+    why: str
+    memory_mb: float
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        how = self.why or f"its process has ended: {children.how_it_ended(self.status).partition(',')[0]}"
+        last = f"; its last words: {self.stderr}" if self.stderr else ""
+        return f"{how} (memory: {self.memory_mb:.0f} MiB){last}"
+
+
+class Process:
+    """One process, from its start to its end. ``up`` and ``gone`` are called in the thread that looks after it, and
+    ``tick`` twice a second between.
+
+    `kill` and `end` may be called from any thread, before the start as well.
+    """
+
+    def __init__(
+        self, name: str, hatch: Hatching, upbringing: Upbringing, pause_s: float,
+        up: Callable[[Process, str], None], gone: Callable[[Process, Death], None], tick: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.pid = 0  # until it is started
+        self.memory_mb = 0.0
+        self.ended = threading.Event()
+        self._hatch = hatch
+        self._upbringing = upbringing
+        self._pause_s = pause_s
+        self._up = up
+        self._gone = gone
+        self._tick = tick
+        self._child: children.Child | None = None
+        self._why = ""
+        self._stop = threading.Event()
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._rest = b""  # of stderr: the line that is not complete
+        threading.Thread(target=self._live, name=f"zmqagents-{name}", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name} [pid {self.pid or 'none'}, {self.memory_mb:.0f} MiB]>"
+
+    def kill(self, why: str) -> None:
+        """End it at once, with what it has started; ``why`` is what its calls are told."""
+        self._why = self._why or why
+        self._stop.set()
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+            child.signal(signal.SIGKILL)
+
+    def end(self, why: str) -> None:
+        """Ask it to end in order."""
+        self._why = self._why or why
+        self._stop.set()
+        child = self._child
+        if child is not None:
+            child.signal(signal.SIGTERM)
+
+    # ------------------------------------------------------------ its thread
+
+    def _live(self) -> None:
+        death = Death(0, self._why or "it was not started", 0.0, "")
+        try:
+            if not self._stop.wait(self._pause_s):
+                death = self._run()
+        except Exception as exc:  # it cannot be started
+            death = Death(1, f"its process could not be started: {exc}", 0.0, self._last_words())
+        finally:
+            self._gone(self, death)
+            self.ended.set()
+
+    def _run(self) -> Death:
+        stderr_r, stderr_w = os.pipe()
+        os.set_blocking(stderr_r, False)
+        try:
+            env = None if self._upbringing.env is None else {**os.environ, **self._upbringing.env}
+            try:
+                child = self._child = self._hatch(self.name, stderr_w, env)
+            finally:
+                os.close(stderr_w)
+            try:
+                return self._attend(child, stderr_r)
+            finally:
+                child.kill()
+                child.close()
+        finally:
+            os.close(stderr_r)
+
+    def _attend(self, child: children.Child, stderr_r: int) -> Death:
+        self.pid = child.pid
+        self._set_limits(child.pid)
+        if self._stop.is_set():  # told meanwhile
+            child.signal(signal.SIGTERM)
+        try:
+            bound = child.wait_ready(START_LIMIT_S)["bound"]
+        except Exception:
+            self._read(stderr_r)
+            if not self._stop.is_set():
+                raise
+        else:
+            self._up(self, bound[3])
+        next_look = time.monotonic()
+        while child.poll() is None:
+            now = time.monotonic()
+            if now >= next_look:
+                next_look = now + LOOK_S
+                self._look_at_memory(child.pid)
+                self._tick()
+            if children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
+                children.readable([child.pidfd], LOOK_S)  # it has closed its stderr
+        end = time.monotonic() + STDERR_LEFT_S
+        while self._read(stderr_r) and time.monotonic() < end:
+            children.readable([stderr_r], STDERR_LEFT_S)
+        status = child.poll()
+        return Death(status or 0, self._why, self.memory_mb, self._last_words())
+
+    def _set_limits(self, pid: int) -> None:
+        limit = self._upbringing.memory_mb
+        with contextlib.suppress(OSError, ValueError):
+            with open("/proc/self/oom_score_adj") as file:
+                own = int(file.read())
+            with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+                file.write(str(min(1000, own + OOM_SCORE)))
+        if limit is not None:
+            with contextlib.suppress(OSError, ValueError):
+                most = 2 * limit * MEBIBYTE
+                resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+
+    def _look_at_memory(self, pid: int) -> None:
+        try:
+            with open(f"/proc/{pid}/statm") as file:
+                self.memory_mb = int(file.read().split()[1]) * PAGE_BYTES / MEBIBYTE
+        except (OSError, ValueError, IndexError):
+            return
+        limit = self._upbringing.memory_mb
+        if limit is not None and self.memory_mb > limit:
+            self.kill(f"it was killed, for it had taken {self.memory_mb:.0f} MiB, limit {limit} (memory_mb)")
+
+    def _read(self, stderr_r: int) -> bool:
+        """Take what it has written, and pass it on; False at the end."""
+        try:
+            data = os.read(stderr_r, 65_536)
+        except BlockingIOError:
+            return True
+        with contextlib.suppress(Exception):  # None, or closed, or full
+            sys.stderr.buffer.write(data)
+            sys.stderr.flush()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-LINE_CHARS:]
+        self._lines += [line.decode("utf-8", "replace")[:LINE_CHARS] for line in lines if line.strip()]
+        return bool(data)
+
+    def _last_words(self) -> str:
+        rest = self._rest.decode("utf-8", "replace")
+        return "\n".join([*self._lines, rest] if rest.strip() else self._lines)
+
+
+class Nursery:
+    """All processes of one host's children. ``post`` hands an event to the router thread."""
+
+    def __init__(self, server_id: str, hatch: Hatching, post: Callable[..., None]) -> None:
+        self._server_id = server_id
+        self._hatch = hatch
+        self._post = post
+        self._count = 0
+        self._all: set[Process] = set()  # belongs to the router thread, as `begin` and `bury`
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __repr__(self) -> str:
+        return f"<Nursery [{len(self._all)} processes]>"
+
+    def begin(
+        self, upbringing: Upbringing, pause_s: float,
+        up: Callable[[Process, str], list[Any]], gone: Callable[[Process, Death], list[Any]],
+        tick: Callable[[], list[Any]],
+    ) -> Process:  # fmt: skip
+        """Start a process in ``pause_s`` seconds. The router thread calls ``up``, ``gone`` and ``tick``."""
+        self._count += 1
+        post = self._post
+
+        def died(process: Process, death: Death) -> None:
+            post(self._bury, process)
+            post(gone, process, death)
+
+        process = Process(
+            f"{self._server_id[:48]}.child-{self._count}", self._hatch, upbringing, pause_s,
+            lambda process, path: post(up, process, path), died, lambda: post(tick),
+        )  # fmt: skip
+        self._all.add(process)
+        return process
+
+    def _bury(self, process: Process) -> list[Any]:
+        self._all.discard(process)
+        return []
+
+    def end_all(self) -> None:
+        """Ask all processes to end in order."""
+        for process in list(self._all):
+            process.end("the host has stopped")
+
+    def close(self, timeout_s: float) -> bool:
+        """Kill what has not ended within ``timeout_s`` seconds; False if any did not end even so."""
+        end = time.monotonic() + timeout_s
+        everything = list(self._all)  # they bury themselves meanwhile
+        left = [process for process in everything if not process.ended.wait(max(0.0, end - time.monotonic()))]
+        for process in left:
+            process.kill("the host has stopped")
+        end = time.monotonic() + KILLED_S
+        return not [process for process in left if not process.ended.wait(max(0.0, end - time.monotonic()))]

@@ -1,0 +1,184 @@
+"""A child's way to its host: what the code of an agent in a child calls, asks for and waits for.
+
+To such code the host is the parent, never the child: its calls go there over a connection of the child's own, and the
+agents and results that it names are the parent's. The wait-for graph is there as well, so waits are told upward:
+
+* a call that blocks its thread until the answer comes says so itself (the option ``waits``);
+* every other wait is told by WAITS if it lasts `TELL_AFTER_S`, and taken back when it ends. If the parent refuses the
+  wait, because it could never end, the waiting code gets that error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..agents.context import RunningCall, own_call
+from ..codec import Encoded, pack
+from ..config import Parent
+from ..connection.connection import Connection
+from ..connection.requests import Plain
+from ..connection.target import Target
+from ..errors import ZmqAgentsError
+from ..execution.gate import Wait, begin_wait
+from ..execution.router import Router
+from ..execution.services import LocalServices, gives_slot_back
+from ..models.configs import ModelConfigs
+from ..scheduler.seals import Seals
+from ..wire.link import Sink, rebuild_error
+from ..wire.messages import Kind, Reply
+
+__all__ = ["ParentConnection", "ParentServices"]
+
+TELL_AFTER_S = 0.02  # most waits are shorter; to find a deadlock may take a second
+
+
+class ParentConnection(Connection):
+    """The connection of a child to its parent, which the code of its agents takes for their host."""
+
+    server_id = ""  # set when it is made, known before it is opened
+
+    def __init__(self, parent: Parent) -> None:
+        super().__init__(Target("", None, ipc=parent.ipc))
+        self.server_id = parent.server_id
+        self.address = parent.address
+
+    def call(
+        self, agent: str, method: str, body: Encoded, *,
+        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
+    ) -> Reply:  # fmt: skip
+        caller = own_call()
+        if caller is not None and caller.thread == threading.get_ident() and not caller.ticket.on_loop:
+            options = {**(options or {}), "waits": True}
+        return super().call(agent, method, body, flags=flags, options=options, timeout=timeout)
+
+    def begin_wait(self, task_id: str, task_ids: Sequence[str], any_of: bool, sink: Sink) -> int:
+        """Tell that the call ``task_id`` waits. If the wait is refused, ``sink`` gets the error. Its number."""
+        message = Plain(Kind.WAITS, None, pack([task_id, list(task_ids), any_of]))
+        return self.open_channel().request(message, sink, None)
+
+    def end_wait(self, number: int) -> None:
+        """Tell that the wait is over."""
+        channel = self.channel
+        if channel is not None and not channel.closing:  # otherwise the parent has gone
+            channel.take_back(number, Kind.WAITS)
+
+
+class _Told:
+    """One wait, as far as the parent knows of it; ``refused`` gets the error if it refuses the wait."""
+
+    def __init__(
+        self, link: ParentConnection, call: RunningCall, task_ids: Sequence[str], any_of: bool,
+        refused: Callable[[Exception], None],
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._task_id = call.call_id
+        self._task_ids = task_ids
+        self._any_of = any_of
+        self._refused = refused
+        self._lock = threading.Lock()  # the end of a wait may be told by another thread
+        self._number = 0
+        self._over = not task_ids
+
+    def begin(self) -> None:
+        """It has lasted for a while."""
+        with self._lock:
+            if not self._over:
+                with contextlib.suppress(ZmqAgentsError):  # the parent is gone, and soon this process is, too
+                    self._number = self._link.begin_wait(self._task_id, self._task_ids, self._any_of, self)
+
+    def end(self) -> None:
+        """It is over."""
+        with self._lock:
+            self._over = True
+            number, self._number = self._number, 0
+        if number:
+            self._link.end_wait(number)
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is not None and reply.code:
+            self._refused(rebuild_error(reply))
+
+    def fail(self, error: Exception) -> None:
+        """The parent is gone, and soon this process is, too."""
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes."""
+
+
+class ParentServices(LocalServices):
+    """What agents in a child may ask of their host; see the module's docstring. Any thread of the child may use it."""
+
+    def __init__(
+        self, link: ParentConnection, server_id: str, models: ModelConfigs, router: Router,
+        client: Callable[[], Any], seals: Seals,
+    ) -> None:  # fmt: skip
+        super().__init__(server_id, models, router, client, seals)
+        self._link = link
+
+    def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
+        """See `LocalServices.wait_for`."""
+        if not gives_slot_back(call.ticket, "result()"):
+            return False
+        wait = begin_wait(call.ticket)
+        self._router.wait_outside(wait)
+        self._end_when_done(wait, results, any_of)
+        known = [result.task_id for result in results if getattr(result, "task_id", "")]
+        self._wait_and_tell(wait, call, known if len(known) == len(results) or not any_of else [], any_of, timeout)
+        return True
+
+    def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
+        """See `LocalServices.wait_for_item`."""
+        if not gives_slot_back(call.ticket, "reading a stream"):
+            return False
+        wait, router = begin_wait(call.ticket), self._router
+        stream.watch(lambda: router.wait_over(wait))
+        router.wait_outside(wait)
+        if stream.ready():  # it came between the look and the wait
+            router.wait_over(wait)
+        try:
+            self._wait_and_tell(wait, call, [stream.task_id] if stream.task_id else [], False, timeout)
+        finally:
+            stream.watch(None)
+        return True
+
+    def _wait_and_tell(
+        self, wait: Wait, call: RunningCall, task_ids: Sequence[str], any_of: bool, timeout: float | None
+    ) -> None:
+        first_s = TELL_AFTER_S if timeout is None else max(0.0, min(timeout, TELL_AFTER_S))
+        if wait.gate.wait(first_s):
+            return
+        refusals: list[Exception] = []
+
+        def refused(error: Exception) -> None:
+            refusals.append(error)
+            self._router.wait_over(wait)
+
+        told = _Told(self._link, call, task_ids, any_of, refused)
+        told.begin()
+        try:
+            self._pass(wait, None if timeout is None else timeout - first_s)
+        finally:
+            told.end()
+        if refusals:
+            raise refusals[0]
+
+    def awaiting(
+        self, call: RunningCall, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
+    ) -> Callable[[], None]:
+        """See `LocalServices.awaiting`."""
+        import asyncio  # it runs there, so it is here
+
+        over = super().awaiting(call, result, fail, ready)
+        told = _Told(self._link, call, [result.task_id] if result.task_id else [], False, fail)  # type: ignore[arg-type]
+
+        def end() -> None:
+            told.end()
+            over()
+
+        if hasattr(result, "watch"):
+            result.watch(end)
+        asyncio.get_running_loop().call_later(TELL_AFTER_S, told.begin)
+        return end

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.config import BrokerConfig, generate_server_id, without_password
+from zmqagents.config import BrokerConfig, Parent, generate_server_id, without_password
 from zmqagents.errors import ConfigError
 
 COUNTS = [
     "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
-    "max_calls", "max_mailbox", "max_agents", "max_queued_bytes",
+    "max_calls", "max_mailbox", "max_agents", "max_queued_bytes", "max_children",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace",
-          "types"]  # fmt: skip
+          "types", "isolation", "processes", "parent"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -316,3 +316,20 @@ def test_agents_are_ids_with_class_names_and_keyword_arguments() -> None:
 
 def test_the_arguments_of_agents_are_not_shown() -> None:
     assert BrokerConfig(agents={"a": ("A", {"key": "sk-secret"})}).public()["agents"] == {"a": "A"}
+
+
+def test_agents_run_in_threads_of_the_host_unless_it_is_told_otherwise() -> None:
+    assert (BrokerConfig().isolation, BrokerConfig().processes) == ("thread", 0)
+    assert BrokerConfig(processes=3).pool_size == 3
+    assert BrokerConfig().pool_size == os.cpu_count(), "one for each core"
+    refused("isolation must be 'thread', 'process' or 'pool', not 'fork'", isolation="fork")
+    refused("processes must be a whole number of at least 0, not -1", processes=-1)
+
+
+def test_what_status_shows_of_a_parent_has_no_key() -> None:
+    parent = Parent("host-1", "localhost:5000", "/run/host.sock", b"secret key")
+    config = BrokerConfig(parent=parent, private=True)
+    assert config.public()["parent"] == "host-1"
+    assert "secret" not in repr(config)
+    assert not config.takes_pickles
+    assert config.replace(parent=None).takes_pickles

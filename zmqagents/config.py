@@ -27,7 +27,6 @@ __all__ = [
     "BrokerConfig",
     "Parent",
     "check_host",
-    "check_isolation",
     "check_packages",
     "check_threads",
     "generate_server_id",
@@ -87,8 +86,7 @@ def check_threads() -> None:
         )
 
 
-def check_isolation(isolation: object) -> None:
-    """Raise ConfigError where no agent can have a process of its own."""
+def _check_isolation(isolation: object) -> None:
     if not sys.platform.startswith("linux"):
         raise ConfigError(
             f"isolation={isolation!r} needs Linux (pidfd, /proc), and this is {sys.platform}: use isolation='thread'"
@@ -186,7 +184,7 @@ class BrokerConfig:
         if self.isolation not in ("thread", "process", "pool"):
             raise ConfigError(f"isolation must be 'thread', 'process' or 'pool', not {self.isolation!r}")
         if self.isolation != "thread":
-            check_isolation(self.isolation)
+            _check_isolation(self.isolation)
         for name in ("local_mode", "private", "fast_lane", "plain_types"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")

@@ -18,7 +18,8 @@ from typing import Any
 
 from ..errors import type_name_of
 from .base import AgentBase
-from .marks import AgentOptions, Returns
+from .marks import Returns
+from .options import AgentOptions
 from .timing import Pace
 
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods

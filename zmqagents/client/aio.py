@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
-from ..agents.marks import OnBusy
+from ..agents.options import Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.link import Link
@@ -23,7 +23,7 @@ from .deadlines import UNSET, Timeout, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, chosen_options, constructor_names, creation, facts, next_page, rows
+from .rpc import RpcClient, constructor_names, creation, facts, next_page, rows
 
 __all__ = ["AsyncRpcClient"]
 
@@ -110,10 +110,16 @@ class AsyncRpcClient:
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto",
     ) -> AsyncAgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
-        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+        )  # fmt: skip
+        return AsyncAgentMaker(self, agent_id, given)
 
     async def get_agent(self, agent_id: str) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
-from ..agents.marks import AgentOptions, OnBusy
+from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import origin_of
 from ..agents.spec import class_name_of
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
@@ -39,11 +39,11 @@ def creation(
     if not isinstance(name, str):
         raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
     try:
-        chosen = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
+        given = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
     except TypeError:
-        known = ", ".join(AgentOptions.__slots__)
-        raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
-    options = {"class": checked_name(name, errors.UnknownClass), **chosen}
+        got = ", ".join(map(repr, agent_options or ()))  # the names alone: a value may be a secret
+        raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}") from None
+    options = {"class": checked_name(name, errors.UnknownClass), **given}
     if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
         options["origin"] = origin_of(cls_or_name)
     if agent_id is None:
@@ -66,12 +66,6 @@ def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list
     return [name for name in names if name in parameters]
 
 
-def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy: OnBusy | None) -> dict[str, Any]:
-    """``agent_options`` of those that are not None."""
-    given = {"max_concurrency": max_concurrency, "reentrant": reentrant, "on_busy": on_busy}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 class AgentMaker:
     """Makes agents with the options that `RpcClient.options` was given. Any thread."""
 
@@ -91,7 +85,7 @@ class AgentMaker:
         )
 
     def __repr__(self) -> str:
-        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {self._agent_options}>"
+        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {', '.join(self._agent_options)}>"
 
 
 class RpcClient:
@@ -169,8 +163,8 @@ class RpcClient:
 
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
-        this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
-        of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
+        this agent: any that `agent` takes; ``env`` needs the role admin. A class whose ``__init__`` has a parameter of
+        one of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` raises.
@@ -197,13 +191,19 @@ class RpcClient:
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto",
     ) -> AgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
 
         ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``
         """
-        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+        )  # fmt: skip
+        return AgentMaker(self, agent_id, given)
 
     @overload
     def get_agent(self, agent_id: str) -> Any: ...

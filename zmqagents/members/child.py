@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .. import codec, errors
-from ..agents.marks import AgentOptions
+from ..agents.options import AgentOptions
 from ..codec import Encoded
 from ..connection.requests import Call
 from ..process.crashes import Crashes

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
+from ..agents.options import check_platform
 from ..codec import Encoded
-from ..config import Parent, check_isolation
+from ..config import Parent
 from ..connection.requests import Call
 from ..process import children
 from ..scheduler.dispatcher import Dispatcher
@@ -97,10 +98,10 @@ class Members:
         """Give a new agent its home. Raises ConfigError, HostBusy."""
         options, config = record.options, self._config
         isolation = options.isolation or config.isolation
-        check_isolation(isolation)
+        check_platform(isolation)
         if self._hatch is None:
             raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
-        options = dataclasses.replace(options, isolation=isolation)
+        options = dataclasses.replace(options, isolation=isolation).checked()
         self._children = {child: None for child in self._children if child.load or child.own is None}
         shared = [child for child in self._children if child.own is None]
         best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None

@@ -6,13 +6,12 @@ half of it that is not about queueing. Both refuse by raising, and change nothin
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable
 
 from .. import errors
 from ..agents.base import new_agent_id
-from ..agents.marks import AgentOptions
+from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
@@ -78,7 +77,7 @@ class Admission:
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
-            record, op, method = self._management(call, now, _payer(peer, parent))
+            record, op, method = self._management(peer, call, now, _payer(peer, parent))
         elif call.flags & Flag.ATTRIBUTE:
             op = _attribute(record, call)
         else:
@@ -163,7 +162,9 @@ class Admission:
         if queued > 0:
             _refuse(share, payer.queued_bytes, queued, size)
 
-    def _management(self, call: Call, now: float, payer: Account) -> tuple[AgentRecord, str, MethodSpec | None]:
+    def _management(
+        self, peer: Peer, call: Call, now: float, payer: Account
+    ) -> tuple[AgentRecord, str, MethodSpec | None]:
         """A request to the host itself that takes a worker; the broker answers all others.
 
         The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
@@ -198,8 +199,7 @@ class Admission:
         share = self._calls.shares.agents
         if len(agents) >= share.free and share.refuses(payer.agents, len(agents)):  # no time makes room: no second try
             raise errors.HostBusy(share.reason(payer.agents, len(agents)))
-        chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
-        options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
+        options = _options_of(spec, peer, call)
         record = AgentRecord(name, spec, options, now)
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
             self._settle(record)
@@ -208,6 +208,16 @@ class Admission:
 
 def _cannot_settle(record: AgentRecord) -> None:
     raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
+
+
+def _options_of(spec: ClassSpec, peer: Peer, call: Call) -> AgentOptions:
+    """The options of an agent to be made: those of its class, and those that the call gives."""
+    given = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+    if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs
+        raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
+    options = spec.options.but(given).checked() if given else spec.options
+    check_platform(options.isolation)
+    return options
 
 
 def _payer(peer: Peer, parent: Ticket | None) -> Account:

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from ..agents.context import RunningCall
-from ..agents.marks import AgentOptions
+from ..agents.options import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec, away
 from ..agents.timing import Pace
 from ..codec import unpack
@@ -23,17 +23,8 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account
 
 __all__ = [
-    "AgentRecord",
-    "Counters",
-    "DrainEnd",
-    "Home",
-    "ParkedFetch",
-    "Peer",
-    "State",
-    "Ticket",
-    "left_over",
-    "phase",
-]
+    "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase",
+]  # fmt: skip
 
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
@@ -76,7 +67,7 @@ class DrainEnd:
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
-    __slots__ = ("account", "calls", "fetches", "gone", "key", "local", "prefix", "user")
+    __slots__ = ("account", "calls", "fetches", "gone", "is_admin", "key", "local", "prefix", "user")
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
@@ -86,9 +77,14 @@ class Peer:
         self.account = Account(user) if account is None else account
         self.key = key  # the broker's handle
         self.local = local
+        self.is_admin = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
         self.gone = False
+
+    def trust(self, is_admin: bool) -> None:
+        """Note whether it has the role admin."""
+        self.is_admin = is_admin
 
 
 class Home(Protocol):

@@ -406,11 +406,16 @@ class Fragile(AgentBase):
 CLASSES = [Desk, Latch, Counter, Together, Node, Fragile]
 
 
+ISOLATION = os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread")  # `make test-processes`: agents run in children
+
+
 @contextmanager
 def host(*classes: type, **settings: Any) -> Iterator[RpcAgentServerLauncher]:
     """A host process with ``classes`` (default: all of these). It ends at once, whatever still runs on it."""
     settings.setdefault("local_mode", True)
     settings.setdefault("grace_s", 0.2)
+    settings.setdefault("isolation", ISOLATION)
+    settings.setdefault("processes", 2)
     launcher = RpcAgentServerLauncher(custom_agent_classes=list(classes) or CLASSES, **settings)
     launcher.launch()
     try:

@@ -47,9 +47,34 @@ def snapshot(runtime_dir: Path) -> Counter[str]:
 def leftovers(before: Counter[str], runtime_dir: Path, settle_s: float = SETTLE_S) -> list[str]:
     """What is there now and was not there ``before``; looks until nothing is left or ``settle_s`` is over."""
     deadline = time.monotonic() + settle_s
-    while (left := _named(snapshot(runtime_dir) - before)) and time.monotonic() < deadline:
+    while (
+        left := _named(_without_children_of_hosts(snapshot(runtime_dir) - before, before))
+    ) and time.monotonic() < deadline:
         time.sleep(0.01)
     return left
+
+
+def _without_children_of_hosts(left: Counter[str], before: Counter[str]) -> Counter[str]:
+    """``left`` without the processes that a host which was there ``before`` runs agents in: they end with it."""
+    known = {int(text.split()[1].rstrip(":")) for text in before if text.startswith("process ")}
+    files = {text for text in before if text.endswith(".ipc")}
+    return Counter(text for text in left.elements() if not (_parent_of(text) in known or _host_of(text) in files))
+
+
+def _parent_of(text: str) -> int | None:
+    """The parent of the living process that ``text`` names."""
+    if not text.startswith("process ") or "waited" in text:
+        return None
+    try:
+        return psutil.Process(int(text.split()[1].rstrip(":"))).ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _host_of(text: str) -> str | None:
+    """What names the socket of the host, if ``text`` names a file of one of its children."""
+    name, child, _ = text.partition(".child-")
+    return f"{name}.ipc" if child else None
 
 
 def warm_up() -> None:

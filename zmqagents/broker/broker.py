@@ -502,8 +502,7 @@ class Broker:
         elif caller is None:
             self._carry_out(self._dispatcher.on_call(session.caller, call, now))
         else:
-            waits = bool(call.options.get("waits"))
-            self._carry_out(self._dispatcher.on_call(session.caller, call, now, parent=caller, wait=waits))
+            self._carry_out(self._members.on_call(session.caller, call, caller, now))
 
     def _take_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
         """Accept a call of the host's own code; ``wait``: the code of ``parent`` waits for the outcome."""

@@ -157,9 +157,10 @@ class Listening:
             config.server_id, config.host, port, os.getpid(), path, server_key, __version__, self._started,
             config.grace_s,
         )  # fmt: skip
-        self._closing.callback(discovery.withdraw, record)
-        discovery.publish(record)
-        self._presence = Presence(record, lock, self.unix)
+        if config.parent is None:  # else its parent knows it, and it is nobody else's
+            self._closing.callback(discovery.withdraw, record)
+            discovery.publish(record)
+            self._presence = Presence(record, lock, self.unix)
         self._clients.open(auth.role_of, codec.pack(self._welcome_of(bound)))
         return bound
 

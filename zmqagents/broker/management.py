@@ -50,6 +50,7 @@ __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Req
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
+MEMBERS_WAIT_S = 1.0  # for the stacks of calls that run in other processes
 MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
 
 
@@ -283,7 +284,16 @@ class Management:
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
             rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
-        return lambda: [{**row, "stack": self._stack_of(ticket, frame)} for ticket, frame, row in rows]
+        elsewhere = self._members.ask_all(Op.DUMP)
+
+        def answer() -> list[dict[str, Any]]:
+            stacks = {row.get("task_id"): row.get("stack") for row in elsewhere.rows(MEMBERS_WAIT_S)}
+            return [
+                {**row, "stack": stacks.get(row["task_id"]) or self._stack_of(ticket, frame)}
+                for ticket, frame, row in rows
+            ]
+
+        return answer
 
     def _stack_of(self, ticket: Ticket, frame: Any) -> str:
         if ticket.on_loop:

@@ -12,10 +12,11 @@ import os
 import threading
 import weakref
 from collections import deque
+from contextlib import AbstractContextManager
 from typing import Any
 
 from .. import codec, errors
-from ..agents.context import own_call, running_call
+from ..agents.context import RunningCall, own_call, running_call
 from ..codec import Encoded
 from ..config import check_threads
 from ..wire import messages
@@ -25,7 +26,7 @@ from .channel import LATE_S, Channel, after_fork, close_all, is_over
 from .requests import Call, Credit, Plain
 from .target import Target
 
-__all__ = ["Connection", "connect", "trust"]
+__all__ = ["Connection", "connect", "take_place", "trust"]
 
 
 # ---------------------------------------------------------------- the handle
@@ -41,6 +42,12 @@ _own_hosts: set[str] = set()
 def trust(address: str) -> None:
     """The private host at ``address`` was started by this program: pickles may go there, and come from there."""
     _own_hosts.add(address)
+
+
+def take_place(connection: Connection) -> None:
+    """Make ``connection`` the one of this process to its address."""
+    with _connections_lock:
+        _connections[connection.address, None] = connection
 
 
 def connect(target: Target) -> Connection:
@@ -120,11 +127,15 @@ class Connection(Link):
         try:
             if call is None:
                 return channel.ask(message)
-            with call.host.outside(call):  # a worker of some host: it gives its slot back meanwhile
+            with self.waiting(call):
                 return channel.ask(message)
         except errors.CallTimeout:
             what = f"{agent or 'the host'}.{method}"
             raise errors.CallTimeout(f"{what}: no answer from {self.address} within {timeout:.3g} s") from None
+
+    def waiting(self, call: RunningCall) -> AbstractContextManager[None]:
+        """The code of ``call`` waits within this block: a worker of some host gives its slot back meanwhile."""
+        return call.host.outside(call)
 
     def submit(
         self, agent: str, method: str, body: Encoded, sink: Sink, *,

@@ -26,6 +26,7 @@ from ..scheduler.effects import Effect
 from ..scheduler.records import AgentRecord, Ticket
 from ..wire.link import rebuild_error
 from ..wire.messages import Op, Reply, error_reply
+from .answers import Answers
 from .forwarder import Forwarder, Outlet, request_of
 from .line import Line
 from .nursery import Death, Nursery, Process, Upbringing
@@ -301,6 +302,12 @@ class Child:
         """Tell the process what every process of the host is told."""
         if self.state is State.UP and self._line is not None:
             self._line.ask(_again(lesson), _Ignored())
+
+    def ask(self, op: str, answers: Answers) -> None:
+        """Ask the process for rows, if it can be asked."""
+        if self.state is State.UP and self._line is not None:
+            answers.expect()
+            self._line.ask(Call("", op, _NO_ARGUMENTS, 0, None, None, None), answers)
 
     def close(self) -> None:
         """Close the connection, at the end of the host."""

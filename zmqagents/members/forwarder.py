@@ -42,6 +42,9 @@ class Outlet(Protocol):
     pass_on: PassOn
     clock: Callable[[], float]
 
+    def note_end(self, ticket: Ticket) -> None:
+        """The code of ``ticket`` has returned."""
+
 
 class Forwarder:
     """Runs calls on one member; see the module's docstring. Belongs to the router thread."""
@@ -97,7 +100,7 @@ class Forwarder:
         """The code of ``ticket`` has returned."""
         outlet = self._outlet
         self._sent.pop(ticket, None)
-        outlet.running.pop(ticket.task_id, None)
+        outlet.note_end(ticket)
         outlet.carry_out(outlet.dispatcher.on_done(ticket, reply, outlet.clock()))
 
     def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:

@@ -11,6 +11,7 @@ All of this belongs to the router thread.
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,9 +24,10 @@ from ..connection.requests import Call
 from ..process import children
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, Resume
-from ..scheduler.records import AgentRecord, Peer, Ticket
+from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
 from ..wire import messages
+from .answers import Answers
 from .child import Child
 from .directory import LocalDirectory
 from .forwarder import PassOn
@@ -34,6 +36,9 @@ from .nursery import Hatch, Nursery
 from .placement import least_loaded
 
 __all__ = ["Bound", "Members"]
+
+
+MAX_OVER = 1024  # calls that were cancelled or late, and have returned, which are remembered
 
 
 class Bound(Protocol):
@@ -72,6 +77,7 @@ class Members:
         self._parent: Parent | None = None  # this host, as its children know it
         self._post = post
         self._children: dict[Child, None] = {}
+        self._over: OrderedDict[str, Ticket] = OrderedDict()
         self._waits: dict[tuple[Peer, int], tuple[Ticket, Sequence[str]]] = {}
 
     def __repr__(self) -> str:
@@ -87,6 +93,14 @@ class Members:
         assert self._hatch is not None
         assert self._parent is not None
         return self._hatch(self._parent, name, stderr, env)
+
+    def note_end(self, ticket: Ticket) -> None:
+        """The code of ``ticket`` has returned: a call that it had made may come later all the same."""
+        del self.running[ticket.task_id]
+        if ticket.ended is not None:
+            self._over[ticket.task_id] = ticket
+            if len(self._over) > MAX_OVER:
+                self._over.popitem(last=False)
 
     def later(self, step: Callable[[], None]) -> None:
         """Do ``step`` when what is being done is done."""
@@ -120,11 +134,20 @@ class Members:
     def caller_of(self, call: messages.Call) -> Ticket | None:
         """The call of a member's code that has made ``call``; None: it came from elsewhere."""
         chain = call.options.get("chain")
-        if not chain or not self.running:
+        if not chain or not (self.running or self._over):
             return None
         seals = self.dispatcher.seals
-        ticket = self.running.get(Seals.task_id_of(chain[-1]))
+        task_id = Seals.task_id_of(chain[-1])
+        ticket = self.running.get(task_id) or self._over.get(task_id)
         return ticket if ticket is not None and seals.is_ours(chain[-1]) else None
+
+    def on_call(self, peer: Peer, call: messages.Call, caller: Ticket, now: float) -> list[Effect]:
+        """The code of ``caller`` has made a call."""
+        if caller.state is State.DONE and caller.ended is not None:
+            name = f"{call.agent}.{call.method}"
+            error = type(caller.ended)(f"{name}: its caller has ended ({caller.ended})")
+            return [Answer(peer, call.call_id, messages.error_reply(error, agent=call.agent, method=call.method))]
+        return self.dispatcher.on_call(peer, call, now, parent=caller, wait=bool(call.options.get("waits")))
 
     def on_waits(self, peer: Peer, waits: messages.Waits) -> list[Effect]:
         """The code of a call waits, or (without a task id) waits no more."""
@@ -136,6 +159,9 @@ class Members:
         if ticket is None:
             return []
         now = self.clock()
+        if not waits.task_ids:
+            self._waits[key] = ticket, ("",)
+            return dispatcher.on_go_outside(ticket, now)
         own = [task_id for task_id in waits.task_ids if task_id in dispatcher.tasks]
         effects = dispatcher.on_wait(ticket, own, now, any_of=waits.any_of) if own else []
         if refusal_of(ticket, effects) is None and not waits.any_of:
@@ -173,6 +199,13 @@ class Members:
         self.lessons.append(lesson)
         for child in self._children:
             child.learn(lesson)
+
+    def ask_all(self, op: str) -> Answers:
+        """Ask every process that answers for a list of rows: ``op`` is a management request."""
+        answers = Answers()
+        for child in self._children:
+            child.ask(op, answers)
+        return answers
 
     def begin_end(self) -> None:
         """Ask all processes to end in order; no other is started."""

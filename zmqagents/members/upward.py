@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..agents.context import RunningCall, own_call
 from ..codec import Encoded, pack
 from ..config import Parent
-from ..connection.connection import Connection
+from ..connection.connection import Connection, take_place
 from ..connection.requests import Plain
 from ..connection.target import Target
 from ..errors import ZmqAgentsError
@@ -44,6 +45,12 @@ class ParentConnection(Connection):
         super().__init__(Target("", None, ipc=parent.ipc))
         self.server_id = parent.server_id
         self.address = parent.address
+        take_place(self)  # also for code that goes there as strangers do
+
+    def waiting(self, call: RunningCall) -> AbstractContextManager[None]:
+        """The slot is given back; the parent knows for which call."""
+        host = call.host
+        return host.giving_back(call) if isinstance(host, ParentServices) else host.outside(call)
 
     def call(
         self, agent: str, method: str, body: Encoded, *,
@@ -80,7 +87,7 @@ class _Told:
         self._refused = refused
         self._lock = threading.Lock()  # the end of a wait may be told by another thread
         self._number = 0
-        self._over = not task_ids
+        self._over = False
 
     def begin(self) -> None:
         """It has lasted for a while."""
@@ -117,6 +124,22 @@ class ParentServices(LocalServices):
     ) -> None:  # fmt: skip
         super().__init__(server_id, models, router, client, seals)
         self._link = link
+
+    def giving_back(self, call: RunningCall) -> AbstractContextManager[None]:
+        """The slot is given back within this block, and taken again at its end."""
+        return super().outside(call)
+
+    @contextmanager
+    def outside(self, call: RunningCall) -> Iterator[None]:
+        """The same for what the parent cannot see: a call that comes back from there must not wait for this one."""
+        told = _Told(self._link, call, (), False, _ignore)
+        if call.thread == threading.get_ident():
+            told.begin()
+        try:
+            with super().outside(call):
+                yield
+        finally:
+            told.end()
 
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """See `LocalServices.wait_for`."""
@@ -157,7 +180,8 @@ class ParentServices(LocalServices):
             self._router.wait_over(wait)
 
         told = _Told(self._link, call, task_ids, any_of, refused)
-        told.begin()
+        if task_ids:
+            told.begin()
         try:
             self._pass(wait, None if timeout is None else timeout - first_s)
         finally:
@@ -172,7 +196,7 @@ class ParentServices(LocalServices):
         import asyncio  # it runs there, so it is here
 
         over = super().awaiting(call, result, fail, ready)
-        told = _Told(self._link, call, [result.task_id] if result.task_id else [], False, fail)  # type: ignore[arg-type]
+        told = _Told(self._link, call, [result.task_id], False, fail)  # type: ignore[arg-type]
 
         def end() -> None:
             told.end()
@@ -180,5 +204,10 @@ class ParentServices(LocalServices):
 
         if hasattr(result, "watch"):
             result.watch(end)
-        asyncio.get_running_loop().call_later(TELL_AFTER_S, told.begin)
+        if result.task_id:
+            asyncio.get_running_loop().call_later(TELL_AFTER_S, told.begin)
         return end
+
+
+def _ignore(error: Exception) -> None:
+    """A wait of this kind is never refused."""

@@ -69,6 +69,7 @@ class Dispatcher:
         self.on_wait, self.on_unwait, self.on_wait_over = waiting.on_wait, waiting.on_unwait, waiting.on_wait_over
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
+        self.on_go_outside = waiting.on_go_outside
         self.on_dep = waiting.on_dep
         self.starve, self.feed = calls.starve, calls.feed
         self.on_store_full = self.admission.on_store_full

@@ -120,6 +120,25 @@ class Waiting:
             effects.append(Resume(ticket, wait_graph.deadlock_error(cycle)))
         return self.end(effects, now)
 
+    def on_go_outside(self, ticket: Ticket, now: float) -> list[Effect]:
+        """The code of ``ticket``, which runs on a member, waits for what neither that nor this host can see.
+
+        It is over with `on_unawait_outside` of the task id "". Calls that came back in its chain cannot start before:
+        they are refused, as the code itself hears of nothing until the wait is over.
+        """
+        effects: list[Effect] = []
+        if self.refusal(ticket) is not None:
+            return effects
+        before, ticket.outside = ticket.outside, frozenset()
+        ticket.state = State.WAITING
+        cycle = self._closes_cycle(ticket, None, now, effects) if ticket.returns else None
+        if cycle is None:
+            return self.end(effects, now)
+        ticket.outside = before
+        effects += self.refuse_returns(ticket, wait_graph.deadlock_error(cycle), now)
+        ticket.outside = frozenset()
+        return self.end(effects, now)
+
     def on_unawait_outside(self, ticket: Ticket, task_id: str) -> list[Effect]:
         """The wait that `on_await_outside` began is over."""
         if ticket.on_loop and ticket.outside is not None:

@@ -38,12 +38,13 @@ class MethodSpec:
 
     name: str
     returns: Returns
-    on_loop: bool  # async def or async generator: runs on the host's event loop and takes no worker thread
+    on_loop: bool  # async def or async generator: runs on the host's event loop and takes no worker thread here
     concurrent: bool
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
     idempotent: bool = False
     interruptible: bool = False  # an exception may be raised in its thread when the call is cancelled
+    in_thread: bool = False  # on_loop, for another process runs it: there it has a thread, and does one thing at a time
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long its runs in this process take
 
     @property
@@ -71,7 +72,10 @@ def away(spec: ClassSpec) -> ClassSpec:
     """``spec`` for agents whose methods another process runs: none of them takes a worker thread of this one."""
     known = _away.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
-        methods = {name: dataclasses.replace(method, on_loop=True) for name, method in spec.methods.items()}
+        methods = {
+            name: dataclasses.replace(method, on_loop=True, in_thread=not method.on_loop)
+            for name, method in spec.methods.items()
+        }
         known = _away[spec.name] = spec, dataclasses.replace(spec, methods=methods)
     return known[1]
 

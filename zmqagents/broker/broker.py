@@ -146,8 +146,9 @@ class Broker:
         )
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
-            dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on, clock=clock
-        )
+            dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
+            starve=self._events.on_await_credit, clock=clock,
+        )  # fmt: skip
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(

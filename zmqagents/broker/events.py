@@ -133,6 +133,9 @@ class Events:
             return [*refused, *self._on_wait_outside(wait)]
         return [Resume(wait.ticket)] if isinstance(refusal, errors.HostBusy) else effects
 
+    def refusal(self, ticket: Ticket) -> ZmqAgentsError | None:
+        return self._dispatcher.waiting.refusal(ticket)
+
     def wait_item(self, wait: Wait, stream: Any) -> None:
         self._post(self._on_wait_item, wait, stream)
 
@@ -158,7 +161,7 @@ class Events:
             return [Resume(ticket, refusal)]
         if not ticket.peer.local:
             self._clients.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop:
+        if reader is None or reader.settled or not reader.threaded:
             return dispatcher.on_wait_outside(ticket, now, parked=True)
         return dispatcher.on_wait(ticket, [reader.task_id], now, parked=True)
 
@@ -190,9 +193,10 @@ class Events:
         return _tell(fail, ticket, self._dispatcher.on_await_outside(ticket, task_id, self._clock()))
 
     def await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> None:
-        self._post(self._on_await_credit, ticket, fail, ready)
+        self._post(self.on_await_credit, ticket, fail, ready)
 
-    def _on_await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> Effects:
+    def on_await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> Effects:
+        """A coroutine or a member waits until the reader of the stream ``ticket`` has taken some items."""
         reader, context = ticket.parent, ticket.context
         if context is None or context.sender.has_credit:
             return []
@@ -202,7 +206,7 @@ class Events:
             return []
         if not ticket.peer.local:
             self._clients.starve(ticket)
-        if reader is None or reader.settled or reader.on_loop:
+        if reader is None or reader.settled or not reader.threaded:
             return []
         return self._on_await(ticket, reader.task_id, fail, ready)
 

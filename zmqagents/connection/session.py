@@ -451,7 +451,7 @@ class Session:
             if code == Code.BUSY and self._try_later(head):
                 return
         request = self.book.answered(head.call_id)
-        if request is not None and type(request.message) is Call and request.message.lacks_items(head):
+        if request is not None and isinstance(request.message, Call) and request.message.lacks_items(head):
             self.book.keep(request)  # written before the host knew what a broken connection has lost: it comes again
             return
         if not self._unacknowledged:
@@ -469,7 +469,7 @@ class Session:
         kind = head.kind
         if kind == Kind.CHUNK:
             request = self.book.find(head.call_id)
-            if request is None or request.sink is None or type(request.message) is not Call:
+            if request is None or request.sink is None or not isinstance(request.message, Call):
                 return
             if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))

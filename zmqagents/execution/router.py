@@ -54,6 +54,9 @@ class Router(Protocol):
     def go_outside(self, wait: Wait) -> None:
         """The thread blocks on something of its own, and looks at its gate only when that is over."""
 
+    def refusal(self, ticket: Ticket) -> ZmqAgentsError | None:
+        """Why the code of ``ticket`` may not wait now, None if it may; as a look from another thread tells it."""
+
     def wait_item(self, wait: Wait, stream: Any) -> None:
         """The thread waits for the next item of a stream of this host."""
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from .. import codec, errors
@@ -57,9 +57,6 @@ class Yard(Outlet, Protocol):
     lines: dict[int, Line]  # by descriptor
     closing: bool  # no process is started any more
     lessons: list[Call]  # what every process is told first: model configurations, classes
-
-    def later(self, step: Callable[[], None]) -> None:
-        """Do ``step`` when what is being done is done."""
 
 
 class Resident:
@@ -150,6 +147,11 @@ class Child:
             elif resident.here and self._line is not None:
                 call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
                 self._line.ask(call, _Ignored())
+
+    def saw(self, call_id: int) -> None:
+        """A request of its code has come, over the connection of its own."""
+        if self._forwarder is not None:
+            self._forwarder.saw(call_id)
 
     # ------------------------------------------------------------ its process
 
@@ -286,6 +288,8 @@ class Child:
             self.kill("its connection to the host has broken")
         else:
             self.silent_s = line.look()
+        if self._forwarder is not None:
+            self._forwarder.release()
         if self._doomed:
             self._kill_what_disobeys()
         return []

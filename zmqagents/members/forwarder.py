@@ -21,14 +21,16 @@ from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import Ticket
-from ..wire.messages import Flag, Frame, Op, Reply, error_reply, reply_to_bytes
+from ..wire.messages import STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
 from .line import Line
 
-__all__ = ["Forwarder", "Outlet", "PassOn", "request_of"]
+__all__ = ["Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "request_of"]
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
 MANY = 1 << 30  # the turn is this host's matter: there, any number of calls of an agent may run
 
+HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
+Starve = Callable[[Ticket, Callable[[ZmqAgentsError], None], Callable[[], bool]], list[Effect]]
 PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
 
 
@@ -40,10 +42,14 @@ class Outlet(Protocol):
     running: dict[str, Ticket]  # calls whose code runs on some member, by task id
     carry_out: Callable[[list[Effect]], None]
     pass_on: PassOn
+    starve: Starve
     clock: Callable[[], float]
 
     def note_end(self, ticket: Ticket) -> None:
         """The code of ``ticket`` has returned."""
+
+    def later(self, step: Callable[[], None]) -> None:
+        """Do ``step`` when what is being done is done."""
 
 
 class Forwarder:
@@ -53,6 +59,8 @@ class Forwarder:
         self._line = line
         self._outlet = outlet
         self._sent: dict[Ticket, int] = {}
+        self._seen = 0  # the last request that code in the process has made
+        self._held: list[tuple[int, float, Ticket, Reply]] = []
 
     def __len__(self) -> int:
         return len(self._sent)
@@ -67,7 +75,7 @@ class Forwarder:
 
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket`` there."""
-        outlet, run = self._outlet, _Run(self, ticket)
+        outlet = self._outlet
         sender = _Credits(self, ticket) if ticket.flags & Flag.STREAM else None
         ticket.begin(
             RunningCall(
@@ -77,10 +85,7 @@ class Forwarder:
         outlet.running[ticket.task_id] = ticket
         try:
             call = request_of(ticket, outlet.dispatcher)
-            self._sent[ticket] = 0  # the answer may be there before `ask` has returned
-            call_id = self._line.ask(call, run)
-            if ticket in self._sent:
-                self._sent[ticket] = call_id
+            self._sent[ticket] = self._line.ask(call, _Run(self, ticket, call))
         except ZmqAgentsError as exc:
             self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
 
@@ -96,6 +101,30 @@ class Forwarder:
         if call_id:
             self._line.grant(call_id, items)
 
+    def returned(self, ticket: Ticket, reply: Reply, behind: int) -> None:
+        """The code of ``ticket`` has returned, and had made the request ``behind`` of its process: that comes first."""
+        if behind > self._seen:
+            self._held.append((behind, self._outlet.clock() + HOLD_S, ticket, reply))
+        else:
+            self.done(ticket, reply)
+
+    def saw(self, call_id: int) -> None:
+        """The request ``call_id`` of the process has come."""
+        if call_id > self._seen:
+            self._seen = call_id
+            if self._held:
+                self._outlet.later(self.release)
+
+    def release(self) -> None:
+        """Tell the ends that need not wait any more. What was cancelled before it was sent never comes."""
+        now, held, self._held = self._outlet.clock(), self._held, []
+        for each in held:
+            behind, until, ticket, reply = each
+            if behind <= self._seen or now >= until:
+                self.done(ticket, reply)
+            else:
+                self._held.append(each)
+
     def done(self, ticket: Ticket, reply: Reply) -> None:
         """The code of ``ticket`` has returned."""
         outlet = self._outlet
@@ -105,22 +134,38 @@ class Forwarder:
 
     def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:
         """One item of a stream."""
-        self._outlet.carry_out(self._outlet.pass_on(ticket, number, tuple(body)))
+        outlet, reader = self._outlet, ticket.parent
+        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.on_loop:
+            outlet.carry_out(outlet.dispatcher.on_unwait(reader, [ticket.task_id]))  # its wait is over with this
+        outlet.carry_out(outlet.pass_on(ticket, number, tuple(body)))
+        sender = ticket.context.sender if ticket.context is not None else None
+        if sender is not None and sender.spend():
+            outlet.carry_out(outlet.starve(ticket, lambda error: self._starved(ticket, error), _never))
+
+    def _starved(self, ticket: Ticket, error: ZmqAgentsError) -> None:
+        """The reader of a stream will never take what stands in its way."""
+        outlet = self._outlet
+        outlet.later(lambda: outlet.carry_out(outlet.dispatcher.on_lost(ticket, error, outlet.clock())))
 
 
 class _Run:
     """Takes what comes of one call."""
 
-    __slots__ = ("_forwarder", "_items", "_ticket")
+    __slots__ = ("_call", "_forwarder", "_items", "_ticket")
 
-    def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
+    def __init__(self, forwarder: Forwarder, ticket: Ticket, call: Forwarded) -> None:
         self._forwarder = forwarder
         self._ticket = ticket
+        self._call = call
         self._items = 0
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches
-        self._forwarder.done(self._ticket, reply)
+        behind = self._call.behind
+        if behind:
+            self._forwarder.returned(self._ticket, reply, behind)
+        else:
+            self._forwarder.done(self._ticket, reply)
 
     def fail(self, error: Exception) -> None:
         ticket = self._ticket
@@ -136,17 +181,47 @@ class _Run:
 class _Credits:
     """The producer of a stream, as its reader reaches it."""
 
-    has_credit = False
-
     def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
         self._forwarder = forwarder
         self._ticket = ticket
+        self._credit = STREAM_WINDOW
+
+    @property
+    def has_credit(self) -> bool:
+        return self._credit > 0
+
+    def spend(self) -> bool:
+        """An item has come; True if the producer now waits for credit."""
+        self._credit -= 1
+        return self._credit <= 0
 
     def grant(self, items: int) -> None:
+        self._credit = min(self._credit + items, STREAM_WINDOW)
         self._forwarder.grant(self._ticket, items)
 
 
-def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Call:
+def _never() -> bool:
+    return False
+
+
+class Forwarded(Call):
+    """The CALL that runs a ticket on a member.
+
+    Its code may have made calls without waiting for them, which travel over another connection. So the member says by
+    CHUNK which request of its own was the last: ``behind``, 0 for none. Those must come before the end of the call.
+    """
+
+    __slots__ = ("behind",)
+
+    def takes(self, number: int) -> bool:
+        """Note the item of a stream that has come, or what `behind` is to be."""
+        if self.flags & Flag.STREAM:
+            return super().takes(number)
+        self.behind = number + 1
+        return False
+
+
+def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     """The CALL that runs ``ticket`` on a member."""
     record = ticket.agent
     options: dict[str, Any] = {"task": ticket.task_id}
@@ -166,4 +241,6 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Call:
         buffers.append(pack({task_id: reply_to_bytes(reply) for task_id, reply in ticket.dep_replies.items()}))
     timeout = None if ticket.deadline is None else ticket.deadline - time.monotonic()
     body = Encoded(payload, buffers, ())  # type: ignore[arg-type]  # as it came
-    return Call(agent, method, body, ticket.flags & KEPT_FLAGS, options, timeout, None)
+    call = Forwarded(agent, method, body, ticket.flags & KEPT_FLAGS, options, timeout, None)
+    call.behind = 0
+    return call

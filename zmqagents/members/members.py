@@ -30,7 +30,7 @@ from ..wire import messages
 from .answers import Answers
 from .child import Child
 from .directory import LocalDirectory
-from .forwarder import PassOn
+from .forwarder import PassOn, Starve
 from .line import Line
 from .nursery import Hatch, Nursery
 from .placement import least_loaded
@@ -58,12 +58,13 @@ class Members:
 
     def __init__(
         self, dispatcher: Dispatcher, services: HostServices, hatch: Hatch | None, *, post: Callable[..., None],
-        carry_out: Callable[[list[Effect]], None], pass_on: PassOn, clock: Callable[[], float],
+        carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
         self.carry_out = carry_out
         self.pass_on = pass_on
+        self.starve = starve
         self.clock = clock
         self.running: dict[str, Ticket] = {}
         self.lessons: list[Call] = []
@@ -139,7 +140,11 @@ class Members:
         seals = self.dispatcher.seals
         task_id = Seals.task_id_of(chain[-1])
         ticket = self.running.get(task_id) or self._over.get(task_id)
-        return ticket if ticket is not None and seals.is_ours(chain[-1]) else None
+        if ticket is None or not seals.is_ours(chain[-1]):
+            return None
+        if isinstance(ticket.agent.home, Child):
+            ticket.agent.home.saw(call.call_id)
+        return ticket
 
     def on_call(self, peer: Peer, call: messages.Call, caller: Ticket, now: float) -> list[Effect]:
         """The code of ``caller`` has made a call."""
@@ -162,11 +167,12 @@ class Members:
         if not waits.task_ids:
             self._waits[key] = ticket, ("",)
             return dispatcher.on_go_outside(ticket, now)
-        own = [task_id for task_id in waits.task_ids if task_id in dispatcher.tasks]
+        tasks = dispatcher.tasks
+        own = [task_id for task_id in waits.task_ids if task_id in tasks and not _lags(tasks[task_id], ticket)]
         effects = dispatcher.on_wait(ticket, own, now, any_of=waits.any_of) if own else []
         if refusal_of(ticket, effects) is None and not waits.any_of:
             for task_id in waits.task_ids:
-                if task_id not in own:
+                if task_id not in tasks:
                     effects += dispatcher.on_await_outside(ticket, task_id, now)
         refusal = refusal_of(ticket, effects)
         if refusal is not None:
@@ -217,6 +223,11 @@ class Members:
         for child in self._children:
             child.close()
         return self.nursery.close(timeout_s)
+
+
+def _lags(stream: Ticket, reader: Ticket) -> bool:
+    """Whether a wait for ``stream`` is over before it is known: its producer waits for ``reader`` to take items."""
+    return stream.waits_for is not None and reader in stream.waits_for and bool(stream.flags & messages.Flag.STREAM)
 
 
 def _do(step: Callable[[], None]) -> list[Effect]:

@@ -27,9 +27,10 @@ from ..execution.gate import Wait, begin_wait
 from ..execution.router import Router
 from ..execution.services import LocalServices, gives_slot_back
 from ..models.configs import ModelConfigs
+from ..scheduler.records import Ticket
 from ..scheduler.seals import Seals
 from ..wire.link import Sink, rebuild_error
-from ..wire.messages import Kind, Reply
+from ..wire.messages import Flag, Kind, Reply
 
 __all__ = ["ParentConnection", "ParentServices"]
 
@@ -60,6 +61,16 @@ class ParentConnection(Connection):
         if caller is not None and caller.thread == threading.get_ident() and not caller.ticket.on_loop:
             options = {**(options or {}), "waits": True}
         return super().call(agent, method, body, flags=flags, options=options, timeout=timeout)
+
+    def submit(
+        self, agent: str, method: str, body: Encoded, sink: Sink, *,
+        flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
+    ) -> str:  # fmt: skip
+        task_id = super().submit(agent, method, body, sink, flags=flags, options=options, timeout=timeout)
+        caller = own_call()
+        if caller is not None and isinstance(caller.host, ParentServices):
+            caller.host.note_request(caller, int(task_id.rpartition("-")[2]))
+        return task_id
 
     def begin_wait(self, task_id: str, task_ids: Sequence[str], any_of: bool, sink: Sink) -> int:
         """Tell that the call ``task_id`` waits. If the wait is refused, ``sink`` gets the error. Its number."""
@@ -125,8 +136,20 @@ class ParentServices(LocalServices):
         super().__init__(server_id, models, router, client, seals)
         self._link = link
 
+    def note_request(self, call: RunningCall, number: int) -> None:
+        """The code of ``call`` has made the request ``number``, and goes on: the end of the call must not overtake it.
+
+        `Forwarded` takes it.
+        """
+        ticket: Ticket = call.ticket
+        if not ticket.flags & Flag.STREAM:
+            self._router.chunk(ticket, number - 1, ())
+
     def giving_back(self, call: RunningCall) -> AbstractContextManager[None]:
-        """The slot is given back within this block, and taken again at its end."""
+        """The slot is given back within this block, and taken again at its end. Raises what speaks against a wait."""
+        refusal = self._router.refusal(call.ticket)
+        if refusal is not None:
+            raise refusal
         return super().outside(call)
 
     @contextmanager

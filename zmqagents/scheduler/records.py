@@ -302,6 +302,13 @@ class Ticket:
         return self.account.key
 
     @property
+    def threaded(self) -> bool:
+        """Whether its code waits for one thing at a time; the tasks of a coroutine may wait for several."""
+        if not self.on_loop:
+            return True
+        return self.agent.home is not None and (self.method is None or self.method.in_thread)
+
+    @property
     def label(self) -> str:
         """``agent.method``, as errors name it."""
         return f"{self.agent.agent_id}.{self.name}"

@@ -57,7 +57,7 @@ class Waiting:
         tasks = self._calls.tasks
         found = [tasks.get(task_id) for task_id in dict.fromkeys(task_ids)]
         targets = [target for target in found if target is not None]
-        if not targets or (any_of and (ticket.on_loop or len(targets) < len(found))):
+        if not targets or (any_of and (not ticket.threaded or len(targets) < len(found))):
             return effects if ticket.on_loop else [Resume(ticket)]  # what it waits for is there already
         self.begin(ticket, targets, any_of, effects, now, parked=parked)
         return self.end(effects, now)
@@ -212,6 +212,8 @@ class Waiting:
         parked: bool = False,
     ) -> None:  # fmt: skip
         """The code of ``ticket`` waits for ``targets`` from now on, unless that closes a cycle."""
+        if ticket.waits_for and ticket.threaded:  # a wait of a call on a member, whose end was not told yet
+            wait_graph.drop_edges(ticket)
         ticket.wait_any = any_of
         cycle = self._closes_cycle(ticket, targets, now, effects)
         if cycle is not None:
@@ -246,6 +248,8 @@ class Waiting:
                 if wanted is not None and ticket in wanted:
                     del wanted[ticket]
                     if waiter.on_loop:
+                        if waiter.wait_any:
+                            wait_graph.drop_edges(waiter)
                         _run_again(waiter)
                     elif waiter.wait_any or not wanted:
                         self._calls.wake(waiter, effects, now)

@@ -95,7 +95,7 @@ def _hatch(
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
-        file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, max_threads=0, insecure=False, port=None,
+        file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 

@@ -73,7 +73,7 @@ def away(spec: ClassSpec) -> ClassSpec:
     known = _away.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
         methods = {
-            name: dataclasses.replace(method, on_loop=True, in_thread=not method.on_loop)
+            name: dataclasses.replace(method, on_loop=True, in_thread=not method.on_loop, pace=Pace())
             for name, method in spec.methods.items()
         }
         known = _away[spec.name] = spec, dataclasses.replace(spec, methods=methods)

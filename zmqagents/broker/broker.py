@@ -111,8 +111,7 @@ class Broker:
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
         self.finished = threading.Event()  # set when `run` has returned
-        # What the main thread waits for: the grace of each stop as soon as it is asked for, None at the end.
-        self.told: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[float | None] = queue.SimpleQueue()  # the grace of each stop; None at the end
         self._clock = clock
         self._open_inbox()
         self._leader = leader = Leader(self._route)

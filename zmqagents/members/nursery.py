@@ -92,6 +92,7 @@ class Process:
         self._tick = tick
         self._child: children.Child | None = None
         self._why = ""
+        self._path = ""  # of its socket, once it listens
         self._stop = threading.Event()
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._rest = b""  # of stderr: the line that is not complete
@@ -146,6 +147,7 @@ class Process:
             finally:
                 child.kill()
                 child.close()
+                self._clear_up()
         finally:
             os.close(stderr_r)
 
@@ -161,6 +163,7 @@ class Process:
             if not self._stop.is_set():
                 raise
         else:
+            self._path = bound[3]
             self._up(self, bound[3])
         next_look = time.monotonic()
         while child.poll() is None:
@@ -176,6 +179,12 @@ class Process:
             children.readable([stderr_r], STDERR_LEFT_S)
         status = child.poll()
         return Death(status or 0, self._why, self.memory_mb, self._last_words())
+
+    def _clear_up(self) -> None:
+        """Remove what a process leaves behind that could not do so itself."""
+        for path in (self._path, f"{self._path}.lock") if self._path else ():
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _set_limits(self, pid: int) -> None:
         limit = self._upbringing.memory_mb

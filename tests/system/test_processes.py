@@ -1,0 +1,360 @@
+"""Agents in processes of their own: callers notice nothing, and a crash stays small."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from actors import client_of, client_on_host, host, within
+from hosts import eventually, is_gone, output_of
+from zmqagents import (
+    AgentBase,
+    AgentCrashed,
+    AgentProxy,
+    CallLost,
+    CallTimeout,
+    ConfigError,
+    DeadlockError,
+    HostBusy,
+    RpcAgentServerLauncher,
+    RpcClient,
+    agent,
+    async_func,
+    concurrent,
+    current_call,
+)
+
+pytestmark = pytest.mark.timeout(120)
+CRASH_S = 1.0  # a call whose process has ended hears of it: 0.1 s on a machine that is not busy
+
+
+class Worker(AgentBase):
+    """Does what a test asks for, in whatever process it is."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.count = start
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def add(self, n: int = 1) -> int:
+        self.count += n
+        return self.count
+
+    def numbers(self, n: int) -> Iterator[int]:
+        yield from range(n)
+
+    def context(self) -> tuple[str, str, str]:
+        call = current_call()
+        assert call is not None
+        return call.call_id, call.agent, call.method
+
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def ask(self, other: Any, method: str, *args: Any) -> Any:
+        return getattr(other, method)(*args)
+
+    def fail(self) -> None:
+        raise KeyError("no such thing")
+
+    @async_func
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    @async_func
+    def attend(self, seconds: float) -> str:
+        call = current_call()
+        assert call is not None
+        return "told" if call.wait_cancelled(seconds) else "done"
+
+    @async_func
+    def leave(self, status: int) -> None:
+        print("last words", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    @async_func
+    def abort(self) -> None:
+        os.kill(os.getpid(), signal.SIGABRT)
+        time.sleep(10)
+
+    @async_func
+    def eat(self, mib: int) -> int:
+        eaten = []
+        for _ in range(mib):
+            eaten.append(bytearray(1 << 20))
+            eaten[-1][::4096] = b"x" * 256
+            time.sleep(0.001)
+        time.sleep(5)
+        return len(eaten)
+
+    @async_func
+    def hold_the_lock(self, seconds: int) -> None:
+        """Keep the interpreter lock in C code."""
+        ctypes.PyDLL(None).sleep(seconds)
+
+    @concurrent
+    def look(self) -> int:
+        return self.count
+
+    def model(self) -> str:  # type: ignore[override]
+        return str(self.model_config("m")["model_name"])
+
+
+@agent(isolation="process", max_restarts=1)
+class Fragile(Worker):
+    pass
+
+
+@pytest.fixture(scope="module", params=["pool", "process"])
+def server(request: pytest.FixtureRequest) -> Iterator[RpcAgentServerLauncher]:
+    with host(Worker, Fragile, isolation=request.param, processes=2) as launcher:
+        yield launcher
+
+
+@pytest.fixture
+def worker(client: RpcClient) -> Iterator[AgentProxy]:
+    proxy: Any = client.create_agent(Worker, 5)
+    yield proxy
+    client.delete_agent(proxy.agent_id)
+
+
+# ---------------------------------------------------------------- callers notice nothing
+
+
+def test_an_agent_runs_in_another_process_than_its_host(server: RpcAgentServerLauncher, worker: AgentProxy) -> None:
+    assert worker.pid() not in (server.pid, os.getpid())
+    assert psutil.Process(worker.pid()).ppid() == server.pid
+
+
+def test_calls_attributes_streams_and_errors_are_as_in_a_thread(worker: AgentProxy) -> None:
+    assert (worker.add(2), worker.count, worker.look()) == (7, 7, 7)
+    assert list(worker.numbers(100)) == list(range(100))
+    with pytest.raises(KeyError, match="no such thing") as caught:
+        worker.fail()
+    assert (caught.value.agent, caught.value.method) == (worker.agent_id, "fail")  # type: ignore[attr-defined]
+    assert worker.echo({"x": [1.5, None, b"y" * 100_000]}) == {"x": [1.5, None, b"y" * 100_000]}
+
+
+def test_the_code_of_a_call_knows_it_by_the_id_that_its_caller_knows(worker: AgentProxy) -> None:
+    call_id, agent_id, method = worker.context()
+    assert (agent_id, method) == (worker.agent_id, "context")
+    result = worker.nap(0.0)
+    assert call_id.rpartition("-")[0] == result.task_id.rpartition("-")[0]
+
+
+def test_a_result_is_an_argument_before_it_is_there(client: RpcClient, worker: AgentProxy) -> None:
+    other: Any = client.create_agent(Worker)
+    assert other.echo([worker.nap(0.05)]) == [0.05]
+
+
+def test_agents_call_each_other_in_every_direction(client: RpcClient, worker: AgentProxy) -> None:
+    near: Any = client.create_agent(Worker, 1, agent_options={"isolation": "thread"})
+    far: Any = client.create_agent(Worker, 2)
+    assert near.pid() != far.pid()
+    for caller in (near, far, worker):
+        for other in (near, far, worker):
+            if caller is not other:
+                assert caller.ask(other, "look") == other.look()
+    assert worker.ask(far, "ask", near, "echo", 7) == 7
+
+
+def test_a_cancelled_call_is_told_and_keeps_its_turn_until_it_returns(worker: AgentProxy) -> None:
+    running = worker.attend(20)
+    queued = worker.nap(0.0)
+    assert eventually(lambda: worker.look() == 5, 1.0)
+    with within(2.0):
+        assert running.cancel()
+        assert queued.result() == 0.0
+
+
+def test_a_deadline_is_kept_although_the_code_ignores_it(worker: AgentProxy) -> None:
+    with within(2.0), pytest.raises(CallTimeout, match="running"):
+        worker.echo(worker.nap(1.0, timeout=0.2))
+
+
+def test_a_circle_between_two_processes_is_a_deadlock(client: RpcClient, worker: AgentProxy) -> None:
+    other: Any = client.create_agent(Worker)
+    with within(1.0), pytest.raises(DeadlockError, match=worker.agent_id):
+        worker.ask(other, "ask", worker, "echo", 1)
+
+
+def test_model_configurations_reach_agents_that_are_there_and_those_to_come(
+    client: RpcClient, worker: AgentProxy
+) -> None:
+    client.set_model_configs({"config_name": "m", "model_type": "none", "model_name": "of all"})
+    assert eventually(lambda: worker.model() == "of all", 2.0)
+    later: Any = client.create_agent(Worker)
+    assert eventually(lambda: later.model() == "of all", 2.0)
+
+
+def test_the_dump_shows_where_the_code_of_a_call_is(client: RpcClient, worker: AgentProxy) -> None:
+    running = worker.attend(20)
+    assert eventually(lambda: "wait_cancelled" in client.dump()[0]["stack"], 2.0)
+    running.cancel()
+
+
+# ---------------------------------------------------------------- a crash stays small
+
+
+def test_a_crash_ends_the_call_that_ran_and_those_that_queue_go_on(worker: AgentProxy) -> None:
+    before = worker.pid()
+    begun = time.monotonic()
+    dying, *queued = [worker.leave(3), *[worker.nap(0.0) for _ in range(5)]]
+    with pytest.raises(AgentCrashed, match="exit status 3") as caught:
+        dying.result()
+    assert time.monotonic() - begun < CRASH_S
+    assert (caught.value.status, "last words" in caught.value.stderr) == (3, True)
+    assert isinstance(caught.value, CallLost)
+    assert [result.result() for result in queued] == [0.0] * 5
+    assert worker.pid() != before
+    assert worker.count == 5, "it was made again from its arguments"
+
+
+def test_the_signal_of_a_crash_is_named(worker: AgentProxy) -> None:
+    with pytest.raises(AgentCrashed, match="SIGABRT") as caught:
+        worker.abort().result()
+    assert caught.value.status == -signal.SIGABRT
+    assert worker.echo(1) == 1
+
+
+def test_a_crash_is_no_matter_of_agents_in_other_processes(client: RpcClient) -> None:
+    one: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    other: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    near: Any = client.create_agent(Worker, agent_options={"isolation": "thread"})
+    pids = other.pid(), near.pid()
+    slow = other.nap(1.0)
+    with pytest.raises(AgentCrashed):
+        one.leave(1).result()
+    assert slow.result() == 1.0
+    assert (other.pid(), near.pid()) == pids
+
+
+def test_an_agent_that_crashes_too_often_is_given_up(client: RpcClient) -> None:
+    fragile: Any = client.create_agent(Fragile)
+    for _ in range(2):
+        with pytest.raises(AgentCrashed, match="exit status 1"):
+            fragile.leave(1).result()
+    with within(1.0), pytest.raises(AgentCrashed, match="max_restarts=1"):
+        fragile.echo(1)
+
+
+def test_a_deleted_agent_takes_its_own_process_with_it(client: RpcClient) -> None:
+    proxy: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    pid = proxy.pid()
+    client.delete_agent(proxy.agent_id)
+    assert eventually(lambda: is_gone(pid), 5.0)
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_the_environment_is_that_of_one_agent_alone(client: RpcClient, worker: AgentProxy) -> None:
+    chosen = {"isolation": "process", "env": {"OMP_NUM_THREADS": "3"}}
+    proxy: Any = client.create_agent(Worker, agent_options=chosen)
+    assert (proxy.variable("OMP_NUM_THREADS"), worker.variable("OMP_NUM_THREADS")) == ("3", None)
+    assert proxy.variable("PATH") == os.environ["PATH"]
+
+
+def test_a_process_above_its_memory_is_killed_and_the_error_says_so(client: RpcClient) -> None:
+    proxy: Any = client.create_agent(Worker, agent_options={"isolation": "process", "memory_mb": 120})
+    with pytest.raises(AgentCrashed, match="memory_mb") as caught:
+        proxy.eat(200).result()
+    assert caught.value.memory_mb > 120
+    assert proxy.echo(1) == 1
+
+
+def test_a_call_that_ignores_its_end_is_killed_where_that_is_asked_for(client: RpcClient) -> None:
+    proxy: Any = client.create_agent(Worker, agent_options={"isolation": "process", "on_timeout": "kill"})
+    pid = proxy.pid()
+    with pytest.raises(CallTimeout):
+        proxy.nap(60, timeout=0.2).result()
+    assert eventually(lambda: is_gone(pid), 5.0)
+    assert proxy.echo(1) == 1
+
+
+def test_a_process_whose_code_keeps_the_interpreter_lock_stops_nobody_else(client: RpcClient) -> None:
+    stuck: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    other: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    near: Any = client.create_agent(Worker, agent_options={"isolation": "thread"})
+    assert stuck.echo(1) == other.echo(1) == 1
+    held = stuck.hold_the_lock(2)
+    with within(1.5):
+        for _ in range(50):
+            assert other.echo(1) == near.echo(1) == 1
+    assert held.result() is None
+
+
+def test_there_are_only_so_many_processes() -> None:
+    with client_on_host(Worker, isolation="process", max_children=1) as client:
+        client.create_agent(Worker)
+        with pytest.raises(HostBusy, match="max_children"):
+            client.create_agent(Worker)
+
+
+def test_a_wrong_isolation_is_refused(client: RpcClient) -> None:
+    with pytest.raises(ConfigError, match="isolation"):
+        client.create_agent(Worker, agent_options={"isolation": "container"})
+
+
+# ---------------------------------------------------------------- the end
+
+
+def test_no_process_is_left_when_the_host_has_stopped() -> None:
+    with host(Worker, isolation="process", grace_s=0.5) as launcher, client_of(launcher) as client:
+        pids = [client.create_agent(Worker).pid() for _ in range(2)]
+        stuck: Any = client.create_agent(Worker)
+        pids.append(stuck.pid())
+        stuck.nap(60)
+        begun = time.monotonic()
+        launcher.shutdown()
+        assert time.monotonic() - begun < 0.5 + 2 + 1
+        assert eventually(lambda: all(map(is_gone, pids)), 2.0)
+
+
+def test_processes_end_with_a_host_that_is_killed() -> None:
+    with host(Worker, isolation="pool", processes=1) as launcher, client_of(launcher) as client:
+        pid = client.create_agent(Worker).pid()
+        assert launcher.pid is not None
+        os.kill(launcher.pid, signal.SIGKILL)
+        assert eventually(lambda: is_gone(pid), 4.0)
+
+
+MAIN = """
+import json, os
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient
+class Here(AgentBase):
+    def pid(self): return os.getpid()
+with RpcAgentServerLauncher(custom_agent_classes=[Here], local_mode=True, isolation="pool", processes=1) as server:
+    with RpcClient(server.host, server.port) as client:
+        print(json.dumps(client.create_agent(Here).pid() != server.pid))
+"""
+
+
+def test_classes_of_main_run_in_children_too() -> None:
+    assert output_of(MAIN) is True
+
+
+def test_threads_do_calls_of_one_child_at_the_same_time(client: RpcClient) -> None:
+    agents = [client.create_agent(Worker) for _ in range(4)]
+    begun = time.monotonic()
+    threads = [threading.Thread(target=proxy.echo, args=(proxy.nap(0.5),)) for proxy in agents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - begun < 1.5

@@ -9,7 +9,7 @@ ARGS =
 PARALLEL = -n 4 --dist worksteal
 export PYTHON
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-3.12    the tests on one version"
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
 	@echo "make test-frameworks  that messages of langchain, pydantic-ai, google-genai, autogen, agentscope arrive as such"
+	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, and what mypy and pyright know of proxies"
@@ -46,6 +47,14 @@ test-values: .venv/test-values/.done
 
 test-frameworks: .venv/test-frameworks/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
+
+# The same tests as in `make test`: a host of theirs runs its agents in children then.
+PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \
+    cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py) \
+    tests/faults/test_stop_means_stop.py tests/laws/test_waits_of_children.py tests/members
+
+test-processes: .venv/test/.done
+	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

@@ -188,6 +188,7 @@ def main() -> None:
     """The program behind `running`: ``MODE OPTIONS_AS_JSON``."""
     mode, options = sys.argv[1], json.loads(sys.argv[2])
     options["start_method"] = "auto" if mode == "main" else mode
+    options.setdefault("isolation", os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread"))
     server = RpcAgentServerLauncher(custom_agent_classes=[Worker, Forker], **options)
     if mode == "main":
         threading.Thread(target=_attend, args=(server,), daemon=True).start()

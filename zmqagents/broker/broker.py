@@ -553,6 +553,9 @@ class Broker:
         """Send an item of a stream to its reader."""
         if ticket.settled or ticket.peer.gone:
             return []
+        reader = ticket.parent
+        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.home is not None:
+            self._dispatcher.on_unwait(reader, [ticket.task_id])  # its wait is over with this item
         if ticket.peer.local:
             self.link.chunk(ticket.call_id, body)
         else:

@@ -315,6 +315,14 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
             self._link.cancel(self.task_id, alone=not recursive)
         return True
 
+    def _invoke_callbacks(self) -> None:
+        """Call all done-callbacks: those behind one that raises SystemExit, say, are called as well."""
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except BaseException:
+                log.exception("a done-callback of %r failed", self)
+
     def _wait(self, timeout: float | None) -> None:
         if self.done():
             return

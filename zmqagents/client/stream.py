@@ -37,6 +37,7 @@ class _Inlet:
         self._link = link
         self._scope = scope
         self.items: deque[Reply] = deque()
+        self.received = 0  # items that have come, in all
         self.error: Exception | None = None
         self.ended = False
         self._on_item: Callable[[], None] | None = None
@@ -62,6 +63,7 @@ class _Inlet:
         with self._changed:
             if self.ended:
                 return
+            self.received += 1
             self.items.append(item)
             self._tell()
 

@@ -33,12 +33,12 @@ __all__ = ["StreamSender"]
 class StreamSender:
     """Sends the items of one stream; see the module's docstring. ``go_on`` has a worker thread resume the ticket.
 
-    ``variables``: the context in which the generator runs, whichever thread runs it.
+    ``items``: how many were sent. ``variables``: the context in which the generator runs, whichever thread runs it.
     """
 
     __slots__ = (
-        "_credit", "_error", "_future", "_go_on", "_items", "_lock", "_loop", "_router", "_sent", "_ticket", "_wait",
-        "_waiting", "variables",
+        "_credit", "_error", "_future", "_go_on", "_items", "_lock", "_loop", "_router", "_ticket", "_wait", "_waiting",
+        "items", "variables",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, router: Router, go_on: Callable[[Ticket], None]) -> None:
@@ -50,7 +50,7 @@ class StreamSender:
         self._error: ZmqAgentsError | None = None  # why it may not wait
         self._lock = threading.Lock()
         self._credit = STREAM_WINDOW
-        self._sent = 0
+        self.items = 0
         self._waiting = False
         self._wait: Wait | None = None  # while it is parked, and since
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,8 +58,8 @@ class StreamSender:
 
     def send(self, item: Encoded) -> None:
         """Send one item, for which a credit was acquired."""
-        self._router.chunk(self._ticket, self._sent, (item.payload, *item.buffers))
-        self._sent += 1
+        self._router.chunk(self._ticket, self.items, (item.payload, *item.buffers))
+        self.items += 1
 
     def acquire(self) -> bool:
         """Take a credit, in a worker thread; False: there is none. Raises what ends the stream: cancel, timeout."""

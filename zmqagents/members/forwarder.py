@@ -134,9 +134,7 @@ class Forwarder:
 
     def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:
         """One item of a stream."""
-        outlet, reader = self._outlet, ticket.parent
-        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.on_loop:
-            outlet.carry_out(outlet.dispatcher.on_unwait(reader, [ticket.task_id]))  # its wait is over with this
+        outlet = self._outlet
         outlet.carry_out(outlet.pass_on(ticket, number, tuple(body)))
         sender = ticket.context.sender if ticket.context is not None else None
         if sender is not None and sender.spend():
@@ -185,6 +183,7 @@ class _Credits:
         self._forwarder = forwarder
         self._ticket = ticket
         self._credit = STREAM_WINDOW
+        self.items = 0  # that have come
 
     @property
     def has_credit(self) -> bool:
@@ -192,6 +191,7 @@ class _Credits:
 
     def spend(self) -> bool:
         """An item has come; True if the producer now waits for credit."""
+        self.items += 1
         self._credit -= 1
         return self._credit <= 0
 

@@ -168,7 +168,7 @@ class Members:
             self._waits[key] = ticket, ("",)
             return dispatcher.on_go_outside(ticket, now)
         tasks = dispatcher.tasks
-        own = [task_id for task_id in waits.task_ids if task_id in tasks and not _lags(tasks[task_id], ticket)]
+        own = [task_id for task_id in waits.task_ids if task_id in tasks and not _lags(tasks[task_id], waits)]
         effects = dispatcher.on_wait(ticket, own, now, any_of=waits.any_of) if own else []
         if refusal_of(ticket, effects) is None and not waits.any_of:
             for task_id in waits.task_ids:
@@ -225,9 +225,11 @@ class Members:
         return self.nursery.close(timeout_s)
 
 
-def _lags(stream: Ticket, reader: Ticket) -> bool:
-    """Whether a wait for ``stream`` is over before it is known: its producer waits for ``reader`` to take items."""
-    return stream.waits_for is not None and reader in stream.waits_for and bool(stream.flags & messages.Flag.STREAM)
+def _lags(stream: Ticket, waits: messages.Waits) -> bool:
+    """Whether a wait for an item of ``stream`` is over before it is known here: the item is on its way."""
+    if waits.received < 0 or stream.context is None or stream.context.sender is None:
+        return False
+    return bool(stream.context.sender.items > waits.received)
 
 
 def _do(step: Callable[[], None]) -> list[Effect]:

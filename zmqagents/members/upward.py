@@ -30,7 +30,7 @@ from ..models.configs import ModelConfigs
 from ..scheduler.records import Ticket
 from ..scheduler.seals import Seals
 from ..wire.link import Sink, rebuild_error
-from ..wire.messages import Flag, Kind, Reply
+from ..wire.messages import Flag, Kind, Reply, Waits
 
 __all__ = ["ParentConnection", "ParentServices"]
 
@@ -72,9 +72,9 @@ class ParentConnection(Connection):
             caller.host.note_request(caller, int(task_id.rpartition("-")[2]))
         return task_id
 
-    def begin_wait(self, task_id: str, task_ids: Sequence[str], any_of: bool, sink: Sink) -> int:
-        """Tell that the call ``task_id`` waits. If the wait is refused, ``sink`` gets the error. Its number."""
-        message = Plain(Kind.WAITS, None, pack([task_id, list(task_ids), any_of]))
+    def begin_wait(self, waits: Waits, sink: Sink) -> int:
+        """Tell of a wait. If it is refused, ``sink`` gets the error. Its number."""
+        message = Plain(Kind.WAITS, None, pack([waits.task_id, list(waits.task_ids), waits.any_of, waits.received]))
         return self.open_channel().request(message, sink, None)
 
     def end_wait(self, number: int) -> None:
@@ -88,24 +88,25 @@ class _Told:
     """One wait, as far as the parent knows of it; ``refused`` gets the error if it refuses the wait."""
 
     def __init__(
-        self, link: ParentConnection, call: RunningCall, task_ids: Sequence[str], any_of: bool,
-        refused: Callable[[Exception], None],
+        self, link: ParentConnection, call: RunningCall, task_ids: Sequence[str],
+        refused: Callable[[Exception], None], *, any_of: bool = False, stream: Any = None,
     ) -> None:  # fmt: skip
         self._link = link
-        self._task_id = call.call_id
-        self._task_ids = task_ids
-        self._any_of = any_of
+        self._waits = Waits(0, call.call_id, task_ids, any_of)
+        self._stream = stream
         self._refused = refused
         self._lock = threading.Lock()  # the end of a wait may be told by another thread
         self._number = 0
+        self._error: Exception | None = None
         self._over = False
 
     def begin(self) -> None:
         """It has lasted for a while."""
         with self._lock:
             if not self._over:
+                waits = self._waits._replace(received=getattr(self._stream, "received", -1))
                 with contextlib.suppress(ZmqAgentsError):  # the parent is gone, and soon this process is, too
-                    self._number = self._link.begin_wait(self._task_id, self._task_ids, self._any_of, self)
+                    self._number = self._link.begin_wait(waits, self)
 
     def end(self) -> None:
         """It is over."""
@@ -115,9 +116,19 @@ class _Told:
         if number:
             self._link.end_wait(number)
 
+    def check(self) -> None:
+        """Raise the error with which the parent has refused the wait."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # see Gate.wait
+
     def deliver(self, reply: Reply | None) -> None:
         if reply is not None and reply.code:
-            self._refused(rebuild_error(reply))
+            self._error = rebuild_error(reply)
+            self._refused(self._error)
 
     def fail(self, error: Exception) -> None:
         """The parent is gone, and soon this process is, too."""
@@ -155,7 +166,7 @@ class ParentServices(LocalServices):
     @contextmanager
     def outside(self, call: RunningCall) -> Iterator[None]:
         """The same for what the parent cannot see: a call that comes back from there must not wait for this one."""
-        told = _Told(self._link, call, (), False, _ignore)
+        told = _Told(self._link, call, (), _ignore)
         if call.thread == threading.get_ident():
             told.begin()
         try:
@@ -172,7 +183,8 @@ class ParentServices(LocalServices):
         self._router.wait_outside(wait)
         self._end_when_done(wait, results, any_of)
         known = [result.task_id for result in results if getattr(result, "task_id", "")]
-        self._wait_and_tell(wait, call, known if len(known) == len(results) or not any_of else [], any_of, timeout)
+        told = self._told(call, wait, known if len(known) == len(results) or not any_of else [], any_of=any_of)
+        self._wait_and_tell(wait, told, timeout)
         return True
 
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool:
@@ -185,32 +197,35 @@ class ParentServices(LocalServices):
         if stream.ready():  # it came between the look and the wait
             router.wait_over(wait)
         try:
-            self._wait_and_tell(wait, call, [stream.task_id] if stream.task_id else [], False, timeout)
+            told = self._told(call, wait, [stream.task_id] if stream.task_id else [], stream=stream)
+            self._wait_and_tell(wait, told, timeout)
         finally:
             stream.watch(None)
         return True
 
-    def _wait_and_tell(
-        self, wait: Wait, call: RunningCall, task_ids: Sequence[str], any_of: bool, timeout: float | None
-    ) -> None:
+    def _told(
+        self, call: RunningCall, wait: Wait, task_ids: Sequence[str], *, any_of: bool = False, stream: Any = None
+    ) -> _Told | None:
+        """What the parent is to know of a wait; None if it is for nothing that it could know."""
+        router = self._router
+        if not task_ids:
+            return None
+        return _Told(self._link, call, task_ids, lambda _: router.wait_over(wait), any_of=any_of, stream=stream)
+
+    def _wait_and_tell(self, wait: Wait, told: _Told | None, timeout: float | None) -> None:
         first_s = TELL_AFTER_S if timeout is None else max(0.0, min(timeout, TELL_AFTER_S))
         if wait.gate.wait(first_s):
             return
-        refusals: list[Exception] = []
-
-        def refused(error: Exception) -> None:
-            refusals.append(error)
-            self._router.wait_over(wait)
-
-        told = _Told(self._link, call, task_ids, any_of, refused)
-        if task_ids:
-            told.begin()
+        left_s = None if timeout is None else timeout - first_s
+        if told is None:
+            self._pass(wait, left_s)
+            return
+        told.begin()
         try:
-            self._pass(wait, None if timeout is None else timeout - first_s)
+            self._pass(wait, left_s)
         finally:
             told.end()
-        if refusals:
-            raise refusals[0]
+        told.check()
 
     def awaiting(
         self, call: RunningCall, result: Any, fail: Callable[[ZmqAgentsError], None], ready: Callable[[], bool]
@@ -219,7 +234,7 @@ class ParentServices(LocalServices):
         import asyncio  # it runs there, so it is here
 
         over = super().awaiting(call, result, fail, ready)
-        told = _Told(self._link, call, [result.task_id], False, fail)  # type: ignore[arg-type]
+        told = _Told(self._link, call, [result.task_id], fail, stream=result)  # type: ignore[arg-type]
 
         def end() -> None:
             told.end()

@@ -19,7 +19,7 @@ is never part of a message. A message is a header and, by kind, further frames:
      6 BYE         client   none
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
      8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
-     9 WAITS       client   none: it is over, or [list: task id, task ids, any of]  call_id: the wait
+     9 WAITS       client   none: it is over, or [list: see Waits]                  call_id: the wait
     65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
     66 RESULT      broker   [payload][buffer]*                                      call_id; of a stream also
                                                                                     time_ms: how many items it had
@@ -334,12 +334,16 @@ class Bye(NamedTuple):
 
 
 class Waits(NamedTuple):
-    """The code of the call ``task_id`` waits for all or ``any_of`` others; "": the wait ``call_id`` is over."""
+    """The code of the call ``task_id`` waits for all or ``any_of`` others; "": the wait ``call_id`` is over.
+
+    ``received``: if it waits for the next item of a stream, how many of them it has; -1: for the end of calls.
+    """
 
     call_id: int
     task_id: str = ""
     task_ids: Sequence[str] = ()
     any_of: bool = False
+    received: int = -1
 
 
 ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack | Waits
@@ -534,9 +538,10 @@ def _ids(value: object) -> Sequence[int]:
 
 
 def _parse_waits(head: Header, meta: object) -> Waits:
-    if not isinstance(meta, list) or len(meta) != 3:
-        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them]")
-    return Waits(head.call_id, _text(meta[0], "task id"), _texts(meta[1], "WAITS", MAX_DEPS), bool(meta[2]))
+    if not isinstance(meta, list) or len(meta) != 4 or type(meta[3]) is not int:
+        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them, items received]")
+    task_ids = _texts(meta[1], "WAITS", MAX_DEPS)
+    return Waits(head.call_id, _text(meta[0], "task id"), task_ids, bool(meta[2]), meta[3])
 
 
 def _far(value: object) -> dict[str, list[str]]:

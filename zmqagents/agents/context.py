@@ -82,6 +82,11 @@ class RunningCall:
         running_call.set(self)
         self.thread = threading.get_ident()
 
+    def end_by(self, seconds: float) -> None:
+        """It has ``seconds`` from now, if its deadline is not nearer."""
+        end = time.monotonic() + seconds
+        self.deadline = end if self.deadline is None else min(self.deadline, end)
+
     def end(self) -> None:
         """The method has returned."""
         self.over = True

@@ -52,6 +52,7 @@ from ..scheduler.effects import (
     Begin,
     Drained,
     Effect,
+    Ended,
     Interrupt,
     Keep,
     Lookup,
@@ -133,9 +134,7 @@ class Broker:
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
         services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
-        host = AgentHost(
-            config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
-        )
+        host = AgentHost(config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
@@ -168,6 +167,7 @@ class Broker:
             Start: self._start, Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
+            Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),
             Removed: lambda effect: self._pool.retire([effect.agent]), Drained: self._drained,
         }  # fmt: skip
 
@@ -556,6 +556,8 @@ class Broker:
     def _drained(self, effect: Drained) -> None:
         if effect.cut:
             log.warning("%s: %d calls were cut off by the stop", self.config.server_id, effect.cut)
+        if effect.unended:
+            log.warning("%s: the stop has cut off the hooks of %d agents", self.config.server_id, effect.unended)
         self._stop = True
 
     def _where(self) -> dict[str, Any]:
@@ -576,8 +578,9 @@ class Broker:
 
     def _cut_short(self) -> None:
         if not self._stop:  # the router thread has failed: open calls are answered all the same
-            now = self._clock()
-            self._carry_out(self._dispatcher.on_drain(now, now))
+            for _ in range(2):  # the second one ends the moment that agents have to end
+                now = self._clock()
+                self._carry_out(self._dispatcher.on_drain(now, now))
         self._out.push_all()
 
     def _leave_the_inbox(self) -> None:

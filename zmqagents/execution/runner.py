@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 from .. import codec, errors
@@ -20,10 +20,13 @@ from ..agents.context import HostServices, RunningCall
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
+from ..scheduler.records import END
 from ..wire.messages import Code, Op, Reply
 from .classes import ClassTable
+from .event_loop import EventLoop
 from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
+from .lives import Lives
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -43,13 +46,13 @@ class _Refused(Exception):
 
 
 class AgentHost:
-    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``await_value``
-    waits for an awaitable on the host's event loop.
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``loop`` runs the
+    hooks of agents, and the coroutines that plain methods return.
     """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
-        await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
+        loop: EventLoop, *, unpickler: Callable[[bytes], Any] | None = None,
         pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -62,7 +65,8 @@ class AgentHost:
         self._regions: dict[Ticket, Region] = {}  # of calls whose code may be interrupted, while it runs
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
         self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
-        self._await_value = await_value
+        self._await_value = loop.await_value
+        self._lives = Lives(loop, services, config.grace_s)
         self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running
@@ -167,6 +171,8 @@ class AgentHost:
         if ticket.op:
             if ticket.op == Op.CREATE:
                 return self._create(ticket, record)
+            if ticket.op == END:
+                return self._lives.end(ticket)
             if ticket.op == Op.DOWNLOAD:
                 return self._download(ticket)
         instance = record.instance
@@ -192,6 +198,8 @@ class AgentHost:
 
     def interrupt(self, ticket: Ticket) -> None:
         """Break the code of a call off, if it runs and allows that. Called by the router thread."""
+        if ticket.op:
+            self._lives.interrupt(ticket)
         region = self._regions.get(ticket)
         if region is not None:
             region.interrupt()
@@ -250,6 +258,8 @@ class AgentHost:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
+        if record.spec.hooks.starts:
+            self._lives.start(ticket, instance)
         record.hold(instance)
         return self.description(record)
 

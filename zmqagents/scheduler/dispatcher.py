@@ -27,7 +27,7 @@ from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
 from .calls import Calls
-from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
+from .effects import Answer, Begin, Drained, Effect, Ended, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket
 from .seals import Seals
 from .waiting import Waiting
@@ -35,7 +35,7 @@ from .waiting import Waiting
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 __all__ = [
-    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer",
+    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "Interrupt", "Keep", "Lookup", "Peer",
     "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
@@ -254,7 +254,7 @@ class Dispatcher:
     def on_detach(self, peer: Peer, now: float) -> list[Effect]:
         """The peer is gone for good: its plain calls are cancelled, its detached ones go on."""
         effects: list[Effect] = []
-        peer.gone = True
+        peer.leave()
         for fetch in list(peer.fetches.values()):
             self.calls.fetches.forget(fetch)
         for ticket in list(peer.calls.values()):
@@ -295,7 +295,9 @@ class Dispatcher:
         if is_over:
             cut = calls.give_up_all(effects, now)
             self.waiting.spread(effects, now)
-            calls.end_drain(cut, effects)
+            if not calls.wait_for_ends(cut, effects, now):
+                self.waiting.spread(effects, now)
+                calls.end_drain(cut, effects)
             return effects
         return self.waiting.end(effects, now)
 
@@ -305,7 +307,10 @@ class Dispatcher:
         return self.on_tick(now)
 
     def remove_agent(self, agent_id: str, now: float) -> list[Effect]:
-        """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`."""
+        """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`.
+
+        Where its class has hooks for that, ``record.end`` is the call that runs them then.
+        """
         record = self.agents.get(agent_id)
         if record is None:
             raise self.admission.unknown_agent(agent_id)

@@ -84,6 +84,13 @@ class Interrupt(NamedTuple):
     alone: bool = False
 
 
+class Ended(NamedTuple):
+    """The hooks of a deleted agent have run, or never will; ``reply`` says how that ended."""
+
+    agent: AgentRecord
+    reply: Reply
+
+
 class Removed(NamedTuple):
     """The agent is deleted and the last of its calls has returned: drop the object."""
 
@@ -91,9 +98,13 @@ class Removed(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
+    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished.
+
+    ``unended``: how many agents there are whose hooks have not run to their end.
+    """
 
     cut: int
+    unended: int = 0
 
 
-Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained
+Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Drained

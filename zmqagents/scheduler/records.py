@@ -21,8 +21,11 @@ from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
 from .shares import Account
 
-__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
+__all__ = [
+    "END", "AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase",
+]  # fmt: skip
 
+END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
 _NOBODY = Account()
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
@@ -51,12 +54,16 @@ class Counters:
 
 
 class DrainEnd:
-    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has a shorter limit."""
+    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has another limit.
 
-    __slots__ = ("deadline", "settled")
+    ``cut``: how many calls were answered unfinished; None until then. After that only agents' ends go on.
+    """
 
-    def __init__(self, deadline: float) -> None:
+    __slots__ = ("cut", "deadline", "settled")
+
+    def __init__(self, deadline: float, cut: int | None = None) -> None:
         self.deadline = deadline
+        self.cut = cut
         self.settled = False
 
 
@@ -78,6 +85,10 @@ class Peer:
         self.fetches: dict[int, ParkedFetch] = {}
         self.gone = False
 
+    def leave(self) -> None:
+        """It gets no answers any more."""
+        self.gone = True
+
     def trust(self, is_admin: bool) -> None:
         """Note whether it has the role admin."""
         self.is_admin = is_admin
@@ -87,7 +98,7 @@ class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
+        "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "instance", "made", "mailbox",
         "number", "options", "places", "removed", "spec",
     )  # fmt: skip
 
@@ -107,6 +118,7 @@ class AgentRecord:
         self.places: dict[Account, int] | None = None  # how many of these each user has
         self.calls = 0  # accepted since it was made
         self.removed = False
+        self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
 
     @property
@@ -182,8 +194,13 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def end_by(self, ticket: Ticket) -> None:
+        """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
+        ticket.state = State.QUEUED
+        self.end = ticket
+
     def hold(self, instance: Any) -> None:
-        """Keep the object of the agent, which its ``__init__`` has made."""
+        """Keep the object of the agent, which has been made and started."""
         self.instance = instance
 
     def drop_instance(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class RunningCall:
     """
 
     __slots__ = (
-        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over",
+        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over", "rest",
         "spares", "thread", "ticket",
     )  # fmt: skip
 
@@ -94,6 +94,17 @@ class RunningCall:
     def pause(self) -> None:
         """No thread runs the code for now."""
         self.thread = 0
+
+    def put_off(self, rest: Callable[[], Awaitable[Any]]) -> None:
+        """The thread leaves the rest of the code to the event loop: what ``rest`` gives is the value of the call."""
+        self.rest = rest
+        self.thread = 0
+
+    def take_rest(self) -> Callable[[], Awaitable[Any]]:
+        """What `put_off` was given, which is not kept any longer."""
+        rest = self.rest
+        del self.rest
+        return rest
 
     def begin_again(self) -> None:
         """The calling thread runs the code from now on, in the `contextvars.Context` of the first one."""

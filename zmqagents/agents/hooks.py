@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import ConfigError
 from .base import AgentBase
@@ -32,7 +30,8 @@ class Hooks:
     context: bool = False  # it is an async context manager
     on_start: bool = False
     on_stop: bool = False
-    stops_on_loop: bool = True  # all that is to be done at its end is async
+    starts_on_loop: bool = False  # something is to be called at its beginning, and all of that is async
+    stops_on_loop: bool = True  # all that is to be called at its end is async
     state_version: int = 1
     takes_version: bool = False  # load_state has a parameter for it
 
@@ -71,9 +70,10 @@ def hooks_of(cls: type, options: AgentOptions) -> Hooks:
     if type(version) is not int or version < 0:
         raise ConfigError(f"{cls.__name__}.state_version must be a whole number of at least 0, not {version!r}")
     takes_version = "load_state" in names and _check_call(cls, "load_state", "state", "version") == 2
+    starts, stops = "on_start" in names, "on_stop" in names
     return Hooks(
-        frozenset(names), context, "on_start" in names, "on_stop" in names,
-        "on_stop" not in names or inspect.iscoroutinefunction(_below_partials(cls.on_stop)),  # type: ignore[attr-defined]
+        frozenset(names), context, starts, stops,
+        (starts or context) and (not starts or _is_async(cls, "on_start")), not stops or _is_async(cls, "on_stop"),
         version, takes_version,
     )  # fmt: skip
 
@@ -108,5 +108,6 @@ def _check_call(cls: type, name: str, *given: str) -> int:
     raise ConfigError(f"{cls.__name__}.{name} is a hook, which the host calls {takes}: it cannot be called so")
 
 
-def _below_partials(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function.func if isinstance(function, (functools.partial, functools.partialmethod)) else function
+def _is_async(cls: type, name: str) -> bool:
+    function = getattr(cls, name)
+    return inspect.iscoroutinefunction(function.func if isinstance(function, functools.partial) else function)

@@ -62,7 +62,8 @@ class ClassSpec:
     doc: str
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
-    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
+    # How long making an agent takes; None where hooks belong to that, which the fast lane does not run.
+    pace: Pace | None = field(default_factory=Pace, repr=False, compare=False)
     hooks: Hooks = NO_HOOKS
     end: MethodSpec | None = None  # what is to be done when an agent goes, as a call; None: nothing
 
@@ -84,8 +85,9 @@ def spec_of(cls: type) -> ClassSpec:
         methods = {name: method for name, method in found if method is not None}
         end = MethodSpec(hooks.at_end, "value", hooks.stops_on_loop, False, "(self)", "") if hooks.at_end else None
         spec = ClassSpec(
-            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods, hooks=hooks, end=end
-        )
+            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
+            None if hooks.starts else Pace(), hooks, end,
+        )  # fmt: skip
         _specs[cls] = spec
     return spec
 

@@ -53,6 +53,7 @@ from ..scheduler.effects import (
     Drained,
     Effect,
     Ended,
+    GoOn,
     Interrupt,
     Keep,
     Lookup,
@@ -164,7 +165,8 @@ class Broker:
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
         return {
-            Start: self._start, Answer: self._answer, Pending: self._pending,
+            Start: self._start, GoOn: lambda effect: self._pool.go_on_loop(effect.ticket),
+            Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
             Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),

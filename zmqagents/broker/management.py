@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
+_DONE = Reply(Code.NONE, (codec.pack(True),))
 MESSAGE_CHARS = 500  # of the error of a hook, in the log
 MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
 
@@ -377,10 +378,10 @@ class Management:
         for peer, call, left in self._ends.pop(record, ()):
             del left[record]
             if call.method == Op.DELETE:
-                effects.append(Answer(peer, call.call_id, reply))
+                effects.append(Answer(peer, call.call_id, reply if reply.code else _DONE))
                 is_told = True
             elif not left:
-                effects.append(Answer(peer, call.call_id, Reply(Code.NONE, (codec.pack(True),))))
+                effects.append(Answer(peer, call.call_id, _DONE))
         if reply.code == Code.AGENT_ERROR and not is_told:
             log.warning("%s", _failure_of(reply))
         return effects

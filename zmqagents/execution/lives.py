@@ -45,19 +45,18 @@ __all__ = ["Lives"]
 
 log = logging.getLogger(__name__)
 
+Wait = Callable[["Future[Any]"], Any]
+
 
 class Job:
     """One coroutine that is to run in a `Line`: ``make`` makes it there. ``call``: what `current_call` gives in it."""
 
-    __slots__ = ("call", "cancelled", "done", "label", "late", "limit_s", "make")
+    __slots__ = ("call", "cancelled", "done", "late", "limit_s", "make")
 
-    def __init__(
-        self, make: Callable[[], Awaitable[Any]], call: RunningCall, limit_s: float | None, label: str
-    ) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Any]], call: RunningCall, limit_s: float | None = None) -> None:
         self.make = make
         self.call = call
         self.limit_s = limit_s  # it is cancelled then; None: it has no limit of its own
-        self.label = label
         self.cancelled = False
         self.late = False
         self.done: Future[Any] = Future()
@@ -72,7 +71,7 @@ class Job:
     def fail(self, exc: BaseException) -> None:
         """It has ended in ``exc``, or never began."""
         if self.late and isinstance(exc, _cancelled()):
-            exc = CallTimeout(f"{self.label} did not end within {self.limit_s:.3g} s")
+            exc = CallTimeout(f"{self.call.agent}.{self.call.method} did not end within {self.limit_s:.3g} s")
         self.done.set_exception(exc)
 
 
@@ -188,71 +187,71 @@ class Line:
 
 
 class Life:
-    """The hooks of one agent: which of them have been called, and what is owed for that at its end."""
+    """The hooks of one agent: which of them have been called, and what is owed for that at its end.
 
-    def __init__(self, instance: Any, hooks: Hooks, label: str, loop: EventLoop) -> None:
+    ``limit_s``: how long the hooks at its end may take on the event loop.
+    """
+
+    def __init__(self, agent_id: str, instance: Any, hooks: Hooks, loop: EventLoop, limit_s: float) -> None:
+        self._agent_id = agent_id
         self._instance = instance
         self._hooks = hooks
-        self._label = label
         self._owed: list[Callable[[BaseException | None], Any]] = []  # at its end, the last one first
         self._loop = loop
+        self._limit_s = limit_s
         self._line: Line | None = None  # while hooks were and are to run on the event loop
         self._job: Job | None = None  # that `interrupt` cancels
 
     # ------------------------------------------------------------ in a worker thread
 
-    def start(self, call: RunningCall, wait: Callable[[Future[Any]], Any], limit_s: float) -> None:
+    def start(self, call: RunningCall, wait: Wait) -> None:
         """Call the hooks at its beginning. If one fails, leave what was entered, and raise what Python would."""
         try:
             if self._hooks.context:
-                self._await(self._enter, call, None, wait)
+                call.check()
+                self._await(self._enter, call, wait)
             if self._hooks.on_start:
+                call.check()
                 value = self._instance.on_start()
                 if inspect.isawaitable(value):
-                    self._await(functools.partial(self._started, value), call, None, wait)
-                    return
+                    self._await(functools.partial(_awaited, value), call, wait)
             self._note_start()
         except BaseException as exc:
-            self._close(call, exc, limit_s)
+            self._leave(call, exc, Future.result, strict=True)  # no slot is given back: the call may be over
             raise
 
-    def _close(self, call: RunningCall, exc: BaseException, limit_s: float) -> None:
-        """Leave what was entered before ``exc`` came. No slot is given back: the call may be over."""
-        try:
-            if self._owed:
-                self._await(functools.partial(self.leave, exc, strict=True), call, limit_s, Future.result)
-        finally:
-            self._close_line()
-
-    def end(self, call: RunningCall, wait: Callable[[Future[Any]], Any], limit_s: float) -> None:
+    def end(self, call: RunningCall, wait: Wait) -> None:
         """Call the hooks at its end; raises what they raise."""
-        exc: BaseException | None = None
+        self._leave(call, None, wait, strict=False)
+
+    def _leave(self, call: RunningCall, exc: BaseException | None, wait: Wait, *, strict: bool) -> None:
+        own = exc
         try:
-            if self._hooks.on_stop and not self._hooks.stops_on_loop and self._owed:
-                stop = self._owed.pop()
+            if self._hooks.on_stop and not self._hooks.stops_on_loop and self._stop in self._owed:
+                self._owed.remove(self._stop)
                 try:
-                    value = stop(None)
+                    value = self._instance.on_stop()
                     if inspect.isawaitable(value):
-                        self._await(functools.partial(_awaited, value), call, limit_s, wait)
+                        self._await(functools.partial(_awaited, value), call, wait, self._limit_s)
                 except BaseException as raised:  # it reaches __aexit__
                     exc = raised
             if self._owed:
-                self._await(functools.partial(self.leave, exc), call, limit_s, wait)
-            elif exc is not None:
+                self._await(functools.partial(self.leave, exc, strict and exc is own), call, wait, self._limit_s)
+            elif exc is not None and not (strict and exc is own):
                 raise exc
         finally:
             self._close_line()
 
     def _await(
-        self, make: Callable[[], Awaitable[Any]], call: RunningCall, limit_s: float | None,
-        wait: Callable[[Future[Any]], Any],
-    ) -> None:  # fmt: skip
-        if limit_s is None:
-            call.check()
+        self, make: Callable[[], Awaitable[Any]], call: RunningCall, wait: Wait, limit_s: float | None = None
+    ) -> None:
+        self._job = Job(make, call, limit_s)
+        wait(self._on_line().run(self._job))
+
+    def _on_line(self) -> Line:
         if self._line is None:
             self._line = Line(self._loop, self._cancelled)
-        self._job = Job(make, call, limit_s, self._label)
-        wait(self._line.run(self._job))
+        return self._line
 
     def _close_line(self) -> None:
         if self._line is not None:
@@ -266,31 +265,52 @@ class Life:
 
     # ------------------------------------------------------------ on the event loop
 
-    async def end_on_loop(self, call: RunningCall, limit_s: float) -> None:
-        """The same as `end`, in another task, where all hooks are async."""
+    async def start_on_loop(self, call: RunningCall) -> None:
+        """The same as `start` in another task of the loop, where all hooks are async."""
+        try:
+            call.check()
+            await self._run(Job(self._begin, call))
+        except BaseException as exc:
+            try:
+                if self._owed:
+                    await self._run(Job(functools.partial(self.leave, exc, True), call, self._limit_s))
+            finally:
+                self._close_line()
+            raise
+
+    async def end_on_loop(self, call: RunningCall) -> None:
+        """The same as `end` in another task of the loop, where all hooks are async."""
+        try:
+            if self._owed:  # else it has ended by itself
+                await self._run(Job(functools.partial(self.leave, None, False), call, self._limit_s))
+        finally:
+            self._close_line()
+
+    async def _run(self, job: Job) -> None:
+        """Run ``job`` to its end, whatever becomes of the task that waits for it."""
         import asyncio
 
-        if not self._owed:  # it has ended by itself
-            return
-        line = self._line = self._line or Line(self._loop, self._cancelled)
-        job = Job(functools.partial(self.leave, None), call, limit_s, self._label)
+        line = self._on_line()
         ended = asyncio.wrap_future(line.run(job))
-        line.close()
         try:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
             line.cancel(job)
             await asyncio.wait([ended])
-            ended.exception()  # looked at: asyncio logs what nobody looks at
+            if not ended.cancelled():
+                ended.exception()  # looked at: asyncio logs what nobody looks at
             raise
+
+    async def _begin(self) -> None:
+        if self._hooks.context:
+            await self._enter()
+        if self._hooks.on_start:
+            await self._instance.on_start()
+        self._note_start()
 
     async def _enter(self) -> None:
         await type(self._instance).__aenter__(self._instance)
         self._owed.append(self._exit)
-
-    async def _started(self, value: Awaitable[Any]) -> None:
-        await value
-        self._note_start()
 
     def _note_start(self) -> None:
         if self._hooks.on_stop:
@@ -304,7 +324,7 @@ class Life:
     def _stop(self, _: BaseException | None) -> Any:
         return self._instance.on_stop()
 
-    async def leave(self, exc: BaseException | None, *, strict: bool = False) -> None:
+    async def leave(self, exc: BaseException | None, strict: bool) -> None:
         """Call what is owed; raises what comes of that and of ``exc``, as a ``with`` statement does.
 
         ``strict``: ``exc`` has its own way to the caller, and only what replaces it is raised.
@@ -327,16 +347,12 @@ class Life:
 
     async def _cancelled(self, exc: BaseException) -> None:
         """The task was cancelled while the agent lived, by what it has entered or by the end of the event loop."""
-        if self._hooks.on_stop and not self._hooks.stops_on_loop and self._owed:
-            self._owed.pop()  # it belongs in a worker thread
-        if not self._owed:
-            return
+        if not self._hooks.stops_on_loop and self._stop in self._owed:
+            self._owed.remove(self._stop)  # it belongs in a worker thread
         try:
-            await self.leave(exc)
-        except _cancelled():
-            pass
+            await self.leave(exc, True)
         except BaseException as raised:
-            log.warning("%s has ended by itself: %s: %s", self._label, type(raised).__name__, raised)
+            log.warning("%s has ended by itself: %s: %s", self._agent_id, type(raised).__name__, raised)
 
 
 class Lives:
@@ -347,43 +363,46 @@ class Lives:
         self._services = services
         self._limit_s = limit_s
         self._of: dict[AgentRecord, Life] = {}
-        self._busy: dict[Ticket, Life] = {}  # of calls that make or end an agent
+        self._busy: dict[Ticket, Life] = {}  # of calls that make or end an agent in a worker thread
 
     def start(self, ticket: Ticket, instance: Any) -> None:
         """Start an agent that has been made: raises what its hooks raise. Called in a worker thread."""
-        record, call = ticket.agent, _call_of(ticket)
-        life = self._busy[ticket] = Life(instance, record.spec.hooks, record.agent_id, self._loop)
+        call = _call_of(ticket)
+        life = self._busy[ticket] = self._life(ticket, instance)
         try:
-            life.start(call, functools.partial(self._wait, call), self._limit_s)
+            life.start(call, functools.partial(self._wait, call))
         finally:
             del self._busy[ticket]
-        self._of[record] = life
+        self._of[ticket.agent] = life
+
+    async def start_on_loop(self, ticket: Ticket, instance: Any) -> None:
+        """The same on the event loop, where all its hooks are async."""
+        life = self._life(ticket, instance)
+        await life.start_on_loop(_call_of(ticket))
+        self._of[ticket.agent] = life
 
     def end(self, ticket: Ticket) -> Any:
         """End an agent: raises what its hooks raise. Called in a worker thread, or gives a coroutine for the loop."""
         call = _call_of(ticket)
-        life = self._busy[ticket] = self._of.pop(ticket.agent)
         call.end_by(self._limit_s)
+        life = self._of.pop(ticket.agent)
         if ticket.on_loop:
-            return self._end_on_loop(ticket, life, call)
+            return life.end_on_loop(call)
+        self._busy[ticket] = life
         try:
-            life.end(call, functools.partial(self._wait, call), self._limit_s)
+            life.end(call, functools.partial(self._wait, call))
         finally:
             del self._busy[ticket]
-        return True
-
-    async def _end_on_loop(self, ticket: Ticket, life: Life, call: RunningCall) -> bool:
-        try:
-            await life.end_on_loop(call, self._limit_s)
-        finally:
-            del self._busy[ticket]
-        return True
+        return None
 
     def interrupt(self, ticket: Ticket) -> None:
-        """Cancel the hook that ``ticket`` runs, if it is async. Called by the router thread."""
+        """Cancel the hook that ``ticket`` waits for in a worker thread. Called by the router thread."""
         life = self._busy.get(ticket)
-        if life is not None and not ticket.on_loop:
+        if life is not None:
             life.interrupt()
+
+    def _life(self, ticket: Ticket, instance: Any) -> Life:
+        return Life(ticket.agent.agent_id, instance, ticket.agent.spec.hooks, self._loop, self._limit_s)
 
     def _wait(self, call: RunningCall, done: Future[Any]) -> Any:
         with self._services.outside(call):
@@ -400,7 +419,7 @@ async def _awaited(value: Awaitable[Any]) -> Any:
 
 
 def _ended(job: Job) -> CallCancelled:
-    return CallCancelled(f"{job.label}: the task of its hooks has ended")
+    return CallCancelled(f"{job.call.agent}.{job.call.method}: the task of its hooks has ended")
 
 
 def _cancelled() -> type[BaseException]:

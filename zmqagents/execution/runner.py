@@ -9,6 +9,7 @@ error reply, so that every started call is answered exactly once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -34,7 +35,9 @@ Ref = codec.AgentRef | codec.TaskRef
 _END = object()
 _NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pack
 NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
-PARKED = Reply(Code.NONE, ())  # none yet: the generator waits for its reader, and `AgentHost.resume` goes on with it
+# None yet: the generator waits for its reader, and `AgentHost.resume` goes on with it; or `AgentHost.run_rest` does.
+PARKED = Reply(Code.NONE, ())
+_LATER = b"later"  # instead of a description: `PARKED`
 
 
 class _Refused(Exception):
@@ -99,6 +102,16 @@ class AgentHost:
         context.begin_again()
         try:
             return self._send_items(ticket, context, context.sender.take_up())
+        except BaseException as exc:
+            return self.failure(ticket, exc)
+        finally:
+            context.end()
+
+    async def run_rest(self, ticket: Ticket, context: RunningCall) -> Reply:
+        """Go on with a call that was `PARKED` because the rest of it is a coroutine. Never raises, as `run_on_loop`."""
+        context.begin_again()
+        try:
+            return self._encode(ticket, await context.take_rest()())
         except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
@@ -258,10 +271,19 @@ class AgentHost:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
-        if record.spec.hooks.starts:
+        hooks = record.spec.hooks
+        if hooks.starts_on_loop and ticket.context is not None:
+            ticket.context.put_off(functools.partial(self._start_on_loop, ticket, instance))
+            return _LATER
+        if hooks.starts:
             self._lives.start(ticket, instance)
         record.hold(instance)
         return self.description(record)
+
+    async def _start_on_loop(self, ticket: Ticket, instance: Any) -> bytes:
+        await self._lives.start_on_loop(ticket, instance)
+        ticket.agent.hold(instance)
+        return self.description(ticket.agent)
 
     def description(self, record: AgentRecord) -> bytes:
         """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
@@ -282,7 +304,7 @@ class AgentHost:
         if value is None:
             return NOTHING
         if ticket.op == Op.CREATE:
-            return Reply(Code.NONE, (value,))
+            return Reply(Code.NONE, (value,)) if value is not _LATER else PARKED
         payload = codec.encode_plain(value)
         if payload is not None and len(payload) <= self.config.max_message_bytes:
             reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))

@@ -24,7 +24,7 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
 from . import wait_graph
-from .effects import Answer, Drained, Effect, Ended, Interrupt, Keep, Removed, Resume, Start
+from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
 from .records import END, AgentRecord, Counters, DrainEnd, ParkedFetch, Peer, State, Ticket, phase
 from .shares import Shares
@@ -137,6 +137,13 @@ class Calls:
         """``ticket`` waits: another call may have its slot, and if it is ``parked`` its thread."""
         if ticket.slot:
             self.slots.lend(ticket, parked=parked)
+            self._fill_slots(effects, now)
+
+    def go_to_loop(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The rest of ``ticket`` is a coroutine: its thread and its slot are free."""
+        ticket.leave_thread()
+        effects.append(GoOn(ticket))
+        if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)
 
     def starve(self, ticket: Ticket) -> errors.HostBusy | None:

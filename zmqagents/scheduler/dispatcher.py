@@ -27,7 +27,21 @@ from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
 from .calls import Calls
-from .effects import Answer, Begin, Drained, Effect, Ended, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
+from .effects import (
+    Answer,
+    Begin,
+    Drained,
+    Effect,
+    Ended,
+    GoOn,
+    Interrupt,
+    Keep,
+    Lookup,
+    Pending,
+    Removed,
+    Resume,
+    Start,
+)
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket
 from .seals import Seals
 from .waiting import Waiting
@@ -35,8 +49,8 @@ from .waiting import Waiting
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 __all__ = [
-    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "Interrupt", "Keep", "Lookup", "Peer",
-    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
+    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt", "Keep", "Lookup",
+    "Peer", "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -234,6 +248,12 @@ class Dispatcher:
                 self.waiting.spread(effects, now)
         calls.release(ticket, effects, now)
         return self.waiting.end(effects, now) if calls.news or calls.drain is not None else effects
+
+    def on_go_to_loop(self, ticket: Ticket, now: float) -> list[Effect]:
+        """The code of ``ticket`` has left its thread, and the rest of it is a coroutine. It needs no slot any more."""
+        effects: list[Effect] = []
+        self.calls.go_to_loop(ticket, effects, now)
+        return self.waiting.end(effects, now)
 
     def on_cancel(self, peer: Peer, call_id: int, task_id: str, now: float, *, alone: bool = False) -> list[Effect]:
         """Cancel a call and (unless ``alone``) the calls that it has made: the peer's own by ``call_id``, or any by

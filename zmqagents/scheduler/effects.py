@@ -20,6 +20,12 @@ class Start(NamedTuple):
     ticket: Ticket
 
 
+class GoOn(NamedTuple):
+    """Run the rest of the ticket on the event loop: its code has left its worker thread."""
+
+    ticket: Ticket
+
+
 class Answer(NamedTuple):
     """Send ``reply`` to the peer's call ``call_id``."""
 
@@ -107,4 +113,4 @@ class Drained(NamedTuple):
     unended: int = 0
 
 
-Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Drained
+Effect = Start | GoOn | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Drained

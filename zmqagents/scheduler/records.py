@@ -276,6 +276,10 @@ class Ticket:
         """Note what its code knows of the call: it is about to run."""
         self.context = context
 
+    def leave_thread(self) -> None:
+        """From now on its code is a coroutine on the event loop."""
+        self.on_loop = True
+
     @property
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""

@@ -27,7 +27,7 @@ from .classes import ClassTable
 from .event_loop import EventLoop
 from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
-from .lives import Lives
+from .lifecycle.lives import Lives
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 

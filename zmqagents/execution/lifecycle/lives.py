@@ -1,6 +1,6 @@
 """The life of an agent: its hooks, from the one that starts it to the one that ends it.
 
-An agent whose hooks are async has one task on the host's event loop, a `Line`, in which all of them run, so that what
+An agent whose hooks are async has one task on the host's event loop, a `HookTask`, in which all of them run, so that what
 one enters another can leave: a cancel scope, a session, a connection of some library for asyncio. The task is made when
 it is first needed and ends with the agent. Hooks that are not async run in the worker thread of the call that makes or
 ends the agent.
@@ -32,11 +32,11 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ..agents.context import HostServices, RunningCall, running_call
-from ..agents.hooks import Hooks
-from ..errors import CallCancelled, CallTimeout
-from ..scheduler.records import AgentRecord, Ticket
-from .event_loop import EventLoop
+from ...agents.context import HostServices, RunningCall, running_call
+from ...agents.hooks import Hooks
+from ...errors import CallCancelled, CallTimeout
+from ...scheduler.records import AgentRecord, Ticket
+from ..event_loop import EventLoop
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,7 +49,7 @@ Wait = Callable[["Future[Any]"], Any]
 
 
 class Job:
-    """One coroutine that is to run in a `Line`: ``make`` makes it there. ``call``: what `current_call` gives in it."""
+    """One coroutine that is to run in a `HookTask`: ``make`` makes it there. ``call``: what `current_call` gives in it."""
 
     __slots__ = ("call", "cancelled", "done", "late", "limit_s", "make")
 
@@ -75,7 +75,7 @@ class Job:
         self.done.set_exception(exc)
 
 
-class Line:
+class HookTask:
     """Runs coroutines one after the other, all in one task of the event loop.
 
     ``left`` is awaited in that task when it is cancelled while nothing runs; the task ends then.
@@ -199,7 +199,7 @@ class Life:
         self._owed: list[Callable[[BaseException | None], Any]] = []  # at its end, the last one first
         self._loop = loop
         self._limit_s = limit_s
-        self._line: Line | None = None  # while hooks were and are to run on the event loop
+        self._hook_task: HookTask | None = None  # while hooks were and are to run on the event loop
         self._job: Job | None = None  # that `interrupt` cancels
 
     # ------------------------------------------------------------ in a worker thread
@@ -240,28 +240,28 @@ class Life:
             elif exc is not None and not (strict and exc is own):
                 raise exc
         finally:
-            self._close_line()
+            self._close_task()
 
     def _await(
         self, make: Callable[[], Awaitable[Any]], call: RunningCall, wait: Wait, limit_s: float | None = None
     ) -> None:
         self._job = Job(make, call, limit_s)
-        wait(self._on_line().run(self._job))
+        wait(self._task_of_hooks().run(self._job))
 
-    def _on_line(self) -> Line:
-        if self._line is None:
-            self._line = Line(self._loop, self._cancelled)
-        return self._line
+    def _task_of_hooks(self) -> HookTask:
+        if self._hook_task is None:
+            self._hook_task = HookTask(self._loop, self._cancelled)
+        return self._hook_task
 
-    def _close_line(self) -> None:
-        if self._line is not None:
-            self._line.close()
+    def _close_task(self) -> None:
+        if self._hook_task is not None:
+            self._hook_task.close()
 
     def interrupt(self) -> None:
         """Cancel the hook that runs on the event loop. Called by the router thread."""
         job = self._job
-        if job is not None and self._line is not None:
-            self._line.cancel(job)
+        if job is not None and self._hook_task is not None:
+            self._hook_task.cancel(job)
 
     # ------------------------------------------------------------ on the event loop
 
@@ -275,7 +275,7 @@ class Life:
                 if self._owed:
                     await self._run(Job(functools.partial(self.leave, exc, True), call, self._limit_s))
             finally:
-                self._close_line()
+                self._close_task()
             raise
 
     async def end_on_loop(self, call: RunningCall) -> None:
@@ -284,18 +284,18 @@ class Life:
             if self._owed:  # else it has ended by itself
                 await self._run(Job(functools.partial(self.leave, None, False), call, self._limit_s))
         finally:
-            self._close_line()
+            self._close_task()
 
     async def _run(self, job: Job) -> None:
         """Run ``job`` to its end, whatever becomes of the task that waits for it."""
         import asyncio
 
-        line = self._on_line()
-        ended = asyncio.wrap_future(line.run(job))
+        task = self._task_of_hooks()
+        ended = asyncio.wrap_future(task.run(job))
         try:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
-            line.cancel(job)
+            task.cancel(job)
             await asyncio.wait([ended])
             if not ended.cancelled():
                 ended.exception()  # looked at: asyncio logs what nobody looks at

@@ -653,6 +653,6 @@ def test_a_hook_that_the_host_cannot_call_is_an_error_of_the_class() -> None:
 
         def on_start(self, config: str) -> None: ...
 
-    with client_on_host(Wanting) as client:
-        with pytest.raises(ConfigError, match=r"Wanting.on_start is a hook, which the host calls without arguments"):
-            client.create_agent(Wanting)
+    text = r"Wanting.on_start is a hook, which the host calls without arguments"
+    with client_on_host(Wanting) as client, pytest.raises(ConfigError, match=text):
+        client.create_agent(Wanting)

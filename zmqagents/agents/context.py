@@ -35,6 +35,7 @@ class HostServices(Protocol):
 
     def model_config(self, name: str) -> dict[str, Any]: ...
     def model(self, name: str) -> Any: ...
+    def save(self, call: RunningCall) -> Awaitable[None]: ...
     def client(self) -> Any: ...
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
@@ -208,6 +209,16 @@ class CallContext:
     def remaining(self) -> float | None:
         """Seconds until the deadline (0.0 when it has passed), None when there is none."""
         return self._call.remaining()
+
+    def save(self) -> Awaitable[None]:
+        """Save the state of the agent now, in the middle of the call: what its ``save_state`` gives.
+
+        In a plain method it has been saved when this returns; a coroutine writes ``await current_call().save()``.
+        Nothing is done where nobody keeps states: for agents in threads of a host that is in no cluster. ConfigError:
+        the agent has no ``save_state`` and ``load_state``, or ``persist=None``; else it raises what ``save_state``
+        raises, SerializationError, and MessageTooLarge for a state of more than 1 MiB.
+        """
+        return self._call.host.save(self._call)
 
     def client(self) -> Any:
         """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it.

@@ -83,7 +83,9 @@ def spec_of(cls: type) -> ClassSpec:
         options = dataclasses.replace(options, persist=persistence(cls, hooks, options))
         found = ((name, _method_spec(cls, name)) for name in dir(cls) if name not in hooks.names)
         methods = {name: method for name, method in found if method is not None}
-        end = MethodSpec(hooks.at_end, "value", hooks.stops_on_loop, False, "(self)", "") if hooks.at_end else None
+        last = hooks.at_end or ("save_state" if options.persist is not None else "")
+        on_loop = bool(hooks.at_end) and hooks.stops_on_loop
+        end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
             None if hooks.starts else Pace(), hooks, end,

@@ -37,12 +37,14 @@ from typing import Any, ParamSpec
 
 from .. import codec, errors
 from ..agents.context import own_call
+from ..agents.state import Keeper
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..execution.event_loop import EventLoop
 from ..execution.gate import Gate, Wait
+from ..execution.lifecycle.saving import StateSaver
+from ..execution.lifecycle.states import agent_host
 from ..execution.local_link import LocalLink
-from ..execution.runner import AgentHost
 from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
@@ -95,7 +97,7 @@ class Broker:
 
     ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
     that arrive in arguments; ``fetch_far`` asks another host for a result;
-    ``own_client`` gives an agent's code a client on its own host.
+    ``own_client`` gives an agent's code a client on its own host; ``keeper`` takes the states of its agents.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Broker:
         bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
@@ -133,9 +135,9 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
-        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
-        loop = EventLoop()
-        host = AgentHost(config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
+        loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
+        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver)
+        host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)

@@ -267,10 +267,15 @@ class AgentHost:
         payload, *buffers = reply.body
         return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
 
-    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+    def _instance_for(self, ticket: Ticket) -> Any:
+        """The object of a new agent, before its hooks are called."""
+        record = ticket.agent
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
-        instance = _make(cls, args, kwargs, record.agent_id, self.services)
+        return _make(cls, args, kwargs, record.agent_id, self.services)
+
+    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+        instance = self._instance_for(ticket)
         hooks = record.spec.hooks
         if hooks.starts_on_loop and ticket.context is not None:
             ticket.context.put_off(functools.partial(self._start_on_loop, ticket, instance))

@@ -1,9 +1,9 @@
 """The life of an agent: its hooks, from the one that starts it to the one that ends it.
 
-An agent whose hooks are async has one task on the host's event loop, a `HookTask`, in which all of them run, so that what
-one enters another can leave: a cancel scope, a session, a connection of some library for asyncio. The task is made when
-it is first needed and ends with the agent. Hooks that are not async run in the worker thread of the call that makes or
-ends the agent.
+An agent whose hooks are async has one task on the host's event loop, a `HookTask`, in which all of them run, so that
+what one enters another can leave: a cancel scope, a session, a connection of some library for asyncio. The task is made
+when it is first needed and ends with the agent. Hooks that are not async run in the worker thread of the call that
+makes or ends the agent.
 
 It is as if the host ran this for each agent, with the method calls in between:
 
@@ -49,7 +49,7 @@ Wait = Callable[["Future[Any]"], Any]
 
 
 class Job:
-    """One coroutine that is to run in a `HookTask`: ``make`` makes it there. ``call``: what `current_call` gives in it."""
+    """A coroutine that is to run in a `HookTask`, which ``make`` gives; ``call`` is what `current_call` gives in it."""
 
     __slots__ = ("call", "cancelled", "done", "late", "limit_s", "make")
 
@@ -385,7 +385,9 @@ class Lives:
         """End an agent: raises what its hooks raise. Called in a worker thread, or gives a coroutine for the loop."""
         call = _call_of(ticket)
         call.end_by(self._limit_s)
-        life = self._of.pop(ticket.agent)
+        life = self._of.pop(ticket.agent, None)
+        if life is None:  # nothing is to be called
+            return None
         if ticket.on_loop:
             return life.end_on_loop(call)
         self._busy[ticket] = life

@@ -120,7 +120,11 @@ class WorkerPool:
 
     def go_on_loop(self, ticket: Ticket) -> None:
         """Run the rest of a call whose code has left its thread for the event loop. Called by the router thread."""
-        self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
+        try:
+            self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
+        except RuntimeError as exc:  # no more threads
+            busy = HostBusy(f"{ticket.label} cannot go on, for the host cannot start a thread: {exc}")
+            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
 
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop the objects of these agents in a worker, once no call runs on them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from world import Sent, World, failed
@@ -262,7 +264,8 @@ def test_an_agent_made_by_the_end_of_another_one_ends_too() -> None:
     world.drain(10)
     end = started_end(world)
     by_end = Sent(world, end.peer, end.call_id, end)
-    made = world.send("", Op.CREATE, parent=by_end, **{"id": "b", "class": "Ending"})
+    options: dict[str, Any] = {"id": "b", "class": "Ending"}
+    made = world.send("", Op.CREATE, parent=by_end, **options)
     world.done(made)
     world.done(end)
     assert world.drained == []

@@ -27,7 +27,15 @@ from zmqagents import (
     concurrent,
     current_call,
 )
-from zmqagents.errors import AgentDeleted, CallTimeout, ConfigError, DeadlockError, UnknownAgent, UnknownMethod
+from zmqagents.errors import (
+    AgentDeleted,
+    CallCancelled,
+    CallTimeout,
+    ConfigError,
+    DeadlockError,
+    UnknownAgent,
+    UnknownMethod,
+)
 
 LONG_S = 60.0  # a hook that nobody ends takes so long
 SOON_S = 5.0
@@ -563,6 +571,26 @@ def test_a_last_hook_that_hangs_ends_at_the_grace(client: RpcClient, diary: Path
         client.delete_agent(one.agent_id)
     assert "stop cancelled" in lines(diary)
     assert cls is not Within or lines(diary)[-1] == "exit CancelledError"
+
+
+def test_an_end_that_takes_long_is_among_the_calls_of_the_host(client: RpcClient, diary: Path) -> None:
+    client.create_agent(Softly, str(diary), hangs="stop", agent_id="ann")
+    said: list[BaseException] = []
+
+    def delete() -> None:
+        with pytest.raises(CallCancelled) as refused:
+            client.delete_agent("ann")
+        said.append(refused.value)
+
+    ending = threading.Thread(target=delete)
+    ending.start()
+    assert comes(diary, "stop")
+    (row,) = [row for row in client.get_call_list() if row["agent"] == "ann"]
+    assert (row["method"], row["caller"], row["state"]) == ("on_stop", "the host", "running")
+    assert client.cancel(row["task_id"]), "who deletes it need not wait for it"
+    ending.join()
+    assert len(said) == 1
+    assert comes(diary, "stop cancelled")
 
 
 def test_all_agents_end_when_all_are_deleted_and_an_error_is_a_line(

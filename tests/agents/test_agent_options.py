@@ -73,13 +73,18 @@ def test_the_options_of_a_class_come_from_its_keywords_and_its_bases() -> None:
     class Small(Embedder, memory_mb=256, persist="idle"):
         """The same with less."""
 
+        def save_state(self) -> int:
+            return 1
+
+        def load_state(self, state: int) -> None: ...
+
     class Near(Embedder, isolation="thread"):
         """Lives in the host, where the limits of a child mean nothing."""
 
     options = spec_of(Small).options
     assert (options.isolation, options.memory_mb, options.persist) == ("process", 256, "idle")
     assert options.env == {"OMP_NUM_THREADS": "1"}
-    assert spec_of(Near).options == AgentOptions(isolation="thread")
+    assert spec_of(Near).options == AgentOptions(isolation="thread", persist=None)
 
 
 def test_an_agent_may_be_taken_out_of_the_child_that_its_class_asks_for() -> None:

@@ -358,3 +358,84 @@ def test_threads_do_calls_of_one_child_at_the_same_time(client: RpcClient) -> No
     for thread in threads:
         thread.join()
     assert time.monotonic() - begun < 1.5
+
+
+# ---------------------------------------------------------------- lives and states
+
+
+class Ledger(Worker):
+    """Keeps what was booked, over the end of its process."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__(start)
+        self.loaded = False
+
+    def save_state(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self.count, self.loaded = state["count"], True
+
+    def save_now(self, n: int) -> None:
+        self.count += n
+        call = current_call()
+        assert call is not None
+        call.save()
+        os._exit(4)
+
+
+class Guest(AgentBase):
+    """Writes down where it is when it comes and when it goes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_start(self) -> None:
+        self._write("came")
+
+    async def on_stop(self) -> None:
+        self._write("went")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def _write(self, word: str) -> None:
+        with open(self.path, "a") as file:
+            print(word, os.getpid(), file=file)
+
+
+def test_the_state_of_an_agent_outlives_its_process() -> None:
+    with client_on_host(Ledger, isolation="pool", processes=1) as client:
+        ledger: Any = client.create_agent(Ledger, 10)
+        for _ in range(5):
+            ledger.add(1)
+        for expected in (15, 16):  # the second process numbers its states anew
+            with pytest.raises(AgentCrashed):
+                ledger.leave(1).result()
+            assert (ledger.count, ledger.loaded) == (expected, True)
+            ledger.add(1)
+        with pytest.raises(AgentCrashed):
+            ledger.save_now(100)
+        assert ledger.count == 117, "saved in the middle of a call that never ended"
+
+
+def test_a_state_is_not_kept_where_none_is_asked_for() -> None:
+    with client_on_host(Ledger, isolation="pool", processes=1) as client:
+        ledger: Any = client.create_agent(Ledger, 10, agent_options={"persist": None})
+        ledger.add(1)
+        with pytest.raises(AgentCrashed):
+            ledger.leave(1).result()
+        assert (ledger.count, ledger.loaded) == (10, False)
+
+
+def test_an_agent_in_a_child_is_told_when_it_comes_and_when_it_goes(tmp_path: Any) -> None:
+    log = tmp_path / "log"
+    with client_on_host(Guest, isolation="pool", processes=1) as client:
+        guest: Any = client.create_agent(Guest, str(log))
+        other: Any = client.create_agent(Guest, str(log))
+        pid = guest.pid()
+        client.delete_agent(guest.agent_id)
+        assert log.read_text().split("\n") == [f"came {pid}", f"came {pid}", f"went {pid}", ""]
+        assert other.pid() == pid
+    assert log.read_text().count("went") == 2, "the other one goes with its host"

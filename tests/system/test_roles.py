@@ -162,6 +162,9 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "dump": lambda client: client.dump(),
     "get_result_list": lambda client: client.get_result_list(),
     "register_class": lambda client: register(client, "Desk"),
+    "put_state": lambda client: value_of(
+        client.link, client.link.call("", Op.STATE, request_body(client.link, Op.STATE, (), {}))
+    ),
 }
 
 

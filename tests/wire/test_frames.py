@@ -15,9 +15,11 @@ from zmqagents import errors
 from zmqagents.codec import pack, unpack
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
-from zmqagents.wire.messages import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
+from zmqagents.wire.messages import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply, Waits
 
-FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT, Kind.ACK]
+FROM_CLIENTS = [
+    Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT, Kind.ACK, Kind.WAITS,
+]  # fmt: skip
 ID = b"0123456789"
 
 u8, u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
@@ -106,18 +108,19 @@ def test_a_header_begins_with_the_name_and_the_version(start: bytes) -> None:
 @pytest.mark.parametrize(("kind", "counts"), [
     (Kind.HELLO, {2}), (Kind.CALL, set(range(3, messages.MAX_FRAMES + 1))), (Kind.FETCH, {2}), (Kind.CANCEL, {1, 2}),
     (Kind.PING, {1}), (Kind.BYE, {1}), (Kind.CREDIT, {1}),
-    (Kind.ACK, {1, 2}),
+    (Kind.ACK, {1, 2}), (Kind.WAITS, {1, 2}),
 ])  # fmt: skip
 def test_each_kind_has_as_many_frames_as_the_table_says(kind: Kind, counts: set[int]) -> None:
-    second = {Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID}), Kind.ACK: pack([7])}.get(
-        kind, pack("x-1")
-    )
+    second = {
+        Kind.CALL: pack(["a", "m", None, None]), Kind.HELLO: pack({"client": ID}), Kind.ACK: pack([7]),
+        Kind.WAITS: pack(["x-1", ["x-2"], False, -1]),
+    }.get(kind, pack("x-1"))  # fmt: skip
     for count in range(1, messages.MAX_FRAMES + 3):
         parts = message(kind, *[second] * (count - 1))
         assert (parsed(parts) is not None) == (count in counts), count
 
 
-@pytest.mark.parametrize("kind", [0, 9, 64, 65, 66, 72, 255])
+@pytest.mark.parametrize("kind", [0, 10, 64, 65, 66, 72, 255])
 def test_a_kind_that_clients_do_not_send_is_named(kind: int) -> None:
     with pytest.raises(errors.RemoteProtocolError, match=f"unknown kind {kind}"):
         messages.parse_client(message(kind))
@@ -240,9 +243,22 @@ def test_the_other_messages_arrive_as_they_were_sent(
         (message(Kind.PING, call_id=call_id), Ping(call_id)),
         (message(Kind.CREDIT, call_id=call_id, time_ms=time_ms), Credit(call_id, time_ms)),
         (message(Kind.ACK, call_id=call_id), Ack(call_id)),
+        (message(Kind.WAITS, call_id=call_id), Waits(call_id)),
+        (
+            message(Kind.WAITS, pack([task_id, [task_id], True, 3]), call_id=call_id),
+            Waits(call_id, task_id, [task_id], True, 3),
+        ),
         (message(Kind.BYE, call_id=call_id), ()),
     ):
         assert messages.parse_client(parts) == expected
+
+
+@pytest.mark.parametrize(
+    "meta", [None, [], ["x-1", [], False], ["x-1", "x-2", False, -1], [1, [], False, -1], ["x-1", [], False, "all"]]
+)
+def test_a_wait_that_is_none_is_a_protocol_error(meta: Any) -> None:
+    with pytest.raises(errors.RemoteProtocolError):
+        messages.parse_client(message(Kind.WAITS, pack(meta)))
 
 
 def test_payload_and_buffers_go_through_without_a_copy() -> None:

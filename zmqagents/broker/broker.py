@@ -37,12 +37,14 @@ from typing import Any, ParamSpec
 
 from .. import codec, errors
 from ..agents.context import own_call
+from ..agents.state import Keeper
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..execution.event_loop import EventLoop
 from ..execution.gate import Gate, Wait
+from ..execution.lifecycle.saving import StateSaver
+from ..execution.lifecycle.states import agent_host
 from ..execution.local_link import LocalLink
-from ..execution.runner import AgentHost
 from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..members.members import Members
@@ -55,6 +57,8 @@ from ..scheduler.effects import (
     Begin,
     Drained,
     Effect,
+    Ended,
+    GoOn,
     Interrupt,
     Keep,
     Lookup,
@@ -97,8 +101,8 @@ class Broker:
 
     ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
     that arrive in arguments; ``fetch_far`` asks another host for a result;
-    ``own_client`` gives an agent's code a client on its own host. ``hatch`` starts processes for agents; ``parent`` is
-    the way to the host that has started this one for that purpose.
+    ``own_client`` gives an agent's code a client on its own host; ``keeper`` takes the states of its agents.
+    ``hatch`` starts processes for agents; ``parent`` is the way to the host that has started this one for that purpose.
     """
 
     def __init__(
@@ -106,7 +110,8 @@ class Broker:
         bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic, hatch: Hatch | None = None, parent: ParentConnection | None = None,
+        keeper: Keeper | None = None, clock: Callable[[], float] = time.monotonic, hatch: Hatch | None = None,
+        parent: ParentConnection | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
@@ -137,12 +142,10 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
-        known = config.server_id, models, self._events, own_client, dispatcher.seals
+        loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
+        known = config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver
         services = LocalServices(*known) if parent is None else ParentServices(parent, *known)
-        loop = EventLoop()
-        host = AgentHost(
-            config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
-        )
+        host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
@@ -152,7 +155,7 @@ class Broker:
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, unpickler=unpickler, carry_out=self._carry_out,
-            post=self.post, where=self._where, told=self.told.put, clock=clock, members=self._members,
+            post=self.post, where=self._where, told=self.told.put, clock=clock, members=self._members, keeper=keeper,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -176,9 +179,11 @@ class Broker:
         """How each effect of the dispatcher is carried out, by its type."""
         pool = self._pool
         return {
-            Start: self._start, Answer: self._answer, Pending: self._pending,
+            Start: self._start, GoOn: lambda effect: self._pool.go_on_loop(effect.ticket),
+            Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: (effect.ticket.agent.home or pool).interrupt(effect.ticket, alone=effect.alone),
+            Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),
             Removed: lambda effect: (effect.agent.home or pool).retire([effect.agent]), Drained: self._drained,
         }  # fmt: skip
 
@@ -498,7 +503,7 @@ class Broker:
         if call.flags & messages.Flag.RESENT and self._clients.came_before(session, call):
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
-            self._carry_out(self._management.answer(session.caller, call, session.role))
+            self._carry_out(self._management.answer(session.caller, call, session.role, caller))
         elif caller is None:
             self._carry_out(self._dispatcher.on_call(session.caller, call, now))
         else:
@@ -561,7 +566,8 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= messages.MAX_TIME_MS
-            session.replies.note_item(ticket.call_id, number, body)
+            if number != messages.SNAPSHOT:
+                session.replies.note_item(ticket.call_id, number, body)
             message = messages.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
             self._out.unsent.append((session, message))
         return []
@@ -577,6 +583,8 @@ class Broker:
     def _drained(self, effect: Drained) -> None:
         if effect.cut:
             log.warning("%s: %d calls were cut off by the stop", self.config.server_id, effect.cut)
+        if effect.unended:
+            log.warning("%s: the stop has cut off the hooks of %d agents", self.config.server_id, effect.unended)
         self._stop = True
 
     def _where(self) -> dict[str, Any]:
@@ -597,8 +605,9 @@ class Broker:
 
     def _cut_short(self) -> None:
         if not self._stop:  # the router thread has failed: open calls are answered all the same
-            now = self._clock()
-            self._carry_out(self._dispatcher.on_drain(now, now))
+            for _ in range(2):  # the second one ends the moment that agents have to end
+                now = self._clock()
+                self._carry_out(self._dispatcher.on_drain(now, now))
         self._out.push_all()
 
     def _leave_the_inbox(self) -> None:

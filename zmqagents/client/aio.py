@@ -129,11 +129,11 @@ class AsyncRpcClient:
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. See `RpcClient.delete_agent`. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
-        return bool(await self._manage(Op.DELETE, options={"id": agent_id}))
+        return bool(await self._manage(Op.DELETE, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S))
 
     async def delete_all_agent(self) -> bool:
         """Delete every agent of the host; returns True. Needs the role admin."""
-        return bool(await self._manage(Op.DELETE_ALL))
+        return bool(await self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""

@@ -159,7 +159,7 @@ class RpcClient:
         self, cls_or_name: Any, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Make an agent on the host; returns its proxy when its ``__init__`` has ended.
+        """Make an agent on the host; returns its proxy when its ``__init__`` and its hooks have ended.
 
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
@@ -167,7 +167,7 @@ class RpcClient:
         one of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
-        ``__init__`` raises.
+        ``__init__`` or a hook raises.
         """
         given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
         taken = constructor_names(cls_or_name, given)
@@ -220,14 +220,19 @@ class RpcClient:
     def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. Its running call ends, its queued calls fail with AgentDeleted.
 
-        UnknownAgent: the host has none of that id. To delete an agent of another user needs the role admin.
+        If its class has hooks for its end (``on_stop``, ``__aexit__``), they run when its running call has ended; this
+        returns then, and raises what they raise. UnknownAgent: the host has none of that id. To delete an agent of
+        another user needs the role admin.
         """
         checked_name(agent_id, errors.UnknownAgent)
-        return bool(self._manage(Op.DELETE, options={"id": agent_id}))
+        return bool(self._manage(Op.DELETE, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S))
 
     def delete_all_agent(self) -> bool:
-        """Delete every agent of the host; returns True. Needs the role admin."""
-        return bool(self._manage(Op.DELETE_ALL))
+        """Delete every agent of the host; returns True when their hooks have run. Needs the role admin.
+
+        An error of a hook is a line in the host's log.
+        """
+        return bool(self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""

@@ -118,6 +118,14 @@ class WorkerPool:
             return
         self._jobs.put(ticket)
 
+    def go_on_loop(self, ticket: Ticket) -> None:
+        """Run the rest of a call whose code has left its thread for the event loop. Called by the router thread."""
+        try:
+            self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
+        except RuntimeError as exc:  # no more threads
+            busy = HostBusy(f"{ticket.label} cannot go on, for the host cannot start a thread: {exc}")
+            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
+
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop the objects of these agents in a worker, once no call runs on them."""
         job = _Retired([record for record in records if record.instance is not None and not record.holders])
@@ -199,6 +207,8 @@ class WorkerPool:
                 self._done(ticket, reply)
             elif sender is not None:
                 sender.wait()
+            else:
+                self._router.go_to_loop(ticket)
             del ticket, reply, context, sender  # a result must not outlive its use while this thread is idle
             if surplus:
                 return

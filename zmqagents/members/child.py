@@ -6,8 +6,9 @@
 
 A call that starts while the process does not run, or its agent is not made in it yet, is held. The calls that ran in a
 process that has ended get `AgentCrashed`; those that queue go on in the next one. There an agent is made again, from
-the arguments that it was made with. An agent with a call that ran, and the agent of a process of its own in any case,
-counts a crash; beyond ``max_restarts`` within a minute its calls get `AgentCrashed` at once.
+the arguments that it was made with and its last state (see `agents.state`). An agent with a call that ran, and the
+agent of a process of its own in any case, counts a crash; beyond ``max_restarts`` within a minute its calls get
+`AgentCrashed` at once.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from typing import Any, Protocol
 
 from .. import codec, errors
 from ..agents.options import AgentOptions
+from ..agents.state import Snapshot
 from ..codec import Encoded
 from ..connection.requests import Call
 from ..process.crashes import Crashes
 from ..scheduler.effects import Effect
-from ..scheduler.records import AgentRecord, Ticket
+from ..scheduler.records import END, AgentRecord, Ticket
 from ..wire.link import rebuild_error
-from ..wire.messages import Op, Reply, error_reply
+from ..wire.messages import Code, Op, Reply, error_reply
 from .answers import Answers
-from .forwarder import Forwarder, Outlet, request_of
+from .forwarder import NO_ARGUMENTS, Forwarded, Forwarder, Outlet, request_of, snapshot_of
 from .line import Line
 from .nursery import Death, Nursery, Process, Upbringing
 
@@ -62,13 +64,14 @@ class Yard(Outlet, Protocol):
 class Resident:
     """One agent of a child: how it is made, and the calls that are held until it is."""
 
-    __slots__ = ("crashes", "held", "here", "make", "record")
+    __slots__ = ("crashes", "held", "here", "make", "record", "state")
 
     def __init__(self, record: AgentRecord, make: Call) -> None:
         self.record = record
         self.make = make
         self.here = False  # made in the process that runs now
         self.held: dict[Ticket, None] = {}
+        self.state: Snapshot | None = None  # numbered by the process that runs now
         self.crashes = Crashes(record.options.max_restarts, WINDOW_S)
 
 
@@ -118,6 +121,9 @@ class Child:
             if resident.here and self._forwarder is not None:
                 self._forwarder.start(ticket)
                 return
+        if ticket.op == END:  # there is nothing that could end
+            self._yard.later(lambda: self._done(ticket, _TRUE))
+            return
         if resident.crashes.too_many(self._yard.clock()):
             self._give_up(resident, ticket)
             return
@@ -144,7 +150,7 @@ class Child:
             del self._agents[record.agent_id]
             if self.own is not None:
                 self.end("its agent was deleted")
-            elif resident.here and self._line is not None:
+            elif resident.here and self._line is not None and record.end is None:
                 call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
                 self._line.ask(call, _Ignored())
 
@@ -176,7 +182,7 @@ class Child:
         if process is self.process:
             yard = self._yard
             self._line = Line(path, yard.poller, yard.lines, ready=self._on_ready, cut=self._on_cut, later=yard.later)
-            self._forwarder = Forwarder(self._line, yard)
+            self._forwarder = Forwarder(self._line, yard, self.keep)
         return []
 
     def _on_ready(self) -> None:
@@ -188,9 +194,19 @@ class Child:
             line.ask(_again(lesson), _Ignored())
         for resident in list(self._agents.values()):
             if resident.record.made:
-                line.ask(_again(resident.make), _Remade(self, resident))
+                self._make_again(line, resident)
             else:
                 self._go_on(resident)
+
+    def _make_again(self, line: Line, resident: Resident) -> None:
+        state = resident.state
+        if state is not None:
+            payload, *buffers = state.frames
+            resident.state = state = state._replace(number=0)  # this process counts anew
+            options = {"id": resident.record.agent_id, "number": state.number, "version": state.version}
+            line.ask(Call("", Op.STATE, Encoded(payload, buffers, ()), 0, options, None, None), _Ignored())
+        make = _again(resident.make)
+        line.ask(make, _Remade(self, resident, make))
 
     def _on_cut(self) -> None:
         """Its connection has ended, as it does when the process ends: that comes next, and tells why."""
@@ -273,9 +289,18 @@ class Child:
 
     def _end(self, ticket: Ticket, error: errors.ZmqAgentsError) -> None:
         """A call that did not run is over."""
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        self._done(ticket, error_reply(error, **where))
+
+    def _done(self, ticket: Ticket, reply: Reply) -> None:
         yard = self._yard
-        reply = error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
         yard.carry_out(yard.dispatcher.on_done(ticket, reply, yard.clock()))
+
+    def keep(self, agent_id: str, state: Snapshot) -> None:
+        """Keep the state of an agent, for the process that comes after this one."""
+        resident = self._agents.get(agent_id)
+        if resident is not None and (resident.state is None or state.number > resident.state.number):
+            resident.state = state
 
     # ------------------------------------------------------------ now and then
 
@@ -326,13 +351,16 @@ def _crashed(death: Death) -> errors.AgentCrashed:
     return error
 
 
-_NO_ARGUMENTS = Encoded(codec.pack([[], {}]), (), ())
+_NO_ARGUMENTS = Encoded(NO_ARGUMENTS, (), ())
+_TRUE = Reply(Code.NONE, (codec.pack(True),))
 
 
-def _again(call: Call) -> Call:
+def _again(call: Call) -> Forwarded:
     """The same request for another connection."""
     options = {key: value for key, value in (call.options or {}).items() if key not in ("task", "chain")}
-    return Call(call.agent, call.method, call.body, call.flags, options, None, None)
+    again = Forwarded(call.agent, call.method, call.body, call.flags, options, None, None)
+    again.behind = 0
+    return again
 
 
 class _Ignored:
@@ -351,9 +379,10 @@ class _Ignored:
 class _Remade:
     """Takes the answer to the request that makes an agent again."""
 
-    def __init__(self, child: Child, resident: Resident) -> None:
+    def __init__(self, child: Child, resident: Resident, make: Forwarded) -> None:
         self._child = child
         self._resident = resident
+        self._make = make
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None
@@ -362,5 +391,6 @@ class _Remade:
     def fail(self, error: Exception) -> None:
         """The process has ended again, and the next one makes it."""
 
-    def chunk(self, item: object) -> None:
-        """Never comes."""
+    def chunk(self, item: Reply) -> None:
+        if self._make.brings_state:
+            self._child.keep(self._resident.record.agent_id, snapshot_of(item.body))

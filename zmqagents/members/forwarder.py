@@ -15,18 +15,20 @@ from typing import Any, Protocol
 
 from .. import errors
 from ..agents.context import HostServices, RunningCall
-from ..codec import Encoded, pack
+from ..agents.state import Snapshot
+from ..codec import Encoded, pack, unpack
 from ..connection.requests import Call
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
-from ..scheduler.records import Ticket
-from ..wire.messages import STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
+from ..scheduler.records import END, Ticket
+from ..wire.messages import SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
 from .line import Line
 
-__all__ = ["Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "request_of"]
+__all__ = ["NO_ARGUMENTS", "Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "request_of", "snapshot_of"]
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
+NO_ARGUMENTS = pack([[], {}])
 MANY = 1 << 30  # the turn is this host's matter: there, any number of calls of an agent may run
 
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
@@ -53,10 +55,14 @@ class Outlet(Protocol):
 
 
 class Forwarder:
-    """Runs calls on one member; see the module's docstring. Belongs to the router thread."""
+    """Runs calls on one member; see the module's docstring. Belongs to the router thread.
 
-    def __init__(self, line: Line, outlet: Outlet) -> None:
+    ``keep`` takes the states of agents.
+    """
+
+    def __init__(self, line: Line, outlet: Outlet, keep: Callable[[str, Snapshot], None]) -> None:
         self._line = line
+        self._keep = keep
         self._outlet = outlet
         self._sent: dict[Ticket, int] = {}
         self._seen = 0  # the last request that code in the process has made
@@ -140,6 +146,10 @@ class Forwarder:
         if sender is not None and sender.spend():
             outlet.carry_out(outlet.starve(ticket, lambda error: self._starved(ticket, error), _never))
 
+    def keep(self, ticket: Ticket, body: Sequence[Frame]) -> None:
+        """Take the state of an agent, as a call has left it."""
+        self._keep(ticket.agent.agent_id, snapshot_of(body))
+
     def _starved(self, ticket: Ticket, error: ZmqAgentsError) -> None:
         """The reader of a stream will never take what stands in its way."""
         outlet = self._outlet
@@ -159,6 +169,8 @@ class _Run:
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches
+        if self._ticket.op == Op.CREATE and not reply.code:
+            self._ticket.agent.hold(_ELSEWHERE)
         behind = self._call.behind
         if behind:
             self._forwarder.returned(self._ticket, reply, behind)
@@ -172,6 +184,9 @@ class _Run:
         self._forwarder.done(ticket, error_reply(known, **where))
 
     def chunk(self, item: Reply) -> None:
+        if self._call.brings_state:
+            self._forwarder.keep(self._ticket, item.body)
+            return
         number, self._items = self._items, self._items + 1
         self._forwarder.item(self._ticket, number, item.body)
 
@@ -200,6 +215,16 @@ class _Credits:
         self._forwarder.grant(self._ticket, items)
 
 
+def snapshot_of(body: Sequence[Frame]) -> Snapshot:
+    """The state of an agent in a CHUNK of a member."""
+    head, *frames = body
+    number, version = unpack(head)
+    return Snapshot(number, version, tuple(map(bytes, frames)))
+
+
+_ELSEWHERE = object()  # stands for the object of an agent, which is in another process
+
+
 def _never() -> bool:
     return False
 
@@ -209,12 +234,16 @@ class Forwarded(Call):
 
     Its code may have made calls without waiting for them, which travel over another connection. So the member says by
     CHUNK which request of its own was the last: ``behind``, 0 for none. Those must come before the end of the call.
+    Another CHUNK ``brings_state``: the agent's, as the call leaves it.
     """
 
-    __slots__ = ("behind",)
+    __slots__ = ("behind", "brings_state")
 
     def takes(self, number: int) -> bool:
         """Note the item of a stream that has come, or what `behind` is to be."""
+        self.brings_state = number == SNAPSHOT
+        if self.brings_state:
+            return True
         if self.flags & Flag.STREAM:
             return super().takes(number)
         self.behind = number + 1
@@ -229,13 +258,17 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     if ticket.op == Op.CREATE:
         agent = ""
         options |= {"class": record.spec.name, "id": record.agent_id, "max_concurrency": MANY}
+        options["persist"] = record.options.persist
     elif ticket.op == Op.MEMORY:
         agent = ""
+        options["id"] = record.agent_id
+    elif ticket.op == END:  # a member runs the hooks of an agent when it deletes it
+        agent, method = "", Op.DELETE
         options["id"] = record.agent_id
     chain = ticket.chain
     if chain:
         options["chain"] = dispatcher.seals.seal(chain)
-    payload, *buffers = ticket.body
+    payload, *buffers = ticket.body or (NO_ARGUMENTS,)
     if ticket.dep_replies:
         options["given"] = True
         buffers.append(pack({task_id: reply_to_bytes(reply) for task_id, reply in ticket.dep_replies.items()}))

@@ -17,22 +17,25 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..agents.context import RunningCall, own_call
+from ..agents.state import Snapshot
 from ..codec import Encoded, pack
 from ..config import Parent
 from ..connection.connection import Connection, take_place
 from ..connection.requests import Plain
 from ..connection.target import Target
 from ..errors import ZmqAgentsError
+from ..execution.event_loop import EventLoop
 from ..execution.gate import Wait, begin_wait
+from ..execution.lifecycle.saving import StateSaver
 from ..execution.router import Router
 from ..execution.services import LocalServices, gives_slot_back
 from ..models.configs import ModelConfigs
 from ..scheduler.records import Ticket
 from ..scheduler.seals import Seals
 from ..wire.link import Sink, rebuild_error
-from ..wire.messages import Flag, Kind, Reply, Waits
+from ..wire.messages import SNAPSHOT, Flag, Kind, Reply, Waits
 
-__all__ = ["ParentConnection", "ParentServices"]
+__all__ = ["ParentConnection", "ParentKeeper", "ParentServices"]
 
 TELL_AFTER_S = 0.02  # most waits are shorter; to find a deadlock may take a second
 
@@ -82,6 +85,28 @@ class ParentConnection(Connection):
         channel = self.channel
         if channel is not None and not channel.closing:  # otherwise the parent has gone
             channel.take_back(number, Kind.WAITS)
+
+
+class ParentKeeper:
+    """The `Keeper` of a child: its parent keeps the states of the agents, and gives them back before they are made."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, Snapshot] = {}
+
+    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
+        """Send a state to the parent, ahead of the end of the call; or take one that the parent gives back."""
+        call = own_call()
+        if call is None:
+            self._given[agent_id] = snapshot
+        elif isinstance(call.host, ParentServices):
+            call.host.send_state(call, snapshot)
+
+    def last(self, agent_id: str) -> Snapshot | None:
+        """What the parent has given back; once, for the agent that is made now."""
+        return self._given.pop(agent_id, None)
+
+    def forget(self, agent_id: str) -> None:
+        """The parent forgets it by itself."""
 
 
 class _Told:
@@ -142,9 +167,9 @@ class ParentServices(LocalServices):
 
     def __init__(
         self, link: ParentConnection, server_id: str, models: ModelConfigs, router: Router,
-        client: Callable[[], Any], seals: Seals,
+        client: Callable[[], Any], seals: Seals, loop: EventLoop, saver: StateSaver | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(server_id, models, router, client, seals)
+        super().__init__(server_id, models, router, client, seals, loop, saver)
         self._link = link
 
     def note_request(self, call: RunningCall, number: int) -> None:
@@ -155,6 +180,11 @@ class ParentServices(LocalServices):
         ticket: Ticket = call.ticket
         if not ticket.flags & Flag.STREAM:
             self._router.chunk(ticket, number - 1, ())
+
+    def send_state(self, call: RunningCall, snapshot: Snapshot) -> None:
+        """Send the state of an agent to the parent, ahead of the end of ``call``. `Forwarded` takes it."""
+        head = pack([snapshot.number, snapshot.version])
+        self._router.chunk(call.ticket, SNAPSHOT, (head, *snapshot.frames))
 
     def giving_back(self, call: RunningCall) -> AbstractContextManager[None]:
         """The slot is given back within this block, and taken again at its end. Raises what speaks against a wait."""

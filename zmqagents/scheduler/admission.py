@@ -197,8 +197,9 @@ class Admission:
         if name in agents:
             raise errors.AgentExists(f"there is already an agent {name!r} ({agents[name].spec.name})")
         share = self._calls.shares.agents
-        if len(agents) >= share.free and share.refuses(payer.agents, len(agents)):  # no time makes room: no second try
-            raise errors.HostBusy(share.reason(payer.agents, len(agents)))
+        taken = len(agents) + self._calls.ending
+        if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try
+            raise errors.HostBusy(share.reason(payer.agents, taken))
         options = _options_of(spec, peer, call)
         record = AgentRecord(name, spec, options, now)
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
@@ -213,10 +214,17 @@ def _cannot_settle(record: AgentRecord) -> None:
 def _options_of(spec: ClassSpec, peer: Peer, call: Call) -> AgentOptions:
     """The options of an agent to be made: those of its class, and those that the call gives."""
     given = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+    if given.get("persist") == "auto":  # as the class has it
+        del given["persist"]
     if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs
         raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
     options = spec.options.but(given).checked() if given else spec.options
     check_platform(options.isolation)
+    if options.persist is not None and not spec.hooks.saves:
+        raise errors.ConfigError(
+            f"persist={options.persist!r} needs the hooks save_state and load_state, which {spec.short} lacks; in a "
+            "class that is no AgentBase they count under @agent(persist=...)"
+        )
     return options
 
 

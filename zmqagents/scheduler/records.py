@@ -23,9 +23,11 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account
 
 __all__ = [
-    "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase",
+    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "left_over",
+    "phase",
 ]  # fmt: skip
 
+END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
@@ -55,12 +57,16 @@ class Counters:
 
 
 class DrainEnd:
-    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has a shorter limit."""
+    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has another limit.
 
-    __slots__ = ("deadline", "settled")
+    ``cut``: how many calls were answered unfinished; None until then. After that only agents' ends go on.
+    """
 
-    def __init__(self, deadline: float) -> None:
+    __slots__ = ("cut", "deadline", "settled")
+
+    def __init__(self, deadline: float, cut: int | None = None) -> None:
         self.deadline = deadline
+        self.cut = cut
         self.settled = False
 
 
@@ -81,6 +87,10 @@ class Peer:
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
         self.gone = False
+
+    def leave(self) -> None:
+        """It gets no answers any more."""
+        self.gone = True
 
     def trust(self, is_admin: bool) -> None:
         """Note whether it has the role admin."""
@@ -111,7 +121,7 @@ class AgentRecord:
     """
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "home", "instance", "made",
+        "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance", "made",
         "mailbox", "number", "options", "places", "removed", "spec",
     )  # fmt: skip
 
@@ -132,6 +142,7 @@ class AgentRecord:
         self.places: dict[Account, int] | None = None  # how many of these each user has
         self.calls = 0  # accepted since it was made
         self.removed = False
+        self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
 
     @property
@@ -212,8 +223,13 @@ class AgentRecord:
         self.home = home
         self.spec = away(self.spec)
 
+    def end_by(self, ticket: Ticket) -> None:
+        """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
+        ticket.state = State.QUEUED
+        self.end = ticket
+
     def hold(self, instance: Any) -> None:
-        """Keep the object of the agent, which its ``__init__`` has made."""
+        """Keep the object of the agent, which has been made and started."""
         self.instance = instance
 
     def drop_instance(self) -> None:
@@ -295,6 +311,10 @@ class Ticket:
         given = unpack(packed, max_bytes=MAX_GIVEN_BYTES)
         self.body = body
         self.dep_replies = {task_id: reply_from_bytes(data) for task_id, data in given.items()}
+
+    def leave_thread(self) -> None:
+        """From now on its code is a coroutine on the event loop."""
+        self.on_loop = True
 
     @property
     def owner(self) -> str:

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
+from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
 from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
-from ..members.upward import ParentConnection
+from ..members.upward import ParentConnection, ParentKeeper
 from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import children, descriptors, forks, memory, signals
 from ..process.end_timer import EndTimer
@@ -59,10 +60,14 @@ TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes lon
 Ready = Callable[[Bound], None]
 
 
-def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[errors.LoadError] | None = None) -> Broker:
+def build(
+    config: BrokerConfig, classes: Sequence[type], *,
+    failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
+) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
 
-    ``failures`` gets the errors of agent files that were left out; None: they are logged.
+    ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
+    of agents; None: nobody asks for them.
     """
     table = ClassTable(classes)
     if config.agent_dir is not None:
@@ -72,6 +77,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
     parent = None if config.parent is None else ParentConnection(config.parent)
     if parent is not None:
         references.adopt(parent)
+        keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:
         models.add(load_model_configs_file(config.model_config_path))
@@ -82,6 +88,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
             pickler=pickling.dumps if config.takes_pickles else None,
             unpickler=pickling.loads if config.takes_pickles else None,
             hatch=None if parent is not None else functools.partial(_hatch, config, classes), parent=parent,
+            keeper=keeper,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
         raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None

@@ -84,6 +84,7 @@ MAX_DEPS = 4096  # unfinished results among the arguments of one call
 MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
+SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state of the agent, beside all items
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
@@ -156,6 +157,7 @@ class Op:
     DOWNLOAD = "download_file"
     RESULTS = "get_result_list"
     DUMP = "dump"
+    STATE = "put_state"
     STOP = "stop"
 
 

@@ -593,6 +593,23 @@ def test_an_end_that_takes_long_is_among_the_calls_of_the_host(client: RpcClient
     assert comes(diary, "stop cancelled")
 
 
+def test_an_end_that_is_cancelled_before_it_begins_leaves_nothing_behind(client: RpcClient, diary: Path) -> None:
+    one = client.create_agent(Within, str(diary), agent_id="ann")
+    running = one.later(0.5)
+    assert comes(diary, "work")
+    deleting = threading.Thread(target=lambda: pytest.raises(CallCancelled, client.delete_agent, "ann"))
+    deleting.start()
+
+    def ends() -> list[str]:
+        return [row["task_id"] for row in client.get_call_list() if row["caller"] == "the host"]
+
+    assert eventually(lambda: len(ends()) == 1, SOON_S)
+    assert client.cancel(ends()[0])
+    deleting.join()
+    assert running.result() == "done"
+    assert comes(diary, "exit CancelledError"), "its task ends with the agent, as a task that is cancelled does"
+
+
 def test_all_agents_end_when_all_are_deleted_and_an_error_is_a_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -291,6 +291,12 @@ class AgentHost:
         ticket.agent.hold(instance)
         return self.description(ticket.agent)
 
+    def drop(self, record: AgentRecord) -> None:
+        """Drop the object of a deleted agent, in a worker thread: its ``__del__`` may take long."""
+        if record.spec.hooks.starts:
+            self._lives.drop(record)
+        record.drop_instance()
+
     def description(self, record: AgentRecord) -> bytes:
         """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
         spec = record.spec

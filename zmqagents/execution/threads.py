@@ -40,17 +40,18 @@ Done = Callable[[Ticket, Reply], None]
 class _Retired:
     """A job for a worker: the objects of deleted agents are to be dropped."""
 
-    __slots__ = ("records",)
+    __slots__ = ("_drop", "records")
 
     context = None  # no call runs; a worker looks at this field of each job anyway
 
-    def __init__(self, records: list[AgentRecord]) -> None:
+    def __init__(self, records: list[AgentRecord], drop: Callable[[AgentRecord], None]) -> None:
         self.records = records
+        self._drop = drop
 
     def drop(self) -> None:
         """Drop them, one after the other. `WorkerPool.retire` has handed over every reference that the host had."""
         for record in self.records:
-            record.drop_instance()
+            self._drop(record)
 
 
 class WorkerPool:
@@ -128,7 +129,8 @@ class WorkerPool:
 
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop the objects of these agents in a worker, once no call runs on them."""
-        job = _Retired([record for record in records if record.instance is not None and not record.holders])
+        gone = [record for record in records if record.instance is not None and not record.holders]
+        job = _Retired(gone, self._host.drop)
         if not job.records:
             return
         with self._lock, contextlib.suppress(RuntimeError):  # no more threads: the next free one drops them

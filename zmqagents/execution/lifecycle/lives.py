@@ -110,7 +110,17 @@ class HookTask:
             self._over = True
         self._loop.call_soon(self._begin)
 
+    def abandon(self) -> None:
+        """End the task now. Any thread."""
+        with self._lock:
+            self._over = True
+        self._loop.call_soon(self._abandon)
+
     # ------------------------------------------------------------ on the event loop
+
+    def _abandon(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def _begin(self) -> None:
         import asyncio
@@ -257,6 +267,11 @@ class Life:
         if self._hook_task is not None:
             self._hook_task.close()
 
+    def abandon(self) -> None:
+        """Its hooks will not be called any more, but for those that run when its task is cancelled."""
+        if self._hook_task is not None:
+            self._hook_task.abandon()
+
     def interrupt(self) -> None:
         """Cancel the hook that runs on the event loop. Called by the router thread."""
         job = self._job
@@ -396,6 +411,12 @@ class Lives:
         finally:
             del self._busy[ticket]
         return None
+
+    def drop(self, record: AgentRecord) -> None:
+        """Forget a deleted agent, also one whose end was cancelled. Called in a worker thread."""
+        life = self._of.pop(record, None)
+        if life is not None:
+            life.abandon()
 
     def interrupt(self, ticket: Ticket) -> None:
         """Cancel the hook that ``ticket`` waits for in a worker thread. Called by the router thread."""

@@ -260,6 +260,32 @@ def test_a_deleted_agent_takes_its_own_process_with_it(client: RpcClient) -> Non
     assert eventually(lambda: is_gone(pid), 5.0)
 
 
+def test_an_operator_sees_the_processes_and_restarts_one(server: RpcAgentServerLauncher, client: RpcClient) -> None:
+    fragile: Any = client.create_agent(Fragile, agent_id="fragile")
+    for _ in range(2):
+        with pytest.raises(AgentCrashed, match="exit status 1"):
+            fragile.leave(1).result()
+    with pytest.raises(AgentCrashed, match="max_restarts=1"):
+        fragile.echo(1)
+    done = output_of(SHELL, "children", "--restart", "fragile", "--port", str(server.port))
+    assert done == [0, "restarted the process of fragile"]
+    assert fragile.echo(1) == 1
+    [row] = [row for row in client.get_child_list() if "fragile" in row["agents"]]
+    assert (row["pid"], row["state"], row["isolation"]) == (fragile.pid(), "up", "process")
+    status, text = output_of(SHELL, "children", "--port", str(server.port))
+    assert (status, "fragile" in text, str(row["pid"]) in text) == (0, True, True)
+    client.delete_agent("fragile")
+    near: Any = client.create_agent(Worker, agent_options={"isolation": "thread"})
+    with pytest.raises(ConfigError, match="threads of the host"):
+        client.restart_child(near.agent_id)
+
+
+def test_a_process_that_cannot_make_its_agent_is_told_at_once(client: RpcClient) -> None:
+    with within(10), pytest.raises(AgentCrashed, match="could not be started"):
+        client.create_agent(Worker, agent_options={"isolation": "process", "env": {"PYTHONHOME": "/nowhere"}})
+    assert client.is_alive()
+
+
 # ---------------------------------------------------------------- limits
 
 
@@ -334,6 +360,11 @@ def test_processes_end_with_a_host_that_is_killed() -> None:
         assert eventually(lambda: is_gone(pid), 4.0)
 
 
+SHELL = """
+import json, subprocess, sys
+done = subprocess.run([sys.executable, "-m", "zmqagents", *sys.argv[1:]], capture_output=True, text=True)
+print(json.dumps([done.returncode, done.stdout.strip()]))
+"""
 MAIN = """
 import json, os
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient

@@ -162,6 +162,7 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "dump": lambda client: client.dump(),
     "get_result_list": lambda client: client.get_result_list(),
     "register_class": lambda client: register(client, "Desk"),
+    "restart_child": lambda client: client.restart_child("nobody"),
     "put_state": lambda client: value_of(
         client.link, client.link.call("", Op.STATE, request_body(client.link, Op.STATE, (), {}))
     ),

@@ -246,7 +246,8 @@ class Management:
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
             "uptime_s": round(self._clock() - self._started, 3), "capacity": self._config.capacity,
-            "agents": len(dispatcher.agents), "classes": self._host.classes.names(), "models": self._models.names(),
+            "agents": len(dispatcher.agents), "children": len(self._members.rows()),
+            "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
             "calls": vars(dispatcher.counters).copy(), "store": self._results.figures(),
@@ -426,6 +427,18 @@ class Management:
         self._members.teach(call.method, call.body)
         return []
 
+    def list_children(self, _: Asked) -> list[dict[str, Any]]:
+        """The processes that run agents of this host."""
+        return self._members.rows()
+
+    def restart_child(self, asked: Asked) -> bool:
+        """End the process of an agent and start it again; the crashes of the agent are forgotten."""
+        agent_id = asked.option("id")
+        record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
+        if record is None:
+            raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+        return self._members.restart(record)
+
     def put_state(self, asked: Asked) -> bool:
         """Keep the state of an agent that is about to be made again in this process."""
         agent_id, number, version = asked.option("id"), asked.option("number"), asked.option("version")
@@ -505,6 +518,8 @@ REQUESTS = (
     Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
     Request(Op.MODELS, "admin", Runs.APART, Management.add_models),
     Request(Op.REGISTER, "admin", Runs.APART, Management.register_class),
+    Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
+    Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
 )
 _BY_OP = {request.op: request for request in REQUESTS}

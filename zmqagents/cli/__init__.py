@@ -1,7 +1,7 @@
 """``as_server``: start a host from the shell, look at it, call its agents, stop it.
 
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
-    stop status agents calls               one host: end it, look at it
+    stop status agents calls dump children one host: end it, look at it
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
@@ -44,6 +44,7 @@ __all__ = ["main", "shell"]
 _MODULE_OF = {
     "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
+    "children": "host",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip

@@ -183,6 +183,14 @@ class AsyncRpcClient:
         """The unfinished calls and the ``most`` latest results, one dict for each; see `RpcClient.get_result_list`."""
         return rows(await self._manage(Op.RESULTS, options={"most": most}))
 
+    async def get_child_list(self) -> list[dict[str, Any]]:
+        """The processes that run agents of the host; see `RpcClient.get_child_list`."""
+        return rows(await self._manage(Op.CHILDREN))
+
+    async def restart_child(self, agent_id: str) -> bool:
+        """End the process of an agent and start it again; see `RpcClient.restart_child`."""
+        return bool(await self._manage(Op.RESTART, options={"id": checked_name(agent_id, errors.UnknownAgent)}))
+
     async def dump(self) -> list[dict[str, Any]]:
         """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
         return rows(await self._manage(Op.DUMP))

@@ -298,6 +298,22 @@ class RpcClient:
         """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
         return rows(self._manage(Op.DUMP))
 
+    def get_child_list(self) -> list[dict[str, Any]]:
+        """The processes that run agents of the host, as dicts: pid, state, memory_mb, silent_s, calls, crashes, agents.
+
+        ``silent_s``: for how many seconds it has not answered the host, although it lives: code in C may keep its
+        interpreter lock.
+        """
+        return rows(self._manage(Op.CHILDREN))
+
+    def restart_child(self, agent_id: str) -> bool:
+        """End the process of an agent and start it again, also if it was given up; returns True. Needs the role admin.
+
+        Calls that run there end in AgentCrashed. UnknownAgent: the host has none of that id; ConfigError: the agent
+        runs in threads of the host.
+        """
+        return bool(self._manage(Op.RESTART, options={"id": checked_name(agent_id, errors.UnknownAgent)}))
+
     def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
         """Give the host one model configuration or a list of them; returns True. Needs the role admin.
 

@@ -38,6 +38,7 @@ __all__ = ["Child", "State", "Yard"]
 log = logging.getLogger(__name__)
 
 WINDOW_S = 60.0
+LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
 START_CRASHES = 5  # a process that does not even start: how often it is tried within the window
 
@@ -249,14 +250,16 @@ class Child:
         now = self._yard.clock()
         pause_s = self._starts.pause(now)
         tired = [resident for resident in self._agents.values() if resident.crashes.too_many(now)]
+        if not started:  # what is to be made in it for the first time cannot be made
+            tired += [resident for resident in self._agents.values() if not resident.record.made]
         if pause_s is None and not started:
             tired = list(self._agents.values())
-        for resident in tired:
+        for resident in dict.fromkeys(tired):
             for ticket in list(resident.held):
                 del resident.held[ticket]
                 self._end(ticket, _crashed(death))
-        if len(tired) < len(self._agents):
-            self._ensure(0.0 if pause_s is not None and len(self._starts) == 1 else pause_s or WINDOW_S / 6)
+        if set(self._agents.values()) - set(tired):
+            self._ensure(0.0 if len(self._starts) == 1 else min(pause_s or LONGEST_S, LONGEST_S))
 
     # ------------------------------------------------------------ agents
 
@@ -331,6 +334,26 @@ class Child:
         """Tell the process what every process of the host is told."""
         if self.state is State.UP and self._line is not None:
             self._line.ask(_again(lesson), _Ignored())
+
+    def row(self) -> dict[str, Any]:
+        """What a list says of it. ``silent_s``: for how long it has not answered, although it lives."""
+        process = self.process
+        return {
+            "pid": process.pid if process is not None else 0, "state": self.state.name.lower(),
+            "isolation": "pool" if self.own is None else "process",
+            "memory_mb": round(process.memory_mb, 1) if process is not None else 0.0,
+            "silent_s": round(self.silent_s, 1), "calls": len(self._forwarder) if self._forwarder is not None else 0,
+            "crashes": len(self._starts), "agents": list(self._agents),
+        }  # fmt: skip
+
+    def restart(self, record: AgentRecord) -> None:
+        """End the process and start it again, also for an agent that was given up."""
+        self._agents[record.agent_id].crashes.clear()
+        self._starts.clear()
+        if self.process is not None:
+            self.process.kill("it was restarted (as_server children --restart)")
+        else:
+            self._ensure(0.0)
 
     def ask(self, op: str, answers: Answers) -> None:
         """Ask the process for rows, if it can be asked."""

@@ -179,6 +179,8 @@ class Members:
             where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
             return [*effects, Answer(peer, waits.call_id, messages.error_reply(refusal, **where))]
         self._waits[key] = ticket, waits.task_ids
+        if len(self._waits) > 2 * len(self.running) + 1024:  # of processes that have ended meanwhile
+            self._waits = {key: each for key, each in self._waits.items() if each[0].task_id in self.running}
         return effects
 
     def _end_wait(self, ticket: Ticket, task_ids: Sequence[str]) -> list[Effect]:
@@ -205,6 +207,18 @@ class Members:
         self.lessons.append(lesson)
         for child in self._children:
             child.learn(lesson)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What a list says of each process."""
+        return [child.row() for child in self._children if child.process is not None]
+
+    def restart(self, record: AgentRecord) -> bool:
+        """End the process of an agent, and start it again. Raises ConfigError for an agent in threads of this host."""
+        home = record.home
+        if not isinstance(home, Child):
+            raise errors.ConfigError(f"{record.agent_id} runs in threads of the host and has no process of its own")
+        home.restart(record)
+        return True
 
     def ask_all(self, op: str) -> Answers:
         """Ask every process that answers for a list of rows: ``op`` is a management request."""

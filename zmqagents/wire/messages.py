@@ -157,6 +157,8 @@ class Op:
     DOWNLOAD = "download_file"
     RESULTS = "get_result_list"
     DUMP = "dump"
+    CHILDREN = "get_child_list"
+    RESTART = "restart_child"
     STATE = "put_state"
     STOP = "stop"
 

@@ -20,7 +20,7 @@ from ..where import locate, open_client
 if TYPE_CHECKING:
     from ...discovery import ConnectionFile
 
-__all__ = ["agents", "calls", "dump", "status", "stop"]
+__all__ = ["agents", "calls", "children", "dump", "status", "stop"]
 
 PATIENCE_S = 2.0  # for a host to agree that it will stop; less where its grace is short
 LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
@@ -136,7 +136,7 @@ def status(as_json: bool, **where: Any) -> None:
         "host": f"{info['server_id']} at {info['host']}:{info['port']} (pid {info['pid']})",
         "version": f"{info['version']} on Python {info['python']}",
         "state": f"{info['state']} for {_duration(info['uptime_s'])}",
-        "agents": f"{info['agents']}",
+        "agents": f"{info['agents']}" + (f", in {info['children']} processes" if info["children"] else ""),
         "classes": ", ".join(name.rpartition(":")[2] for name in info["classes"]) or "none",
         "models": ", ".join(info["models"]) or "none",
         "clients": f"{info['clients']}",
@@ -205,3 +205,20 @@ def dump(as_json: bool, **where: Any) -> None:
         note = f", {call['note']}" if call["note"] else ""
         click.echo(visible(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "") + note))
         click.echo(visible(call["stack"].rstrip(), "\n") + "\n" if call["stack"] else "")
+
+
+@click.command(cls=Verb)
+@option("--restart", "agent", metavar="AGENT", help="End the process of this agent and start it again.")
+@on_host
+@as_json
+def children(agent: str | None, as_json: bool, **where: Any) -> None:
+    """List the processes that run agents of a host, or restart one. SILENT_S: it lives, but does not answer."""
+    with open_client(**where) as client:
+        if agent is not None:
+            client.restart_child(agent)
+            click.echo(f"restarted the process of {agent}")
+            return
+        found = client.get_child_list()
+    columns = ("pid", "state", "isolation", "memory_mb", "silent_s", "calls", "crashes", "agents")
+    shown = found if as_json else [{**row, "agents": ", ".join(row["agents"])} for row in found]
+    show_rows(shown, columns, as_json, "no processes beside the host's own")

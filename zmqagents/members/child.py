@@ -165,9 +165,7 @@ class Child:
     def _ensure(self, pause_s: float) -> None:
         if self.state is State.NONE and not self._yard.closing:
             self.state = State.STARTING
-            self.process = self._yard.nursery.begin(
-                self._upbringing, pause_s, self._on_up, self._on_gone, self._on_tick
-            )
+            self.process = self._yard.nursery.begin(self._upbringing, pause_s, self)
 
     def end(self, why: str) -> None:
         """End the process, which nothing needs any more."""
@@ -179,7 +177,8 @@ class Child:
         if self.process is not None:
             self.process.kill(why)
 
-    def _on_up(self, process: Process, path: str) -> list[Effect]:
+    def on_up(self, process: Process, path: str) -> list[Effect]:
+        """Its process listens."""
         if process is self.process:
             yard = self._yard
             self._line = Line(path, yard.poller, yard.lines, ready=self._on_ready, cut=self._on_cut, later=yard.later)
@@ -218,7 +217,7 @@ class Child:
         for resident in self._agents.values():
             resident.here = False
 
-    def _on_gone(self, process: Process, death: Death) -> list[Effect]:
+    def on_gone(self, process: Process, death: Death) -> list[Effect]:
         """Its process has ended."""
         if process is not self.process:
             return []
@@ -307,7 +306,7 @@ class Child:
 
     # ------------------------------------------------------------ now and then
 
-    def _on_tick(self) -> list[Effect]:
+    def on_tick(self) -> list[Effect]:
         """Look whether the process answers, and let it forget what it need not keep."""
         line = self._line
         if line is None:

@@ -4,7 +4,7 @@ What happens to a process is told to the router thread: `up` when it listens, `g
 cause. The kernel tells of an end by a descriptor of the process (pidfd), so nobody waits for a connection to break.
 
 Twice a second the memory of a process with a limit is looked at; above it the process is killed. What it allocates in
-between is bounded by the kernel (RLIMIT_DATA), at twice the limit. The last lines of its stderr are kept, and passed
+between is bounded by the kernel (RLIMIT_DATA), at some more than twice the limit. The last lines of its stderr are kept, and passed
 on. Linux takes a child first where memory is short (oom_score_adj).
 """
 
@@ -25,10 +25,12 @@ from typing import Any, NamedTuple, Protocol
 from ..config import MEBIBYTE, Parent
 from ..process import children
 
-__all__ = ["Death", "Hatch", "Nursery", "Process", "Upbringing"]
+__all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
+SPARE_AFTER_S = 0.5  # the spare process is started when the one that was asked for is there, most likely
 LOOK_S = 0.5  # how often memory is looked at
 LAST_LINES, LINE_CHARS = 20, 400  # of stderr
+STACKS_MB = 256  # of stacks of threads, which the kernel counts as data although most of them is never used
 OOM_SCORE = 500  # above that of the host
 START_LIMIT_S = 30.0
 KILLED_S = 0.5  # a process that was killed has ended after that
@@ -78,7 +80,7 @@ class Process:
 
     def __init__(
         self, name: str, hatch: Hatching, upbringing: Upbringing, pause_s: float,
-        up: Callable[[Process, str], None], gone: Callable[[Process, Death], None], tick: Callable[[], None],
+        up: Callable[[Process, str], None], gone: Callable[[Process, Death], None], tick: Callable[[Process], None],
     ) -> None:  # fmt: skip
         self.name = name
         self.pid = 0  # until it is started
@@ -86,6 +88,7 @@ class Process:
         self.ended = threading.Event()
         self._hatch = hatch
         self._upbringing = upbringing
+        self._memory_mb = upbringing.memory_mb
         self._pause_s = pause_s
         self._up = up
         self._gone = gone
@@ -111,6 +114,11 @@ class Process:
                 if child.poll() is None:
                     os.killpg(child.pid, signal.SIGKILL)
             child.signal(signal.SIGKILL)
+
+    def limit_memory(self, memory_mb: int | None) -> None:
+        """From now on it may have so many MiB; None: as many as there are."""
+        self._memory_mb = memory_mb
+        self._bound_data(self.pid)
 
     def end(self, why: str) -> None:
         """Ask it to end in order."""
@@ -171,7 +179,7 @@ class Process:
             if now >= next_look:
                 next_look = now + LOOK_S
                 self._look_at_memory(child.pid)
-                self._tick()
+                self._tick(self)
             if children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
                 children.readable([child.pidfd], LOOK_S)  # it has closed its stderr
         end = time.monotonic() + STDERR_LEFT_S
@@ -187,15 +195,17 @@ class Process:
                 os.unlink(path)
 
     def _set_limits(self, pid: int) -> None:
-        limit = self._upbringing.memory_mb
         with contextlib.suppress(OSError, ValueError):
             with open("/proc/self/oom_score_adj") as file:
                 own = int(file.read())
             with open(f"/proc/{pid}/oom_score_adj", "w") as file:
                 file.write(str(min(1000, own + OOM_SCORE)))
-        if limit is not None:
+        self._bound_data(pid)
+
+    def _bound_data(self, pid: int) -> None:
+        if self._memory_mb is not None and pid:
             with contextlib.suppress(OSError, ValueError):
-                most = 2 * limit * MEBIBYTE
+                most = (2 * self._memory_mb + STACKS_MB) * MEBIBYTE
                 resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
     def _look_at_memory(self, pid: int) -> None:
@@ -204,7 +214,7 @@ class Process:
                 self.memory_mb = int(file.read().split()[1]) * PAGE_BYTES / MEBIBYTE
         except (OSError, ValueError, IndexError):
             return
-        limit = self._upbringing.memory_mb
+        limit = self._memory_mb
         if limit is not None and self.memory_mb > limit:
             self.kill(f"it was killed, for it had taken {self.memory_mb:.0f} MiB, limit {limit} (memory_mb)")
 
@@ -227,55 +237,95 @@ class Process:
         return "\n".join([*self._lines, rest] if rest.strip() else self._lines)
 
 
+class Owner(Protocol):
+    """Whose process it is: the router thread tells it what happens. Each method is an event, and gives effects."""
+
+    def on_up(self, process: Process, path: str) -> list[Any]:
+        """The process listens at the socket ``path``."""
+
+    def on_gone(self, process: Process, death: Death) -> list[Any]:
+        """The process has ended."""
+
+    def on_tick(self) -> list[Any]:
+        """Half a second is over."""
+
+
 class Nursery:
-    """All processes of one host's children. ``post`` hands an event to the router thread."""
+    """All processes of one host's children. ``post`` hands an event to the router thread, which calls all methods.
+
+    Once there is a process there is a *spare* one as well, which the next child takes over: a start takes a while.
+    """
 
     def __init__(self, server_id: str, hatch: Hatching, post: Callable[..., None]) -> None:
         self._server_id = server_id
         self._hatch = hatch
         self._post = post
         self._count = 0
-        self._all: set[Process] = set()  # belongs to the router thread, as `begin` and `bury`
+        self._owners: dict[Process, Owner | None] = {}  # None: it is spare
+        self._paths: dict[Process, str] = {}  # of those that listen
+        self._ends = False
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._owners)
 
     def __repr__(self) -> str:
-        return f"<Nursery [{len(self._all)} processes]>"
+        return f"<Nursery [{len(self._owners)} processes]>"
 
-    def begin(
-        self, upbringing: Upbringing, pause_s: float,
-        up: Callable[[Process, str], list[Any]], gone: Callable[[Process, Death], list[Any]],
-        tick: Callable[[], list[Any]],
-    ) -> Process:  # fmt: skip
-        """Start a process in ``pause_s`` seconds. The router thread calls ``up``, ``gone`` and ``tick``."""
-        self._count += 1
-        post = self._post
-
-        def died(process: Process, death: Death) -> None:
-            post(self._bury, process)
-            post(gone, process, death)
-
-        process = Process(
-            f"{self._server_id[:48]}.child-{self._count}", self._hatch, upbringing, pause_s,
-            lambda process, path: post(up, process, path), died, lambda: post(tick),
-        )  # fmt: skip
-        self._all.add(process)
+    def begin(self, upbringing: Upbringing, pause_s: float, owner: Owner) -> Process:
+        """A process for ``owner``: the spare one, or one that is started in ``pause_s`` seconds."""
+        spare = next((process for process, other in self._owners.items() if other is None), None)
+        if spare is None or upbringing.env is not None or pause_s:
+            process = self._start(upbringing, pause_s, owner)
+        else:
+            process = spare
+            self._owners[process] = owner
+            process.limit_memory(upbringing.memory_mb)
+            if process in self._paths:
+                self._post(owner.on_up, process, self._paths[process])
+        self._post(self._see_to_spare)
         return process
 
-    def _bury(self, process: Process) -> list[Any]:
-        self._all.discard(process)
+    def _see_to_spare(self) -> list[Any]:
+        if not self._ends and None not in self._owners.values():
+            self._start(Upbringing(), SPARE_AFTER_S, None)
         return []
+
+    def _start(self, upbringing: Upbringing, pause_s: float, owner: Owner | None) -> Process:
+        self._count += 1
+        post = self._post
+        process = Process(
+            f"{self._server_id[:48]}.child-{self._count}", self._hatch, upbringing, pause_s,
+            lambda process, path: post(self._on_up, process, path),
+            lambda process, death: post(self._on_gone, process, death),
+            lambda process: post(self._on_tick, process),
+        )  # fmt: skip
+        self._owners[process] = owner
+        return process
+
+    def _on_up(self, process: Process, path: str) -> list[Any]:
+        self._paths[process] = path
+        owner = self._owners.get(process)
+        return [] if owner is None else owner.on_up(process, path)
+
+    def _on_gone(self, process: Process, death: Death) -> list[Any]:
+        self._paths.pop(process, None)
+        owner = self._owners.pop(process, None)
+        return [] if owner is None else owner.on_gone(process, death)
+
+    def _on_tick(self, process: Process) -> list[Any]:
+        owner = self._owners.get(process)
+        return [] if owner is None else owner.on_tick()
 
     def end_all(self) -> None:
         """Ask all processes to end in order."""
-        for process in list(self._all):
+        self._ends = True
+        for process in list(self._owners):
             process.end("the host has stopped")
 
     def close(self, timeout_s: float) -> bool:
         """Kill what has not ended within ``timeout_s`` seconds; False if any did not end even so."""
         end = time.monotonic() + timeout_s
-        everything = list(self._all)  # they bury themselves meanwhile
+        everything = list(self._owners)  # they go from there meanwhile
         left = [process for process in everything if not process.ended.wait(max(0.0, end - time.monotonic()))]
         for process in left:
             process.kill("the host has stopped")

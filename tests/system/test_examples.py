@@ -182,3 +182,13 @@ def test_the_demo_answers_its_questions_and_stops_its_host() -> None:
     port, pid = re.search(r"localhost:(\d+) \(pid (\d+)\)", done.stdout).groups()  # type: ignore[union-attr]
     assert f"as_server call coordinator reply '\"How do I escape HTML?\"' --port {port}" in done.stdout
     assert not psutil.pid_exists(int(pid))
+
+
+def test_the_example_on_all_cores_finds_the_same_in_threads_and_in_children() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "all_cores.py"), "--numbers", "20000", "--workers", "2"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2262 primes below 20000")
+    assert "speed-up on 2 processes" in done.stdout

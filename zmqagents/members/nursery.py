@@ -4,8 +4,8 @@ What happens to a process is told to the router thread: `up` when it listens, `g
 cause. The kernel tells of an end by a descriptor of the process (pidfd), so nobody waits for a connection to break.
 
 Twice a second the memory of a process with a limit is looked at; above it the process is killed. What it allocates in
-between is bounded by the kernel (RLIMIT_DATA), at some more than twice the limit. The last lines of its stderr are kept, and passed
-on. Linux takes a child first where memory is short (oom_score_adj).
+between is bounded by the kernel (RLIMIT_DATA), at some more than twice the limit. The last lines of its stderr are
+kept, and passed on. Linux takes a child first where memory is short (oom_score_adj).
 """
 
 from __future__ import annotations

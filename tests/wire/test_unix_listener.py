@@ -356,7 +356,7 @@ def test_a_unix_carrier_of_a_user_that_is_not_let_in_is_told_and_closed_later(pa
 
 REFUSE_ONE_WHO_HAS_GONE = """
 import signal, socket, sys
-from test_unixdoor import Porter, plain
+from test_unix_listener import Porter, plain
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as programs have it that write to pipes
 porter = Porter(sys.argv[1], uids=set())
 plain(sys.argv[1]).close()
@@ -886,7 +886,7 @@ def _nobody_listens(path: str) -> bool:
 
 FORKING = """
 import os, sys, time
-from test_unixdoor import Porter
+from test_unix_listener import Porter
 porter = Porter(sys.argv[1])
 print("0", flush=True)
 porter.until(lambda: porter.received)

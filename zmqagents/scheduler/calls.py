@@ -46,7 +46,7 @@ class Calls:
         self.counters = Counters()
         self._made = 0  # agents, so far
         self.shares = Shares(config)
-        self.slots = Slots(config.capacity)
+        self.slots = Slots(self.shares.slots)
         self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
         self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told

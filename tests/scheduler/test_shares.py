@@ -36,6 +36,15 @@ class Hosts(World):
         raise AssertionError("nothing was refused")
 
 
+    def turns(self) -> int:
+        """In how many turns of the router thread all is done that is due by now."""
+        count = 0
+        while self.dispatcher.timers.due <= self.now:
+            self.see(self.dispatcher.on_tick(self.now))
+            count += 1
+        return count
+
+
 def calls(world: World, peer: Peer, agent: str = "a") -> Iterator[Sent]:
     while True:
         yield world.send(agent, peer=peer)
@@ -273,3 +282,33 @@ def test_made_up_ids_have_64_bits() -> None:
     world.create(None)
     (agent_id,) = world.dispatcher.agents
     assert len(agent_id.rpartition("-")[2]) == 16
+
+
+# ---------------------------------------------------------------- many ends at once
+
+
+def test_the_calls_of_a_client_that_is_gone_are_ended_in_several_turns() -> None:
+    world = Hosts()
+    world.agent("a")
+    running, *queued = [world.send("a", peer=world.ann) for _ in range(1000)]
+    theirs = world.send("a", peer=world.bob)
+    world.detach(world.ann)
+    assert sum(call.state is State.DONE for call in queued) < 100
+    assert 10 < world.turns() < 100
+    assert all(call.state is State.DONE for call in queued)
+    world.done(running)
+    assert theirs.started
+    world.finish()
+    world.assert_idle()
+
+
+def test_the_calls_that_queue_for_a_deleted_agent_are_ended_in_several_turns() -> None:
+    world = Hosts()
+    world.agent("a")
+    running, *queued = [world.send("a", peer=world.ann) for _ in range(1000)]
+    world.remove("a")
+    assert sum(call.answered for call in queued) < 100
+    world.done(running)
+    assert 10 < world.turns() < 100
+    assert all(isinstance(call.error, errors.AgentDeleted) for call in queued)
+    world.assert_idle()

@@ -7,7 +7,8 @@ which. The records belong to the router thread; a worker thread reads only what 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -20,7 +21,10 @@ from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
 from .shares import Account, FairQueue
 
-__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
+__all__ = [
+    "AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "Timed", "Unfinished",
+    "left_over", "phase",
+]  # fmt: skip
 
 _NOBODY = Account()
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
@@ -56,6 +60,17 @@ class DrainEnd:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
+        self.settled = False
+
+
+class Unfinished:
+    """Calls that are to be ended, some in each turn of the router thread, as the timers keep them."""
+
+    __slots__ = ("finish", "left", "settled")
+
+    def __init__(self, tickets: Iterable[Ticket], finish: Callable[[Ticket, list[Any], float], None]) -> None:
+        self.left = deque(tickets)
+        self.finish = finish
         self.settled = False
 
 
@@ -321,3 +336,6 @@ class ParkedFetch:
         self.call_id = call_id
         self.ticket = ticket
         self.settled = False
+
+
+Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep

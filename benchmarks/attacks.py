@@ -1,6 +1,6 @@
 """What one user cannot do to another: each attack of `attackers` in turn, and the calls of another user beside it.
 
-    python -m benchmarks.attacks [--only NAME,NAME] [--seconds 5] [--door tcp,ipc] [--store local,redis]
+    python -m benchmarks.attacks [--only "NAME;NAME"] [--seconds 5] [--door tcp,ipc] [--store local,redis]
                                  [--json FILE] [--table FILE] [--charts DIR]
 
 For each attack a host of its own is started, with the settings that a user gets who says nothing. The attacker is one
@@ -332,7 +332,7 @@ def line_of(figures: Figures) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attacks", description="One user against another.")
-    parser.add_argument("--only", help="names of attacks, with commas between them")
+    parser.add_argument("--only", help="names of attacks, with semicolons between them")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--door", default="tcp", help="tcp, ipc or both with a comma")
     parser.add_argument("--store", default="local", help="local, redis or both with a comma")
@@ -354,7 +354,7 @@ def go_first() -> str:
 
 def run(given: argparse.Namespace) -> list[Figures]:
     """Every attack that is asked for, by every door, with every store."""
-    names = given.only.split(",") if given.only else ["", *ATTACKS]
+    names = given.only.split(";") if given.only else ["", *ATTACKS]
     found = []
     for store in given.store.split(","):
         for door in given.door.split(","):

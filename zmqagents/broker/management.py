@@ -191,7 +191,8 @@ class Management:
     ) -> None:  # fmt: skip
         """Answer a request in a thread that is not the router thread."""
         try:
-            reply = Reply(Code.NONE, (codec.pack(answer()),))
+            told = answer()
+            reply = Reply(Code.NONE, (codec.pack_rows(told) if isinstance(told, list) else codec.pack(told),))
         except errors.ZmqAgentsError as exc:
             reply = error_reply(exc, method=call.method)
         except Exception as exc:  # a class body, an unpickler: other people's code

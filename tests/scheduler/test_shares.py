@@ -35,7 +35,6 @@ class Hosts(World):
             accepted.append(sent)
         raise AssertionError("nothing was refused")
 
-
     def turns(self) -> int:
         """In how many turns of the router thread all is done that is due by now."""
         count = 0

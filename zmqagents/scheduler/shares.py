@@ -40,12 +40,13 @@ class Account:
     """What one user holds: see the attributes. ``key`` is the name that the authentication has found."""
 
     __slots__ = (
-        "__weakref__", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes", "slots",
-        "streams", "waits",
+        "__weakref__", "_everybody", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes", "slots",
+        "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
-    def __init__(self, key: str = "") -> None:
+    def __init__(self, key: str = "", everybody: Account | None = None) -> None:
         self.key = key
+        self._everybody = everybody  # what all hold together
         self.calls = 0  # accepted and not answered
         self.slots = 0  # calls that run in a worker
         self.waits = 0  # threads that wait for other calls
@@ -55,6 +56,13 @@ class Account:
         self.fetches = 0  # that wait for the answer of a shared store
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
+        self.unread_bytes = 0  # of messages for which connections have no room
+
+    def leave_unread(self, size: int) -> None:
+        """``size`` more bytes wait for clients of the user that do not read them; fewer if it is negative."""
+        self.unread_bytes += size
+        if self._everybody is not None:
+            self._everybody.unread_bytes += size
 
     def keep(self, size: int) -> None:
         """``size`` more bytes are kept for a lost client of the user; fewer if it is negative."""
@@ -177,6 +185,7 @@ class Shares:
 
     def __init__(self, config: BrokerConfig) -> None:
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+        self.everybody = Account()  # of what is counted for all together, too
 
         def share(what: str, setting: str, limit: int) -> Share:
             return Share(what, setting, limit, self._accounts)
@@ -194,11 +203,14 @@ class Shares:
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
         self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
         self.listings = share("lists are asked for", "at once", LISTINGS)
+        self.unread_bytes = share(
+            "bytes wait for clients that do not read", "twice max_unread_bytes", 2 * config.max_unread_bytes
+        )
         self.kept_bytes = share("bytes are kept for lost clients", "max_unread_bytes", config.max_unread_bytes)
 
     def account(self, key: str) -> Account:
         """The account of a user, the same one as long as anything counts for it."""
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = Account(key)
+            account = self._accounts[key] = Account(key, self.everybody)
         return account

@@ -113,9 +113,7 @@ def serve(
     return 0
 
 
-def _run(
-    broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector
-) -> None:
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
     registration = None
     references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.

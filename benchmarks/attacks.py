@@ -6,8 +6,8 @@
 For each attack a host of its own is started, with the settings that a user gets who says nothing. The attacker is one
 user with 32 connections in two processes. Host and other user go before them on the machine's cores, where that is
 allowed by a real-time priority: what the attackers' own programs take is no fault of the host's. The other user has a
-key of its own, and makes plain calls, and calls of an agent that calls another one, by turns over TCP. By the door "ipc" the attacker is the host's own user, since a host lets nobody else
-in there.
+key of its own, and makes plain calls, and calls of an agent that calls another one, by turns over TCP. By the door
+"ipc" the attacker is the host's own user, since a host lets nobody else in there.
 
 Exit status 1 if one of the other user's calls failed, or one p99 is more than `MAX_P99_MS`.
 """
@@ -51,6 +51,8 @@ LISTED = 10_000  # agents for the attack that lists them
 FILE_BYTES = 64 << 20
 REDIS_MAXMEMORY = 256 << 20
 MIB = 1 << 20
+Time = Literal["plain_p50_ms", "plain_p99_ms", "nested_p50_ms", "nested_p99_ms", "worst_ms"]
+TIMES: tuple[Time, ...] = ("plain_p50_ms", "plain_p99_ms", "nested_p50_ms", "nested_p99_ms", "worst_ms")
 
 Door = Literal["tcp", "ipc"]
 Store = Literal["local", "redis"]
@@ -302,7 +304,8 @@ def _figures(attack: str, door: str, store: str, samples: Samples) -> Figures:
         "calls": len(plain) + len(nested), "failed": samples.failed,
         "plain_p50_ms": statistics.median(plain), "plain_p99_ms": _p99(plain),
         "nested_p50_ms": statistics.median(nested), "nested_p99_ms": _p99(nested),
-        "worst_ms": max(*plain, *nested), "host_cores": samples.host_cores, "rss_mib": samples.rss_mib, "redis_mib": samples.redis_mib,
+        "worst_ms": max(*plain, *nested), "host_cores": samples.host_cores, "rss_mib": samples.rss_mib,
+        "redis_mib": samples.redis_mib,
     }  # fmt: skip
 
 
@@ -325,9 +328,26 @@ def line_of(figures: Figures) -> str:
     return (
         f"{mark} {figures['attack']:28} {figures['door']:4} {figures['store']:6} {figures['calls']:6} calls"
         f"  plain {figures['plain_p50_ms']:7.2f} {figures['plain_p99_ms']:8.2f}"
-        f"  nested {figures['nested_p50_ms']:7.2f} {figures['nested_p99_ms']:8.2f}  worst {figures['worst_ms']:8.1f} ms"
+        f"  nested {figures['nested_p50_ms']:7.2f} {figures['nested_p99_ms']:8.2f}"
+        f"  worst {figures['worst_ms']:8.1f} ms"
         f"  host {figures['host_cores']:4.2f} cores {figures['rss_mib']:5.0f} MiB  redis {figures['redis_mib']:4.0f} MiB{failed}"
     )
+
+
+def table(found: list[Figures]) -> str:
+    """The figures of one door and store as a table for the documentation."""
+    head = ("one user's attack", "p50", "p99", "p50", "p99", "worst", "host", "Redis")
+    rows = [
+        (
+            each["attack"], *(f"{each[name]:.1f}" for name in TIMES),
+            f"{each['rss_mib']:.0f} MiB", f"{each['redis_mib']:.0f} MiB",
+        )
+        for each in found
+    ]  # fmt: skip
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    ruler = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return "\n".join([ruler, lines[0], ruler, *lines[1:], ruler]) + "\n"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -374,6 +394,12 @@ def main(arguments: list[str] | None = None) -> int:
         found = run(given)
         if given.json:
             given.json.write_text(json.dumps({"machine": facts, "attacks": found}) + "\n", encoding="utf-8")
+    if given.table:
+        given.table.write_text(table(found), encoding="utf-8")
+    if given.charts:
+        from . import charts
+
+        charts.attacks(found, given.charts)
     return 0 if all(map(holds, found)) else 1
 
 

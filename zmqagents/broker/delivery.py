@@ -5,7 +5,8 @@ to once for several messages. While short methods run, a reply waits `PUSH_S` fo
 
 No send waits for a client. When its connection has no room, the messages for it wait in the *outbox* of its session
 until the listener says that there may be room (`go_on`). When more than ``max_unread_bytes`` wait there, or more than
-the share of its user in what may wait for all clients, the client does not read, and is dropped. That a connection is no more is found by its listener, see `transport.Peer`.
+the share of its user in what may wait for all clients, the client does not read, and is dropped. That a connection
+is no more is found by its listener, see `transport.Peer`.
 
 All of this belongs to the router thread.
 """

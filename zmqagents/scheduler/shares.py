@@ -40,8 +40,8 @@ class Account:
     """What one user holds: see the attributes. ``key`` is the name that the authentication has found."""
 
     __slots__ = (
-        "__weakref__", "_everybody", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes", "slots",
-        "streams", "unread_bytes", "waits",
+        "__weakref__", "_everybody", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes",
+        "slots", "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
     def __init__(self, key: str = "", everybody: Account | None = None) -> None:

@@ -202,7 +202,7 @@ def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
 
 
 def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
-    """Wait for the end of the host; meanwhile look after its descriptors, memory and files, and tell the service manager.
+    """Wait for the end of the host; meanwhile look after descriptors, memory and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
     """

@@ -85,6 +85,7 @@ BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: a message that finds it empty costs half as much
 POLL_LIMIT_S = 1.0
+_STREAM = int(messages.Flag.STREAM)
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
 
 
@@ -280,6 +281,8 @@ class Broker:
             self._wake()
 
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        if ticket.flags & _STREAM:
+            return self._events.on_stream_done(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
@@ -599,6 +602,7 @@ class Broker:
     def note_fork(self) -> None:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
+        self._events.note_fork()
 
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()

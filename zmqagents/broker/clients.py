@@ -57,7 +57,7 @@ class Clients:
         self, config: BrokerConfig, dispatcher: Dispatcher, carry_out: Callable[[list[Effect]], None],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.delivery = Delivery(config.max_unread_bytes, self._detach, self._bound_kept)
+        self.delivery = Delivery(config.max_unread_bytes, dispatcher.shares, self._detach, self._bound_kept)
         self.due = 0.0
         self._config = config
         self._dispatcher = dispatcher

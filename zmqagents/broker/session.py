@@ -109,7 +109,9 @@ class Session:
         if self.outbox is None:
             self.outbox = deque()
         self.outbox.append(message)
-        self.unread_bytes += sum(map(len, message))
+        size = sum(map(len, message))
+        self.unread_bytes += size
+        self.caller.account.leave_unread(size)
         return self.unread_bytes
 
     def send_kept(self) -> None:
@@ -118,13 +120,17 @@ class Session:
         while outbox:
             if not self.peer.send(outbox[0]):
                 return
-            self.unread_bytes -= sum(map(len, outbox.popleft()))
+            size = sum(map(len, outbox.popleft()))
+            self.unread_bytes -= size
+            self.caller.account.leave_unread(-size)
         self.drop_outbox()
 
     def drop_outbox(self) -> None:
         """Forget what waits for room."""
         self.outbox = None
-        self.unread_bytes = 0
+        if self.unread_bytes:
+            self.caller.account.leave_unread(-self.unread_bytes)
+            self.unread_bytes = 0
 
 
 class ReplyCache:

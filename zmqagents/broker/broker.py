@@ -65,6 +65,7 @@ from ..store import SharedStore, StoreLimits, open_store
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Kind, Reply, error_reply
+from ..wire.router_listener import DELAY_S
 from ..wire.transport import ZERO_COPY_BYTES, Listener
 from ..wire.transport import Peer as Connection
 from .clients import Clients
@@ -315,22 +316,25 @@ class Broker:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
-        wake_fd = self._wake_r.fileno()
+        on_unix, clock = unix.on_ready, self._clock
+        beside: dict[int, Callable[[int, int], object]] = {self._wake_r.fileno(): self._empty_pipe}
+        if router is not None:
+            beside |= dict.fromkeys(router.fds, router.on_ready)
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
         while not self._stop:
             if router is not None and router.ready:
-                now = self._clock()
+                now = clock()
                 router.read(FEW if lane.queue else BATCH, now, now + TURN_S)
             if unix.ready:
-                now = self._clock()
+                now = clock()
                 unix.read(FEW if lane.queue else BATCH, now, now + TURN_S)
             if self._inbox:
                 self._read_inbox()
             if lane.queue:
-                lane.run(self._clock() + TURN_S)
-            now = self._clock()
+                lane.run(clock() + TURN_S)
+            now = clock()
             try:
                 self._look_at_clock(now)
             except Exception:  # a bug of this package: the host goes on
@@ -352,12 +356,9 @@ class Broker:
             ready = poll(wait_s, MAX_READY)
             self._asleep = False
             for fd, events in ready:
-                if fd == wake_fd:
-                    self._empty_pipe()
-                elif not unix.on_ready(fd, events) and router is not None:
-                    router.on_ready(fd, events)
-            if router is not None and (router.ready or not ready):
-                router.note_delay(now + wait_s, self._clock())
+                beside.get(fd, on_unix)(fd, events)
+            if router is not None and (router.ready or not ready) and (woken := clock()) - now - wait_s >= DELAY_S:
+                router.note_delay(now + wait_s, woken)
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""
@@ -377,7 +378,7 @@ class Broker:
             wait = router.due - now
         return max(0.0, wait)
 
-    def _empty_pipe(self) -> None:
+    def _empty_pipe(self, fd: int, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 

@@ -38,8 +38,9 @@ __all__ = ["RouterListener", "RouterPeer"]
 
 LINGER_MS = 500
 HANDSHAKE_MS = 5000
-MAX_ASKED = 1024  # messages in one turn at most, after the ROUTER has said that there are some
-DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine
+MAX_ASKED = 64  # messages in one turn at most, after the ROUTER has said that there are some
+SINGLE_TURNS = 4  # in which one message was read and another one was there, before more are looked for in one turn
+DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine; see `RouterListener.note_delay`
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 ROLL_CALL_EVERY_S = 0.1  # how often every client is probed after a connection has ended
@@ -158,6 +159,7 @@ class RouterListener:
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0
         self._late_s = self._late_until = 0.0  # see `note_delay`
+        self._full_turns = 0  # see `ask`
         self._roll_calls_due = 0
         self._monitor: zmq.Socket[bytes] | None = None
         curve.seed_routing_ids()
@@ -217,14 +219,13 @@ class RouterListener:
     # ------------------------------------------------------------ reading
 
     def note_delay(self, due: float, now: float) -> None:
-        """The router thread was ``due`` here earlier: what there is to read may have waited since then.
+        """The router thread was ``due`` here `DELAY_S` ago or more: what there is to read may have waited since then.
 
         The host was frozen, say. So that no call runs after its caller was told that it is over, the deadlines in the
         messages that are read next, also by libzmq's thread, are that much earlier. A deadline that its caller gave as
         a time needs no such help.
         """
-        if now - due >= DELAY_S:
-            self._late_s, self._late_until = now - due, now + DELAY_S
+        self._late_s, self._late_until = now - due, now + DELAY_S
 
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""
@@ -237,10 +238,17 @@ class RouterListener:
         return True
 
     def ask(self) -> None:
-        """Find out whether messages have come; to be called when the ROUTER was ``used``, and before the next poll."""
+        """Find out whether messages have come; to be called when the ROUTER was ``used``, and before the next poll.
+
+        The ROUTER does not say how many. To look for one more than there are costs an exception, which takes longer
+        than a turn; so more than one are looked for only after there was another one in several turns.
+        """
         self.used = False
-        if zmq.zmq_poll(self._readable, 0):
-            self.ready = MAX_ASKED
+        if not zmq.zmq_poll(self._readable, 0):
+            self._full_turns = 0
+            return
+        self._full_turns = turns = self._full_turns + 1
+        self.ready = 1 if turns <= SINGLE_TURNS else min(1 << turns - SINGLE_TURNS, MAX_ASKED)
 
     def read(self, limit: int, now: float, end: float) -> None:
         """Hand over the messages that are ``ready``, ``limit`` of them at most, and none after ``end``."""
@@ -250,6 +258,7 @@ class RouterListener:
             try:
                 routing_id = _recv(self._router, _NOBLOCK)
             except zmq.Again:
+                self._full_turns = 0
                 return
             frame = _recv(self._router, _NOBLOCK, False)
             parts: Sequence[Frame] | None

@@ -18,6 +18,7 @@ from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
+from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
 from .classes.unknown import refuse_in, settled
@@ -50,7 +51,6 @@ from .forms import (
 )
 from .packages import read_package
 from .plain import why_not_decoded
-from .spread import SHORT_BYTES, map_of, spread
 from .standard import read_standard
 
 

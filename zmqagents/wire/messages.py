@@ -391,7 +391,7 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
     return head, frames[1:]
 
 
-_WELCOME_COUNTS = ("max_message_bytes", "max_calls", "max_open_bytes")
+_WELCOME_COUNTS = ("max_message_bytes", "max_structured_bytes", "max_calls", "max_open_bytes")
 
 
 def parse_welcome(frames: Sequence[Frame]) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def test_a_structured_part_over_the_limit_is_refused_here_before_anything_is_sen
         agent: Any = client.create_agent(Counting)
         before = accepted(client)
         for call in (agent.plain, agent.soon, agent.items, agent, agent.plain.aio):
-            for thing in ([2.5] * LIMIT, [{}] * (LIMIT - 100)):
+            things: list[list[Any]] = [[2.5] * LIMIT, [{}] * (LIMIT - 100)]
+            for thing in things:
                 with pytest.raises(MessageTooLarge, match="max_structured_bytes"):
                     call(thing)
         assert accepted(client) == before

@@ -113,6 +113,8 @@ class Admission:
         if self.early_cancels and task_id in self.early_cancels:
             raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
         if deadline is not None and deadline <= now:
+            if call.flags & Flag.LATE:
+                raise errors.HostBusy.of_host(f"{_name(call)} may be over: the host was frozen; its client asks again")
             raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
         if len(calls.tasks) >= self._free_calls:
             _refuse(calls.shares.calls, _payer(peer, parent).calls, len(calls.tasks))

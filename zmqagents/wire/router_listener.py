@@ -219,9 +219,10 @@ class RouterListener:
     def note_delay(self, due: float, now: float) -> None:
         """The router thread was ``due`` here earlier: what there is to read may have waited since then.
 
-        The host was frozen, say. So that no call runs after its caller was told that it is over, the deadlines in the
-        messages that are read next, also by libzmq's thread, are that much earlier. A deadline that its caller gave as
-        a time needs no such help.
+        The host was frozen, say. So that no call runs after its caller was told that it is over, those that are read
+        next, also by libzmq's thread, are LATE if so long a wait would have used up their time. Nobody can tell one
+        that was sent since: its caller is asked to send it again. A deadline that its caller gave as a time needs no
+        such help.
         """
         if now - due >= DELAY_S:
             self._late_s, self._late_until = now - due, now + DELAY_S
@@ -259,7 +260,7 @@ class RouterListener:
             else:
                 parts, size, user = self._read_frames(frame)
             if late_s and parts:
-                parts = (messages.aged(bytes(parts[0]), late_s, now), *parts[1:])
+                parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
             peer = self._peers.get(routing_id) or RouterPeer(self, routing_id, user)
             now = self._receive(peer, parts, size, now)
             if now >= end:

@@ -31,7 +31,7 @@ from scale import MIB, Memory, pick
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
-from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
+from zmtp import LONG, MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -289,6 +289,29 @@ def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_an
             wire.send(messages.header(Kind.PING, 3, token))
             assert wire.answer_to(3)[0].kind == Kind.PONG
         assert memory.grown < 16
+
+
+@pytest.mark.parametrize("door", ["unix", "tcp"])
+def test_a_frame_that_is_only_promised_costs_the_memory_of_the_bytes_that_have_come(door: str) -> None:
+    size, connections = 256 * MIB, 32
+    with contextlib.ExitStack() as stack:
+        launcher = stack.enter_context(host(insecure=True))
+        client = stack.enter_context(client_of(launcher))
+        desk, wires = client.create_agent(Desk), []
+        for _ in range(connections):
+            end = connect_ipc(launcher) if door == "unix" else connect_tcp(launcher.port)
+            wires.append(stack.enter_context(Wire(end)))
+            wires[-1].hello()
+        memory = Memory(launcher.pid)
+        for wire in wires:
+            wire.end.sendall(bytes([LONG]) + size.to_bytes(8, "big") + bytes(1000))
+        memory.watch(1)
+        for wire in wires[:4]:
+            wire.end.sendall(bytes(10 * MIB))
+        with within(5):
+            assert desk.echo("served") == "served"
+        memory.watch(0.5)
+        assert memory.most < 40 + 24
 
 
 def test_a_stranger_cannot_send_a_message_without_an_end(server: RpcAgentServerLauncher) -> None:

@@ -132,7 +132,7 @@ class Broker:
             dispatcher, self._clients, self.post, self._carry_out, clock,
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
-        self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
+        self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
         services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
         host = AgentHost(

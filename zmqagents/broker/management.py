@@ -202,6 +202,7 @@ class Management:
     def _argument(self, call: Call) -> Any:
         """The first argument of a request. Decoding it may run an unpickler."""
         payload, *buffers = call.body
+        codec.check_structure(payload, self._config.structured_limit)
         args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
         return args[0]
 

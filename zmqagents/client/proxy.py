@@ -65,7 +65,10 @@ def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> A
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
     """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
     pickler = pickling.dumps if link.takes_pickles else None
-    body = codec.encode_call(args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, pickler=pickler)
+    body = codec.encode_call(
+        args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, max_structured_bytes=link.max_structured_bytes,
+        pickler=pickler,
+    )  # fmt: skip
     check_results(label, body)
     return body
 
@@ -306,11 +309,14 @@ class RemoteMethod:
         else:
             left = time_left(timeout)
         link = self._link
-        plain = None if kwargs else codec.encode_plain_call(args, link.max_bytes)
+        plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
         if plain is not None:
             return plain, left
         pickler = pickling.dumps if link.takes_pickles else None
-        body = codec.encode_call(args, kwargs, what=self._what, max_bytes=link.max_bytes, pickler=pickler)
+        body = codec.encode_call(
+            args, kwargs, what=self._what, max_bytes=link.max_bytes, max_structured_bytes=link.max_structured_bytes,
+            pickler=pickler,
+        )  # fmt: skip
         if body.tasks:
             check_results(self._label, body)
         return body, left

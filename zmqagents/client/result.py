@@ -48,6 +48,8 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     if not body:
         raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
     payload = body[0]
+    if len(payload) > codec.INLINE_LIMIT_BYTES:
+        codec.check_structure(payload, link.max_structured_bytes, f"a result from {link.address}: ")
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode_plain(payload)
     buffers = body[1:]

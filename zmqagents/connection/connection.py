@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import own_call, running_call
 from ..codec import Encoded
-from ..config import check_threads
+from ..config import BrokerConfig, check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
@@ -80,6 +80,11 @@ class Connection(Link):
     def max_bytes(self) -> int:  # type: ignore[override]
         channel = self._channel
         return channel.session.max_bytes if channel is not None else 1 << 40
+
+    @property
+    def max_structured_bytes(self) -> int:  # type: ignore[override]
+        channel = self._channel
+        return channel.session.max_structured_bytes if channel is not None else BrokerConfig.max_structured_bytes
 
     @property
     def takes_pickles(self) -> bool:  # type: ignore[override]

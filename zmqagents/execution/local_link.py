@@ -40,10 +40,11 @@ class LocalLink(Link):
 
     inside = True
 
-    def __init__(self, server_id: str, max_bytes: int, router: Router) -> None:
+    def __init__(self, server_id: str, max_bytes: int, max_structured_bytes: int, router: Router) -> None:
         self.server_id = server_id
         self.address = ""  # until `listens_at`
         self.max_bytes = max_bytes
+        self.max_structured_bytes = max_structured_bytes
         self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
         self._router = router
         self._ids = itertools.count(1)

@@ -45,6 +45,7 @@ class Admission:
         self._find_class = find_class
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
+        self._max_structured = config.structured_limit
         self._free_calls = calls.shares.calls.free
         self._free_bytes = calls.shares.queued_bytes.free
         self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
@@ -69,7 +70,9 @@ class Admission:
         deadline = self.check(peer, call, task_id, now, parent)
         size = sum(map(len, call.body))
         if size > self._max_body:  # clients of this package do not send it
-            raise _too_large(call, size, config.max_message_bytes)
+            raise _too_large(call, size, config.max_message_bytes, "max_message_bytes")
+        if size > self._max_structured and len(call.body[0]) > self._max_structured:
+            raise _too_large(call, len(call.body[0]), self._max_structured, "max_structured_bytes")
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
@@ -110,6 +113,8 @@ class Admission:
         if self.early_cancels and task_id in self.early_cancels:
             raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
         if deadline is not None and deadline <= now:
+            if call.flags & Flag.LATE:
+                raise errors.HostBusy.of_host(f"{_name(call)} may be over: the host was frozen; its client asks again")
             raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
         if len(calls.tasks) >= self._free_calls:
             _refuse(calls.shares.calls, _payer(peer, parent).calls, len(calls.tasks))
@@ -216,8 +221,8 @@ def _name(call: Call) -> str:
     return f"{call.agent}.{call.method}"
 
 
-def _too_large(call: Call, size: int, limit: int) -> errors.MessageTooLarge:
-    text = f"{_name(call)}: arguments of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+def _too_large(call: Call, size: int, limit: int, name: str) -> errors.MessageTooLarge:
+    text = f"{_name(call)}: arguments of {size:,} bytes, limit {limit:,} ({name})"
     return errors.MessageTooLarge(text, size, limit)
 
 

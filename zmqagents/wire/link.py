@@ -52,12 +52,14 @@ class Link(abc.ABC):
     """Sends calls to one host. Any thread may use it.
 
     ``server_id`` is "" until known; ``address`` is what a reference to an agent carries, so that others can reach
-    the host: ``host:port``, or ``ipc:/path`` of a private host. ``max_bytes`` is the largest message it takes.
+    the host: ``host:port``, or ``ipc:/path`` of a private host. ``max_bytes`` is the largest message it takes,
+    ``max_structured_bytes`` of it what is not beside the payload; results are held to the same.
     """
 
     server_id: str
     address: str
     max_bytes: int
+    max_structured_bytes: int
     takes_pickles: bool = False  # the host is this program's own child
     inside: bool = False  # a host's link to itself: its dispatcher knows of each call before its maker goes on
     management_timeout_s: float = 5.0  # default deadline of requests to the host itself (its max_timeout_seconds)

@@ -42,7 +42,8 @@ def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awai
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
-    return AsyncResult(link, ref.task_id, bind_awaited if awaitable else bind_reference, None, task_id=ref.task_id)
+    bind = bind_awaited if awaitable else bind_reference
+    return AsyncResult(link, ref.task_id, bind, None, task_id=ref.task_id, home=ref.server_id)
 
 
 def bind_own(ref: AgentRef | TaskRef) -> Any:

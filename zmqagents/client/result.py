@@ -214,8 +214,9 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
     ) -> None:  # fmt: skip
         """Send the call ``agent.method`` with the arguments ``body``; without them, ask for the result of ``task_id``.
 
-        ``home``: the host's id, where it is known before the link is first used. ``client``: kept, so that its
-        connection stays open as long as the result is there. ``scope``: which classes the value may have.
+        ``home``: the id of the host that has the call, where it is known before the link is first used. ``client``:
+        kept, so that its connection stays open as long as the result is there. ``scope``: which classes the value may
+        have.
         """
         super().__init__()
         self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
@@ -229,7 +230,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self._decoded = False
         self.task_id = task_id
         if body is None:
-            link.fetch(task_id, _Sink(self), timeout=timeout)
+            link.fetch(task_id, _Sink(self), timeout=timeout, at_home=bool(home))
         else:
             self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
 

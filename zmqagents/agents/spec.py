@@ -10,6 +10,7 @@ import ast
 import enum
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,6 +112,10 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     member = inspect.getattr_static(cls, name)
     if name == "__call__" and member is vars(AgentBase)["__call__"]:
         member = inspect.getattr_static(cls, "reply")
+    fields = getattr(cls, "__pydantic_fields__", None) if name == "__init__" else None
+    if fields:  # a pydantic model, whose constructor takes its fields; its signature has them, too
+        told = Told({key: field.annotation for key, field in fields.items()}, {}, inspect.signature(cls))
+        return [told, member], 0
     if isinstance(member, functools.singledispatchmethod):
         return [member.func, *member.dispatcher.registry.values()], 1
     if isinstance(member, functools.partialmethod):
@@ -118,6 +123,37 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     if isinstance(member, functools.partial):
         return [member.func], len(member.args)
     return [_function_of(cls, member)], 0 if isinstance(member, staticmethod) else 1
+
+
+def annotated_attribute(cls: type, name: str) -> list[Any]:
+    """What says of which classes an attribute of ``cls`` is, in its result: a property's function, or a stand-in.
+
+    Empty if nothing does: what ``__init__`` annotates is not there to be read.
+    """
+    member = inspect.getattr_static(cls, name, None)
+    function = member.fget if isinstance(member, property) else getattr(member, "func", None)
+    if function is not None:
+        return [function]
+    for base in cls.__mro__:
+        hint = inspect.get_annotations(base).get(name)
+        if hint is not None:
+            module = sys.modules.get(base.__module__)
+            return [Told({"return": hint}, {**(vars(module) if module is not None else {}), base.__name__: base})]
+    return []
+
+
+class Told:
+    """Has the annotations of a function, where there is none; they may use the names of ``scope``."""
+
+    def __init__(
+        self, annotations: dict[str, Any], scope: dict[str, Any], signature: inspect.Signature | None = None
+    ) -> None:
+        self.__annotations__ = annotations
+        self.__globals__ = scope
+        self.__signature__ = signature
+
+    def __call__(self) -> None:
+        """Do nothing: only what can be called has a signature."""
 
 
 def _below_decorators(function: Any) -> Any:

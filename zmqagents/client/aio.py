@@ -115,10 +115,13 @@ class AsyncRpcClient:
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
         return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
 
-    async def get_agent(self, agent_id: str) -> Any:
-        """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
+    async def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
+        """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
+
+        ``cls``: the class of the agent, for the classes that its annotations name.
+        """
         checked_name(agent_id, errors.UnknownAgent)
-        return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
+        return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}), cls)
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. See `RpcClient.delete_agent`. UnknownAgent: the host has none of that id."""

@@ -39,7 +39,7 @@ _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures
 R = TypeVar("R")
 _SHOWN = ["add_done_callback", "cancel", "cancelled", "done", "exception", "result", "running", "server_id", "task_id"]
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
-Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
+Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by, scope)
 
 
 def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> Any:
@@ -53,7 +53,7 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     buffers = body[1:]
     unpickler = unpickler_of(link)
     return codec.decode(
-        payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler, scope=scope, root="result"
+        payload, buffers, resolve=lambda ref: bind(ref, link, scope), unpickler=unpickler, scope=scope, root="result"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions, OnBusy
-from ..agents.origin import origin_of
+from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import class_name_of
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
@@ -212,7 +212,8 @@ class RpcClient:
     def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
 
-        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name.
+        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name. The proxy
+        finds it by itself if this process has loaded it under the name that the host knows.
         """
         checked_name(agent_id, errors.UnknownAgent)
         return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}), cls=cls)
@@ -381,7 +382,7 @@ class RpcClient:
     def proxy_from(self, description: Any, *, awaitable: bool = False, cls: type | None = None) -> AgentProxy:
         """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`.
 
-        ``cls``: the agent's class, where this process has it.
+        ``cls``: the agent's class; None: the one that the host calls so, if this process has loaded it.
         """
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
@@ -400,7 +401,7 @@ class RpcClient:
             awaitable=awaitable,
             client=self,
             scope=self._scope,
-            cls=cls,
+            cls=cls or loaded_class(class_name),
         )
 
     def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:

@@ -61,8 +61,10 @@ class ClassSpec:
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
+    own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
+CREATE_NAMES = ("agent_id", "agent_options")  # keywords of ``create_agent`` that are the host's
 class_name_of = type_name_of  # a host knows a class by the name that the codec gives it
 
 
@@ -76,9 +78,20 @@ def spec_of(cls: type) -> ClassSpec:
         options = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
         found = ((name, _method_spec(cls, name)) for name in dir(cls))
         methods = {name: method for name, method in found if method is not None}
-        spec = ClassSpec(class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods)
+        spec = ClassSpec(
+            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods, own_names=own_names(cls)
+        )
         _specs[cls] = spec
     return spec
+
+
+def own_names(cls: type) -> frozenset[str]:
+    """Those of `CREATE_NAMES` that the constructor of ``cls`` has as parameters, so that it gets them."""
+    try:
+        parameters = inspect.signature(cls if hasattr(cls, "__pydantic_fields__") else cls.__init__).parameters  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(parameters).intersection(CREATE_NAMES)
 
 
 def _method_spec(cls: type, name: str) -> MethodSpec | None:

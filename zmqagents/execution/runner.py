@@ -253,6 +253,8 @@ class AgentHost:
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
+        for name in record.ours:
+            kwargs.pop(name, None)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
         record.hold(instance)
         return self.description(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -142,6 +143,28 @@ def test_calls_between_hosts_end_when_the_other_host_is_killed(
             with pytest.raises(ConnectionError), within(2):
                 result.result(5)
         assert node.value() == "value"
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_what_waits_for_a_result_of_a_killed_host_is_told_as_soon_as_its_caller(
+    server: RpcAgentServerLauncher, client: RpcClient, transport: Any
+) -> None:
+    with (
+        host() as other, RpcClient(other.host, other.port, transport=transport, timeout=None) as there,
+        client_of(other),  # of the connection that references take
+    ):  # fmt: skip
+        latch, desk = there.create_agent(Latch), client.create_agent(Desk)
+        assert desk.plus(there.create_agent(Desk).later(1), 1).result(8) == 2  # now the two hosts are connected
+        held = latch.hold_async.with_timeout(None)()
+        parked = desk.plus(held, 1)
+        by_reference, same_latch = pickle.loads(pickle.dumps((held, latch)))
+        same_latch.entered()  # over the connection by which the reference is followed
+        _kill(other)
+        for result in (held, parked, by_reference):
+            # HostUnreachable: the result was asked for after the kill.
+            with pytest.raises((CallLost, HostUnreachable), match="localhost:"), within(3):
+                result.result(8)
+        assert desk.plus(1, 1).result(8) == 2
 
 
 # ---------------------------------------------------------------- clients

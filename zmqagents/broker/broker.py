@@ -100,7 +100,7 @@ class Broker:
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
-        bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
+        bind_reference: Callable[..., Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,

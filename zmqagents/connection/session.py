@@ -42,7 +42,7 @@ from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
-from .requests import Call, Credit, Message, Plain, Reask, Repeat, Request
+from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
 
 __all__ = ["Outstanding", "Session", "State"]
 
@@ -515,7 +515,7 @@ class Session:
         if type(request.message) is Reask:  # its owner knows nothing of the question: ask again
             self.book.keep(request)
             self.book.put_back(request)
-        elif type(request.message) is Plain and request.message.kind == Kind.FETCH:
+        elif type(request.message) is Fetch:
             request.sink.deliver(None)
         else:
             request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PENDING for what is no FETCH"))
@@ -592,7 +592,7 @@ class Session:
         if self._lost_at is None:
             self.end(error)
         else:
-            self.lost(str(error), errors.HostUnreachable, now, refused=True)
+            self.lost("the connection was lost, and no host listens there", errors.HostUnreachable, now, refused=True)
 
     def on_event(self, event: Event, now: float) -> list[Frame] | None:
         """Something has happened to the connection."""

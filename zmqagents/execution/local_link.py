@@ -89,7 +89,7 @@ class LocalLink(Link):
         self._router.call(self.peer, call, own_ticket(self.server_id), None)
         return task_id_of(self.peer.prefix, call.call_id)
 
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
         fetch = Refetch(self._fetch, task_id, sink, timeout)
         self._fetch(task_id, fetch, timeout)
 

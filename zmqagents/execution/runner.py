@@ -48,7 +48,7 @@ class AgentHost:
     """
 
     def __init__(
-        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
+        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[..., Any],
         await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
         pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
@@ -241,7 +241,7 @@ class AgentHost:
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
                 return self._value(replies[ref.task_id], scope)
-            bound = self._bind(ref)
+            bound = self._bind(ref, None, scope)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
@@ -249,11 +249,17 @@ class AgentHost:
     def _value(self, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
         codec.check_structure(payload, self._max_structured)
-        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
+
+        def resolve(ref: Ref) -> Any:
+            return self._bind(ref, None, scope)
+
+        return codec.decode(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
+        for name in record.ours:
+            kwargs.pop(name, None)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
         record.hold(instance)
         return self.description(record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -97,14 +97,17 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
-        "number", "options", "removed", "spec",
+        "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
-    def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
+    def __init__(
+        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = ()
+    ) -> None:
         self.agent_id = agent_id
         self.spec = spec
         self.options = options
         self.created = now
+        self.ours = ours  # keywords among those of its constructor that were meant for the host
         self.instance: Any = None
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it

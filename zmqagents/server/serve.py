@@ -166,7 +166,7 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     """
     made = {}
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
-        _, options = rpc.creation(class_name, agent_id, None)
+        _, options = rpc.creation(class_name, agent_id)
         body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
         made[agent_id] = Waiter()
         broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)

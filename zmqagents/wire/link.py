@@ -86,8 +86,11 @@ class Link(abc.ABC):
         """Send a call whose reply goes to ``sink``; its task id."""
 
     @abc.abstractmethod
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there)."""
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
+        """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there).
+
+        ``at_home``: the call runs on this host itself, so that it is lost as soon as the host is.
+        """
 
     @abc.abstractmethod
     def cancel(self, task_id: str, *, alone: bool = False) -> None:

@@ -8,6 +8,9 @@ ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
 PARALLEL = -n 4 --dist worksteal
 export PYTHON
+# Without its bytecode, each of the hundreds of interpreters that the tests start compiles the package, and each worker
+# of pytest compiles all tests: more than half of the time of `make test`.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test quick test-all test-lowest test-values test-frameworks soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:

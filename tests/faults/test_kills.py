@@ -19,6 +19,7 @@ from actors import Desk, Latch, Node, client_of, host, within
 from hosts import free_port
 from relay import Relay
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
+from zmtp import Wire, connect_ipc
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -214,6 +215,38 @@ while client.get_server_info()["calls_open"] < 22:
     assert latch.marks == ["kept", "mine"]
     info = client.get_server_info()
     assert (info["clients"], info["calls_open"], info["running"]) == (1, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process is at the other end")
+def test_the_stream_of_a_killed_client_lets_its_agent_go_at_once() -> None:
+    with host(resume_s=120) as server, client_of(server) as client:
+        node, latch = client.create_agent(Node), client.create_agent(Latch)
+        work = f"stream = client.get_agent({node.agent_id!r}).numbers(1000); next(stream)"
+        process = _client_process(server, latch.agent_id, work)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            assert client.get_server_info()["calls_open"] == 1
+            process.kill()
+            with within(5):  # also before its parent has waited for it
+                while client.get_server_info()["clients"] > 1 or client.get_server_info()["clients_lost"]:
+                    pass
+                assert list(node.numbers(3)) == [0, 1, 2]
+
+
+def test_a_killed_client_behind_a_program_that_forwards_is_waited_for() -> None:
+    """The process at the socket is another's there: it may end while the client comes back by a new one."""
+    with host(resume_s=1.5) as server, client_of(server) as client:
+        with Wire(connect_ipc(server)) as wire:
+            wire.hello()
+            assert client.get_server_info()["clients"] == 2
+        begin = time.monotonic()
+        with within(10):
+            while not client.get_server_info()["clients_lost"]:
+                pass
+            while client.get_server_info()["clients_lost"]:
+                pass
+        assert time.monotonic() - begin > 1
 
 
 def test_the_detached_results_of_a_killed_client_can_be_fetched(

@@ -41,8 +41,8 @@ class Session:
     """
 
     __slots__ = (
-        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "replies", "resume", "role", "seated", "token",
-        "unread_bytes", "user",
+        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
+        "token", "unread_bytes", "user",
     )  # fmt: skip
 
     def __init__(self, hello: Hello, account: Account, role: Role, max_bytes: int) -> None:
@@ -56,13 +56,15 @@ class Session:
         self.outbox: deque[list[Frame]] | None = None
         self.seated = False  # it has a connection
         self.lost = False  # its connection is gone; it may come back by another
+        self.pid = 0  # of its process; 0: not known, or the connection is another's, which forwards it
         self.peer: Peer
         self.token: int
         self.last_seen: float
 
-    def take_seat(self, peer: Peer, now: float) -> None:
-        """From now on the client is reached by ``peer``."""
+    def take_seat(self, peer: Peer, now: float, pid: object = None) -> None:
+        """From now on the client, which says that it is the process ``pid``, is reached by ``peer``."""
         self.peer = peer
+        self.pid = peer.pid if peer.pid == pid else 0
         self.token = int.from_bytes(os.urandom(8), "big") >> 1 | 1
         self.last_seen = now
         self.seated = True

@@ -99,11 +99,11 @@ def is_name(value: object) -> bool:
 
 
 def check_reference(ref: AgentRef | TaskRef) -> None:
-    """Raise RemoteProtocolError unless both ids of ``ref`` are names and its address may be one."""
+    """Raise RemoteProtocolError unless both ids of ``ref`` are names and its address is a short text."""
     name = ref.agent_id if isinstance(ref, AgentRef) else ref.task_id
     if not is_name(name) or not is_name(ref.server_id):
         raise RemoteProtocolError("the ids in a reference must be 1 to 255 printable characters")
-    if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS or "\0" in ref.address:
+    if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS:
         raise RemoteProtocolError("the address in a reference must be text of 1 to 512 characters")
 
 

@@ -599,8 +599,8 @@ class Session:
         if event is Event.READY:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
-            hello = codec.pack({"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret})
-            return [messages.header(Kind.HELLO), hello]
+            said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}"))
         elif event in (Event.BROKEN_OFF, Event.FOREIGN):

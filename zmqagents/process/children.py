@@ -186,6 +186,20 @@ def how_it_ended(status: int) -> str:
     return f"killed by signal {-status}"
 
 
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie. False where the system cannot tell."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # as below
+        return False
+    try:
+        return readable([fd], 0)
+    finally:
+        os.close(fd)
+
+
 def _pidfd(pid: int) -> int | None:
     try:
         fd = os.pidfd_open(pid)

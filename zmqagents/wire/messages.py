@@ -10,7 +10,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Both forms are legal.
 
     kind           from     frames after the header
-     1 HELLO       client   [map: versions, client, resume]                         token 0
+     1 HELLO       client   [map: versions, client, resume, pid]                       token 0
      2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
                                                                                     code: see needed
      3 FETCH       client   [str: task id]                                          time_ms: how long to wait
@@ -45,6 +45,7 @@ Replies are kept until the client needs them no more, so that they outlive a bro
 id that it still needs, comes as the call_id of ACK, and in CALL as code = call_id - needed + 1, 0 if that is more
 than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
 secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
+``pid`` is the client's process: if the system says the same of the connection, its end ends the session.
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are

@@ -64,13 +64,18 @@ SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it;
 class RouterPeer:
     """One client's connection, known by its routing id; see `transport.Peer`."""
 
-    __slots__ = ("_in_flight", "_in_flight_bytes", "_listener", "ended", "pending", "routing_id", "session", "user")
+    __slots__ = (
+        "_in_flight", "_in_flight_bytes", "_listener", "ended", "heard", "pending", "pid", "routing_id",
+        "session", "user",
+    )  # fmt: skip
 
     def __init__(self, listener: RouterListener, routing_id: bytes, user: str) -> None:
         self.routing_id = routing_id
         self.user = user
         self.session: Any = None
         self.pending = self.ended = False
+        self.pid = 0
+        self.heard = 0.0  # when its last message came
         self._listener = listener
         self._in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
         self._in_flight_bytes = 0
@@ -274,19 +279,20 @@ class RouterListener:
                 parts, size, user = self._read_frames(frame)
             if late_s and parts:
                 parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
-            peer = self._peers.get(routing_id) or self._stranger(routing_id, user, frame, now)
+            peer = self._peers.get(routing_id) or self._stranger(routing_id, user, frame)
+            peer.heard = now
             now = self._receive(peer, parts, size, now)
             if now >= end:
                 return
 
-    def _stranger(self, routing_id: bytes, user: str, frame: zmq.Frame, now: float) -> RouterPeer:
+    def _stranger(self, routing_id: bytes, user: str, frame: zmq.Frame) -> RouterPeer:
         """The peer of a message whose sender has no session."""
         connection: Connection | None = None
         peer = RouterPeer(self, routing_id, user)
         with contextlib.suppress(zmq.ZMQError):
             connection = self._unfinished.find(int(frame.get(zmq.SRCFD)))
         if connection is not None:
-            connection.heard = lambda: now if peer.session is None else peer.session.last_seen
+            connection.heard = lambda: peer.heard
         return peer
 
     def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int, str]:

@@ -330,7 +330,8 @@ def line_of(figures: Figures) -> str:
         f"  plain {figures['plain_p50_ms']:7.2f} {figures['plain_p99_ms']:8.2f}"
         f"  nested {figures['nested_p50_ms']:7.2f} {figures['nested_p99_ms']:8.2f}"
         f"  worst {figures['worst_ms']:8.1f} ms"
-        f"  host {figures['host_cores']:4.2f} cores {figures['rss_mib']:5.0f} MiB  redis {figures['redis_mib']:4.0f} MiB{failed}"
+        f"  host {figures['host_cores']:4.2f} cores {figures['rss_mib']:5.0f} MiB"
+        f"  redis {figures['redis_mib']:4.0f} MiB{failed}"
     )
 
 

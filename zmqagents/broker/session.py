@@ -144,8 +144,8 @@ class ReplyCache:
     ``max_bytes`` bounds them, each counted with `NOTE_BYTES`. Where ``may_grow`` is given, it is asked for each further
     `STEP_BYTES` of them, for all clients together have a bound, too. Beyond these the oldest replies are dropped, but
     their ids are remembered: those calls do not run again. ``needed`` is the lowest call id whose reply the client
-    still needs. Items of streams that the client has not taken are kept as well; a stream whose items do not fit cannot be
-    resumed.
+    still needs. Items of streams that the client has not taken are kept as well; a stream whose items do not fit
+    cannot be resumed.
     """
 
     __slots__ = ("_floor", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed", "streams")

@@ -330,20 +330,15 @@ def line_of(figures: Figures) -> str:
         f"  plain {figures['plain_p50_ms']:7.2f} {figures['plain_p99_ms']:8.2f}"
         f"  nested {figures['nested_p50_ms']:7.2f} {figures['nested_p99_ms']:8.2f}"
         f"  worst {figures['worst_ms']:8.1f} ms"
-        f"  host {figures['host_cores']:4.2f} cores {figures['rss_mib']:5.0f} MiB  redis {figures['redis_mib']:4.0f} MiB{failed}"
+        f"  host {figures['host_cores']:4.2f} cores {figures['rss_mib']:5.0f} MiB"
+        f"  redis {figures['redis_mib']:4.0f} MiB{failed}"
     )
 
 
 def table(found: list[Figures]) -> str:
-    """The figures of one door and store as a table for the documentation."""
-    head = ("one user's attack", "p50", "p99", "p50", "p99", "worst", "host", "Redis")
-    rows = [
-        (
-            each["attack"], *(f"{each[name]:.1f}" for name in TIMES),
-            f"{each['rss_mib']:.0f} MiB", f"{each['redis_mib']:.0f} MiB",
-        )
-        for each in found
-    ]  # fmt: skip
+    """The figures as a table for the documentation."""
+    head = ("attack, ms", "plain p50", "p99", "nested p50", "p99", "longest", "host")
+    rows = [(each["attack"], *(f"{each[name]:.1f}" for name in TIMES), f"{each['rss_mib']:,.0f} MiB") for each in found]
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
     ruler = "  ".join("=" * width for width in widths)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]

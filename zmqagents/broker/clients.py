@@ -28,6 +28,7 @@ from ..process.children import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import Ticket
+from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
 from ..wire import messages
@@ -106,7 +107,7 @@ class Clients:
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
-            session = Session(hello, account, role, self._config.max_unread_bytes)
+            session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
@@ -325,6 +326,16 @@ class Clients:
         self._kept[session] = kept = session.replies.bytes
         account.keep(kept)
         self._kept_bytes += kept
+
+    def _may_cache_more(self, account: Account) -> bool:
+        """Whether more replies may be kept for a client of this user, in case that its connection breaks."""
+        held = taken = 0
+        for session in self._clients.values():
+            size = session.replies.bytes
+            taken += size
+            if session.caller.account is account:
+                held += size
+        return not self._dispatcher.shares.unread_bytes.refuses(held, taken)
 
     def _give_kept(self, session: Session) -> None:
         """The replies of this client count no more as kept for a lost one."""

@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["Collector"]
 
-LONG_S = 0.01
+LONG_S = 0.005
 THAW_S = 600.0
 THAW_SHARE = 0.5  # of what was frozen; when no more than that is left, the flood is over
 

@@ -487,7 +487,8 @@ def test_a_class_of_an_agent_file_is_the_same_for_a_client_that_imports_the_file
     try:
         with client_on_host(agent_dir=str(tmp_path)) as client:
             booth = client.create_agent(booths.Booth)
-            assert booth.sell(booths.Ticket(3)) == booths.Ticket(3)
+            for proxy in (booth, client.get_agent(booth.agent_id), pickle.loads(pickle.dumps(booth))):
+                assert (proxy.sell(booths.Ticket(3)), proxy.made()) == (booths.Ticket(3), booths.Ticket(2))
             assert booth.swap_first(booths.Ticket(4)) == booths.Ticket(4)
             assert booth.kind(booths.Ticket(5)) == "ticket 5"
             assert booth.kind(6) == "unknown"

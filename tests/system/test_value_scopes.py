@@ -413,6 +413,35 @@ def test_a_class_of_a_program_is_known_to_its_host(method: str) -> None:
     assert output_of(PROGRAM, method) is True
 
 
+ANNOTATED = """
+from __future__ import annotations
+import dataclasses, json, sys
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient
+
+@dataclasses.dataclass
+class Item:
+    n: int
+
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+
+class Shop(AgentBase):
+    def take(self, order: Order) -> Order:
+        return order
+
+if __name__ == "__main__":
+    launcher = RpcAgentServerLauncher(custom_agent_classes=[Shop], local_mode=True, start_method=sys.argv[1])
+    with launcher, RpcClient(launcher.host, launcher.port) as client:
+        print(json.dumps(client.create_agent(Shop).take(Order([Item(3)])) == Order([Item(3)])))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "fresh"])
+def test_a_class_that_an_annotation_of_a_program_names_as_text_is_known_to_its_host(method: str) -> None:
+    assert output_of(ANNOTATED, method) is True
+
+
 def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     lock = threading.Lock()
     register_type(Stranger, to_data=lambda stranger: (lock, stranger.text)[1], from_data=Stranger)

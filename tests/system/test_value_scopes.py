@@ -413,6 +413,35 @@ def test_a_class_of_a_program_is_known_to_its_host(method: str) -> None:
     assert output_of(PROGRAM, method) is True
 
 
+ANNOTATED = """
+from __future__ import annotations
+import dataclasses, json, sys
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient
+
+@dataclasses.dataclass
+class Item:
+    n: int
+
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+
+class Shop(AgentBase):
+    def take(self, order: Order) -> Order:
+        return order
+
+if __name__ == "__main__":
+    launcher = RpcAgentServerLauncher(custom_agent_classes=[Shop], local_mode=True, start_method=sys.argv[1])
+    with launcher, RpcClient(launcher.host, launcher.port) as client:
+        print(json.dumps(client.create_agent(Shop).take(Order([Item(3)])) == Order([Item(3)])))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "fresh"])
+def test_a_class_that_an_annotation_of_a_program_names_as_text_is_known_to_its_host(method: str) -> None:
+    assert output_of(ANNOTATED, method) is True
+
+
 def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     lock = threading.Lock()
     register_type(Stranger, to_data=lambda stranger: (lock, stranger.text)[1], from_data=Stranger)
@@ -487,7 +516,8 @@ def test_a_class_of_an_agent_file_is_the_same_for_a_client_that_imports_the_file
     try:
         with client_on_host(agent_dir=str(tmp_path)) as client:
             booth = client.create_agent(booths.Booth)
-            assert booth.sell(booths.Ticket(3)) == booths.Ticket(3)
+            for proxy in (booth, client.get_agent(booth.agent_id), pickle.loads(pickle.dumps(booth))):
+                assert (proxy.sell(booths.Ticket(3)), proxy.made()) == (booths.Ticket(3), booths.Ticket(2))
             assert booth.swap_first(booths.Ticket(4)) == booths.Ticket(4)
             assert booth.kind(booths.Ticket(5)) == "ticket 5"
             assert booth.kind(6) == "unknown"

@@ -438,7 +438,10 @@ def _read_mark(mark: str) -> tuple[str, bool]:
 
 
 def _signature_from(text: str) -> inspect.Signature:
-    """The signature that ``text`` says, without ``self``; annotations and defaults stay text."""
+    """The signature that ``text`` says, without ``self``; annotations stay text.
+
+    Defaults are what they are on the host, if they are literals; any other is shown as its source, or is ``...``.
+    """
     try:
         return _parsed_signature(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -467,4 +470,27 @@ def _parameter(arg: ast.arg, kind: Any, default: ast.expr | None = None) -> insp
     empty = inspect.Parameter.empty
     note = arg.annotation  # a text already where the module has `from __future__ import annotations`
     annotation = empty if note is None else str(note.value) if isinstance(note, ast.Constant) else ast.unparse(note)
-    return inspect.Parameter(arg.arg, kind, default=ast.unparse(default) if default else empty, annotation=annotation)
+    return inspect.Parameter(arg.arg, kind, default=_default_of(default) if default else empty, annotation=annotation)
+
+
+class _Source:
+    """Stands for a default of which only the source has travelled: ``Mode.FAST``, say."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _default_of(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):  # no literal, or one like {[]}
+        return _Source(ast.unparse(node))

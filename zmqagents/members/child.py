@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .. import codec, errors
@@ -57,7 +57,7 @@ class Yard(Outlet, Protocol):
 
     nursery: Nursery
     poller: Any
-    lines: dict[int, Line]  # by descriptor
+    beside: dict[int, Callable[[int, int], object]]  # by descriptor: what to call when it is ready
     closing: bool  # no process is started any more
     lessons: list[Call]  # what every process is told first: model configurations, classes
 
@@ -181,7 +181,7 @@ class Child:
         """Its process listens."""
         if process is self.process:
             yard = self._yard
-            self._line = Line(path, yard.poller, yard.lines, ready=self._on_ready, cut=self._on_cut, later=yard.later)
+            self._line = Line(path, yard.poller, yard.beside, ready=self._on_ready, cut=self._on_cut, later=yard.later)
             self._forwarder = Forwarder(self._line, yard, self.keep)
         return []
 

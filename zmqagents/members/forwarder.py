@@ -259,6 +259,8 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
         agent = ""
         options |= {"class": record.spec.name, "id": record.agent_id, "max_concurrency": MANY}
         options["persist"] = record.options.persist
+        if record.ours:
+            options["either"] = dict.fromkeys(record.ours, "")
     elif ticket.op == Op.MEMORY:
         agent = ""
         options["id"] = record.agent_id

@@ -28,17 +28,17 @@ AT_ONCE = 64  # messages read before others have their turn
 class Line:
     """See the module's docstring. ``ready`` is called when it can be used, ``cut`` when it cannot any more.
 
-    It is among ``lines``, by its descriptor, as long as ``poller`` looks at that. What is open when it is cut stays so
+    What ``beside`` has for its descriptor is called when ``poller`` tells of that. What is open when it is cut stays so
     until `close`: its owner can say why.
     """
 
     def __init__(
-        self, path: str, poller: Any, lines: dict[int, Line], *, ready: Callable[[], None], cut: Callable[[], None],
-        later: Callable[[Callable[[], None]], None],
+        self, path: str, poller: Any, beside: dict[int, Callable[[int, int], object]], *,
+        ready: Callable[[], None], cut: Callable[[], None], later: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
         self._session = session = Session(f"ipc:{path}")
         self._poller = poller
-        self._lines = lines
+        self._beside = beside
         self._ready = ready
         self._cut = cut
         self._later = later
@@ -50,7 +50,7 @@ class Line:
         wire = self._wire = UnixTransport(path)
         self.fd = wire.fileno()
         poller.register(self.fd, IN)
-        lines[self.fd] = self
+        beside[self.fd] = self._on_poll
         self._look_at_events()
 
     def __repr__(self) -> str:
@@ -100,6 +100,9 @@ class Line:
             self._later(self._look_at_events)
 
     # ------------------------------------------------------------ receiving
+
+    def _on_poll(self, fd: int, events: int) -> None:
+        self.on_ready()
 
     def on_ready(self) -> None:
         """Read what has come, and write what waits for room."""
@@ -174,7 +177,7 @@ class Line:
         wire, self._wire = self._wire, None
         if wire is not None:
             self._poller.unregister(self.fd)
-            del self._lines[self.fd]
+            del self._beside[self.fd]
             wire.abandon()
 
 

@@ -31,7 +31,6 @@ from .answers import Answers
 from .child import Child
 from .directory import LocalDirectory
 from .forwarder import PassOn, Starve
-from .line import Line
 from .nursery import Hatch, Nursery
 from .placement import least_loaded
 
@@ -68,7 +67,7 @@ class Members:
         self.clock = clock
         self.running: dict[str, Ticket] = {}
         self.lessons: list[Call] = []
-        self.lines: dict[int, Line] = {}
+        self.beside: dict[int, Callable[[int, int], object]] = {}  # what the router thread calls, by descriptor
         self.poller: Any = None  # see `open`
         self.closing = False
         self.directory: LocalDirectory[Child] = LocalDirectory()
@@ -189,14 +188,6 @@ class Members:
         for task_id in task_ids:
             effects += dispatcher.on_unawait_outside(ticket, task_id)
         return effects
-
-    # ------------------------------------------------------------ the router loop
-
-    def on_ready(self, fd: int) -> None:
-        """The poller has said that ``fd`` is ready."""
-        line = self.lines.get(fd)
-        if line is not None:
-            line.on_ready()
 
     # ------------------------------------------------------------ lessons, the end
 

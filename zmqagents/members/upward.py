@@ -179,12 +179,12 @@ class ParentServices(LocalServices):
         """
         ticket: Ticket = call.ticket
         if not ticket.flags & Flag.STREAM:
-            self._router.chunk(ticket, number - 1, ())
+            self._router.note(ticket, number - 1, ())
 
     def send_state(self, call: RunningCall, snapshot: Snapshot) -> None:
         """Send the state of an agent to the parent, ahead of the end of ``call``. `Forwarded` takes it."""
         head = pack([snapshot.number, snapshot.version])
-        self._router.chunk(call.ticket, SNAPSHOT, (head, *snapshot.frames))
+        self._router.note(call.ticket, SNAPSHOT, (head, *snapshot.frames))
 
     def giving_back(self, call: RunningCall) -> AbstractContextManager[None]:
         """The slot is given back within this block, and taken again at its end. Raises what speaks against a wait."""

@@ -96,7 +96,7 @@ class Child:
         return f"<Child [{self.state.name}, {len(self._agents)} agents] {self.process!r}>"
 
     @property
-    def load(self) -> int:
+    def count(self) -> int:
         """How many agents it runs."""
         return len(self._agents)
 

@@ -116,9 +116,9 @@ class Members:
         if self._hatch is None:
             raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
         options = dataclasses.replace(options, isolation=isolation).checked()
-        self._children = {child: None for child in self._children if child.load or child.own is None}
+        self._children = {child: None for child in self._children if child.count or child.own is None}
         shared = [child for child in self._children if child.own is None]
-        best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
+        best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None
         if best is None:
             if len(self._children) >= config.max_children:
                 text = f"{len(self._children)} processes run agents of this host, limit {config.max_children}"

@@ -477,7 +477,7 @@ class Broker:
             self._clients.complain(peer, exc)
             return
         if type(message) is Call:
-            caller = self._members.caller_of(message) if message.options else None
+            caller = self._members.caller_of(session.caller, message) if message.options else None
             self._take_call(session, message, now, caller)
         elif isinstance(message, messages.Fetch):
             timeout_s = message.time_ms / 1000

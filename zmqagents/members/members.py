@@ -131,10 +131,13 @@ class Members:
 
     # ------------------------------------------------------------ what comes back
 
-    def caller_of(self, call: messages.Call) -> Ticket | None:
-        """The call of a member's code that has made ``call``; None: it came from elsewhere."""
+    def caller_of(self, peer: Peer, call: messages.Call) -> Ticket | None:
+        """The call of a member's code that has made ``call``; None: it came from elsewhere.
+
+        A process of this host has this host's user, so it is an admin.
+        """
         chain = call.options.get("chain")
-        if not chain or not (self.running or self._over):
+        if not chain or not peer.is_admin or not (self.running or self._over):
             return None
         seals = self.dispatcher.seals
         task_id = Seals.task_id_of(chain[-1])
@@ -160,7 +163,7 @@ class Members:
             known = self._waits.pop(key, None)
             return [] if known is None else self._end_wait(*known)
         ticket = self.running.get(waits.task_id)
-        if ticket is None:
+        if ticket is None or not peer.is_admin:
             return []
         now = self.clock()
         if not waits.task_ids:

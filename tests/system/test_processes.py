@@ -197,9 +197,9 @@ def test_model_configurations_reach_agents_that_are_there_and_those_to_come(
     client: RpcClient, worker: AgentProxy
 ) -> None:
     client.set_model_configs({"config_name": "m", "model_type": "none", "model_name": "of all"})
-    assert eventually(lambda: worker.model() == "of all", 2.0)
-    later: Any = client.create_agent(Worker)
-    assert eventually(lambda: later.model() == "of all", 2.0)
+    assert worker.model() == "of all"
+    later: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    assert later.model() == "of all"
 
 
 def test_the_dump_shows_where_the_code_of_a_call_is(client: RpcClient, worker: AgentProxy) -> None:

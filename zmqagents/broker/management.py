@@ -37,6 +37,7 @@ from ..agents.state import Keeper, Snapshot
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
+from ..members.answers import Answers
 from ..members.members import Members
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
@@ -57,7 +58,7 @@ log = logging.getLogger(__name__)
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
-MEMBERS_WAIT_S = 1.0  # for the stacks of calls that run in other processes
+MEMBERS_WAIT_S = 1.0  # for what processes of agents are asked or told
 _DONE = Reply(Code.NONE, (codec.pack(True),))
 MESSAGE_CHARS = 500  # of the error of a hook, in the log
 MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
@@ -408,14 +409,21 @@ class Management:
 
         def add() -> bool:
             self._models.add(self._argument(asked.call))
-            self._post(self._teach, asked.call)
+            self._tell_members(asked.call)
             return True
 
         return add
 
-    def _teach(self, call: Call) -> list[Effect]:
-        """What the host was told, its members must know as well."""
-        self._members.teach(call.method, call.body)
+    def _tell_members(self, call: Call) -> None:
+        """What the host was told, its members must know as well. Not for the router thread: it waits for them."""
+        answers = Answers()
+        answers.expect()
+        self._post(self._teach, call, answers)
+        answers.rows(MEMBERS_WAIT_S)
+
+    def _teach(self, call: Call, answers: Answers) -> list[Effect]:
+        self._members.teach(call.method, call.body, answers)
+        answers.deliver(None)  # it has asked all
         return []
 
     def list_children(self, _: Asked) -> list[dict[str, Any]]:
@@ -448,7 +456,7 @@ class Management:
             if not self._config.private:
                 raise errors.PermissionRefused("only a private host takes classes from its parent")
             self._host.classes.add(cls, replace=True)
-            self._post(self._teach, asked.call)
+            self._tell_members(asked.call)
             return True
 
         return register

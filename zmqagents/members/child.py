@@ -83,6 +83,7 @@ class Child:
         self.own = own
         self.state = State.NONE
         self.process: Process | None = None
+        self._in_school = False  # its process is told what is new
         self.silent_s = 0.0  # for how long it has not answered, although it lives
         self._yard = yard
         self._upbringing = Upbringing() if own is None else Upbringing(own.memory_mb, own.env)
@@ -186,12 +187,22 @@ class Child:
         return []
 
     def _on_ready(self) -> None:
-        """Its process answers: make again what it ran before, and let go on what is held."""
-        self.state = State.UP
-        line = self._line
+        """Its process answers: tell it first what every process is told."""
+        line, lessons = self._line, list(self._yard.lessons)
         assert line is not None
-        for lesson in self._yard.lessons:
-            line.ask(_again(lesson), _Ignored())
+        self._in_school = True
+        school = _School(len(lessons), self._settle_in)
+        for lesson in lessons:
+            line.ask(_again(lesson), school)
+        if not lessons:
+            self._settle_in()
+
+    def _settle_in(self) -> None:
+        """Make again what ran before, and let go on what is held."""
+        line = self._line
+        if line is None or line.is_cut:
+            return
+        self.state = State.UP
         for resident in list(self._agents.values()):
             if resident.record.made:
                 self._make_again(line, resident)
@@ -214,6 +225,7 @@ class Child:
 
     def _hold_all(self) -> None:
         self.state = State.ENDING
+        self._in_school = False
         for resident in self._agents.values():
             resident.here = False
 
@@ -329,10 +341,11 @@ class Child:
             self._doomed.clear()
             self.kill(f"it was killed, for {late[0].label} went on although it had ended (on_timeout='kill')")
 
-    def learn(self, lesson: Call) -> None:
+    def learn(self, lesson: Call, answers: Answers) -> None:
         """Tell the process what every process of the host is told."""
-        if self.state is State.UP and self._line is not None:
-            self._line.ask(_again(lesson), _Ignored())
+        if self._in_school and self._line is not None:
+            answers.expect()
+            self._line.ask(_again(lesson), answers)
 
     def row(self) -> dict[str, Any]:
         """What a list says of it. ``silent_s``: for how long it has not answered, although it lives."""
@@ -393,6 +406,25 @@ class _Ignored:
 
     def fail(self, error: Exception) -> None:
         """The process has ended."""
+
+    def chunk(self, item: object) -> None:
+        """Never comes."""
+
+
+class _School:
+    """Takes the answers to ``count`` lessons, and calls ``over`` with the last of them."""
+
+    def __init__(self, count: int, over: Callable[[], None]) -> None:
+        self._left = count
+        self._over = over
+
+    def deliver(self, reply: object) -> None:
+        self._left -= 1
+        if not self._left:
+            self._over()
+
+    def fail(self, error: Exception) -> None:
+        """The process has ended, and the next one is told."""
 
     def chunk(self, item: object) -> None:
         """Never comes."""

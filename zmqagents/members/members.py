@@ -194,13 +194,13 @@ class Members:
 
     # ------------------------------------------------------------ lessons, the end
 
-    def teach(self, op: str, body: Sequence[messages.Frame]) -> None:
+    def teach(self, op: str, body: Sequence[messages.Frame], answers: Answers) -> None:
         """Tell all processes, also those to come, what the host was told: ``op`` is a management request."""
         payload, *buffers = body
         lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)  # type: ignore[arg-type]
         self.lessons.append(lesson)
         for child in self._children:
-            child.learn(lesson)
+            child.learn(lesson, answers)
 
     def rows(self) -> list[dict[str, Any]]:
         """What a list says of each process."""

@@ -120,8 +120,8 @@ def test_wrong_options_of_one_agent_are_refused_before_anything_is_sent() -> Non
     with RpcClient("localhost", 1) as client:  # nothing listens there
         for given in ({"isolation": "fork"}, {"memory_mb": "64"}, {"env": {"TOKEN": 7}}):
             with pytest.raises(ConfigError, match=next(iter(given))):
-                client.create_agent("Any", agent_options=given)
+                client.create_agent(AgentBase, agent_options=given)
         with pytest.raises(ConfigError, match=r"agent_options are max_concurrency, .*, not 'toke'") as refused:
-            client.create_agent("Any", agent_options={"toke": "hunter2"})
+            client.create_agent(AgentBase, agent_options={"toke": "hunter2"})
         assert "hunter2" not in str(refused.value)
         assert "hunter2" not in repr(client.options(isolation="process", env={"TOKEN": "hunter2"}))

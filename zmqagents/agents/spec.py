@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,8 +67,10 @@ class ClassSpec:
     pace: Pace | None = field(default_factory=Pace, repr=False, compare=False)
     hooks: Hooks = NO_HOOKS
     end: MethodSpec | None = None  # what is to be done when an agent goes, as a call; None: nothing
+    own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
+CREATE_NAMES = ("agent_id", "agent_options")  # keywords of ``create_agent`` that are the host's
 class_name_of = type_name_of  # a host knows a class by the name that the codec gives it
 
 
@@ -88,10 +91,19 @@ def spec_of(cls: type) -> ClassSpec:
         end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
-            None if hooks.starts else Pace(), hooks, end,
+            None if hooks.starts else Pace(), hooks, end, own_names(cls),
         )  # fmt: skip
         _specs[cls] = spec
     return spec
+
+
+def own_names(cls: type) -> frozenset[str]:
+    """Those of `CREATE_NAMES` that the constructor of ``cls`` has as parameters, so that it gets them."""
+    try:
+        parameters = inspect.signature(cls if hasattr(cls, "__pydantic_fields__") else cls.__init__).parameters  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(parameters).intersection(CREATE_NAMES)
 
 
 def _method_spec(cls: type, name: str) -> MethodSpec | None:
@@ -125,6 +137,10 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     member = inspect.getattr_static(cls, name)
     if name == "__call__" and member is vars(AgentBase)["__call__"]:
         member = inspect.getattr_static(cls, "reply")
+    fields = getattr(cls, "__pydantic_fields__", None) if name == "__init__" else None
+    if fields:  # a pydantic model, whose constructor takes its fields; its signature has them, too
+        told = Told({key: field.annotation for key, field in fields.items()}, {}, inspect.signature(cls))
+        return [told, member], 0
     if isinstance(member, functools.singledispatchmethod):
         return [member.func, *member.dispatcher.registry.values()], 1
     if isinstance(member, functools.partialmethod):
@@ -132,6 +148,37 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     if isinstance(member, functools.partial):
         return [member.func], len(member.args)
     return [_function_of(cls, member)], 0 if isinstance(member, staticmethod) else 1
+
+
+def annotated_attribute(cls: type, name: str) -> list[Any]:
+    """What says of which classes an attribute of ``cls`` is, in its result: a property's function, or a stand-in.
+
+    Empty if nothing does: what ``__init__`` annotates is not there to be read.
+    """
+    member = inspect.getattr_static(cls, name, None)
+    function = member.fget if isinstance(member, property) else getattr(member, "func", None)
+    if function is not None:
+        return [function]
+    for base in cls.__mro__:
+        hint = inspect.get_annotations(base).get(name)
+        if hint is not None:
+            module = sys.modules.get(base.__module__)
+            return [Told({"return": hint}, {**(vars(module) if module is not None else {}), base.__name__: base})]
+    return []
+
+
+class Told:
+    """Has the annotations of a function, where there is none; they may use the names of ``scope``."""
+
+    def __init__(
+        self, annotations: dict[str, Any], scope: dict[str, Any], signature: inspect.Signature | None = None
+    ) -> None:
+        self.__annotations__ = annotations
+        self.__globals__ = scope
+        self.__signature__ = signature
+
+    def __call__(self) -> None:
+        """Do nothing: only what can be called has a signature."""
 
 
 def _below_decorators(function: Any) -> Any:

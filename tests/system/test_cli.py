@@ -765,7 +765,8 @@ def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypa
         "MAX_POOL_SIZE": "7", "MAX_EXPIRE_TIME": "8.5", "MAX_TIMEOUT_SECONDS": "2.5", "LOCAL_MODE": "true",
         "MODEL_CONFIG_PATH": __file__, "AGENT_DIR": str(Path(__file__).parent), "SERVER_ID": "x",
         "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true", "FILE_ROOT": str(Path(__file__).parent),
-        "MAX_MESSAGE_MB": "1", "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
+        "MAX_MESSAGE_MB": "2", "MAX_STRUCTURED_MB": "1",
+            "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
         "TYPES": "shop", "PLAIN_TYPES": "true",
     }  # fmt: skip
     for name, value in given.items():

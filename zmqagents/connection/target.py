@@ -86,7 +86,7 @@ def target_of(address: str, *, referred: bool = False) -> Target:
 
     ConfigError if it names none; of one that is referred the same HostUnreachable as `Target.resolve` raises.
     """
-    if address.startswith("ipc:/"):
+    if address.startswith("ipc:/") and "\0" not in address:  # a path has no NUL
         return Target("", None, ipc=address[4:], referred=referred)
     try:
         host, port = _parts_of(address)

@@ -438,8 +438,9 @@ class Life(RuleBasedStateMachine):
                 assert record.places_of(account) == places
 
     def ends(self) -> set[Ticket]:
-        """The calls that end agents, as far as anything is known of them."""
-        return {t for t in (*self.world.dispatcher.tasks.values(), *self.world.started) if t.op == END}
+        """The calls that end agents, those too that a stop has answered while other calls of their agents still run."""
+        known = (*self.world.dispatcher.tasks.values(), *self.world.started)
+        return {t for t in known if t.op == END} | {t.agent.end for t in known if t.agent.end is not None}
 
     @invariant()
     def agents_end_alone(self) -> None:

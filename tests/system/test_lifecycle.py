@@ -597,7 +597,14 @@ def test_an_end_that_is_cancelled_before_it_begins_leaves_nothing_behind(client:
     one = client.create_agent(Within, str(diary), agent_id="ann")
     running = one.later(0.5)
     assert comes(diary, "work")
-    deleting = threading.Thread(target=lambda: pytest.raises(CallCancelled, client.delete_agent, "ann"))
+    said: list[BaseException] = []
+
+    def delete() -> None:
+        with pytest.raises(CallCancelled) as refused:
+            client.delete_agent("ann")
+        said.append(refused.value)
+
+    deleting = threading.Thread(target=delete)
     deleting.start()
 
     def ends() -> list[str]:
@@ -606,6 +613,7 @@ def test_an_end_that_is_cancelled_before_it_begins_leaves_nothing_behind(client:
     assert eventually(lambda: len(ends()) == 1, SOON_S)
     assert client.cancel(ends()[0])
     deleting.join()
+    assert len(said) == 1
     assert running.result() == "done"
     assert comes(diary, "exit CancelledError"), "its task ends with the agent, as a task that is cancelled does"
 

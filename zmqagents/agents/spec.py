@@ -67,8 +67,8 @@ class ClassSpec:
     # How long making an agent takes; None where hooks belong to that, which the fast lane does not run.
     pace: Pace | None = field(default_factory=Pace, repr=False, compare=False)
     hooks: Hooks = NO_HOOKS
-    own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
     end: MethodSpec | None = None  # what is to be done when an agent goes, as a call; None: nothing
+    own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
 _away: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # by class name: a spec, and the same for agents elsewhere
@@ -108,7 +108,7 @@ def spec_of(cls: type) -> ClassSpec:
         end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
-            None if hooks.starts else Pace(), hooks, own_names(cls), end,
+            None if hooks.starts else Pace(), hooks, end, own_names(cls),
         )  # fmt: skip
         _specs[cls] = spec
     return spec

@@ -483,9 +483,10 @@ def _failure_of(reply: Reply) -> str:
 def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
     """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
     parent, deadline = ticket.parent, ticket.deadline
-    caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
     if ticket.op == END:
         caller = "the host"
+    else:
+        caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
     waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
     return {
         "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,

@@ -65,7 +65,8 @@ def _agent_options(given: Any) -> dict[str, Any]:
     try:
         checked = AgentOptions(**given)
     except TypeError:
-        got = ", ".join(map(repr, given)) if isinstance(given, Mapping) else repr(given)  # a value may be a secret
+        # The names alone: a value may be a secret.
+        got = ", ".join(map(repr, given)) if isinstance(given, Mapping) else f"of the type {type(given).__name__}"
         raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}") from None
     return {key: getattr(checked, key) for key in given}
 

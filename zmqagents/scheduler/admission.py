@@ -227,7 +227,7 @@ def _cannot_settle(record: AgentRecord) -> None:
 
 
 def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOptions:
-    """The options of an agent to be made: those of its class, and those that are ``given``."""
+    """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
     if given.get("persist") == "auto":  # as the class has it
         del given["persist"]
     if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs

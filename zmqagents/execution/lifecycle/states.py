@@ -140,7 +140,11 @@ class KeepingHost(AgentHost):
         methods, skip = annotated(cls, "load_state")
         scope = dataclasses.replace(self._own_scope, expected=codec.expected_by(*methods, skip=skip))
         payload, *buffers = snapshot.frames
-        return codec.decode(payload, buffers, resolve=self._bind, scope=scope, root="state", place=0)
+
+        def resolve(ref: codec.AgentRef | codec.TaskRef) -> Any:
+            return self._bind(ref, None, scope)
+
+        return codec.decode(payload, buffers, resolve=resolve, scope=scope, root="state", place=0)
 
 
 def agent_host(saver: StateSaver | None, *given: Any, **more: Any) -> AgentHost:

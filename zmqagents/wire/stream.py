@@ -90,12 +90,16 @@ class UnixStream:
         left = WRITE_BYTES
         try:
             while out and left and not self.ended:
+                size = sum(map(len, out)) if len(out) <= PIECES else WRITE_BYTES + 1
                 try:
-                    count = self._socket.sendmsg(self._next_pieces(left), (), SENDING)
+                    count = self._socket.sendmsg(out if size <= left else self._next_pieces(left), (), SENDING)
                 except BlockingIOError:
                     break
                 except OSError:
                     self.end()
+                    break
+                if count == size:  # most often
+                    out.clear()
                     break
                 left -= count
                 while count:
@@ -159,7 +163,8 @@ class UnixStream:
                 return data[9:]
         if data:
             self.is_clean = False
-            self._in.feed(data)
+            if not self._in.begin(data):
+                self._in.feed(data)
         else:
             self.drained = True
             self.end()

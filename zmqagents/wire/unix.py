@@ -25,6 +25,7 @@ from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
 __all__ = ["UnixTransport"]
 
+SOON_S = 0.02  # how long a caller reads a long message before it looks at anything else
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 
 
@@ -91,7 +92,23 @@ class UnixTransport(UnixStream):
                     return [short]
             else:
                 self.read()
-            return self._next()  # once: the rest of a long message is waited for elsewhere
+            message = self._next()
+            return message if message is not None or not self._in.amid_large else self._receive_on()
+        return None
+
+    def _receive_on(self) -> list[Frame] | None:
+        """The message of which a long frame has begun, if the rest of it comes without a pause, and soon."""
+        until = 0.0
+        while not self.drained:
+            if self.read():
+                message = self._next()
+                if message is not None or not self._in.amid_large:
+                    return message
+                continue
+            now = time.monotonic()
+            until = until or now + SOON_S
+            if now >= until or not self._poller.poll(SHORT_MS):
+                break
         return None
 
     def _next(self) -> list[Frame] | None:

@@ -102,7 +102,7 @@ class UnixPeer(UnixStream):
                     self.is_dry = True
                     self.size, self.count = len(short), 1
                     return [short]
-                self.readable = incoming.waiting >= SHORT_READ_BYTES  # then there is more
+                self.readable = incoming.waiting >= SHORT_READ_BYTES or incoming.amid_large  # then there is more
             self.is_dry = False
             message = None if self.is_clean else self.take()
             read = 0

@@ -49,7 +49,7 @@ Buffer = bytes | memoryview
 
 X = TypeVar("X")
 
-INLINE_LIMIT_BYTES = 65_536  # buffers above this travel as frames of their own
+INLINE_LIMIT_BYTES = 32_768  # buffers above this travel as frames of their own
 MAX_BUFFERS = 64  # per value; further ones go inside the payload (wire.messages.MAX_FRAMES leaves room for these)
 MAX_DEPTH = 128  # nesting that always travels; the C packer and unpacker end at 1024
 MAX_TEXT = 255  # characters of an agent id, a server id, a method name or a task id

@@ -209,6 +209,7 @@ FLAT_TYPES = frozenset({str, int, float, bool, NoneType})  # they hold no other 
 BYTES_TYPES = frozenset({bytes, bytearray, memoryview})
 NATIVE_TYPES = frozenset({*FLAT_TYPES, bytes, list, dict, tuple})  # no references, and nothing to be awaited
 INDEX = struct.Struct(">H")  # of a buffer, as `Ext.BUFFER` holds it
+PLACES = tuple(ExtType(EXT_BUFFER, INDEX.pack(index)) for index in range(MAX_BUFFERS))  # bytes that are in a buffer
 
 # From a value to a leaf, a box or a native value, whose children may be of any type.
 

@@ -210,6 +210,8 @@ class AgentHost:
         try:
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
+            if body[0] == codec.LONE_ARGUMENT:
+                return codec.decode_call(body[0], body[1:])
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
@@ -273,9 +275,9 @@ class AgentHost:
             return NOTHING
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,))
-        payload = codec.encode_plain(value)
-        if payload is not None and len(payload) <= self.config.max_message_bytes:
-            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
+        plain = codec.encode_plain(value)
+        if plain is not None and sum(map(len, plain)) <= self.config.max_message_bytes:
+            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
             return reply
         encoded = self._encoded(ticket, value)
         return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))

@@ -92,24 +92,24 @@ class UnixTransport(UnixStream):
                     return [short]
             else:
                 self.read()
-            message = self._next()
-            return message if message is not None or not self._in.amid_large else self._receive_on()
+            return self._receive_on() if self._in.amid_large else self._next()
         return None
 
     def _receive_on(self) -> list[Frame] | None:
         """The message of which a long frame has begun, if the rest of it comes without a pause, and soon."""
         until = 0.0
-        while not self.drained:
+        while True:
             if self.read():
                 message = self._next()
                 if message is not None or not self._in.amid_large:
                     return message
                 continue
+            if self.drained:
+                return None
             now = time.monotonic()
             until = until or now + SOON_S
             if now >= until or not self._poller.poll(SHORT_MS):
-                break
-        return None
+                return None
 
     def _next(self) -> list[Frame] | None:
         try:

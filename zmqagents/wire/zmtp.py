@@ -114,6 +114,7 @@ class Spares:
         self.frame: Frame | None = None  # see SPARE_BYTES
 
 
+_EARLY = "a message before the handshake was over"
 _SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
 
 
@@ -246,8 +247,14 @@ class Incoming:
 
     def take(self) -> list[Frame] | None:
         """The next message, None if it is not there yet. RemoteProtocolError: this is not ZMTP."""
-        if self._large is not None and self._got < len(self._large):
-            return None
+        if self._large is not None:
+            if self._got < len(self._large):
+                return None
+            if not self.ready:
+                raise RemoteProtocolError(_EARLY)
+            message = self._on_frame(self._large_flags, self._end_of_large())
+            if message is not None:
+                return message
         start, end = self._start, self._end
         if end - start >= 2 and not self._view[start] and self.ready and not self._parts:  # one short frame
             stop = start + 2 + self._view[start + 1]
@@ -265,7 +272,7 @@ class Incoming:
             if flags & COMMAND:
                 self._on_command(bytes(frame))
             elif not self.ready:
-                raise RemoteProtocolError("a message before the handshake was over")
+                raise RemoteProtocolError(_EARLY)
             elif (message := self._on_frame(flags, frame)) is not None:
                 return message
         return None
@@ -291,8 +298,6 @@ class Incoming:
         return parts
 
     def _next_frame(self) -> tuple[int, Frame] | None:
-        if self._large is not None:
-            return self._end_of_large()
         if self._skipped:
             return self._end_of_skipped()
         if not (self._greeted or self._greet()):
@@ -331,7 +336,7 @@ class Incoming:
         self._got = min(size, self._end - body)
         self._large[: self._got] = self._view[body : body + self._got]
         self._skip_to(body + self._got)
-        return self._end_of_large()
+        return (flags, self._end_of_large()) if self._got == size else None
 
     def _memory(self, size: int) -> memoryview:
         """Memory for a frame of ``size`` bytes, of which the system gives no more than is written to.
@@ -344,19 +349,16 @@ class Incoming:
             return block.getbuffer()
         return memoryview(bytearray(size)) if size <= ZEROED_BYTES else io.BytesIO(bytes(size)).getbuffer()
 
-    def _end_of_large(self) -> tuple[int, Frame] | None:
-        large, block = self._large, self._block
-        assert large is not None
-        size = len(large)
-        if self._got < size:
-            return None
-        frame: Frame = large
-        if block is not None:
-            large.release()  # with a view of it alive, getvalue would copy
-            frame = block.getvalue()
+    def _end_of_large(self) -> Frame:
+        """The long frame that has come."""
+        frame: Frame | None = self._large
+        assert isinstance(frame, memoryview)
+        if self._block is not None:
+            frame.release()  # with a view of it alive, getvalue would copy
+            frame = self._block.getvalue()
         self._large = self._block = None
-        self._spares.frame = frame if size <= SPARE_BYTES else None
-        return self._large_flags, frame
+        self._spares.frame = frame if len(frame) <= SPARE_BYTES else None
+        return frame
 
     def _end_of_skipped(self) -> tuple[int, Frame] | None:
         """A frame that was not kept, once all of it has come."""

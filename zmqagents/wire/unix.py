@@ -70,11 +70,9 @@ class UnixTransport(UnixStream):
 
     def receive(self) -> list[Frame] | None:
         if self.is_clean and self._ready:
-            short = self.read_short()
-            if short is not None:
-                return [short]
-            if self.is_clean:
-                return None
+            message = self.read_message()
+            if message is not None or self.is_clean:
+                return message
         while True:
             message = self._next()
             if message is not None or not self.read():
@@ -87,9 +85,9 @@ class UnixTransport(UnixStream):
                 return message
         if not self.pending and self._poller.poll(SHORT_MS):
             if self.is_clean and self._ready:
-                short = self.read_short()
-                if short is not None:
-                    return [short]
+                message = self.read_message()
+                if message is not None:
+                    return message
             else:
                 self.read()
             return self._receive_on() if self._in.amid_large else self._next()

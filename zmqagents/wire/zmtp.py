@@ -207,27 +207,30 @@ class Incoming:
         self.space()[: len(data)] = data
         self.filled(len(data))
 
-    def begin(self, data: bytes) -> bool:
-        """The same for the beginning of a message of a short frame and a long one: a value with a buffer, most often.
+    def buffer_size(self, data: bytes) -> int:
+        """How long the buffer is that comes next, if ``data`` is a short frame and the head of a long one.
 
-        False: ``data`` is something else, and nothing is done.
+        That is how most values with a buffer begin. 0 for anything else, and for a message that is too long.
         """
-        if len(data) < 11 or data[0] != MORE or len(data) < (start := data[1] + 2) + 9 or data[start] != LONG:
-            return False
+        size = len(data)
+        if size < 11 or data[0] != MORE or data[1] + 11 > size or data[start := data[1] + 2] != LONG:
+            return 0
         size = int.from_bytes(data[start + 1 : start + 9], "big")
-        got = len(data) - start - 9
-        if not (self._large_from <= size <= (self._max_bytes or MAX_FRAME_BYTES)) or got >= size:
-            return False
+        return size if self._large_from <= size <= (self._max_bytes or MAX_FRAME_BYTES) - start + 2 else 0
+
+    def begin(self, data: bytes, size: int) -> None:
+        """The same as `feed` for ``data`` of which `buffer_size` has said ``size``. MemoryError: nothing is done."""
+        start = data[1] + 2
         self._parts = [data[2:start]]
         try:
             self._large = self._memory(size)
         except MemoryError:
             self._parts = []
-            return False
-        self._large[:got] = data[start + 9 :]
-        self._got, self._large_flags = got, 0
+            raise
+        self._got = min(size, len(data) - start - 9)
+        self._large[: self._got] = data[start + 9 :]
+        self._large_flags = 0
         self._count, self._bytes = 1, start - 2
-        return True
 
     def rest(self) -> None:
         """Nothing is left of what was read: others may have the buffer."""

@@ -386,6 +386,8 @@ def answer_frames(
     """A RESULT, ERROR or CHUNK message."""
     flags = bytes_flag(body[1:]) if len(body) > 1 else 0
     head = _HEADER.pack(MAGIC, VERSION, kind, flags, code, call_id, token, time_ms)
+    if len(body) == 1 and len(body[0]) <= JOIN_BYTES:
+        return [head + body[0]]
     if body and len(body[0]) <= JOIN_BYTES:
         return [head + body[0], *body[1:]]
     return [head, *body]

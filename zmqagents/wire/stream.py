@@ -69,7 +69,20 @@ class UnixStream:
                 return True
             self._out.append(data[count:])
         else:
-            self._out += zmtp.enclosed(parts)
+            pieces = zmtp.enclosed(parts)
+            if len(pieces) == 2 and len(pieces[1]) <= WRITE_BYTES:  # a value with a buffer, most often
+                try:
+                    count = self._socket.sendmsg(pieces, (), SENDING)
+                except BlockingIOError:
+                    count = 0
+                except OSError:
+                    self.end()
+                    return True
+                begun = count - len(pieces[0])
+                if begun == len(pieces[1]):
+                    return True
+                pieces = [memoryview(pieces[1])[begun:]] if begun >= 0 else [pieces[0][count:], pieces[1]]
+            self._out += pieces
         if not self.pending:  # else a poll tells when there is room
             self.flush()
         return True

@@ -226,6 +226,9 @@ class Encoding(Protocol):
     def place(self, data: Buffer) -> Buffer | int:
         """``data`` itself if it is short, else the index of the buffer that now holds it."""
 
+    def place_memory(self, data: bytes) -> Buffer | int:
+        """The same for data that is to arrive as memory that can be written to, in a buffer that is no ``bytes``."""
+
     def place_bytes(self, data: Buffer) -> Any:
         """The same for data that is to arrive as bytes."""
 

@@ -85,6 +85,7 @@ CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
+COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
 JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
 
 _HEADER = struct.Struct(">2sBBHHQQI")
@@ -394,9 +395,13 @@ def answer_frames(
 
 
 def bytes_flag(buffers: Sequence[Frame]) -> int:
-    """The flag BYTES, if all ``buffers`` are ``bytes``: they arrive as what they are."""
+    """The flag BYTES, if all ``buffers`` are to arrive as ``bytes``: those that are such, and short ones.
+
+    What is to arrive as memory that can be written to is no ``bytes`` here. If it is short, it is received faster as
+    bytes, and copied.
+    """
     for buffer in buffers:
-        if type(buffer) is not bytes:
+        if type(buffer) is not bytes and len(buffer) > COPIED_BYTES:
             return 0
     return Flag.BYTES
 

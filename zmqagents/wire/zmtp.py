@@ -14,6 +14,7 @@ import io
 from collections.abc import Sequence
 
 from ..errors import RemoteProtocolError
+from ..process.memory import keep_freed_blocks
 from .messages import Frame, want_bytes
 
 __all__ = [
@@ -34,12 +35,9 @@ LARGE_BYTES = 32_768  # a frame from that on is read into memory of its own, and
 READ_BYTES = (
     1_048_576  # at a time: where the other side writes as fast as it is read, one read would get 80 MB of a frame
 )
-# The memory of the last frame of such a size is kept until the next one has its own. Otherwise malloc gives it back to
-# the system after each message and gets it again, zeroed, page by page: for 1 MiB that took 0.8 ms.
-SPARE_BYTES = 4_194_304
 # A longer bytearray is not made, for that would be zeroed at once: a peer that promises 100 frames of 32 MiB and sends
 # none would have them all written to.
-ZEROED_BYTES = SPARE_BYTES
+ZEROED_BYTES = 4_194_304
 MAX_FRAME_BYTES = 1 << 40
 MAX_FRAMES = 256  # of one message
 SPARE_BUFFERS = 4
@@ -68,6 +66,7 @@ def enclosed(parts: Sequence[Frame]) -> list[Frame]:
         if size < LARGE_BYTES:
             short.append(frame)
         else:
+            keep_freed_blocks()
             pieces += (b"".join(short), frame)
             short = []
     if short:
@@ -107,11 +106,10 @@ class Buffer:
 class Spares:
     """Memory that connections of one thread have done with, for the next that needs some."""
 
-    __slots__ = ("buffers", "frame")
+    __slots__ = ("buffers",)
 
     def __init__(self) -> None:
         self.buffers: list[Buffer] = []
-        self.frame: Frame | None = None  # see SPARE_BYTES
 
 
 _EARLY = "a message before the handshake was over"
@@ -347,6 +345,7 @@ class Incoming:
         A `BytesIO` shares the ``bytes`` that it was made of as long as nothing else has them, and gives them away when
         they are full. So ``bytes`` are read from the socket in place, in as many pieces as they come.
         """
+        keep_freed_blocks()
         if self._parts and want_bytes(self._parts[0]):
             self._block = block = io.BytesIO(bytes(size))
             return block.getbuffer()
@@ -360,7 +359,6 @@ class Incoming:
             frame.release()  # with a view of it alive, getvalue would copy
             frame = self._block.getvalue()
         self._large = self._block = None
-        self._spares.frame = frame if len(frame) <= SPARE_BYTES else None
         return frame
 
     def _end_of_skipped(self) -> tuple[int, Frame] | None:

@@ -36,7 +36,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
-    256 BYTES (also of RESULT and CHUNK: all buffers become ``bytes``, so it is best to receive them as such)
+    256 BYTES (also of RESULT and CHUNK: the buffers are best received as ``bytes``)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)

@@ -54,12 +54,26 @@ def test_one_outlier_among_the_rounds_is_no_spread() -> None:
 
 
 def test_a_kept_budget_has_its_mark_and_a_missed_one_not() -> None:
-    assert [verdict_on(us).mark for us in (60, 149, 151)] == ["✓ ★", "✓", "✗"]
+    assert [verdict_on(us).mark for us in (49, 59, 61)] == ["✓ ★", "✓", "✗"]
+
+
+def test_the_chart_of_sizes_has_what_was_measured_and_is_left_out_if_nothing_was(tmp_path: Path) -> None:
+    charts = pytest.importorskip("benchmarks.charts")
+    found = [
+        one
+        for subject, rate in (("pipe", 4000.0), (OURS, 2000.0), ("pyro5", 1000.0))
+        for way in ("echo", "send", "receive", "echo_numpy")
+        for size in (64, 1024)
+        for one in measured("B4a", subject, [rate], f"{way}_mb_per_s", mode="free", point=size)
+    ]
+    assert charts.draw(found, tmp_path) == [tmp_path / "sizes.svg"]
+    assert charts.draw(p50(OURS, [50.0]), tmp_path / "other") == []
 
 
 def test_what_is_only_shown_beside_is_in_brackets() -> None:
-    free = report.series_of([{**one, "mode": "free"} for one in p50("echo", [50]) + p50(OURS, [500])])
-    assert [verdict.mark for verdict in report.verdicts(free)] == ["(✗)"]
+    rates = {"workers": 100_000.0, OURS: 1.0}
+    found = [one for name in rates for one in measured("B2", name, [rates[name]], "calls_per_s")]
+    assert [verdict.mark for verdict in report.verdicts(report.series_of(found))] == ["(✗)"]
 
 
 def test_ours_must_beat_the_best_of_the_peers() -> None:

@@ -446,13 +446,13 @@ def test_a_call_has_no_more_frames_if_its_first_three_came_as_one() -> None:
         messages.parse_client([*most, b"buffer"])
 
 
-SHORT = memoryview(bytes(messages.COPIED_BYTES))
-LONG = memoryview(bytes(messages.COPIED_BYTES + 1))
+SHORT_MEMORY = memoryview(bytes(messages.COPIED_BYTES))
+LONG_MEMORY = memoryview(bytes(messages.COPIED_BYTES + 1))
 
 
-@pytest.mark.parametrize("buffers", [[b"bytes"], [b"bytes", LONG], [LONG], [SHORT, b"bytes"], []])
+@pytest.mark.parametrize("buffers", [[b"bytes"], [b"bytes", LONG_MEMORY], [LONG_MEMORY], [SHORT_MEMORY, b"bytes"], []])
 def test_a_message_says_whether_its_buffers_are_best_received_as_bytes(buffers: list[Frame]) -> None:
-    all_bytes = bool(buffers) and LONG not in buffers
+    all_bytes = bool(buffers) and LONG_MEMORY not in buffers
     for payload in (b"short", bytes(messages.JOIN_BYTES + 1)):
         call = messages.call_frames(7, 5, "a", "m", [payload, *buffers])
         answer = messages.answer_frames(Kind.RESULT, 7, 5, [payload, *buffers])

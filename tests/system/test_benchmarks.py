@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import journeys, report, soak
-from benchmarks.__main__ import main, parse, plans, renewed
+from benchmarks.__main__ import FORMAT, main, parse, plans, renewed
 from benchmarks.budgets import ANY_PEER, BUDGETS, CASES
 from benchmarks.cases import Options, in_turn
 from benchmarks.driver import OURS, Process
@@ -55,19 +55,6 @@ def test_one_outlier_among_the_rounds_is_no_spread() -> None:
 
 def test_a_kept_budget_has_its_mark_and_a_missed_one_not() -> None:
     assert [verdict_on(us).mark for us in (49, 59, 61)] == ["✓ ★", "✓", "✗"]
-
-
-def test_the_chart_of_sizes_has_what_was_measured_and_is_left_out_if_nothing_was(tmp_path: Path) -> None:
-    charts = pytest.importorskip("benchmarks.charts")
-    found = [
-        one
-        for subject, rate in (("pipe", 4000.0), (OURS, 2000.0), ("pyro5", 1000.0))
-        for way in ("echo", "send", "receive", "echo_numpy")
-        for size in (64, 1024)
-        for one in measured("B4a", subject, [rate], f"{way}_mb_per_s", mode="free", point=size)
-    ]
-    assert charts.draw(found, tmp_path) == [tmp_path / "sizes.svg"]
-    assert charts.draw(p50(OURS, [50.0]), tmp_path / "other") == []
 
 
 def test_what_is_only_shown_beside_is_in_brackets() -> None:
@@ -284,6 +271,21 @@ def test_ours_is_measured_against_the_floors_and_judged_by_the_budgets(tmp_path:
         assert budget in printed
     assert (tmp_path / "latency.svg").read_text().startswith("<?xml")
     assert "| B5 | 32 agents × sleep(0.5), s |" in (tmp_path / "run.md").read_text()
+
+
+def test_the_chart_of_sizes_is_drawn_from_a_run_that_was_kept(tmp_path: Path) -> None:
+    found = [
+        one
+        for subject, rate in (("pipe", 4000.0), (OURS, 2000.0), ("pyro5", 1000.0))
+        for way in ("echo", "send", "receive", "echo_numpy")
+        for size in (64, 1024)
+        for one in measured("B4a", subject, [rate], f"{way}_mb_per_s", mode="free", point=size)
+    ]
+    kept = tmp_path / "run.json"
+    kept.write_text(json.dumps({"format": FORMAT, "machine": {}, "options": {}, "measurements": found}))
+    command = [sys.executable, "-m", "benchmarks", "--load", str(kept), "--charts", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120, capture_output=True)
+    assert [path.name for path in tmp_path.glob("*.svg")] == ["sizes.svg"]
 
 
 @pytest.mark.skipif(not THOROUGH, reason="takes two minutes; ZMQAGENTS_THOROUGH=1")

@@ -59,6 +59,8 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
                 return None
             large = large or len(value) > INLINE_LIMIT_BYTES
     if large:
+        if len(args) == 1 and len(args[0]) + len(LONE_ARGUMENT) <= max_bytes:
+            return Encoded(LONE_ARGUMENT, args, ())
         return _encode_call_with_buffers(args, max_bytes)
     try:
         payload = pack((*args, _NO_KEYWORDS))
@@ -72,17 +74,15 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """The same where some of the arguments are long bytes."""
-    payload, buffers = LONE_ARGUMENT, [*args]
-    if len(args) > 1:
-        buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
-        if len(buffers) > MAX_BUFFERS:
-            return None
-        places = iter(PLACES)
-        items = [next(places) if type(each) is bytes and len(each) > INLINE_LIMIT_BYTES else each for each in args]
-        try:
-            payload = TAG + pack([*items, _NO_KEYWORDS])
-        except LocalProtocolError:  # as above
-            return None
+    buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
+    if len(buffers) > MAX_BUFFERS:
+        return None
+    places = iter(PLACES)
+    items = [next(places) if type(each) is bytes and len(each) > INLINE_LIMIT_BYTES else each for each in args]
+    try:
+        payload = TAG + pack([*items, _NO_KEYWORDS])
+    except LocalProtocolError:  # as above
+        return None
     return Encoded(payload, buffers, ()) if len(payload) + sum(map(len, buffers)) <= max_bytes else None
 
 

@@ -11,6 +11,7 @@ the last have the flag "more". Source: RFC 37, https://rfc.zeromq.org/spec/37/.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 
 from ..errors import RemoteProtocolError
@@ -46,6 +47,7 @@ BUFFER_BYTES = 2 * LARGE_BYTES
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SIGNED = len(GREETING)
+_LONG_HEAD = struct.Struct(">BQ")
 
 
 def head(size: int, flags: int = 0) -> bytes:
@@ -57,6 +59,9 @@ def head(size: int, flags: int = 0) -> bytes:
 
 def enclosed(parts: Sequence[Frame]) -> list[Frame]:
     """A message as the bytes to be sent, in pieces: large frames are not copied."""
+    if len(parts) == 2 and (size := len(parts[1])) >= LARGE_BYTES and len(parts[0]) < 256:  # the usual large value
+        keep_freed_blocks()
+        return [b"".join((bytes((MORE, len(parts[0]))), parts[0], _LONG_HEAD.pack(LONG, size))), parts[1]]
     pieces: list[Frame] = []
     short: list[Frame] = []  # for the next piece
     last = len(parts) - 1

@@ -14,7 +14,7 @@ from zmqagents.wire import zmtp
 from zmqagents.wire.messages import Frame
 
 HANDSHAKE = zmtp.GREETING + zmtp.READY
-FRAMES = st.binary(max_size=300) | st.sampled_from([65_535, 65_536, 200_000]).map(bytes)
+FRAMES = st.binary(max_size=300) | st.sampled_from([zmtp.LARGE_BYTES - 1, zmtp.LARGE_BYTES, 200_000]).map(bytes)
 MESSAGES = st.lists(st.lists(FRAMES, min_size=1, max_size=4), max_size=6)
 
 
@@ -66,7 +66,11 @@ def kept(parts: list[bytes]) -> list[bytes]:
 
 @given(
     st.lists(
-        st.lists(st.binary(max_size=300) | st.sampled_from([40_000, 65_536, LIMIT]).map(bytes), min_size=1, max_size=4)
+        st.lists(
+            st.binary(max_size=300) | st.sampled_from([zmtp.LARGE_BYTES - 1, zmtp.LARGE_BYTES, LIMIT]).map(bytes),
+            min_size=1,
+            max_size=4,
+        )
         | st.integers(zmtp.MAX_FRAMES - 1, zmtp.MAX_FRAMES + 3).map(lambda count: [b"x"] * count),
         max_size=6,
     ),

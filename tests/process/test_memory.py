@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
-
-import pytest
-
 from scale import MIB
 from zmqagents.process.memory import GROWN_BYTES, LONGEST_S, WORTH_BYTES, Trimmer
 
@@ -67,30 +61,3 @@ def test_a_process_that_needs_its_memory_is_trimmed_more_and_more_rarely() -> No
     process.flood(WORTH_BYTES)
     process.pass_time(60)
     assert process.free == 0  # one that was worth it makes the next ones come soon
-
-
-FAULTS = """
-import resource, sys
-from zmqagents.process.memory import keep_freed_blocks, resident_bytes
-before = resident_bytes()
-if sys.argv[1] == "kept":
-    keep_freed_blocks()
-assert resident_bytes() < before + (1 << 20), "the block must not be written to"
-value = bytes(1 << 20)
-first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(50):
-    copied = bytes(bytearray(value))
-    del copied
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
-"""
-
-
-@pytest.mark.program
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_large_values_find_the_memory_of_the_values_before_them() -> None:
-    faults = {}
-    for way in ("kept", "not"):
-        command = [sys.executable, "-c", FAULTS, way]
-        faults[way] = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
-    assert faults["kept"] < faults["not"] / 4
-    assert faults["kept"] < 50 * 256 / 4  # of 256 pages for each value

@@ -1,8 +1,7 @@
-"""What a process keeps of the memory that it has freed, and what a host gives back to the system after a flood.
+"""What a host gives back to the system after a flood.
 
-The allocator of libc gives large blocks back at once, and takes them again for the next large value, page by page:
-`keep_freed_blocks` has it keep them. Small ones it keeps for good: after a client that did not read has been dropped,
-hundreds of MiB stayed with the process (measured: 375 MiB, of which 31 were in use). `Trimmer` has them returned.
+The allocator of libc keeps what was freed: after a client that did not read has been dropped, hundreds of MiB stayed
+with the process for good (measured: 375 MiB, of which 31 were in use). `Trimmer` has it returned.
 """
 
 from __future__ import annotations
@@ -16,26 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 
-__all__ = ["Trimmer", "keep_freed_blocks", "resident_bytes"]
+__all__ = ["Trimmer", "resident_bytes"]
 
 GROWN_BYTES = 64 << 20  # since the start; below that nothing is done
 WORTH_BYTES = 16 << 20  # a trim that gives back less makes the next one wait longer
 LONGEST_S = 600.0
-KEPT_BYTES = 31 << 20  # just below the most that glibc can be told
-
-
-@functools.cache
-def keep_freed_blocks() -> None:
-    """Have the allocator keep blocks of up to 31 MiB, once in a process; to be called when large values are about.
-
-    glibc takes every block of 128 KiB and more from the system, and frees it there. The system then maps and clears
-    each page when it is first written to, which takes a multiple of the time that it takes to fill it: with 256 of them
-    a copy of 1 MiB took 2,000 µs in place of 40. But it learns: from when a larger block is freed, it takes only those
-    from the system that are larger still, and keeps twice as much at the end of its heap. So one is made and freed. It
-    is never written to, and takes no memory.
-    """
-    with contextlib.suppress(MemoryError):
-        bytes(KEPT_BYTES)
 
 
 class Trimmer:

@@ -10,7 +10,6 @@ import socket
 from collections import deque
 from itertools import islice
 
-from ..process.memory import keep_freed_blocks
 from . import zmtp
 from .messages import Frame, want_bytes
 
@@ -205,7 +204,7 @@ class UnixStream:
         body = b""
         try:
             if len(data) == end and size <= BUFFER_READ_BYTES and want_bytes(head):
-                keep_freed_blocks()
+                zmtp.keep_freed_blocks()
                 body = self._socket.recv(size, AT_ONCE)
                 if len(body) == size:
                     self.is_clean = True

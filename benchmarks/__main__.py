@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from . import machine, ours, report
 from .budgets import CASES, MODES, TRANSPORTS, Mode
 from .cases import Options
-from .driver import OURS, PEER_ENVIRONMENTS, PEERS, python_of
+from .driver import ENCRYPTED_PEERS, OURS, PEER_ENVIRONMENTS, PEERS, python_of
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 FORMAT = 1  # of the JSON file
@@ -93,20 +93,21 @@ def plans(given: argparse.Namespace) -> list[Plan]:
         floors = case.floors if "floors" in given.subjects else ()
         ours = (OURS,) if OURS in given.subjects else ()
         for mode in [mode for mode in case.modes if mode in given.modes]:
-            for transport in transports if case.every_transport else transports[:1]:
+            for number, transport in enumerate(transports if case.every_transport else transports[:1]):
                 core = pinned if mode == "pinned" else None
                 options = dataclasses.replace(base, subjects=(*floors, *ours), transport=transport, core=core)
                 if options.subjects and (ours or case.floors):
                     found.append(Plan(name, mode, options))
-                if transport == transports[0] and (mode == "free" or name == "B1"):
-                    found += peer_plans(name, mode, options, [peer for peer in case.peers if peer in given.peers])
+                if mode == "free" or name == "B1":
+                    peers = ENCRYPTED_PEERS if transport == "curve" else case.peers if not number else ()
+                    found += peer_plans(name, mode, options, [peer for peer in peers if peer in given.peers])
     return found
 
 
 def peer_plans(name: str, mode: Mode, options: Options, peers: list[str]) -> Iterator[Plan]:
     """Each peer takes turns with ours and the floor, but not with other peers: some of them are never quite idle.
 
-    Over ipc means the fastest way that a peer has on one machine.
+    Over ipc means the fastest way that a peer has on one machine, over curve its TLS.
     """
     floor = (CASES[name].floor,) if CASES[name].floor and options.subjects else ()
     for number, peer in enumerate(peers, 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .driver import PEERS
 
@@ -48,7 +48,8 @@ ANY_PEER = "peers"  # the best of them
 class Budget:
     """A bound on one figure of ours: ``limit`` must hold, ``reach`` is hoped for.
 
-    ``over``: the figure is divided by that of this subject in the same round. ``beside``: shown, not judged.
+    ``over``: the figure is divided by that of this subject in the same round. ``beside``: shown, not judged. ``name``:
+    what the budget is called, if not as its case.
     """
 
     case: str
@@ -62,6 +63,7 @@ class Budget:
     transport: str = "ipc"
     point: int | None = None
     beside: bool = False
+    name: str = ""
 
     def holds(self, value: float) -> bool:
         return value <= self.limit if self.at_most else value >= self.limit
@@ -78,6 +80,9 @@ def _more(case: str, what: str, limit: float, reach: float, *, figure: str = "ca
     return Budget(case, what, figure, limit, reach, at_most=False, **where)  # type: ignore[arg-type]
 
 
+_ENCRYPTED_CALL: dict[str, Any] = {"transport": "curve", "name": "1c"}
+_ENCRYPTED_CLIENTS: dict[str, Any] = {"transport": "curve", "point": 8, "name": "3c"}
+
 BUDGETS = (
     *(
         Budget("B1", f"{what} p50, {mode}", figure, limit, reach, over, mode=mode)
@@ -91,6 +96,13 @@ BUDGETS = (
     _more("B3", "8 clients, calls/s", 0.7, 1.0, over="workers", point=8),
     _more("B3", "8 clients, calls/s, pinned", 0.7, 1.0, over="workers", point=8, mode="pinned", beside=True),
     _more("B3", "8 clients, calls/s", 1.0, 1.0, over=ANY_PEER, point=8),
+    Budget("B1", "sync call p50, pinned", "p50_us", 1.4, 1.2, "echo", mode="pinned", **_ENCRYPTED_CALL),
+    Budget("B1", "sync call p50, free", "p50_us", 1.4, 1.2, "echo", **_ENCRYPTED_CALL),
+    Budget("B1", "sync call p50, pinned", "p50_us", 1.25, 1.0, ANY_PEER, mode="pinned", **_ENCRYPTED_CALL),
+    Budget("B1", "sync call p50, free", "p50_us", 1.25, 1.0, ANY_PEER, **_ENCRYPTED_CALL),
+    _more("B3", "8 clients, calls/s", 0.7, 0.9, over="workers", **_ENCRYPTED_CLIENTS),
+    _more("B3", "8 clients, calls/s", 0.7, 0.9, over="echo", beside=True, **_ENCRYPTED_CLIENTS),
+    _more("B3", "8 clients, calls/s", 1.0, 1.5, over=ANY_PEER, **_ENCRYPTED_CLIENTS),
     _more("B4", "1 MiB echo, ipc", 0.8, 1.0, figure="mb_per_s", over="echo", point=1),
     _more("B4", "16 MiB echo, ipc", 0.8, 1.0, figure="mb_per_s", over="echo", point=16),
     _more("B4", "1 MiB echo, TCP + CURVE", 0.8, 1.0, figure="mb_per_s", over="echo", point=1, transport="curve"),

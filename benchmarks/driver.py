@@ -28,6 +28,7 @@ PEER_ENVIRONMENTS = ROOT / ".bench" / "peers"
 FLOORS = ("echo", "workers", "tight", "raw", "pipe")
 OURS = "zmqagents"
 PEERS = ("ray", "pyro5", "zerorpc", "rpyc", "xoscar", "dask", "agentscope")
+ENCRYPTED_PEERS = ("pyro5", "rpyc")  # those whose driver can use TLS
 
 
 def module_of(name: str) -> str:

@@ -126,7 +126,16 @@ def verdict_table(found: Iterable[Verdict]) -> Table:
         ratio = shown(value.median) if over else ""
         bounds = f"{budget.sign} {budget.limit:,}", f"{budget.sign} {budget.reach:,}"
         lines.append(
-            [budget.case, budget.what, shown(figure), over, ratio, f"{value.spread:.0%}", *bounds, verdict.mark]
+            [
+                budget.name or budget.case,
+                budget.what,
+                shown(figure),
+                over,
+                ratio,
+                f"{value.spread:.0%}",
+                *bounds,
+                verdict.mark,
+            ]
         )
     return lines
 

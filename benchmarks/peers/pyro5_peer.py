@@ -1,4 +1,7 @@
-"""Pyro5 with its msgpack serializer, over a Unix socket where the transport is ipc. It has no asynchronous calls."""
+"""Pyro5 with its msgpack serializer, over a Unix socket where the transport is ipc. It has no asynchronous calls.
+
+Where the transport is curve, TLS takes its place, and both sides show a certificate.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import Pyro5.api
 
 from ..loops import NotOffered
+from . import tls
 
 Pyro5.config.SERIALIZER = "msgpack"
 READY: dict[int, bytes] = {}
@@ -37,21 +41,34 @@ class Echo:
 
 
 @contextlib.contextmanager
-def serve(name: str, setup: dict[str, Any], directory: str) -> Iterator[str]:
+def serve(name: str, setup: dict[str, Any], directory: str) -> Iterator[Any]:
+    files = tls.make(directory) if setup["transport"] == "curve" else None
+    encrypt(files)
     at = {"unixsocket": f"{directory}/pyro"} if setup["transport"] == "ipc" else {"host": "127.0.0.1"}
     with Pyro5.api.Daemon(**at) as daemon:
         uri = daemon.register(Echo())
         thread = threading.Thread(target=daemon.requestLoop, daemon=True)
         thread.start()
-        yield str(uri)
+        yield str(uri), files
         daemon.shutdown()
         thread.join()
 
 
+def encrypt(files: Any) -> None:
+    """Use TLS, with the certificate and the key in ``files`` on both sides; None: do not."""
+    if files is None:
+        return
+    config = Pyro5.config
+    config.SSL = config.SSL_REQUIRECLIENTCERT = True
+    config.SSL_SERVERCERT, config.SSL_SERVERKEY = config.SSL_CLIENTCERT, config.SSL_CLIENTKEY = files
+    config.SSL_CACERTS = files[0]
+
+
 class Client:
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._proxy = Pyro5.api.Proxy(uri)
+    def __init__(self, where: Any) -> None:
+        self._uri, files = where
+        encrypt(files)
+        self._proxy = Pyro5.api.Proxy(self._uri)
 
     def call(self, payload: Any) -> Any:
         if not isinstance(payload, (bytes, bytearray, dict)):
@@ -85,5 +102,5 @@ class Client:
         self._proxy._pyroRelease()
 
 
-def connect(name: str, where: str) -> Client:
+def connect(name: str, where: Any) -> Client:
     return Client(where)

@@ -1,5 +1,7 @@
 """RPyC with its threaded server, over a Unix socket where the transport is ipc. Its compression is off: it is meant
 for other data and slower networks, and makes the random bytes that are sent here ten times slower.
+
+Where the transport is curve, TLS takes its place, and both sides show a certificate.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import Any
 
 import rpyc
 from rpyc.core.channel import Channel
+from rpyc.utils.authenticators import SSLAuthenticator
 from rpyc.utils.server import ThreadedServer
 
 from ..loops import NotOffered
+from . import tls
 
 READY: dict[int, bytes] = {}
 CONFIG = {"sync_request_timeout": None}
@@ -44,17 +48,19 @@ class Echo(rpyc.Service):
 def serve(name: str, setup: dict[str, Any], directory: str) -> Iterator[Any]:
     path = f"{directory}/rpyc"
     at = {"socket_path": path} if setup["transport"] == "ipc" else {"hostname": "127.0.0.1", "port": 0}
-    server = ThreadedServer(Echo, protocol_config=CONFIG, **at)
+    files = tls.make(directory) if setup["transport"] == "curve" else None
+    door = None if files is None else SSLAuthenticator(files.key, files.certificate, files.certificate)
+    server = ThreadedServer(Echo, protocol_config=CONFIG, authenticator=door, **at)
     thread = threading.Thread(target=server.start, daemon=True)
     thread.start()
-    yield path if setup["transport"] == "ipc" else server.port
+    yield path if setup["transport"] == "ipc" else server.port, files
     server.close()
     thread.join()
 
 
 class Client:
     def __init__(self, where: Any) -> None:
-        self._where = where
+        self._where, self._files = where
         self._connection = self._connect()
         self._echo, self._take, self._give = (
             self._connection.root.echo,
@@ -65,6 +71,9 @@ class Client:
     def _connect(self) -> Any:
         if isinstance(self._where, str):
             return rpyc.utils.factory.unix_connect(self._where, config=CONFIG)
+        if self._files is not None:
+            certificate, key = self._files
+            return rpyc.ssl_connect("127.0.0.1", self._where, key, certificate, certificate, config=CONFIG)
         return rpyc.connect("127.0.0.1", self._where, config=CONFIG)
 
     def call(self, payload: Any) -> bytes:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,9 @@ from benchmarks import journeys, report, soak
 from benchmarks.__main__ import FORMAT, main, parse, plans, renewed
 from benchmarks.budgets import ANY_PEER, BUDGETS, CASES
 from benchmarks.cases import Options, in_turn
-from benchmarks.driver import OURS, Process
+from benchmarks.driver import ENCRYPTED_PEERS, OURS, Process
 from benchmarks.loops import NotOffered
+from benchmarks.peers import tls
 
 ROOT = Path(__file__).parents[2]
 THOROUGH = bool(os.environ.get("ZMQAGENTS_THOROUGH"))
@@ -168,6 +173,34 @@ def test_a_whole_run_measures_the_floors_over_every_transport_and_in_both_modes(
     places = {(plan.mode, plan.options.transport) for plan in todo}
     assert places == {(mode, transport) for mode in ("pinned", "free") for transport in ("ipc", "tcp", "curve")}
     assert all({"echo", "workers", OURS} <= set(plan.options.subjects) for plan in todo)
+
+
+def test_over_curve_the_peers_that_have_tls_are_measured_beside_ours() -> None:
+    todo = plans(parse(["--only", "B1,B3", "--transport", "ipc,curve", "--peers", "all"]))
+    found = {(plan.case, plan.mode, plan.options.subjects[-1]) for plan in todo if plan.options.transport == "curve"}
+    peers = {(case, mode, subject) for case, mode, subject in found if subject != OURS}
+    assert peers == {
+        (case, mode, peer)
+        for case, mode in (("B1", "pinned"), ("B1", "free"), ("B3", "free"))
+        for peer in ENCRYPTED_PEERS
+    }
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_a_certificate_for_a_run_is_taken_by_both_sides_of_tls(tmp_path: Path) -> None:
+    files = tls.make(str(tmp_path))
+    sides = []
+    for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH):
+        context = ssl.create_default_context(purpose, cafile=files.certificate)
+        context.load_cert_chain(files.certificate, files.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        sides.append(context)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        server = pool.submit(sides[0].wrap_socket, ours, server_side=True)
+        with sides[1].wrap_socket(theirs, server_hostname="127.0.0.1") as client, server.result(30) as accepted:
+            client.sendall(b"there")
+            assert accepted.recv(10) == b"there"
 
 
 def test_a_peer_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -65,6 +65,7 @@ from ..store import SharedStore, StoreLimits, open_store
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Kind, Reply, error_reply
+from ..wire.router_listener import DELAY_S
 from ..wire.transport import ZERO_COPY_BYTES, Listener
 from ..wire.transport import Peer as Connection
 from .clients import Clients
@@ -85,6 +86,7 @@ BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: a message that finds it empty costs half as much
 POLL_LIMIT_S = 1.0
+_STREAM = int(messages.Flag.STREAM)
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
 
 
@@ -98,7 +100,7 @@ class Broker:
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
-        bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
+        bind_reference: Callable[..., Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -130,7 +132,7 @@ class Broker:
             dispatcher, self._clients, self.post, self._carry_out, clock,
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
-        self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
+        self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
         services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
         host = AgentHost(
@@ -280,6 +282,8 @@ class Broker:
             self._wake()
 
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        if ticket.flags & _STREAM:
+            return self._events.on_stream_done(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
@@ -312,22 +316,25 @@ class Broker:
         """Read messages, then events, run what is short, look at the timers, send; sleep when nothing is left."""
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
-        wake_fd = self._wake_r.fileno()
+        on_unix, clock = unix.on_ready, self._clock
+        beside: dict[int, Callable[[int, int], object]] = {self._wake_r.fileno(): self._empty_pipe}
+        if router is not None:
+            beside |= dict.fromkeys(router.fds, router.on_ready)
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
         while not self._stop:
             if router is not None and router.ready:
-                now = self._clock()
+                now = clock()
                 router.read(FEW if lane.queue else BATCH, now, now + TURN_S)
             if unix.ready:
-                now = self._clock()
+                now = clock()
                 unix.read(FEW if lane.queue else BATCH, now, now + TURN_S)
             if self._inbox:
                 self._read_inbox()
             if lane.queue:
-                lane.run(self._clock() + TURN_S)
-            now = self._clock()
+                lane.run(clock() + TURN_S)
+            now = clock()
             try:
                 self._look_at_clock(now)
             except Exception:  # a bug of this package: the host goes on
@@ -349,12 +356,9 @@ class Broker:
             ready = poll(wait_s, MAX_READY)
             self._asleep = False
             for fd, events in ready:
-                if fd == wake_fd:
-                    self._empty_pipe()
-                elif not unix.on_ready(fd, events) and router is not None:
-                    router.on_ready(fd, events)
-            if router is not None and (router.ready or not ready):
-                router.note_delay(now + wait_s, self._clock())
+                beside.get(fd, on_unix)(fd, events)
+            if router is not None and (router.ready or not ready) and (woken := clock()) - now - wait_s >= DELAY_S:
+                router.note_delay(now + wait_s, woken)
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""
@@ -374,7 +378,7 @@ class Broker:
             wait = router.due - now
         return max(0.0, wait)
 
-    def _empty_pipe(self) -> None:
+    def _empty_pipe(self, fd: int, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             self._wake_r.recv(4096)
 
@@ -599,6 +603,7 @@ class Broker:
     def note_fork(self) -> None:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
+        self._events.note_fork()
 
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()

@@ -49,7 +49,7 @@ def encode_plain(value: Any) -> tuple[Buffer, ...] | None:
 def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """What `encode_call` makes of positional arguments that `encode_plain` takes: the usual ones.
 
-    None: other values are among them, or `encode_call` has to say what is wrong.
+    None: other values are among them, or the payload is over ``max_bytes``, or `encode_call` has to say what is wrong.
     """
     large = False
     for value in args:
@@ -59,8 +59,6 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
                 return None
             large = large or len(value) > INLINE_LIMIT_BYTES
     if large:
-        if len(args) == 1 and len(args[0]) + len(LONE_ARGUMENT) <= max_bytes:
-            return Encoded(LONE_ARGUMENT, args, ())
         return _encode_call_with_buffers(args, max_bytes)
     try:
         payload = pack((*args, _NO_KEYWORDS))
@@ -74,6 +72,8 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """The same where some of the arguments are long bytes."""
+    if len(args) == 1 and len(LONE_ARGUMENT) <= max_bytes:
+        return Encoded(LONE_ARGUMENT, args, ())
     buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
     if len(buffers) > MAX_BUFFERS:
         return None
@@ -83,7 +83,7 @@ def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded 
         payload = TAG + pack([*items, _NO_KEYWORDS])
     except LocalProtocolError:  # as above
         return None
-    return Encoded(payload, buffers, ()) if len(payload) + sum(map(len, buffers)) <= max_bytes else None
+    return Encoded(payload, buffers, ()) if len(payload) <= max_bytes else None
 
 
 def why_not_decoded(exc: Exception) -> str:
@@ -117,6 +117,11 @@ def pack(value: Any) -> bytes:
 
 LONE_VALUE = TAG + pack(PLACES[0])  # the payload of bytes that are in a buffer
 LONE_ARGUMENT = TAG + pack([PLACES[0], _NO_KEYWORDS])  # the same of a call with that one argument
+
+
+def pack_rows(rows: list[Any]) -> bytes:
+    """The same for a list, row by row: other threads have their turns between two of them."""
+    return b"".join([b"\xdd" + len(rows).to_bytes(4, "big"), *map(pack, rows)])
 
 
 def unpack(data: Buffer, *, max_bytes: int = 65_536) -> Any:

@@ -72,7 +72,9 @@ class DealerTransport:
                 self.events.append(_EVENTS[_MONITOR_EVENT.unpack_from(parts[0])[0]])
 
     def send(self, parts: list[Frame]) -> bool:
-        if sum(map(len, parts)) < LARGE_BYTES:
+        if len(parts) == 1 and len(parts[0]) < LARGE_BYTES:  # most often
+            _send(self._dealer, parts[0], _NOBLOCK)
+        elif sum(map(len, parts)) < LARGE_BYTES:
             for part in parts[:-1]:
                 _send(self._dealer, part, _MORE)
             _send(self._dealer, parts[-1], _NOBLOCK)

@@ -70,9 +70,9 @@ class Client:
         encrypt(files)
         self._proxy = Pyro5.api.Proxy(self._uri)
 
-    def call(self, payload: Any) -> bytes:
-        if not isinstance(payload, (bytes, bytearray)):
-            raise NotOffered("bytes only")
+    def call(self, payload: Any) -> Any:
+        if not isinstance(payload, (bytes, bytearray, dict)):
+            raise NotOffered("no arrays")
         return self._proxy.echo(payload)
 
     def take(self, payload: Any) -> int:

@@ -28,4 +28,5 @@ scheduler. zmqagents is used through its public API alone, with the settings tha
     report     medians, ratios, ✓ and ✗        floors    the floors
     charts     pictures for the documentation  ours      zmqagents
     soak       ten minutes at half load        peers     other systems, each in its own environment
+    attacks    one user against another        attackers what one user can do
 """

@@ -3,12 +3,14 @@
 latency.svg      how blocking calls are distributed (B1), pinned and free
 clients.svg      calls per second against the number of clients at once (B3)
 cost.svg         what a call costs against agents, stored results and clients (B8)
+attacks.svg      calls of one user beside the attacks of another (`attacks`)
 soak.svg         memory and latency over time (`soak`)
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,23 @@ def soak(samples: list[dict[str, float]], directory: Path) -> Path:
         places[1].plot(minutes, [sample[name] for sample in samples], label=name.partition("_")[0])
     places[1].set(ylabel="latency, ms", xlabel="minutes", yscale="log")
     return finish(figure, places[1], directory / "soak.svg")
+
+
+def attacks(found: Sequence[Mapping[str, Any]], directory: Path) -> Path:
+    """A row for each attack: from the median of the other user's calls to their 99th percentile."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = list(reversed(found))
+    figure, place = pyplot.subplots(figsize=(WIDTH, 0.28 * len(rows) + 1))
+    for kind, shift, colour in (("plain", 0.15, "tab:red"), ("nested", -0.15, "tab:blue")):
+        heights = [row + shift for row in range(len(rows))]
+        p50, p99 = ([each[f"{kind}_{name}_ms"] for each in rows] for name in ("p50", "p99"))
+        place.hlines(heights, p50, p99, color=colour, linewidth=1.5)
+        place.plot(p50, heights, "|", color=colour)
+        place.plot(p99, heights, "o", markersize=3.5, color=colour, label=f"{kind} calls: p50 to p99")
+    place.axvline(50, color="grey", linestyle="--", linewidth=1)
+    place.set_yticks(range(len(rows)), [each["attack"] for each in rows])
+    place.set(xlabel="ms", xscale="log")
+    return finish(figure, place, directory / "attacks.svg")
 
 
 def points_of(series: report.Series, case: str, figure: str, **where: str) -> dict[str, dict[int, float]]:

@@ -17,8 +17,8 @@ from zmqagents.config import BrokerConfig, generate_server_id, without_password
 from zmqagents.errors import ConfigError
 
 COUNTS = [
-    "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes", "max_calls_per_client",
-    "max_calls", "max_mailbox", "max_agents", "max_queued_bytes",
+    "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_structured_bytes", "max_unread_bytes",
+    "max_calls_per_client", "max_calls", "max_mailbox", "max_agents", "max_queued_bytes",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
 SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]

@@ -134,6 +134,7 @@ class BrokerConfig:
     file_roots: tuple[str, ...] = ()  # directories below which `download_file` may read; none: nothing
     max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
     max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
+    max_structured_bytes: int = 16 * MEBIBYTE  # of it, what is not bytes, text or arrays beside; in memory 32 times it
     max_unread_bytes: int = 256 * MEBIBYTE  # replies that one client has not read; beyond it the client is dropped
     resume_s: float = 5.0  # how long the calls of a client whose connection broke go on until it is back
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection
@@ -148,7 +149,8 @@ class BrokerConfig:
     switch_interval_s: float = 0.0002  # sys.setswitchinterval of the broker process
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_unread_bytes",
+        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes",
+                     "max_structured_bytes", "max_unread_bytes",
                      "max_calls_per_client",
                      "max_calls", "max_mailbox", "max_agents", "max_queued_bytes"):  # fmt: skip
             self._check_count(name, 1)
@@ -224,6 +226,11 @@ class BrokerConfig:
                 "insecure opens the host to every program that can reach its port: add --local-mode (local_mode=True), "
                 f"which keeps the port to this machine, or say insecure={MEAN_IT}"
             )
+
+    @property
+    def structured_limit(self) -> int:
+        """The longest structured part of a message; a private host takes pickles, which are as long as they are."""
+        return self.max_message_bytes if self.private else min(self.max_structured_bytes, self.max_message_bytes)
 
     @property
     def open_to(self) -> str:

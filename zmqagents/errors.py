@@ -634,8 +634,10 @@ def _instance_of(cls: type[Exception], original: type[BaseException] | None, arg
         exc = cls.__new__(cls, *args)
         if not isinstance(exc, OSError):  # which has taken the file names out of them
             exc.args = args
-    except Exception:  # __new__ with a signature of its own
-        return AgentCallError(*args)
+    except Exception:  # __new__ with a signature of its own, or none that anybody may call
+        bases = original.__mro__[1:] if original is not None else ()
+        base = next((base for base in bases if base.__module__ == "builtins" and issubclass(base, Exception)), None)
+        return AgentCallError(*args) if base is None else _instance_of(_mix(base), base, args)
     if original is not None and original.__module__ == "builtins":
         try:  # OSError and UnicodeError keep their fields in C: only __init__ fills them
             original.__init__(exc, *args)

@@ -7,7 +7,8 @@ import pytest
 from lines import Line
 from zmqagents.broker.delivery import LARGE_BYTES, PUSH_AT, PUSH_S, Delivery
 from zmqagents.broker.session import BUSY_MS, Session
-from zmqagents.scheduler.shares import Account
+from zmqagents.config import BrokerConfig
+from zmqagents.scheduler.shares import Account, Shares
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Code, Frame, Hello, Kind, Reply
 
@@ -19,9 +20,13 @@ class Post:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.dropped: list[Session] = []
-        self.out = Delivery(limit, self.dropped.append, lambda session: None)
-        self.ann, self.bob = Line("ann"), Line("bob")
-        self.to_ann, self.to_bob = seated(self.ann), seated(self.bob)
+        self.shares = Shares(BrokerConfig(max_unread_bytes=limit))
+        self.out = Delivery(limit, self.shares, self.dropped.append, lambda session: None)
+        self.ann, self.bob = Line("ann", "ann"), Line("bob", "bob")
+        self.to_ann, self.to_bob = self.seated(self.ann), self.seated(self.bob)
+
+    def seated(self, line: Line) -> Session:
+        return seated(line, self.shares.account(line.user))
 
     def push(self, session: Session, *messages: Frame) -> None:
         self.out.unsent += [(session, [message]) for message in messages]
@@ -33,10 +38,9 @@ class Post:
         self.out.go_on(line.session)
 
 
-def seated(line: Line) -> Session:
-    session = Session(
-        Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {}), Account(line.user), "call", LIMIT
-    )
+def seated(line: Line, account: Account | None = None) -> Session:
+    hello = Hello(0, line.name.encode().ljust(messages.CLIENT_ID_BYTES), {})
+    session = Session(hello, account or Account(line.user), "call", LIMIT)
     session.take_seat(line, 0.0)
     return session
 
@@ -90,6 +94,24 @@ def test_a_client_with_too_much_unread_is_dropped(post: Post) -> None:
     assert post.dropped == [post.to_ann]
 
 
+def test_clients_of_one_user_that_do_not_read_are_dropped_before_all_together_hold_too_much(post: Post) -> None:
+    post.ann.room = post.bob.room = 0
+    others = []
+    for number in range(3):
+        line = Line(f"ann{number}", user=post.ann.user)
+        line.room = 0
+        others.append(post.seated(line))
+    for session in (post.to_ann, *others):
+        post.push(session, bytes(LIMIT // 2))
+    assert post.dropped == [others[-1]]  # an eighth of twice the limit is kept for bob
+    others[-1].clear()
+    post.push(post.to_bob, bytes(LIMIT // 8))
+    assert post.dropped == [others[-1]]
+    for session in (post.to_ann, *others, post.to_bob):
+        session.clear()
+    assert [account.unread_bytes for account in (post.shares.everybody, post.to_ann.caller.account)] == [0, 0]
+
+
 def test_what_a_dropped_client_ends_is_sent_in_the_same_turn() -> None:
     line, other = Line("ann"), Line("bob")
     ann, bob = seated(line), seated(other)
@@ -98,7 +120,7 @@ def test_what_a_dropped_client_ends_is_sent_in_the_same_turn() -> None:
         session.clear()
         out.unsent.append((bob, [b"what ann's end has ended"]))
 
-    out = Delivery(LIMIT, drop, lambda session: None)
+    out = Delivery(LIMIT, Shares(BrokerConfig()), drop, lambda session: None)
     line.room = 0
     out.unsent += [(ann, [bytes(LIMIT + 1)]), (bob, [b"1"]), (ann, [b"2"])]
     out.push_all()

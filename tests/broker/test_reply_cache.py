@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.broker.session import NOTE_BYTES, ReplyCache
+from zmqagents.broker.session import NOTE_BYTES, STEP_BYTES, ReplyCache
 from zmqagents.wire.messages import Reply
 
 
@@ -94,3 +94,20 @@ def test_a_client_that_acknowledges_nothing_costs_a_bounded_number_of_notes(monk
     assert cache.find(2) == reply(7)
     assert cache.find(50) is None  # answered, and dropped: it does not run again
     assert cache.find(100) == reply(1)
+
+
+def test_a_cache_that_may_not_grow_drops_the_oldest_replies_and_asks_again_only_after_some_more() -> None:
+    asked = []
+
+    def may_grow() -> bool:
+        asked.append(cache.bytes)
+        return len(asked) <= 1
+
+    cache = ReplyCache(1 << 30, may_grow)
+    mebibyte = reply(1 << 20)
+    for call_id in range(1, 201):
+        cache.note(call_id, mebibyte)
+        assert cache.bytes <= 2 * STEP_BYTES
+    assert 2 < len(asked) < 40
+    assert cache.find(200) is mebibyte
+    assert cache.find(1) is None

@@ -62,9 +62,10 @@ def test_masked_arrays_matrices_and_records_arrive_as_such() -> None:
 def test_structures_keep_the_order_offsets_and_titles_of_their_fields() -> None:
     records = np.array([(1, 2.5, "x")], [("a", "<i4"), ("b", "<f8"), ("c", "<U3")])
     titled = np.zeros(2, [(("title", "n"), "i4"), ("grid", "<i2", (2, 3)), ("in", [("x", "f4")])])
-    for sent in (records[["b", "a"]], records[["c"]], titled):
+    aligned = np.zeros(2, np.dtype([("a", "i1"), ("b", "f8")], align=True))
+    for sent in (records[["b", "a"]], records[["c"]], titled, aligned):
         got = round_trip(sent)
-        assert got.dtype == sent.dtype
+        assert (got.dtype, got.dtype.isalignedstruct) == (sent.dtype, sent.dtype.isalignedstruct)
         assert got.tobytes() == sent.tobytes()
         assert round_trip(sent.dtype) == sent.dtype
 
@@ -98,6 +99,7 @@ def test_a_table_arrives_with_every_type_of_column() -> None:
         "zoned": pd.date_range("2024", periods=3, tz="Europe/Paris"), "spans": pd.to_timedelta([1, 2, None], unit="ns"),
         "periods": pd.period_range("2024-01", periods=3, freq="M"), "intervals": pd.interval_range(0, 3),
         "sparse": pd.arrays.SparseArray([0, 0, 1]),
+        "text in Python": pd.array(["x", None, "z"], dtype=pd.StringDtype("python")),
     }  # fmt: skip
     with contextlib.suppress(ImportError):
         columns["arrow"] = pd.array([1, 2, None], dtype="int64[pyarrow]")
@@ -233,6 +235,16 @@ def test_an_image_of_a_file_arrives_as_a_plain_image(tmp_path: Any) -> None:
         got = round_trip(sent)
         assert type(got) is image_module.Image
         assert (got.mode, got.size, got.tobytes()) == (sent.mode, sent.size, sent.tobytes())
+
+
+def test_an_image_of_several_frames_is_refused(tmp_path: Any) -> None:
+    image = pytest.importorskip("PIL.Image")
+    frames = [image.new("L", (2, 2), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with image.open(tmp_path / "moving.gif") as sent:
+        assert "send a copy() of each frame" in refused(sent)
+        sent.seek(1)
+        assert round_trip(sent.copy()).convert("L").tobytes() == frames[1].tobytes()
 
 
 def test_tensors_in_memory_arrive_with_type_shape_and_gradient_flag() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zmqagents import AuthenticationError, CallLost, CallTimeout, HostStopping, HostUnreachable, MessageTooLarge, codec
 from zmqagents.connection import session as limits
-from zmqagents.connection.requests import Call, Credit, Plain, Request
+from zmqagents.connection.requests import Call, Credit, Fetch, Plain, Request
 from zmqagents.connection.session import Session, State
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind, Reply
@@ -210,6 +210,33 @@ def test_pauses_between_attempts_grow_and_what_may_be_repeated_is_lost_last() ->
     assert now - 1.0 == pytest.approx(limits.GIVE_UP_S, abs=1)
     assert [type(error) for error in safe.errors] == [CallLost]
     assert session.state is State.IDLE
+
+
+@pytest.mark.parametrize("at_home", [True, False])
+def test_a_result_is_given_up_with_its_host_if_that_made_it(at_home: bool) -> None:
+    session, outcome = new_session(), Outcome()
+    session.book.add(Request(Fetch("other-1", 1000, at_home=at_home), outcome, None))
+    greet(session, 0.0)
+    send_all(session)
+    session.on_event(Event.CUT, 1.0)
+    while session.state is State.LOST:
+        now = session.next_try
+        session.connect(now)
+        session.on_event(Event.REFUSED, now)
+    assert [type(error) for error in outcome.errors] == [CallLost]
+    assert now - 1.0 == pytest.approx(limits.DEAD_HOST_S if at_home else limits.GIVE_UP_S, abs=1)
+
+
+@pytest.mark.parametrize("at_home", [True, False])
+def test_the_successor_of_a_host_is_asked_for_its_results(at_home: bool) -> None:
+    session, outcome = new_session(), Outcome()
+    session.book.add(Request(Fetch("other-1", 1000, at_home=at_home), outcome, None))
+    greet(session, 0.0)
+    send_all(session)
+    session.on_event(Event.CUT, 1.0)
+    greet(session, session.next_try, epoch="another")
+    assert [head.kind for head in send_all(session)] == [Kind.FETCH]
+    assert outcome.count == 0
 
 
 def test_a_lost_session_with_nothing_open_rests() -> None:

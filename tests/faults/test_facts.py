@@ -31,7 +31,7 @@ from scale import MIB, Memory, pick
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
-from zmtp import MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
+from zmtp import LONG, MORE, Wire, command, connect_ipc, connect_tcp, frame, greeting
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -250,23 +250,51 @@ def test_two_peers_that_claim_one_identity_are_two_and_do_not_get_each_others_re
 # ---------------------------------------------------------------- a message without an end
 
 
-def test_fact_a_message_that_does_not_end_is_held_by_libzmq_without_limit_until_its_peer_goes() -> None:
-    """MAXMSGSIZE is for each frame and the high-water mark for whole messages. It needs a peer that was let in.
-
-    So the bound is the memory that the system gives to the host: `MemoryMax=` of its unit, or a container's.
-    """
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many bytes have come on a connection")
+def test_a_connection_whose_message_does_not_end_is_cut_and_others_are_served(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """libzmq would hold the message until its end: MAXMSGSIZE is for each frame, the high-water mark for whole ones."""
     with host(max_message_bytes=MIB, insecure=True) as launcher, client_of(launcher) as client:
         desk, memory = client.create_agent(Desk), Memory(launcher.pid)
-        sent = pick(100, 2000)
-        with Wire(connect_tcp(launcher.port)) as wire:
-            wire.hello()
-            for _ in range(sent):
-                wire.end.sendall(frame(bytes(MIB), MORE))
-            assert hosts.eventually(lambda: memory.grown > 0.9 * sent, 5)
-            with within(1):
-                assert desk.echo("served") == "served"
-        assert hosts.eventually(lambda: memory.grown < 0.2 * sent, 5)
-        assert desk.bump() == 1
+        with client_of(launcher, transport="tcp-insecure") as far:
+            other = far.get_agent(desk.agent_id)
+
+            def send_without_end(wire: Wire) -> None:
+                for number in range(4_000):
+                    wire.end.sendall(frame(bytes(MIB), MORE))
+                    if number % 20 == 0:
+                        memory.grown  # noqa: B018  # for the most
+                        with within(5):
+                            assert other.echo(number) == number
+
+            for says_hello in (True, False):
+                with Wire(connect_tcp(launcher.port)) as wire:
+                    if says_hello:
+                        wire.hello()
+                    with pytest.raises(ConnectionError):
+                        send_without_end(wire)
+                    memory.watch(0.1)
+                assert "is cut: a message of more than" in capfd.readouterr().err
+            assert memory.most < 1_000  # 2 MiB and what comes in 0.2 s
+            assert hosts.eventually(lambda: memory.grown < 100, 15)
+            assert other.bump() == 1
+
+
+@pytest.mark.parametrize("transport", ["tcp", "tcp-insecure"])
+def test_a_connection_with_many_messages_of_the_largest_size_is_not_cut(
+    transport: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        host(max_message_bytes=32 * MIB, insecure=transport != "tcp") as launcher,
+        client_of(launcher, transport=transport) as client,
+    ):
+        desk: Any = client.create_agent(Desk)
+        data = bytes(32 * MIB - 2000)
+        for _ in range(4):
+            results = [desk.echo.aio(data) for _ in range(4)]
+            assert [len(result.result(60)) for result in results] == [len(data)] * 4
+        assert "is cut" not in capfd.readouterr().err
 
 
 def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_and_serves_the_others() -> None:
@@ -289,6 +317,29 @@ def test_of_a_message_that_does_not_end_the_unix_socket_keeps_the_first_frame_an
             wire.send(messages.header(Kind.PING, 3, token))
             assert wire.answer_to(3)[0].kind == Kind.PONG
         assert memory.grown < 16
+
+
+@pytest.mark.parametrize("door", ["unix", "tcp"])
+def test_a_frame_that_is_only_promised_costs_the_memory_of_the_bytes_that_have_come(door: str) -> None:
+    size, connections = 256 * MIB, 32
+    with contextlib.ExitStack() as stack:
+        launcher = stack.enter_context(host(insecure=True))
+        client = stack.enter_context(client_of(launcher))
+        desk, wires = client.create_agent(Desk), []
+        for _ in range(connections):
+            end = connect_ipc(launcher) if door == "unix" else connect_tcp(launcher.port)
+            wires.append(stack.enter_context(Wire(end)))
+            wires[-1].hello()
+        memory = Memory(launcher.pid)
+        for wire in wires:
+            wire.end.sendall(bytes([LONG]) + size.to_bytes(8, "big") + bytes(1000))
+        memory.watch(1)
+        for wire in wires[:4]:
+            wire.end.sendall(bytes(10 * MIB))
+        with within(5):
+            assert desk.echo("served") == "served"
+        memory.watch(0.5)
+        assert memory.most < 40 + 24
 
 
 def test_a_stranger_cannot_send_a_message_without_an_end(server: RpcAgentServerLauncher) -> None:

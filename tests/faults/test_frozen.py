@@ -101,6 +101,19 @@ def test_calls_whose_deadline_passes_in_the_pause_are_told_in_time_and_do_not_ru
     assert desk.count == 2
 
 
+def test_a_call_that_is_sent_right_after_a_pause_runs(
+    server: RpcAgentServerLauncher, client: RpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zmqagents.connection.session.clock_name", lambda: "")  # as on another machine
+    desk = client.create_agent(Desk)
+    with client_of(server, transport="tcp") as other:
+        late = other.get_agent(desk.agent_id)
+        for count in range(1, 4):
+            with _frozen(server):
+                time.sleep(1.5)
+            assert late.bump(timeout=1) == count
+
+
 def test_a_deadline_of_many_days_is_no_deadline_in_the_past(client: RpcClient) -> None:
     desk: Any = client.create_agent(Desk)
     assert desk.bump(timeout=60 * 86_400) == 1

@@ -18,7 +18,7 @@ from zmqagents import RpcClient, ZmqAgentsError, codec
 from zmqagents.client.result import AsyncResult
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import Target
-from zmqagents.errors import RemoteProtocolError
+from zmqagents.errors import MessageTooLarge, RemoteProtocolError
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
 
@@ -78,7 +78,8 @@ def _bare(kind: Kind) -> Answer:
     "welcome",
     [
         [], None, 1, {**GOOD, "max_calls": "x"}, {**GOOD, "max_calls": 0}, {**GOOD, "max_calls": -5},
-        {**GOOD, "max_message_bytes": 0}, {**GOOD, "max_message_bytes": None}, {**GOOD, "max_open_bytes": []},
+        {**GOOD, "max_message_bytes": 0}, {**GOOD, "max_message_bytes": None}, {**GOOD, "max_structured_bytes": "1"},
+        {**GOOD, "max_open_bytes": []},
         {**GOOD, "max_timeout_s": "soon"}, {**GOOD, "max_timeout_s": float("nan")}, {**GOOD, "max_timeout_s": -1},
         {**GOOD, "epoch": 5}, {**GOOD, "server_id": ["a"]}, {**GOOD, "server_id": "a\x1b[2J"},
     ],
@@ -132,6 +133,18 @@ def test_an_answer_to_a_call_of_an_agent_that_makes_no_sense_is_an_error_at_once
             agent.echo(1)
         with pytest.raises(RemoteProtocolError):
             agent.later(1).result()
+
+
+def test_a_result_that_would_take_too_much_memory_is_refused_unbuilt() -> None:
+    methods = codec.pack({"echo": ["value", "(self, x)", ""]})
+    described = codec.pack(["a", "m:A", "", methods])
+    maps = b"\xdd" + (15 << 20).to_bytes(4, "big") + b"\x80" * (15 << 20)
+    answers = iter((_result(described), _result(maps), _result(maps + bytes(2 << 20))))
+    with liar(GOOD, lambda head: next(answers)(head)) as client, within(15):
+        agent = client.get_agent("a")
+        for _ in range(2):
+            with pytest.raises(MessageTooLarge, match="max_structured_bytes"):
+                agent.echo(1)
 
 
 def test_a_fetch_that_gets_nothing_it_could_be_is_an_error_at_once() -> None:

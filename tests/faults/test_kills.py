@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from actors import Desk, Latch, Node, client_of, host, within
 from hosts import free_port
 from relay import Relay
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
+from zmtp import Wire, connect_ipc
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -144,6 +146,28 @@ def test_calls_between_hosts_end_when_the_other_host_is_killed(
         assert node.value() == "value"
 
 
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_what_waits_for_a_result_of_a_killed_host_is_told_as_soon_as_its_caller(
+    server: RpcAgentServerLauncher, client: RpcClient, transport: Any
+) -> None:
+    with (
+        host() as other, RpcClient(other.host, other.port, transport=transport, timeout=None) as there,
+        client_of(other),  # of the connection that references take
+    ):  # fmt: skip
+        latch, desk = there.create_agent(Latch), client.create_agent(Desk)
+        assert desk.plus(there.create_agent(Desk).later(1), 1).result(8) == 2  # now the two hosts are connected
+        held = latch.hold_async.with_timeout(None)()
+        parked = desk.plus(held, 1)
+        by_reference, same_latch = pickle.loads(pickle.dumps((held, latch)))
+        same_latch.entered()  # over the connection by which the reference is followed
+        _kill(other)
+        for result in (held, parked, by_reference):
+            # HostUnreachable: the result was asked for after the kill.
+            with pytest.raises((CallLost, HostUnreachable), match="localhost:"), within(3):
+                result.result(8)
+        assert desk.plus(1, 1).result(8) == 2
+
+
 # ---------------------------------------------------------------- clients
 
 
@@ -191,6 +215,38 @@ while client.get_server_info()["calls_open"] < 22:
     assert latch.marks == ["kept", "mine"]
     info = client.get_server_info()
     assert (info["clients"], info["calls_open"], info["running"]) == (1, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process is at the other end")
+def test_the_stream_of_a_killed_client_lets_its_agent_go_at_once() -> None:
+    with host(resume_s=120) as server, client_of(server) as client:
+        node, latch = client.create_agent(Node), client.create_agent(Latch)
+        work = f"stream = client.get_agent({node.agent_id!r}).numbers(1000); next(stream)"
+        process = _client_process(server, latch.agent_id, work)
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            assert client.get_server_info()["calls_open"] == 1
+            process.kill()
+            with within(5):  # also before its parent has waited for it
+                while client.get_server_info()["clients"] > 1 or client.get_server_info()["clients_lost"]:
+                    pass
+                assert list(node.numbers(3)) == [0, 1, 2]
+
+
+def test_a_killed_client_behind_a_program_that_forwards_is_waited_for() -> None:
+    """The process at the socket is another's there: it may end while the client comes back by a new one."""
+    with host(resume_s=1.5) as server, client_of(server) as client:
+        with Wire(connect_ipc(server)) as wire:
+            wire.hello()
+            assert client.get_server_info()["clients"] == 2
+        begin = time.monotonic()
+        with within(10):
+            while not client.get_server_info()["clients_lost"]:
+                pass
+            while client.get_server_info()["clients_lost"]:
+                pass
+        assert time.monotonic() - begin > 1
 
 
 def test_the_detached_results_of_a_killed_client_can_be_fetched(

@@ -57,11 +57,16 @@ def test_a_host_connects_to_no_address_that_only_a_peer_knows_and_says_the_same_
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             nobody = closed.getsockname()[1]
-        addresses = [f"127.0.0.1:{port}", f"localhost:{nobody}", f"ipc:{path}", "ipc:/etc/passwd", "ipc:/nowhere/s"]
-        for call_id, address in enumerate([*addresses, "192.0.2.1:80"], 1):
+        addresses = [
+            f"127.0.0.1:{port}", f"localhost:{nobody}", f"ipc:{path}", "ipc:/etc/passwd", "ipc:/nowhere/s", "ipc:evil",
+            "192.0.2.1:80", "localhost:0", "localhost:99999", "localhost:\u0663", "localhost", ":80", "a b:80",
+            "a/b:80", "@", "[::1]:x", "ipc:@abstract", "ipc:\0abstract", "ipc:/\0x", "a\x1b[2J\n:80",
+        ]  # fmt: skip
+        for call_id, address in enumerate(addresses, 1):
             error = asked(peer, call_id, address, as_dependency=as_dependency)
             assert isinstance(error, HostUnreachable), error
-            assert f"{address} is the address of no host that is known here" in str(error)
+            shown = address if address.isprintable() else repr(address)
+            assert f"{shown} is the address of no host that is known here" in str(error)
         for listener in (tcp, unix):
             with pytest.raises(BlockingIOError):
                 listener.accept()

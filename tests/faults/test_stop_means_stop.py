@@ -119,10 +119,19 @@ class Running:
         self.program = program
         self.stopper = stopper
         self.port = 0
+        self.files_before = _files()
         self._mark = mark
 
     def processes(self) -> list[int]:
         return [process.pid for process in psutil.process_iter() if self._bears_mark(process)]
+
+    def kill(self) -> bool:
+        """Whether no process is left; a supervisor may have started one meanwhile, and a dying one holds its files."""
+        pids = self.processes()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
 
     def _bears_mark(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
@@ -181,12 +190,10 @@ def running(place: Path, kind: tuple[str, ...], **settings: str) -> Iterator[Run
             host.port = json.loads(line)["port"]
             yield host
         finally:
-            for pid in host.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            assert eventually(host.kill, 10)
             program.wait(10)
             stopper.kill()
-            discovery.sweep()
+            discovery.sweep()  # the host has died with its supervisor, so nobody else does
 
 
 def _hang_in_finalizers(client: RpcClient, host: Running, place: Path) -> None:
@@ -249,9 +256,13 @@ CASES = [
 ]
 
 
-def _stop_in_time(host: Running, tell: Callable[[Running], None]) -> None:
+def _files() -> set[Path]:
+    return {path for place in discovery.places() for path in Path(place).glob("*")}
+
+
+def _stop_in_time(host: Running, way: str) -> None:
     start = time.monotonic()
-    tell(host)
+    WAYS[way][1](host)
     assert eventually(lambda: host.program.poll() is not None, 30), f"still there: {host.processes()}"
     took = time.monotonic() - start
     assert eventually(lambda: not host.processes(), 1), "a process of the host is left"
@@ -260,26 +271,24 @@ def _stop_in_time(host: Running, tell: Callable[[Running], None]) -> None:
 
 @pytest.mark.parametrize(("trouble", "way"), CASES)
 def test_a_host_is_gone_in_time_with(trouble: str, way: str, tmp_path: Path) -> None:
-    kind, tell = WAYS[way]
-    with running(tmp_path, kind) as host, RpcClient("localhost", host.port, timeout=20) as client:
+    with running(tmp_path, WAYS[way][0]) as host, RpcClient("localhost", host.port, timeout=20) as client:
         kept = TROUBLES[trouble](client, host, tmp_path)
-        _stop_in_time(host, tell)
+        _stop_in_time(host, way)
         del kept
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "SIGTERM" else soak_only) for way in WAYS])
 def test_a_host_is_gone_in_time_with_a_redis_that_is_frozen(way: str, tmp_path: Path) -> None:
-    kind, tell = WAYS[way]
     with (
         running_redis() as redis,
-        running(tmp_path, kind, pool_type="redis", redis_url=redis.url) as host,
+        running(tmp_path, WAYS[way][0], pool_type="redis", redis_url=redis.url) as host,
         RpcClient("localhost", host.port, timeout=20) as client,
     ):
         stuck = client.create_agent("Stuck")
         stuck.later(0).result(10)
         with redis.frozen():
             waiting = [stuck.later(0) for _ in range(20)]
-            _stop_in_time(host, tell)
+            _stop_in_time(host, way)
             for result in waiting:
                 result.exception(10)  # each has ended
 
@@ -313,6 +322,15 @@ def test_a_host_with_a_hang_limit_is_ended_with_its_stacks_and_started_again(tmp
         time.sleep(2.5)  # longer than the limit: a host that answers is left alone
         assert client.get_agent("s").ready()
         assert (tmp_path / "stderr").read_text().count("running again") == 1
+
+
+def test_who_reaps_a_host_that_the_kernel_had_to_end_removes_its_files(tmp_path: Path) -> None:
+    with running(tmp_path, ("--restart",)) as host:
+        with RpcClient("localhost", host.port, timeout=20) as client:  # an open one would look for the host, and tidy
+            _hold_the_lock(client, host, tmp_path)
+        assert _files() - host.files_before
+        _stop_in_time(host, "supervisor")
+        assert not _files() - host.files_before
 
 
 def test_a_host_that_is_killed_takes_the_forks_with_it_that_its_agents_have_made(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import enum
 import math
 import time
@@ -255,6 +256,7 @@ CHILDREN: dict[str, Any] = {
     "big int": leaf(forms.Ext.INT, b"\x7f" * codec.MAX_NUMBER_BYTES),
     "complex": leaf(forms.Ext.COMPLEX, bytes(16)), "timedelta": leaf(forms.Ext.TIMEDELTA, bytes(12)),
     "date": leaf(forms.Ext.DATE, b"2024-01-01"), "uuid": leaf(forms.Ext.UUID, bytes(16)),
+    "safe uuid": leaf(forms.Ext.UUID, bytes(17)), "time": leaf(forms.Ext.TIME, b"01:02:00 0 "),
     "path": leaf(forms.Ext.PATH, b"/" + b"a/" * 1000), "ellipsis": leaf(forms.Ext.ELLIPSIS, b""),
     "Decimal": leaf(DECIMAL, b"1.5"), "huge Decimal": leaf(DECIMAL, BIG_TEXT.encode()),
     "tiny Decimal": leaf(DECIMAL, b"1e-5000000"), "Decimal NaN": leaf(DECIMAL, b"sNaN"),
@@ -292,6 +294,9 @@ BUILDERS: dict[str, tuple[str, list[Any], list[type]]] = {
     "namespace": ("e", ["SimpleNamespace", {"a": 1}], [str, dict]),
     "zone": ("e", ["ZoneInfo", "UTC"], [str, str]), 
     "timezone": ("e", ["timezone", 3600 * 10**6, "X"], [str, int, object]),
+    "moment in a named zone": (
+        "e", ["in zone", leaf(forms.Ext.TIME, b"01:02:00 0 "), box("e", "timezone", 0, "X")], [str, dt.time, object],
+    ),
     "pattern": ("e", ["Pattern", "a", 0], [str, object, int]),
     "array.array": ("e", ["array", "B", 1, b"a"], [str, str, int, bytes]),
     "memoryview": ("e", ["memoryview", "i", [2], bytes(8)], [str, str, list, bytes]),

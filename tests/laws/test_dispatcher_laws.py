@@ -403,11 +403,15 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def slots_are_counted_and_used(self) -> None:
         dispatcher, started = self.world.dispatcher, self.world.started
-        assert dispatcher.running == sum(ticket.slot for ticket in started) <= 2
+        assert dispatcher.running == sum(ticket.slot for ticket in started) <= 2 + 1  # one for those that hold none
         assert dispatcher.blocked == sum(ticket.owed for ticket in started)
-        assert dispatcher.running + dispatcher.blocked <= 5
+        assert dispatcher.running + dispatcher.blocked <= 5 + 1
+        ready = [ticket for ticket in dispatcher.tasks.values() if ticket.state is State.READY]
+        assert dispatcher.calls.slots.ready == len(ready)
+        if dispatcher.running < 3 and not self.drained:
+            assert all(ticket.account.slots for ticket in ready)
         if dispatcher.running < 2 and not self.drained:
-            assert dispatcher.calls.slots.ready == 0
+            assert not ready
             assert not any(ticket.owed and ticket.state is State.RUNNING for ticket in started)
 
     @invariant()
@@ -422,11 +426,15 @@ class Life(RuleBasedStateMachine):
         for account in {ticket.account for ticket in self.world.started}:
             waiting = [t for t in dispatcher.tasks.values() if t.state < State.RUNNING and t.account is account]
             assert account.calls == sum(ticket.account is account for ticket in dispatcher.tasks.values())
+            assert account.slots == sum(ticket.slot and ticket.account is account for ticket in self.world.started)
             assert account.waits == sum(ticket.owed and ticket.account is account for ticket in self.world.started)
             assert account.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
             assert account.agents == sum(record.account is account for record in dispatcher.agents.values())
         for record in dispatcher.agents.values():
-            assert (record.places or {}) == Counter(ticket.account for ticket in record.mailbox or ())
+            queued = list(record.mailbox or ())
+            assert record.queued == len(queued)
+            for account, places in Counter(ticket.account for ticket in queued).items():
+                assert record.places_of(account) == places
 
     @invariant()
     def turns_are_held_by_no_more_than_may(self) -> None:

@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import types as types_module
+import uuid
 import zoneinfo
 from decimal import Decimal
 from functools import cached_property
@@ -59,6 +60,7 @@ def stream(data: bytes, place: int) -> io.BytesIO:
     return made
 
 
+NAMED_ZONES = st.builds(dt.timezone, st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)), st.text())
 STANDARD: dict[str, st.SearchStrategy[Any]] = {
     "any": VALUES,
     "OrderedDict": st.builds(moved, st.lists(st.tuples(HASHABLE, VALUES), max_size=4), st.integers(0, 9)),
@@ -72,6 +74,10 @@ STANDARD: dict[str, st.SearchStrategy[Any]] = {
     "Pattern": st.builds(re.compile, PATTERNS, st.sampled_from([0, re.I, re.M | re.S, re.A, re.X])),
     "Pattern of bytes": st.builds(lambda text: re.compile(text.encode(), re.I), PATTERNS),
     "ZoneInfo": ZONES,
+    "datetime in a named zone": st.datetimes(timezones=NAMED_ZONES),
+    "time in a named zone": st.times(timezones=NAMED_ZONES),
+    "UUID": st.builds(lambda number, safe: uuid.UUID(int=number, is_safe=safe), st.integers(0, 2**128 - 1),
+                      st.sampled_from(uuid.SafeUUID)),
     "address": ADDRESSES,
     "network": st.builds(
         lambda address, bits: ipaddress.ip_network((address, bits), strict=False), ADDRESSES, st.integers(0, 32)

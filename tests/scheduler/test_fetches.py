@@ -10,7 +10,7 @@ from zmqagents.config import BrokerConfig
 from zmqagents.errors import HostBusy, HostStopping
 from zmqagents.scheduler.effects import Answer, Effect, Lookup, Pending
 from zmqagents.scheduler.fetches import STORE_PATIENCE_S, Fetches
-from zmqagents.scheduler.records import AgentRecord, DrainEnd, ParkedFetch, Peer, Ticket
+from zmqagents.scheduler.records import AgentRecord, ParkedFetch, Peer, Ticket, Timed
 from zmqagents.scheduler.shares import Shares
 from zmqagents.scheduler.timers import Timers
 from zmqagents.wire.link import rebuild_error
@@ -28,7 +28,7 @@ class Poll:
         record = AgentRecord("a", CLASSES["Plain"], AgentOptions(), NOW)
         self.ticket = Ticket(self.peer, call, "client-1", record, "", record.spec.methods["m"], True, None, NOW)
         self.tasks = {"client-1": self.ticket}
-        self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
+        self.timers: Timers[Timed] = Timers()
         config = BrokerConfig(server_id="world", **settings)  # type: ignore[arg-type]
         self.fetches = Fetches(config, self.tasks, self.timers, Shares(config).fetches, shares=shares)
 

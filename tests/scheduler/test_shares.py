@@ -9,8 +9,8 @@ import pytest
 from world import Sent, World
 from zmqagents import errors
 from zmqagents.config import BrokerConfig
-from zmqagents.scheduler.records import Peer
-from zmqagents.scheduler.shares import Account, Share, Shares
+from zmqagents.scheduler.records import Peer, State
+from zmqagents.scheduler.shares import Account, FairQueue, Share, Shares
 
 
 class Hosts(World):
@@ -34,6 +34,14 @@ class Hosts(World):
                 return accepted
             accepted.append(sent)
         raise AssertionError("nothing was refused")
+
+    def turns(self) -> int:
+        """In how many turns of the router thread all is done that is due by now."""
+        count = 0
+        while self.dispatcher.timers.due <= self.now:
+            self.see(self.dispatcher.on_tick(self.now))
+            count += 1
+        return count
 
 
 def calls(world: World, peer: Peer, agent: str = "a") -> Iterator[Sent]:
@@ -78,6 +86,75 @@ def test_an_account_is_the_same_one_while_anything_counts_for_it() -> None:
     account.calls += 1
     del account
     assert shares.account("ann").calls == 0  # nothing has kept it
+
+
+# ---------------------------------------------------------------- turns of users
+
+
+def test_users_have_their_turns_one_after_the_other_however_much_of_each_waits() -> None:
+    queue: FairQueue[str] = FairQueue()
+    ann, bob, carl = (Account(name) for name in ("ann", "bob", "carl"))
+    for user, count in ((ann, 4), (bob, 1), (carl, 2)):
+        for number in range(count):
+            queue.add(user, f"{user.key}{number}")
+    order = ["ann0", "bob0", "carl0", "ann1", "carl1", "ann2", "ann3"]
+    assert list(queue) == order
+    assert [queue.pop() for _ in order] == order
+    assert (len(queue), list(queue.users)) == (0, [])
+
+
+def test_what_leaves_a_queue_is_neither_counted_nor_given_out() -> None:
+    queue: FairQueue[str] = FairQueue()
+    ann, bob = Account("ann"), Account("bob")
+    for thing in ("first", "second"):
+        queue.add(ann, thing)
+    queue.remove(ann, "first")
+    queue.remove(ann, "first")
+    queue.remove(bob, "second")
+    assert (len(queue), queue.held(ann), queue.held(bob)) == (1, 1, 0)
+    assert queue.pop(ann) == "second"
+    with pytest.raises(KeyError):
+        queue.pop()
+
+
+def test_a_user_whose_calls_never_end_leaves_worker_slots_for_another() -> None:
+    world = Hosts(capacity=8)
+    world.agents("inner", *(f"a{number}" for number in range(20)))
+    sent = [world.send(f"a{number}", peer=world.ann) for number in range(12)]
+    assert [call.state for call in sent] == [State.RUNNING] * 8 + [State.READY] * 4
+    theirs = world.send("a12", peer=world.bob)
+    assert theirs.started
+    nested = world.nested(theirs, "inner")
+    assert nested.started
+    assert world.send("a13", peer=world.bob).state is State.READY
+    world.done(nested)
+    assert world.resumes(theirs) == [None]
+    world.done(theirs)
+    assert world.bob.account.slots == 1  # of the call that was ready
+    assert world.ann.account.slots == 8
+    world.finish()
+    world.assert_idle()
+
+
+def test_a_lone_user_has_all_worker_slots_and_none_beside_them() -> None:
+    world = Hosts(capacity=1)
+    world.agents("a", "b")
+    assert world.send("a", peer=world.ann).started
+    assert world.send("b", peer=world.ann).state is State.READY
+
+
+def test_calls_of_one_user_do_not_queue_behind_all_those_of_another() -> None:
+    world = Hosts(capacity=2)
+    world.agent("a")
+    running = world.send("a", peer=world.ann)
+    flood = [world.send("a", peer=world.ann) for _ in range(100)]
+    theirs = [world.send("a", peer=world.bob) for _ in range(2)]
+    order = []
+    while running.state is not State.DONE:
+        world.done(running)
+        running = next((call for call in flood + theirs if call.state is State.RUNNING), running)
+        order.append(running)
+    assert [order.index(call) for call in theirs] == [1, 3]
 
 
 # ---------------------------------------------------------------- calls, mailboxes, bytes
@@ -204,3 +281,33 @@ def test_made_up_ids_have_64_bits() -> None:
     world.create(None)
     (agent_id,) = world.dispatcher.agents
     assert len(agent_id.rpartition("-")[2]) == 16
+
+
+# ---------------------------------------------------------------- many ends at once
+
+
+def test_the_calls_of_a_client_that_is_gone_are_ended_in_several_turns() -> None:
+    world = Hosts()
+    world.agent("a")
+    running, *queued = [world.send("a", peer=world.ann) for _ in range(1000)]
+    theirs = world.send("a", peer=world.bob)
+    world.detach(world.ann)
+    assert sum(call.state is State.DONE for call in queued) < 100
+    assert 10 < world.turns() < 100
+    assert all(call.state is State.DONE for call in queued)
+    world.done(running)
+    assert theirs.started
+    world.finish()
+    world.assert_idle()
+
+
+def test_the_calls_that_queue_for_a_deleted_agent_are_ended_in_several_turns() -> None:
+    world = Hosts()
+    world.agent("a")
+    running, *queued = [world.send("a", peer=world.ann) for _ in range(1000)]
+    world.remove("a")
+    assert sum(call.answered for call in queued) < 100
+    world.done(running)
+    assert 10 < world.turns() < 100
+    assert all(isinstance(call.error, errors.AgentDeleted) for call in queued)
+    world.assert_idle()

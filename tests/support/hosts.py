@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -98,12 +98,49 @@ class Forker(AgentBase):
         os.kill(pid, signal.SIGTERM)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+    def end_a_busy_fork(self, number: int) -> int:
+        """The same for a process that only computes: the signal interrupts no system call."""
+        return _end_a_busy_fork(number, lambda: (os.fork(), None))
+
+    def end_a_busy_fork_with_a_terminal(self, number: int) -> int:
+        return _end_a_busy_fork(number, os.forkpty)
+
+    async def end_a_busy_fork_of_the_loop(self, number: int) -> int:
+        return _end_a_busy_fork(number, lambda: (os.fork(), None))
+
     def pools(self, count: int) -> int:
         """Leaving the block of a `Pool` terminates its processes."""
         for _ in range(count):
             with multiprocessing.get_context("fork").Pool(2) as pool:
                 pool.map(abs, [-1, -2])
         return count
+
+
+def _end_a_busy_fork(number: int, fork: Callable[[], tuple[int, int | None]]) -> int:
+    """``fork`` returns the pid, and the descriptor of the terminal that the process has got, if any."""
+    begun_r, begun_w = os.pipe()
+    pid, terminal = fork()
+    if pid == 0:
+        _compute(begun_w)
+    os.read(begun_r, 1)
+    os.kill(pid, number)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for fd in (begun_r, begun_w, terminal):
+        if fd is not None:
+            os.close(fd)
+    return status
+
+
+def _compute(begun_w: int) -> NoReturn:
+    """Exit status 1 for Ctrl-C, and 0 if no signal has ended it."""
+    end = time.monotonic() + ENDS_WITHIN_S
+    try:
+        os.write(begun_w, b"b")
+        while time.monotonic() < end:
+            pass
+    except KeyboardInterrupt:
+        os._exit(1)
+    os._exit(0)
 
 
 def _sleep(begun: Any) -> None:

@@ -15,6 +15,7 @@ class Line:
     def __init__(self, name: str = "line", user: str = "uid:0") -> None:
         self.name = name
         self.user = user
+        self.pid = 0
         self.session: Any = None
         self.pending = self.ended = False
         self.room: int | None = None

@@ -330,10 +330,10 @@ class World:
         assert dispatcher.counters.accepted == dispatcher.counters.answered
         for peer in (self.client, self.inside):
             assert (peer.calls, peer.fetches) == ({}, {})
-            assert (peer.account.calls, peer.account.waits, peer.account.queued_bytes) == (0, 0, 0)
+            account = peer.account
+            assert (account.calls, account.slots, account.waits, account.queued_bytes) == (0, 0, 0, 0)
         for record in dispatcher.agents.values():
             assert (record.holders, record.beside or [], record.queued) == ([], [], 0)
-            assert not record.places
         for ticket in self.started:
             assert ticket.state is State.DONE
             left = (ticket.waits_for, ticket.waiters, ticket.dependents, ticket.spawned, ticket.fetches, ticket.returns)

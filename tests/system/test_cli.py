@@ -624,7 +624,7 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "max_timeout_seconds": 2.5, "local_mode": True, "model_config_path": str(models), "agent_dir": agent_dir,
         "server_id": "flipped", "studio_url": "http://***@127.0.0.1:9/x", "grace_s": 0.25, "insecure": True,
         "file_roots": [agent_dir, str(tmp_path)], "max_message_bytes": 3 << 19, "max_pool_bytes": 2 << 20,
-        "max_queued_bytes": 3 << 20, "hang_limit_s": 4.5,
+        "max_queued_bytes": 3 << 20, "max_structured_bytes": 1 << 20, "hang_limit_s": 4.5,
     }  # fmt: skip
     default = BrokerConfig().public()
     assert [name for name, value in wanted.items() if default[name] == value] == ["pool_type"]
@@ -634,7 +634,7 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "--max-timeout-seconds", "2.5", "--local-mode", "--model-config-path", str(models), "--agent-dir", agent_dir,
         "--server-id", "flipped", "--studio-url", "http://me:sk-secret@127.0.0.1:9/x", "--grace", "0.25", "--insecure",
         "--file-root", agent_dir, "--file-root", str(tmp_path), "--max-message-mb", "1.5", "--max-pool-mb", "2",
-        "--max-queued-mb", "3", "--hang-limit", "4.5",
+        "--max-queued-mb", "3", "--max-structured-mb", "1", "--hang-limit", "4.5",
     ]  # fmt: skip
     with started(*options) as host:
         shown = run("status", "--server-id", "flipped", "--json")
@@ -765,7 +765,8 @@ def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypa
         "MAX_POOL_SIZE": "7", "MAX_EXPIRE_TIME": "8.5", "MAX_TIMEOUT_SECONDS": "2.5", "LOCAL_MODE": "true",
         "MODEL_CONFIG_PATH": __file__, "AGENT_DIR": str(Path(__file__).parent), "SERVER_ID": "x",
         "STUDIO_URL": "http://h:2", "GRACE": "0.5", "INSECURE": "true", "FILE_ROOT": str(Path(__file__).parent),
-        "MAX_MESSAGE_MB": "1", "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
+        "MAX_MESSAGE_MB": "2", "MAX_STRUCTURED_MB": "1",
+            "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
         "TYPES": "shop", "PLAIN_TYPES": "true",
     }  # fmt: skip
     for name, value in given.items():

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from examples import demo
+from scale import pick
 from zmqagents.agents.context import RunningCall, running_call
 from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.agents.spec import spec_of
@@ -116,12 +117,17 @@ def test_the_coordinator_finds_the_right_thing_first(indexers: list[Any], questi
     assert found["searched"] > 4000
 
 
-def test_the_answers_do_not_depend_on_how_the_library_is_divided(indexers: list[Any]) -> None:
+def test_the_answers_do_not_depend_on_how_the_library_is_divided() -> None:
+    shares = pick(8, 1)  # of an eighth of it, or of the whole
     with ThreadPoolExecutor(1) as pool:
-        alone = Beside(Indexer(), pool)
-        alone.index().result(timeout=60)
+        alone = Beside(Indexer(share=0, shares=shares), pool)
+        parts = [Beside(Indexer(share=part * shares, shares=4 * shares), pool) for part in range(4)]
+        for indexer in (alone, *parts):
+            indexer.index().result(timeout=60)
         for question in demo.QUESTIONS:
-            assert Coordinator([alone]).reply(question) == Coordinator(indexers).reply(question)
+            found = Coordinator([alone]).reply(question)
+            assert found["answers"]
+            assert found == Coordinator(parts).reply(question)
 
 
 def test_a_question_of_unknown_words_has_no_answers(indexers: list[Any]) -> None:

@@ -127,6 +127,75 @@ def test_frames_that_fit_one_by_one_do_not_pass_together() -> None:
         assert peer.answer_to(3)[0].kind == Kind.RESULT
 
 
+# ---------------------------------------------------------------- the part of a message that has a structure
+
+
+def test_a_structured_part_over_the_limit_is_refused_here_before_anything_is_sent() -> None:
+    with client_on_host(Counting, max_structured_bytes=LIMIT) as client:
+        agent: Any = client.create_agent(Counting)
+        before = accepted(client)
+        for call in (agent.plain, agent.soon, agent.items, agent, agent.plain.aio):
+            things: list[list[Any]] = [[2.5] * LIMIT, [{}] * (LIMIT - 100)]
+            for thing in things:
+                with pytest.raises(MessageTooLarge, match="max_structured_bytes"):
+                    call(thing)
+        assert accepted(client) == before
+        assert agent.plain([1] * (LIMIT - 100)) == LIMIT - 100
+
+
+def test_large_texts_bytes_and_many_short_ones_are_beside_the_structured_part() -> None:
+    things: list[Any] = [
+        "x" * 20_000_000,
+        bytes(20_000_000),
+        ["y" * 1_000] * 1_000,
+        {str(i): bytes(5_000) for i in range(300)},
+    ]
+    with client_on_host(Desk, max_structured_bytes=LIMIT) as client:
+        desk = client.create_agent(Desk)
+        for thing in things:
+            assert desk.echo(thing) == thing
+
+
+def test_a_structured_result_over_the_limit_is_told_to_the_caller() -> None:
+    with client_on_host(Maker, max_structured_bytes=LIMIT) as client:
+        maker: Any = client.create_agent(Maker)
+        for call in (lambda: maker.numbers(LIMIT), lambda: list(maker.stream(LIMIT)), lambda: maker.maps(LIMIT - 100)):
+            with pytest.raises(MessageTooLarge, match="max_structured_bytes"):
+                call()
+        assert len(maker.numbers(10)) == 10
+
+
+class Maker(AgentBase):
+    def numbers(self, count: int) -> Any:
+        return [0.5] * count
+
+    def maps(self, count: int) -> Any:
+        return [{}] * count
+
+    def stream(self, count: int) -> Any:
+        yield [0.5] * count
+
+
+def test_a_host_refuses_a_structured_part_that_is_sent_all_the_same_and_goes_on() -> None:
+    bodies = [
+        b"\x92\xdd" + LIMIT.to_bytes(4, "big") + bytes(LIMIT) + b"\x80",  # too long
+        b"\x92\xdd" + (LIMIT - 100).to_bytes(4, "big") + b"\x80" * (LIMIT - 100) + b"\x80",  # too much in memory
+    ]
+    with host(Desk, max_structured_bytes=LIMIT) as server, RawPeer(server) as peer:
+        peer.hello()
+        peer.call(1, "", "create_agent", options={"class": "Desk", "id": "desk"})
+        assert peer.answer_to(1)[0].kind == Kind.RESULT
+        for call_id, body in enumerate(bodies, 2):
+            head = messages.header(Kind.CALL, call_id, peer.token)
+            peer.send(head, codec.pack(["desk", "echo", None, None]), body)
+            answer, rest = peer.answer_to(call_id)
+            error = rebuild_error(messages.Reply(answer.code, rest))
+            assert isinstance(error, MessageTooLarge)
+            assert "max_structured_bytes" in str(error)
+        peer.call(9, "desk", "nothing")
+        assert peer.answer_to(9)[0].kind == Kind.RESULT
+
+
 # ---------------------------------------------------------------- calls that wait
 
 

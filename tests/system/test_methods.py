@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from actors import client_on_host
-from zmqagents import AgentBase, AgentProxy
+from zmqagents import AgentBase, AgentProxy, RemoteMethod, RpcClient
 from zmqagents.agents.spec import spec_of
 
 MISSING = object()
@@ -88,12 +88,32 @@ def test_a_methods_own_timeout_is_reached_whatever_its_other_defaults_are(shapes
     assert shapes.required(timeout=60) == 60
 
 
-def test_a_signature_shows_defaults_as_source_and_dots_for_what_has_none(shapes: AgentProxy) -> None:
+def test_a_signature_has_the_real_defaults_and_shows_others_as_source_or_dots(shapes: AgentProxy) -> None:
     enumerated = inspect.signature(shapes.enumerated).parameters
-    assert enumerated["mode"].default == "Mode.FAST"
-    assert enumerated["timeout"].default == "5"
+    assert repr(enumerated["mode"].default) == "Mode.FAST"
+    assert enumerated["timeout"].default == 5
     awaited = inspect.signature(shapes.awaited).parameters
-    assert [awaited[name].default for name in ("timeout", "key", "kind")] == ["...", "...", "dict"]
+    assert [awaited[name].default for name in ("timeout", "key")] == [..., ...]
+    assert repr(awaited["kind"].default) == "dict"
+    assert inspect.signature(shapes.awaited) == inspect.signature(shapes.awaited)
+
+
+def default_in(text: str) -> Any:
+    """What a caller sees of a default whose source is ``text``; nothing is sent."""
+    with RpcClient("localhost", 9) as client:
+        method = RemoteMethod(client.link, "a", "go", ["value", f"(self, x={text})", ""], None)
+        return inspect.signature(method).parameters["x"].default
+
+
+@pytest.mark.parametrize("value", [None, True, -1.5, 2**70, "it's", b"x", (1, ("a",)), [], {"a": {1}}, 1 - 2j])
+def test_a_default_that_is_a_literal_is_the_same_for_callers(value: Any) -> None:
+    default = default_in(repr(value))
+    assert (type(default), default) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", ["{[]}", "{[]: 1}", "a.b", "-'x'", "1 + 1", "[*a]", "print('x')"])
+def test_a_default_that_is_no_literal_is_shown_and_never_run(text: str) -> None:
+    assert repr(default_in(text)) == text
 
 
 def test_a_keyword_named_self_reaches_the_method(shapes: AgentProxy) -> None:

@@ -145,9 +145,9 @@ def test_a_client_that_names_no_agent_is_told_so(client: RpcClient) -> None:
      "x" * 600, "ipc:/\0abstract", 7, None],
 )  # fmt: skip
 def test_a_reference_to_what_is_no_address_is_not_bound(address: Any) -> None:
-    with pytest.raises((errors.RemoteProtocolError, errors.ConfigError)):
+    with pytest.raises((errors.RemoteProtocolError, errors.HostUnreachable)):
         bind_reference(codec.AgentRef("s", address, "desk", "x:Y", {}))
-    with pytest.raises((errors.RemoteProtocolError, errors.ConfigError)):
+    with pytest.raises((errors.RemoteProtocolError, errors.HostUnreachable)):
         bind_reference(codec.TaskRef("t-1", "s", address))
 
 

@@ -32,7 +32,6 @@ from zmqagents import (
     CallLost,
     CallTimeout,
     DeadlockError,
-    RemoteProtocolError,
     RpcAgentServerLauncher,
     RpcClient,
     SerializationError,
@@ -454,7 +453,7 @@ def test_with_ends_a_stream_that_has_a_name_while_the_traceback_is_kept(source: 
 
 def test_an_item_that_cannot_be_read_ends_the_stream(source: AgentProxy) -> None:
     stream = source.unreadable(ENDLESS)
-    with pytest.raises(RemoteProtocolError) as kept:
+    with pytest.raises(SerializationError) as kept:
         next(stream)
     assert source.echo("free", timeout=1.0) == "free"
     assert list(stream) == []

@@ -19,6 +19,7 @@ import pytest
 
 from hosts import ROOT, environment, output_of
 from zmqagents import RpcClient
+from zmqagents.discovery import places
 from zmqagents.server.systemd import Notifier
 
 AGENTS = """
@@ -190,7 +191,25 @@ def test_a_manager_that_is_deaf_full_or_gone_disturbs_nobody(on_a_path: Manager)
     assert on_a_path.hear_all() == [["STATUS=one line"]]
 
 
-# ---------------------------------------------------------------- the unit
+# ---------------------------------------------------------------- the unit and the cleaner of /tmp
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="there is no systemd here")
+def test_the_cleaner_of_tmp_spares_the_files_of_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZMQAGENTS_RUNTIME", raising=False)
+    fallback = places()[-1]
+    assert fallback.parent == Path("/tmp")
+    line = (ROOT / "packaging" / "zmqagents.tmpfiles.conf").read_text(encoding="utf-8").splitlines()[-1]
+    kept, lost = tmp_path / fallback.name, tmp_path / "other"
+    for place in (kept, lost):
+        place.mkdir()
+        (place / "host.json").touch()
+        os.utime(place / "host.json", (0, 0))
+    rules = tmp_path / "rules.conf"
+    rules.write_text(f"d {tmp_path} - - - 0\n{line.replace('/tmp', str(tmp_path))}\nx {rules}\n")
+    subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=False, capture_output=True)
+    assert (kept / "host.json").exists()
+    assert not (lost / "host.json").exists()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,12 @@ An object arrives equal and of its class, or in its plain form where that is ask
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
+import functools
 import importlib
+import pickle
 import re
 import subprocess
 import sys
@@ -54,6 +57,11 @@ class Order:
     note: str | None = None
 
 
+@dataclasses.dataclass
+class Label:
+    name: str
+
+
 class Rushed(Order):
     pass
 
@@ -94,6 +102,8 @@ SENT = Order([Item("bolt"), Item("nut")], "soon")
 
 
 class Shop(AgentBase):
+    spot: Spot = Spot(1, 2)
+
     def __init__(self, first: Order | None = None) -> None:
         super().__init__()
         self.first = first
@@ -134,6 +144,34 @@ class Shop(AgentBase):
     def fail(self, order: Order) -> None:
         raise Odd(7, order)
 
+    def take_shop(self, shop: Shop) -> Shop:
+        return shop
+
+    def shops(self, shops: list[Any]) -> dict[str, list[Any]]:
+        return {"first": shops}
+
+    def ask(self, shop: Any, order: Order) -> str:
+        return type(shop.take(order)).__name__
+
+    def relay(self, shop: Any, value: Any) -> list[Any]:
+        return [shop.anything_later(value)]
+
+    @async_func
+    def anything_later(self, value: Any) -> Any:
+        return value
+
+    @property
+    def newest(self) -> Order | None:
+        return self.first
+
+    @property
+    def plain_newest(self) -> dict[str, Any]:
+        return self.first  # type: ignore[return-value]
+
+    @functools.cached_property
+    def total(self) -> Order:
+        return Order([])
+
     def remember(self, value: Any) -> None:
         self.kept_value = value
 
@@ -149,6 +187,30 @@ class Shop(AgentBase):
         return f"{type(order).__name__} {type(result).__name__}"
 
 
+class Stall(AgentBase, pydantic.BaseModel):
+    order: Order
+    info: dict[str, Any] = {}
+    other: Any = None
+
+    def kind_of_order(self) -> str:
+        return type(self.order).__name__
+
+
+class NamedStall(Stall):
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+
+
+@dataclasses.dataclass
+class Stand(AgentBase):
+    order: Order
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    other: Any = None
+
+    def kind_of_order(self) -> str:
+        return type(self.order).__name__
+
+
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:
     """What a test registers is forgotten after it."""
@@ -161,6 +223,13 @@ def known() -> Iterator[None]:
 def shop() -> Iterator[RpcClient]:
     """A client of a host that any client may have, with nothing registered."""
     with client_on_host(Shop) as client:
+        client.is_alive()
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stalls() -> Iterator[RpcClient]:
+    with client_on_host(Stall, NamedStall, Stand) as client:
         client.is_alive()
         yield client
 
@@ -197,11 +266,11 @@ def test_an_object_of_an_unknown_class_is_refused_on_the_side_that_finds_out_wit
     with pytest.raises(SerializationError) as caught:
         agent.look({"orders": [SENT]})
     text = str(caught.value)
-    assert re.search(r"look: args\[0\]\['orders'\]\[0\] is a Order, which the receiving side does not know", text)
+    assert re.search(r"look: args\[0\]\['orders'\]\[0\] is an Order, which the receiving side does not know", text)
     for remedy in ("annotate the parameter", f"register {name} with register_type", "--types", "plain_types"):
         assert remedy in text
     assert caught.value.type_name == name
-    with pytest.raises(SerializationError, match=r"result is a Order, which the receiving side does not know"):
+    with pytest.raises(SerializationError, match=r"result is an Order, which the receiving side does not know"):
         agent.anything()
     with pytest.raises(SerializationError, match=r"kwargs\['value'\] is a Spot"):
         agent.look(value=Spot(1, 2))
@@ -209,14 +278,74 @@ def test_an_object_of_an_unknown_class_is_refused_on_the_side_that_finds_out_wit
         agent.look(Stranger("x"))  # found here, before anything is sent
 
 
-def test_a_proxy_that_does_not_know_the_class_of_its_agent_refuses_what_it_does_not_know(shop: RpcClient) -> None:
-    agent = shop.get_agent(shop.create_agent(Shop).agent_id)
-    with pytest.raises(SerializationError, match="result is a Order"):
-        agent.take(SENT)
-    with pytest.raises(SerializationError, match="result is a Order"):
-        agent.later(SENT).result()
-    with pytest.raises(SerializationError, match="result is a Order"):
-        list(agent.each([SENT]))
+def test_a_proxy_of_a_loaded_class_knows_the_classes_of_its_annotations_wherever_it_comes_from(shop: RpcClient) -> None:
+    agent = shop.create_agent(Shop)
+    shop.create_agent(Shop).remember(agent)
+    for proxy in (
+        shop.get_agent(agent.agent_id), shop.create_agent(f"{__name__}:Shop"), agent.back(agent),
+        pickle.loads(pickle.dumps(agent)), agent.take_shop(agent), agent.shops([agent])["first"][0],
+    ):  # fmt: skip
+        assert proxy.take(SENT) == proxy.later(SENT).result() == SENT
+        assert list(proxy.each([SENT])) == [SENT]
+        with pytest.raises(SerializationError, match="result is an Order"):
+            proxy.anything()
+
+
+def test_an_agent_knows_the_classes_of_the_proxies_that_it_gets(shop: RpcClient) -> None:
+    assert shop.create_agent(Shop).ask(shop.create_agent(Shop), SENT) == "Order"
+
+
+def test_a_proxy_that_does_not_know_the_class_of_its_agent_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "booths.py").write_text(AGENTS)
+    with client_on_host(agent_dir=str(tmp_path)) as client:
+        booth = client.create_agent("Booth")
+        with pytest.raises(SerializationError, match="result is a Ticket"):
+            booth.made()
+        with pytest.raises(SerializationError, match="result is a Ticket"):
+            list(booth.some())
+        with pytest.raises(SerializationError, match="result is a Ticket"):
+            booth.first  # noqa: B018
+
+
+def test_what_a_client_trusts_is_known_to_the_proxies_and_results_that_it_gets(package: str) -> None:
+    from ticketing.parts import Ticket  # type: ignore[import-not-found,unused-ignore]
+
+    with host(Shop, types=[package]) as launcher, client_of(launcher, types=[package]) as client:
+        agent: Any = client.create_agent(Shop)
+        assert agent.back(agent).back([Ticket(1)]) == [Ticket(1)]
+        assert agent.relay(client.create_agent(Shop), Ticket(2))[0].result() == Ticket(2)
+        with client_of(launcher) as other, pytest.raises(SerializationError, match="does not know"):
+            other.get_agent(agent.agent_id).back(agent).back(Ticket(1))
+
+
+def test_an_attribute_is_of_the_class_that_its_annotation_names(shop: RpcClient) -> None:
+    agent = shop.create_agent(Shop, SENT)
+    assert (agent.newest, agent.total, agent.spot) == (SENT, Order([]), Spot(1, 2))
+    with pytest.raises(SerializationError, match="result is an Order"):
+        agent.first  # noqa: B018  # what __init__ annotates cannot be read
+    assert agent.plain_newest["note"] == "soon"
+
+
+def test_an_awaited_attribute_is_of_the_class_that_its_annotation_names(shop: RpcClient) -> None:
+    agent_id = shop.create_agent(Shop, SENT).agent_id
+
+    async def read() -> tuple[Any, Any]:
+        async with AsyncRpcClient("localhost", int(shop.address.rpartition(":")[2])) as client:
+            agent = await client.get_agent(agent_id, Shop)
+            return await agent.newest, await agent.spot
+
+    assert asyncio.run(read()) == (SENT, Spot(1, 2))
+
+
+@pytest.mark.parametrize("kind", [Stall, NamedStall, Stand])
+def test_the_fields_of_an_agent_are_the_annotations_of_its_constructor(stalls: RpcClient, kind: Any) -> None:
+    for agent in (stalls.create_agent(kind, order=SENT, info={"n": 1}), stalls.create_agent(kind, order=Rushed([]))):
+        assert isinstance(agent.order, Order)
+        assert agent.kind_of_order() in ("Order", "Rushed")
+    plain = stalls.create_agent(kind, order=SENT, info=Label("bolt"))
+    assert plain.info["name"] == "bolt"
+    with pytest.raises(SerializationError, match=r"kwargs\['other'\] is a Spot"):
+        stalls.create_agent(kind, order=SENT, other=Spot(1, 2))
 
 
 def test_an_annotation_of_dict_or_list_asks_for_the_plain_form(shop: RpcClient) -> None:
@@ -231,7 +360,7 @@ def test_a_client_may_ask_for_the_plain_form(shop: RpcClient) -> None:
     agent_id = shop.create_agent(Shop).agent_id
     with RpcClient("localhost", int(shop.address.rpartition(":")[2]), plain_types=True) as client:
         assert client.get_agent(agent_id).anything()["note"] == "soon"
-        assert client.get_agent(agent_id).later(SENT).result()["note"] == "soon"
+        assert client.get_agent(agent_id).later(SENT).result() == SENT
 
 
 def test_a_host_may_ask_for_the_plain_form() -> None:
@@ -284,6 +413,35 @@ def test_a_class_of_a_program_is_known_to_its_host(method: str) -> None:
     assert output_of(PROGRAM, method) is True
 
 
+ANNOTATED = """
+from __future__ import annotations
+import dataclasses, json, sys
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient
+
+@dataclasses.dataclass
+class Item:
+    n: int
+
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+
+class Shop(AgentBase):
+    def take(self, order: Order) -> Order:
+        return order
+
+if __name__ == "__main__":
+    launcher = RpcAgentServerLauncher(custom_agent_classes=[Shop], local_mode=True, start_method=sys.argv[1])
+    with launcher, RpcClient(launcher.host, launcher.port) as client:
+        print(json.dumps(client.create_agent(Shop).take(Order([Item(3)])) == Order([Item(3)])))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "fresh"])
+def test_a_class_that_an_annotation_of_a_program_names_as_text_is_known_to_its_host(method: str) -> None:
+    assert output_of(ANNOTATED, method) is True
+
+
 def test_a_registration_that_cannot_travel_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     lock = threading.Lock()
     register_type(Stranger, to_data=lambda stranger: (lock, stranger.text)[1], from_data=Stranger)
@@ -323,6 +481,14 @@ class Booth(AgentBase):
         assert type(note) is Note, note
         return note
 
+    first: Ticket = Ticket(1)
+
+    def made(self) -> Ticket:
+        return Ticket(2)
+
+    def some(self):
+        yield Ticket(3)
+
     def tear(self, ticket: Ticket) -> None:
         raise Torn(ticket.n)
 
@@ -350,7 +516,8 @@ def test_a_class_of_an_agent_file_is_the_same_for_a_client_that_imports_the_file
     try:
         with client_on_host(agent_dir=str(tmp_path)) as client:
             booth = client.create_agent(booths.Booth)
-            assert booth.sell(booths.Ticket(3)) == booths.Ticket(3)
+            for proxy in (booth, client.get_agent(booth.agent_id), pickle.loads(pickle.dumps(booth))):
+                assert (proxy.sell(booths.Ticket(3)), proxy.made()) == (booths.Ticket(3), booths.Ticket(2))
             assert booth.swap_first(booths.Ticket(4)) == booths.Ticket(4)
             assert booth.kind(booths.Ticket(5)) == "ticket 5"
             assert booth.kind(6) == "unknown"

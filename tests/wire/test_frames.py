@@ -287,7 +287,7 @@ def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | 
 
 def test_flags_do_not_overlap_and_fit() -> None:
     flags = [value for name, value in vars(Flag).items() if name.isupper()]
-    assert len(flags) == 8
+    assert len(flags) == 9
     assert all(flag.bit_count() == 1 for flag in flags)
     assert sum(set(flags)) == sum(flags) < 2**16
 
@@ -455,18 +455,14 @@ def test_a_deadline_as_a_time_is_what_is_left_of_it_for_who_reads_the_same_clock
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.1, 100), st.binary(max_size=50))
-def test_a_call_that_has_waited_unread_has_so_much_less_time(time_ms: int, late_s: float, rest: bytes) -> None:
-    frame = messages.header(Kind.CALL, 7, 9, flags=messages.Flag.DETACHED, time_ms=time_ms) + rest
-    aged = messages.aged(frame, late_s, 1000.0)
-    if not time_ms:
-        assert aged == frame
-        return
-    head = messages.parse_header(aged)
-    assert (head.call_id, head.token, head.flags, aged[28:]) == (
-        7,
-        9,
-        messages.Flag.DETACHED | messages.Flag.UNTIL,
-        rest,
-    )
-    if time_ms < 1e9:
-        assert messages.left_s(head.time_ms, 1000.0) == pytest.approx(time_ms / 1000 - late_s, abs=0.002)
+def test_a_call_that_may_be_over_since_it_was_sent_is_marked(time_ms: int, late_s: float, rest: bytes) -> None:
+    for flags in (Flag.DETACHED, Flag.DETACHED | Flag.UNTIL):
+        frame = messages.header(Kind.CALL, 7, 9, flags=flags, time_ms=time_ms) + rest
+        doubted = messages.doubted(frame, late_s, 1000.0)
+        if flags & Flag.UNTIL or not 0 < time_ms <= late_s * 1000:
+            assert doubted == frame
+            continue
+        head = messages.parse_header(doubted)
+        assert (head.call_id, head.token, doubted[28:]) == (7, 9, rest)
+        assert head.flags == Flag.DETACHED | Flag.UNTIL | Flag.LATE
+        assert messages.left_s(head.time_ms, 1000.0) <= 0.002

@@ -1,4 +1,4 @@
-"""Which file a class comes from, so that the same file is known again in another process.
+"""Which file a class comes from, so that the same file is known again in another process; and the reverse.
 
 An agent file has one module name in a program that imports it and another on a host that loads it by ``--agent-dir``,
 and may lie elsewhere. What both have is its name and its text.
@@ -7,11 +7,15 @@ and may lie elsewhere. What both have is its name and its text.
 from __future__ import annotations
 
 import binascii
+import functools
 import os
 import sys
 import weakref
 
-__all__ = ["origin_of"]
+from ..codec.classes.names import as_wire_name, is_same_file
+from .spec import is_agent_class
+
+__all__ = ["loaded_class", "origin_of"]
 
 _origins: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
@@ -25,6 +29,31 @@ def origin_of(cls: type) -> str:
     if origin is None:
         origin = _origins[cls] = _read(getattr(sys.modules.get(cls.__module__), "__file__", None))
     return origin
+
+
+def loaded_class(name: str) -> type | None:
+    """The agent class that another process calls ``name``, if this one has loaded it. Nothing is imported."""
+    module, _, qualified = name.partition(":")
+    if module in sys.modules:
+        places: tuple[str, ...] = (module,)
+    else:
+        places = _modules_like(as_wire_name(name).partition(":")[0], len(sys.modules))
+    found = {cls for place in places if (cls := _member_of(place, qualified)) is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+@functools.lru_cache(maxsize=256)
+def _modules_like(module: str, _: int) -> tuple[str, ...]:
+    """The loaded modules that may be the same agent file; looked for again when there are more or fewer modules."""
+    return tuple(other for other in list(sys.modules) if is_same_file(as_wire_name(f"{other}:")[:-1], module))
+
+
+def _member_of(module: str, qualified: str) -> type | None:
+    found: object = sys.modules.get(module)
+    for part in qualified.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    is_own = is_agent_class(found) and getattr(found, "__qualname__", "") == qualified
+    return found if isinstance(found, type) and is_own and found.__module__ == module else None
 
 
 def _read(path: str | None) -> str:

@@ -10,6 +10,7 @@ import ast
 import enum
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,8 +61,10 @@ class ClassSpec:
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
+    own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
+CREATE_NAMES = ("agent_id", "agent_options")  # keywords of ``create_agent`` that are the host's
 class_name_of = type_name_of  # a host knows a class by the name that the codec gives it
 
 
@@ -75,9 +78,20 @@ def spec_of(cls: type) -> ClassSpec:
         options = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
         found = ((name, _method_spec(cls, name)) for name in dir(cls))
         methods = {name: method for name, method in found if method is not None}
-        spec = ClassSpec(class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods)
+        spec = ClassSpec(
+            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods, own_names=own_names(cls)
+        )
         _specs[cls] = spec
     return spec
+
+
+def own_names(cls: type) -> frozenset[str]:
+    """Those of `CREATE_NAMES` that the constructor of ``cls`` has as parameters, so that it gets them."""
+    try:
+        parameters = inspect.signature(cls if hasattr(cls, "__pydantic_fields__") else cls.__init__).parameters  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(parameters).intersection(CREATE_NAMES)
 
 
 def _method_spec(cls: type, name: str) -> MethodSpec | None:
@@ -111,6 +125,10 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     member = inspect.getattr_static(cls, name)
     if name == "__call__" and member is vars(AgentBase)["__call__"]:
         member = inspect.getattr_static(cls, "reply")
+    fields = getattr(cls, "__pydantic_fields__", None) if name == "__init__" else None
+    if fields:  # a pydantic model, whose constructor takes its fields; its signature has them, too
+        told = Told({key: field.annotation for key, field in fields.items()}, {}, inspect.signature(cls))
+        return [told, member], 0
     if isinstance(member, functools.singledispatchmethod):
         return [member.func, *member.dispatcher.registry.values()], 1
     if isinstance(member, functools.partialmethod):
@@ -118,6 +136,37 @@ def annotated(cls: type, name: str) -> tuple[list[Any], int]:
     if isinstance(member, functools.partial):
         return [member.func], len(member.args)
     return [_function_of(cls, member)], 0 if isinstance(member, staticmethod) else 1
+
+
+def annotated_attribute(cls: type, name: str) -> list[Any]:
+    """What says of which classes an attribute of ``cls`` is, in its result: a property's function, or a stand-in.
+
+    Empty if nothing does: what ``__init__`` annotates is not there to be read.
+    """
+    member = inspect.getattr_static(cls, name, None)
+    function = member.fget if isinstance(member, property) else getattr(member, "func", None)
+    if function is not None:
+        return [function]
+    for base in cls.__mro__:
+        hint = inspect.get_annotations(base).get(name)
+        if hint is not None:
+            module = sys.modules.get(base.__module__)
+            return [Told({"return": hint}, {**(vars(module) if module is not None else {}), base.__name__: base})]
+    return []
+
+
+class Told:
+    """Has the annotations of a function, where there is none; they may use the names of ``scope``."""
+
+    def __init__(
+        self, annotations: dict[str, Any], scope: dict[str, Any], signature: inspect.Signature | None = None
+    ) -> None:
+        self.__annotations__ = annotations
+        self.__globals__ = scope
+        self.__signature__ = signature
+
+    def __call__(self) -> None:
+        """Do nothing: only what can be called has a signature."""
 
 
 def _below_decorators(function: Any) -> Any:

@@ -86,6 +86,7 @@ BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: a message that finds it empty costs half as much
 POLL_LIMIT_S = 1.0
+_STREAM = int(messages.Flag.STREAM)
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
 
 
@@ -99,7 +100,7 @@ class Broker:
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
-        bind_reference: Callable[[Any], Any], own_client: Callable[[], Any],
+        bind_reference: Callable[..., Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -131,7 +132,7 @@ class Broker:
             dispatcher, self._clients, self.post, self._carry_out, clock,
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
-        self.link = LocalLink(config.server_id, config.max_message_bytes, self._events)
+        self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
         services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
         loop = EventLoop()
         host = AgentHost(
@@ -281,6 +282,8 @@ class Broker:
             self._wake()
 
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        if ticket.flags & _STREAM:
+            return self._events.on_stream_done(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
@@ -600,6 +603,7 @@ class Broker:
     def note_fork(self) -> None:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
+        self._events.note_fork()
 
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()

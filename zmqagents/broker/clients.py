@@ -5,7 +5,8 @@ the token that the WELCOME gave it. A client goes in one of these ways:
 
     its connection breaks     the Unix listener tells; over TCP only sending tells (`Clients.call_roll`). The client
                               is *lost*: its calls go on and their replies are kept for ``resume_s``, in which it may
-                              come back over another connection. Its streams go on as far as they have credit, and
+                              come back over another connection; less if its process has ended, which the system
+                              tells of clients at the Unix socket. Its streams go on as far as they have credit, and
                               what it has not taken of them is sent again when it is back
     BYE, a long silence, too much unread, never come back: it is gone for good, and its plain calls are cancelled
     its key is revoked        everything that it asked for ends in an error
@@ -23,9 +24,11 @@ from typing import TypeGuard
 from .. import errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..process.children import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import Ticket
+from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
 from ..wire import messages
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 PROBE_S = 1.0  # how often the reader is probed that a stream waits for
 MAX_LOST = 1024  # lost clients that are waited for
+ENDED_EVERY_S = 0.05  # how often it is looked whether the process of a lost client has ended
 ROLES_EVERY_S = 0.25  # how often the roles of clients with keys are looked up; the key store reads once a second
 SILENCE_S = 60.0  # a client pings at least every 10 s: after a silence of this length it is gone
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
@@ -57,7 +61,7 @@ class Clients:
         self, config: BrokerConfig, dispatcher: Dispatcher, carry_out: Callable[[list[Effect]], None],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.delivery = Delivery(config.max_unread_bytes, self._detach, self._bound_kept)
+        self.delivery = Delivery(config.max_unread_bytes, dispatcher.shares, self._detach, self._bound_kept)
         self.due = 0.0
         self._config = config
         self._dispatcher = dispatcher
@@ -70,6 +74,7 @@ class Clients:
         self._kept_bytes = 0  # and for all of them
         self._starving: set[Ticket] = set()  # streams to other processes that wait for credit
         self._next_sweep = self._next_probe = 0.0
+        self._next_ended = math.inf  # while no client is lost whose process is known
         self._next_roles = math.inf  # while no client has a key
         self._bad_peers: dict[str, int] = {}
         self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
@@ -102,7 +107,7 @@ class Clients:
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
-            session = Session(hello, account, role, self._config.max_unread_bytes)
+            session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
             self._clients[hello.client_id] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
@@ -117,7 +122,7 @@ class Clients:
         if other is not None and other is not session:
             self._detach(other)
         self._give_kept(session)
-        session.take_seat(peer, now)
+        session.take_seat(peer, now, hello.options.get("pid"))
         self._lost.pop(session, None)
         self._seated[session] = None
         if user.startswith("key:"):
@@ -211,6 +216,9 @@ class Clients:
         if now >= self._next_roles:
             self._next_roles = math.inf
             self._look_at_roles(now)
+        if now >= self._next_ended:
+            self._next_ended = math.inf
+            self._look_at_processes(now)
         while self._lost:
             session = next(iter(self._lost))  # lost before all others
             if now - session.last_seen <= self._config.resume_s:
@@ -220,7 +228,7 @@ class Clients:
             self._next_sweep = now + SILENCE_S / 4
             for session in [s for s in self._seated if now - s.last_seen > SILENCE_S]:
                 self._detach(session)
-        self.due = min(self._next_sweep, self._next_roles)
+        self.due = min(self._next_sweep, self._next_roles, self._next_ended)
         if self._starving:
             self.due = min(self.due, self._next_probe)
         if self._lost:
@@ -251,6 +259,14 @@ class Clients:
     def _probe_readers(self) -> None:
         self._starving = {ticket for ticket in self._starving if not ticket.settled and not ticket.peer.gone}
         _probe({ticket.peer.key for ticket in self._starving if not ticket.peer.key.lost})
+
+    def _look_at_processes(self, now: float) -> None:
+        """Nobody comes back for a lost client whose process has ended."""
+        for session in [session for session in self._lost if session.pid]:
+            if has_ended(session.pid):
+                self._detach(session)
+            else:
+                self._next_ended = now + ENDED_EVERY_S
 
     def _look_at_roles(self, now: float) -> None:
         """Apply changes of keys to their clients, also to those that are lost."""
@@ -291,7 +307,9 @@ class Clients:
         session.lose(self._clock())
         self._seated.pop(session, None)
         self._lost[session] = None
-        self.due = min(self.due, session.last_seen + self._config.resume_s)
+        if session.pid:  # which ends a moment after its connections
+            self._next_ended = min(self._next_ended, session.last_seen + ENDED_EVERY_S)
+        self.due = min(self.due, session.last_seen + self._config.resume_s, self._next_ended)
         if len(self._lost) > MAX_LOST:
             self._detach(next(iter(self._lost)))
         self._bound_kept(session)
@@ -308,6 +326,16 @@ class Clients:
         self._kept[session] = kept = session.replies.bytes
         account.keep(kept)
         self._kept_bytes += kept
+
+    def _may_cache_more(self, account: Account) -> bool:
+        """Whether more replies may be kept for a client of this user, in case that its connection breaks."""
+        held = taken = 0
+        for session in self._clients.values():
+            size = session.replies.bytes
+            taken += size
+            if session.caller.account is account:
+                held += size
+        return not self._dispatcher.shares.unread_bytes.refuses(held, taken)
 
     def _give_kept(self, session: Session) -> None:
         """The replies of this client count no more as kept for a lost one."""

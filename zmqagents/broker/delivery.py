@@ -4,8 +4,9 @@ Replies are collected in ``unsent`` and sent together at the end of a turn (`Del
 to once for several messages. While short methods run, a reply waits `PUSH_S` for others at most (`push_some`).
 
 No send waits for a client. When its connection has no room, the messages for it wait in the *outbox* of its session
-until the listener says that there may be room (`go_on`). When more than ``max_unread_bytes`` wait there, the client
-does not read, and is dropped. That a connection is no more is found by its listener, see `transport.Peer`.
+until the listener says that there may be room (`go_on`). When more than ``max_unread_bytes`` wait there, or more than
+the share of its user in what may wait for all clients, the client does not read, and is dropped. That a connection
+is no more is found by its listener, see `transport.Peer`.
 
 All of this belongs to the router thread.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from ..scheduler.shares import Shares
 from ..wire.messages import Frame
 from ..wire.transport import Peer
 from .session import Session
@@ -34,10 +36,14 @@ class Delivery:
     ``drop`` is called for a client that does not read, ``keep`` for one whose connection is gone: its replies are kept.
     """
 
-    def __init__(self, max_unread_bytes: int, drop: Callable[[Session], None], keep: Callable[[Session], None]) -> None:
+    def __init__(
+        self, max_unread_bytes: int, shares: Shares, drop: Callable[[Session], None], keep: Callable[[Session], None]
+    ) -> None:
         self.unsent: list[tuple[Session, list[Frame]]] = []  # messages of this turn
         self._push_by = 0.0  # when they are to be sent at the latest; 0: not known yet
         self._max_unread_bytes = max_unread_bytes
+        self._share = shares.unread_bytes
+        self._everybody = shares.everybody
         self._drop = drop
         self._keep_for_lost = keep
 
@@ -85,7 +91,9 @@ class Delivery:
     def _keep(self, session: Session, message: list[Frame]) -> None:
         if not session.seated:
             return
-        unread_bytes = session.keep(message)
-        if unread_bytes > self._max_unread_bytes:
+        unread_bytes, all_bytes = session.keep(message), self._everybody.unread_bytes
+        if unread_bytes > self._max_unread_bytes or (
+            all_bytes >= self._share.free and self._share.refuses(session.caller.account.unread_bytes, all_bytes)
+        ):
             log.warning("dropping client %s: it has not read %d bytes of replies", session.caller.prefix, unread_bytes)
             self._drop(session)

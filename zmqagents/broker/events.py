@@ -6,12 +6,18 @@ there are two halves here: the `Router` methods may be called by any thread, the
 router thread alone. Results, management requests and the end of the host have handlers of their own, beside what they
 change; they reach the inbox by the same `Post`.
 
+What streams say goes by a way of its own, for a worker posts 16 items as fast as it can make them, and the calls of
+others must not wait behind those of thirty workers: `_read_later` handles `LATER` of these events, and then goes behind
+whatever else is in the inbox. Among themselves they keep their order, the end of a stream included.
+
 Most events are about waiting, which makes the wait-for graph. A thread that waits gives a `Wait` and gets exactly one
 `Resume`. A coroutine gives a function ``fail`` instead, for it does not look at a gate.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol
 
@@ -21,10 +27,14 @@ from ..execution.gate import Wait
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, Resume
 from ..scheduler.records import Peer, Ticket
-from ..wire.messages import Call, Flag, Frame, error_reply
+from ..wire.messages import Call, Flag, Frame, Reply, error_reply
 from .clients import Clients
 
 __all__ = ["Events", "Post", "refusal_of"]
+
+log = logging.getLogger(__name__)
+
+LATER = 2  # events of streams between two others
 
 P = ParamSpec("P")
 Effects = list[Effect]
@@ -57,6 +67,12 @@ class Events:
         self._clock = clock
         self._take_call = take_call
         self._pass_on = pass_on
+        self._later: deque[tuple[Callable[..., Effects], tuple[Any, ...]]] = deque()  # events of streams
+        self._reads_later = False  # `_read_later` is in the inbox
+
+    def note_fork(self) -> None:
+        """In a forked child: the next event is told that there is no host."""
+        self._reads_later = False
 
     # ------------------------------------------------------------ requests
 
@@ -97,8 +113,38 @@ class Events:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
         return []
 
+    # ------------------------------------------------------------ streams
+
     def chunk(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
-        self._post(self._pass_on, ticket, number, body)
+        self._post_later(self._pass_on, ticket, number, body)
+
+    def on_stream_done(self, ticket: Ticket, reply: Reply) -> Effects:
+        """The code of a stream has returned; its last items may be on their way."""
+        self._post_later(self._on_stream_over, ticket, reply)
+        return []
+
+    def _on_stream_over(self, ticket: Ticket, reply: Reply) -> Effects:
+        return self._dispatcher.on_done(ticket, reply, self._clock())
+
+    def _post_later(self, handler: Callable[P, Effects], /, *args: P.args, **_: P.kwargs) -> None:
+        self._later.append((handler, args))
+        if not self._reads_later:
+            self._reads_later = True
+            self._post(self._read_later)
+
+    def _read_later(self) -> Effects:
+        later = self._later
+        for _ in range(min(LATER, len(later))):
+            handler, args = later.popleft()
+            try:
+                self._carry_out(handler(*args))
+            except Exception:  # a bug of this package: the host goes on
+                log.exception("an event of a stream could not be handled")
+        self._reads_later = False  # before the look: one that is added after it is posted by its thread
+        if later:
+            self._reads_later = True
+            self._post(self._read_later)
+        return []
 
     # ------------------------------------------------------------ a thread waits
 
@@ -140,7 +186,7 @@ class Events:
         return self._on_wait(wait, [] if stream.ready() else [stream.task_id], False)
 
     def wait_credit(self, wait: Wait) -> None:
-        self._post(self._on_wait_credit, wait)
+        self._post_later(self._on_wait_credit, wait)
 
     def _on_wait_credit(self, wait: Wait) -> Effects:
         """A generator waits for its reader to take items, and has left its thread.
@@ -190,7 +236,7 @@ class Events:
         return _tell(fail, ticket, self._dispatcher.on_await_outside(ticket, task_id, self._clock()))
 
     def await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> None:
-        self._post(self._on_await_credit, ticket, fail, ready)
+        self._post_later(self._on_await_credit, ticket, fail, ready)
 
     def _on_await_credit(self, ticket: Ticket, fail: Fail, ready: Callable[[], bool]) -> Effects:
         reader, context = ticket.parent, ticket.context

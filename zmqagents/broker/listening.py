@@ -168,7 +168,8 @@ class Listening:
         return {
             "server_id": bound.server_id, "host": bound.host, "port": bound.port, "address": bound.address,
             "version": __version__, "clock": clock_name(), "max_message_bytes": config.max_message_bytes,
-            "max_timeout_s": config.max_timeout_seconds, "max_calls": config.max_calls_per_client,
+            "max_structured_bytes": config.structured_limit, "max_timeout_s": config.max_timeout_seconds,
+            "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,
         }  # fmt: skip
 

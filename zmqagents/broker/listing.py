@@ -1,8 +1,9 @@
-"""The list of agents, in pages, by a thread of its own.
+"""The lists of agents and of calls, by a thread of their own; that of agents in pages.
 
 A host may have 100,000 agents, and to describe them all takes half a second, in which the router thread would serve
 nobody. So that thread takes down the records, and no more; a second thread makes the rows, one request after the other,
-however many clients ask. It starts with the first request and ends when none is left.
+however many clients ask. Between two requests it rests for as long as the first one took, so that no number of them
+takes more than half of the interpreter's time. It starts with the first request and ends when none is left.
 
 A page begins after a record's ``number``, by which records are ordered, so agents that come or go between two pages
 move nothing. `Listing.add` belongs to the router thread.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
@@ -57,7 +59,10 @@ class Listing:
                     self._runs = False
                     return
                 work = self._left.popleft()
+            began = time.perf_counter()
             work()
+            if self._left:
+                time.sleep(time.perf_counter() - began)
 
 
 def page_of(records: list[AgentRecord], after: int, now: float) -> dict[str, Any]:

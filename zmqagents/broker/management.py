@@ -191,7 +191,8 @@ class Management:
     ) -> None:  # fmt: skip
         """Answer a request in a thread that is not the router thread."""
         try:
-            reply = Reply(Code.NONE, (codec.pack(answer()),))
+            told = answer()
+            reply = Reply(Code.NONE, (codec.pack_rows(told) if isinstance(told, list) else codec.pack(told),))
         except errors.ZmqAgentsError as exc:
             reply = error_reply(exc, method=call.method)
         except Exception as exc:  # a class body, an unpickler: other people's code
@@ -201,6 +202,7 @@ class Management:
     def _argument(self, call: Call) -> Any:
         """The first argument of a request. Decoding it may run an unpickler."""
         payload, *buffers = call.body
+        codec.check_structure(payload, self._config.structured_limit)
         args, _ = codec.decode_call(payload, buffers, unpickler=self._unpickler)
         return args[0]
 
@@ -228,25 +230,16 @@ class Management:
             return lambda: page_of(records, after, now)
         return lambda: [row_of(record, now) for record in records]
 
-    def list_calls(self, asked: Asked) -> list[dict[str, Any]]:
+    def list_calls(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
         """The open calls of the user; an admin sees those of all."""
         now, user = self._clock(), None if asked.role == "admin" else asked.peer.user
-        tickets = (ticket for ticket in self._dispatcher.tasks.values() if user is None or ticket.owner == user)
-        return [self._call_info(ticket, now) for ticket in itertools.islice(tickets, MAX_LISTED_CALLS)]
+        tickets = list(self._dispatcher.tasks.values())
 
-    def _call_info(self, ticket: Ticket, now: float) -> dict[str, Any]:
-        if ticket.parent is not None:
-            caller = f"{ticket.parent.agent.agent_id}.{ticket.parent.name}"
-        else:
-            caller = f"client {ticket.peer.prefix}"
-        waits_for = ticket.waits_for or ()
-        return {
-            "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
-            "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
-            "time_left_s": None if ticket.deadline is None else round(ticket.deadline - now, 3),
-            "waits_for": [target.task_id for target in waits_for] + sorted(ticket.deps or ()),
-            "note": _note(ticket),
-        }  # fmt: skip
+        def rows() -> list[dict[str, Any]]:
+            seen = (ticket for ticket in tickets if user is None or ticket.owner == user)
+            return [_row_of(ticket, now) for ticket in itertools.islice(seen, MAX_LISTED_CALLS)]
+
+        return rows
 
     def list_results(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
         """Calls of this host that are not finished, then the latest results in the store, the youngest first."""
@@ -276,7 +269,7 @@ class Management:
         waited_for = dict.fromkeys(ticket.agent for ticket in listed if ticket.state is State.QUEUED)
         over = [holder for record in waited_for for holder in record.holders if holder.settled]
         for ticket in over + listed:
-            row = self._call_info(ticket, now)
+            row = _row_of(ticket, now)
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
             rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
@@ -355,6 +348,19 @@ class Management:
         return register
 
 
+def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
+    """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
+    parent, deadline = ticket.parent, ticket.deadline
+    caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
+    waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
+    return {
+        "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
+        "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
+        "time_left_s": None if deadline is None else round(deadline - now, 3),
+        "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
+    }  # fmt: skip
+
+
 def _note(ticket: Ticket) -> str:
     """What a row of a call says beside its state; "" for most. Names no task id: who has it may read the result."""
     if ticket.settled:
@@ -383,7 +389,7 @@ REQUESTS = (
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
-    Request(Op.CALLS, "call", Runs.ROUTER, Management.list_calls),  # an admin sees all, others their own
+    Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
     Request(Op.DELETE, "owner", Runs.ROUTER, Management.delete),
     Request(Op.DELETE_ALL, "admin", Runs.ROUTER, Management.delete_all),

@@ -11,9 +11,10 @@ All of this belongs to the router thread.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..scheduler.records import Peer as Caller
@@ -26,6 +27,7 @@ from .stream_log import Body, StreamLog
 
 __all__ = ["ReplyCache", "Session"]
 
+STEP_BYTES = 16 << 20
 NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
 BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
@@ -41,28 +43,33 @@ class Session:
     """
 
     __slots__ = (
-        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "replies", "resume", "role", "seated", "token",
-        "unread_bytes", "user",
+        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
+        "token", "unread_bytes", "user",
     )  # fmt: skip
 
-    def __init__(self, hello: Hello, account: Account, role: Role, max_bytes: int) -> None:
+    def __init__(
+        self, hello: Hello, account: Account, role: Role, max_bytes: int,
+        may_grow: Callable[[Account], bool] | None = None,
+    ) -> None:  # fmt: skip
         self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
         self.user = account.key
         self.role = role
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
-        self.replies = ReplyCache(max_bytes)
+        self.replies = ReplyCache(max_bytes, None if may_grow is None else functools.partial(may_grow, account))
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None
         self.seated = False  # it has a connection
         self.lost = False  # its connection is gone; it may come back by another
+        self.pid = 0  # of its process; 0: not known, or the connection is another's, which forwards it
         self.peer: Peer
         self.token: int
         self.last_seen: float
 
-    def take_seat(self, peer: Peer, now: float) -> None:
-        """From now on the client is reached by ``peer``."""
+    def take_seat(self, peer: Peer, now: float, pid: object = None) -> None:
+        """From now on the client, which says that it is the process ``pid``, is reached by ``peer``."""
         self.peer = peer
+        self.pid = peer.pid if peer.pid == pid else 0
         self.token = int.from_bytes(os.urandom(8), "big") >> 1 | 1
         self.last_seen = now
         self.seated = True
@@ -109,7 +116,9 @@ class Session:
         if self.outbox is None:
             self.outbox = deque()
         self.outbox.append(message)
-        self.unread_bytes += sum(map(len, message))
+        size = sum(map(len, message))
+        self.unread_bytes += size
+        self.caller.account.leave_unread(size)
         return self.unread_bytes
 
     def send_kept(self) -> None:
@@ -118,27 +127,35 @@ class Session:
         while outbox:
             if not self.peer.send(outbox[0]):
                 return
-            self.unread_bytes -= sum(map(len, outbox.popleft()))
+            size = sum(map(len, outbox.popleft()))
+            self.unread_bytes -= size
+            self.caller.account.leave_unread(-size)
         self.drop_outbox()
 
     def drop_outbox(self) -> None:
         """Forget what waits for room."""
         self.outbox = None
-        self.unread_bytes = 0
+        if self.unread_bytes:
+            self.caller.account.leave_unread(-self.unread_bytes)
+            self.unread_bytes = 0
 
 
 class ReplyCache:
     """The replies that one client may still need.
 
-    ``max_bytes`` bounds them, each counted with `NOTE_BYTES`. Beyond it the oldest replies are dropped, but their ids
-    are remembered: those calls do not run again. ``needed`` is the lowest call id whose reply the client still needs.
-    Items of streams that the client has not taken are kept as well; a stream whose items do not fit cannot be resumed.
+    ``max_bytes`` bounds them, each counted with `NOTE_BYTES`. Where ``may_grow`` is given, it is asked for each further
+    `STEP_BYTES` of them, for all clients together have a bound, too. Beyond these the oldest replies are dropped, but
+    their ids are remembered: those calls do not run again. ``needed`` is the lowest call id whose reply the client
+    still needs. Items of streams that the client has not taken are kept as well; a stream whose items do not fit
+    cannot be resumed.
     """
 
-    __slots__ = ("_floor", "_kept", "_max_bytes", "_notes", "bytes", "needed", "streams")
+    __slots__ = ("_floor", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed", "streams")
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int, may_grow: Callable[[], bool] | None = None) -> None:
+        self._most_bytes = max_bytes
+        self._may_grow = may_grow
+        self._max_bytes = max_bytes if may_grow is None else min(max_bytes, STEP_BYTES)
         self._notes: dict[int, Reply | None] = {}  # by call id, in the order of the answers; None: dropped
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
         self.streams: dict[int, StreamLog] = {}  # by call id, until their replies are acknowledged
@@ -166,7 +183,7 @@ class ReplyCache:
         body = reply.body
         self.bytes += NOTE_BYTES + len(body[0]) if len(body) == 1 else _size(reply)
         if self.bytes > self._max_bytes:
-            self._drop_beyond(self._max_bytes)
+            self._bound()
 
     def note_item(self, call_id: int, number: int, body: Sequence[Frame]) -> None:
         """Keep an item of the stream ``call_id``."""
@@ -175,7 +192,7 @@ class ReplyCache:
             log = self.streams[call_id] = StreamLog()
         self.bytes -= log.bytes
         log.note(number, body)
-        if self.bytes + log.bytes > self._max_bytes:
+        if self.bytes + log.bytes > self._max_bytes and not self._has_room(self.bytes + log.bytes):
             log.drop()
         self.bytes += log.bytes
 
@@ -242,6 +259,17 @@ class ReplyCache:
         self._kept.clear()
         self.streams.clear()
         self.bytes = 0
+
+    def _bound(self) -> None:
+        """Grow, or drop so much that the next question is not the next reply's."""
+        if not self._has_room(self.bytes):
+            self._drop_beyond(self._max_bytes - self._max_bytes // 4 if self._may_grow is not None else self._max_bytes)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether ``size`` bytes in all may be kept."""
+        while size > self._max_bytes < self._most_bytes and self._may_grow is not None and self._may_grow():
+            self._max_bytes = min(self._max_bytes + STEP_BYTES, self._most_bytes)
+        return size <= self._max_bytes
 
     def _forget_streams(self, call_ids: Iterable[int]) -> None:
         for call_id in call_ids:

@@ -84,6 +84,12 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     ),
     _setting("plain_types", "--plain-types", is_flag=True, help="Classes that are not known arrive in plain form."),
     _setting("max_message_bytes", "--max-message-mb", type=megabytes, help="Largest message, arguments or result."),
+    _setting(
+        "max_structured_bytes",
+        "--max-structured-mb",
+        type=megabytes,
+        help="Of a message, what is not large bytes, text or arrays; in memory it may take 32 times as much.",
+    ),
     _setting("max_pool_bytes", "--max-pool-mb", type=megabytes, help="Finished results kept, all together."),
     _setting("max_queued_bytes", "--max-queued-mb", type=megabytes, help="Arguments of calls that wait, in all."),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,11 +19,11 @@ from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.link import Link
 from ..wire.messages import Op
-from .deadlines import UNSET, Timeout, time_left
+from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, chosen_options, constructor_names, creation, facts, next_page, rows
+from .rpc import RpcClient, chosen_options, creation, facts, next_page, rows, split_names
 
 __all__ = ["AsyncRpcClient"]
 
@@ -44,16 +44,20 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
 class AsyncAgentMaker:
     """Makes agents with the options that `AsyncRpcClient.options` was given."""
 
-    def __init__(self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout
+    ) -> None:
         self._client = client
         self._agent_id = agent_id
         self._agent_options = agent_options
+        self._timeout = timeout
 
     async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments."""
         return await self._client.make_agent(
-            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
-        )
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+            timeout=self._timeout,
+        )  # fmt: skip
 
 
 class AsyncRpcClient:
@@ -87,38 +91,41 @@ class AsyncRpcClient:
 
         Arguments and errors as in `RpcClient.create_agent`. ``docs/typing.rst`` says how it gets a type.
         """
-        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
-        taken = constructor_names(cls_or_name, given)
-        kwargs |= {name: given.pop(name) for name in taken}
+        given = split_names(cls_or_name, kwargs, agent_id=agent_id, agent_options=agent_options)
         return await self.make_agent(cls_or_name, args, kwargs, **given)
 
     async def make_agent(
         self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
-        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None, either: Collection[str] = (),
+        timeout: Timeout = UNSET,
     ) -> AgentProxy:  # fmt: skip
-        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
+        """The same as `create_agent`, with the constructor's arguments apart; see `RpcClient.make_agent`."""
+        timeout = self._timeout if isinstance(timeout, Unset) else timeout
         await self._settle()
-        name, options = creation(cls_or_name, agent_id, agent_options)
+        name, options = creation(cls_or_name, agent_id, agent_options, either)
         cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._proxy(await self._create(name, args, kwargs, options), cls)
+            return self._proxy(await self._create(name, args, kwargs, options, timeout), cls, timeout)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         await self._manage(Op.REGISTER, cls_or_name)
-        return self._proxy(await self._create(name, args, kwargs, options), cls)
+        return self._proxy(await self._create(name, args, kwargs, options, timeout), cls, timeout)
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None,
+        on_busy: OnBusy | None = None, timeout: Timeout = UNSET,
     ) -> AsyncAgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
-        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy), timeout)
 
-    async def get_agent(self, agent_id: str) -> Any:
-        """The proxy of the agent with this id. UnknownAgent: the host has none of that id."""
+    async def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
+        """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
+
+        ``cls``: the class of the agent, for the classes that its annotations name.
+        """
         checked_name(agent_id, errors.UnknownAgent)
-        return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}))
+        return self._proxy(await self._manage(Op.DESCRIBE, options={"id": agent_id}), cls)
 
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. See `RpcClient.delete_agent`. UnknownAgent: the host has none of that id."""
@@ -234,11 +241,13 @@ class AsyncRpcClient:
         if not self._link.server_id:
             await asyncio.to_thread(self._link.settle, time_left(self._timeout))
 
-    async def _create(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> Any:
+    async def _create(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], timeout: Timeout
+    ) -> Any:
         if self._link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
         body = request_body(self._link, name.rpartition(":")[2], args, kwargs)
-        return await self._send(Op.CREATE, body, options, time_left(self._timeout))
+        return await self._send(Op.CREATE, body, options, time_left(timeout))
 
     async def _manage(
         self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None
@@ -252,5 +261,5 @@ class AsyncRpcClient:
             self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout, scope=scope
         )
 
-    def _proxy(self, description: Any, cls: type | None = None) -> AgentProxy:
-        return self._client.proxy_from(description, awaitable=True, cls=cls)
+    def _proxy(self, description: Any, cls: type | None = None, timeout: Timeout = UNSET) -> AgentProxy:
+        return self._client.proxy_from(description, awaitable=True, cls=cls, timeout=timeout)

@@ -16,7 +16,8 @@ from typing import Any
 
 from .. import codec, errors
 from ..agents.context import running_call
-from ..agents.spec import ATTRIBUTE, annotated
+from ..agents.origin import loaded_class
+from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -30,19 +31,26 @@ from .stream import Stream
 __all__ = ["AgentProxy", "bind_reference"]
 
 
-def bind_reference(ref: AgentRef | TaskRef, came_by: Link | None = None, *, awaitable: bool = False) -> Any:
+def bind_reference(
+    ref: AgentRef | TaskRef, came_by: Link | None = None, scope: codec.Scope = codec.NO_SCOPE, *,
+    awaitable: bool = False,
+) -> Any:  # fmt: skip
     """A live proxy or result for a reference from the wire.
 
     ``came_by``: the link that brought it. If it leads to the reference's own host it is the one to use: the address
-    may be one that only others can reach.
+    may be one that only others can reach. ``scope``: that of the value in which the reference came.
     """
     codec.check_reference(ref)  # it may come from elsewhere than from the codec, which has done so
     link = came_by if came_by is not None and came_by.server_id == ref.server_id else None
     link = link or link_for(ref.server_id, ref.address)
     if isinstance(ref, AgentRef):
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
-        return AgentProxy(link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable)
-    return AsyncResult(link, ref.task_id, bind_awaited if awaitable else bind_reference, None, task_id=ref.task_id)
+        return AgentProxy(
+            link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable,
+            scope=dataclasses.replace(scope, expected=None), cls=loaded_class(ref.class_name),
+        )  # fmt: skip
+    bind = bind_awaited if awaitable else bind_reference
+    return AsyncResult(link, ref.task_id, bind, None, task_id=ref.task_id, home=ref.server_id, scope=scope)
 
 
 def bind_own(ref: AgentRef | TaskRef) -> Any:
@@ -51,9 +59,9 @@ def bind_own(ref: AgentRef | TaskRef) -> Any:
     return bind_reference(ref)
 
 
-def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None) -> Any:
+def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None, scope: codec.Scope = codec.NO_SCOPE) -> Any:
     """The same for what is read through `AsyncRpcClient`: its proxies must not block either."""
-    return bind_reference(ref, came_by, awaitable=True)
+    return bind_reference(ref, came_by, scope, awaitable=True)
 
 
 def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> Any:
@@ -65,7 +73,10 @@ def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> A
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
     """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
     pickler = pickling.dumps if link.takes_pickles else None
-    body = codec.encode_call(args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, pickler=pickler)
+    body = codec.encode_call(
+        args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, max_structured_bytes=link.max_structured_bytes,
+        pickler=pickler,
+    )  # fmt: skip
     check_results(label, body)
     return body
 
@@ -224,16 +235,21 @@ class AgentProxy:
             return scope
         return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
 
+    def _za_scope_of_attribute(self, name: str) -> codec.Scope:
+        told = annotated_attribute(self._za_of, name) if self._za_of is not None else None
+        scope: codec.Scope = self._za_scope
+        return dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
-        left = time_left(self._za_timeout)
+        left, scope = time_left(self._za_timeout), self._za_scope_of_attribute(name)
         if self._za_awaitable:
             return _AttributeResult(
                 link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
                 flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
-                scope=self._za_scope,
+                scope=scope,
             )  # fmt: skip
-        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), self._za_scope)
+        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), scope)
 
 
 class RemoteMethod:
@@ -306,11 +322,14 @@ class RemoteMethod:
         else:
             left = time_left(timeout)
         link = self._link
-        plain = None if kwargs else codec.encode_plain_call(args, link.max_bytes)
+        plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
         if plain is not None:
             return plain, left
         pickler = pickling.dumps if link.takes_pickles else None
-        body = codec.encode_call(args, kwargs, what=self._what, max_bytes=link.max_bytes, pickler=pickler)
+        body = codec.encode_call(
+            args, kwargs, what=self._what, max_bytes=link.max_bytes, max_structured_bytes=link.max_structured_bytes,
+            pickler=pickler,
+        )  # fmt: skip
         if body.tasks:
             check_results(self._label, body)
         return body, left
@@ -347,7 +366,7 @@ class RemoteMethod:
         methods = {self.__name__: [self._mark(), self._signature, self.__doc__ or ""]}
         return AgentProxy(
             self._link, self._agent_id, "", "", methods, timeout=self._timeout, server_id=self._home or None,
-            awaitable=isinstance(self, AwaitedMethod), client=self._client,
+            awaitable=isinstance(self, AwaitedMethod), client=self._client, scope=self._scope,
         )  # fmt: skip
 
     @property
@@ -419,7 +438,10 @@ def _read_mark(mark: str) -> tuple[str, bool]:
 
 
 def _signature_from(text: str) -> inspect.Signature:
-    """The signature that ``text`` says, without ``self``; annotations and defaults stay text."""
+    """The signature that ``text`` says, without ``self``; annotations stay text.
+
+    Defaults are what they are on the host, if they are literals; any other is shown as its source, or is ``...``.
+    """
     try:
         return _parsed_signature(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -448,4 +470,27 @@ def _parameter(arg: ast.arg, kind: Any, default: ast.expr | None = None) -> insp
     empty = inspect.Parameter.empty
     note = arg.annotation  # a text already where the module has `from __future__ import annotations`
     annotation = empty if note is None else str(note.value) if isinstance(note, ast.Constant) else ast.unparse(note)
-    return inspect.Parameter(arg.arg, kind, default=ast.unparse(default) if default else empty, annotation=annotation)
+    return inspect.Parameter(arg.arg, kind, default=_default_of(default) if default else empty, annotation=annotation)
+
+
+class _Source:
+    """Stands for a default of which only the source has travelled: ``Mode.FAST``, say."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _default_of(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):  # no literal, or one like {[]}
+        return _Source(ast.unparse(node))

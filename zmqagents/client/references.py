@@ -62,7 +62,7 @@ class _FarFetch:
 
     def send(self) -> None:
         try:
-            self._link.fetch(self._task_id, self)
+            self._link.fetch(self._task_id, self, at_home=True)
         except errors.ZmqAgentsError as exc:  # the link is being closed
             self._sink.fail(exc)
 

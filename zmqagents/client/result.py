@@ -39,7 +39,7 @@ _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures
 R = TypeVar("R")
 _SHOWN = ["add_done_callback", "cancel", "cancelled", "done", "exception", "result", "running", "server_id", "task_id"]
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
-Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by)
+Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by, scope)
 
 
 def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> Any:
@@ -48,12 +48,14 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     if not body:
         raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
     payload = body[0]
+    if len(payload) > codec.INLINE_LIMIT_BYTES:
+        codec.check_structure(payload, link.max_structured_bytes, f"a result from {link.address}: ")
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode_plain(payload)
     buffers = body[1:]
     unpickler = unpickler_of(link)
     return codec.decode(
-        payload, buffers, resolve=lambda ref: bind(ref, link), unpickler=unpickler, scope=scope, root="result"
+        payload, buffers, resolve=lambda ref: bind(ref, link, scope), unpickler=unpickler, scope=scope, root="result"
     )
 
 
@@ -214,8 +216,9 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
     ) -> None:  # fmt: skip
         """Send the call ``agent.method`` with the arguments ``body``; without them, ask for the result of ``task_id``.
 
-        ``home``: the host's id, where it is known before the link is first used. ``client``: kept, so that its
-        connection stays open as long as the result is there. ``scope``: which classes the value may have.
+        ``home``: the id of the host that has the call, where it is known before the link is first used. ``client``:
+        kept, so that its connection stays open as long as the result is there. ``scope``: which classes the value may
+        have.
         """
         super().__init__()
         self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
@@ -229,7 +232,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self._decoded = False
         self.task_id = task_id
         if body is None:
-            link.fetch(task_id, _Sink(self), timeout=timeout)
+            link.fetch(task_id, _Sink(self), timeout=timeout, at_home=bool(home))
         else:
             self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
 

@@ -6,16 +6,15 @@ the request is made again.
 
 from __future__ import annotations
 
-import inspect
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
 from ..agents.marks import AgentOptions, OnBusy
-from ..agents.origin import origin_of
-from ..agents.spec import class_name_of
+from ..agents.origin import loaded_class, origin_of
+from ..agents.spec import class_name_of, own_names
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
@@ -32,38 +31,58 @@ T = TypeVar("T")
 
 
 def creation(
-    cls_or_name: type | str, agent_id: str | None, agent_options: Mapping[str, Any] | None
+    cls_or_name: type | str, agent_id: Any = None, agent_options: Any = None, either: Collection[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """Class name and options of a create request."""
+    """Class name and options of a create request.
+
+    ``either``: keywords that are given to the constructor, too, as only the host knows whether that takes them.
+    """
     name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
     if not isinstance(name, str):
         raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
-    try:
-        chosen = {key: getattr(AgentOptions(**(agent_options or {})), key) for key in agent_options or ()}
-    except TypeError:
-        known = ", ".join(AgentOptions.__slots__)
-        raise errors.ConfigError(f"agent_options are {known}, not {agent_options!r}") from None
-    options = {"class": checked_name(name, errors.UnknownClass), **chosen}
+    options: dict[str, Any] = {"class": checked_name(name, errors.UnknownClass)}
     if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
         options["origin"] = origin_of(cls_or_name)
-    if agent_id is None:
-        return name, options
+    refusals = dict.fromkeys(either, "")  # what the host is to say if it has to take them itself
+    for key, value, read in (("agent_id", agent_id, _id_option), ("agent_options", agent_options, _agent_options)):
+        try:
+            options |= read(value) if value is not None else {}
+        except errors.ConfigError as exc:
+            if key not in refusals:
+                raise
+            refusals[key] = str(exc)
+    return name, {**options, "either": refusals} if refusals else options
+
+
+def _id_option(agent_id: Any) -> dict[str, Any]:
     try:
-        return name, {**options, "id": checked_name(agent_id, errors.UnknownAgent)}
+        return {"id": checked_name(agent_id, errors.UnknownAgent)}
     except (errors.UnknownAgent, errors.ConfigError) as exc:
         raise errors.ConfigError(f"agent_id: {exc}") from None
 
 
-def constructor_names(cls_or_name: type | str, given: Mapping[str, Any]) -> list[str]:
-    """Those names of ``given`` that have a value and that the constructor of a class has as parameters of its own."""
-    names = [name for name, value in given.items() if value is not None]
-    if not names or not isinstance(cls_or_name, type):
-        return []
+def _agent_options(given: Any) -> dict[str, Any]:
     try:
-        parameters = inspect.signature(cls_or_name.__init__).parameters  # type: ignore[misc]
-    except (TypeError, ValueError):
-        return []
-    return [name for name in names if name in parameters]
+        checked = AgentOptions(**given)
+    except TypeError:
+        known = ", ".join(AgentOptions.__slots__)
+        raise errors.ConfigError(f"agent_options are {known}, not {given!r}") from None
+    return {key: getattr(checked, key) for key in given}
+
+
+def split_names(cls_or_name: type | str, kwargs: dict[str, Any], **ours: Any) -> dict[str, Any]:
+    """``ours`` as `RpcClient.make_agent` takes them; those that the constructor has as parameters go into ``kwargs``.
+
+    By the name of a class nothing is known of its constructor: then they are both, and the host decides.
+    """
+    given = {name: value for name, value in ours.items() if value is not None}
+    if given:
+        own = own_names(cls_or_name) if isinstance(cls_or_name, type) else frozenset(given)
+        kwargs |= {name: given[name] for name in own & given.keys()}
+        if not isinstance(cls_or_name, type):
+            return {**given, "either": tuple(given)}
+        given = {name: value for name, value in given.items() if name not in own}
+    return given
 
 
 def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy: OnBusy | None) -> dict[str, Any]:
@@ -75,10 +94,13 @@ def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy:
 class AgentMaker:
     """Makes agents with the options that `RpcClient.options` was given. Any thread."""
 
-    def __init__(self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout
+    ) -> None:
         self._client = client
         self._agent_id = agent_id
         self._agent_options = agent_options
+        self._timeout = timeout
 
     @overload
     def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -87,8 +109,9 @@ class AgentMaker:
     def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments; else as `RpcClient` does."""
         return self._client.make_agent(
-            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options
-        )
+            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+            timeout=self._timeout,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {self._agent_options}>"
@@ -170,40 +193,45 @@ class RpcClient:
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
         this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
-        of these two names gets it, if the class is given and not its name; `options` keeps both apart in any case.
+        of these two names gets it; `options` keeps both apart.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` raises.
         """
-        given: dict[str, Any] = {"agent_id": agent_id, "agent_options": agent_options}
-        taken = constructor_names(cls_or_name, given)
-        kwargs |= {name: given.pop(name) for name in taken}
+        given = split_names(cls_or_name, kwargs, agent_id=agent_id, agent_options=agent_options)
         return self.make_agent(cls_or_name, args, kwargs, **given)
 
     def make_agent(
         self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
-        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None,
+        agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None, either: Collection[str] = (),
+        timeout: Timeout = UNSET,
     ) -> AgentProxy:  # fmt: skip
-        """The same as `create_agent`, with the constructor's arguments apart from those of the host."""
-        name, options = creation(cls_or_name, agent_id, agent_options)
+        """The same as `create_agent`, with the constructor's arguments apart from those of the host.
+
+        ``either``: keywords that are both, so that the host decides by the constructor's parameters. ``timeout``: for
+        making it, and the default deadline of its calls, in seconds; default that of this client.
+        """
+        timeout = self._timeout if isinstance(timeout, Unset) else timeout
+        name, options = creation(cls_or_name, agent_id, agent_options, either)
         cls = cls_or_name if isinstance(cls_or_name, type) else None
         try:
-            return self._create(name, args, kwargs, options, cls)
+            return self._create(name, args, kwargs, options, cls, timeout)
         except errors.UnknownClass:
             if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
                 raise
         self._manage(Op.REGISTER, cls_or_name)
-        return self._create(name, args, kwargs, options, cls)
+        return self._create(name, args, kwargs, options, cls, timeout)
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None,
+        on_busy: OnBusy | None = None, timeout: Timeout = UNSET,
     ) -> AgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
 
-        ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``
+        ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``. ``timeout``: for making the
+        agent, and the default deadline of its calls, in seconds (None: none at all); default that of the client.
         """
-        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy))
+        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy), timeout)
 
     @overload
     def get_agent(self, agent_id: str) -> Any: ...
@@ -212,7 +240,8 @@ class RpcClient:
     def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
 
-        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name.
+        ``cls``: the class of the agent, for a type checker and for the classes that its annotations name. The proxy
+        finds it by itself if this process has loaded it under the name that the host knows.
         """
         checked_name(agent_id, errors.UnknownAgent)
         return self.proxy_from(self._manage(Op.DESCRIBE, options={"id": agent_id}), cls=cls)
@@ -367,21 +396,25 @@ class RpcClient:
     # ------------------------------------------------------------ requests
 
     def _create(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], cls: type | None
-    ) -> AgentProxy:
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], cls: type | None,
+        timeout: Timeout,
+    ) -> AgentProxy:  # fmt: skip
         link = self._link
-        link.settle(time_left(self._timeout))  # whether it takes pickles decides how to encode
+        link.settle(time_left(timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
         body = request_body(link, short, args, kwargs)
-        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(self._timeout))
-        return self.proxy_from(value_of(link, reply, self._scope), cls=cls)
+        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
+        return self.proxy_from(value_of(link, reply, self._scope), cls=cls, timeout=timeout)
 
-    def proxy_from(self, description: Any, *, awaitable: bool = False, cls: type | None = None) -> AgentProxy:
+    def proxy_from(
+        self, description: Any, *, awaitable: bool = False, cls: type | None = None, timeout: Timeout = UNSET
+    ) -> AgentProxy:
         """The proxy for ``description``, with which a host answers `create_agent` and `get_agent`.
 
-        ``cls``: the agent's class, where this process has it.
+        ``cls``: the agent's class; None: the one that the host calls so, if this process has loaded it.
+        ``timeout``: the default deadline of its calls; default that of this client.
         """
         if isinstance(description, bytes):
             description = codec.unpack(description, max_bytes=1 << 24)
@@ -396,11 +429,11 @@ class RpcClient:
             class_name,
             doc,
             methods,
-            timeout=self._timeout,
+            timeout=self._timeout if isinstance(timeout, Unset) else timeout,
             awaitable=awaitable,
             client=self,
             scope=self._scope,
-            cls=cls,
+            cls=cls or loaded_class(class_name),
         )
 
     def _manage(self, op: str, *args: Any, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:

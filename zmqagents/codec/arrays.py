@@ -125,6 +125,7 @@ def _dtype_data(dtype: Any) -> Any:
         "offsets": [field[1] for field in fields],
         "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
+        **({"aligned": True} if dtype.isalignedstruct else {}),
     }
 
 
@@ -162,7 +163,7 @@ def _read_ml_dtype(numpy: Any, name: str) -> Any:
 
 def _read_structure(data: dict[Any, Any], depth: int) -> dict[str, Any]:
     """numpy's description of a structured dtype, checked; numpy itself checks that the fields fit the size."""
-    if data.keys() != {"names", "formats", "offsets", "titles", "itemsize"}:
+    if data.keys() - {"aligned"} != {"names", "formats", "offsets", "titles", "itemsize"}:
         raise RemoteProtocolError("a structured numpy dtype must be names, formats, offsets, titles and itemsize")
     names, titles = expect(list, data["names"]), expect(list, data["titles"])
     formats, offsets = expect(list, data["formats"]), expect(list, data["offsets"])
@@ -172,6 +173,8 @@ def _read_structure(data: dict[Any, Any], depth: int) -> dict[str, Any]:
         raise RemoteProtocolError("a structured numpy dtype has lists of different lengths")
     ints_of(data["itemsize"], *offsets)
     made: dict[str, Any] = {"names": names, "offsets": offsets, "itemsize": data["itemsize"]}
+    if data.get("aligned") is True:
+        made["aligned"] = True  # numpy checks that the fields are
     made["formats"] = [_read_field(each, depth + 1) for each in formats]
     return made | ({"titles": titles} if any(title is not None for title in titles) else {})
 

@@ -1,8 +1,8 @@
 """The types of Python and its standard library: how each is sent, and how it is made again.
 
 `REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again; the rarer types are in
-`standard`. A date and time carries the name of its `zoneinfo` zone and its offset, so a receiver that lacks the zone
-still gets the right instant.
+`standard`. A date and time carries the name of its `zoneinfo` zone and its offset: a receiver that has no such zone, or
+another offset for it at that time, refuses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from msgpack import ExtType
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, SerializationError
 from .exceptions import read_exception
 from .forms import (
     MARK_AGENT,
@@ -49,7 +49,7 @@ from .forms import (
     expect,
     ints_of,
 )
-from .standard import STANDARD_REDUCERS, read_standard, zone_of
+from .standard import STANDARD_REDUCERS, has_name, read_standard, zone_of
 
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
 _COMPLEX_PAIR = struct.Struct(">dd")
@@ -123,33 +123,39 @@ def reduce_ref(encoder: Encoding, value: Any) -> Any:
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
-def _zoned(value: Any, isoformat: Callable[[Any], str]) -> bytes:
-    """``ISO-text fold zone``, where zone is nothing or ``name:offset``, the offset in microseconds."""
-    zone = ""
-    if value.tzinfo is not None:
-        zones = sys.modules.get("zoneinfo")  # without it nothing can be a `ZoneInfo`
-        key = value.tzinfo.key if zones is not None and isinstance(value.tzinfo, zones.ZoneInfo) else None
-        offset = value.utcoffset()
-        shift = "" if offset is None else f"{offset // _MICROSECOND:+d}"
-        # Name and offset: a receiver without that zone (no tzdata, say) still gets the right instant.
-        zone = f"{key or ''}:{shift}"
-    return f"{isoformat(value.replace(tzinfo=None))} {value.fold} {zone}".encode()
+def _reduce_moment(code: Ext, isoformat: Callable[[Any], str]) -> Reducer:
+    """The reducer of a date and time, or a time: ``ISO-text fold zone``.
+
+    zone is nothing or ``name:offset``, the offset in microseconds. A moment in a zone of any other kind is a box of it
+    and its zone.
+    """
+
+    def reduce(_: Encoding, value: Any) -> Any:
+        zone, text = value.tzinfo, ""
+        if zone is not None:
+            zones = sys.modules.get("zoneinfo")  # without it nothing can be a `ZoneInfo`
+            key = zone.key if zones is not None and type(zone) is zones.ZoneInfo else ""
+            if not key and (type(zone) is not dt.timezone or has_name(zone)):
+                return [MARK_STANDARD, "in zone", value.replace(tzinfo=None), zone]
+            offset = value.utcoffset()
+            text = f"{key}:" if offset is None else f"{key}:{offset // _MICROSECOND:+d}"
+        return ExtType(code, f"{isoformat(value.replace(tzinfo=None))} {value.fold} {text}".encode())
+
+    return reduce
 
 
-def _zone(text: str) -> dt.tzinfo | None:
+def _in_zone(value: Any, text: str) -> Any:
     key, _, shift = text.rpartition(":")
-    if key:
-        try:
-            return zone_of(key)
-        except RemoteProtocolError:
-            raise
-        except (LookupError, ValueError, OSError):  # not known here, or a directory of zones
-            if not shift:
-                raise
-    if not shift:
-        return None
-    offset = int(shift) * _MICROSECOND
-    return dt.timezone(offset) if offset else dt.timezone.utc
+    if not key:
+        if not shift:
+            return value
+        offset = int(shift) * _MICROSECOND
+        return value.replace(tzinfo=dt.timezone(offset) if offset else dt.timezone.utc)
+    value = value.replace(tzinfo=zone_of(key))
+    offset = value.utcoffset()
+    if shift != ("" if offset is None else f"{offset // _MICROSECOND:+d}"):
+        raise SerializationError(f"{value} has another offset in the time zone {key} here than where it was sent")
+    return value
 
 
 def _moment(data: bytes) -> str:
@@ -158,14 +164,14 @@ def _moment(data: bytes) -> str:
     return data.decode("ascii")
 
 
-def _read_datetime(data: bytes) -> dt.datetime:
+def _read_datetime(data: bytes) -> Any:
     text, fold, zone = _moment(data).split(" ")
-    return dt.datetime.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
+    return _in_zone(dt.datetime.fromisoformat(text).replace(fold=int(fold)), zone)
 
 
-def _read_time(data: bytes) -> dt.time:
+def _read_time(data: bytes) -> Any:
     text, fold, zone = _moment(data).split(" ")
-    return dt.time.fromisoformat(text).replace(fold=int(fold), tzinfo=_zone(zone))
+    return _in_zone(dt.time.fromisoformat(text).replace(fold=int(fold)), zone)
 
 
 def _read_timedelta(data: bytes) -> dt.timedelta:
@@ -190,6 +196,17 @@ def _read_path(data: bytes) -> pathlib.Path:
     return pathlib.Path(data.decode("utf-8", "surrogatepass"))
 
 
+def _reduce_uuid(_: Encoding, value: uuid.UUID) -> ExtType:
+    is_safe = value.is_safe.value
+    return ExtType(Ext.UUID, value.bytes if is_safe is None else value.bytes + is_safe.to_bytes(1, "big", signed=True))
+
+
+def _read_uuid(data: bytes) -> uuid.UUID:
+    if len(data) == 17:  # one that is told to be safe or unsafe, as `uuid.uuid1` gives it
+        return uuid.UUID(bytes=data[:16], is_safe=uuid.SafeUUID(int.from_bytes(data[16:], "big", signed=True)))
+    return uuid.UUID(bytes=data)
+
+
 def _read_ellipsis(data: bytes) -> EllipsisType:
     if data:
         raise RemoteProtocolError("an Ellipsis must come without data")
@@ -204,7 +221,7 @@ LEAVES: dict[int, Callable[[bytes], Any]] = {
     Ext.TIME: _read_time,
     Ext.TIMEDELTA: _read_timedelta,
     Ext.DECIMAL: _read_decimal,
-    Ext.UUID: lambda data: uuid.UUID(bytes=data),
+    Ext.UUID: _read_uuid,
     Ext.PATH: _read_path,
     Ext.TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
     Ext.ELLIPSIS: _read_ellipsis,
@@ -230,11 +247,11 @@ REDUCERS: dict[type, Reducer] = {
     # int(): a Fraction of numpy integers holds such
     Fraction: lambda _, value: [MARK_FRACTION, int(value.numerator), int(value.denominator)],
     EllipsisType: lambda _, value: ExtType(Ext.ELLIPSIS, b""),
-    dt.datetime: lambda _, value: ExtType(Ext.DATETIME, _zoned(value, dt.datetime.isoformat)),
+    dt.datetime: _reduce_moment(Ext.DATETIME, dt.datetime.isoformat),
     dt.date: lambda _, value: ExtType(Ext.DATE, value.isoformat().encode()),
-    dt.time: lambda _, value: ExtType(Ext.TIME, _zoned(value, dt.time.isoformat)),
+    dt.time: _reduce_moment(Ext.TIME, dt.time.isoformat),
     dt.timedelta: lambda _, value: ExtType(Ext.TIMEDELTA, _DELTA.pack(value.days, value.seconds, value.microseconds)),
-    uuid.UUID: lambda _, value: ExtType(Ext.UUID, value.bytes),
+    uuid.UUID: _reduce_uuid,
     **dict.fromkeys((pathlib.PosixPath, pathlib.WindowsPath), _reduce_path),
     **STANDARD_REDUCERS,
     AgentRef: _reduce_agent,

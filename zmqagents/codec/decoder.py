@@ -18,11 +18,15 @@ from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError
 from .arrays import read_array, read_numpy_scalar
+from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
 from .classes.unknown import refuse_in, settled
 from .exceptions import check_description, rebuilt
 from .forms import (
+    BESIDE,
+    BESIDE_TEXT,
+    EXT_BESIDE,
     EXT_BUFFER,
     EXT_MARK,
     EXT_PICKLE,
@@ -50,8 +54,9 @@ from .forms import (
 )
 from .packages import read_package
 from .plain import why_not_decoded
-from .spread import SHORT_BYTES, map_of, spread
 from .standard import read_standard
+
+MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
 
 
 class Passing(BaseException):
@@ -74,7 +79,9 @@ class Mark:
 class Decoder:
     """One tagged value on its way from msgpack. Its two hooks are called by the C unpacker, innermost first."""
 
-    __slots__ = ("buffers", "level", "open", "resolve", "scope", "unpickler", "unsettled")
+    __slots__ = (
+        "buffers", "level", "nested_bytes", "open", "place", "resolve", "scope", "unpickler", "unsettled",
+    )  # fmt: skip
 
     def __init__(
         self, buffers: Sequence[Buffer], resolve: Resolve | None, unpickler: Callable[[bytes], Any] | None,
@@ -87,6 +94,8 @@ class Decoder:
         self.unpickler = unpickler
         self.level = level
         self.open = 0  # marks that were read and whose box was not built yet
+        self.place = 0  # of what comes next of the buffer of all that left the payload
+        self.nested_bytes = 0
 
     def read(self, payload: Buffer) -> Any:
         if payload[0] != TAGGED:
@@ -99,6 +108,8 @@ class Decoder:
             )
         if self.open:
             raise RemoteProtocolError("a mark stands where it is not the first item of a list")
+        if self.place and self.place == len(self.buffers[-1] or b""):
+            self.buffers[-1] = None
         if any(buffer is not None for buffer in self.buffers):
             raise RemoteProtocolError("the message has a buffer that the value does not refer to")
         return value
@@ -109,6 +120,8 @@ class Decoder:
             return MARKS[data]
         if code == EXT_BUFFER:
             return bytes(self.take(*INDEX.unpack(data)))  # bytes of bytes is no copy
+        if code == EXT_BESIDE:
+            return self.next_beside(*BESIDE.unpack(data))
         if code == EXT_PICKLE:
             if self.unpickler is None:
                 raise RemoteProtocolError("pickled value refused: this side takes no pickles from this peer")
@@ -151,8 +164,20 @@ class Decoder:
         self.buffers[place] = None
         return buffer
 
+    def next_beside(self, letter: bytes, size: int) -> str | bytes:
+        """The next ``size`` bytes of the last buffer, which holds what left the payload; no byte is given twice."""
+        place, buffer = self.place, self.buffers[-1] if self.buffers else None
+        if buffer is None or not 0 < size <= len(buffer) - place:
+            raise RemoteProtocolError("the value refers to bytes that are not there or were taken before")
+        self.place += size
+        part = memoryview(buffer)[place : place + size]
+        return str(part, "utf-8") if letter == BESIDE_TEXT else bytes(part)
+
     def nested(self, payload: Buffer) -> Any:
         """The value of a payload inside this one: what an exception holds. What is not known arrives in plain form."""
+        self.nested_bytes += len(payload)
+        if self.nested_bytes > MAX_NESTED_BYTES:  # `bounds` counts a payload inside a payload as bytes
+            raise RemoteProtocolError(f"exceptions hold more than {MAX_NESTED_BYTES:,} bytes")
         if self.level >= MAX_EXCEPTION_DEPTH:
             raise RemoteProtocolError("exceptions are nested more than 4 deep")
         inner = Decoder((), self.resolve, self.unpickler, self.scope, self.level + 1)

@@ -19,10 +19,16 @@ from msgpack import ExtType, Packer
 
 from .. import errors
 from ..errors import MessageTooLarge, SerializationError
+from .bounds import HARMLESS, check_structure, long_bytes, too_large
 from .builtin import REDUCERS
 from .classes.types import registry
 from .forms import (
+    BESIDE,
+    BESIDE_BYTES,
+    BESIDE_FROM_BYTES,
+    BESIDE_TEXT,
     BYTES_TYPES,
+    EXT_BESIDE,
     EXT_BUFFER,
     EXT_PICKLE,
     FLAT_TYPES,
@@ -32,6 +38,7 @@ from .forms import (
     MAX_BUFFERS,
     MAX_EXCEPTION_DEPTH,
     TAG,
+    Beside,
     Buffer,
     Encoded,
     NoForm,
@@ -75,7 +82,7 @@ def hides_bytes(pending: list[Any]) -> bool:
 class Encoder:
     """One value on its way to msgpack; used again for the next value when it went well."""
 
-    __slots__ = ("buffers", "level", "made", "packer", "pickler", "tagged", "tasks")
+    __slots__ = ("apart", "buffers", "level", "made", "packer", "pickler", "tagged", "tasks")
 
     def __init__(self, level: int = 0) -> None:
         self.level = level  # of exceptions among the arguments of exceptions
@@ -86,6 +93,7 @@ class Encoder:
         self.buffers: list[Buffer] = []
         self.tasks: list[TaskRef] = []
         self.made: list[Any] = []  # boxes that came out of `default`; the C packer went into them
+        self.apart: list[Buffer] | None = None  # what left a long payload, in its order; None: nothing has to
         self.tagged = False
         self.pickler = pickler
 
@@ -109,9 +117,11 @@ class Encoder:
                 raise
             return ExtType(EXT_PICKLE, self.pickler(value))
 
-    def place(self, data: Buffer) -> Buffer | int:
-        """``data`` itself, or the index of the buffer that it was put into."""
+    def place(self, data: Buffer) -> Buffer | int | Beside:
+        """``data`` itself, or where it was put: the index of a buffer, or its place among what goes beside."""
         if len(data) <= INLINE_LIMIT_BYTES or len(self.buffers) >= MAX_BUFFERS:
+            if self.apart is not None and len(data) > BESIDE_FROM_BYTES:
+                return self._beside(BESIDE_BYTES, data)
             return bytes(data)  # of bytes it is no copy; a view would be packed as one
         self.buffers.append(data)
         return len(self.buffers) - 1
@@ -123,6 +133,17 @@ class Encoder:
             return placed
         self.tagged = True
         return ExtType(EXT_BUFFER, INDEX.pack(placed))
+
+    def beside(self, text: str) -> Any:
+        """``text``, or what says where it is if long ones have to leave the payload."""
+        if self.apart is None or len(text) <= BESIDE_FROM_BYTES:
+            return text
+        return self._beside(BESIDE_TEXT, text.encode())
+
+    def _beside(self, letter: bytes, data: Buffer) -> Beside:
+        assert self.apart is not None
+        self.apart.append(data)
+        return Beside(ExtType(EXT_BESIDE, BESIDE.pack(letter, len(data))))
 
     def argument(self, value: Any) -> Any:
         """For bytes, bytearray and memoryview at the top, where large ones mostly are: not packed in place."""
@@ -178,6 +199,20 @@ class Encoder:
         self.reset(self.pickler)
         return Walk(self, what)
 
+    def bounded(self, payload: bytes, limit: int, what: str, again: Callable[[Walk], bytes]) -> bytes:
+        """``payload``, made ``again`` without its long texts and bytes if it is over ``limit``; or MessageTooLarge."""
+        if len(payload) > limit:
+            left = len(payload) - long_bytes(payload)
+            if left > limit:
+                raise too_large(left, limit, what)
+            walk = self.walk(what)
+            self.apart = []
+            payload = again(walk)
+            if self.apart:
+                self.buffers.append(b"".join(self.apart))
+        check_structure(payload, limit, what)
+        return payload
+
     def nested(self, values: list[Any]) -> bytes | None:
         """``values`` as a payload of their own, None if they cannot go by themselves or are large."""
         if self.level >= MAX_EXCEPTION_DEPTH:
@@ -220,13 +255,14 @@ def _encoded(encoder: Encoder, payload: bytes, max_bytes: int | None, what: str)
 
 
 def encode(
-    value: Any, *, root: str = "value", max_bytes: int | None = None,
+    value: Any, *, root: str = "value", max_bytes: int | None = None, max_structured_bytes: int | None = None,
     pickler: Callable[[Any], bytes] | None = None, what: str = "",
 ) -> Encoded:  # fmt: skip
     """``value``, ready to be sent.
 
     SerializationError names the place, beginning with ``root``, and the type found there; ``what`` stands
-    before the text of every error. MessageTooLarge: payload and buffers together are over ``max_bytes``.
+    before the text of every error. MessageTooLarge: payload and buffers together are over ``max_bytes``, or the
+    payload alone, or the value in memory, is more than a receiver with ``max_structured_bytes`` takes.
     ``pickler`` is asked for what would fail otherwise; give one only where the receiver takes pickles.
     """
     encoder = _encoder()
@@ -234,12 +270,14 @@ def encode(
     payload = encoder.fast_value(value)
     if payload is None:
         payload = encoder.walk(what).value(value, root)
+    if max_structured_bytes is not None and len(payload) > max_structured_bytes // HARMLESS:
+        payload = encoder.bounded(payload, max_structured_bytes, what, lambda walk: walk.value(value, root))
     return _encoded(encoder, payload, max_bytes, what)
 
 
 def encode_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], *, max_bytes: int | None = None,
-    pickler: Callable[[Any], bytes] | None = None, what: str = "",
+    max_structured_bytes: int | None = None, pickler: Callable[[Any], bytes] | None = None, what: str = "",
 ) -> Encoded:  # fmt: skip
     """The arguments of a call, ready to be sent; as `encode`, with paths like ``kwargs['cfg'].lock``."""
     encoder = _encoder()
@@ -247,6 +285,8 @@ def encode_call(
     payload = encoder.fast_call(args, kwargs)
     if payload is None:
         payload = encoder.walk(what).call(args, kwargs)
+    if max_structured_bytes is not None and len(payload) > max_structured_bytes // HARMLESS:
+        payload = encoder.bounded(payload, max_structured_bytes, what, lambda walk: walk.call(args, kwargs))
     return _encoded(encoder, payload, max_bytes, what)
 
 

@@ -21,6 +21,10 @@ an exception                   x           `errors.describe`'s map, packed args 
 reference to agent, to task    A T         the fields of `AgentRef`, of `TaskRef`
 =============================  ===================================================================
 
+A payload that would be longer than the receiver takes is made once more: texts and bytes of more than
+`BESIDE_FROM_BYTES` leave it for one buffer, the last, in their order (the leaf `Ext.BESIDE`). So the limit of a payload
+is one of what has a structure.
+
 **How the modules fit.** A *reducer* turns a value of one type into a leaf, a box or a native value; a *builder* makes
 the value of a box again. `builtin`, `arrays` and `types` hold them and see an `Encoding` or a `Decoding`, never the
 `encoder` or `decoder` that calls them.
@@ -28,8 +32,8 @@ the value of a box again. `builtin`, `arrays` and `types` hold them and see an `
 **Bounds.** Nesting up to `MAX_DEPTH` always travels; msgpack itself ends at 1,024 levels. A number has at most
 `MAX_NUMBER_BYTES`. A builder takes children of exactly the types that the table names, and no others: Python's own
 constructors take much more, and ten bytes (a Decimal of 1e999999999, a range of 10**18) keep them busy for hours. A
-length that a peer declares reserves nothing: msgpack sees to that from 1.2.4 on. One thing is not bounded: the time
-that a dict or set takes whose keys were chosen to collide; Python prevents that for text and bytes only.
+length that a peer declares reserves nothing: msgpack sees to that from 1.2.4 on. `bounds` sees to keys that were chosen
+to collide, and to what takes much more memory than bytes.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ Buffer = bytes | memoryview
 X = TypeVar("X")
 
 INLINE_LIMIT_BYTES = 65_536  # buffers above this travel as frames of their own
+BESIDE_FROM_BYTES = 256  # what is longer leaves a payload that would be too long
 MAX_BUFFERS = 64  # per value; further ones go inside the payload (wire.messages.MAX_FRAMES leaves room for these)
 MAX_DEPTH = 128  # nesting that always travels; the C packer and unpacker end at 1024
 MAX_TEXT = 255  # characters of an agent id, a server id, a method name or a task id
@@ -94,11 +99,11 @@ def is_name(value: object) -> bool:
 
 
 def check_reference(ref: AgentRef | TaskRef) -> None:
-    """Raise RemoteProtocolError unless both ids of ``ref`` are names and its address may be one."""
+    """Raise RemoteProtocolError unless both ids of ``ref`` are names and its address is a short text."""
     name = ref.agent_id if isinstance(ref, AgentRef) else ref.task_id
     if not is_name(name) or not is_name(ref.server_id):
         raise RemoteProtocolError("the ids in a reference must be 1 to 255 printable characters")
-    if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS or "\0" in ref.address:
+    if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS:
         raise RemoteProtocolError("the address in a reference must be text of 1 to 512 characters")
 
 
@@ -120,6 +125,12 @@ class Encoded(NamedTuple):
 
 class NoForm(Exception):
     """A value cannot be sent; the text is the reason. `walk` makes it a SerializationError with the path."""
+
+
+class Beside(NamedTuple):
+    """Stands for bytes or a text that travel in the buffer of all that leaves a long payload."""
+
+    leaf: ExtType
 
 
 class Withheld(Exception):
@@ -190,9 +201,10 @@ class Ext(enum.IntEnum):
     TEXT = 12  # a string with lone surrogates
     ELLIPSIS = 13
     PICKLE = 14
+    BESIDE = 15  # data: a letter, and how many bytes come next of the last buffer
 
 
-EXT_MARK, EXT_BUFFER, EXT_PICKLE = int(Ext.MARK), int(Ext.BUFFER), int(Ext.PICKLE)
+EXT_MARK, EXT_BUFFER, EXT_PICKLE, EXT_BESIDE = int(Ext.MARK), int(Ext.BUFFER), int(Ext.PICKLE), int(Ext.BESIDE)
 
 
 def mark_of(letter: bytes) -> Any:
@@ -209,6 +221,8 @@ FLAT_TYPES = frozenset({str, int, float, bool, NoneType})  # they hold no other 
 BYTES_TYPES = frozenset({bytes, bytearray, memoryview})
 NATIVE_TYPES = frozenset({*FLAT_TYPES, bytes, list, dict, tuple})  # no references, and nothing to be awaited
 INDEX = struct.Struct(">H")  # of a buffer, as `Ext.BUFFER` holds it
+BESIDE = struct.Struct(">cQ")  # what `Ext.BESIDE` holds
+BESIDE_TEXT, BESIDE_BYTES = b"t", b"b"
 
 # From a value to a leaf, a box or a native value, whose children may be of any type.
 
@@ -222,8 +236,8 @@ class Encoding(Protocol):
     tasks: list[TaskRef]
     pickler: Callable[[Any], bytes] | None
 
-    def place(self, data: Buffer) -> Buffer | int:
-        """``data`` itself if it is short, else the index of the buffer that now holds it."""
+    def place(self, data: Buffer) -> Buffer | int | Beside:
+        """``data`` itself if it is short, else the index of the buffer that now holds it, or what says where it is."""
 
     def place_bytes(self, data: Buffer) -> Any:
         """The same for data that is to arrive as bytes."""

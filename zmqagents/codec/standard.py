@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RemoteProtocolError
+from ..errors import RemoteProtocolError, SerializationError
 from .forms import MARK_STANDARD, Decoding, Encoding, NoForm, Reducer, all_str, expect, ints_of, name_of
 from .shapes import set_attributes
 
@@ -36,12 +36,16 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def zone_of(key: str) -> zoneinfo.ZoneInfo:
-    """The time zone of this name; LookupError, ValueError or OSError if it is not known here."""
+    """The time zone of this name; SerializationError if it is not known here."""
     if len(key) > 64 or not _ZONE_NAME.fullmatch(key):
         raise RemoteProtocolError("the name of a time zone must be like 'Europe/Paris'")
     import zoneinfo  # here, with the build settings of Python that it loads: few values have a zone
 
-    return zoneinfo.ZoneInfo(key)
+    try:
+        return zoneinfo.ZoneInfo(key)
+    except (LookupError, ValueError, OSError) as exc:  # the last two: a directory of zones
+        text = f"the time zone {key} is not known here: is the package tzdata, or that of the system, missing or old?"
+        raise SerializationError(text, "", "zoneinfo:ZoneInfo") from exc
 
 
 # ---------------------------------------------------------------- taking apart
@@ -66,10 +70,13 @@ def reduce_zone(_: Encoding, value: zoneinfo.ZoneInfo) -> list[Any]:
     return [MARK_STANDARD, "ZoneInfo", value.key]
 
 
+def has_name(value: dt.timezone) -> bool:
+    """Whether it was given a name of its own."""
+    return value.tzname(None) != dt.timezone(value.utcoffset(None)).tzname(None)
+
+
 def _take_timezone(_: Encoding, value: dt.timezone) -> list[Any]:
-    offset = value.utcoffset(None)
-    name = value.tzname(None)
-    return [offset // _MICROSECOND, None if name == dt.timezone(offset).tzname(None) else name]
+    return [value.utcoffset(None) // _MICROSECOND, value.tzname(None) if has_name(value) else None]
 
 
 FLAGS_OF_PATTERNS = 0x17F  # all of `re` but DEBUG: TEMPLATE, I, L, M, S, U, X and A
@@ -141,6 +148,14 @@ def _make_timezone(_: Decoding, offset: Any, name: Any) -> dt.timezone:
     if name is not None:
         return dt.timezone(delta, expect(str, name))
     return dt.timezone(delta) if delta else dt.timezone.utc
+
+
+def _make_in_zone(_: Decoding, moment: Any, zone: Any) -> Any:
+    if type(moment) is not dt.datetime and type(moment) is not dt.time:
+        raise RemoteProtocolError("a date and time, or a time, was expected")
+    if not issubclass(type(zone), dt.tzinfo):
+        raise RemoteProtocolError(f"{name_of(type(zone))} where a time zone was expected")
+    return moment.replace(tzinfo=zone)
 
 
 def _make_pattern(_: Decoding, pattern: Any, flags: Any) -> re.Pattern[Any]:
@@ -249,6 +264,8 @@ def read_standard(decoder: Decoding, name: Any, *parts: Any) -> Any:
     if expect(str, name) == "ZoneInfo":
         (key,) = parts
         return zone_of(expect(str, key))
+    if name == "in zone":
+        return _make_in_zone(decoder, *parts)
     form = _FORMS.get(name)
     if form is None:
         raise RemoteProtocolError("a type of the standard library that is not known here")

@@ -28,6 +28,7 @@ from .forms import (
     MARK_STANDARD,
     MAX_DEPTH,
     TAG,
+    Beside,
     NoForm,
     Withheld,
     name_of,
@@ -42,6 +43,8 @@ class Reducing(Protocol):
     tagged: bool
 
     def reduce(self, value: Any) -> Any: ...
+
+    def beside(self, text: str) -> Any: ...
 
 
 class Walk:
@@ -91,7 +94,10 @@ class Walk:
         if kind is float or kind is bool or value is None:
             self.out.pack(value)
         elif kind in FLAT_TYPES or kind in BYTES_TYPES:
-            self._put_item(self._reduced(value))
+            item = self._reduced(value)
+            self._put_item(self.encoder.beside(item) if type(item) is str else item)
+        elif kind is Beside:
+            self._put_item(value)
         else:
             if id(value) in self.inside:
                 self._fail("it contains itself", value)
@@ -115,6 +121,8 @@ class Walk:
     def _put_item(self, item: Any) -> None:
         """Append what a reducer gave, or a list or dict."""
         kind = type(item)
+        if kind is Beside:
+            item, kind = item.leaf, ExtType
         if kind is dict:
             self._put_dict(item, "[{}]", _text_of)
         elif kind is not list:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -17,12 +18,12 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import own_call, running_call
 from ..codec import Encoded
-from ..config import check_threads
+from ..config import BrokerConfig, check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Kind, Reply
 from .channel import LATE_S, Channel, after_fork, close_all, is_over
-from .requests import Call, Credit, Plain
+from .requests import Call, Credit, Fetch, Plain
 from .target import Target
 
 __all__ = ["Connection", "connect", "trust"]
@@ -82,6 +83,11 @@ class Connection(Link):
         return channel.session.max_bytes if channel is not None else 1 << 40
 
     @property
+    def max_structured_bytes(self) -> int:  # type: ignore[override]
+        channel = self._channel
+        return channel.session.max_structured_bytes if channel is not None else BrokerConfig.max_structured_bytes
+
+    @property
     def takes_pickles(self) -> bool:  # type: ignore[override]
         """True for a private host of this program: it is not enough that a host says so."""
         return self.address in _own_hosts and bool(self._known().get("pickle", False))
@@ -136,14 +142,15 @@ class Connection(Link):
         call_id = channel.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
         return messages.task_id_of(channel.session.prefix, call_id)
 
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        self._fetch(task_id, Refetch(self._fetch, task_id, sink, timeout), timeout)
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
+        ask = functools.partial(self._fetch, at_home)
+        ask(task_id, Refetch(ask, task_id, sink, timeout), timeout)
 
-    def _fetch(self, task_id: str, sink: Sink, timeout: float | None) -> None:
+    def _fetch(self, at_home: bool, task_id: str, sink: Sink, timeout: float | None) -> None:
         time_ms = messages.MAX_TIME_MS if timeout is None else messages.to_time_ms(timeout)
         # However short the host is to wait, its answer may be large, and the connection new.
         limit_s = None if timeout is None else max(timeout, self.management_timeout_s)
-        self._open().request(Plain(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms), sink, limit_s)
+        self._open().request(Fetch(task_id, time_ms, at_home=at_home), sink, limit_s)
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         meta, flags = codec.pack(task_id), Flag.ALONE if alone else 0

@@ -18,7 +18,7 @@ from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
 from ..wire.messages import Code, Flag, Frame, Kind, Reply
 
-__all__ = ["Call", "Credit", "Message", "Plain", "Reask", "Repeat", "Request"]
+__all__ = ["Call", "Credit", "Fetch", "Message", "Plain", "Reask", "Repeat", "Request"]
 
 
 _UNTIL = Flag.UNTIL
@@ -29,6 +29,7 @@ class Repeat(enum.Enum):
     """What may become of a message that was sent when its connection broke."""
 
     SAFE = "safe"  # asked again, of this host or its successor
+    SOON = "soon"  # the same, but no longer waited for than what is to run ONCE
     ONCE = "once"  # asked again only of a host that knows whether it came
 
 
@@ -176,13 +177,26 @@ class Credit(Plain):
         self.items = items
 
 
-class Reask(Plain):
+class Fetch(Plain):
+    """Ask for the result of a task, for which the host waits ``time_ms``.
+
+    ``at_home``: the call runs on this very host, and has gone if the host has.
+    """
+
+    __slots__ = ("repeat",)
+
+    def __init__(self, task_id: str, time_ms: int, *, at_home: bool) -> None:
+        super().__init__(Kind.FETCH, None, codec.pack(task_id), time_ms=time_ms)
+        self.repeat = Repeat.SOON if at_home else Repeat.SAFE
+
+
+class Reask(Fetch):
     """Ask for the result of a call whose connection was lost, in the place of the call."""
 
     __slots__ = ("why",)
 
     def __init__(self, task_id: str, why: str) -> None:
-        super().__init__(Kind.FETCH, None, codec.pack(task_id), time_ms=messages.MAX_TIME_MS)
+        super().__init__(task_id, messages.MAX_TIME_MS, at_home=True)
         self.why = why
 
     @staticmethod

@@ -36,12 +36,13 @@ from typing import Any
 
 from .. import codec, errors
 from ..codec import new_tuple
+from ..config import BrokerConfig
 from ..wire import messages
 from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
-from .requests import Call, Credit, Message, Plain, Reask, Repeat, Request
+from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
 
 __all__ = ["Outstanding", "Session", "State"]
 
@@ -343,6 +344,7 @@ class Session:
         self.server_id = ""
         self.welcome: dict[str, Any] = {}
         self.max_bytes = 1 << 40
+        self.max_structured_bytes = BrokerConfig.max_structured_bytes
         self.next_try = 0.0  # no attempt to connect is made earlier
         self._jitter = jitter
         self._secret = os.urandom(16)
@@ -513,7 +515,7 @@ class Session:
         if type(request.message) is Reask:  # its owner knows nothing of the question: ask again
             self.book.keep(request)
             self.book.put_back(request)
-        elif type(request.message) is Plain and request.message.kind == Kind.FETCH:
+        elif type(request.message) is Fetch:
             request.sink.deliver(None)
         else:
             request.sink.fail(errors.RemoteProtocolError(f"{self.address}: PENDING for what is no FETCH"))
@@ -590,15 +592,15 @@ class Session:
         if self._lost_at is None:
             self.end(error)
         else:
-            self.lost(str(error), errors.HostUnreachable, now, refused=True)
+            self.lost("the connection was lost, and no host listens there", errors.HostUnreachable, now, refused=True)
 
     def on_event(self, event: Event, now: float) -> list[Frame] | None:
         """Something has happened to the connection."""
         if event is Event.READY:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
-            hello = codec.pack({"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret})
-            return [messages.header(Kind.HELLO), hello]
+            said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}"))
         elif event in (Event.BROKEN_OFF, Event.FOREIGN):
@@ -636,6 +638,7 @@ class Session:
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))
         self.max_bytes = int(welcome.get("max_message_bytes", 1 << 40))
+        self.max_structured_bytes = int(welcome.get("max_structured_bytes", BrokerConfig.max_structured_bytes))
         book.max_calls = int(welcome.get("max_calls", 1 << 30))
         book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))
         self.welcome = welcome

@@ -43,7 +43,7 @@ class Target:
     def resolve(self) -> tuple[str, str | None]:
         """The ZeroMQ endpoint and the host's CURVE key (None on ipc). Raises HostUnreachable, AuthenticationError."""
         if self.referred and not self._is_known():
-            raise errors.HostUnreachable(f"{self.address} is the address of no host that is known here")
+            raise _unknown(self.address)
         if self.ipc is not None:
             return f"ipc://{self.ipc}", None
         assert self.port is not None
@@ -82,11 +82,29 @@ class Target:
 
 
 def target_of(address: str, *, referred: bool = False) -> Target:
-    """The target that ``address`` names; ``referred``: see `Target`."""
-    if address.startswith("ipc:/"):
+    """The target that ``address`` names; ``referred``: see `Target`.
+
+    ConfigError if it names none; of one that is referred the same HostUnreachable as `Target.resolve` raises.
+    """
+    if address.startswith("ipc:/") and "\0" not in address:  # a path has no NUL
         return Target("", None, ipc=address[4:], referred=referred)
+    try:
+        host, port = _parts_of(address)
+    except errors.ConfigError:
+        if referred:
+            raise _unknown(address) from None
+        raise
+    return Target(host, port, referred=referred)
+
+
+def _parts_of(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise errors.ConfigError(f"{address!r} is not the address of a host")
     check_host(host)
-    return Target(host, int(port), referred=referred)
+    return host, int(port)
+
+
+def _unknown(address: str) -> errors.HostUnreachable:
+    shown = address if address.isprintable() else repr(address)
+    return errors.HostUnreachable(f"{shown} is the address of no host that is known here")

@@ -40,10 +40,11 @@ class LocalLink(Link):
 
     inside = True
 
-    def __init__(self, server_id: str, max_bytes: int, router: Router) -> None:
+    def __init__(self, server_id: str, max_bytes: int, max_structured_bytes: int, router: Router) -> None:
         self.server_id = server_id
         self.address = ""  # until `listens_at`
         self.max_bytes = max_bytes
+        self.max_structured_bytes = max_structured_bytes
         self.peer = Peer(client_prefix(os.urandom(CLIENT_ID_BYTES)), local=True)
         self._router = router
         self._ids = itertools.count(1)
@@ -88,7 +89,7 @@ class LocalLink(Link):
         self._router.call(self.peer, call, own_ticket(self.server_id), None)
         return task_id_of(self.peer.prefix, call.call_id)
 
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
         fetch = Refetch(self._fetch, task_id, sink, timeout)
         self._fetch(task_id, fetch, timeout)
 

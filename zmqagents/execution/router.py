@@ -1,8 +1,8 @@
 """What threads that run agents' code tell the router thread.
 
 Worker threads, the event loop and threads that an agent has started all call a `Router`. Each of its methods hands an
-event over and returns at once; the router thread handles the events in the order in which they came. The broker
-implements it, so that nothing here needs to know the broker.
+event over and returns at once; the router thread handles the events in the order in which they came (those of streams
+among themselves). The broker implements it, so that nothing here needs to know the broker.
 
 A thread that waits passes a `Wait` along. The router thread answers each `Wait` by opening its gate exactly once.
 """

@@ -48,7 +48,7 @@ class AgentHost:
     """
 
     def __init__(
-        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[[Ref], Any],
+        self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[..., Any],
         await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
         pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
@@ -56,6 +56,8 @@ class AgentHost:
         self.classes = classes
         self.services = services
         self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
+        self._max_structured = config.structured_limit
+        self._harmless = self._max_structured // codec.HARMLESS
         self._bind = bind
         self._unpickler = unpickler
         self._pickler = pickler
@@ -208,12 +210,14 @@ class AgentHost:
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         body = ticket.body
         try:
+            if len(body[0]) > self._harmless:
+                codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
-        except (errors.RemoteProtocolError, errors.SerializationError) as exc:
+        except (errors.RemoteProtocolError, errors.SerializationError, errors.MessageTooLarge) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
@@ -237,18 +241,25 @@ class AgentHost:
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
                 return self._value(replies[ref.task_id], scope)
-            bound = self._bind(ref)
+            bound = self._bind(ref, None, scope)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
 
     def _value(self, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
-        return codec.decode(payload, buffers, resolve=self._bind, unpickler=self._unpickler, scope=scope, place=None)
+        codec.check_structure(payload, self._max_structured)
+
+        def resolve(ref: Ref) -> Any:
+            return self._bind(ref, None, scope)
+
+        return codec.decode(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
+        for name in record.ours:
+            kwargs.pop(name, None)
         instance = _make(cls, args, kwargs, record.agent_id, self.services)
         record.hold(instance)
         return self.description(record)
@@ -274,7 +285,7 @@ class AgentHost:
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,))
         payload = codec.encode_plain(value)
-        if payload is not None and len(payload) <= self.config.max_message_bytes:
+        if payload is not None and len(payload) <= self._max_structured:
             reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
             return reply
         encoded = self._encoded(ticket, value)
@@ -283,7 +294,9 @@ class AgentHost:
     def _encoded(self, ticket: Ticket, value: Any) -> codec.Encoded:
         limit = self.config.max_message_bytes
         try:
-            return codec.encode(value, root="result", max_bytes=limit, pickler=self._pickler)
+            return codec.encode(
+                value, root="result", max_bytes=limit, max_structured_bytes=self._max_structured, pickler=self._pickler
+            )
         except (errors.SerializationError, errors.MessageTooLarge) as exc:
             label = f"the result of {ticket.label}: {exc}"
             if isinstance(exc, errors.MessageTooLarge):

@@ -28,7 +28,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
-from .. import errors
+from .. import codec, errors
+from ..agents.spec import annotated, spec_of
 from ..codec import pickling
 from ..codec.classes.carried import carried
 from ..config import BrokerConfig, replaced_by_gevent
@@ -186,6 +187,20 @@ def how_it_ended(status: int) -> str:
     return f"killed by signal {-status}"
 
 
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or a zombie. False where the system cannot tell."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # as below
+        return False
+    try:
+        return readable([fd], 0)
+    finally:
+        os.close(fd)
+
+
 def _pidfd(pid: int) -> int | None:
     try:
         fd = os.pidfd_open(pid)
@@ -329,6 +344,20 @@ def spawn(module: str, config: BrokerConfig, classes: Sequence[type], *more: str
         return Child(popen.pid, ready_r, life_w, popen)
 
 
+def _named_by(classes: Sequence[type]) -> list[type]:
+    """The classes in annotations of agent classes of ``__main__``.
+
+    Such a class is sent as its code, without what only the text of an annotation names.
+    """
+    found: dict[type, None] = {}
+    for cls in classes:
+        for name in (*spec_of(cls).methods, "__init__") if cls.__module__ == "__main__" else ():
+            methods, _ = annotated(cls, name)
+            for of_result in (False, True):
+                found |= dict.fromkeys(codec.expected_by(*methods, of_result=of_result).classes())
+    return list(found)
+
+
 def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
     """What a fresh interpreter reads on its stdin. A file, not a pipe: writing it cannot block."""
     try:
@@ -345,6 +374,8 @@ def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = [os.path.abspath(entry) if os.path.isdir(entry or ".") else entry for entry in sys.path]
     file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
-    file.write(pickle.dumps([*path, place]) + pickle.dumps(config) + pickle.dumps(carried()) + pickled)
+    file.write(
+        pickle.dumps([*path, place]) + pickle.dumps(config) + pickle.dumps(carried(_named_by(classes))) + pickled
+    )
     file.seek(0)
     return file

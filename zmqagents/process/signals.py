@@ -5,6 +5,10 @@ Each function changes the whole process, so only a process that was started to b
 A handler that stops a host is about that host. A process that an agent's code forks has a copy of it, which would
 ask the copy of a host to stop and keep the process alive; so `handled` gives such a process back the handlers that
 the signals had before. A signal that comes amid the fork waits until then.
+
+From Python 3.13 on, a fork that another thread than the main thread made runs no handler that is written in Python,
+unless the signal interrupts a system call: the interpreter tells the main thread, which the fork does not have. There
+the signals do what they do by default, which is to end the process: Ctrl-C raises no KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ def forget_parents_signals() -> None:
 
 
 _before: dict[int, Any] = {}  # the handlers of the signals that `handled` handles now, from before
-_forking = threading.local()  # the signal mask of each thread that forks
+_forking = threading.local()  # of each thread that forks: its signal mask, and whether it is the main thread
+_TELLS_MAIN_THREAD_ONLY = sys.version_info >= (3, 13)  # of a signal, see above
 
 
 @contextlib.contextmanager
@@ -61,6 +66,7 @@ def _give_back() -> None:
 
 def _before_fork() -> None:
     if _before:
+        _forking.is_main = threading.get_ident() == threading.main_thread().ident
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _before)
 
 
@@ -71,6 +77,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    if _TELLS_MAIN_THREAD_ONLY and not vars(_forking).get("is_main", True):
+        for number, handler in _before.items():
+            _before[number] = signal.SIG_DFL if callable(handler) else handler
     _give_back()  # the thread that forked is the main thread here
     _after_fork_in_parent()
 

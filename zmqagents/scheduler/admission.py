@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 from .. import errors
 from ..agents.base import new_agent_id
 from ..agents.marks import AgentOptions
-from ..agents.spec import ClassSpec, MethodSpec
+from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op, left_s
@@ -45,6 +46,7 @@ class Admission:
         self._find_class = find_class
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
+        self._max_structured = config.structured_limit
         self._free_calls = calls.shares.calls.free
         self._free_bytes = calls.shares.queued_bytes.free
         self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
@@ -69,7 +71,9 @@ class Admission:
         deadline = self.check(peer, call, task_id, now, parent)
         size = sum(map(len, call.body))
         if size > self._max_body:  # clients of this package do not send it
-            raise _too_large(call, size, config.max_message_bytes)
+            raise _too_large(call, size, config.max_message_bytes, "max_message_bytes")
+        if size > self._max_structured and len(call.body[0]) > self._max_structured:
+            raise _too_large(call, len(call.body[0]), self._max_structured, "max_structured_bytes")
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
@@ -110,6 +114,8 @@ class Admission:
         if self.early_cancels and task_id in self.early_cancels:
             raise errors.CallCancelled(f"{_name(call)} was cancelled before it arrived")
         if deadline is not None and deadline <= now:
+            if call.flags & Flag.LATE:
+                raise errors.HostBusy.of_host(f"{_name(call)} may be over: the host was frozen; its client asks again")
             raise errors.CallTimeout(f"{_name(call)} timed out before it arrived, never started")
         if len(calls.tasks) >= self._free_calls:
             _refuse(calls.shares.calls, _payer(peer, parent).calls, len(calls.tasks))
@@ -175,11 +181,20 @@ class Admission:
             return record, Op.MEMORY, None
         if call.method != Op.CREATE:
             raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
+        return self._new_agent(call, name, now, payer), Op.CREATE, None
+
+    def _new_agent(self, call: Call, name: Any, now: float, payer: Account) -> AgentRecord:
         class_name = call.options.get("class")
         if not isinstance(class_name, str):
             raise errors.RemoteProtocolError("create_agent without a class name")
         origin = call.options.get("origin")
         spec = self._find_class(class_name, origin) if isinstance(origin, str) else self._find_class(class_name)
+        chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
+        ours: Collection[str] = ()
+        if "either" in call.options:
+            ours = _ours(spec, call.options["either"])
+            name = name if "agent_id" in ours else None
+            chosen = chosen if "agent_options" in ours else {}
         agents = self._calls.agents
         if name is None:
             name = new_agent_id(spec.short)
@@ -192,9 +207,19 @@ class Admission:
         share = self._calls.shares.agents
         if len(agents) >= share.free and share.refuses(payer.agents, len(agents)):  # no time makes room: no second try
             raise errors.HostBusy(share.reason(payer.agents, len(agents)))
-        chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
         options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
-        return AgentRecord(name, spec, options, now), Op.CREATE, None
+        return AgentRecord(name, spec, options, now, ours)
+
+
+def _ours(spec: ClassSpec, either: Any) -> list[str]:
+    """The names in ``either`` that the constructor has no parameter for, so that they are the host's."""
+    if not isinstance(either, dict):
+        raise errors.RemoteProtocolError("'either' of create_agent is no map")
+    ours = [name for name in CREATE_NAMES if name in either and name not in spec.own_names]
+    for name in ours:
+        if either[name]:
+            raise errors.ConfigError(str(either[name]))
+    return ours
 
 
 def _payer(peer: Peer, parent: Ticket | None) -> Account:
@@ -216,8 +241,8 @@ def _name(call: Call) -> str:
     return f"{call.agent}.{call.method}"
 
 
-def _too_large(call: Call, size: int, limit: int) -> errors.MessageTooLarge:
-    text = f"{_name(call)}: arguments of {size:,} bytes, limit {limit:,} (max_message_bytes)"
+def _too_large(call: Call, size: int, limit: int, name: str) -> errors.MessageTooLarge:
+    text = f"{_name(call)}: arguments of {size:,} bytes, limit {limit:,} ({name})"
     return errors.MessageTooLarge(text, size, limit)
 
 

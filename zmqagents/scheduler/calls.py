@@ -24,12 +24,14 @@ from ..wire.messages import Flag, Op, Reply, error_reply
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
-from .records import AgentRecord, Counters, DrainEnd, ParkedFetch, State, Ticket, phase
+from .records import AgentRecord, Counters, DrainEnd, State, Ticket, Timed, Unfinished, phase
 from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
 __all__ = ["Calls"]
+
+ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
 
 
 class Calls:
@@ -46,8 +48,8 @@ class Calls:
         self.counters = Counters()
         self._made = 0  # agents, so far
         self.shares = Shares(config)
-        self.slots = Slots(config.capacity)
-        self.timers: Timers[Ticket | ParkedFetch | DrainEnd] = Timers()
+        self.slots = Slots(self.shares.slots)
+        self.timers: Timers[Timed] = Timers()
         self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
@@ -305,15 +307,25 @@ class Calls:
             del self.agents[record.agent_id]
             record.account.agents -= 1
         seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
-        for ticket in [*seated, *(record.mailbox or ())]:
+
+        def refuse(ticket: Ticket, effects: list[Effect], now: float) -> None:
             if not ticket.settled:
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} before {ticket.name} could start")
                 self.refuse(ticket, gone, effects, now)
+
+        self.end_some(Unfinished([*seated, *(record.mailbox or ())], refuse), effects, now)
         for ticket in (*record.holders, *(record.beside or ())):
             if ticket.flags & Flag.STREAM:  # it may have no end of its own
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
                 self.give_up(ticket, gone, effects, now)
         _removed_if_idle(record, effects)
+
+    def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
+        """End `ENDED_AT_ONCE` of these calls, and note the others for the next turn: there may be ten thousand."""
+        for _ in range(min(ENDED_AT_ONCE, len(calls.left))):
+            calls.finish(calls.left.popleft(), effects, now)
+        if calls.left:
+            self.timers.add(now, calls)
 
     # ------------------------------------------------------------ draining
 

@@ -28,7 +28,7 @@ from . import wait_graph
 from .admission import Admission
 from .calls import Calls
 from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
-from .records import AgentRecord, ParkedFetch, Peer, State, Ticket
+from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import Waiting
 
@@ -257,9 +257,8 @@ class Dispatcher:
         peer.gone = True
         for fetch in list(peer.fetches.values()):
             self.calls.fetches.forget(fetch)
-        for ticket in list(peer.calls.values()):
-            if not ticket.flags & Flag.DETACHED:
-                self.calls.cancel(ticket, effects, now)
+        plain = [ticket for ticket in peer.calls.values() if not ticket.flags & Flag.DETACHED]
+        self.calls.end_some(Unfinished(plain, self.calls.cancel), effects, now)
         return self.waiting.end(effects, now)
 
     def on_revoke(self, peer: Peer, error: ZmqAgentsError, now: float) -> list[Effect]:
@@ -285,11 +284,14 @@ class Dispatcher:
         effects: list[Effect] = []
         calls = self.calls
         is_over = False
+        unfinished: list[Unfinished] = []
         for late in self.timers.take_due(now):
             if isinstance(late, Ticket):
                 calls.time_out(late, effects, now)
             elif isinstance(late, ParkedFetch):
                 calls.fetches.expire(late, effects)
+            elif isinstance(late, Unfinished):
+                unfinished.append(late)
             else:
                 is_over = True
         if is_over:
@@ -297,6 +299,8 @@ class Dispatcher:
             self.waiting.spread(effects, now)
             calls.end_drain(cut, effects)
             return effects
+        for some in unfinished:  # not in the loop above: what is left of them is due at once
+            calls.end_some(some, effects, now)
         return self.waiting.end(effects, now)
 
     def on_drain(self, deadline: float, now: float) -> list[Effect]:

@@ -14,7 +14,7 @@ from .. import errors
 from ..config import BrokerConfig
 from ..wire.messages import Reply, error_reply
 from .effects import Answer, Effect, Lookup, Pending
-from .records import DrainEnd, ParkedFetch, Peer, Ticket
+from .records import ParkedFetch, Peer, Ticket, Timed
 from .shares import Share
 from .timers import Timers
 
@@ -30,7 +30,7 @@ class Fetches:
     """
 
     def __init__(
-        self, config: BrokerConfig, tasks: Mapping[str, Ticket], timers: Timers[Ticket | ParkedFetch | DrainEnd],
+        self, config: BrokerConfig, tasks: Mapping[str, Ticket], timers: Timers[Timed],
         share: Share, *, shares: bool,
     ) -> None:  # fmt: skip
         self._config = config

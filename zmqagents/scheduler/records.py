@@ -7,8 +7,8 @@ which. The records belong to the router thread; a worker thread reads only what 
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -19,9 +19,12 @@ from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
-from .shares import Account
+from .shares import Account, FairQueue
 
-__all__ = ["AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "left_over", "phase"]
+__all__ = [
+    "AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "Timed", "Unfinished",
+    "left_over", "phase",
+]  # fmt: skip
 
 _NOBODY = Account()
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
@@ -60,6 +63,17 @@ class DrainEnd:
         self.settled = False
 
 
+class Unfinished:
+    """Calls that are to be ended, some in each turn of the router thread, as the timers keep them."""
+
+    __slots__ = ("finish", "left", "settled")
+
+    def __init__(self, tickets: Iterable[Ticket], finish: Callable[[Ticket, list[Any], float], None]) -> None:
+        self.left = deque(tickets)
+        self.finish = finish
+        self.settled = False
+
+
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
@@ -83,14 +97,17 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
-        "number", "options", "places", "removed", "spec",
+        "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
-    def __init__(self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float) -> None:
+    def __init__(
+        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = ()
+    ) -> None:
         self.agent_id = agent_id
         self.spec = spec
         self.options = options
         self.created = now
+        self.ours = ours  # keywords among those of its constructor that were meant for the host
         self.instance: Any = None
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
@@ -98,8 +115,7 @@ class AgentRecord:
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
         self.beside: list[Ticket] | None = None  # calls that run beside the turn, in no order
-        self.mailbox: OrderedDict[Ticket, None] | None = None  # calls that wait for the turn, in order
-        self.places: dict[Account, int] | None = None  # how many of these each user has
+        self.mailbox: FairQueue[Ticket] | None = None  # calls that wait for the turn
         self.calls = 0  # accepted since it was made
         self.removed = False
         self.dropped = False  # `Removed` was given
@@ -124,35 +140,23 @@ class AgentRecord:
     def queue(self, ticket: Ticket) -> None:
         """Put ``ticket`` at the end of the mailbox."""
         ticket.state = State.QUEUED
-        if self.mailbox is None or self.places is None:
-            self.mailbox, self.places = OrderedDict(), {}
-        self.mailbox[ticket] = None
-        self.places[ticket.account] = self.places.get(ticket.account, 0) + 1
+        if self.mailbox is None:
+            self.mailbox = FairQueue()
+        self.mailbox.add(ticket.account, ticket)
 
     def next_queued(self) -> Ticket:
-        """Take the first ticket out of the mailbox, which is not empty."""
+        """Take the call out of the mailbox whose turn it is; there is one."""
         assert self.mailbox
-        ticket, _ = self.mailbox.popitem(last=False)
-        self._give_place(ticket)
-        return ticket
+        return self.mailbox.pop()
 
     def unqueue(self, ticket: Ticket) -> None:
         """Take ``ticket`` out of the mailbox, if it is there."""
-        if self.mailbox and ticket in self.mailbox:
-            del self.mailbox[ticket]
-            self._give_place(ticket)
+        if self.mailbox:
+            self.mailbox.remove(ticket.account, ticket)
 
     def places_of(self, account: Account) -> int:
         """How many places of the mailbox a user has."""
-        return self.places.get(account, 0) if self.places else 0
-
-    def _give_place(self, ticket: Ticket) -> None:
-        assert self.places is not None
-        left = self.places[ticket.account] - 1
-        if left:
-            self.places[ticket.account] = left
-        else:
-            del self.places[ticket.account]
+        return self.mailbox.held(account) if self.mailbox else 0
 
     def seat(self, ticket: Ticket, *, beside: bool = False) -> None:
         """Give ``ticket`` the turn, or a place beside it."""
@@ -335,3 +339,6 @@ class ParkedFetch:
         self.call_id = call_id
         self.ticket = ticket
         self.settled = False
+
+
+Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep

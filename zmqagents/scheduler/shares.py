@@ -8,7 +8,10 @@ the chain. A `Share` judges one limit by two rules:
     the last eighth                     is divided evenly among the users that the host knows at that moment
 
 So one user alone gets all but an eighth, and a user that holds nothing always finds something left. A limit below 8 has
-no eighth to keep, and only the limit counts.
+no eighth to keep, and only the limit counts. Of worker slots one user alone gets all: the eighth for others, one slot
+at least, comes beside them.
+
+What waits, waits in a `FairQueue`: the users have their turns one after the other, however much each has there.
 
 The numbers are counted where a thing is taken and given back, and no more than a comparison of two numbers is needed
 until seven eighths are taken. All of this belongs to the router thread.
@@ -16,11 +19,16 @@ until seven eighths are taken. All of this belongs to the router thread.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from ..config import BrokerConfig
 
-__all__ = ["Account", "Share", "Shares"]
+__all__ = ["Account", "FairQueue", "Share", "Shares"]
+
+T = TypeVar("T")
 
 KEPT_FOR_OTHERS = 8  # one part in so many
 STREAMS = 4  # one call in so many may be a stream whose reader takes nothing
@@ -32,13 +40,15 @@ class Account:
     """What one user holds: see the attributes. ``key`` is the name that the authentication has found."""
 
     __slots__ = (
-        "__weakref__", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes",
-        "streams", "waits",
+        "__weakref__", "_everybody", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes",
+        "slots", "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
-    def __init__(self, key: str = "") -> None:
+    def __init__(self, key: str = "", everybody: Account | None = None) -> None:
         self.key = key
+        self._everybody = everybody  # what all hold together
         self.calls = 0  # accepted and not answered
+        self.slots = 0  # calls that run in a worker
         self.waits = 0  # threads that wait for other calls
         self.streams = 0  # whose reader has granted no credit
         self.queued_bytes = 0  # of arguments of calls that have not started
@@ -46,6 +56,13 @@ class Account:
         self.fetches = 0  # that wait for the answer of a shared store
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
+        self.unread_bytes = 0  # of messages for which connections have no room
+
+    def leave_unread(self, size: int) -> None:
+        """``size`` more bytes wait for clients of the user that do not read them; fewer if it is negative."""
+        self.unread_bytes += size
+        if self._everybody is not None:
+            self._everybody.unread_bytes += size
 
     def keep(self, size: int) -> None:
         """``size`` more bytes are kept for a lost client of the user; fewer if it is negative."""
@@ -67,10 +84,12 @@ class Share:
 
     __slots__ = ("_accounts", "_what", "free", "limit", "setting")
 
-    def __init__(self, what: str, setting: str, limit: int, accounts: WeakValueDictionary[str, Account]) -> None:
+    def __init__(
+        self, what: str, setting: str, limit: int, accounts: WeakValueDictionary[str, Account], kept: int | None = None
+    ) -> None:
         self.setting = setting
         self.limit = limit
-        self.free = limit - limit // KEPT_FOR_OTHERS
+        self.free = limit - (limit // KEPT_FOR_OTHERS if kept is None else kept)
         self._what = what
         self._accounts = accounts
 
@@ -92,16 +111,88 @@ class Share:
         return f"{taken} {self._what}{share}, limit {self.limit} ({self.setting})"
 
 
+class FairQueue(Generic[T]):
+    """What waits, of several users: `pop` takes from each in turn, and of each what has waited longest.
+
+    A thing is in the queue once at most. Iteration is in the order in which `pop` would take.
+    """
+
+    __slots__ = ("_count", "_rows")
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[Account, OrderedDict[T, None]] = OrderedDict()  # first the user whose turn is next
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        rows = [iter(row) for row in self._rows.values()]
+        while rows:
+            left = []
+            for row in rows:
+                for thing in row:
+                    yield thing
+                    left.append(row)
+                    break
+            rows = left
+
+    @property
+    def users(self) -> Iterator[Account]:
+        """Those of whom something waits, in the order of their turns."""
+        return iter(self._rows)
+
+    def add(self, account: Account, thing: T) -> None:
+        """Put ``thing`` at the end of what waits of this user."""
+        row = self._rows.get(account)
+        if row is None:
+            row = self._rows[account] = OrderedDict()
+        row[thing] = None
+        self._count += 1
+
+    def remove(self, account: Account, thing: T) -> None:
+        """Take ``thing`` out, if it is there."""
+        row = self._rows.get(account)
+        if row is not None and thing in row:
+            del row[thing]
+            self._count -= 1
+            if not row:
+                del self._rows[account]
+
+    def pop(self, account: Account | None = None) -> T:
+        """Take what is next: of this user, else of the one whose turn it is. KeyError if there is nothing."""
+        if account is None:
+            account = next(iter(self._rows), None)
+            if account is None:
+                raise KeyError("nothing waits")
+        row = self._rows[account]
+        thing, _ = row.popitem(last=False)
+        self._count -= 1
+        if not row:
+            del self._rows[account]
+        elif len(self._rows) > 1:
+            self._rows.move_to_end(account)
+        return thing
+
+    def held(self, account: Account) -> int:
+        """How much waits of this user."""
+        row = self._rows.get(account)
+        return 0 if row is None else len(row)
+
+
 class Shares:
     """The shares of one host, and the accounts of its users."""
 
     def __init__(self, config: BrokerConfig) -> None:
         self._accounts: WeakValueDictionary[str, Account] = WeakValueDictionary()
+        self.everybody = Account()  # of what is counted for all together, too
 
         def share(what: str, setting: str, limit: int) -> Share:
             return Share(what, setting, limit, self._accounts)
 
         self.calls = share("calls of the host are open", "max_calls", config.max_calls)
+        beside = max(1, config.capacity // KEPT_FOR_OTHERS)
+        self.slots = Share("calls run", "capacity", config.capacity + beside, self._accounts, beside)
         self.mailbox = share("calls are queued", "max_mailbox", config.max_mailbox)
         self.waits = share(
             f"calls of this host wait for others beside the {config.capacity} that may run (capacity)",
@@ -112,11 +203,14 @@ class Shares:
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
         self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
         self.listings = share("lists are asked for", "at once", LISTINGS)
+        self.unread_bytes = share(
+            "bytes wait for clients that do not read", "twice max_unread_bytes", 2 * config.max_unread_bytes
+        )
         self.kept_bytes = share("bytes are kept for lost clients", "max_unread_bytes", config.max_unread_bytes)
 
     def account(self, key: str) -> Account:
         """The account of a user, the same one as long as anything counts for it."""
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = Account(key)
+            account = self._accounts[key] = Account(key, self.everybody)
         return account

@@ -36,6 +36,7 @@ from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import descriptors, forks, memory, signals
+from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
 from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import Op
@@ -106,13 +107,13 @@ def serve(
             started(broker)
         with (
             _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc),
-            forks.ended_with_us() if own_process else contextlib.nullcontext(),
+            forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
-            _run(broker, bound, ready, notifier or Notifier(), timer)
+            _run(broker, bound, ready, notifier or Notifier(), timer, collector)
     return 0
 
 
-def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer) -> None:
+def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
     registration = None
     references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
@@ -125,7 +126,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
         if all(_see_it_made(broker, agent_id, made, timer) for agent_id, made in declared.items()):
             registration = _register(broker.config, bound)
             ready(bound)
-        _attend(broker, bound, notifier, timer)
+        _attend(broker, bound, notifier, timer, collector)
     finally:
         broker.request_stop(0.0)  # nothing if it has stopped
         _hear(broker, timer, 0.0)
@@ -165,7 +166,7 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     """
     made = {}
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
-        _, options = rpc.creation(class_name, agent_id, None)
+        _, options = rpc.creation(class_name, agent_id)
         body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)
         made[agent_id] = Waiter()
         broker.link.submit("", Op.CREATE, body, made[agent_id], options=options)
@@ -200,8 +201,8 @@ def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
             grace_s = broker.told.get_nowait()
 
 
-def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -> None:
-    """Wait for the end of the host; meanwhile look after its descriptors and files, and tell the service manager.
+def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
+    """Wait for the end of the host; meanwhile look after descriptors, memory and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
     """
@@ -218,6 +219,7 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer) -
         _hear(broker, timer, every_s)
         if time.monotonic() >= next_look:
             gauge.look()
+            collector.look()
             trimmer.look()
             broker.renew_files()
             next_look = time.monotonic() + LOOK_EVERY_S

@@ -133,10 +133,9 @@ class Supervisor:
                 return False
             try:
                 report = self._start()
-            except _HOPELESS:
-                discovery.sweep()
-                raise
             except errors.ZmqAgentsError as exc:
+                if isinstance(exc, _HOPELESS):
+                    raise
                 how = f"it could not start: {exc}"
                 continue
             if report is None:
@@ -147,7 +146,6 @@ class Supervisor:
             self._notifier.status(f"listening on port {self.config.port} as {name}")
             return True
         log.error("%s: %s; given up after %d crashes in %g s", name, how, crashes.limit + 1, crashes.window_s)
-        discovery.sweep()
         return False
 
     def _start(self) -> dict[str, Any] | None:
@@ -203,6 +201,8 @@ class Supervisor:
             children.readable([child.pidfd, self._wake_r, self._life_fd], left)
             self._hear()
         child.close()
+        if status != 0:  # it could not clean up after itself
+            discovery.sweep()
         return status
 
     def _pause(self, seconds: float) -> bool:

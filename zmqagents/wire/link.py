@@ -52,12 +52,14 @@ class Link(abc.ABC):
     """Sends calls to one host. Any thread may use it.
 
     ``server_id`` is "" until known; ``address`` is what a reference to an agent carries, so that others can reach
-    the host: ``host:port``, or ``ipc:/path`` of a private host. ``max_bytes`` is the largest message it takes.
+    the host: ``host:port``, or ``ipc:/path`` of a private host. ``max_bytes`` is the largest message it takes,
+    ``max_structured_bytes`` of it what is not beside the payload; results are held to the same.
     """
 
     server_id: str
     address: str
     max_bytes: int
+    max_structured_bytes: int
     takes_pickles: bool = False  # the host is this program's own child
     inside: bool = False  # a host's link to itself: its dispatcher knows of each call before its maker goes on
     management_timeout_s: float = 5.0  # default deadline of requests to the host itself (its max_timeout_seconds)
@@ -84,8 +86,11 @@ class Link(abc.ABC):
         """Send a call whose reply goes to ``sink``; its task id."""
 
     @abc.abstractmethod
-    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None) -> None:
-        """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there)."""
+    def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
+        """Ask for the result of any task, and wait in the host for it ``timeout`` seconds (None: until it is there).
+
+        ``at_home``: the call runs on this host itself, so that it is lost as soon as the host is.
+        """
 
     @abc.abstractmethod
     def cancel(self, task_id: str, *, alone: bool = False) -> None:

@@ -10,7 +10,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Both forms are legal.
 
     kind           from     frames after the header
-     1 HELLO       client   [map: versions, client, resume]                         token 0
+     1 HELLO       client   [map: versions, client, resume, pid]                       token 0
      2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
                                                                                     code: see needed
      3 FETCH       client   [str: task id]                                          time_ms: how long to wait
@@ -35,6 +35,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     a management request takes.
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
+    256 LATE (set by the host that reads it: it may have waited while the host was frozen, until it was over)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
@@ -44,6 +45,7 @@ Replies are kept until the client needs them no more, so that they outlive a bro
 id that it still needs, comes as the call_id of ACK, and in CALL as code = call_id - needed + 1, 0 if that is more
 than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
 secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
+``pid`` is the client's process: if the system says the same of the connection, its end ends the session.
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
@@ -67,9 +69,9 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "aged", "answer_frames", "call_frame", "call_frames", "client_prefix", "error_reply",
-    "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes", "reply_to",
-    "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
+    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frame", "call_frames", "client_prefix", "doubted",
+    "error_reply", "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes",
+    "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -126,6 +128,7 @@ class Flag:
     RESUMED = 32  # of WELCOME
     IDEMPOTENT = 64
     UNTIL = 128
+    LATE = 256  # set by the host itself
 
 
 class Code(enum.IntEnum):
@@ -207,15 +210,16 @@ def left_s(until_ms: int, now: float) -> float:
 _HALF_MS = MAX_TIME_MS // 2
 
 
-def aged(frame: bytes, late_s: float, now: float) -> bytes:
-    """The first frame of a CALL that may have waited ``late_s`` seconds unread: its deadline is that much earlier."""
+def doubted(frame: bytes, late_s: float, now: float) -> bytes:
+    """The first frame of a CALL that may have waited ``late_s`` seconds unread, marked as LATE if it may be over."""
     if len(frame) < HEADER_BYTES or frame[3] != _CALL:
         return frame
     flags, time_ms = _FLAGS.unpack_from(frame, 4)[0], _TIME.unpack_from(frame, 24)[0]
-    if flags & Flag.UNTIL or not time_ms:
+    if flags & Flag.UNTIL or not 0 < time_ms <= late_s * 1000:
         return frame
     until_ms = to_until_ms(now - late_s + time_ms / 1000)
-    return b"".join((frame[:4], _FLAGS.pack(flags | Flag.UNTIL), frame[6:24], _TIME.pack(until_ms), frame[28:]))
+    flags |= Flag.UNTIL | Flag.LATE
+    return b"".join((frame[:4], _FLAGS.pack(flags), frame[6:24], _TIME.pack(until_ms), frame[28:]))
 
 
 _FLAGS, _TIME = struct.Struct(">H"), struct.Struct(">I")
@@ -391,7 +395,7 @@ def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
     return head, frames[1:]
 
 
-_WELCOME_COUNTS = ("max_message_bytes", "max_calls", "max_open_bytes")
+_WELCOME_COUNTS = ("max_message_bytes", "max_structured_bytes", "max_calls", "max_open_bytes")
 
 
 def parse_welcome(frames: Sequence[Frame]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from .. import errors
 from ..config import BrokerConfig
 from ..security import curve, zap
 from ..security.keys import KeyPair
+from ..security.unfinished import Connection, Unfinished
 from . import addresses, messages
 from .messages import Frame, Kind
 from .poller import IN
@@ -53,6 +55,7 @@ _recv: Any = zmq.backend.Socket.recv
 # Plain numbers: what pyzmq does with members of its enums takes longer than the call itself.
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_ACCEPTED = int(zmq.EVENT_ACCEPTED).to_bytes(2, sys.byteorder)  # what begins an event of the monitor
 _HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 
 SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
@@ -61,13 +64,18 @@ SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it;
 class RouterPeer:
     """One client's connection, known by its routing id; see `transport.Peer`."""
 
-    __slots__ = ("_in_flight", "_in_flight_bytes", "_listener", "ended", "pending", "routing_id", "session", "user")
+    __slots__ = (
+        "_in_flight", "_in_flight_bytes", "_listener", "ended", "heard", "pending", "pid", "routing_id",
+        "session", "user",
+    )  # fmt: skip
 
     def __init__(self, listener: RouterListener, routing_id: bytes, user: str) -> None:
         self.routing_id = routing_id
         self.user = user
         self.session: Any = None
         self.pending = self.ended = False
+        self.pid = 0
+        self.heard = 0.0  # when its last message came
         self._listener = listener
         self._in_flight: deque[tuple[zmq.MessageTracker, int]] = deque()  # large messages that libzmq may still hold
         self._in_flight_bytes = 0
@@ -155,6 +163,7 @@ class RouterListener:
         self._config = config
         self._auth = auth
         self._message_limit = message_limit
+        self._unfinished = Unfinished(message_limit)
         self._peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0
@@ -180,7 +189,7 @@ class RouterListener:
         interface = addresses.interface_of(config.host, config.local_mode)
         self._set_options()
         router.setsockopt(zmq.IPV6, int(interface.startswith("[")))
-        self._monitor = router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         if keys is None:
             curve.guard_insecure(router)
         else:
@@ -221,9 +230,10 @@ class RouterListener:
     def note_delay(self, due: float, now: float) -> None:
         """The router thread was ``due`` here `DELAY_S` ago or more: what there is to read may have waited since then.
 
-        The host was frozen, say. So that no call runs after its caller was told that it is over, the deadlines in the
-        messages that are read next, also by libzmq's thread, are that much earlier. A deadline that its caller gave as
-        a time needs no such help.
+        The host was frozen, say. So that no call runs after its caller was told that it is over, those that are read
+        next, also by libzmq's thread, are LATE if so long a wait would have used up their time. Nobody can tell one
+        that was sent since: its caller is asked to send it again. A deadline that its caller gave as a time needs no
+        such help.
         """
         self._late_s, self._late_until = now - due, now + DELAY_S
 
@@ -268,11 +278,22 @@ class RouterListener:
             else:
                 parts, size, user = self._read_frames(frame)
             if late_s and parts:
-                parts = (messages.aged(bytes(parts[0]), late_s, now), *parts[1:])
-            peer = self._peers.get(routing_id) or RouterPeer(self, routing_id, user)
+                parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
+            peer = self._peers.get(routing_id) or self._stranger(routing_id, user, frame)
+            peer.heard = now
             now = self._receive(peer, parts, size, now)
             if now >= end:
                 return
+
+    def _stranger(self, routing_id: bytes, user: str, frame: zmq.Frame) -> RouterPeer:
+        """The peer of a message whose sender has no session."""
+        connection: Connection | None = None
+        peer = RouterPeer(self, routing_id, user)
+        with contextlib.suppress(zmq.ZMQError):
+            connection = self._unfinished.find(int(frame.get(zmq.SRCFD)))
+        if connection is not None:
+            connection.heard = lambda: peer.heard
+        return peer
 
     def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int, str]:
         """The frames after the routing id, of which ``frame`` is the first, their bytes, and the user of a HELLO.
@@ -280,7 +301,7 @@ class RouterListener:
         Large ones stay where ZeroMQ has put them.
 
         A message that is too much is read to its end but not kept: None for too many frames, the header alone for too
-        many bytes. (libzmq holds a message until it is whole, and has no limit for that: see tests/faults.)
+        many bytes. libzmq holds a message until it is whole; `Unfinished` sees to one that does not end.
         """
         parts: list[Frame] = []
         size, user = 0, ""
@@ -361,6 +382,9 @@ class RouterListener:
                 self._retry(now)
             if self._stalled:
                 self.due = min(self.due, self._next_retry)
+        if now >= self._unfinished.due:
+            self._unfinished.look(now, lambda: not zmq.zmq_poll(self._readable, 0))
+        self.due = min(self.due, self._unfinished.due)
         self.next_look = min(self.next_look, self.due)
 
     def _retry(self, now: float) -> None:
@@ -375,8 +399,9 @@ class RouterListener:
         left = False
         with contextlib.suppress(zmq.Again):
             while True:
-                self._monitor.recv_multipart(zmq.NOBLOCK)
-                left = True
+                event = self._monitor.recv_multipart(zmq.NOBLOCK)[0]
+                self._unfinished.note(event)
+                left = left or not event.startswith(_ACCEPTED)
         return left
 
     def close(self) -> None:

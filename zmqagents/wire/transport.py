@@ -102,6 +102,7 @@ class Peer(Protocol):
     """One client's connection, as its listener's host sees it. Its text names it in log lines."""
 
     user: str  # the user that the authentication found
+    pid: int  # of its process, as the system knows it; 0: not known
     session: Any  # what the host has given to `seat`
     pending: bool  # it had no room for all that was sent; the listener tells when there may be some
     ended: bool  # nothing more reaches it

@@ -57,13 +57,16 @@ class UnixPeer(UnixStream):
 
     __slots__ = (
         "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
-        "readable", "session", "size", "user",
+        "pid", "readable", "session", "size", "user",
     )  # fmt: skip
 
-    def __init__(self, listener: UnixListener, sock: socket.socket, user: str, name: str, deadline: float) -> None:
+    def __init__(
+        self, listener: UnixListener, sock: socket.socket, user: str, pid: int, name: str, deadline: float
+    ) -> None:
         super().__init__(sock, zmtp.Incoming(listener.spares, listener.max_message_bytes))
         self.fd = sock.fileno()
         self.user = user
+        self.pid = pid
         self.session: Any = None
         self.deadline = deadline  # of the handshake
         self.readable = False
@@ -357,11 +360,11 @@ class UnixListener:
             self._let_in(sock)
 
     def _let_in(self, sock: socket.socket) -> None:
-        uid = _uid_of(sock)
+        uid, pid = _owner_of(sock)
         user = self._admit(uid)
         deadline = self._clock() + HANDSHAKE_S
         try:
-            peer = UnixPeer(self, sock, user or "", f"ipc/{next(self._names)} of uid {uid}", deadline)
+            peer = UnixPeer(self, sock, user or "", pid, f"ipc/{next(self._names)} of uid {uid}", deadline)
             if user is None:  # closed later: else the client might see the end before it reads the reason
                 sock.send(_REFUSAL, SENDING)
             else:
@@ -395,16 +398,20 @@ os.register_at_fork(after_in_child=_forget_all)
 _PASSING = (errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM)  # trouble of that one connection alone
 
 
-def _uid_of(sock: socket.socket) -> int | None:
-    """The user at the other end, as the kernel knows it: unix(7), on macOS and the BSDs unix(4)."""
+def _owner_of(sock: socket.socket) -> tuple[int | None, int]:
+    """User and process at the other end, as the kernel knows them: unix(7), on macOS and the BSDs unix(4).
+
+    None: the user is not known; 0: the process is not.
+    """
+    pid = 0
     try:
         if hasattr(socket, "SO_PEERCRED"):
-            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         else:
             _, uid = struct.unpack_from("=Ii", sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 76))
     except (OSError, struct.error):
-        return None
-    return int(uid)
+        return None, 0
+    return int(uid), pid
 
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1

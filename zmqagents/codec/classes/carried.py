@@ -7,12 +7,13 @@ the reason; a call that needs it says what to do.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from ... import errors
 from .. import pickling
-from .names import AGENT_FILES
-from .types import Registration, registry
+from .names import AGENT_FILES, wire_name
+from .types import Registration, known_by_kind, registry
 
 __all__ = ["carried", "take_over"]
 
@@ -22,9 +23,14 @@ log = logging.getLogger(__name__)
 _OWN = ("builtins", "zmqagents", AGENT_FILES)
 
 
-def carried() -> bytes:
-    """The registered classes and exceptions and the trusted packages of this process, for `take_over`."""
-    found = [_pickled(list(each), each.cls) for each in list(registry.registered.values()) if _is_others(each.cls)]
+def carried(named: Iterable[type] = ()) -> bytes:
+    """The registered classes and exceptions and the trusted packages of this process, for `take_over`.
+
+    ``named``: further classes, which the receiver is to know as if they were registered.
+    """
+    known = [*registry.registered.values()]
+    known += [Registration(cls, wire_name(cls)) for cls in named if known_by_kind(cls) and not _is_registered(cls)]
+    found = [_pickled(list(each), each.cls) for each in known if _is_others(each.cls)]
     found += [_pickled([cls], cls) for cls in list(errors.known_types.values()) if _is_others(cls)]
     return pickling.dumps((registry.trusted, [each for each in found if each is not None]))
 
@@ -43,6 +49,10 @@ def take_over(data: bytes) -> None:
             registry.add(Registration(cls, *more))
         else:
             errors.register_exception(cls)
+
+
+def _is_registered(cls: type) -> bool:
+    return any(each.cls is cls for each in list(registry.registered.values()))
 
 
 def _is_others(cls: type) -> bool:

@@ -63,9 +63,13 @@ class Family:
                 found = self._names.find(name) if self._names is not None else None
             return found
 
+    def classes(self) -> list[type]:
+        """The classes, whether objects of them can be made or not."""
+        return classes_of(self._hints)
+
     def _renew(self) -> None:
         names = Names()
-        for cls in classes_of(self._hints):
+        for cls in self.classes():
             known = self._making(cls)
             if known is not None:
                 names.add(known)
@@ -122,6 +126,10 @@ class Annotations:
 
     def find(self, name: str) -> Known | None:
         return self._family.find(name)
+
+    def classes(self) -> list[type]:
+        """All that they name."""
+        return self._family.classes()
 
     def takes_plain(self, place: int | str | None) -> bool:
         """``place``: the index of an argument, or its name; 0 of a result."""

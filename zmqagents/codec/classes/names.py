@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ..forms import Known
 
-__all__ = ["AGENT_FILES", "Names", "as_wire_name", "wire_name"]
+__all__ = ["AGENT_FILES", "Names", "as_wire_name", "is_same_file", "wire_name"]
 
 AGENT_FILES = "zmqagents_agents"  # parent of every module that `agents.loader` imports
 
@@ -55,12 +55,12 @@ class Names:
     def alike(self, name: str) -> list[Known]:
         """The classes of other names that may be the same class of the same file."""
         module, _, qualified = name.rpartition(":")
-        found = [other for other in self._alike.get(qualified, ()) if _is_same_file(other.rpartition(":")[0], module)]
+        found = [other for other in self._alike.get(qualified, ()) if is_same_file(other.rpartition(":")[0], module)]
         return [self.exact[other] for other in found if other != name]
 
 
-def _is_same_file(one: str, other: str) -> bool:
-    """Whether one of two modules is an agent file and the other may be the same file."""
+def is_same_file(one: str, other: str) -> bool:
+    """Whether one of two modules is an agent file, by its name on the wire, and the other may be the same file."""
     if one[:1] != "." and other[:1] != ".":
         return False
     short, long = sorted((f".{one.lstrip('.')}", f".{other.lstrip('.')}"), key=len)

@@ -33,7 +33,7 @@ from msgpack import ExtType
 
 from ... import errors
 from ...config import check_packages
-from ...errors import ConfigError, RemoteProtocolError, SerializationError
+from ...errors import ConfigError, SerializationError
 from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
@@ -286,8 +286,8 @@ def read_object(decoder: Decoding, name: Any, plain: Any, *more: Any) -> Any:
     except Changed as exc:
         raise SerializationError(f"a {name} would not arrive as it was sent: {exc}", "", name) from exc
     except Exception as exc:
-        text = errors.safe_text(exc)
-        raise RemoteProtocolError(f"cannot make a {name} of its data: {type(exc).__name__}: {text}") from exc
+        text = f"cannot make a {name} of its data: {type(exc).__name__}: {errors.safe_text(exc)}"
+        raise SerializationError(text, "", name) from exc
 
 
 def find_known(name: str, scope: Scope) -> Known | None:

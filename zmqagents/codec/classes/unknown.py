@@ -15,11 +15,12 @@ __all__ = ["refuse", "refuse_in", "settled"]
 def refuse(name: str, path: str) -> NoReturn:
     """Raise the SerializationError for an object of the class ``name``."""
     short = name.rpartition(":")[2]
+    article = "an" if short[:1] in "AEIOU" else "a"
     package = name.partition(":")[0].lstrip(".").partition(".")[0]
     raise SerializationError(
-        f"{path or 'the value'} is a {short}, which the receiving side does not know: there, annotate the parameter "
-        f"or result with {short}, or register {name} with register_type, or name its package with "
-        f"trust_types({package!r}) (--types {package}); or ask there for plain_types",
+        f"{path or 'the value'} is {article} {short}, which the receiving side does not know: there, "
+        f"annotate the parameter or result with {short}, or register {name} with register_type, or name its package "
+        f"with trust_types({package!r}) (--types {package}); or ask there for plain_types",
         path,
         name,
     )

@@ -31,7 +31,7 @@ MAX_FREQUENCY_CHARS = 64
 
 def _array_parts(array: Any) -> list[Any]:
     """``kind, parts...`` of any array that a column or an index holds."""
-    if isinstance(array, pandas.arrays.NumpyExtensionArray):
+    if type(array) is pandas.arrays.NumpyExtensionArray:  # a column of text is one of its subclasses
         return ["extension", array.to_numpy()]
     if isinstance(array, numpy.ndarray):
         return ["numpy", array]

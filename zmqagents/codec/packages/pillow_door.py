@@ -25,6 +25,8 @@ def _size_of(mode: str, width: int, height: int) -> int:
 def _image_box(encoder: Encoding, image: Any) -> list[Any]:
     if image.mode != "1" and image.mode not in _PIXEL_BYTES:
         raise NoForm(f"an image of mode {image.mode} has no form: convert it")
+    if getattr(image, "n_frames", 1) > 1:
+        raise NoForm(f"an image of {image.n_frames} frames has no form: send a copy() of each frame")
     data = image.tobytes()  # of a file this reads it
     palette = None
     if image.palette is not None and image.mode in ("P", "PA"):

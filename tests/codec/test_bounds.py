@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zmqagents import codec
-from zmqagents.codec.spread import MAX_EQUAL_HASHES
+from zmqagents.codec.bounds import MAX_EQUAL_HASHES
 from zmqagents.errors import RemoteProtocolError
 
 PRIME = 2**61 - 1  # hash(n) is n modulo this

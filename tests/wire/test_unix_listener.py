@@ -31,9 +31,10 @@ from actors import within
 from lines import Line
 from zmqagents.broker.delivery import Delivery
 from zmqagents.broker.session import Session
+from zmqagents.config import BrokerConfig
 from zmqagents.discovery import IpcLock
 from zmqagents.process import descriptors
-from zmqagents.scheduler.shares import Account
+from zmqagents.scheduler.shares import Account, Shares
 from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages as frames
 from zmqagents.wire import transport, zmtp
@@ -356,7 +357,7 @@ def test_a_unix_carrier_of_a_user_that_is_not_let_in_is_told_and_closed_later(pa
 
 REFUSE_ONE_WHO_HAS_GONE = """
 import signal, socket, sys
-from test_unixdoor import Porter, plain
+from test_unix_listener import Porter, plain
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as programs have it that write to pipes
 porter = Porter(sys.argv[1], uids=set())
 plain(sys.argv[1]).close()
@@ -529,7 +530,7 @@ def test_a_large_message_waits_until_what_was_sent_before_is_written(porter: Por
 
 def test_what_waits_is_sent_although_its_reader_has_caught_up_before_anybody_looked(porter: Porter) -> None:
     """Room comes while messages to others are sent: it is still to be told of."""
-    out = Delivery(64 * MIB, lambda session: None, lambda session: None)
+    out = Delivery(64 * MIB, Shares(BrokerConfig()), lambda session: None, lambda session: None)
     with shaken(porter) as (end, peer):
         got = b""
 
@@ -886,7 +887,7 @@ def _nobody_listens(path: str) -> bool:
 
 FORKING = """
 import os, sys, time
-from test_unixdoor import Porter
+from test_unix_listener import Porter
 porter = Porter(sys.argv[1])
 print("0", flush=True)
 porter.until(lambda: porter.received)

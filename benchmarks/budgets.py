@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from .driver import PEERS
+from .driver import ENCRYPTED_PEERS, PEERS
 
 Mode = Literal["pinned", "free"]
 MODES: tuple[Mode, ...] = ("pinned", "free")
@@ -39,6 +39,7 @@ CASES: dict[str, Case] = {
     "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
     "B12": Case("b12_results", "10,000 results"),
     "B15": Case("b15_stack", "tables and tensors"),
+    "B16": Case("b16_crowd", "200 clients at once", ("free",), True, ("echo", "workers"), ENCRYPTED_PEERS, "workers"),
 }
 
 ANY_PEER = "peers"  # the best of them
@@ -138,6 +139,17 @@ BUDGETS = (
     Budget("B11", "10,000 async sleeps of 1 s, s", "wall_s", 3.0, 1.5),
     _more("B12", "results made per second", 8_000, 20_000, figure="made_per_s"),
     _more("B12", "results collected per second", 8_000, 20_000, figure="collected_per_s"),
+    *(
+        _more(
+            "B16",
+            f"200 clients, least served / mean, {name}",
+            0.5,
+            0.8,
+            figure="least_served_ratio",
+            transport=transport,
+        )
+        for name, transport in (("ipc", "ipc"), ("TCP + CURVE", "curve"))
+    ),
     _more("B15", "DataFrame of 1 M cells / ndarray", 0.5, 0.9, figure="pandas_ratio"),
     _more("B15", "Arrow table of 16 MiB / ndarray", 0.5, 0.9, figure="arrow_ratio"),
     _more("B15", "torch tensor of 16 MiB / ndarray", 0.5, 0.9, figure="torch_ratio"),

@@ -19,6 +19,7 @@ from ..loops import NotOffered
 from . import tls
 
 Pyro5.config.SERIALIZER = "msgpack"
+Pyro5.config.THREADPOOL_SIZE = 250  # one thread for each connection, 80 if nothing is said
 READY: dict[int, bytes] = {}
 
 

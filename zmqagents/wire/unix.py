@@ -36,6 +36,7 @@ class UnixTransport(UnixStream):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
 
     __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")
+    polls_all = False
 
     def __init__(self, path: str) -> None:
         self.events: list[Event] = []

@@ -403,8 +403,8 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._listening.limit:
-            short = messages.parse_short_call(parts[0])  # type: ignore[arg-type]
+        if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
+            short = messages.parse_short_call(parts)
         try:
             session: Session | None = peer.session
             if short is None or session is None or session.token != short[0]:

@@ -236,6 +236,8 @@ class AgentHost:
                 codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
+            if body[0] == codec.LONE_ARGUMENT:
+                return codec.decode_call(body[0], body[1:])
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
@@ -328,9 +330,12 @@ class AgentHost:
             return NOTHING
         if ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,)) if value is not _LATER else PARKED
-        payload = codec.encode_plain(value)
-        if payload is not None and len(payload) <= self._max_structured:
-            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
+        plain = codec.encode_plain(value)
+        if (
+            plain is not None and len(plain[0]) <= self._max_structured
+            and (len(plain) == 1 or sum(map(len, plain)) <= self.config.max_message_bytes)
+        ):  # fmt: skip
+            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
             return reply
         encoded = self._encoded(ticket, value)
         return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))

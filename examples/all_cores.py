@@ -33,8 +33,7 @@ def count(workers: list[Counter], numbers: int) -> tuple[int, float]:
     begun = time.perf_counter()
     edges = [2 + (numbers - 2) * part // PARTS for part in range(PARTS + 1)]
     results = [
-        workers[part % len(workers)].primes(first, last)
-        for part, (first, last) in enumerate(itertools.pairwise(edges))
+        workers[part % len(workers)].primes(first, last) for part, (first, last) in enumerate(itertools.pairwise(edges))
     ]
     total = 0
     for done, result in enumerate(as_completed(results), 1):

@@ -70,7 +70,11 @@ def _result(body: bytes | None) -> Answer:
     return answer
 
 
-def _bare(kind: Kind) -> Answer:
+def _frames(*frames: bytes) -> Answer:
+    return lambda head: list(frames)
+
+
+def _bare(kind: int) -> Answer:
     return lambda head: [messages.header(kind, head.call_id, TOKEN)]
 
 
@@ -112,6 +116,20 @@ def test_an_answer_that_makes_no_sense_is_an_error_at_once(answer: Answer) -> No
         for request in requests:
             with pytest.raises((ZmqAgentsError, LookupError)):  # an empty list or map is an answer
                 request(client)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_frames(b"\xff" * 50), _frames(b""), _frames(b"ZA\x09" + bytes(25)), _bare(99), _bare(Kind.CHUNK)],
+    ids=range(5),
+)
+def test_a_message_that_does_not_fit_the_protocol_is_an_error_at_once(answer: Answer) -> None:
+    with liar(GOOD, answer) as client, within(5):
+        for _ in range(2):
+            with pytest.raises(RemoteProtocolError):
+                client.get_server_info()
+        with pytest.raises(RemoteProtocolError):
+            client.get_result("mfzwizltoqqhk4tf-17").result()
 
 
 @pytest.mark.parametrize("answer", [_bare(Kind.PENDING), _bare(Kind.PONG), _result(None), _bare(Kind.ERROR)])

@@ -20,7 +20,7 @@ from zmqagents.connection.connection import connect
 from zmqagents.connection.target import Target
 from zmqagents.errors import MessageTooLarge, RemoteProtocolError
 from zmqagents.wire import messages
-from zmqagents.wire.messages import Kind
+from zmqagents.wire.messages import Code, Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -116,6 +116,17 @@ def test_an_answer_that_makes_no_sense_is_an_error_at_once(answer: Answer) -> No
         for request in requests:
             with pytest.raises((ZmqAgentsError, LookupError)):  # an empty list or map is an answer
                 request(client)
+
+
+@pytest.mark.parametrize("named", ["StopIteration", "StopAsyncIteration", "ValueError", "ExceptionGroup"])
+def test_an_error_of_the_host_is_none_that_a_loop_takes_for_its_end(named: str) -> None:
+    body = codec.pack({"type": f"builtins:{named}", "message": "m"})
+
+    def answer(head: messages.Header) -> list[bytes]:
+        return [messages.header(Kind.ERROR, head.call_id, TOKEN, code=Code.HOST_ERROR), body]
+
+    with liar(GOOD, answer) as client, within(3), pytest.raises(ZmqAgentsError):
+        client.get_agent("a")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from zmqagents.scheduler.dispatcher import (
     Peer,
     Pending,
     Removed,
+    Report,
     Resume,
     Start,
     State,
@@ -164,6 +165,7 @@ class World:
         self.resumed: list[Resume] = []
         self.interrupted: list[Ticket] = []
         self.removed: list[AgentRecord] = []
+        self.reports: list[Report] = []
         self.drained: list[int] = []
         self._record: dict[type, Callable[[Any], object]] = {
             Start: self._start,
@@ -175,6 +177,7 @@ class World:
             Resume: lambda e: self.resumed.append(e),
             Interrupt: lambda e: self.interrupted.append(e.ticket),
             Removed: lambda e: self.removed.append(e.agent),
+            Report: lambda e: self.reports.append(e),
             Drained: lambda e: self.drained.append(e.cut),
         }
 

@@ -57,6 +57,7 @@ from ..scheduler.effects import (
     Lookup,
     Pending,
     Removed,
+    Report,
     Resume,
     Start,
 )  # fmt: skip
@@ -171,6 +172,7 @@ class Broker:
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
             Removed: lambda effect: self._pool.retire([effect.agent]), Drained: self._drained,
+            Report: self._clients.report,
         }  # fmt: skip
 
     # ------------------------------------------------------------ life: bind, run, stop

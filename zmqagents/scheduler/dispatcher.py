@@ -27,7 +27,7 @@ from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
 from .calls import Calls
-from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
+from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Report, Resume, Start
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import Waiting
@@ -36,7 +36,7 @@ _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 __all__ = [
     "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer",
-    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
+    "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -111,6 +111,10 @@ class Dispatcher:
         if ticket is None:  # it came twice, and is answered once
             _go_on(waiting, effects)
             return effects
+        if ticket.parent is None and "chain" in call.options:
+            forged = wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
+            if forged and not peer.local:
+                effects.append(Report(peer, "forged chains of calls", f"{forged} has not made {ticket.label}"))
         if self._shares and call.flags & Flag.DETACHED:
             effects.append(Begin(ticket.task_id))
         if call.deps:
@@ -152,8 +156,6 @@ class Dispatcher:
             if parent.spawned is None:
                 parent.spawned = {}
             parent.spawned[ticket] = None
-        elif "chain" in call.options:
-            wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
         return ticket
 
     def _refuse(
@@ -167,6 +169,8 @@ class Dispatcher:
             if call.flags & Flag.DETACHED:
                 effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
         effects.append(Answer(peer, call.call_id, reply))
+        if not peer.local and not (call.method.isidentifier() and call.agent.isprintable()):
+            effects.append(Report(peer, "names that are none", str(exc)))
         _go_on(waiting, effects)
 
     # ------------------------------------------------------------ a call that the router thread runs at once

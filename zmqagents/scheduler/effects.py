@@ -90,10 +90,18 @@ class Removed(NamedTuple):
     agent: AgentRecord
 
 
+class Report(NamedTuple):
+    """Log what was refused of a client's call: something of this ``kind``, and ``why``."""
+
+    peer: Peer
+    kind: str
+    why: str
+
+
 class Drained(NamedTuple):
     """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
 
     cut: int
 
 
-Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained
+Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Report | Drained

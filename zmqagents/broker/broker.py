@@ -405,8 +405,13 @@ class Broker:
         return lane.run(now + TURN_S) if lane.queue else now
 
     def _read_inbox(self) -> None:
-        """Handle the events of other threads, `BATCH` of them at most."""
+        """Handle the events of other threads, `BATCH` of them at most.
+
+        What is overdue comes first: after a pause of the whole host an event must not start what ended meanwhile.
+        """
         inbox = self._inbox
+        if self._dispatcher.timers.due <= (now := self._clock()):
+            self._carry_out(self._dispatcher.on_tick(now))
         for _ in range(BATCH):
             if not inbox:
                 return

@@ -16,7 +16,7 @@ import hosts
 from actors import CLASSES, Desk, Latch, client_of, host, within
 from raw_peer import RawPeer
 from scale import pick, soak_only
-from zmqagents import AgentBase, CallLost, CallTimeout, RpcAgentServerLauncher, RpcClient, concurrent
+from zmqagents import AgentBase, CallLost, CallTimeout, RpcAgentServerLauncher, RpcClient, async_func, concurrent
 from zmqagents.wire.messages import Flag
 
 pytestmark = pytest.mark.timeout(pick(60, 300))
@@ -40,6 +40,24 @@ class Clock(AgentBase):
     @concurrent
     def here(self) -> bool:
         return True
+
+
+class Counter(AgentBase):
+    """Counts the calls whose code has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @async_func
+    def nap(self) -> None:
+        time.sleep(0.4)
+
+    def bump(self) -> None:
+        self.count += 1
+
+    async def bump_soon(self) -> None:
+        self.count += 1
 
 
 @pytest.fixture
@@ -99,6 +117,23 @@ def test_calls_whose_deadline_passes_in_the_pause_are_told_in_time_and_do_not_ru
         assert {type(outcome) for outcome in outcomes} == {CallTimeout}
         assert late.bump() == 2
     assert desk.count == 2
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+@pytest.mark.parametrize("method", ["bump", "bump_soon"])
+def test_calls_that_queue_when_the_pause_begins_and_are_over_at_its_end_do_not_run(transport: Any, method: str) -> None:
+    with host(Counter, capacity=32) as launcher, client_of(launcher, transport=transport) as client:
+        counters = [client.create_agent(Counter) for _ in range(20)]
+        naps = [counter.nap() for counter in counters]
+        late = [getattr(counter, method).aio(timeout=0.5) for counter in counters for _ in range(4)]
+        with client_of(launcher) as other:
+            assert hosts.eventually(lambda: other.get_server_info()["calls_open"] == len(naps + late), 0.2)
+        with _frozen(launcher):
+            assert {type(result.exception(5)) for result in late} == {CallTimeout}
+            time.sleep(0.3)
+        for nap in naps:
+            nap.result()
+        assert [counter.count for counter in counters] == [0] * 20
 
 
 def test_a_call_that_is_sent_right_after_a_pause_runs(

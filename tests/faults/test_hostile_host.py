@@ -20,7 +20,7 @@ from zmqagents.connection.connection import connect
 from zmqagents.connection.target import Target
 from zmqagents.errors import MessageTooLarge, RemoteProtocolError
 from zmqagents.wire import messages
-from zmqagents.wire.messages import Kind
+from zmqagents.wire.messages import Code, Kind
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -70,7 +70,11 @@ def _result(body: bytes | None) -> Answer:
     return answer
 
 
-def _bare(kind: Kind) -> Answer:
+def _frames(*frames: bytes) -> Answer:
+    return lambda head: list(frames)
+
+
+def _bare(kind: int) -> Answer:
     return lambda head: [messages.header(kind, head.call_id, TOKEN)]
 
 
@@ -112,6 +116,31 @@ def test_an_answer_that_makes_no_sense_is_an_error_at_once(answer: Answer) -> No
         for request in requests:
             with pytest.raises((ZmqAgentsError, LookupError)):  # an empty list or map is an answer
                 request(client)
+
+
+@pytest.mark.parametrize("named", ["StopIteration", "StopAsyncIteration", "ValueError", "ExceptionGroup"])
+def test_an_error_of_the_host_is_none_that_a_loop_takes_for_its_end(named: str) -> None:
+    body = codec.pack({"type": f"builtins:{named}", "message": "m"})
+
+    def answer(head: messages.Header) -> list[bytes]:
+        return [messages.header(Kind.ERROR, head.call_id, TOKEN, code=Code.HOST_ERROR), body]
+
+    with liar(GOOD, answer) as client, within(3), pytest.raises(ZmqAgentsError):
+        client.get_agent("a")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_frames(b"\xff" * 50), _frames(b""), _frames(b"ZA\x09" + bytes(25)), _bare(99), _bare(Kind.CHUNK)],
+    ids=range(5),
+)
+def test_a_message_that_does_not_fit_the_protocol_is_an_error_at_once(answer: Answer) -> None:
+    with liar(GOOD, answer) as client, within(5):
+        for _ in range(2):
+            with pytest.raises(RemoteProtocolError):
+                client.get_server_info()
+        with pytest.raises(RemoteProtocolError):
+            client.get_result("mfzwizltoqqhk4tf-17").result()
 
 
 @pytest.mark.parametrize("answer", [_bare(Kind.PENDING), _bare(Kind.PONG), _result(None), _bare(Kind.ERROR)])

@@ -103,6 +103,8 @@ def _run(*words: str) -> int:
         (("call", "{odd}", "fail"), 1, "builtins:ValueError"),
         (("call", "{odd}", "echo", "--timeout", "0"), 6, "CallTimeout"),
         (("call", "{odd}", "echo", "{{"), 2, "UsageError"),
+        (("call", "{odd}", "echo", "--no-such-option"), 2, "UsageError"),
+        (("call", "{odd}", "echo", "--timeout"), 2, "UsageError"),
         (("call", "{odd}", "echo", "1", "--no-wait"), 2, "UsageError"),
     ],
 )

@@ -1086,6 +1086,9 @@ def test_a_call_that_names_another_users_call_as_its_chain_is_not_let_into_its_t
         assert back.state is State.QUEUED, "it waits for its turn, as any other call does"
         assert back.t.came_by == ()
         assert not outer.t.returns
+    assert len(world.reports) == 3
+    assert world.reports[0].why == f"{outer.task_id} has not made a.n"
+    assert world.reports[0].peer is world.client
 
 
 def test_what_has_no_seal_is_not_passed_on_with_ours() -> None:

@@ -31,6 +31,7 @@ from zmqagents.scheduler.dispatcher import (
     Peer,
     Pending,
     Removed,
+    Report,
     Resume,
     Start,
     State,
@@ -176,6 +177,7 @@ class World:
         self.resumed: list[Resume] = []
         self.interrupted: list[Ticket] = []
         self.removed: list[AgentRecord] = []
+        self.reports: list[Report] = []
         self.drained: list[int] = []
         self.unended: list[int] = []
         self.ended: list[Ended] = []
@@ -190,6 +192,7 @@ class World:
             Resume: lambda e: self.resumed.append(e),
             Interrupt: lambda e: self.interrupted.append(e.ticket),
             Removed: lambda e: self.removed.append(e.agent),
+            Report: self.reports.append,
             Ended: self.ended.append,
             GoOn: lambda e: self.gone_on.append(e.ticket),
             Drained: self._drained,

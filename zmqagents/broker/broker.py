@@ -64,6 +64,7 @@ from ..scheduler.effects import (
     Lookup,
     Pending,
     Removed,
+    Report,
     Resume,
     Start,
 )  # fmt: skip
@@ -187,6 +188,7 @@ class Broker:
             Interrupt: lambda effect: (effect.ticket.agent.home or pool).interrupt(effect.ticket, alone=effect.alone),
             Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),
             Removed: lambda effect: (effect.agent.home or pool).retire([effect.agent]), Drained: self._drained,
+            Report: self._clients.report,
         }  # fmt: skip
 
     # ------------------------------------------------------------ life: bind, run, stop
@@ -421,8 +423,13 @@ class Broker:
         return lane.run(now + TURN_S) if lane.queue else now
 
     def _read_inbox(self) -> None:
-        """Handle the events of other threads, `BATCH` of them at most."""
+        """Handle the events of other threads, `BATCH` of them at most.
+
+        What is overdue comes first: after a pause of the whole host an event must not start what ended meanwhile.
+        """
         inbox = self._inbox
+        if self._dispatcher.timers.due <= (now := self._clock()):
+            self._carry_out(self._dispatcher.on_tick(now))
         for _ in range(BATCH):
             if not inbox:
                 return

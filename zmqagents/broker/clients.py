@@ -26,7 +26,7 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..process.children import has_ended
 from ..scheduler.dispatcher import Dispatcher
-from ..scheduler.effects import Effect
+from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
 from ..security.keys import Role
@@ -37,7 +37,7 @@ from ..wire.transport import Peer
 from .delivery import Delivery
 from .session import Session
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "Complaints"]
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ MAX_LOST = 1024  # lost clients that are waited for
 ENDED_EVERY_S = 0.05  # how often it is looked whether the process of a lost client has ended
 ROLES_EVERY_S = 0.25  # how often the roles of clients with keys are looked up; the key store reads once a second
 SILENCE_S = 60.0  # a client pings at least every 10 s: after a silence of this length it is gone
-COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about malformed messages
+COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about peers
 _TOO_MUCH = "the call ended, but its reply was not read among {} bytes (max_unread_bytes)"
-MAX_BAD_PEERS = 4096  # peers whose first complaint is remembered; beyond it one may be logged a second time
+MAX_COMPLAINTS = 4096  # that are remembered; beyond it one may be logged a second time
 
 
 class Clients:
@@ -76,8 +76,7 @@ class Clients:
         self._next_sweep = self._next_probe = 0.0
         self._next_ended = math.inf  # while no client is lost whose process is known
         self._next_roles = math.inf  # while no client has a key
-        self._bad_peers: dict[str, int] = {}
-        self._complaints = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
+        self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
 
@@ -112,7 +111,7 @@ class Clients:
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
-            self.complain(peer, errors.RemoteProtocolError("HELLO with the client id of another client"))
+            self._complaints.note(peer, "ids of other clients", f"HELLO with the id of {session.caller.prefix}")
             return
         else:  # its former connection is lost, which it may have noticed before the host
             self._lose(session)
@@ -136,14 +135,13 @@ class Clients:
         self._detach(session)
 
     def complain(self, peer: Peer, exc: Exception) -> None:
-        """Count what a peer did wrong, and log it once for each peer, though not for each of a flood of them."""
-        name = str(peer)
-        seen = self._bad_peers.get(name, 0)
-        if len(self._bad_peers) >= MAX_BAD_PEERS and not seen:
-            self._bad_peers.clear()
-        self._bad_peers[name] = seen + 1
-        if not seen and self._complaints.take(self._clock()):
-            log.warning("dropping malformed messages of peer %s: %s", name, exc)
+        """Log that a peer has broken the protocol."""
+        self._complaints.note(peer, "malformed messages", str(exc))
+
+    def report(self, effect: Report) -> None:
+        """Log what was refused of a client's call."""
+        session: Session = effect.peer.key
+        self._complaints.note(session.peer, effect.kind, effect.why)
 
     def refuse_size(self, session: Session, call_id: int, size: int) -> None:
         """Answer a message of ``size`` bytes, which is more than the host allows."""
@@ -362,6 +360,33 @@ def _is_place(place: object) -> TypeGuard[tuple[int, int]]:
 def _probe(sessions: Iterable[Session]) -> None:
     for session in sessions:
         session.peer.probe([messages.header(Kind.PONG, 0, session.token)])
+
+
+class Complaints:
+    """Log lines about what is refused of peers: one for each peer and kind, though not for each of a flood of peers."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: set[tuple[str, str]] = set()
+        self._quota = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
+
+    def note(self, peer: Peer, kind: str, why: str) -> None:
+        """Log that something of this ``kind`` is refused of ``peer``, and ``why``, if it is the first time."""
+        about = (_name_of(peer), kind)
+        if about in self._seen:
+            return
+        if len(self._seen) >= MAX_COMPLAINTS:
+            self._seen.clear()
+        self._seen.add(about)
+        if self._quota.take(self._clock()):
+            log.warning("refusing %s of peer %s: %s", kind, about[0], why)
+
+
+def _name_of(peer: Peer) -> str:
+    """A name that a peer keeps when it connects again: of its process or its key, where there is one."""
+    if peer.pid:
+        return f"process {peer.pid} of {peer.user}"
+    return name_of(peer.user) if peer.user.startswith("key:") else str(peer)
 
 
 class _Quota:

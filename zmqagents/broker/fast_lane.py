@@ -53,7 +53,7 @@ class FastLane:
         self._short: Ticket | None = None  # runs now, and is not registered with the dispatcher
         self._dispatcher = dispatcher
         self._leader = leader
-        self._run = host.run
+        self._run, self._too_late = host.run, host.too_late
         self._pool = pool
         self._delivery = delivery
         self._carry_out = carry_out
@@ -86,6 +86,8 @@ class FastLane:
                 continue
             if ticket.settled:  # cancelled before it could begin
                 reply = NOTHING
+            elif ticket.deadline is not None and ticket.deadline <= now:  # as in `WorkerPool`
+                reply = self._too_late(ticket)
             else:
                 reply, now = self._run_here(ticket, now)
             try:

@@ -76,6 +76,15 @@ class Failure(click.ClickException):
 class Verb(click.Command):
     """A command whose errors are one line and an exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        asks_for_json = "--json" in args and any(param.name == "as_json" for param in self.params)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            if asks_for_json:  # click has not got so far as to note it
+                ctx.params["as_json"] = True
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -438,8 +438,8 @@ class Session:
                 self._on_answer(head, body)
             else:
                 self._on_other(head, body, parts, now)
-        except errors.RemoteProtocolError as exc:
-            log.warning("%s sent a malformed message: %s", self.address, exc)
+        except errors.RemoteProtocolError as exc:  # whatever it answers next is worth no wait
+            self.end(errors.RemoteProtocolError(f"{self.address}: {exc}"))
         except KeyboardInterrupt:
             raise
         except BaseException:  # a done-callback may raise anything, SystemExit too
@@ -471,8 +471,10 @@ class Session:
         kind = head.kind
         if kind == Kind.CHUNK:
             request = self.book.find(head.call_id)
-            if request is None or request.sink is None or not isinstance(request.message, Call):
+            if request is None or request.sink is None:
                 return
+            if type(request.message) is not Call or not request.message.flags & Flag.STREAM:
+                raise errors.RemoteProtocolError("CHUNK for what is no stream")
             if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
@@ -127,6 +128,8 @@ class AgentHost:
         """
         context.begin()
         try:
+            if context.deadline is not None and time.monotonic() >= context.deadline:
+                return self.too_late(ticket)
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return await self._run_stream_on_loop(ticket, context, value)
@@ -356,6 +359,12 @@ class AgentHost:
     def cancelled(ticket: Ticket) -> Reply:
         """The reply for a coroutine that was cancelled."""
         error = errors.CallCancelled(f"{ticket.label} was cancelled")
+        return error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+    @staticmethod
+    def too_late(ticket: Ticket) -> Reply:
+        """The reply for a call whose deadline passed between its start and its code."""
+        error = errors.CallTimeout(f"{ticket.label} timed out before its code began")
         return error_reply(error, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
 
     def failure(self, ticket: Ticket, exc: BaseException) -> Reply:

@@ -190,12 +190,15 @@ class WorkerPool:
             context = ticket.context
             sender: StreamSender | None = context.sender
             began = time.perf_counter()
-            if sender is None:
+            is_late = context.deadline is not None and time.monotonic() >= context.deadline
+            if is_late and not (sender is not None and sender.parked):  # the host was frozen: its caller was told
+                reply = self._host.too_late(ticket)
+            elif sender is None:
                 reply = Context().run(self._host.run, ticket, context)
             else:
                 reply = sender.variables.run(self._host.resume if sender.parked else self._host.run, ticket, context)
             pace = ticket.pace
-            if pace is not None:
+            if pace is not None and not is_late:
                 if ticket.gate is not None or ticket.spawned:
                     pace.disappoint()
                 else:

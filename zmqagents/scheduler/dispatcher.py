@@ -39,6 +39,7 @@ from .effects import (
     Lookup,
     Pending,
     Removed,
+    Report,
     Resume,
     Start,
 )
@@ -50,7 +51,7 @@ _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 __all__ = [
     "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt", "Keep", "Lookup",
-    "Peer", "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
+    "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -131,6 +132,10 @@ class Dispatcher:
         if ticket is None:  # it came twice, and is answered once
             _go_on(waiting, effects)
             return effects
+        if ticket.parent is None and "chain" in call.options:
+            forged = wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
+            if forged and not peer.local:
+                effects.append(Report(peer, "forged chains of calls", f"{forged} has not made {ticket.label}"))
         if self._shares and call.flags & Flag.DETACHED:
             effects.append(Begin(ticket.task_id))
         if call.deps:
@@ -176,8 +181,6 @@ class Dispatcher:
             if parent.spawned is None:
                 parent.spawned = {}
             parent.spawned[ticket] = None
-        elif "chain" in call.options:
-            wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
         return ticket
 
     def _refuse(
@@ -191,6 +194,8 @@ class Dispatcher:
             if call.flags & Flag.DETACHED:
                 effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
         effects.append(Answer(peer, call.call_id, reply))
+        if not peer.local and not (call.method.isidentifier() and call.agent.isprintable()):
+            effects.append(Report(peer, "names that are none", str(exc)))
         _go_on(waiting, effects)
 
     # ------------------------------------------------------------ a call that the router thread runs at once

@@ -103,6 +103,14 @@ class Removed(NamedTuple):
     agent: AgentRecord
 
 
+class Report(NamedTuple):
+    """Log what was refused of a client's call: something of this ``kind``, and ``why``."""
+
+    peer: Peer
+    kind: str
+    why: str
+
+
 class Drained(NamedTuple):
     """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished.
 
@@ -113,4 +121,6 @@ class Drained(NamedTuple):
     unended: int = 0
 
 
-Effect = Start | GoOn | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Drained
+Effect = (
+    Start | GoOn | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Report | Drained
+)

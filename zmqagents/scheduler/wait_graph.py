@@ -205,16 +205,19 @@ def drop_deps(ticket: Ticket) -> None:
             target.dependents.pop(ticket, None)
 
 
-def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals) -> None:
+def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals) -> str:
     """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it.
 
-    What names a call of ours without our seal is left out: anybody may have written that.
+    What names a call of ours without our seal is left out: anybody may have written that. Returns one such task id, ""
+    if there is none.
     """
-    believed = {
-        task_id: entry
-        for entry in chain
-        if (task_id := seals.task_id_of(entry)) and (task_id not in tasks or seals.is_ours(entry))
-    }
+    believed, forged = {}, ""
+    for entry in chain:
+        task_id = seals.task_id_of(entry)
+        if (task_id or entry) in tasks and not (task_id and seals.is_ours(entry)):
+            forged = task_id or entry
+        elif task_id:
+            believed[task_id] = entry
     ticket.came_by, ticket.sealed = tuple(believed), tuple(believed.values())
     for task_id in believed:
         link = tasks.get(task_id)
@@ -222,3 +225,4 @@ def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket]
             if link.returns is None:
                 link.returns = {}
             link.returns[ticket] = None
+    return forged

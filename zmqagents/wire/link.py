@@ -32,7 +32,10 @@ def rebuild_error(
         data = codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ERROR_BYTES)
     except (errors.RemoteProtocolError, IndexError) as exc:
         return errors.RemoteProtocolError(f"an error that cannot be read: {exc}")
-    return codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR, unpickler=unpickler, scope=scope)
+    error = codec.decode_error(data, from_agent=reply.code == Code.AGENT_ERROR, unpickler=unpickler, scope=scope)
+    if isinstance(error, errors.ZmqAgentsError):
+        return error
+    return errors.RemoteProtocolError(f"an error that no host has: {type(error).__name__}")  # a StopIteration, say
 
 
 class Sink(Protocol):

@@ -54,8 +54,8 @@ secret of that client's; the host then goes on with its calls, and a CALL that i
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
-ignored; anything else that does not fit is `RemoteProtocolError`: counted, logged once per peer,
-dropped. Call ids are made by the client, 1, 2, 3 ... for each client object; with the client's own
+ignored; anything else that does not fit is `RemoteProtocolError`: logged once per peer, dropped. Call ids are made
+by the client, 1, 2, 3 ... for each client object; with the client's own
 random id they make the task id (`task_id_of`), which is the same wherever it is asked for.
 """
 

@@ -32,7 +32,7 @@ from ..security import curve, zap
 from ..security.keys import KeyPair
 from ..security.unfinished import Connection, Unfinished
 from . import addresses, messages
-from .messages import Frame, Kind
+from .messages import Frame
 from .poller import IN
 from .transport import ZERO_COPY_BYTES, Peer, Receive
 
@@ -56,7 +56,6 @@ _recv: Any = zmq.backend.Socket.recv
 _NOBLOCK = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _ACCEPTED = int(zmq.EVENT_ACCEPTED).to_bytes(2, sys.byteorder)  # what begins an event of the monitor
-_HELLO = bytes([Kind.HELLO])  # the fourth byte of its header
 
 SendFrame = Callable[[Any, int, bool], Any]  # frame, flags, whether to copy it; raises zmq.Again, zmq.ZMQError
 
@@ -274,29 +273,29 @@ class RouterListener:
             parts: Sequence[Frame] | None
             if not frame.more and len(frame) < ZERO_COPY_BYTES:
                 message = frame.bytes
-                parts, size, user = (message,), len(message), ""
+                parts, size = (message,), len(message)
             else:
-                parts, size, user = self._read_frames(frame)
+                parts, size = self._read_frames(frame)
             if late_s and parts:
                 parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
-            peer = self._peers.get(routing_id) or self._stranger(routing_id, user, frame)
+            peer = self._peers.get(routing_id) or self._stranger(routing_id, frame)
             peer.heard = now
             now = self._receive(peer, parts, size, now)
             if now >= end:
                 return
 
-    def _stranger(self, routing_id: bytes, user: str, frame: zmq.Frame) -> RouterPeer:
+    def _stranger(self, routing_id: bytes, frame: zmq.Frame) -> RouterPeer:
         """The peer of a message whose sender has no session."""
         connection: Connection | None = None
-        peer = RouterPeer(self, routing_id, user)
+        peer = RouterPeer(self, routing_id, zap.user_of(frame) or "")
         with contextlib.suppress(zmq.ZMQError):
             connection = self._unfinished.find(int(frame.get(zmq.SRCFD)))
         if connection is not None:
             connection.heard = lambda: peer.heard
         return peer
 
-    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int, str]:
-        """The frames after the routing id, of which ``frame`` is the first, their bytes, and the user of a HELLO.
+    def _read_frames(self, frame: zmq.Frame) -> tuple[Sequence[Frame] | None, int]:
+        """The frames after the routing id, of which ``frame`` is the first, and their bytes.
 
         Large ones stay where ZeroMQ has put them.
 
@@ -304,13 +303,10 @@ class RouterListener:
         many bytes. libzmq holds a message until it is whole; `Unfinished` sees to one that does not end.
         """
         parts: list[Frame] = []
-        size, user = 0, ""
-        limit = self._message_limit
+        size, limit = 0, self._message_limit
         while True:
             length = len(frame)
             size += length
-            if len(parts) == 1 and parts[0][3:4] == _HELLO:
-                user = zap.user_of(frame) or ""
             if size > limit:
                 del parts[1:]
             elif len(parts) <= messages.MAX_FRAMES:
@@ -318,7 +314,7 @@ class RouterListener:
             if not frame.more:
                 break
             frame = _recv(self._router, _NOBLOCK, False)
-        return parts if len(parts) <= messages.MAX_FRAMES else None, size, user
+        return parts if len(parts) <= messages.MAX_FRAMES else None, size
 
     # ------------------------------------------------------------ peers
 

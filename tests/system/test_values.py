@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,16 @@ class Echo(Loaded):
 
     def fail(self, value: Any) -> None:
         raise LookupError("why", value)
+
+
+class Shop(AgentBase):
+    def restock(self, order: values_table.Order) -> list[values_table.Order]:
+        return [order]
+
+
+class Keeper(AgentBase):
+    def back(self, value: Any) -> Any:
+        return value
 
 
 def annotated_echo() -> type[AgentBase]:
@@ -146,3 +157,12 @@ def test_each_value_arrives_in_a_stream_and_in_an_exception_as_in_a_result() -> 
             except Exception as exc:
                 wrong.append(f"{name}: {type(exc).__name__}: {str(exc)[:300]}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_method_that_was_pickled_or_sent_knows_the_classes_of_its_results() -> None:
+    order = values_table.Order((values_table.Item("x"),))
+    with host(Shop, Keeper) as launcher, client_of(launcher) as client:
+        restock: Any = client.create_agent(Shop).restock
+        sent = client.create_agent(Keeper).back(restock)
+        for method in (restock, sent, pickle.loads(pickle.dumps(restock)), pickle.loads(pickle.dumps(sent.agent)).restock):
+            assert method(order) == [order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import pickle
 from collections.abc import Iterator
@@ -164,5 +165,26 @@ def test_a_method_that_was_pickled_or_sent_knows_the_classes_of_its_results() ->
     with host(Shop, Keeper) as launcher, client_of(launcher) as client:
         restock: Any = client.create_agent(Shop).restock
         sent = client.create_agent(Keeper).back(restock)
-        for method in (restock, sent, pickle.loads(pickle.dumps(restock)), pickle.loads(pickle.dumps(sent.agent)).restock):
+        copied = pickle.loads(pickle.dumps([restock, sent.agent]))
+        for method in (restock, sent, copied[0], copied[1].restock):
             assert method(order) == [order]
+
+
+def test_objects_with_slots_of_a_class_that_only_the_program_has_come_back_from_a_private_host(private: None) -> None:
+    class Plain:
+        __slots__ = ("a", "b")
+
+    class Further(Plain):
+        __slots__ = "c"
+
+    @dataclasses.dataclass(slots=True)
+    class Item:
+        name: str
+        parts: list[int]
+
+    sent = Further()
+    sent.a, sent.c = (1,), {2}  # type: ignore[attr-defined]
+    echo: Any = Echo().to_dist()
+    got = echo.back(sent)
+    assert (type(got), got.a, got.c, hasattr(got, "b"), hasattr(got, "__dict__")) == (Further, (1,), {2}, False, False)
+    assert echo.back([Item("x", [1])]) == [Item("x", [1])]

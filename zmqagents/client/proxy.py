@@ -370,8 +370,9 @@ class RemoteMethod:
         """The proxy of the agent, as far as this method knows it: it has no other method."""
         methods = {self.__name__: [self._mark(), self._signature, self.__doc__ or ""]}
         return AgentProxy(
-            self._link, self._agent_id, self._class_name, "", methods, timeout=self._timeout, server_id=self._home or None,
-            awaitable=isinstance(self, AwaitedMethod), client=self._client, scope=self._scope,
+            self._link, self._agent_id, self._class_name, "", methods, timeout=self._timeout,
+            server_id=self._home or None, awaitable=isinstance(self, AwaitedMethod), client=self._client,
+            scope=self._scope,
         )  # fmt: skip
 
     @property

@@ -253,7 +253,10 @@ class AgentHost:
         def resolve(ref: Ref) -> Any:
             return self._bind(ref, None, scope)
 
-        return codec.decode(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None)
+        return codec.decode(
+            payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None,
+            root="a result among the arguments",
+        )  # fmt: skip
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         cls = self.classes.find(record.spec.name)

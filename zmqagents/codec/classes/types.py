@@ -352,7 +352,7 @@ def _find_trusted(name: str, scope: Scope) -> type | None:
 def _parametrized(module: ModuleType, qualified: str) -> type | None:
     """The class ``Box[int]`` that this process has made of the generic model ``Box``; None if not, or of two such."""
     generic = _member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
-    made = type.__subclasses__(generic) if generic is not None else []
+    made: list[type] = [] if generic is None else type.__subclasses__(generic)
     found = [cls for cls in made if (cls.__module__, cls.__qualname__) == (module.__name__, qualified)]
     return found[0] if len(found) == 1 else None
 

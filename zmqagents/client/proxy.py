@@ -435,6 +435,7 @@ class _AttributeResult(AsyncResult[Any]):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        self.add_done_callback(lambda read: read.exception())  # which would be told in the log, too
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 

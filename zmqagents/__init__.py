@@ -8,6 +8,8 @@ The names below load their modules on first use, so that a client never loads a 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import errors as _errors
@@ -96,6 +98,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+class _Moved(ModuleType):
+    """The module that pickles of proxies and results name which an earlier version has made."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("bind_awaited", "bind_own", "bind_reference"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        from .client import proxy
+
+        return getattr(proxy, name)
+
+
+sys.modules[f"{__name__}.proxy"] = _Moved(f"{__name__}.proxy")
 
 
 def _distribute(*args: Any) -> Any:

@@ -647,6 +647,8 @@ def _instance_of(cls: type[Exception], original: type[BaseException] | None, arg
         exc = cls.__new__(cls, *args)
         if not isinstance(exc, OSError):  # which has taken the file names out of them
             exc.args = args
+        elif not exc.args:  # a class with an __init__ of its own leaves them to that of OSError
+            OSError.__init__(exc, *args)
     except Exception:  # __new__ with a signature of its own, or none that anybody may call
         bases = original.__mro__[1:] if original is not None else ()
         base = next((base for base in bases if base.__module__ == "builtins" and issubclass(base, Exception)), None)

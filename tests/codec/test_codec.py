@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import types as types_module
+import urllib.error
 import urllib.parse
 import uuid
 import zoneinfo
@@ -836,6 +837,22 @@ def test_an_exception_of_another_class_arrives_by_name_until_it_is_registered(re
     assert got.args == ("no arguments",)
 
 
+def test_an_oserror_with_an_init_of_its_own_keeps_its_arguments(registry: None) -> None:
+    class Located(OSError):
+        def __init__(self, code: int, place: str) -> None:
+            super().__init__(code, place, "f")
+            self.place = place
+
+    for sent in (urllib.error.URLError("refused"), Located(2, "here")):
+        register_type(type(sent))
+        got = round_trip(sent)
+        told = codec.decode_error(msgpack.unpackb(codec.encode_error(sent)), from_agent=True)
+        for each in (got, told):
+            assert isinstance(each, type(sent))
+            assert (each.args, each.filename, each.errno) == (sent.args, sent.filename, sent.errno)
+        assert (repr(got), str(got)) == (repr(sent), str(sent))
+
+
 def test_an_exception_keeps_its_attributes_notes_and_cause(registry: None) -> None:
     sent = Coded(7, "disk")
     sent.__notes__ = ["a hint"]  # type: ignore[attr-defined,unused-ignore]
@@ -1194,10 +1211,16 @@ def test_what_even_the_pickler_cannot_take_is_named_with_its_path() -> None:
         encode([1, threading.Lock()], pickler=cloudpickle.dumps)
 
 
-def test_a_broken_pickle_is_a_protocol_error() -> None:
-    payload = b"\xc1" + msgpack.packb(msgpack.ExtType(14, b"garbage"))
-    with pytest.raises(errors.RemoteProtocolError):
-        decode(payload, unpickler=pickle.loads)
+class Unmade:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+def test_a_pickle_that_cannot_be_read_is_a_serialization_error_with_the_reason() -> None:
+    for pickled, reason in ((b"garbage", "UnpicklingError"), (pickle.dumps(Unmade()), "ValueError: invalid literal")):
+        payload = b"\xc1" + msgpack.packb(msgpack.ExtType(14, pickled))
+        with pytest.raises(errors.SerializationError, match=f"cannot be made again here: {reason}"):
+            decode(payload, unpickler=pickle.loads)
 
 
 def test_the_codec_does_not_import_pickle() -> None:

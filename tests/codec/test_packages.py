@@ -59,6 +59,17 @@ def test_masked_arrays_matrices_and_records_arrive_as_such() -> None:
         assert getattr(got, "hardmask", None) == getattr(sent, "hardmask", None)
 
 
+def test_records_of_numpy_stay_records_wherever_they_are() -> None:
+    flat = np.dtype((np.record, [("a", "<i4"), ("b", "<U1")]))
+    spread = np.dtype((np.record, np.dtype({"names": ["a"], "formats": ["f8"], "titles": ["t"]}, align=True)))
+    for dtype in (flat, spread):
+        held = np.zeros(2, [("inner", dtype), ("rows", dtype, (2,))])
+        for sent in (dtype, np.zeros(1, dtype)[0], np.zeros(2, dtype), np.zeros(2, dtype).view(np.recarray), held):
+            got = round_trip(sent)
+            assert (type(got), repr(got)) == (type(sent), repr(sent))
+            assert repr(getattr(got, "dtype", got)) == repr(getattr(sent, "dtype", sent))
+
+
 def test_structures_keep_the_order_offsets_and_titles_of_their_fields() -> None:
     records = np.array([(1, 2.5, "x")], [("a", "<i4"), ("b", "<f8"), ("c", "<U3")])
     titled = np.zeros(2, [(("title", "n"), "i4"), ("grid", "<i2", (2, 3)), ("in", [("x", "f4")])])

@@ -129,6 +129,16 @@ def test_pydantic_models_of_every_kind_arrive_as_they_were() -> None:
         assert repr(got) == repr(sent)
 
 
+def test_a_generic_model_of_a_trusted_module_is_known_once_the_receiver_has_made_it() -> None:
+    sent = Box[float](item=1.5)
+    encoded = encode([sent])
+    got = decode(encoded.payload, encoded.buffers, scope=Scope(trusted=(__name__,)))[0]
+    assert (type(got), got) == (Box[float], sent)
+    unmade = encoded.payload.replace(b"Box[float]", b"Box[quick]")
+    with pytest.raises(errors.SerializationError, match=r"is a Box\[quick\], which the receiving side does not know"):
+        decode(unmade, scope=Scope(trusted=(__name__,)))
+
+
 def test_a_model_that_its_validator_would_change_is_refused_and_names_the_remedy() -> None:
     sent = Upper(text="a")
     with pytest.raises(

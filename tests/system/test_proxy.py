@@ -182,6 +182,15 @@ def test_pickling_a_proxy_gives_a_proxy(desk: AgentProxy) -> None:
     assert again(2).result() == 2
 
 
+def test_references_that_an_earlier_version_has_pickled_are_read_by_a_new_process(desk: AgentProxy) -> None:
+    packed = pickle.dumps([desk, desk(2)], protocol=0)
+    assert packed.count(b"czmqagents.client.proxy\n") == 1  # the second time it is a place in the pickle's memo
+    old = packed.replace(b"czmqagents.client.proxy\n", b"czmqagents.proxy\n")
+    program = "import pickle, sys; agent, two = pickle.load(sys.stdin.buffer); print(agent.echo(1), two.result())"
+    ended = subprocess.run([sys.executable, "-c", program], input=old, capture_output=True, timeout=60, check=False)
+    assert (ended.stdout.split(), ended.stderr) == ([b"1", b"2"], b"")
+
+
 def test_the_codec_takes_a_proxy_as_a_reference(desk: AgentProxy) -> None:
     encoded = codec.encode({"d": desk})
     ref = codec.decode(encoded.payload, encoded.buffers, resolve=lambda ref: ref)["d"]

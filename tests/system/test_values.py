@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +52,16 @@ class Echo(Loaded):
 
     def fail(self, value: Any) -> None:
         raise LookupError("why", value)
+
+
+class Shop(AgentBase):
+    def restock(self, order: values_table.Order) -> list[values_table.Order]:
+        return [order]
+
+
+class Keeper(AgentBase):
+    def back(self, value: Any) -> Any:
+        return value
 
 
 def annotated_echo() -> type[AgentBase]:
@@ -146,3 +158,33 @@ def test_each_value_arrives_in_a_stream_and_in_an_exception_as_in_a_result() -> 
             except Exception as exc:
                 wrong.append(f"{name}: {type(exc).__name__}: {str(exc)[:300]}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_method_that_was_pickled_or_sent_knows_the_classes_of_its_results() -> None:
+    order = values_table.Order((values_table.Item("x"),))
+    with host(Shop, Keeper) as launcher, client_of(launcher) as client:
+        restock: Any = client.create_agent(Shop).restock
+        sent = client.create_agent(Keeper).back(restock)
+        copied = pickle.loads(pickle.dumps([restock, sent.agent]))
+        for method in (restock, sent, copied[0], copied[1].restock):
+            assert method(order) == [order]
+
+
+def test_objects_with_slots_of_a_class_that_only_the_program_has_come_back_from_a_private_host(private: None) -> None:
+    class Plain:
+        __slots__ = ("a", "b")
+
+    class Further(Plain):
+        __slots__ = "c"
+
+    @dataclasses.dataclass(slots=True)
+    class Item:
+        name: str
+        parts: list[int]
+
+    sent = Further()
+    sent.a, sent.c = (1,), {2}  # type: ignore[attr-defined]
+    echo: Any = Echo().to_dist()
+    got = echo.back(sent)
+    assert (type(got), got.a, got.c, hasattr(got, "b"), hasattr(got, "__dict__")) == (Further, (1,), {2}, False, False)
+    assert echo.back([Item("x", [1])]) == [Item("x", [1])]

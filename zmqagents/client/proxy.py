@@ -223,6 +223,7 @@ class AgentProxy:
         return made(
             self._za_link, self._za_id, name, self._za_methods[name], self._za_timeout,
             home=self._za_server or "", client=self._za_client, scope=self._za_scope_of(name),
+            class_name=self._za_class,
         )  # fmt: skip
 
     def _za_scope_of(self, name: str) -> codec.Scope:
@@ -264,10 +265,13 @@ class RemoteMethod:
 
     def __init__(
         self, link: Link, agent_id: str, name: str, spec: list[str], timeout: Timeout, *, home: str = "",
-        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE, apart: bool = False,
+        client: object | None = None, scope: codec.Scope = codec.NO_SCOPE, apart: bool = False, class_name: str = "",
     ) -> None:  # fmt: skip
-        """``apart``: `with_timeout` has said the deadline, so a method that takes any keyword gets ``timeout=``."""
+        """``apart``: `with_timeout` has said the deadline, so a method that takes any keyword gets ``timeout=``.
+        ``class_name``: the agent's class, by which a process that has it knows the types of results.
+        """
         _check_agent_id(agent_id)
+        self._class_name = class_name
         self._apart = apart
         self._home = home
         self._client = client
@@ -308,6 +312,7 @@ class RemoteMethod:
             client=self._client,
             scope=self._scope,
             apart=True,
+            class_name=self._class_name,
         )
 
     def _mark(self) -> str:
@@ -367,8 +372,9 @@ class RemoteMethod:
         """The proxy of the agent, as far as this method knows it: it has no other method."""
         methods = {self.__name__: [self._mark(), self._signature, self.__doc__ or ""]}
         return AgentProxy(
-            self._link, self._agent_id, "", "", methods, timeout=self._timeout, server_id=self._home or None,
-            awaitable=isinstance(self, AwaitedMethod), client=self._client, scope=self._scope,
+            self._link, self._agent_id, self._class_name, "", methods, timeout=self._timeout,
+            server_id=self._home or None, awaitable=isinstance(self, AwaitedMethod), client=self._client,
+            scope=self._scope,
         )  # fmt: skip
 
     @property
@@ -431,6 +437,7 @@ class _AttributeResult(AsyncResult[Any]):
     """The value of an attribute, to be awaited. Called, it was meant as a method, and there is none of that name."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        self.add_done_callback(lambda read: read.exception())  # which would be told in the log, too
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 

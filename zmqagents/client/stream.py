@@ -169,6 +169,8 @@ class Stream(Generic[Y]):
     ``with`` block.
     """
 
+    __zmqagents_withheld__ = "a stream belongs to its reader and cannot be sent: send its items"
+
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
         agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
@@ -253,7 +255,7 @@ class Stream(Generic[Y]):
             self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(f"{self!r} belongs to its reader and cannot be sent: send its items")
+        raise TypeError(f"{self!r}: {self.__zmqagents_withheld__}")
 
     def __repr__(self) -> str:
         state = "ended" if self._inlet.ended else "open"

@@ -126,6 +126,7 @@ def _dtype_data(dtype: Any) -> Any:
         "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
         **({"aligned": True} if dtype.isalignedstruct else {}),
+        **({"record": True} if dtype.type is importlib.import_module("numpy").record else {}),
     }
 
 
@@ -140,6 +141,8 @@ def _read_dtype(data: Any, depth: int = 0) -> Any:
     numpy = importlib.import_module("numpy")
     if type(data) is dict and depth < _MAX_DTYPE_DEPTH:
         dtype = numpy.dtype(_read_structure(data, depth))
+        if data.get("record") is True:  # its items have their fields as attributes
+            dtype = numpy.dtype((numpy.record, dtype))
     elif type(data) is str and _DTYPE.fullmatch(data):
         dtype = numpy.dtype(data)
     elif type(data) is str and _ML_DTYPE.fullmatch(data):
@@ -163,7 +166,7 @@ def _read_ml_dtype(numpy: Any, name: str) -> Any:
 
 def _read_structure(data: dict[Any, Any], depth: int) -> dict[str, Any]:
     """numpy's description of a structured dtype, checked; numpy itself checks that the fields fit the size."""
-    if data.keys() - {"aligned"} != {"names", "formats", "offsets", "titles", "itemsize"}:
+    if data.keys() - {"aligned", "record"} != {"names", "formats", "offsets", "titles", "itemsize"}:
         raise RemoteProtocolError("a structured numpy dtype must be names, formats, offsets, titles and itemsize")
     names, titles = expect(list, data["names"]), expect(list, data["titles"])
     formats, offsets = expect(list, data["formats"]), expect(list, data["offsets"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgpack import unpackb
 
-from ..errors import RemoteProtocolError, SerializationError
+from ..errors import RemoteProtocolError, SerializationError, safe_text
 from .arrays import read_array, read_numpy_scalar
 from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
@@ -126,7 +126,11 @@ class Decoder:
         if code == EXT_PICKLE:
             if self.unpickler is None:
                 raise RemoteProtocolError("pickled value refused: this side takes no pickles from this peer")
-            return self.unpickler(data)
+            try:
+                return self.unpickler(data)
+            except Exception as exc:
+                text = f"a pickled value cannot be made again here: {type(exc).__name__}: {safe_text(exc)}"
+                raise SerializationError(text) from exc
         return LEAVES[code](data)
 
     def box(self, items: list[Any]) -> Any:

@@ -244,10 +244,21 @@ def _make_pickler(out: io.BytesIO, scout: _Scout) -> pickle.Pickler:
             if not scout.can_refer_to(value):
                 name = value.__name__ if isinstance(value, ModuleType) else value.__module__
                 scout.send_by_value(name, cloudpickle)
-            return super().reducer_override(value)
+            return _with_slots(value, super().reducer_override(value))
 
     pickler: pickle.Pickler = ByValueToo(out)
     return pickler
+
+
+def _with_slots(value: Any, reduced: Any) -> Any:
+    """What cloudpickle says of a class, with the slots that it forgets: objects of a class without them have another
+    state, which a process that has the class itself cannot read.
+    """
+    if isinstance(value, type) and isinstance(reduced, tuple) and "__slots__" in vars(value):
+        members = reduced[1][3] if len(reduced[1]) > 3 else None  # of the class as it is first made
+        if isinstance(members, dict):
+            members.setdefault("__slots__", value.__slots__)  # type: ignore[attr-defined]
+    return reduced
 
 
 class _ByReference(pickle.Pickler):

@@ -280,7 +280,10 @@ class AgentHost:
         def resolve(ref: Ref) -> Any:
             return self._bind(ref, None, scope)
 
-        return codec.decode(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None)
+        return codec.decode(
+            payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None,
+            root="a result among the arguments",
+        )  # fmt: skip
 
     def _instance_for(self, ticket: Ticket) -> Any:
         """The object of a new agent, before its hooks are called."""

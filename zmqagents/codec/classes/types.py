@@ -346,7 +346,15 @@ def _find_trusted(name: str, scope: Scope) -> type | None:
     except Exception as exc:
         text = f"{type(exc).__name__}: {errors.safe_text(exc)}"
         raise SerializationError(f"the module of the trusted type {name} cannot be imported: {text}") from exc
-    return _member_of(module, qualified)
+    return _member_of(module, qualified) or _parametrized(module, qualified)
+
+
+def _parametrized(module: ModuleType, qualified: str) -> type | None:
+    """The class ``Box[int]`` that this process has made of the generic model ``Box``; None if not, or of two such."""
+    generic = _member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
+    made: list[type] = [] if generic is None else type.__subclasses__(generic)
+    found = [cls for cls in made if (cls.__module__, cls.__qualname__) == (module.__name__, qualified)]
+    return found[0] if len(found) == 1 else None
 
 
 def _member_of(module: ModuleType, qualified: str) -> type | None:

@@ -24,13 +24,16 @@ import hypothesis
 import pytest
 
 import leaks
+import scale
 import stand_in
 
 pytest_plugins = ["pytester"]  # for the tests of the leak detector itself
 
 # No deadline: on shared cores it measures the neighbours. In CI the same examples each time: what fails there
-# fails again at the desk; new ones are looked for at the desks.
-hypothesis.settings.register_profile("zmqagents", deadline=None, derandomize="CI" in os.environ)
+# fails again at the desk; new ones are looked for at the desks. `make soak` looks at more.
+hypothesis.settings.register_profile(
+    "zmqagents", deadline=None, derandomize="CI" in os.environ, max_examples=scale.pick(40, 100)
+)
 hypothesis.settings.load_profile("zmqagents")
 
 # /tmp, not $TMPDIR or pytest's own: the path of an ipc socket has room for 107 bytes.

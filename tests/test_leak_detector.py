@@ -171,7 +171,7 @@ def test_what_ends_a_little_later_is_waited_for(runtime_dir: Path) -> None:
 @pytest.mark.program
 def test_the_fixture_fails_just_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     support = ROOT / "tests" / "support"
-    for source in (ROOT / "conftest.py", support / "leaks.py", support / "stand_in.py"):
+    for source in (ROOT / "conftest.py", support / "leaks.py", support / "scale.py", support / "stand_in.py"):
         shutil.copy(source, pytester.path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(

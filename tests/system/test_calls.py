@@ -17,6 +17,7 @@ import numpy
 import pytest
 
 from actors import CALL_TIMEOUT_S, Counter, Desk, Latch, Node, Together, client_of, client_on_host, within
+from scale import LATE_S
 from zmqagents import (
     AgentBase,
     AgentCallError,
@@ -41,7 +42,7 @@ from zmqagents import (
 from zmqagents.client.waiting import as_completed, wait
 
 pytestmark = pytest.mark.timeout(60)
-ROUND_TRIP_S = 1.0
+ROUND_TRIP_S = 0.5 + LATE_S
 
 
 @pytest.fixture

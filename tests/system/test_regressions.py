@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 from hosts import STUCK_S, Worker, eventually, is_gone, seconds_of
+from scale import LATE_S
 from zmqagents import (
     AddressInUse,
     AgentBase,
@@ -50,7 +51,7 @@ from zmqagents import (
 )
 from zmqagents.wire import link, messages
 
-AT_ONCE_S = 1.0  # "in one round trip", generous for two shared cores
+AT_ONCE_S = 0.5 + LATE_S  # "in one round trip", generous for two shared cores
 
 
 class Subject(AgentBase):

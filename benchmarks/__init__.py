@@ -28,5 +28,6 @@ scheduler. zmqagents is used through its public API alone, with the settings tha
     report     medians, ratios, ✓ and ✗        floors    the floors
     charts     pictures for the documentation  ours      zmqagents
     soak       ten minutes at half load        peers     other systems, each in its own environment
+    crowd      200 clients of one subject
     attacks    one user against another        attackers what one user can do
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from .driver import PEERS
+from .driver import ENCRYPTED_PEERS, PEERS
 
 Mode = Literal["pinned", "free"]
 MODES: tuple[Mode, ...] = ("pinned", "free")
@@ -39,6 +39,7 @@ CASES: dict[str, Case] = {
     "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
     "B12": Case("b12_results", "10,000 results"),
     "B15": Case("b15_stack", "tables and tensors"),
+    "B16": Case("b16_crowd", "200 clients at once", ("free",), True, ("echo", "workers"), ENCRYPTED_PEERS, "workers"),
 }
 
 ANY_PEER = "peers"  # the best of them
@@ -84,9 +85,12 @@ _ENCRYPTED_CALL: dict[str, Any] = {"transport": "curve", "name": "1c"}
 _ENCRYPTED_CLIENTS: dict[str, Any] = {"transport": "curve", "point": 8, "name": "3c"}
 
 BUDGETS = (
-    Budget("B1", "sync call p50, pinned", "p50_us", 3.0, 1.3, "echo", mode="pinned"),
-    Budget("B1", "sync call p50, free", "p50_us", 3.0, 1.3, "echo", beside=True),
-    Budget("B1", "sync call p50, pinned", "p50_us", 1.0, 1.0, ANY_PEER, mode="pinned", beside=True),
+    *(
+        Budget("B1", f"{what} p50, {mode}", figure, limit, reach, over, mode=mode)
+        for what, figure in (("sync call", "p50_us"), ("the same of a dict", "dict_p50_us"))
+        for mode in MODES
+        for over, limit, reach in (("echo", 1.2, 1.0), (ANY_PEER, 1.0, 0.8))
+    ),
     _more("B2", "pipelined calls/s", 0.25, 0.5, over="workers"),
     _more("B2", "pipelined calls/s, pinned", 0.25, 0.5, over="workers", mode="pinned", beside=True),
     _more("B2", "pipelined calls/s", 1.0, 1.0, over=ANY_PEER),
@@ -135,6 +139,17 @@ BUDGETS = (
     Budget("B11", "10,000 async sleeps of 1 s, s", "wall_s", 3.0, 1.5),
     _more("B12", "results made per second", 8_000, 20_000, figure="made_per_s"),
     _more("B12", "results collected per second", 8_000, 20_000, figure="collected_per_s"),
+    *(
+        _more(
+            "B16",
+            f"200 clients, least served / mean, {name}",
+            0.5,
+            0.8,
+            figure="least_served_ratio",
+            transport=transport,
+        )
+        for name, transport in (("ipc", "ipc"), ("TCP + CURVE", "curve"))
+    ),
     _more("B15", "DataFrame of 1 M cells / ndarray", 0.5, 0.9, figure="pandas_ratio"),
     _more("B15", "Arrow table of 16 MiB / ndarray", 0.5, 0.9, figure="arrow_ratio"),
     _more("B15", "torch tensor of 16 MiB / ndarray", 0.5, 0.9, figure="torch_ratio"),

@@ -2,6 +2,7 @@
 
 latency.svg      how blocking calls are distributed (B1), pinned and free
 clients.svg      calls per second against the number of clients at once (B3)
+sizes.svg        bytes per second against the size of the value (B4a), there and back, there, and back
 cost.svg         what a call costs against agents, stored results and clients (B8)
 attacks.svg      calls of one user beside the attacks of another (`attacks`)
 soak.svg         memory and latency over time (`soak`)
@@ -26,7 +27,7 @@ from .driver import FLOORS, OURS, PEERS
 from .loops import SHARES
 
 WIDTH, HEIGHT = 9.0, 3.6  # inches
-GREYS = ("black", "dimgrey", "darkgrey", "lightgrey")
+GREYS = ("black", "dimgrey", "darkgrey", "lightgrey", "grey")
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 pyplot.rcParams.update({
@@ -45,7 +46,9 @@ def draw(measurements: list[report.Measurement], directory: Path) -> list[Path]:
     """Draw what there are figures for; the files."""
     directory.mkdir(parents=True, exist_ok=True)
     series = report.series_of(measurements)
-    drawn = [latency(measurements, directory), clients(series, directory), cost(series, directory)]
+    drawn = [
+        latency(measurements, directory), clients(series, directory), sizes(series, directory), cost(series, directory)
+    ]  # fmt: skip
     return [path for path in drawn if path is not None]
 
 
@@ -86,6 +89,28 @@ def clients(series: report.Series, directory: Path) -> Path | None:
     place.minorticks_off()
     place.set_ylim(bottom=0)
     return finish(figure, place, directory / "clients.svg")
+
+
+def sizes(series: report.Series, directory: Path) -> Path | None:
+    """A panel for each direction; of ours the dotted lines are other kinds of values than bytes."""
+    if not points_of(series, "B4a", "echo_mb_per_s"):
+        return None
+    figure, places = pyplot.subplots(1, 3, figsize=(WIDTH, HEIGHT), sharey=True)
+    for place, way in zip(places, ("echo", "send", "receive"), strict=True):
+        for subject, points in points_of(series, "B4a", f"{way}_mb_per_s").items():
+            place.plot(list(points), list(points.values()), marker="o", markersize=3, label=subject, **style(subject))
+        for kind, dots in (("bytearray", ":"), ("numpy", "-.")):
+            points = points_of(series, "B4a", f"{way}_{kind}_mb_per_s").get(OURS, {})
+            if points:
+                label = f"{OURS}, {kind}"
+                place.plot(list(points), list(points.values()), label=label, **style(OURS) | {"linestyle": dots})
+        ticks = sorted({point for points in points_of(series, "B4a", f"{way}_mb_per_s").values() for point in points})
+        place.set(title=way, xlabel="size of the value", xscale="log", yscale="log")
+        place.set_xticks(ticks, [f"{tick} KiB" if tick < 1024 else f"{tick >> 10} MiB" for tick in ticks], rotation=45)
+        place.minorticks_off()
+    places[0].set_ylabel("MB/s")
+    places[0].yaxis.set_major_formatter("{x:,.0f}")
+    return finish(figure, places[0], directory / "sizes.svg")
 
 
 def cost(series: report.Series, directory: Path) -> Path | None:

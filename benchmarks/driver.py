@@ -57,6 +57,11 @@ class Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
         )
 
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
     def tell(self, do: str, **arguments: Any) -> None:
         """Have a client run one of `LOOPS`; the answer is the next `hear`."""
         assert self._child.stdin is not None

@@ -25,7 +25,7 @@ class NotOffered(Exception):
 class Client(Protocol):
     """One connection."""
 
-    def call(self, payload: bytes) -> bytes:
+    def call(self, payload: Any) -> Any:
         """One round trip; the thread waits for it."""
 
     def pipeline(self, payload: bytes, calls: int, in_flight: int) -> None:
@@ -46,9 +46,14 @@ class Client(Protocol):
     def close(self) -> None: ...
 
 
-def lat(client: Client, calls: int, payload_bytes: int) -> dict[str, Any]:
-    """Blocking calls one after the other: median and 99th percentile in µs, and the whole curve at `SHARES`."""
-    payload = os.urandom(payload_bytes)
+def lat(client: Client, calls: int, payload_bytes: int, kind: str = "bytes") -> dict[str, Any]:
+    """Blocking calls one after the other: median and 99th percentile in µs, and the whole curve at `SHARES`.
+
+    ``kind`` "dict": the payload is a map of texts that together are so long.
+    """
+    payload: Any = os.urandom(payload_bytes)
+    if kind == "dict":
+        payload = {f"field {number:02}": f"text {number:03}" for number in range(payload_bytes // 16)}
     samples = []
     for _ in range(calls):
         start = _clock()

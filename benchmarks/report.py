@@ -62,7 +62,7 @@ def ratio_of(series: Series, key: Key, over: str) -> Value | None:
 
 
 def more_is_better(figure: str) -> bool:
-    return figure.endswith("_per_s")
+    return figure.endswith("_per_s") or figure == "least_served_ratio"
 
 
 def shown(value: float) -> str:

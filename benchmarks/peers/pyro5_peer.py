@@ -19,6 +19,7 @@ from ..loops import NotOffered
 from . import tls
 
 Pyro5.config.SERIALIZER = "msgpack"
+Pyro5.config.THREADPOOL_SIZE = 250  # one thread for each connection, 80 if nothing is said
 READY: dict[int, bytes] = {}
 
 
@@ -70,9 +71,9 @@ class Client:
         encrypt(files)
         self._proxy = Pyro5.api.Proxy(self._uri)
 
-    def call(self, payload: Any) -> bytes:
-        if not isinstance(payload, (bytes, bytearray)):
-            raise NotOffered("bytes only")
+    def call(self, payload: Any) -> Any:
+        if not isinstance(payload, (bytes, bytearray, dict)):
+            raise NotOffered("no arrays")
         return self._proxy.echo(payload)
 
     def take(self, payload: Any) -> int:

@@ -82,7 +82,9 @@ options = st.none() | values | st.fixed_dictionaries(
         "far": st.dictionaries(ids, st.tuples(texts, st.sampled_from(["127.0.0.1:9", "ipc:/nowhere", "", ":", "x:y"]))
                                .map(list), max_size=3) | values,
         "id": texts | values, "class": st.sampled_from(["Desk", "Latch", "Nope", "", "os:system"]) | values,
-        "max_concurrency": values, "reentrant": values, "on_busy": values, "name": values, "grace_s": values,
+        "max_concurrency": values, "reentrant": values, "on_busy": values, "name": values,
+        "isolation": st.sampled_from(["thread", "pool", "fork"]) | values, "memory_mb": values, "env": values,
+        "max_restarts": values, "on_timeout": values, "persist": values, "grace_s": values,
         "items": values, "exclusive": values,
     },
 )  # fmt: skip

@@ -20,7 +20,7 @@ from scale import pick
 from world import Sent, World, failed, ok
 from zmqagents import errors
 from zmqagents.scheduler.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
-from zmqagents.scheduler.records import DrainEnd
+from zmqagents.scheduler.records import END, DrainEnd
 from zmqagents.scheduler.wait_graph import stuck_with
 from zmqagents.wire.messages import Flag
 
@@ -223,7 +223,7 @@ def test_a_wait_is_refused_exactly_when_it_could_never_end() -> None:
 
 
 AGENTS = ["a", "b", "c", "d"]
-CLASSES = ["Plain", "Pair", "Again", "PairAgain", "Picky", "PickyAgain", "Wide"]
+CLASSES = ["Plain", "Pair", "Again", "PairAgain", "Picky", "PickyAgain", "Wide", "Ending", "PairEnding"]
 numbers = st.integers(0, 10**6)  # which one of those that are there: taken modulo their count
 
 
@@ -430,12 +430,26 @@ class Life(RuleBasedStateMachine):
             assert account.slots == sum(ticket.slot and ticket.account is account for ticket in self.world.started)
             assert account.waits == sum(ticket.owed and ticket.account is account for ticket in self.world.started)
             assert account.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
-            assert account.agents == sum(record.account is account for record in dispatcher.agents.values())
+            there = [*dispatcher.agents.values(), *(t.agent for t in self.ends() if not t.agent.dropped)]
+            assert account.agents == sum(record.account is account for record in there)
         for record in dispatcher.agents.values():
             queued = list(record.mailbox or ())
             assert record.queued == len(queued)
             for account, places in Counter(ticket.account for ticket in queued).items():
                 assert record.places_of(account) == places
+
+    def ends(self) -> set[Ticket]:
+        """The calls that end agents, those too that a stop has answered while other calls of their agents still run."""
+        known = (*self.world.dispatcher.tasks.values(), *self.world.started)
+        return {t for t in known if t.op == END} | {t.agent.end for t in known if t.agent.end is not None}
+
+    @invariant()
+    def agents_end_alone(self) -> None:
+        for end in self.ends():
+            if end.seat >= 0:
+                assert end.agent.holders == [end]
+                assert not end.agent.beside
+        assert self.world.dispatcher.calls.ending == sum(not end.agent.dropped for end in self.ends())
 
     @invariant()
     def turns_are_held_by_no_more_than_may(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from world import CLASSES, ok
-from zmqagents.agents.marks import AgentOptions
+from zmqagents.agents.options import AgentOptions
 from zmqagents.config import BrokerConfig
 from zmqagents.errors import HostBusy, HostStopping
 from zmqagents.scheduler.effects import Answer, Effect, Lookup, Pending

@@ -12,7 +12,7 @@ from zmqagents import errors
 from zmqagents.agents.spec import spec_of
 from zmqagents.broker.leader import Leader, Relieved
 from zmqagents.scheduler.dispatcher import Answer, State, Ticket
-from zmqagents.wire.messages import Call, Flag, call_frames, parse_client, parse_short_call
+from zmqagents.wire.messages import MAX_FRAMES, Call, Flag, call_frames, parse_client, parse_short_call
 
 
 @pytest.fixture
@@ -133,18 +133,20 @@ def test_what_is_more_than_a_call_takes_the_general_way(world: World, flag: int)
     assert short(world, agent="") is None
 
 
-def test_a_message_of_one_frame_is_read_as_by_the_general_way_or_not_at_all() -> None:
+def test_a_message_whose_payload_is_in_its_first_frame_is_read_as_by_the_general_way_or_not_at_all() -> None:
     (frame,) = call_frames(9, 77, "agent", "method", (b"payload",), flags=1, timeout_s=3.0, needed=4)
     assert isinstance(frame, bytes)
-    read = parse_client([frame])
-    assert parse_short_call(frame) == (77, read)
+    for parts in ([frame], [frame, b"buffer", b"buffer"]):
+        read = parse_client(parts)
+        assert parse_short_call(parts) == (77, read)
+    assert parse_short_call([frame] * MAX_FRAMES) is None
     (other,) = call_frames(9, 77, "agent", "method", (b"payload",), options={"id": "x"})
     assert isinstance(other, bytes)
     parse_client([other])
-    assert parse_short_call(other) is None
+    assert parse_short_call([other]) is None
     end = len(frame) - len(b"payload")
-    assert all(parse_short_call(frame[:length]) is None for length in range(end)), "cut short in the list"
-    assert all(parse_short_call(frame[:i] + b"?" + frame[i + 1 :]) is None for i in range(4)), "another header"
+    assert all(parse_short_call([frame[:length]]) is None for length in range(end)), "cut short in the list"
+    assert all(parse_short_call([frame[:i] + b"?" + frame[i + 1 :]]) is None for i in range(4)), "another header"
 
 
 def test_a_former_leader_cannot_take_the_token_of_its_successor() -> None:

@@ -23,6 +23,8 @@ from zmqagents.scheduler.dispatcher import (
     Dispatcher,
     Drained,
     Effect,
+    Ended,
+    GoOn,
     Interrupt,
     Keep,
     Lookup,
@@ -75,7 +77,17 @@ class PickyAgain(Plain, on_busy="reject", reentrant=True):
     pass
 
 
-CLASSES = {cls.__name__: spec_of(cls) for cls in (Plain, Pair, Wide, Again, PairAgain, Picky, PickyAgain)}
+class Ending(Plain):
+    def on_stop(self) -> None: ...
+
+
+class PairEnding(Pair):
+    async def on_stop(self) -> None: ...
+
+
+CLASSES = {
+    cls.__name__: spec_of(cls) for cls in (Plain, Pair, Wide, Again, PairAgain, Picky, PickyAgain, Ending, PairEnding)
+}
 
 
 def find_class(name: str) -> ClassSpec:
@@ -165,6 +177,9 @@ class World:
         self.interrupted: list[Ticket] = []
         self.removed: list[AgentRecord] = []
         self.drained: list[int] = []
+        self.unended: list[int] = []
+        self.ended: list[Ended] = []
+        self.gone_on: list[Ticket] = []  # on the event loop
         self._record: dict[type, Callable[[Any], object]] = {
             Start: self._start,
             Answer: lambda e: self.answers[e.peer, e.call_id].append(e.reply),
@@ -175,7 +190,9 @@ class World:
             Resume: lambda e: self.resumed.append(e),
             Interrupt: lambda e: self.interrupted.append(e.ticket),
             Removed: lambda e: self.removed.append(e.agent),
-            Drained: lambda e: self.drained.append(e.cut),
+            Ended: self.ended.append,
+            GoOn: lambda e: self.gone_on.append(e.ticket),
+            Drained: self._drained,
         }
 
     def see(self, effects: list[Effect]) -> list[Effect]:
@@ -188,6 +205,10 @@ class World:
         assert effect.ticket not in self.ever_started, "nothing runs twice"
         self.ever_started.add(effect.ticket)
         self.started.append(effect.ticket)
+
+    def _drained(self, effect: Drained) -> None:
+        self.drained.append(effect.cut)
+        self.unended.append(effect.unended)
 
     # ---------------------------------------------------------------- calls
 
@@ -254,6 +275,8 @@ class World:
         """The code of a call returns."""
         ticket = sent if isinstance(sent, Ticket) else sent.t
         assert ticket in self.ever_started, "only code that has started can return"
+        if ticket.op == Op.CREATE and (reply is None or not reply.code):
+            ticket.agent.hold(object())
         return self.see(self.dispatcher.on_done(ticket, reply or ok(), self.now))
 
     # ---------------------------------------------------------------- waiting, time, the end
@@ -326,6 +349,7 @@ class World:
         assert (dispatcher.running, dispatcher.blocked, dispatcher.calls.lingering) == (0, 0, 0)
         assert dispatcher.calls.slots.ready == dispatcher.queued_bytes == 0
         assert not dispatcher.calls.news
+        assert not dispatcher.calls.ending
         assert list(dispatcher.timers) == []
         assert dispatcher.counters.accepted == dispatcher.counters.answered
         for peer in (self.client, self.inside):

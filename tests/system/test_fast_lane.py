@@ -164,10 +164,11 @@ def test_a_method_that_is_long_twice_in_a_short_while_goes_back_to_the_workers(r
     quicken(runner)
 
 
-def test_large_arguments_do_not_take_the_fast_lane(runner: AgentProxy) -> None:
-    for large in ("x" * 100_000, bytes(100_000)):
-        assert runner.act("where_with", large).startswith("zmqagents-worker")
-    assert is_router(runner.act("where_with", "small"))
+def test_what_takes_long_to_decode_does_not_take_the_fast_lane(runner: AgentProxy) -> None:
+    assert runner.act("where_with", "x" * 100_000).startswith("zmqagents-worker")
+    assert runner.act("where_with", ["x" * 100_000, bytes(100_000)]).startswith("zmqagents-worker")
+    for soon_decoded in ("small", bytes(100_000), [bytes(100_000), "small"]):
+        assert is_router(runner.act("where_with", soon_decoded))
 
 
 def test_the_pace_of_a_method() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import threading
 import time
+from typing import Literal
 
 import pytest
 
-from actors import Desk, client_on_host, within
-from zmqagents import AgentProxy, CallTimeout, RpcClient, deadline
+from actors import Desk, client_of, client_on_host, within
+from zmqagents import AgentProxy, CallTimeout, RpcAgentServerLauncher, RpcClient, deadline
 from zmqagents.connection.channel import LEAD_S, LONE_CALLS, Channel
 from zmqagents.connection.connection import Connection
 
@@ -67,6 +69,23 @@ def test_a_long_wait_leaves_the_socket_to_the_io_thread(client: RpcClient) -> No
             time.sleep(0.01)
     latch.release()
     caller.join()
+
+
+@pytest.mark.skipif(not hasattr(resource, "RUSAGE_THREAD"), reason="needs the switches of one thread")
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_caller_whose_answers_take_long_sleeps_once_for_each(
+    server: RpcAgentServerLauncher, transport: Literal["ipc", "tcp"]
+) -> None:
+    calls = 40
+    with client_of(server, transport=transport) as client:
+        desk = client.create_agent("Desk")
+        call_until_alone(client, desk)
+        desk.nap(0.01)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        for _ in range(calls):
+            desk.nap(0.01)
+        slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+    assert slept < 1.5 * calls  # to wait for a millisecond first would make it 2
 
 
 def test_a_caller_that_reads_itself_keeps_its_deadline(client: RpcClient) -> None:

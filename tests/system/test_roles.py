@@ -176,6 +176,13 @@ def test_a_caller_is_refused_at_once_what_is_for_admins(bob: RpcClient, what: st
     assert bob.is_alive()
 
 
+def test_only_an_admin_sets_environment_variables_of_an_agent(bob: RpcClient) -> None:
+    """They choose what the interpreter of the agent's child loads."""
+    with pytest.raises(PermissionRefused, match="only an admin may set environment variables"):
+        bob.options(isolation="process", env={"PYTHONSTARTUP": "x.py"}).create_agent("Desk")
+    assert [row for row in bob.get_agent_list() if row["type"] == "Desk"] == []
+
+
 def test_every_admin_request_is_in_the_test_above() -> None:
     from zmqagents.broker.management import ADMIN_ONLY
 

@@ -57,7 +57,7 @@ async def awaiting(reader: Reader) -> None:
     print(hits[0][0] == Hit("x", 1))
 
 
-class Wrong(AgentBase):
+class Wrong(AgentBase, isolation="fork"):  # wrong: thread, process, pool
     @method
     async def go(self) -> int:
         return "x"  # wrong: a number

@@ -78,7 +78,12 @@ class Reader(AgentBase):
         return True
 
 
-@agent(max_concurrency=4)
+class Embedder(AgentBase, isolation="process", memory_mb=2048, max_restarts=3, env={"A": "1"}, persist=None):
+    def embed(self, text: str) -> list[float]:
+        return []
+
+
+@agent(max_concurrency=4, isolation="process", on_timeout="kill", persist="idle")
 class Plain:
     def greet(self, name: str) -> str:
         return name
@@ -90,6 +95,7 @@ def proxies(client: RpcClient) -> None:
     assert_type(client.create_agent(Reader, "corpus", agent_id="r1"), Reader)
     assert_type(client.create_agent(Reader, "corpus", agent_options={"max_concurrency": 2}), Reader)
     assert_type(client.options(agent_id="r1", max_concurrency=2).create_agent(Reader, "corpus", limit=1), Reader)
+    assert_type(client.options(isolation="pool", persist="call").create_agent(Embedder), Embedder)
     assert_type(client.options(on_busy="reject").create_agent("Reader", "corpus"), Any)
     assert_type(client.create_agent(Plain), Plain)
     assert_type(client.create_agent(Plain).greet("ann"), str)

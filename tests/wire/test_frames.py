@@ -15,7 +15,7 @@ from zmqagents import errors
 from zmqagents.codec import pack, unpack
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
-from zmqagents.wire.messages import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Hello, Kind, Ping, Reply
+from zmqagents.wire.messages import Ack, Call, Cancel, Code, Credit, Fetch, Flag, Frame, Hello, Kind, Ping, Reply
 
 FROM_CLIENTS = [Kind.HELLO, Kind.CALL, Kind.FETCH, Kind.CANCEL, Kind.PING, Kind.BYE, Kind.CREDIT, Kind.ACK]
 ID = b"0123456789"
@@ -216,7 +216,8 @@ def test_a_call_arrives_as_it_was_sent(
     call = messages.parse_client(parts)
     assert isinstance(call, Call)
     assert messages.parse_header(parts[0]).token == token
-    assert (call.call_id, call.flags, call.agent, call.method) == (call_id, flags, agent, method)
+    said = flags | (Flag.BYTES if len(body) > 1 else 0)
+    assert (call.call_id, call.flags, call.agent, call.method) == (call_id, said, agent, method)
     assert (list(call.deps), list(call.body)) == (deps, body)
     assert pack(call.options) == pack(options)  # as bytes: a nan is not equal to itself
     assert call.time_ms == (0 if timeout is None else int(timeout * 1000))
@@ -246,7 +247,7 @@ def test_the_other_messages_arrive_as_they_were_sent(
 
 
 def test_payload_and_buffers_go_through_without_a_copy() -> None:
-    payload, buffer = b"p" * 100, memoryview(bytearray(1_000_000))
+    payload, buffer = b"p" * (messages.JOIN_BYTES + 1), memoryview(bytearray(1_000_000))
     parts = messages.call_frames(1, 1, "a", "m", [payload, buffer])
     call = messages.parse_client(parts)
     assert isinstance(call, Call)
@@ -287,7 +288,7 @@ def test_a_time_fits_into_a_header_and_is_never_taken_for_none(seconds: float | 
 
 def test_flags_do_not_overlap_and_fit() -> None:
     flags = [value for name, value in vars(Flag).items() if name.isupper()]
-    assert len(flags) == 9
+    assert len(flags) == 10
     assert all(flag.bit_count() == 1 for flag in flags)
     assert sum(set(flags)) == sum(flags) < 2**16
 
@@ -409,8 +410,9 @@ BODY = b"p" * (messages.JOIN_BYTES + 1)
 @pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b""]])
 def test_a_call_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
     parts = messages.call_frames(7, 5, "a", "m", body, deps=["x-1"], needed=3)
-    assert (len(parts) == 1) == (len(body) == 1 and len(body[0]) <= messages.JOIN_BYTES)
-    head = messages.header(Kind.CALL, 7, 5, code=5)
+    assert (len(parts) == len(body)) == (len(body[0]) <= messages.JOIN_BYTES)
+    flags = messages.Flag.BYTES if len(body) > 1 else 0
+    head = messages.header(Kind.CALL, 7, 5, flags=flags, code=5)
     apart = messages.parse_client([head, pack(["a", "m", ["x-1"], None]), *body])
     call = messages.parse_client(parts)
     assert isinstance(call, messages.Call)
@@ -422,20 +424,39 @@ def test_a_call_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
 @pytest.mark.parametrize("body", [[BODY[:-1]], [BODY], [b"p", b"buffer"], [b"p", BODY], []])
 def test_an_answer_is_the_same_in_one_frame_or_more(body: list[bytes]) -> None:
     parts = messages.answer_frames(Kind.RESULT, 7, 5, body)
-    assert (len(parts) == 1) == (not body or (len(body) == 1 and len(body[0]) <= messages.JOIN_BYTES))
+    assert len(parts) == len(body) + 1 - (bool(body) and len(body[0]) <= messages.JOIN_BYTES)
     for form in (parts, [messages.header(Kind.RESULT, 7, 5), *body]):
         head, said = messages.split_answer(form)
         assert (head.kind, head.call_id, head.token) == (Kind.RESULT, 7, 5)
         assert list(said) == body
 
 
-def test_a_call_in_one_frame_that_is_cut_or_has_company_is_refused() -> None:
+def test_a_call_in_one_frame_that_is_cut_is_refused() -> None:
     (whole,) = messages.call_frames(7, 5, "a", "m", [b""])
     for end in range(messages.HEADER_BYTES + 1, len(whole)):
         with pytest.raises(errors.RemoteProtocolError):
             messages.parse_client([whole[:end]])
-    with pytest.raises(errors.RemoteProtocolError, match="CALL in 2 frames"):
-        messages.parse_client([whole, b"payload"])
+
+
+def test_a_call_has_no_more_frames_if_its_first_three_came_as_one() -> None:
+    (whole,) = messages.call_frames(7, 5, "a", "m", [b""])
+    most = [whole, *[b"buffer"] * (messages.MAX_FRAMES - 3)]
+    assert len(messages.parse_client(most).body) == messages.MAX_FRAMES - 2  # type: ignore[union-attr]
+    with pytest.raises(errors.RemoteProtocolError, match="73 frames"):
+        messages.parse_client([*most, b"buffer"])
+
+
+SHORT_MEMORY = memoryview(bytes(messages.COPIED_BYTES))
+LONG_MEMORY = memoryview(bytes(messages.COPIED_BYTES + 1))
+
+
+@pytest.mark.parametrize("buffers", [[b"bytes"], [b"bytes", LONG_MEMORY], [LONG_MEMORY], [SHORT_MEMORY, b"bytes"], []])
+def test_a_message_says_whether_its_buffers_are_best_received_as_bytes(buffers: list[Frame]) -> None:
+    all_bytes = bool(buffers) and LONG_MEMORY not in buffers
+    for payload in (b"short", bytes(messages.JOIN_BYTES + 1)):
+        call = messages.call_frames(7, 5, "a", "m", [payload, *buffers])
+        answer = messages.answer_frames(Kind.RESULT, 7, 5, [payload, *buffers])
+        assert messages.want_bytes(call[0]) == messages.want_bytes(answer[0]) == all_bytes
 
 
 def test_the_agents_and_methods_that_are_remembered_are_bounded() -> None:

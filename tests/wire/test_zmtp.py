@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -15,7 +18,7 @@ from zmqagents.wire import zmtp
 from zmqagents.wire.messages import Frame
 
 HANDSHAKE = zmtp.GREETING + zmtp.READY
-FRAMES = st.binary(max_size=300) | st.sampled_from([65_535, 65_536, 200_000]).map(bytes)
+FRAMES = st.binary(max_size=300) | st.sampled_from([zmtp.LARGE_BYTES - 1, zmtp.LARGE_BYTES, 200_000]).map(bytes)
 MESSAGES = st.lists(st.lists(FRAMES, min_size=1, max_size=4), max_size=6)
 
 
@@ -67,7 +70,11 @@ def kept(parts: list[bytes]) -> list[bytes]:
 
 @given(
     st.lists(
-        st.lists(st.binary(max_size=300) | st.sampled_from([40_000, 65_536, LIMIT]).map(bytes), min_size=1, max_size=4)
+        st.lists(
+            st.binary(max_size=300) | st.sampled_from([zmtp.LARGE_BYTES - 1, zmtp.LARGE_BYTES, LIMIT]).map(bytes),
+            min_size=1,
+            max_size=4,
+        )
         | st.integers(zmtp.MAX_FRAMES - 1, zmtp.MAX_FRAMES + 3).map(lambda count: [b"x"] * count),
         max_size=6,
     ),
@@ -230,3 +237,31 @@ def test_a_size_that_is_only_declared_takes_no_memory() -> None:
     feed(incoming, HANDSHAKE + zmtp.head(1 << 30) + b"the first bytes", [])
     assert psutil.Process().memory_info().rss - before < 1 << 26
     assert len(incoming.space()) == zmtp.READ_BYTES
+
+
+FAULTS = """
+import resource, sys
+from zmqagents.process.memory import resident_bytes
+from zmqagents.wire.zmtp import keep_freed_blocks
+before = resident_bytes()
+if sys.argv[1] == "kept":
+    keep_freed_blocks()
+assert resident_bytes() < before + (1 << 20), "the block must not be written to"
+value = bytes(1 << 20)
+first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    copied = bytes(bytearray(value))
+    del copied
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+"""
+
+
+@pytest.mark.program
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_large_values_find_the_memory_of_the_values_before_them() -> None:
+    faults = {}
+    for way in ("kept", "not"):
+        command = [sys.executable, "-c", FAULTS, way]
+        faults[way] = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert faults["kept"] < faults["not"] / 4
+    assert faults["kept"] < 50 * 256 / 4  # of 256 pages for each value

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, own_call
-from .marks import AgentOptions, OnBusy, host_only
+from .marks import host_only
+from .options import AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 
 __all__ = ["AgentBase"]
 
@@ -93,15 +94,18 @@ class AgentBase:
 
     def __init_subclass__(
         cls, *, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None, **kwargs: Any,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto", **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init_subclass__(**kwargs)
-        given = {"max_concurrency": max_concurrency, "reentrant": reentrant, "on_busy": on_busy}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+        )  # fmt: skip
         if given:
             base: AgentOptions = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
-            merged = {key: getattr(base, key) for key in AgentOptions.__slots__} | given
-            cls.__zmqagents_options__ = AgentOptions(**merged)  # type: ignore[attr-defined]
+            cls.__zmqagents_options__ = base.but(given).checked()  # type: ignore[attr-defined]
 
     if not TYPE_CHECKING:  # to a checker, a call of the class is one of its constructor
 

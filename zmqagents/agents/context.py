@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ class HostServices(Protocol):
 
     def model_config(self, name: str) -> dict[str, Any]: ...
     def model(self, name: str) -> Any: ...
+    def save(self, call: RunningCall) -> Awaitable[None]: ...
     def client(self) -> Any: ...
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
@@ -55,7 +56,7 @@ class RunningCall:
     """
 
     __slots__ = (
-        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over",
+        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over", "rest",
         "spares", "thread", "ticket",
     )  # fmt: skip
 
@@ -82,6 +83,11 @@ class RunningCall:
         running_call.set(self)
         self.thread = threading.get_ident()
 
+    def end_by(self, seconds: float) -> None:
+        """It has ``seconds`` from now, if its deadline is not nearer."""
+        end = time.monotonic() + seconds
+        self.deadline = end if self.deadline is None else min(self.deadline, end)
+
     def end(self) -> None:
         """The method has returned."""
         self.over = True
@@ -89,6 +95,17 @@ class RunningCall:
     def pause(self) -> None:
         """No thread runs the code for now."""
         self.thread = 0
+
+    def put_off(self, rest: Callable[[], Awaitable[Any]]) -> None:
+        """The thread leaves the rest of the code to the event loop: what ``rest`` gives is the value of the call."""
+        self.rest = rest
+        self.thread = 0
+
+    def take_rest(self) -> Callable[[], Awaitable[Any]]:
+        """What `put_off` was given, which is not kept any longer."""
+        rest = self.rest
+        del self.rest
+        return rest
 
     def begin_again(self) -> None:
         """The calling thread runs the code from now on, in the `contextvars.Context` of the first one."""
@@ -192,6 +209,16 @@ class CallContext:
     def remaining(self) -> float | None:
         """Seconds until the deadline (0.0 when it has passed), None when there is none."""
         return self._call.remaining()
+
+    def save(self) -> Awaitable[None]:
+        """Save the state of the agent now, in the middle of the call: what its ``save_state`` gives.
+
+        In a plain method it has been saved when this returns; a coroutine writes ``await current_call().save()``.
+        Nothing is done where nobody keeps states: for agents in threads of a host that is in no cluster. ConfigError:
+        the agent has no ``save_state`` and ``load_state``, or ``persist=None``; else it raises what ``save_state``
+        raises, SerializationError, and MessageTooLarge for a state of more than 1 MiB.
+        """
+        return self._call.host.save(self._call)
 
     def client(self) -> Any:
         """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it.

@@ -6,18 +6,17 @@ directly as before. `spec` reads the attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 from ..errors import ConfigError
+from .options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 M = TypeVar("M")  # a function, also one under another mark, or a class
 
 Returns = Literal["value", "future", "stream"]
-OnBusy = Literal["enqueue", "reject"]
 
 
 def method(function: F) -> F:
@@ -100,37 +99,38 @@ def host_only(function: F) -> F:
     return function
 
 
-@dataclass(frozen=True, slots=True)
-class AgentOptions:
-    """How the host treats the agents of a class. ConfigError for a value that is not allowed."""
-
-    max_concurrency: int = 1  # how many calls of one agent may run at the same time
-    reentrant: bool = False  # True: a call chain that comes back to this agent runs; False: it is a DeadlockError
-    on_busy: OnBusy = "enqueue"  # "reject": a call that would have to queue fails with HostBusy
-
-    def __post_init__(self) -> None:
-        if type(self.max_concurrency) is not int or self.max_concurrency < 1:
-            raise ConfigError(f"max_concurrency must be a whole number of at least 1, not {self.max_concurrency!r}")
-        if not isinstance(self.reentrant, bool):
-            raise ConfigError(f"reentrant must be True or False, not {self.reentrant!r}")
-        if self.on_busy not in ("enqueue", "reject"):
-            raise ConfigError(f"on_busy must be 'enqueue' or 'reject', not {self.on_busy!r}")
-
-
 @overload
 def agent(cls: C) -> C: ...
 @overload
-def agent(*, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy = "enqueue") -> Callable[[C], C]: ...
+def agent(
+    *, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy = "enqueue",
+    isolation: Isolation | None = None, memory_mb: int | None = None, env: Mapping[str, str] | None = None,
+    max_restarts: int = 5, on_timeout: OnTimeout = "cancel", persist: Persist | None = "auto",
+) -> Callable[[C], C]: ...  # fmt: skip
 def agent(cls: Any = None, **options: Any) -> Any:
     """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
 
     Returns the class itself. ``max_concurrency``: how many calls of one agent may run at the same time, each in a
     thread of its own (1: one after the other, in the order of arrival). ``reentrant``: a chain of calls that comes back
     to the agent runs, where it would be a `DeadlockError`. ``on_busy="reject"``: a call that would have to queue fails
-    with `HostBusy`. ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of
-    their own.
+    with `HostBusy`.
+
+    ``isolation="process"``: each agent has a process of its own, a child of the host's; ``"pool"``: it shares one of a
+    few; ``"thread"``: it lives in the host itself; None: as the host is set, which is "thread" unless said otherwise.
+    Children need a host on Linux. ``memory_mb``: a child of its own that takes more MiB is ended; ``env``: environment
+    variables of that child on top of the host's; ``on_timeout="kill"``: it is killed when a call does not end at its
+    deadline. ``max_restarts``: how often in 60 s a child is started again after a crash.
+
+    ``persist="call"``: the agent's state is saved after each turn, ``"idle"``: when the agent leaves its host, None:
+    never. Without it a subclass of `AgentBase` that has ``save_state`` is saved after each turn, any other never.
+
+    ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of their own.
     """
-    chosen = AgentOptions(**options)
+    try:
+        chosen = AgentOptions(**options).checked()
+    except TypeError:
+        unknown = ", ".join(sorted(options.keys() - set(OPTION_NAMES)))
+        raise ConfigError(f"@agent has no option {unknown}; it has: {', '.join(OPTION_NAMES)}") from None
 
     def mark(target: C) -> C:
         if not isinstance(target, type):

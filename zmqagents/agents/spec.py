@@ -1,12 +1,13 @@
 """What an agent class offers: its public methods and options, read off the class without calling anything of it.
 
-The public methods are those without a leading underscore, and ``__call__``. `spec_of` computes the answer once per
-class; hosts check calls against it and proxies show it.
+The public methods are those without a leading underscore, and ``__call__``, but for the hooks (`hooks`). `spec_of`
+computes the answer once per class; hosts check calls against it and proxies show it.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
 import functools
 import inspect
@@ -18,7 +19,9 @@ from typing import Any
 
 from ..errors import type_name_of
 from .base import AgentBase
-from .marks import AgentOptions, Returns
+from .hooks import NO_HOOKS, Hooks, hooks_of, persistence
+from .marks import Returns
+from .options import AgentOptions
 from .timing import Pace
 
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
@@ -60,7 +63,10 @@ class ClassSpec:
     doc: str
     options: AgentOptions
     methods: Mapping[str, MethodSpec] = field(default_factory=dict)
-    pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long making an agent takes
+    # How long making an agent takes; None where hooks belong to that, which the fast lane does not run.
+    pace: Pace | None = field(default_factory=Pace, repr=False, compare=False)
+    hooks: Hooks = NO_HOOKS
+    end: MethodSpec | None = None  # what is to be done when an agent goes, as a call; None: nothing
     own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
@@ -72,15 +78,21 @@ _specs: weakref.WeakKeyDictionary[type, ClassSpec] = weakref.WeakKeyDictionary()
 
 
 def spec_of(cls: type) -> ClassSpec:
-    """The methods and options of ``cls``, computed once per class. Any thread."""
+    """The methods and options of ``cls``, computed once per class. Any thread. ConfigError: see `hooks_of`."""
     spec = _specs.get(cls)
     if spec is None:
         options = getattr(cls, "__zmqagents_options__", None) or AgentOptions()
-        found = ((name, _method_spec(cls, name)) for name in dir(cls))
+        hooks = hooks_of(cls, options)
+        options = dataclasses.replace(options, persist=persistence(cls, hooks, options))
+        found = ((name, _method_spec(cls, name)) for name in dir(cls) if name not in hooks.names)
         methods = {name: method for name, method in found if method is not None}
+        last = hooks.at_end or ("save_state" if options.persist is not None else "")
+        on_loop = bool(hooks.at_end) and hooks.stops_on_loop
+        end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
         spec = ClassSpec(
-            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods, own_names=own_names(cls)
-        )
+            class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
+            None if hooks.starts else Pace(), hooks, end, own_names(cls),
+        )  # fmt: skip
         _specs[cls] = spec
     return spec
 

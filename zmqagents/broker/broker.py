@@ -37,12 +37,14 @@ from typing import Any, ParamSpec
 
 from .. import codec, errors
 from ..agents.context import own_call
+from ..agents.state import Keeper
 from ..config import BrokerConfig
 from ..execution.classes import ClassTable
 from ..execution.event_loop import EventLoop
 from ..execution.gate import Gate, Wait
+from ..execution.lifecycle.saving import StateSaver
+from ..execution.lifecycle.states import agent_host
 from ..execution.local_link import LocalLink
-from ..execution.runner import AgentHost
 from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
@@ -52,6 +54,8 @@ from ..scheduler.effects import (
     Begin,
     Drained,
     Effect,
+    Ended,
+    GoOn,
     Interrupt,
     Keep,
     Lookup,
@@ -95,7 +99,7 @@ class Broker:
 
     ``unpickler`` and ``pickler`` are set on private hosts only. ``bind_reference`` makes proxies for references
     that arrive in arguments; ``fetch_far`` asks another host for a result;
-    ``own_client`` gives an agent's code a client on its own host.
+    ``own_client`` gives an agent's code a client on its own host; ``keeper`` takes the states of its agents.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class Broker:
         bind_reference: Callable[..., Any], own_client: Callable[[], Any],
         fetch_far: Callable[[codec.TaskRef, Sink], None],
         pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
@@ -133,11 +137,9 @@ class Broker:
             leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
-        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals)
-        loop = EventLoop()
-        host = AgentHost(
-            config, classes, services, bind_reference, loop.await_value, unpickler=unpickler, pickler=pickler
-        )
+        loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
+        services = LocalServices(config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver)
+        host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
@@ -167,9 +169,11 @@ class Broker:
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
         return {
-            Start: self._start, Answer: self._answer, Pending: self._pending,
+            Start: self._start, GoOn: lambda effect: self._pool.go_on_loop(effect.ticket),
+            Answer: self._answer, Pending: self._pending,
             Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
             Interrupt: lambda effect: self._pool.interrupt(effect.ticket, alone=effect.alone),
+            Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),
             Removed: lambda effect: self._pool.retire([effect.agent]), Drained: self._drained,
         }  # fmt: skip
 
@@ -385,8 +389,8 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts and len(parts) == 1 and size < ZERO_COPY_BYTES and size <= self._message_limit:
-            short = messages.parse_short_call(parts[0])  # type: ignore[arg-type]
+        if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._message_limit:
+            short = messages.parse_short_call(parts)
         try:
             session: Session | None = peer.session
             if short is None or session is None or session.token != short[0]:
@@ -560,6 +564,8 @@ class Broker:
     def _drained(self, effect: Drained) -> None:
         if effect.cut:
             log.warning("%s: %d calls were cut off by the stop", self.config.server_id, effect.cut)
+        if effect.unended:
+            log.warning("%s: the stop has cut off the hooks of %d agents", self.config.server_id, effect.unended)
         self._stop = True
 
     def _where(self) -> dict[str, Any]:
@@ -580,8 +586,9 @@ class Broker:
 
     def _cut_short(self) -> None:
         if not self._stop:  # the router thread has failed: open calls are answered all the same
-            now = self._clock()
-            self._carry_out(self._dispatcher.on_drain(now, now))
+            for _ in range(2):  # the second one ends the moment that agents have to end
+                now = self._clock()
+                self._carry_out(self._dispatcher.on_drain(now, now))
         self._out.push_all()
 
     def _leave_the_inbox(self) -> None:

@@ -116,7 +116,7 @@ class Clients:
             return
         else:  # its former connection is lost, which it may have noticed before the host
             self._lose(session)
-            session.role = role
+            session.take_role(role)
             flags = Flag.RESUMED
         other: Session | None = peer.session
         if other is not None and other is not session:
@@ -273,7 +273,7 @@ class Clients:
         for session in [session for session in self._clients.values() if session.user.startswith("key:")]:
             role = self._role_of(session.user)
             if role is not None:
-                session.role = role
+                session.take_role(role)
                 self._next_roles = now + ROLES_EVERY_S
                 continue
             name = name_of(session.user)

@@ -148,6 +148,12 @@ class Events:
 
     # ------------------------------------------------------------ a thread waits
 
+    def go_to_loop(self, ticket: Ticket) -> None:
+        self._post(self._on_go_to_loop, ticket)
+
+    def _on_go_to_loop(self, ticket: Ticket) -> Effects:
+        return self._dispatcher.on_go_to_loop(ticket, self._clock())
+
     def wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> None:
         self._post(self._on_wait, wait, task_ids, any_of)
 

@@ -2,7 +2,7 @@
 
 A hand-off to a worker thread costs more than such a method does. Two ways lead here:
 
-    a call in one frame of an idle agent    `run_short` runs and answers it at once; it is never registered with the
+    a short payload for an idle agent       `run_short` runs and answers it at once; it is never registered with the
                                             dispatcher, unless its code keeps the thread
     any other call of a quick method        the dispatcher starts it, `add` queues it, and `run` runs it before the
                                             router thread reads on
@@ -36,7 +36,7 @@ __all__ = ["FastLane"]
 
 log = logging.getLogger(__name__)
 
-MAX_ARGUMENTS_BYTES = 65_536  # longer arguments take too long to decode for the router thread
+MAX_PAYLOAD_BYTES = 65_536  # a longer one takes too long to decode for the router thread; buffers take no time
 _RESULT, _DETACHED = int(Kind.RESULT), int(Flag.DETACHED)
 
 
@@ -72,9 +72,8 @@ class FastLane:
             self._short = None
 
     def may_take(self, ticket: Ticket) -> bool:
-        """Whether this call of a quick method may be run here: its arguments must be at hand and few."""
-        body = ticket.body
-        return self.is_open and not ticket.dep_replies and len(body) == 1 and len(body[0]) <= MAX_ARGUMENTS_BYTES
+        """Whether this call of a quick method may be run here: its arguments must be at hand and soon decoded."""
+        return self.is_open and not ticket.dep_replies and len(ticket.body[0]) <= MAX_PAYLOAD_BYTES
 
     def run(self, end: float) -> float:
         """Run what is queued, but begin nothing after ``end``; the time then. Raises `Relieved`."""
@@ -96,7 +95,7 @@ class FastLane:
         return now
 
     def run_short(self, session: Session, call: Call, now: float) -> float:
-        """Run and answer a call that has come in one frame, if nothing about it is unusual; returns the time then.
+        """Run and answer a call whose payload has come with its header, if nothing about it is unusual; the time then.
 
         0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the

@@ -6,12 +6,14 @@ the function that answers it.
     role "call"   every client                                    Runs.ROUTER  in the router thread
     role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
     role "admin"  admins                                          Runs.IN_TURN the same, one request after the other
+                                                                  Runs.ENDING  in the router thread, answered later
                                                                   Runs.CALL    as a call, by the scheduler
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
 runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
 first, collects what only that thread may read, and returns the function for the other thread. A request that may take
-long or calls an agent's code is a call: the dispatcher accepts it, and it has no handler here.
+long or calls an agent's code is a call: the dispatcher accepts it, and it has no handler here. A request that deletes
+agents is carried out at once, and answered when the hooks of these agents have run.
 
 The host's own code (agents that call agents) has the role admin. A result can be fetched by every client that has its
 task id: the id is the key to it. All answers are plain data without secrets.
@@ -22,11 +24,12 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
+import logging
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 from .. import codec, errors
@@ -35,8 +38,9 @@ from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
-from ..scheduler.effects import Answer, Effect
-from ..scheduler.records import Peer, State, Ticket, left_over
+from ..scheduler.effects import Answer, Effect, Ended
+from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
+from ..scheduler.wait_graph import ancestors
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..version import __version__
@@ -47,8 +51,12 @@ from .results import Results
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
+log = logging.getLogger(__name__)
+
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
+_DONE = Reply(Code.NONE, (codec.pack(True),))
+MESSAGE_CHARS = 500  # of the error of a hook, in the log
 MAX_LISTED_CALLS = 10_000  # a longer list would be of no use and hold up the router
 
 
@@ -58,19 +66,29 @@ class Runs(enum.Enum):
     ROUTER = "in the router thread"
     APART = "in a thread of its own"
     IN_TURN = "in a thread for all such requests, one after the other"
+    ENDING = "in the router thread, and answered when agents have ended"
     CALL = "as a call, by the scheduler"
 
 
 class Asked(NamedTuple):
-    """One request, as its handler gets it."""
+    """One request, as its handler gets it. ``parent``: the call of this host whose code makes it."""
 
     peer: Peer
     call: Call
     role: Role
+    parent: Ticket | None = None
 
     def option(self, name: str) -> Any:
         """An option of the request, None if it is not given."""
         return self.call.options.get(name)
+
+
+class _Deletion(NamedTuple):
+    """A request that has deleted agents, and those of them that have not ended."""
+
+    peer: Peer
+    call: Call
+    left: dict[AgentRecord, None]
 
 
 class Management:
@@ -102,6 +120,7 @@ class Management:
         self._listing = Listing()
         self._listed = 0  # requests for lists that are not answered
         self._waits: dict[int, Wait] = {}  # of the host's own code for a request, by call id
+        self._ends: dict[AgentRecord, list[_Deletion]] = {}  # agents that end, and the requests that wait for it
 
     def may_cancel(self, peer: Peer, role: Role, task_id: str) -> bool:
         """Whether a CANCEL may be carried out: for a call of the same user, or one that the client may yet make."""
@@ -112,7 +131,7 @@ class Management:
 
     # ------------------------------------------------------------ asking
 
-    def answer(self, peer: Peer, call: Call, role: Role) -> list[Effect]:
+    def answer(self, peer: Peer, call: Call, role: Role, parent: Ticket | None = None) -> list[Effect]:
         """Answer a request now or later. For the router thread; ``call`` is none of `RUN_AS_CALLS`."""
         try:
             request = _BY_OP.get(call.method)
@@ -120,7 +139,11 @@ class Management:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
             if request.role == "admin" and role != "admin":
                 raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
-            answer = request.handler(self, Asked(peer, call, role))
+            answer = request.handler(self, Asked(peer, call, role, parent))
+            if request.runs is Runs.ENDING:
+                if self._await_ends(peer, call, answer):
+                    return []
+                answer = True
             if request.runs is Runs.APART:
                 self._begin_apart(peer, call, answer)
                 return []
@@ -135,9 +158,12 @@ class Management:
     def answer_inside(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
         """Answer a request of the host's own code; ``wait``: the code of ``parent`` waits for the answer."""
         if parent is None or wait is None:
-            return self.answer(peer, call, "admin")
+            return self.answer(peer, call, "admin", parent)
         now = self._clock()
         request = _BY_OP.get(call.method)
+        if request is not None and request.runs is Runs.ENDING:
+            answered = self.answer(peer, call, "admin", parent)
+            return [*answered, *self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), now)]
         if request is None or request.runs is Runs.ROUTER:
             answered = self.answer(peer, call, "admin")
             return [*answered, *self._dispatcher.on_wait(parent, [], now)]
@@ -290,14 +316,18 @@ class Management:
 
     # ------------------------------------------------------------ orders
 
-    def delete(self, asked: Asked) -> bool:
-        """Delete one agent."""
+    def delete(self, asked: Asked) -> list[AgentRecord]:
+        """Delete one agent; gives it if its hooks are to run. A second request waits for the same end."""
         agent_id = str(asked.option("id"))
         record = self._dispatcher.agents.get(agent_id)
+        is_known = record is not None
+        if record is None:
+            record = next((each for each in self._ends if each.agent_id == agent_id), None)
         if record is not None and asked.role != "admin" and record.owner != asked.peer.user:
             raise errors.PermissionRefused(f"{agent_id} was made by another user: only an admin may delete it")
-        self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
-        return True
+        if is_known or record is None:
+            self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
+        return [] if record is None else _ending([record], asked.parent)
 
     def cancel(self, asked: Asked) -> bool:
         """Cancel a call; False if there is no such call open."""
@@ -310,11 +340,42 @@ class Management:
         self._carry_out(self._dispatcher.on_cancel(self._nobody, 0, task_id, self._clock()))
         return True
 
-    def delete_all(self, _: Asked) -> bool:
-        """Delete all agents."""
-        for agent_id in list(self._dispatcher.agents):
-            self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
-        return True
+    def delete_all(self, asked: Asked) -> list[AgentRecord]:
+        """Delete all agents; gives those whose hooks are to run."""
+        records = list(self._dispatcher.agents.values())
+        for record in records:
+            self._carry_out(self._dispatcher.remove_agent(record.agent_id, self._clock()))
+        return _ending(records, asked.parent)
+
+    def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord]) -> bool:
+        """Answer a request when all of ``records`` have ended; False if there are none."""
+        deletion = _Deletion(peer, call, dict.fromkeys(records))
+        for record in records:
+            self._ends.setdefault(record, []).append(deletion)
+        return bool(records)
+
+    def _awaited_by(self, peer: Peer, call_id: int) -> list[str]:
+        """The calls that end the agents for which a request waits."""
+        return [
+            record.end.task_id for record, deletions in self._ends.items() if record.end is not None
+            and any(deletion.peer is peer and deletion.call.call_id == call_id for deletion in deletions)
+        ]  # fmt: skip
+
+    def on_ended(self, effect: Ended) -> list[Effect]:
+        """The hooks of a deleted agent have run: their error goes to those who deleted it, or into the log."""
+        record, reply = effect
+        effects: list[Effect] = []
+        is_told = False
+        for peer, call, left in self._ends.pop(record, ()):
+            del left[record]
+            if call.method == Op.DELETE:
+                effects.append(Answer(peer, call.call_id, reply if reply.code else _DONE))
+                is_told = True
+            elif not left:
+                effects.append(Answer(peer, call.call_id, _DONE))
+        if reply.code == Code.AGENT_ERROR and not is_told:
+            log.warning("%s", _failure_of(reply))
+        return effects
 
     def stop(self, asked: Asked) -> bool:
         """Drain and end. At once, not as an event: when the answer arrives, no new call is accepted."""
@@ -348,10 +409,31 @@ class Management:
         return register
 
 
+def _ending(records: Iterable[AgentRecord], parent: Ticket | None) -> list[AgentRecord]:
+    """Those of ``records`` that a request can wait for: their hooks have not run, and its own calls are not in the way.
+
+    ``parent``: the call of this host whose code has deleted them. An agent that deletes itself ends after its call.
+    """
+    chain = () if parent is None else (parent, *ancestors(parent))
+    busy = {link.agent for link in chain}
+    return [record for record in records if record.end is not None and not record.end.settled and record not in busy]
+
+
+def _failure_of(reply: Reply) -> str:
+    """The error of a hook as one line: ``r1.on_stop failed: ValueError: no such file``."""
+    data = codec.unpack(reply.body[0])
+    kind = str(data.get("type", "")).rpartition(":")[2]
+    text = " ".join(str(data.get("message", "")).split())[:MESSAGE_CHARS]
+    return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
+
+
 def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
     """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
     parent, deadline = ticket.parent, ticket.deadline
-    caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
+    if ticket.op == END:
+        caller = "the host"
+    else:
+        caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
     waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
     return {
         "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
@@ -391,8 +473,8 @@ REQUESTS = (
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
     Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
-    Request(Op.DELETE, "owner", Runs.ROUTER, Management.delete),
-    Request(Op.DELETE_ALL, "admin", Runs.ROUTER, Management.delete_all),
+    Request(Op.DELETE, "owner", Runs.ENDING, Management.delete),
+    Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all),
     Request(Op.STOP, "admin", Runs.ROUTER, Management.stop),
     Request(Op.DUMP, "admin", Runs.APART, Management.dump),
     Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),

@@ -54,8 +54,8 @@ class Session:
         self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
         self.user = account.key
-        self.role = role
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
+        self.take_role(role)
         self.replies = ReplyCache(max_bytes, None if may_grow is None else functools.partial(may_grow, account))
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None
@@ -65,6 +65,11 @@ class Session:
         self.peer: Peer
         self.token: int
         self.last_seen: float
+
+    def take_role(self, role: Role) -> None:
+        """What the client may do, from now on."""
+        self.role: Role = role
+        self.caller.trust(role == "admin")
 
     def take_seat(self, peer: Peer, now: float, pid: object = None) -> None:
         """From now on the client, which says that it is the process ``pid``, is reached by ``peer``."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
-from ..agents.marks import OnBusy
+from ..agents.options import Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..wire.link import Link
@@ -23,7 +23,7 @@ from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, chosen_options, creation, facts, next_page, rows, split_names
+from .rpc import RpcClient, creation, facts, next_page, rows, split_names
 
 __all__ = ["AsyncRpcClient"]
 
@@ -114,10 +114,16 @@ class AsyncRpcClient:
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None, timeout: Timeout = UNSET,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto", timeout: Timeout = UNSET,
     ) -> AsyncAgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
-        return AsyncAgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy), timeout)
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+        )  # fmt: skip
+        return AsyncAgentMaker(self, agent_id, given, timeout)
 
     async def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id.
@@ -130,11 +136,11 @@ class AsyncRpcClient:
     async def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. See `RpcClient.delete_agent`. UnknownAgent: the host has none of that id."""
         checked_name(agent_id, errors.UnknownAgent)
-        return bool(await self._manage(Op.DELETE, options={"id": agent_id}))
+        return bool(await self._manage(Op.DELETE, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S))
 
     async def delete_all_agent(self) -> bool:
         """Delete every agent of the host; returns True. Needs the role admin."""
-        return bool(await self._manage(Op.DELETE_ALL))
+        return bool(await self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""

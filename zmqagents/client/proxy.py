@@ -323,7 +323,9 @@ class RemoteMethod:
             left = time_left(timeout)
         link = self._link
         plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
-        if plain is not None:
+        if plain is not None and (
+            not plain.buffers or len(plain.payload) + sum(map(len, plain.buffers)) <= link.max_bytes
+        ):
             return plain, left
         pickler = pickling.dumps if link.takes_pickles else None
         body = codec.encode_call(

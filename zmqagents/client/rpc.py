@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
-from ..agents.marks import AgentOptions, OnBusy
+from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import class_name_of, own_names
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
@@ -65,8 +65,9 @@ def _agent_options(given: Any) -> dict[str, Any]:
     try:
         checked = AgentOptions(**given)
     except TypeError:
-        known = ", ".join(AgentOptions.__slots__)
-        raise errors.ConfigError(f"agent_options are {known}, not {given!r}") from None
+        # The names alone: a value may be a secret.
+        got = ", ".join(map(repr, given)) if isinstance(given, Mapping) else f"of the type {type(given).__name__}"
+        raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}") from None
     return {key: getattr(checked, key) for key in given}
 
 
@@ -83,12 +84,6 @@ def split_names(cls_or_name: type | str, kwargs: dict[str, Any], **ours: Any) ->
             return {**given, "either": tuple(given)}
         given = {name: value for name, value in given.items() if name not in own}
     return given
-
-
-def chosen_options(max_concurrency: int | None, reentrant: bool | None, on_busy: OnBusy | None) -> dict[str, Any]:
-    """``agent_options`` of those that are not None."""
-    given = {"max_concurrency": max_concurrency, "reentrant": reentrant, "on_busy": on_busy}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 class AgentMaker:
@@ -114,7 +109,7 @@ class AgentMaker:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {self._agent_options}>"
+        return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {', '.join(self._agent_options)}>"
 
 
 class RpcClient:
@@ -188,15 +183,15 @@ class RpcClient:
         self, cls_or_name: Any, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Make an agent on the host; returns its proxy when its ``__init__`` has ended.
+        """Make an agent on the host; returns its proxy when its ``__init__`` and its hooks have ended.
 
         ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
         ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
-        this agent: ``max_concurrency``, ``reentrant``, ``on_busy``. A class whose ``__init__`` has a parameter of one
-        of these two names gets it; `options` keeps both apart.
+        this agent: any that `agent` takes; ``env`` needs the role admin. A class whose ``__init__`` has a parameter of
+        one of these two names gets it; `options` keeps both apart.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
-        ``__init__`` raises.
+        ``__init__`` or a hook raises.
         """
         given = split_names(cls_or_name, kwargs, agent_id=agent_id, agent_options=agent_options)
         return self.make_agent(cls_or_name, args, kwargs, **given)
@@ -224,14 +219,20 @@ class RpcClient:
 
     def options(
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
-        on_busy: OnBusy | None = None, timeout: Timeout = UNSET,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto", timeout: Timeout = UNSET,
     ) -> AgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
 
         ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``. ``timeout``: for making the
         agent, and the default deadline of its calls, in seconds (None: none at all); default that of the client.
         """
-        return AgentMaker(self, agent_id, chosen_options(max_concurrency, reentrant, on_busy), timeout)
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+        )  # fmt: skip
+        return AgentMaker(self, agent_id, given, timeout)
 
     @overload
     def get_agent(self, agent_id: str) -> Any: ...
@@ -249,14 +250,19 @@ class RpcClient:
     def delete_agent(self, agent_id: str) -> bool:
         """Delete an agent; returns True. Its running call ends, its queued calls fail with AgentDeleted.
 
-        UnknownAgent: the host has none of that id. To delete an agent of another user needs the role admin.
+        If its class has hooks for its end (``on_stop``, ``__aexit__``), they run when its running call has ended; this
+        returns then, and raises what they raise. UnknownAgent: the host has none of that id. To delete an agent of
+        another user needs the role admin.
         """
         checked_name(agent_id, errors.UnknownAgent)
-        return bool(self._manage(Op.DELETE, options={"id": agent_id}))
+        return bool(self._manage(Op.DELETE, options={"id": agent_id}, timeout=DEFAULT_TIMEOUT_S))
 
     def delete_all_agent(self) -> bool:
-        """Delete every agent of the host; returns True. Needs the role admin."""
-        return bool(self._manage(Op.DELETE_ALL))
+        """Delete every agent of the host; returns True when their hooks have run. Needs the role admin.
+
+        An error of a hook is a line in the host's log.
+        """
+        return bool(self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     def get_agent_list(self) -> list[dict[str, Any]]:
         """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""

@@ -84,7 +84,7 @@ def _reduce_array(encoder: Encoding, array: Any) -> Any:
         if array.nbytes > INLINE_LIMIT_BYTES and source.flags.c_contiguous and _is_constant(array):
             data = encoder.place(memoryview(source.reshape(-1).view("u1")))
         else:
-            data = encoder.place(source.tobytes())
+            data = encoder.place_memory(source.tobytes())
     return [MARK_ARRAY, dtype, list(array.shape), order, data]
 
 

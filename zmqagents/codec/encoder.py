@@ -126,6 +126,13 @@ class Encoder:
         self.buffers.append(data)
         return len(self.buffers) - 1
 
+    def place_memory(self, data: bytes) -> Buffer | int | Beside:
+        """The same for what arrives as memory that can be written to."""
+        placed = self.place(data)
+        if type(placed) is int:
+            self.buffers[placed] = memoryview(data)
+        return placed
+
     def place_bytes(self, data: Buffer) -> Any:
         """The same for what arrives as bytes."""
         placed = self.place(data)

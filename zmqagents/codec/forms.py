@@ -53,7 +53,7 @@ Buffer = bytes | memoryview
 
 X = TypeVar("X")
 
-INLINE_LIMIT_BYTES = 65_536  # buffers above this travel as frames of their own
+INLINE_LIMIT_BYTES = 32_768  # buffers above this travel as frames of their own
 BESIDE_FROM_BYTES = 256  # what is longer leaves a payload that would be too long
 MAX_BUFFERS = 64  # per value; further ones go inside the payload (wire.messages.MAX_FRAMES leaves room for these)
 MAX_DEPTH = 128  # nesting that always travels; the C packer and unpacker end at 1024
@@ -221,6 +221,7 @@ FLAT_TYPES = frozenset({str, int, float, bool, NoneType})  # they hold no other 
 BYTES_TYPES = frozenset({bytes, bytearray, memoryview})
 NATIVE_TYPES = frozenset({*FLAT_TYPES, bytes, list, dict, tuple})  # no references, and nothing to be awaited
 INDEX = struct.Struct(">H")  # of a buffer, as `Ext.BUFFER` holds it
+PLACES = tuple(ExtType(EXT_BUFFER, INDEX.pack(index)) for index in range(MAX_BUFFERS))  # bytes that are in a buffer
 BESIDE = struct.Struct(">cQ")  # what `Ext.BESIDE` holds
 BESIDE_TEXT, BESIDE_BYTES = b"t", b"b"
 
@@ -238,6 +239,9 @@ class Encoding(Protocol):
 
     def place(self, data: Buffer) -> Buffer | int | Beside:
         """``data`` itself if it is short, else the index of the buffer that now holds it, or what says where it is."""
+
+    def place_memory(self, data: bytes) -> Buffer | int | Beside:
+        """The same for data that is to arrive as memory that can be written to, in a buffer that is no ``bytes``."""
 
     def place_bytes(self, data: Buffer) -> Any:
         """The same for data that is to arrive as bytes."""

@@ -1,7 +1,8 @@
 """Plain msgpack: the headers of messages, and the short values that need nothing else.
 
-Most arguments and results are None, bools, numbers, text and short bytes. `encode_plain` and `encode_plain_call` make
-their payloads with no more than msgpack's packer, so that a short call never enters `encoder`.
+Most arguments and results are None, bools, numbers, text and bytes. `encode_plain` and `encode_plain_call` make their
+payloads with no more than msgpack's packer, so that such a call never enters `encoder`. Long bytes go beside the
+payload, and the payload of a value that is nothing else is always the same: `LONE_VALUE`, `LONE_ARGUMENT`.
 
 Every function may be called from any thread.
 """
@@ -14,19 +15,33 @@ from msgpack import Packer, unpackb
 
 from .. import errors
 from ..errors import LocalProtocolError, RemoteProtocolError
-from .forms import FLAT_TYPES, INLINE_LIMIT_BYTES, KEEP_PACKER_BYTES, Buffer, Encoded, new_tuple, no_extension
+from .forms import (
+    FLAT_TYPES,
+    INLINE_LIMIT_BYTES,
+    KEEP_PACKER_BYTES,
+    MAX_BUFFERS,
+    PLACES,
+    TAG,
+    Buffer,
+    Encoded,
+    new_tuple,
+    no_extension,
+)
 
 
-def encode_plain(value: Any) -> bytes | None:
-    """The payload that `encode` makes for None, a bool, a number, text or short bytes: most results are such.
+def encode_plain(value: Any) -> tuple[Buffer, ...] | None:
+    """Payload and buffer that `encode` makes for None, a bool, a number, text or bytes: most results are such.
 
     None: ``value`` is something else, or cannot be encoded.
     """
     kind = type(value)
-    if kind not in FLAT_TYPES and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
-        return None
+    if kind not in FLAT_TYPES:
+        if kind is not bytes:
+            return None
+        if len(value) > INLINE_LIMIT_BYTES:
+            return LONE_VALUE, value
     try:
-        return pack(value)
+        return (pack(value),)
     except LocalProtocolError:  # a long int, a lone surrogate
         return None
 
@@ -34,12 +49,17 @@ def encode_plain(value: Any) -> bytes | None:
 def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """What `encode_call` makes of positional arguments that `encode_plain` takes: the usual ones.
 
-    None: other values are among them, or `encode_call` has to say what is wrong.
+    None: other values are among them, or the payload is over ``max_bytes``, or `encode_call` has to say what is wrong.
     """
+    large = False
     for value in args:
         kind = type(value)
-        if kind not in FLAT_TYPES and (kind is not bytes or len(value) > INLINE_LIMIT_BYTES):
-            return None
+        if kind not in FLAT_TYPES:
+            if kind is not bytes:
+                return None
+            large = large or len(value) > INLINE_LIMIT_BYTES
+    if large:
+        return _encode_call_with_buffers(args, max_bytes)
     try:
         payload = pack((*args, _NO_KEYWORDS))
     except LocalProtocolError:  # as above
@@ -48,6 +68,22 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
 
 
 _NO_KEYWORDS: dict[str, Any] = {}
+
+
+def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
+    """The same where some of the arguments are long bytes."""
+    if len(args) == 1 and len(LONE_ARGUMENT) <= max_bytes:
+        return Encoded(LONE_ARGUMENT, args, ())
+    buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
+    if len(buffers) > MAX_BUFFERS:
+        return None
+    places = iter(PLACES)
+    items = [next(places) if type(each) is bytes and len(each) > INLINE_LIMIT_BYTES else each for each in args]
+    try:
+        payload = TAG + pack([*items, _NO_KEYWORDS])
+    except LocalProtocolError:  # as above
+        return None
+    return Encoded(payload, buffers, ()) if len(payload) <= max_bytes else None
 
 
 def why_not_decoded(exc: Exception) -> str:
@@ -77,6 +113,10 @@ def pack(value: Any) -> bytes:
     if len(data) <= KEEP_PACKER_BYTES:
         _idle_packers.append(packer)
     return data
+
+
+LONE_VALUE = TAG + pack(PLACES[0])  # the payload of bytes that are in a buffer
+LONE_ARGUMENT = TAG + pack([PLACES[0], _NO_KEYWORDS])  # the same of a call with that one argument
 
 
 def pack_rows(rows: list[Any]) -> bytes:

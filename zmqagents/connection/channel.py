@@ -67,6 +67,7 @@ class Channel:
         self._rest.acquire()
         self._streak = 0  # lone calls in a row
         self._streak_thread = 0
+        self._patient = False  # the last answer to a lone call took longer than `transport.SHORT_MS`
         self._interrupted = False  # a leading caller was: half a message may be read or written
         self._asleep = False
         self._wake_r, self._wake_w = socket.socketpair()
@@ -178,7 +179,8 @@ class Channel:
         The answer, or the request that is going to get it; None if it was not sent.
 
         A short call, with nothing beside it, is answered before anything else happens. So for `transport.SHORT_MS`
-        there is no look at the other descriptors, and no record of the call.
+        there is no look at the other descriptors; but where the last answer took longer, to wait in two steps costs
+        more than it saves. The call is recorded only when something else comes first, or the I/O thread takes over.
         """
         book, session = self._book, self.session
         call_id = 0
@@ -190,18 +192,26 @@ class Channel:
                 return None
             call_id, parts, size = begun
             wire.send(parts)
-            answer = wire.receive_soon()
+            begun_s = 0.0
+            if self._patient and (wire.is_clean or wire.polls_all):
+                begun_s = time.monotonic()
+                end = self._leads_until(begun_s, message)
+                answer = wire.receive() if self._may_receive(wire, end) else None
+            else:
+                answer = wire.receive_soon()
             if answer is not None:
-                reply = session.answer_alone(call_id, answer, time.monotonic())
+                now = time.monotonic()
+                reply = session.answer_alone(call_id, answer, now)
                 if reply is not None:
+                    if begun_s:
+                        self._patient = now - begun_s > transport.SHORT_MS / 1000
                     return reply
+            self._patient = True
             request = Request(message, Waiter(), None)
             book.adopt(request, call_id, size)
             if answer is not None:
                 self._take(answer)
-            end = time.monotonic() + LEAD_S
-            if message.deadline is not None:
-                end = min(end, message.deadline + LATE_S)
+            end = self._leads_until(begun_s or time.monotonic(), message)
             while book.find(call_id) is request and self._wait_for_one(end):
                 pass
             return request
@@ -218,26 +228,37 @@ class Channel:
             if book.waiting or book.asking or book.outbox or self._interrupted:
                 self._wake()
 
+    def _leads_until(self, now: float, message: Message) -> float:
+        """When a caller that waits for the answer to ``message`` leaves the socket to the I/O thread."""
+        end = now + LEAD_S
+        return end if message.deadline is None else min(end, message.deadline + LATE_S)
+
     def _wait_for_one(self, end: float) -> bool:
         """Receive the next message; False when the socket is the I/O thread's."""
-        left = end - time.monotonic()
         wire = self._wire
-        if left <= 0 or wire is None or not self.session.token or self._book.postponed:  # a look at the clock is needed
+        if wire is None or not self.session.token or self._book.postponed:  # a look at the clock is needed
             return False
-        parts = wire.receive()
+        if time.monotonic() >= end:
+            return False
+        parts = None if wire.is_clean or wire.polls_all else wire.receive()
         if parts is None:
-            self._asleep = True
-            if self._book.outbox or not self.resting or self.closing or wire.events:
-                return False
-            ready = transport.poll([*self._wakes, *wire.items], int(left * 1000) + 1)
-            self._asleep = False
-            wire.look(ready)
-            if not ready or wire.events or any(where == self._wake_fd for where, _ in ready):
+            if not self._may_receive(wire, end):
                 return False
             parts = wire.receive()
         if parts is not None:
             self._take(parts)
         return True
+
+    def _may_receive(self, wire: Transport, end: float) -> bool:
+        """Wait until there may be something to receive: True. False when the socket is the I/O thread's."""
+        self._asleep = True
+        if self._book.outbox or not self.resting or self.closing or wire.events:
+            return False
+        left_s = end - time.monotonic()
+        ready = transport.poll([*self._wakes, *wire.items], max(0, int(left_s * 1000)) + 1)
+        self._asleep = False
+        wire.look(ready)
+        return bool(ready) and not wire.events and ready[0][0] != self._wake_fd
 
     # ------------------------------------------------------------ the I/O thread
 

@@ -105,11 +105,14 @@ class Call:
             else:
                 left -= time.monotonic()
         body, options = self.body, self.options
-        if not (options or resent or body.tasks or body.buffers):
+        if not (options or resent or body.tasks):
+            buffers = body.buffers
+            if buffers:
+                flags |= messages.bytes_flag(buffers)
             meta = messages.plain_meta(self.agent, self.method)
             frame = messages.call_frame(call_id, token, meta, body.payload, flags, left, needed)
             if frame is not None:
-                return [frame]
+                return [frame, *buffers] if buffers else [frame]
         deps, far = places(body, server_id)
         if far:
             options = {**(options or {}), "far": far}

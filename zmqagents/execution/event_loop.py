@@ -9,6 +9,7 @@ own thread calls ``done``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import traceback
@@ -40,6 +41,7 @@ class EventLoop:
         self._inbox: deque[tuple[Ticket, Run | None, Done | None]] = deque()  # without functions: cancel it
         self._posted = False
         self._tasks: dict[Ticket, asyncio.Task[Reply]] = {}
+        self.closing = False  # what runs is cancelled, and nothing more is to begin
 
     def start(self, ticket: Ticket, run: Run, done: Done) -> None:
         """Run the coroutine ``run(ticket, ticket.context)``, then call ``done(ticket, reply)``.
@@ -61,6 +63,19 @@ class EventLoop:
 
         # It goes on in a copy of this thread's context, so it knows the call and sees the variables.
         return asyncio.run_coroutine_threadsafe(awaited(), self._ensure()).result()
+
+    def call_soon(self, function: Callable[[], None]) -> bool:
+        """Call ``function`` in the loop's thread; False if the loop is closed. Any thread.
+
+        RuntimeError: no thread can be started.
+        """
+        loop = self._ensure()
+        if self.closing:
+            return False
+        with contextlib.suppress(RuntimeError):  # it has closed since
+            loop.call_soon_threadsafe(function)
+            return True
+        return False
 
     def stack(self, ticket: Ticket) -> str:
         """Where the coroutine of ``ticket`` is, as a traceback prints it; "" if it is not here."""
@@ -122,6 +137,7 @@ class EventLoop:
 
         loop = self._loop
         assert loop is not None
+        self.closing = True
         tasks = asyncio.all_tasks(loop)  # those that coroutines and `await_value` have left there, too
         for task in tasks:
             task.cancel()

@@ -45,6 +45,9 @@ class Router(Protocol):
 
     # ------------------------------------------------------------ a thread waits
 
+    def go_to_loop(self, ticket: Ticket) -> None:
+        """The code of ``ticket`` has left its thread; the rest of it is a coroutine."""
+
     def wait(self, wait: Wait, task_ids: Sequence[str], any_of: bool) -> None:
         """The thread waits for calls of this host: for all of them, or for ``any_of`` them."""
 

@@ -9,9 +9,10 @@ error reply, so that every started call is answered exactly once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 from .. import codec, errors
@@ -20,10 +21,13 @@ from ..agents.context import HostServices, RunningCall
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
+from ..scheduler.records import END
 from ..wire.messages import Code, Op, Reply
 from .classes import ClassTable
+from .event_loop import EventLoop
 from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
+from .lifecycle.lives import Lives
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -31,7 +35,10 @@ Ref = codec.AgentRef | codec.TaskRef
 _END = object()
 _NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pack
 NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
-PARKED = Reply(Code.NONE, ())  # none yet: the generator waits for its reader, and `AgentHost.resume` goes on with it
+# None yet: the generator waits for its reader, and `AgentHost.resume` goes on with it; or `AgentHost.run_rest` does.
+PARKED = Reply(Code.NONE, ())
+MIN_END_S = 1.0  # how long the hooks at the end of an agent may take on a host with less grace
+_LATER = b"later"  # instead of a description: `PARKED`
 
 
 class _Refused(Exception):
@@ -43,13 +50,13 @@ class _Refused(Exception):
 
 
 class AgentHost:
-    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``await_value``
-    waits for an awaitable on the host's event loop.
+    """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``loop`` runs the
+    hooks of agents, and the coroutines that plain methods return.
     """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[..., Any],
-        await_value: Callable[[Awaitable[Any]], Any], *, unpickler: Callable[[bytes], Any] | None = None,
+        loop: EventLoop, *, unpickler: Callable[[bytes], Any] | None = None,
         pickler: Callable[[Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -64,7 +71,8 @@ class AgentHost:
         self._regions: dict[Ticket, Region] = {}  # of calls whose code may be interrupted, while it runs
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
         self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
-        self._await_value = await_value
+        self._await_value = loop.await_value
+        self._lives = Lives(loop, services, max(config.grace_s, MIN_END_S))
         self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running
@@ -97,6 +105,16 @@ class AgentHost:
         context.begin_again()
         try:
             return self._send_items(ticket, context, context.sender.take_up())
+        except BaseException as exc:
+            return self.failure(ticket, exc)
+        finally:
+            context.end()
+
+    async def run_rest(self, ticket: Ticket, context: RunningCall) -> Reply:
+        """Go on with a call that was `PARKED` because the rest of it is a coroutine. Never raises, as `run_on_loop`."""
+        context.begin_again()
+        try:
+            return self._encode(ticket, await context.take_rest()())
         except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
@@ -169,6 +187,8 @@ class AgentHost:
         if ticket.op:
             if ticket.op == Op.CREATE:
                 return self._create(ticket, record)
+            if ticket.op == END:
+                return self._lives.end(ticket)
             if ticket.op == Op.DOWNLOAD:
                 return self._download(ticket)
         instance = record.instance
@@ -194,6 +214,8 @@ class AgentHost:
 
     def interrupt(self, ticket: Ticket) -> None:
         """Break the code of a call off, if it runs and allows that. Called by the router thread."""
+        if ticket.op:
+            self._lives.interrupt(ticket)
         region = self._regions.get(ticket)
         if region is not None:
             region.interrupt()
@@ -214,6 +236,8 @@ class AgentHost:
                 codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
+            if body[0] == codec.LONE_ARGUMENT:
+                return codec.decode_call(body[0], body[1:])
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
@@ -255,14 +279,36 @@ class AgentHost:
 
         return codec.decode(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None)
 
-    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+    def _instance_for(self, ticket: Ticket) -> Any:
+        """The object of a new agent, before its hooks are called."""
+        record = ticket.agent
         cls = self.classes.find(record.spec.name)
         args, kwargs = self._arguments(ticket)
         for name in record.ours:
             kwargs.pop(name, None)
-        instance = _make(cls, args, kwargs, record.agent_id, self.services)
+        return _make(cls, args, kwargs, record.agent_id, self.services)
+
+    def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
+        instance = self._instance_for(ticket)
+        hooks = record.spec.hooks
+        if hooks.starts_on_loop and ticket.context is not None:
+            ticket.context.put_off(functools.partial(self._start_on_loop, ticket, instance))
+            return _LATER
+        if hooks.starts:
+            self._lives.start(ticket, instance)
         record.hold(instance)
         return self.description(record)
+
+    async def _start_on_loop(self, ticket: Ticket, instance: Any) -> bytes:
+        await self._lives.start_on_loop(ticket, instance)
+        ticket.agent.hold(instance)
+        return self.description(ticket.agent)
+
+    def drop(self, record: AgentRecord) -> None:
+        """Drop the object of a deleted agent, in a worker thread: its ``__del__`` may take long."""
+        if record.spec.hooks.starts:
+            self._lives.drop(record)
+        record.drop_instance()
 
     def description(self, record: AgentRecord) -> bytes:
         """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
@@ -283,10 +329,13 @@ class AgentHost:
         if value is None:
             return NOTHING
         if ticket.op == Op.CREATE:
-            return Reply(Code.NONE, (value,))
-        payload = codec.encode_plain(value)
-        if payload is not None and len(payload) <= self._max_structured:
-            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, (payload,)))
+            return Reply(Code.NONE, (value,)) if value is not _LATER else PARKED
+        plain = codec.encode_plain(value)
+        if (
+            plain is not None and len(plain[0]) <= self._max_structured
+            and (len(plain) == 1 or sum(map(len, plain)) <= self.config.max_message_bytes)
+        ):  # fmt: skip
+            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
             return reply
         encoded = self._encoded(ticket, value)
         return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))

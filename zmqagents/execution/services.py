@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,9 @@ from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Ticket
 from ..scheduler.seals import Seals
 from ..wire.messages import MAX_CHAIN
+from .event_loop import EventLoop
 from .gate import Wait, begin_wait, thread_gate
+from .lifecycle.saving import StateSaver, check_saves
 from .router import Router
 
 __all__ = ["LocalServices"]
@@ -30,13 +32,16 @@ class LocalServices:
     """What agents may ask of their host (`HostServices`). Any thread of the host may use it."""
 
     def __init__(
-        self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any], seals: Seals
-    ) -> None:
+        self, server_id: str, models: ModelConfigs, router: Router, client: Callable[[], Any], seals: Seals,
+        loop: EventLoop, saver: StateSaver | None = None,
+    ) -> None:  # fmt: skip
         self.server_id = server_id
         self._models = models
         self._router = router
         self._client = client
         self._seals = seals
+        self._loop = loop
+        self._saver = saver
 
     def model_config(self, name: str) -> dict[str, Any]:
         return self._models.get(name)
@@ -50,6 +55,19 @@ class LocalServices:
 
     def chain_of(self, call: RunningCall) -> list[str]:
         return self._seals.seal([*call.chain, call.call_id][-MAX_CHAIN:])
+
+    def save(self, call: RunningCall) -> Awaitable[None]:
+        """Save the state of the agent; see `CallContext.save`. Without a keeper nothing is to be done."""
+        ticket: Ticket = call.ticket
+        check_saves(ticket.agent)
+        if self._saver is not None and ticket.agent.instance is not None:
+            later = self._saver.save(ticket.agent)
+            if later is not None and _on_a_loop():
+                return later
+            if later is not None:
+                with self.outside(call):
+                    self._loop.await_value(later)
+        return _Done()
 
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
@@ -184,6 +202,13 @@ class LocalServices:
         elif not gate.wait(max(0.0, timeout)):
             self._router.wait_over(wait)  # if it is over already, the gate is open or about to be
             gate.wait()
+
+
+class _Done:
+    """Awaited, it gives None at once."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
 
 
 def gives_slot_back(ticket: Ticket, what: str) -> bool:

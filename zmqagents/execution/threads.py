@@ -40,17 +40,18 @@ Done = Callable[[Ticket, Reply], None]
 class _Retired:
     """A job for a worker: the objects of deleted agents are to be dropped."""
 
-    __slots__ = ("records",)
+    __slots__ = ("_drop", "records")
 
     context = None  # no call runs; a worker looks at this field of each job anyway
 
-    def __init__(self, records: list[AgentRecord]) -> None:
+    def __init__(self, records: list[AgentRecord], drop: Callable[[AgentRecord], None]) -> None:
         self.records = records
+        self._drop = drop
 
     def drop(self) -> None:
         """Drop them, one after the other. `WorkerPool.retire` has handed over every reference that the host had."""
         for record in self.records:
-            record.drop_instance()
+            self._drop(record)
 
 
 class WorkerPool:
@@ -118,9 +119,18 @@ class WorkerPool:
             return
         self._jobs.put(ticket)
 
+    def go_on_loop(self, ticket: Ticket) -> None:
+        """Run the rest of a call whose code has left its thread for the event loop. Called by the router thread."""
+        try:
+            self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
+        except RuntimeError as exc:  # no more threads
+            busy = HostBusy(f"{ticket.label} cannot go on, for the host cannot start a thread: {exc}")
+            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
+
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop the objects of these agents in a worker, once no call runs on them."""
-        job = _Retired([record for record in records if record.instance is not None and not record.holders])
+        gone = [record for record in records if record.instance is not None and not record.holders]
+        job = _Retired(gone, self._host.drop)
         if not job.records:
             return
         with self._lock, contextlib.suppress(RuntimeError):  # no more threads: the next free one drops them
@@ -199,6 +209,8 @@ class WorkerPool:
                 self._done(ticket, reply)
             elif sender is not None:
                 sender.wait()
+            else:
+                self._router.go_to_loop(ticket)
             del ticket, reply, context, sender  # a result must not outlive its use while this thread is idle
             if surplus:
                 return

@@ -6,14 +6,13 @@ half of it that is not about queueing. Both refuse by raising, and change nothin
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
 
 from .. import errors
 from ..agents.base import new_agent_id
-from ..agents.marks import AgentOptions
+from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
 from ..config import BrokerConfig
@@ -77,7 +76,7 @@ class Admission:
         record, op = calls.agents.get(call.agent), ""
         method: MethodSpec | None = None
         if record is None:
-            record, op, method = self._management(call, now, _payer(peer, parent))
+            record, op, method = self._management(peer, call, now, _payer(peer, parent))
         elif call.flags & Flag.ATTRIBUTE:
             op = _attribute(record, call)
         else:
@@ -164,7 +163,9 @@ class Admission:
         if queued > 0:
             _refuse(share, payer.queued_bytes, queued, size)
 
-    def _management(self, call: Call, now: float, payer: Account) -> tuple[AgentRecord, str, MethodSpec | None]:
+    def _management(
+        self, peer: Peer, call: Call, now: float, payer: Account
+    ) -> tuple[AgentRecord, str, MethodSpec | None]:
         """A request to the host itself that takes a worker; the broker answers all others.
 
         The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
@@ -181,15 +182,15 @@ class Admission:
             return record, Op.MEMORY, None
         if call.method != Op.CREATE:
             raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
-        return self._new_agent(call, name, now, payer), Op.CREATE, None
+        return self._new_agent(peer, call, name, now, payer), Op.CREATE, None
 
-    def _new_agent(self, call: Call, name: Any, now: float, payer: Account) -> AgentRecord:
+    def _new_agent(self, peer: Peer, call: Call, name: Any, now: float, payer: Account) -> AgentRecord:
         class_name = call.options.get("class")
         if not isinstance(class_name, str):
             raise errors.RemoteProtocolError("create_agent without a class name")
         origin = call.options.get("origin")
         spec = self._find_class(class_name, origin) if isinstance(origin, str) else self._find_class(class_name)
-        chosen = {key: call.options[key] for key in AgentOptions.__slots__ if key in call.options}
+        chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
         ours: Collection[str] = ()
         if "either" in call.options:
             ours = _ours(spec, call.options["either"])
@@ -205,10 +206,26 @@ class Admission:
         if name in agents:
             raise errors.AgentExists(f"there is already an agent {name!r} ({agents[name].spec.name})")
         share = self._calls.shares.agents
-        if len(agents) >= share.free and share.refuses(payer.agents, len(agents)):  # no time makes room: no second try
-            raise errors.HostBusy(share.reason(payer.agents, len(agents)))
-        options = dataclasses.replace(spec.options, **chosen) if chosen else spec.options
-        return AgentRecord(name, spec, options, now, ours)
+        taken = len(agents) + self._calls.ending
+        if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try
+            raise errors.HostBusy(share.reason(payer.agents, taken))
+        return AgentRecord(name, spec, _options_of(spec, peer, chosen), now, ours)
+
+
+def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOptions:
+    """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
+    if given.get("persist") == "auto":  # as the class has it
+        del given["persist"]
+    if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs
+        raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
+    options = spec.options.but(given).checked() if given else spec.options
+    check_platform(options.isolation)
+    if options.persist is not None and not spec.hooks.saves:
+        raise errors.ConfigError(
+            f"persist={options.persist!r} needs the hooks save_state and load_state, which {spec.short} lacks; in a "
+            "class that is no AgentBase they count under @agent(persist=...)"
+        )
+    return options
 
 
 def _ours(spec: ClassSpec, either: Any) -> list[str]:

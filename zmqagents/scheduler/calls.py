@@ -3,7 +3,8 @@
 Two things are shared, and `Calls.release` gives both back: the *turn* of an agent (one call at a time by default, in
 the order of arrival) and the *slots*. A call that waits keeps its turn and gives up its slot, so waiting costs no
 capacity; when what it waits for is there, it takes a slot again, ahead of new calls. The call that makes an agent has
-the agent's turn from the start, so that all others queue behind it.
+the agent's turn from the start, so that all others queue behind it. A deleted agent with hooks gets one more call, its
+*end*, which runs them when all its other calls have returned.
 
 Answering a call (`Calls.settle`) and the return of its code (`Calls.release`) are two events: a call whose deadline
 passes is answered at once, while its thread may go on until it looks at ``current_call().cancelled``. From then on its
@@ -18,19 +19,22 @@ from __future__ import annotations
 from collections import deque
 
 from .. import errors
+from ..codec import pack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..wire.messages import Flag, Op, Reply, error_reply
+from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
 from . import wait_graph
-from .effects import Answer, Drained, Effect, Interrupt, Keep, Removed, Resume, Start
+from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
-from .records import AgentRecord, Counters, DrainEnd, State, Ticket, Timed, Unfinished, phase
+from .records import END, AgentRecord, Counters, DrainEnd, Peer, State, Ticket, Timed, Unfinished, phase
 from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
 __all__ = ["Calls"]
 
+_DONE = Reply(Code.NONE, (pack(True),))
+ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
 ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
 
 
@@ -47,6 +51,10 @@ class Calls:
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
         self._made = 0  # agents, so far
+        self._ends = 0  # calls that end agents, so far
+        self._host = Peer("host")  # makes the calls that end agents
+        self._host.leave()  # and reads no answers
+        self.ending = 0  # agents that are deleted, and whose hooks have not run
         self.shares = Shares(config)
         self.slots = Slots(self.shares.slots)
         self.timers: Timers[Timed] = Timers()
@@ -132,6 +140,13 @@ class Calls:
             self.slots.lend(ticket, parked=parked)
             self._fill_slots(effects, now)
 
+    def go_to_loop(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The rest of ``ticket`` is a coroutine: its thread and its slot are free."""
+        ticket.leave_thread()
+        effects.append(GoOn(ticket))
+        if self.slots.free(ticket) and self.slots.wanted:
+            self._fill_slots(effects, now)
+
     def starve(self, ticket: Ticket) -> errors.HostBusy | None:
         """Note that the stream ``ticket`` has no credit; the error if its user has too many of these."""
         share, starving, account = self.shares.streams, self.starving, ticket.account
@@ -212,6 +227,8 @@ class Calls:
             effects.append(Keep(ticket.task_id, reply))
         if not peer.gone:
             effects.append(Answer(peer, ticket.call_id, reply))
+        elif ticket.op == END:
+            effects.append(Ended(ticket.agent, reply))
         if ticket.fetches:
             self.fetches.answer(ticket, reply, effects)
         if ticket.dependents or ticket.waiters:
@@ -242,7 +259,7 @@ class Calls:
             if ticket.op == Op.CREATE and not record.made and not record.removed:
                 self.forget_agent(record, effects, now, "could not be made")
             elif record.removed:
-                _removed_if_idle(record, effects)
+                self._end_if_idle(record, effects, now)
             elif had_turn and record.mailbox:
                 self._next_of(record, now, effects)
         if self.slots.free(ticket) and self.slots.wanted:
@@ -303,8 +320,12 @@ class Calls:
     def forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
         """The agent is no more: its calls that run go on to their end, streams and all others end now."""
         record.removed = True
-        if self.agents.get(record.agent_id) is record:
+        is_known = self.agents.get(record.agent_id) is record
+        if is_known:
             del self.agents[record.agent_id]
+        if record.spec.end is not None and (record.instance is not None or record.holders):
+            self._plan_end(record, now)
+        elif is_known:
             record.account.agents -= 1
         seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
 
@@ -318,7 +339,36 @@ class Calls:
             if ticket.flags & Flag.STREAM:  # it may have no end of its own
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
                 self.give_up(ticket, gone, effects, now)
-        _removed_if_idle(record, effects)
+        self._end_if_idle(record, effects, now)
+
+    def _plan_end(self, record: AgentRecord, now: float) -> None:
+        """Note the call that will run the hooks of a deleted agent."""
+        method = record.spec.end
+        assert method is not None
+        self._ends += 1
+        call = Call(self._ends, 0, 0, record.agent_id, method.name, (), {}, ())
+        ticket = Ticket(self._host, call, f"{self._host.prefix}-{self._ends}", record, END, method, True, None, now)
+        ticket.account = record.account
+        self.book(ticket)
+        self.ending += 1
+        record.end_by(ticket)
+
+    def _end_if_idle(self, record: AgentRecord, effects: list[Effect], now: float) -> None:
+        """A deleted agent ends when no call runs on it any more: its hooks run, then it is dropped."""
+        if record.holders or record.beside or record.dropped:
+            return
+        end = record.end
+        if end is not None and end.state is State.QUEUED:
+            if record.instance is not None:
+                record.seat(end)
+                self._admit(end, now, effects)
+                return
+            self.drop(end, _DONE, effects, now)  # it was never made
+        if end is not None:
+            self.ending -= 1
+            record.account.agents -= 1
+        record.dropped = True
+        effects.append(Removed(record))
 
     def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
         """End `ENDED_AT_ONCE` of these calls, and note the others for the next turn: there may be ten thousand."""
@@ -331,21 +381,47 @@ class Calls:
 
     def drain_by(self, deadline: float) -> None:
         """Take no new calls; what is accepted may go on until ``deadline``. A later call may only shorten it."""
+        cut = None
         if self.drain is not None:
             if self.drain.settled or deadline >= self.drain.deadline:
                 return
             self.drain.settled = True
-        self.drain = DrainEnd(deadline)
+            cut = self.drain.cut
+        self._drain_until(deadline, cut)
+
+    def _drain_until(self, deadline: float, cut: int | None) -> None:
+        self.drain = DrainEnd(deadline, cut)
         self.timers.add(deadline, self.drain)
 
     def give_up_all(self, effects: list[Effect], now: float) -> int:
-        """Answer all that is open with `HostStopping`; how many calls that were."""
-        left = list(self.tasks.values())
-        for ticket in left:
+        """Answer all that is open with `HostStopping`, but for the ends of agents; how many calls that were."""
+        left = [ticket for ticket in self.tasks.values() if ticket.op != END]
+        self._give_up(left, effects, now)
+        return len(left)
+
+    def _give_up(self, tickets: list[Ticket], effects: list[Effect], now: float) -> None:
+        for ticket in tickets:
             if not ticket.settled:
                 error = errors.HostStopping(f"the host stopped: {ticket.label} was {self._phase(ticket, now)}")
                 self.give_up(ticket, error, effects, now)
-        return len(left)
+
+    def end_agents(self, effects: list[Effect], now: float) -> bool:
+        """The calls of a drain are over: end the agents that have hooks. True if any is still to end."""
+        for record in list(self.agents.values()):
+            if record.spec.end is not None:
+                self.forget_agent(record, effects, now, "was stopped")
+        return self.ending > 0
+
+    def wait_for_ends(self, cut: int, effects: list[Effect], now: float) -> bool:
+        """All calls were answered: give agents a moment to end. False if they have had it, or none has a hook."""
+        assert self.drain is not None
+        if self.drain.cut is None:
+            if self.end_agents(effects, now):
+                self._drain_until(now + ENDS_S, cut)
+                return True
+        else:
+            self._give_up([ticket for ticket in self.tasks.values() if ticket.op == END], effects, now)
+        return False
 
     def end_drain(self, cut: int, effects: list[Effect]) -> None:
         """Nothing is open any more: release the threads that wait for a slot. ``cut``: calls answered unfinished."""
@@ -353,9 +429,10 @@ class Calls:
             _resume(waiting, effects)
         if self.drain is not None:
             self.drain.settled = True
+            cut += self.drain.cut or 0
         self.drained = True
         self.fetches.close()
-        effects.append(Drained(cut))
+        effects.append(Drained(cut, self.ending))
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:
@@ -365,9 +442,3 @@ def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:
 def _resume(ticket: Ticket, effects: list[Effect]) -> None:
     effects.append(Resume(ticket, ticket.wait_error))
     ticket.wait_error = None
-
-
-def _removed_if_idle(record: AgentRecord, effects: list[Effect]) -> None:
-    if not record.holders and not record.beside and not record.dropped:
-        record.dropped = True
-        effects.append(Removed(record))

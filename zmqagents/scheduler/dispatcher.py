@@ -27,7 +27,21 @@ from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
 from .calls import Calls
-from .effects import Answer, Begin, Drained, Effect, Interrupt, Keep, Lookup, Pending, Removed, Resume, Start
+from .effects import (
+    Answer,
+    Begin,
+    Drained,
+    Effect,
+    Ended,
+    GoOn,
+    Interrupt,
+    Keep,
+    Lookup,
+    Pending,
+    Removed,
+    Resume,
+    Start,
+)
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import Waiting
@@ -35,8 +49,8 @@ from .waiting import Waiting
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 __all__ = [
-    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Interrupt", "Keep", "Lookup", "Peer",
-    "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
+    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt", "Keep", "Lookup",
+    "Peer", "Pending", "Removed", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -235,6 +249,12 @@ class Dispatcher:
         calls.release(ticket, effects, now)
         return self.waiting.end(effects, now) if calls.news or calls.drain is not None else effects
 
+    def on_go_to_loop(self, ticket: Ticket, now: float) -> list[Effect]:
+        """The code of ``ticket`` has left its thread, and the rest of it is a coroutine. It needs no slot any more."""
+        effects: list[Effect] = []
+        self.calls.go_to_loop(ticket, effects, now)
+        return self.waiting.end(effects, now)
+
     def on_cancel(self, peer: Peer, call_id: int, task_id: str, now: float, *, alone: bool = False) -> list[Effect]:
         """Cancel a call and (unless ``alone``) the calls that it has made: the peer's own by ``call_id``, or any by
         ``task_id``.
@@ -254,7 +274,7 @@ class Dispatcher:
     def on_detach(self, peer: Peer, now: float) -> list[Effect]:
         """The peer is gone for good: its plain calls are cancelled, its detached ones go on."""
         effects: list[Effect] = []
-        peer.gone = True
+        peer.leave()
         for fetch in list(peer.fetches.values()):
             self.calls.fetches.forget(fetch)
         plain = [ticket for ticket in peer.calls.values() if not ticket.flags & Flag.DETACHED]
@@ -297,7 +317,9 @@ class Dispatcher:
         if is_over:
             cut = calls.give_up_all(effects, now)
             self.waiting.spread(effects, now)
-            calls.end_drain(cut, effects)
+            if not calls.wait_for_ends(cut, effects, now):
+                self.waiting.spread(effects, now)
+                calls.end_drain(cut, effects)
             return effects
         for some in unfinished:  # not in the loop above: what is left of them is due at once
             calls.end_some(some, effects, now)
@@ -309,7 +331,10 @@ class Dispatcher:
         return self.on_tick(now)
 
     def remove_agent(self, agent_id: str, now: float) -> list[Effect]:
-        """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`."""
+        """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`.
+
+        Where its class has hooks for that, ``record.end`` is the call that runs them then.
+        """
         record = self.agents.get(agent_id)
         if record is None:
             raise self.admission.unknown_agent(agent_id)

@@ -20,6 +20,12 @@ class Start(NamedTuple):
     ticket: Ticket
 
 
+class GoOn(NamedTuple):
+    """Run the rest of the ticket on the event loop: its code has left its worker thread."""
+
+    ticket: Ticket
+
+
 class Answer(NamedTuple):
     """Send ``reply`` to the peer's call ``call_id``."""
 
@@ -84,6 +90,13 @@ class Interrupt(NamedTuple):
     alone: bool = False
 
 
+class Ended(NamedTuple):
+    """The hooks of a deleted agent have run, or never will; ``reply`` says how that ended."""
+
+    agent: AgentRecord
+    reply: Reply
+
+
 class Removed(NamedTuple):
     """The agent is deleted and the last of its calls has returned: drop the object."""
 
@@ -91,9 +104,13 @@ class Removed(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished."""
+    """Nothing is left to do after `Dispatcher.on_drain`; ``cut`` calls were answered unfinished.
+
+    ``unended``: how many agents there are whose hooks have not run to their end.
+    """
 
     cut: int
+    unended: int = 0
 
 
-Effect = Start | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Removed | Drained
+Effect = Start | GoOn | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Drained

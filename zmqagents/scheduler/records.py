@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import Any
 
 from ..agents.context import RunningCall
-from ..agents.marks import AgentOptions
+from ..agents.options import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec
 from ..agents.timing import Pace
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
@@ -22,10 +22,11 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply
 from .shares import Account, FairQueue
 
 __all__ = [
-    "AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "Timed", "Unfinished",
+    "END", "AgentRecord", "Counters", "DrainEnd", "ParkedFetch", "Peer", "State", "Ticket", "Timed", "Unfinished",
     "left_over", "phase",
 ]  # fmt: skip
 
+END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
 _NOBODY = Account()
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
@@ -54,12 +55,16 @@ class Counters:
 
 
 class DrainEnd:
-    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has a shorter limit."""
+    """The time limit of a drain, as the timers keep it; ``settled`` when the drain is over or has another limit.
 
-    __slots__ = ("deadline", "settled")
+    ``cut``: how many calls were answered unfinished; None until then. After that only agents' ends go on.
+    """
 
-    def __init__(self, deadline: float) -> None:
+    __slots__ = ("cut", "deadline", "settled")
+
+    def __init__(self, deadline: float, cut: int | None = None) -> None:
         self.deadline = deadline
+        self.cut = cut
         self.settled = False
 
 
@@ -77,7 +82,7 @@ class Unfinished:
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
-    __slots__ = ("account", "calls", "fetches", "gone", "key", "local", "prefix", "user")
+    __slots__ = ("account", "calls", "fetches", "gone", "is_admin", "key", "local", "prefix", "user")
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
@@ -87,16 +92,25 @@ class Peer:
         self.account = Account(user) if account is None else account
         self.key = key  # the broker's handle
         self.local = local
+        self.is_admin = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
         self.gone = False
+
+    def leave(self) -> None:
+        """It gets no answers any more."""
+        self.gone = True
+
+    def trust(self, is_admin: bool) -> None:
+        """Note whether it has the role admin."""
+        self.is_admin = is_admin
 
 
 class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host."""
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "holders", "instance", "made", "mailbox",
+        "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "instance", "made", "mailbox",
         "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
@@ -118,6 +132,7 @@ class AgentRecord:
         self.mailbox: FairQueue[Ticket] | None = None  # calls that wait for the turn
         self.calls = 0  # accepted since it was made
         self.removed = False
+        self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
 
     @property
@@ -181,8 +196,13 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
+    def end_by(self, ticket: Ticket) -> None:
+        """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
+        ticket.state = State.QUEUED
+        self.end = ticket
+
     def hold(self, instance: Any) -> None:
-        """Keep the object of the agent, which its ``__init__`` has made."""
+        """Keep the object of the agent, which has been made and started."""
         self.instance = instance
 
     def drop_instance(self) -> None:
@@ -257,6 +277,10 @@ class Ticket:
     def begin(self, context: RunningCall) -> None:
         """Note what its code knows of the call: it is about to run."""
         self.context = context
+
+    def leave_thread(self) -> None:
+        """From now on its code is a coroutine on the event loop."""
+        self.on_loop = True
 
     @property
     def owner(self) -> str:

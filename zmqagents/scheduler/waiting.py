@@ -239,7 +239,7 @@ class Waiting:
         if calls.drain is not None:
             if calls.drained:
                 return []
-            if not calls.tasks and not calls.lingering:
+            if not calls.tasks and not calls.lingering and not calls.end_agents(effects, now):
                 calls.end_drain(0, effects)
         return effects
 

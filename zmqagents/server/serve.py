@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
+from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
 from ..client import proxy, references, rpc
@@ -57,10 +58,14 @@ TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes lon
 Ready = Callable[[Bound], None]
 
 
-def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[errors.LoadError] | None = None) -> Broker:
+def build(
+    config: BrokerConfig, classes: Sequence[type], *,
+    failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
+) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
 
-    ``failures`` gets the errors of agent files that were left out; None: they are logged.
+    ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
+    of agents; None: nobody asks for them.
     """
     table = ClassTable(classes)
     if config.agent_dir is not None:
@@ -74,6 +79,7 @@ def build(config: BrokerConfig, classes: Sequence[type], *, failures: list[error
             config, table, models, bind_reference=proxy.bind_reference,
             fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=broker.link),
             pickler=pickling.dumps if config.private else None, unpickler=pickling.loads if config.private else None,
+            keeper=keeper,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
         raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None

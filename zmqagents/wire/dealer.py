@@ -38,6 +38,7 @@ class DealerTransport:
 
     pending = False  # libzmq has queues of its own
     is_clean = False
+    polls_all = True
 
     def __init__(self, endpoint: str, keys: KeyPair | None, server_key: str | None) -> None:
         self.events: list[Event] = []
@@ -52,20 +53,26 @@ class DealerTransport:
         if server_key is not None and keys is not None:
             curve.client_curve(self._dealer, keys, server_key)
         self._monitor = self._dealer.get_monitor_socket(sum(_EVENTS))
-        self.items: Items = [(self._dealer, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
+        # The monitor is polled as a bare descriptor, which takes two system calls less than to poll a socket of libzmq.
+        # It tells only what has come since the socket was last read to its end.
+        self._monitor_fd = int(self._monitor.getsockopt(zmq.FD))
+        self.items: Items = [(self._dealer, zmq.POLLIN), (self._monitor_fd, zmq.POLLIN)]
         try:
             self._dealer.connect(endpoint)
         except zmq.ZMQError:
             self.close()
             raise
+        self._read_monitor()
 
     def take_events(self) -> list[Event]:
         events, self.events = self.events, []
         return events
 
     def look(self, ready: Items) -> None:
-        if not any(where is self._monitor for where, _ in ready):
-            return
+        if any(where == self._monitor_fd for where, _ in ready):
+            self._read_monitor()
+
+    def _read_monitor(self) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 parts = self._monitor.recv_multipart(zmq.NOBLOCK)

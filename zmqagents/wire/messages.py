@@ -7,7 +7,8 @@ is never part of a message. A message is a header and, by kind, further frames:
         magic "ZA" | version u8 | kind u8 | flags u16 | code u16 | call_id u64 | token u64 | time_ms u32
 
     Each frame costs both sides a microsecond or two, so what is short goes in one with the header: of CALL, list and
-    payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Both forms are legal.
+    payload, behind the length of the list (u16); of RESULT, ERROR and CHUNK, the payload or map. Buffers follow in
+    frames of their own. Both forms are legal.
 
     kind           from     frames after the header
      1 HELLO       client   [map: versions, client, resume, pid]                       token 0
@@ -36,6 +37,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     flags of CALL: 1 DETACHED (keep the result in the store)  2 ATTRIBUTE (read, do not call)  4 STREAM
     128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
     256 LATE (set by the host that reads it: it may have waited while the host was frozen, until it was over)
+    512 BYTES (also of RESULT and CHUNK: the buffers are best received as ``bytes``)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
@@ -69,9 +71,9 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "answer_frames", "call_frame", "call_frames", "client_prefix", "doubted",
-    "error_reply", "header", "parse_client", "parse_header", "parse_short_call", "plain_meta", "reply_from_bytes",
-    "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
+    "Kind", "Op", "Ping", "Reply", "answer_frames", "bytes_flag", "call_frame", "call_frames", "client_prefix",
+    "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call", "plain_meta",
+    "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -85,6 +87,7 @@ CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
+COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
 JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
 
 _HEADER = struct.Struct(">2sBBHHQQI")
@@ -129,6 +132,7 @@ class Flag:
     IDEMPOTENT = 64
     UNTIL = 128
     LATE = 256  # set by the host itself
+    BYTES = 512
 
 
 class Code(enum.IntEnum):
@@ -349,9 +353,11 @@ def call_frames(
     meta = plain_meta(agent, method) if not (deps or options) else pack([agent, method, deps or None, options or None])
     if len(meta) > MAX_META_BYTES or len(deps) > MAX_DEPS or len(body) + 2 > MAX_FRAMES:
         raise _too_large(len(meta), len(deps), len(body) + 2)
-    joined = call_frame(call_id, token, meta, body[0], flags, timeout_s, needed) if len(body) == 1 else None
+    if len(body) > 1:
+        flags |= bytes_flag(body[1:])
+    joined = call_frame(call_id, token, meta, body[0], flags, timeout_s, needed)
     if joined is not None:
-        return [joined]
+        return [joined, *body[1:]]
     time_ms = to_until_ms(timeout_s) if timeout_s is not None and flags & Flag.UNTIL else to_time_ms(timeout_s)
     head = _HEADER.pack(MAGIC, VERSION, _CALL, flags, _behind(call_id, needed), call_id, token, time_ms)
     return [head, meta, *body]
@@ -364,7 +370,10 @@ def _behind(call_id: int, needed: int) -> int:
 def call_frame(
     call_id: int, token: int, meta: bytes, payload: Frame, flags: int, timeout_s: float | None, needed: int
 ) -> Frame | None:
-    """The same in one frame, if ``meta`` (see `plain_meta`) and ``payload`` are short enough for that; else None."""
+    """The same in one frame, if ``meta`` (see `plain_meta`) and ``payload`` are short enough for that; else None.
+
+    Buffers follow it in frames of their own.
+    """
     length = len(meta)
     if len(payload) > JOIN_BYTES or length > JOIN_BYTES:
         return None
@@ -380,10 +389,33 @@ def answer_frames(
     kind: int, call_id: int, token: int, body: Sequence[Frame], *, code: int = 0, time_ms: int = 0
 ) -> list[Frame]:
     """A RESULT, ERROR or CHUNK message."""
-    head = _HEADER.pack(MAGIC, VERSION, kind, 0, code, call_id, token, time_ms)
+    flags = bytes_flag(body[1:]) if len(body) > 1 else 0
+    head = _HEADER.pack(MAGIC, VERSION, kind, flags, code, call_id, token, time_ms)
     if len(body) == 1 and len(body[0]) <= JOIN_BYTES:
         return [head + body[0]]
+    if body and len(body[0]) <= JOIN_BYTES:
+        return [head + body[0], *body[1:]]
     return [head, *body]
+
+
+def bytes_flag(buffers: Sequence[Frame]) -> int:
+    """The flag BYTES, if all ``buffers`` are to arrive as ``bytes``: those that are such, and short ones.
+
+    What is to arrive as memory that can be written to is no ``bytes`` here. If it is short, it is received faster as
+    bytes, and copied.
+    """
+    for buffer in buffers:
+        if type(buffer) is not bytes and len(buffer) > COPIED_BYTES:
+            return 0
+    return Flag.BYTES
+
+
+def want_bytes(first: Frame) -> bool:
+    """Whether the message that begins with this frame has the flag BYTES."""
+    return len(first) >= HEADER_BYTES and first[4] & _BYTES != 0
+
+
+_BYTES = Flag.BYTES >> 8  # in the first byte of the flags
 
 
 def split_answer(frames: Sequence[Frame]) -> tuple[Header, Sequence[Frame]]:
@@ -491,14 +523,14 @@ _FRAME_COUNTS = {
 
 
 def _unjoined(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """The three frames of a CALL that came as one."""
+    """The frames of a CALL whose first three came as one."""
     first = frames[0]
-    if len(frames) > 1 or len(first) < JOINED_BYTES:
-        raise RemoteProtocolError(f"CALL in {len(frames)} frames, the first of {len(first)} bytes")
+    if len(first) < JOINED_BYTES:
+        raise RemoteProtocolError(f"CALL whose first frame has {len(first)} bytes")
     end = JOINED_BYTES + _JOINED.unpack_from(first)[-1]
     if end > len(first):
         raise RemoteProtocolError("CALL whose list is longer than the message")
-    return first, first[JOINED_BYTES:end], first[end:]
+    return first, first[JOINED_BYTES:end], first[end:], *frames[1:]
 
 
 def _meta(frames: Sequence[Frame]) -> Any:
@@ -541,21 +573,25 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def parse_short_call(frame: bytes) -> tuple[int, Call] | None:
-    """Token and CALL of a message that is one frame, without results among its arguments and without options.
+def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
+    """Token and CALL of a message without results among its arguments and without options.
+
+    Its header, list and payload are one frame, which is ``bytes``.
 
     None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
     before if this one is understood, so that nothing is checked here twice.
     """
+    frame = frames[0]
     if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length
     target = plain_targets.get(frame[JOINED_BYTES:end])
-    if target is None or end > len(frame) or not call_id:
+    if target is None or end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
         return None
     needed = call_id - behind + 1 if behind else 0
-    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), {}, (frame[end:],), needed))
+    body = (frame[end:],) if len(frames) == 1 else (frame[end:], *frames[1:])
+    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), {}, body, needed))
 
 
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])

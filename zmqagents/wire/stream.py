@@ -11,12 +11,12 @@ from collections import deque
 from itertools import islice
 
 from . import zmtp
-from .messages import Frame
+from .messages import Frame, want_bytes
 
 __all__ = ["SENDING", "UnixStream"]
 
 SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
-_HEADS = (0, zmtp.LONG)  # the first byte of a message of one frame
+BUFFER_READ_BYTES = 1_048_576  # a longer buffer is read in pieces
 WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
 PIECES = 64  # written by one system call
 SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
@@ -31,13 +31,14 @@ class UnixStream:
     more can be read, but for what was read and not taken.
     """
 
-    __slots__ = ("_in", "_out", "_socket", "drained", "ended", "is_clean", "pending")
+    __slots__ = ("_ask", "_in", "_out", "_socket", "drained", "ended", "is_clean", "pending")
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
         self._in = incoming
         self._out: deque[Frame] = deque()
         self.pending = self.ended = self.drained = False
         self.is_clean = True  # nothing is left of what was read
+        self._ask = SHORT_READ_BYTES  # how much `read_message` reads first
         self._socket = sock
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -52,7 +53,10 @@ class UnixStream:
 
     def send(self, parts: list[Frame]) -> bool:
         """Send a message now, as far as there is room, and keep the rest; False if too much waits already."""
-        if len(parts) == 1 and len(parts[0]) < 256 and not self._out:
+        if self._out:
+            if not self.queue(parts):
+                return False
+        elif len(parts) == 1 and len(parts[0]) < 256:
             data = bytes((0, len(parts[0]))) + parts[0]
             try:
                 count = self._socket.send(data, SENDING)
@@ -64,8 +68,21 @@ class UnixStream:
             if count == len(data):
                 return True
             self._out.append(data[count:])
-        elif not self.queue(parts):
-            return False
+        else:
+            pieces = zmtp.enclosed(parts)
+            if len(pieces) == 2 and len(pieces[1]) <= WRITE_BYTES:  # a value with a buffer, most often
+                try:
+                    count = self._socket.sendmsg(pieces, (), SENDING)
+                except BlockingIOError:
+                    count = 0
+                except OSError:
+                    self.end()
+                    return True
+                begun = count - len(pieces[0])
+                if begun == len(pieces[1]):
+                    return True
+                pieces = [memoryview(pieces[1])[begun:]] if begun >= 0 else [pieces[0][count:], pieces[1]]
+            self._out += pieces
         if not self.pending:  # else a poll tells when there is room
             self.flush()
         return True
@@ -90,12 +107,16 @@ class UnixStream:
         left = WRITE_BYTES
         try:
             while out and left and not self.ended:
+                size = sum(map(len, out)) if len(out) <= PIECES else WRITE_BYTES + 1
                 try:
-                    count = self._socket.sendmsg(self._next_pieces(left), (), SENDING)
+                    count = self._socket.sendmsg(out if size <= left else self._next_pieces(left), (), SENDING)
                 except BlockingIOError:
                     break
                 except OSError:
                     self.end()
+                    break
+                if count == size:  # most often
+                    out.clear()
                     break
                 left -= count
                 while count:
@@ -139,30 +160,66 @@ class UnixStream:
             self.end()
         return count
 
-    def read_short(self) -> bytes | None:
-        """Read what is there, once: the message, if that is one of a single short frame and nothing else.
+    def read_message(self) -> list[Frame] | None:
+        """Read what is there: the message, if that is one, whole, with nothing behind it.
 
         That is the rule where callers wait for each other. Anything else is left for `take`. To be called only when
         nothing was left so far, and after the handshake.
         """
         try:
-            data = self._socket.recv(SHORT_READ_BYTES, AT_ONCE)
+            data = self._socket.recv(self._ask, AT_ONCE)
         except BlockingIOError:
             return None
         except OSError:
             data = b""
         size = len(data)
-        if size > 1 and (start := data[0]) in _HEADS:
-            if not start and size == data[1] + 2:
-                return data[2:]
-            if start and size == int.from_bytes(data[1:9], "big") + 9:
-                return data[9:]
+        if size > 1:
+            start = data[0]
+            if not start:
+                if size == data[1] + 2:
+                    return [data[2:]]
+            elif start == zmtp.LONG:
+                if size == int.from_bytes(data[1:9], "big") + 9:
+                    return [data[9:]]
+            elif (size := self._in.buffer_size(data)) > 0:
+                return self._read_buffer(data, size)
+        self._ask = SHORT_READ_BYTES
         if data:
             self.is_clean = False
             self._in.feed(data)
         else:
             self.drained = True
             self.end()
+        return None
+
+    def _read_buffer(self, data: bytes, size: int) -> list[Frame] | None:
+        """Read the ``size`` bytes that follow the beginning ``data`` of a message: the message, if they are there.
+
+        Values of one kind come one after the other, most often. So the next read asks for no more than the beginning,
+        and of the rest the system makes ``bytes`` at once.
+        """
+        end = data[1] + 11
+        head, self._ask = data[2 : end - 9], end
+        self.is_clean = False
+        body = b""
+        try:
+            if len(data) == end and size <= BUFFER_READ_BYTES and want_bytes(head):
+                zmtp.keep_freed_blocks()
+                body = self._socket.recv(size, AT_ONCE)
+                if len(body) == size:
+                    self.is_clean = True
+                    return [head, body]
+        except OSError:  # nothing is there, or all of it is over: the next read tells
+            body = b""
+        except MemoryError:
+            self._in.feed(data)
+            return None
+        try:
+            self._in.begin(data + body if body else data, size)
+        except MemoryError:
+            if body:
+                raise
+            self._in.feed(data)
         return None
 
     def take(self) -> list[Frame] | None:

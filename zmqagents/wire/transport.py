@@ -55,6 +55,7 @@ class Transport(Protocol):
     events: list[Event]  # what has happened, oldest first; `take_events` empties it
     pending: bool  # something sent waits until there is room
     is_clean: bool  # what was read has been received: only a poll tells whether there is more
+    polls_all: bool  # a poll tells of all that can be received, also where ``is_clean`` is False
 
     @property
     def items(self) -> Items:

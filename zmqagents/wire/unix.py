@@ -25,6 +25,7 @@ from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
 __all__ = ["UnixTransport"]
 
+SOON_S = 0.02  # how long a caller reads a long message before it looks at anything else
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 
 
@@ -35,6 +36,7 @@ class UnixTransport(UnixStream):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
 
     __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")
+    polls_all = False
 
     def __init__(self, path: str) -> None:
         self.events: list[Event] = []
@@ -69,11 +71,9 @@ class UnixTransport(UnixStream):
 
     def receive(self) -> list[Frame] | None:
         if self.is_clean and self._ready:
-            short = self.read_short()
-            if short is not None:
-                return [short]
-            if self.is_clean:
-                return None
+            message = self.read_message()
+            if message is not None or self.is_clean:
+                return message
         while True:
             message = self._next()
             if message is not None or not self.read():
@@ -86,13 +86,29 @@ class UnixTransport(UnixStream):
                 return message
         if not self.pending and self._poller.poll(SHORT_MS):
             if self.is_clean and self._ready:
-                short = self.read_short()
-                if short is not None:
-                    return [short]
+                message = self.read_message()
+                if message is not None:
+                    return message
             else:
                 self.read()
-            return self._next()  # once: the rest of a long message is waited for elsewhere
+            return self._receive_on() if self._in.amid_large else self._next()
         return None
+
+    def _receive_on(self) -> list[Frame] | None:
+        """The message of which a long frame has begun, if the rest of it comes without a pause, and soon."""
+        until = 0.0
+        while True:
+            if self.read():
+                message = self._next()
+                if message is not None or not self._in.amid_large:
+                    return message
+                continue
+            if self.drained:
+                return None
+            now = time.monotonic()
+            until = until or now + SOON_S
+            if now >= until or not self._poller.poll(SHORT_MS):
+                return None
 
     def _next(self) -> list[Frame] | None:
         try:

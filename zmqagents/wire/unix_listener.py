@@ -31,7 +31,7 @@ from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import MAX_FRAMES, Frame
 from .poller import IN, OUT
-from .stream import SENDING, SHORT_READ_BYTES, UnixStream
+from .stream import SENDING, UnixStream
 from .transport import Peer, Receive
 
 __all__ = ["UnixListener", "UnixPeer"]
@@ -100,12 +100,13 @@ class UnixPeer(UnixStream):
         try:
             if self.is_clean and self.readable and incoming.ready:
                 self.readable = False
-                short = self.read_short()
-                if short is not None:
+                message = self.read_message()
+                if message is not None:
                     self.is_dry = True
-                    self.size, self.count = len(short), 1
-                    return [short]
-                self.readable = incoming.waiting >= SHORT_READ_BYTES  # then there is more
+                    self.size = len(message[0]) if len(message) == 1 else sum(map(len, message))
+                    self.count = len(message)
+                    return message
+                self.readable = not self.is_clean  # then there may be more
             self.is_dry = False
             message = None if self.is_clean else self.take()
             read = 0

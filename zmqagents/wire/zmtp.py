@@ -10,11 +10,14 @@ the last have the flag "more". Source: RFC 37, https://rfc.zeromq.org/spec/37/.
 
 from __future__ import annotations
 
-import mmap
+import contextlib
+import functools
+import io
+import struct
 from collections.abc import Sequence
 
 from ..errors import RemoteProtocolError
-from .messages import Frame
+from .messages import Frame, want_bytes
 
 __all__ = [
     "GREETING",
@@ -26,29 +29,42 @@ __all__ = [
     "command",
     "enclosed",
     "head",
+    "keep_freed_blocks",
     "refused",
 ]
 
 MORE, LONG, COMMAND = 1, 2, 4
-LARGE_BYTES = 65_536  # a frame from that on is read into memory of its own, and not copied
+LARGE_BYTES = 32_768  # a frame from that on is read into memory of its own, and not copied
 READ_BYTES = (
     1_048_576  # at a time: where the other side writes as fast as it is read, one read would get 80 MB of a frame
 )
-# The memory of the last frame of such a size is kept until the next one has its own. Otherwise malloc gives it back to
-# the system after each message and gets it again, zeroed, page by page: for 1 MiB that took 0.8 ms.
-SPARE_BYTES = 4_194_304
-# What is longer gets memory that the system gives only when it is written to: a peer that promises 100 frames of 32 MiB
-# and sends none would else have them all zeroed.
-ZEROED_BYTES = SPARE_BYTES
+# A longer bytearray is not made, for that would be zeroed at once: a peer that promises 100 frames of 32 MiB and sends
+# none would have them all written to.
+ZEROED_BYTES = 4_194_304
+KEPT_BYTES = 31 << 20  # just below the most that glibc can be told
 MAX_FRAME_BYTES = 1 << 40
 MAX_FRAMES = 256  # of one message
 SPARE_BUFFERS = 4
 _NOWHERE = memoryview(bytearray())
 BUFFER_BYTES = 2 * LARGE_BYTES
-_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # by default a forked child would write into its parent's arrays
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SIGNED = len(GREETING)
+_LONG_HEAD = struct.Struct(">BQ")
+
+
+@functools.cache
+def keep_freed_blocks() -> None:
+    """Have the allocator keep blocks of up to 31 MiB, once in a process; to be called when large values are about.
+
+    glibc takes every block of 128 KiB and more from the system, and frees it there. The system then maps and clears
+    each page when it is first written to, which takes a multiple of the time that it takes to fill it: with 256 of them
+    a copy of 1 MiB took 2,000 µs in place of 40. But it learns: from when a larger block is freed, it takes only those
+    from the system that are larger still, and keeps twice as much at the end of its heap. So one is made and freed. It
+    is never written to, and takes no memory.
+    """
+    with contextlib.suppress(MemoryError):
+        bytes(KEPT_BYTES)
 
 
 def head(size: int, flags: int = 0) -> bytes:
@@ -60,11 +76,23 @@ def head(size: int, flags: int = 0) -> bytes:
 
 def enclosed(parts: Sequence[Frame]) -> list[Frame]:
     """A message as the bytes to be sent, in pieces: large frames are not copied."""
+    if len(parts) == 2 and (size := len(parts[1])) >= LARGE_BYTES and len(parts[0]) < 256:  # the usual large value
+        keep_freed_blocks()
+        return [b"".join((bytes((MORE, len(parts[0]))), parts[0], _LONG_HEAD.pack(LONG, size))), parts[1]]
     pieces: list[Frame] = []
+    short: list[Frame] = []  # for the next piece
     last = len(parts) - 1
     for number, frame in enumerate(parts):
-        start = head(len(frame), MORE if number < last else 0)
-        pieces += (start, frame) if len(frame) >= LARGE_BYTES else (start + frame,)
+        size, flags = len(frame), MORE if number < last else 0
+        short.append(bytes((flags, size)) if size < 256 else bytes((flags | LONG,)) + size.to_bytes(8, "big"))
+        if size < LARGE_BYTES:
+            short.append(frame)
+        else:
+            keep_freed_blocks()
+            pieces += (b"".join(short), frame)
+            short = []
+    if short:
+        pieces.append(b"".join(short))
     return pieces
 
 
@@ -100,13 +128,13 @@ class Buffer:
 class Spares:
     """Memory that connections of one thread have done with, for the next that needs some."""
 
-    __slots__ = ("buffers", "frame")
+    __slots__ = ("buffers",)
 
     def __init__(self) -> None:
         self.buffers: list[Buffer] = []
-        self.frame: memoryview | None = None  # see SPARE_BYTES
 
 
+_EARLY = "a message before the handshake was over"
 _SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
 
 
@@ -123,7 +151,7 @@ class Incoming:
     """
 
     __slots__ = (
-        "_buffer", "_bytes", "_count", "_end", "_got", "_greeted", "_large", "_large_flags", "_large_from",
+        "_block", "_buffer", "_bytes", "_count", "_end", "_got", "_greeted", "_large", "_large_flags", "_large_from",
         "_lacks", "_max_bytes", "_parts", "_skip", "_skipped", "_spares", "_start", "_view", "answers", "count",
         "lacks_memory", "ready", "refusal", "size",
     )  # fmt: skip
@@ -139,6 +167,7 @@ class Incoming:
         self._start = self._end = 0  # of what was read and not taken
         self._parts: list[Frame] = []  # the message that is not whole yet
         self._large: memoryview | None = None  # the frame that is being read, and how much of it has come
+        self._block: io.BytesIO | None = None  # has that memory, if the frame is to be bytes
         self._large_flags = self._got = 0
         self._skip = self._skipped = 0  # bytes still to come, and all, of a frame that is not kept
         self._lacks = False  # the message that is not whole yet will lack frames, for there was no memory for them
@@ -165,7 +194,7 @@ class Incoming:
     @property
     def amid_large(self) -> bool:
         """A long frame has begun, and there is more of it to come."""
-        return self._large is not None or self._skip > 0
+        return self._skip > 0 or (self._large is not None and self._got < len(self._large))
 
     def space(self) -> memoryview:
         """Where the next bytes belong, `READ_BYTES` at most; never empty."""
@@ -198,6 +227,31 @@ class Incoming:
         self.space()[: len(data)] = data
         self.filled(len(data))
 
+    def buffer_size(self, data: bytes) -> int:
+        """How long the buffer is that comes next, if ``data`` is a short frame and the head of a long one.
+
+        That is how most values with a buffer begin. 0 for anything else, and for a message that is too long.
+        """
+        size = len(data)
+        if size < 11 or data[0] != MORE or data[1] + 11 > size or data[start := data[1] + 2] != LONG:
+            return 0
+        size = int.from_bytes(data[start + 1 : start + 9], "big")
+        return size if self._large_from <= size <= (self._max_bytes or MAX_FRAME_BYTES) - start + 2 else 0
+
+    def begin(self, data: bytes, size: int) -> None:
+        """The same as `feed` for ``data`` of which `buffer_size` has said ``size``. MemoryError: nothing is done."""
+        start = data[1] + 2
+        self._parts = [data[2:start]]
+        try:
+            self._large = self._memory(size)
+        except MemoryError:
+            self._parts = []
+            raise
+        self._got = min(size, len(data) - start - 9)
+        self._large[: self._got] = data[start + 9 :]
+        self._large_flags = 0
+        self._count, self._bytes = 1, start - 2
+
     def rest(self) -> None:
         """Nothing is left of what was read: others may have the buffer."""
         buffer = self._buffer
@@ -208,7 +262,7 @@ class Incoming:
 
     def drop(self) -> None:
         """Forget what was read and not taken; there is no more to come."""
-        self._large = None
+        self._large = self._block = None
         self._skip = self._skipped = 0
         self._parts = []
         self._start = self._end = 0
@@ -216,6 +270,14 @@ class Incoming:
 
     def take(self) -> list[Frame] | None:
         """The next message, None if it is not there yet. RemoteProtocolError: this is not ZMTP."""
+        if self._large is not None:
+            if self._got < len(self._large):
+                return None
+            if not self.ready:
+                raise RemoteProtocolError(_EARLY)
+            message = self._on_frame(self._large_flags, self._end_of_large())
+            if message is not None:
+                return message
         start, end = self._start, self._end
         if end - start >= 2 and not self._view[start] and self.ready and not self._parts:  # one short frame
             stop = start + 2 + self._view[start + 1]
@@ -233,7 +295,7 @@ class Incoming:
             if flags & COMMAND:
                 self._on_command(bytes(frame))
             elif not self.ready:
-                raise RemoteProtocolError("a message before the handshake was over")
+                raise RemoteProtocolError(_EARLY)
             elif (message := self._on_frame(flags, frame)) is not None:
                 return message
         return None
@@ -259,8 +321,6 @@ class Incoming:
         return parts
 
     def _next_frame(self) -> tuple[int, Frame] | None:
-        if self._large is not None:
-            return self._end_of_large()
         if self._skipped:
             return self._end_of_skipped()
         if not (self._greeted or self._greet()):
@@ -287,9 +347,8 @@ class Incoming:
         if size > (self._max_bytes or MAX_FRAME_BYTES) or flags & COMMAND:
             raise RemoteProtocolError(f"a frame of {size:,} bytes")
         try:
-            self._large = memoryview(bytearray(size) if size <= ZEROED_BYTES else mmap.mmap(-1, size, _PRIVATE))
-            self._spares.frame = self._large if size <= SPARE_BYTES else None
-        except (OSError, MemoryError):
+            self._large = self._memory(size)
+        except MemoryError:
             if self._max_bytes is None or not self._parts:  # a client; or nobody would know whom to answer
                 raise RemoteProtocolError(f"a frame of {size:,} bytes, for which there is no memory") from None
             got = min(size, self._end - body)
@@ -300,15 +359,29 @@ class Incoming:
         self._got = min(size, self._end - body)
         self._large[: self._got] = self._view[body : body + self._got]
         self._skip_to(body + self._got)
-        return self._end_of_large()
+        return (flags, self._end_of_large()) if self._got == size else None
 
-    def _end_of_large(self) -> tuple[int, Frame] | None:
-        large = self._large
-        assert large is not None
-        if self._got < len(large):
-            return None
-        self._large = None
-        return self._large_flags, large
+    def _memory(self, size: int) -> memoryview:
+        """Memory for a frame of ``size`` bytes, of which the system gives no more than is written to.
+
+        A `BytesIO` shares the ``bytes`` that it was made of as long as nothing else has them, and gives them away when
+        they are full. So ``bytes`` are read from the socket in place, in as many pieces as they come.
+        """
+        keep_freed_blocks()
+        if self._parts and want_bytes(self._parts[0]):
+            self._block = block = io.BytesIO(bytes(size))
+            return block.getbuffer()
+        return memoryview(bytearray(size)) if size <= ZEROED_BYTES else io.BytesIO(bytes(size)).getbuffer()
+
+    def _end_of_large(self) -> Frame:
+        """The long frame that has come."""
+        frame: Frame | None = self._large
+        assert isinstance(frame, memoryview)
+        if self._block is not None:
+            frame.release()  # with a view of it alive, getvalue would copy
+            frame = self._block.getvalue()
+        self._large = self._block = None
+        return frame
 
     def _end_of_skipped(self) -> tuple[int, Frame] | None:
         """A frame that was not kept, once all of it has come."""

@@ -7,8 +7,9 @@ VERSIONS = 3.10 3.11 3.12 3.13
 ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
 PARALLEL = -n 4 --dist worksteal
-# Besides tests/faults, the modules with more to do in `make soak`.
+# Besides tests/faults and the laws, the modules with more to do in `make soak`.
 SOAK = descriptors examples launcher restart stop
+LAWS = tests/laws tests/contract tests/codec tests/wire
 export PYTHON
 # Without bytecode each of the hundreds of interpreters that the tests start compiles the package (0.30 s of CPU time
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
@@ -45,7 +46,7 @@ quick: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) -m "not program" --ignore tests/system --ignore tests/faults tests $(ARGS)
 
 soak: .venv/test/.done
-	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults $(SOAK:%=tests/system/test_%.py) $(ARGS)
+	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults $(LAWS) $(SOAK:%=tests/system/test_%.py) $(ARGS)
 
 test-values: .venv/test-values/.done
 	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py $(ARGS)

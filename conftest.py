@@ -11,9 +11,11 @@ A test that needs a clean process (to fork, say) runs a script in a fresh interp
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +24,16 @@ import hypothesis
 import pytest
 
 import leaks
+import scale
+import stand_in
 
 pytest_plugins = ["pytester"]  # for the tests of the leak detector itself
 
 # No deadline: on shared cores it measures the neighbours. In CI the same examples each time: what fails there
-# fails again at the desk; new ones are looked for at the desks.
-hypothesis.settings.register_profile("zmqagents", deadline=None, derandomize="CI" in os.environ)
+# fails again at the desk; new ones are looked for at the desks. `make soak` looks at more.
+hypothesis.settings.register_profile(
+    "zmqagents", deadline=None, derandomize="CI" in os.environ, max_examples=scale.pick(40, 100)
+)
 hypothesis.settings.load_profile("zmqagents")
 
 # /tmp, not $TMPDIR or pytest's own: the path of an ipc socket has room for 107 bytes.
@@ -50,6 +56,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name] = str(path)
     for name in ("XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "ZMQAGENTS_RUNTIME"):  # keys: the package makes its own
         _ENVIRONMENT[name].mkdir(mode=0o700)
+    stand_ins = _HOME / "stand_ins"
+    stand_ins.mkdir()
+    for module in (pytest, hypothesis):
+        (stand_ins / f"{module.__name__}.py").symlink_to(stand_in.__file__)
+    sys.path.insert(0, str(stand_ins))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there for all the session is not looked through by the collections that tests ask for."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

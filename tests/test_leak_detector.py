@@ -170,7 +170,8 @@ def test_what_ends_a_little_later_is_waited_for(runtime_dir: Path) -> None:
 
 @pytest.mark.program
 def test_the_fixture_fails_just_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in (ROOT / "conftest.py", ROOT / "tests" / "support" / "leaks.py"):
+    support = ROOT / "tests" / "support"
+    for source in (ROOT / "conftest.py", support / "leaks.py", support / "scale.py", support / "stand_in.py"):
         shutil.copy(source, pytester.path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(

@@ -6,12 +6,14 @@ It is answered or dropped at once, on little memory, and the host serves on.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from actors import Desk, host, within
+from actors import Desk, host
 from raw_peer import RawPeer
 from scale import Memory
 from zmqagents import RpcAgentServerLauncher, RpcClient, codec
@@ -20,7 +22,7 @@ from zmqagents.wire.messages import Kind
 
 pytestmark = pytest.mark.timeout(60)
 
-AT_ONCE_S = 5.0  # less than 1 s on two quiet cores
+AT_ONCE_S = 5.0  # of the processor, for three calls; less than 1 s on two quiet cores
 DEPTHS = [100, 129, 1000, 1025, 100_000]
 
 
@@ -79,13 +81,24 @@ def peer(server: RpcAgentServerLauncher) -> Iterator[RawPeer]:
         yield peer
 
 
+@contextlib.contextmanager
+def computing_at_most(server: RpcAgentServerLauncher, seconds: float) -> Iterator[None]:
+    """The block keeps the host busy for no longer. On the clock it may be longer, while others use the processors."""
+    process = psutil.Process(server.pid)
+    before = process.cpu_times()
+    yield
+    after = process.cpu_times()
+    took = after.user + after.system - before.user - before.system
+    assert took <= seconds, f"took {took:.3f} s, limit {seconds} s"
+
+
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_in_the_body_of_a_call(
     server: RpcAgentServerLauncher, client: RpcClient, peer: RawPeer, name: str
 ) -> None:
     desk, memory = client.create_agent(Desk), Memory(server.pid)
     meta = codec.pack([desk.agent_id, "echo", None, None])
-    with within(AT_ONCE_S):
+    with computing_at_most(server, AT_ONCE_S):
         for call_id, body in (
             (1, BOMBS[name]),
             (2, b"\xc1" + BOMBS[name]),
@@ -103,7 +116,7 @@ def test_a_bomb_in_the_list_of_a_call(
     server: RpcAgentServerLauncher, client: RpcClient, peer: RawPeer, name: str
 ) -> None:
     desk, memory = client.create_agent(Desk), Memory(server.pid)
-    with within(AT_ONCE_S):
+    with computing_at_most(server, AT_ONCE_S):
         for meta in (
             BOMBS[name],
             b"\x94\xa4Desk\xa4echo\xc0" + BOMBS[name],

@@ -19,7 +19,7 @@ import pytest
 
 from hosts import environment, eventually
 from redis_server import running_redis
-from scale import soak_only
+from scale import LATE_S, soak_only
 from zmqagents import RpcClient, discovery
 
 pytestmark = [
@@ -28,8 +28,6 @@ pytestmark = [
 ]
 
 GRACE_S = 1.0
-# Until the test sees the end, on a machine that is shared; the workers of a parallel run take time from each other.
-LATE_S = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 0.5
 
 AGENTS = """
 import ctypes, multiprocessing, os, time

@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from anything import LEAVES, TEXTS, VALUES
 from sameness import same
+from scale import pick
 from zmqagents import codec, errors
 from zmqagents.codec import decoder, forms
 from zmqagents.codec import encoder as encoder_module
@@ -29,7 +30,7 @@ REFUSED = (errors.RemoteProtocolError, errors.SerializationError)
 
 
 @given(VALUES)
-@settings(max_examples=400)
+@settings(max_examples=pick(120, 400))
 def test_what_is_decoded_is_what_was_encoded(value: Any) -> None:
     payload, buffers, tasks = codec.encode(value)
     assert same(codec.decode(payload, buffers), value)
@@ -108,7 +109,7 @@ def test_any_bytes_are_a_value_or_a_protocol_error(payload: bytes, buffers: list
 
 
 @given(PACKED, st.lists(st.binary(max_size=10), max_size=2))
-@settings(max_examples=600)
+@settings(max_examples=pick(150, 600))
 def test_any_msgpack_is_a_value_or_a_protocol_error(packed: Any, buffers: list[bytes]) -> None:
     payload = msgpack.packb(packed)
     decodes_or_refuses(payload, buffers)
@@ -394,6 +395,6 @@ ANY_CHILD = st.sampled_from(list(CHILDREN.values()))
     st.sampled_from([letter.decode() for letter in decoder.MARKS]),
     st.lists(ANY_CHILD | st.lists(ANY_CHILD, max_size=3) | st.dictionaries(st.text(max_size=5), ANY_CHILD, max_size=3)),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=pick(150, 600), deadline=None)
 def test_any_box_of_any_children_is_a_value_or_a_protocol_error_in_time(letter: str, children: list[Any]) -> None:
     decode_in_time(box(letter, *children))

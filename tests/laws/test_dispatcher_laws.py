@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from scale import pick
 from world import Sent, World, failed, ok
 from zmqagents import errors
 from zmqagents.scheduler.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
@@ -24,7 +25,7 @@ from zmqagents.scheduler.wait_graph import stuck_with
 from zmqagents.wire.messages import Flag
 
 THOROUGH = bool(os.environ.get("ZMQAGENTS_THOROUGH"))
-GRAPHS = 10_000 if THOROUGH else 500
+GRAPHS = 10_000 if THOROUGH else pick(250, 500)
 
 
 # ---------------------------------------------------------------- random call graphs
@@ -529,7 +530,7 @@ class Life(RuleBasedStateMachine):
 
 
 Life.TestCase.settings = settings(
-    max_examples=2000 if THOROUGH else 100,
+    max_examples=2000 if THOROUGH else pick(40, 100),
     stateful_step_count=100 if THOROUGH else 60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     deadline=None,

@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from anything import VALUES
+from scale import pick
 from travelling import KNOWN_BY, every_way, found_by
 
 np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.values
-law = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+law = settings(deadline=None, max_examples=pick(20, 40), suppress_health_check=[HealthCheck.too_slow])
 
 INTS = st.integers(-(2**31), 2**31 - 1)
 FLOATS = st.floats(allow_nan=False)

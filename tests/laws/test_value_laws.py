@@ -29,9 +29,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from anything import HASHABLE, TEXTS, VALUES
+from scale import pick
 from travelling import KNOWN_BY, every_way, found_by
 
-law = settings(deadline=None, max_examples=60)
+law = settings(deadline=None, max_examples=pick(25, 60))
 
 
 # ---------------------------------------------------------------- the standard library

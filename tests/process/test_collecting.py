@@ -37,9 +37,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def collector(clock: Clock) -> Iterator[Collector]:
+    gc.unfreeze()  # what pytest has frozen
     with Collector(clock) as collector:
         yield collector
     assert gc.get_freeze_count() == 0
+    gc.freeze()
 
 
 def test_what_survives_a_short_collection_is_not_frozen(collector: Collector) -> None:

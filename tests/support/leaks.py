@@ -132,13 +132,46 @@ def _named(left: Counter[str]) -> list[str]:
 
 def own_processes(runtime_dir: Path) -> set[int]:
     """The pids of all processes that this session started and that are still there, in whatever state."""
-    found = {child.pid for child in psutil.Process().children(recursive=True)}
-    marker = f"\0ZMQAGENTS_RUNTIME={runtime_dir}\0".encode()
-    for name in _listing(Path("/proc")):
-        if name.isdigit() and int(name) not in found and int(name) != os.getpid() and marker in _environment(name):
-            found.add(int(name))
+    if sys.platform == "linux":
+        found = _strangers.others_than(f"\0ZMQAGENTS_RUNTIME={runtime_dir}\0".encode())
+    else:
+        found = {child.pid for child in psutil.Process().children(recursive=True)}
     tracker = getattr(multiprocessing.resource_tracker._resource_tracker, "_pid", None)  # one per process
     return found - {tracker}
+
+
+class _Strangers:
+    """The processes of the machine that have nothing to do with this session: they are looked at for two seconds.
+
+    So long may one take between its fork and its exec, which gives it the environment that says where it belongs. To
+    look at each of a hundred processes before and after each test took 5 ms.
+    """
+
+    KNOWN_AFTER_S = 2.0
+    FORGOTTEN_AFTER_S = 10.0  # without a look; meanwhile their numbers may have been given to others
+
+    def __init__(self) -> None:
+        self._marker = b""
+        self._first_seen: dict[str, float] = {}
+        self._looked_at = 0.0
+
+    def others_than(self, marker: bytes) -> set[int]:
+        """The pids of those that have ``marker`` in their environment, and of all that this process has started."""
+        now, me = time.monotonic(), str(os.getpid())
+        if marker != self._marker or now - self._looked_at > self.FORGOTTEN_AFTER_S:
+            self._first_seen.clear()
+        self._marker, self._looked_at = marker, now
+        pids = [name for name in _listing(Path("/proc")) if name.isdigit() and name != me]
+        new = [pid for pid in pids if now - self._first_seen.get(pid, now) < self.KNOWN_AFTER_S]
+        parents = {pid: _parent(pid) for pid in new}
+        own = {pid for pid in new if parents[pid] == me or marker in _environment(pid)}
+        while more := {pid for pid in new if parents[pid] in own} - own:
+            own |= more
+        self._first_seen = {pid: self._first_seen.get(pid, now) for pid in pids if pid not in own}
+        return {int(pid) for pid in own}
+
+
+_strangers = _Strangers()
 
 
 def _processes(runtime_dir: Path) -> list[str]:
@@ -156,7 +189,7 @@ def _children_ended() -> int | None:
     """None while there may be a child; else a number that grows with each child that has been waited for.
 
     Only a child can start what outlives it, so without one, and with the number of last time, nothing was started
-    since. Looking for processes takes some 4 ms, twice a test: longer than most tests take that start none.
+    since. Looking for processes takes longer than most tests take that start none.
     """
     if sys.platform != "linux":
         return None
@@ -208,6 +241,12 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:  # the thread has just ended
         return ""
+
+
+def _parent(pid: str) -> str:
+    """The pid of the process that has started it or has got it since; empty when it has ended."""
+    after_the_name = _text(Path("/proc", pid, "stat")).rpartition(") ")[2]  # which may itself hold a parenthesis
+    return after_the_name.split(" ")[1] if after_the_name else ""
 
 
 def _environment(pid: str) -> bytes:

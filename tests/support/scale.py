@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 SOAK = os.environ.get("ZMQAGENTS_SOAK", "") not in ("", "0")
 MIB = 1024 * 1024
+# How much later than is promised a test may see a thing: the workers of a parallel run take time from each other.
+LATE_S = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 0.5
 
 soak_only = pytest.mark.skipif(not SOAK, reason="a long one: make soak")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,12 @@ def read(path: Path) -> Module:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     is_package = parts[-1] == "__init__" and len(parts) > 1
     return Module(".".join(parts[:-1] if is_package else parts), path.read_text("utf-8"), is_package=is_package)
+
+
+@functools.cache
+def modules() -> dict[str, Module]:
+    """All of the package, by their names. Called in tests and not at their import: it takes a second."""
+    return {module.name: module for module in map(read, sorted(PACKAGE.rglob("*.py")))}
 
 
 def owners(modules: list[Module]) -> dict[str, set[str]]:

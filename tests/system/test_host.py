@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from actors import CLASSES, Desk, Fragile, Latch, Node, client_on_host, within
+from scale import LATE_S
 from zmqagents import (
     AgentBase,
     AgentCallError,
@@ -38,7 +39,7 @@ from zmqagents import (
 from zmqagents.execution.classes import ClassTable
 
 pytestmark = pytest.mark.timeout(60)
-ROUND_TRIP_S = 1.0
+ROUND_TRIP_S = 0.5 + LATE_S
 
 
 class Teapot(Exception):

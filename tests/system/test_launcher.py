@@ -38,6 +38,7 @@ from hosts import (
     told,
 )
 from raw_peer import RawPeer
+from scale import LATE_S, pick
 from zmqagents import (
     AddressInUse,
     AgentBase,
@@ -268,7 +269,7 @@ def test_the_deadline_of_management_requests_is_what_the_host_says() -> None:
             start = time.monotonic()
             with pytest.raises(CallTimeout):
                 client.get_agent_list()
-            assert time.monotonic() - start < 2.0
+            assert time.monotonic() - start < 1.5 + LATE_S
         finally:
             os.kill(server.pid or 0, signal.SIGCONT)
 
@@ -896,8 +897,8 @@ print(json.dumps([before, held()]))
 """
 
 
-@pytest.mark.parametrize(("method", "rounds"), [("fork", 100), ("fresh", 15)])
-def test_a_hundred_launches_leave_no_process_thread_socket_or_file(method: str, rounds: int) -> None:
+@pytest.mark.parametrize(("method", "rounds"), [("fork", pick(40, 100)), ("fresh", pick(8, 15))])
+def test_many_launches_leave_no_process_thread_socket_or_file(method: str, rounds: int) -> None:
     before, after = output_of(MANY, method, str(rounds))
     assert after == before
     assert after["children"] == []

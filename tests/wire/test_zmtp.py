@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scale import pick
 from zmqagents.errors import RemoteProtocolError
 from zmqagents.wire import zmtp
 from zmqagents.wire.messages import Frame
@@ -119,7 +120,7 @@ def test_a_message_without_an_end_keeps_its_first_frame_alone() -> None:
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=8), st.data())
-@settings(max_examples=40)
+@settings(max_examples=pick(20, 40))
 def test_connections_that_share_their_spare_memory_never_mix_their_messages(
     sent: list[list[list[bytes]]], data: st.DataObject
 ) -> None:

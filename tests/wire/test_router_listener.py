@@ -104,7 +104,7 @@ def porter() -> Iterator[Porter]:
 def test_a_message_is_sent_whole_and_to_the_one_who_is_meant(porter: Porter) -> None:
     one, two = porter.dealer(), porter.dealer()
     first, second = porter.seated(one), porter.seated(two)
-    assert first.user == second.user == ""  # no HELLO has said who it is
+    assert first.user == second.user == "insecure"  # though no HELLO has said who it is
     for message in ([b"one"], [b"one", b"", b"three"], [bytes(MIB), b"x"]):
         assert first.send(list[Frame](message))
         assert one.recv_multipart() == message

@@ -17,6 +17,7 @@ Most events are about waiting, which makes the wait-for graph. A thread that wai
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol
@@ -120,6 +121,14 @@ class Events:
 
     def note(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
         self._post(self._pass_on, ticket, number, body)
+
+    def sent(self, done: threading.Event) -> None:
+        self._post(self._on_sent, done)
+
+    def _on_sent(self, done: threading.Event) -> Effects:
+        self._clients.delivery.push_all()
+        done.set()
+        return []
 
     def on_stream_done(self, ticket: Ticket, reply: Reply) -> Effects:
         """The code of a stream has returned; its last items may be on their way."""

@@ -473,7 +473,7 @@ class Session:
             request = self.book.find(head.call_id)
             if request is None or request.sink is None:
                 return
-            if not isinstance(request.message, Call) or not request.message.flags & Flag.STREAM:
+            if not isinstance(request.message, Call):
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
             if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))

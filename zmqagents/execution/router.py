@@ -9,6 +9,7 @@ A thread that waits passes a `Wait` along. The router thread answers each `Wait`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -104,3 +105,6 @@ class Router(Protocol):
 
     def note(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
         """What a member tells its host of the running call ``ticket``, ahead of its end; see `members.upward`."""
+
+    def sent(self, done: threading.Event) -> None:
+        """Set ``done`` when what was said before has left this process, or waits for room in the socket."""

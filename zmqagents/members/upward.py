@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -38,6 +38,7 @@ from ..wire.messages import SNAPSHOT, Flag, Kind, Reply, Waits
 __all__ = ["ParentConnection", "ParentKeeper", "ParentServices"]
 
 TELL_AFTER_S = 0.02  # most waits are shorter; to find a deadlock may take a second
+SENT_WITHIN_S = 1.0  # it takes a fraction of a millisecond, if the parent reads
 
 
 class ParentConnection(Connection):
@@ -171,6 +172,15 @@ class ParentServices(LocalServices):
     ) -> None:  # fmt: skip
         super().__init__(server_id, models, router, client, seals, loop, saver)
         self._link = link
+
+    def save(self, call: RunningCall) -> Awaitable[None]:
+        """As on any host. A plain method goes on when the state has left the process, and no crash can take it."""
+        saved = super().save(call)
+        if call.thread == threading.get_ident() and not self._router.leads():
+            sent = threading.Event()
+            self._router.sent(sent)
+            sent.wait(SENT_WITHIN_S)
+        return saved
 
     def note_request(self, call: RunningCall, number: int) -> None:
         """The code of ``call`` has made the request ``number``, and goes on: the end of the call must not overtake it.

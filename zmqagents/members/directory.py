@@ -7,14 +7,16 @@ number of times that it was put somewhere: what was said of an earlier epoch is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Directory", "LocalDirectory", "Place"]
 
 M = TypeVar("M")
 
 
-class Place(NamedTuple, Generic[M]):
+@dataclass(frozen=True)
+class Place(Generic[M]):  # no NamedTuple: on Python 3.10 that cannot be generic
     """Where an agent is."""
 
     member: M

@@ -81,6 +81,26 @@ def shell(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 # ---------------------------------------------------------------- every caller is answered
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux sends signals to a thread of others")
+@pytest.mark.parametrize("restart", [[], ["--restart"]], ids=["alone", "supervised"])
+def test_a_signal_that_another_thread_gets_is_heard_at_once(restart: list[str]) -> None:
+    """The kernel may give it to any thread, and then it does not end the wait of the one that handles it."""
+    with shell(*restart) as (process, port):
+        with RpcClient("localhost", port) as client:
+            host = client.get_server_info()["pid"]
+        (other, *_) = [int(name) for name in os.listdir(f"/proc/{host}/task") if int(name) != host and _takes(name)]
+        begun = time.monotonic()
+        assert ctypes.CDLL(None).tgkill(host, other, signal.SIGTERM) == 0
+        assert process.wait(10) == 0
+        assert time.monotonic() - begun < 3 + LATE_S
+
+
+def _takes(thread: str) -> bool:
+    """Whether it is none that blocks SIGTERM, as those of libzmq do."""
+    status = Path(f"/proc/{thread}/status").read_text()
+    return not int(status.partition("SigBlk:")[2].split()[0], 16) >> signal.SIGTERM - 1 & 1
+
+
 @pytest.mark.parametrize(
     "restart",
     [pytest.param([], id="alone"), pytest.param(["--restart"], id="supervised", marks=soak_only)],

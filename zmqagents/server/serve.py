@@ -57,6 +57,7 @@ CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
+SIGNAL_S = 0.2  # how late a signal may be heard that another thread got, or that came just before a wait
 
 Ready = Callable[[Bound], None]
 
@@ -233,6 +234,9 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
     """Wait for the end of the host; meanwhile look after descriptors, memory and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
+
+    A signal is handled in this thread, but it need not wake it: the kernel may give it to another thread, and it may
+    come between this thread's last step and its wait. So no wait is long.
     """
     where = f"listening on port {bound.port} as {bound.server_id}"
     notifier.ready(where)
@@ -244,7 +248,9 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
     alive.set()
     timer.beat()
     while not broker.finished.is_set():
-        _hear(broker, timer, every_s)
+        end = time.monotonic() + every_s
+        while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
+            _hear(broker, timer, min(left_s, SIGNAL_S))
         if time.monotonic() >= next_look:
             gauge.look()
             collector.look()

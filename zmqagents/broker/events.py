@@ -26,12 +26,12 @@ from .. import errors
 from ..errors import ZmqAgentsError
 from ..execution.gate import Wait
 from ..scheduler.dispatcher import Dispatcher
-from ..scheduler.effects import Answer, Effect, Resume
+from ..scheduler.effects import Answer, Effect, Resume, refusal_of
 from ..scheduler.records import Peer, Ticket
 from ..wire.messages import Call, Flag, Frame, Reply, error_reply
 from .clients import Clients
 
-__all__ = ["Events", "Post", "refusal_of"]
+__all__ = ["Events", "Post"]
 
 log = logging.getLogger(__name__)
 
@@ -284,11 +284,6 @@ class Events:
 
     def unawait_outside(self, ticket: Ticket, task_id: str) -> None:
         self._post(self._dispatcher.on_unawait_outside, ticket, task_id)
-
-
-def refusal_of(ticket: Ticket, effects: Effects) -> ZmqAgentsError | None:
-    """Why the wait that ``ticket`` has just begun is refused, None if it is not; ``effects`` are those of the wait."""
-    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)
 
 
 def _tell(fail: Fail, ticket: Ticket, effects: Effects) -> Effects:

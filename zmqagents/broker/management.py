@@ -41,14 +41,14 @@ from ..members.answers import Answers
 from ..members.members import Members
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher, error_reply
-from ..scheduler.effects import Answer, Effect, Ended
+from ..scheduler.effects import Answer, Effect, Ended, refusal_of
 from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
 from ..scheduler.wait_graph import ancestors
 from ..security.keys import Role
 from ..security.zap import name_of
 from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
-from .events import Post, refusal_of
+from .events import Post
 from .listing import Listing, page_of, row_of
 from .results import Results
 

@@ -23,7 +23,7 @@ from ..config import Parent
 from ..connection.requests import Call
 from ..process import children
 from ..scheduler.dispatcher import Dispatcher
-from ..scheduler.effects import Answer, Effect, Resume
+from ..scheduler.effects import Answer, Effect, refusal_of
 from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
 from ..wire import messages
@@ -243,8 +243,3 @@ def _lags(stream: Ticket, waits: messages.Waits) -> bool:
 def _do(step: Callable[[], None]) -> list[Effect]:
     step()
     return []
-
-
-def refusal_of(ticket: Ticket, effects: list[Effect]) -> errors.ZmqAgentsError | None:
-    """Why the wait that ``ticket`` has just begun is refused, None if it is not."""
-    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)

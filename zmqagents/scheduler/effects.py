@@ -7,6 +7,7 @@ sees each of its decisions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..errors import ZmqAgentsError
@@ -124,3 +125,8 @@ class Drained(NamedTuple):
 Effect = (
     Start | GoOn | Answer | Pending | Begin | Keep | Lookup | Resume | Interrupt | Ended | Removed | Report | Drained
 )
+
+
+def refusal_of(ticket: Ticket, effects: Iterable[Effect]) -> ZmqAgentsError | None:
+    """Why the wait that ``ticket`` has just begun is refused, None if it is not; ``effects`` are those of the wait."""
+    return next((e.error for e in effects if isinstance(e, Resume) and e.ticket is ticket), None)

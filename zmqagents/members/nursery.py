@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..config import MEBIBYTE, Parent
 from ..process import children
+from ..process.memory import resident_bytes
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
@@ -35,7 +36,6 @@ OOM_SCORE = 500  # above that of the host
 START_LIMIT_S = 30.0
 KILLED_S = 0.5  # a process that was killed has ended after that
 STDERR_LEFT_S = 0.05  # how long the end of stderr is waited for, once the process has ended
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Hatch(Protocol):
@@ -209,12 +209,10 @@ class Process:
                 resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
     def _look_at_memory(self, pid: int) -> None:
-        try:
-            with open(f"/proc/{pid}/statm") as file:
-                self.memory_mb = int(file.read().split()[1]) * PAGE_BYTES / MEBIBYTE
-        except (OSError, ValueError, IndexError):
+        used = resident_bytes(pid)
+        if not used:  # it has ended
             return
-        limit = self._memory_mb
+        self.memory_mb, limit = used / MEBIBYTE, self._memory_mb
         if limit is not None and self.memory_mb > limit:
             self.kill(f"it was killed, for it had taken {self.memory_mb:.0f} MiB, limit {limit} (memory_mb)")
 

@@ -20,6 +20,7 @@ __all__ = ["Trimmer", "resident_bytes"]
 GROWN_BYTES = 64 << 20  # since the start; below that nothing is done
 WORTH_BYTES = 16 << 20  # a trim that gives back less makes the next one wait longer
 LONGEST_S = 600.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Trimmer:
@@ -61,10 +62,10 @@ def _allocators_trim() -> Callable[[], object] | None:
     return None
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM, 0 where that cannot be told."""
+def resident_bytes(pid: int | str = "self") -> int:
+    """Memory of this or another process that is in RAM, 0 where that cannot be told."""
     try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return 0

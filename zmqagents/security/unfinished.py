@@ -40,7 +40,6 @@ LONG_BYTES = 1_048_576
 _IS_KNOWN = sys.platform == "linux" and hasattr(socket, "TCP_INFO")
 _INFO_BYTES, _RECEIVED_AT = 136, 128  # struct tcp_info, up to tcpi_bytes_received
 _SO_COOKIE = 57
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _EVENT = struct.Struct("=Hi")
 
 
@@ -62,11 +61,15 @@ class Connection:
 
 
 class Unfinished:
-    """The connections of one listener. No message may be longer than ``limit`` bytes."""
+    """The connections of one listener. No message may be longer than ``limit`` bytes.
 
-    def __init__(self, limit: int) -> None:
+    ``resident`` tells the memory of this process in bytes.
+    """
+
+    def __init__(self, limit: int, resident: Callable[[], int]) -> None:
         self.due = math.inf
         self._limit = limit
+        self._memory = resident
         self._connections: dict[int, Connection] = {}
         self._resident = 0  # bytes, when the connections were asked last
         self._left = 0  # of them, still to be asked
@@ -94,7 +97,7 @@ class Unfinished:
         They are asked only when the memory of the process has grown, which costs less to find out.
         """
         if not self._left:
-            resident = _resident_bytes()
+            resident = self._memory()
             if not self._is_long and resident < self._resident + GROWN_BYTES:
                 self._resident = min(self._resident, resident)
                 self.due = now + EVERY_S if self._connections else math.inf
@@ -137,15 +140,6 @@ class Unfinished:
         except OSError:
             return
         log.warning("a connection from %s is cut: a message of more than %s bytes on it", peer, f"{unfinished:,}")
-
-
-def _resident_bytes() -> int:
-    """The memory of this process; 0 without /proc."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0
 
 
 def _read_from(fd: int) -> int | None:

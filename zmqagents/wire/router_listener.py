@@ -28,6 +28,7 @@ import zmq.backend
 
 from .. import errors
 from ..config import BrokerConfig
+from ..process.memory import resident_bytes
 from ..security import curve, zap
 from ..security.keys import KeyPair
 from ..security.unfinished import Connection, Unfinished
@@ -162,7 +163,7 @@ class RouterListener:
         self._config = config
         self._auth = auth
         self._message_limit = message_limit
-        self._unfinished = Unfinished(message_limit)
+        self._unfinished = Unfinished(message_limit, resident_bytes)
         self._peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0

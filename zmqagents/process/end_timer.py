@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import fcntl
 import math
 import os
 import signal
@@ -30,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..config import END_WAIT_S
+from .signals import signal_when_readable
 
 __all__ = ["FORCED", "EndTimer", "alarm_when_readable", "alarm_within"]
 
@@ -37,7 +37,6 @@ FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
 STACKS_BEFORE_S = 0.2
 FORCED = -int(signal.SIGALRM)  # the exit status of a process that was ended so, as `subprocess` gives it
 
-_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
 _ALARMS = (
     [signal.SIGHUP, signal.SIGUSR1, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]
     if sys.platform.startswith("linux")
@@ -58,9 +57,7 @@ def alarm_when_readable(fd: int, number: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, number})
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     libc.signal(number, ctypes.cast(libc.alarm, ctypes.c_void_p))
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, _F_SETSIG, number)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    signal_when_readable(fd, number)
 
 
 def alarm_within(limit_s: float) -> int | None:

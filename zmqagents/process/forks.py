@@ -12,16 +12,15 @@ closes all descriptors, as daemons do, is left alone too. Linux only; elsewhere 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import sys
 from collections.abc import Iterator
 
-__all__ = ["ended_with_us"]
+from .signals import signal_when_readable
 
-_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
+__all__ = ["ended_with_us"]
 
 _lines: list[tuple[int, int]] = []  # pipes of this process: the end for its forks, and its own, -1 in a fork
 
@@ -52,9 +51,7 @@ def _bind() -> None:
                 os.close(ours)
             # Opened anew, for the signal goes to one owner of an open file, and forks share those that they inherit.
             fd = os.open(f"/proc/self/fd/{theirs}", os.O_RDONLY | os.O_NONBLOCK)
-            fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-            fcntl.fcntl(fd, _F_SETSIG, signal.SIGKILL)
-            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+            signal_when_readable(fd, signal.SIGKILL)
             if select.select([fd], [], [], 0)[0]:  # it has ended already
                 os.kill(os.getpid(), signal.SIGKILL)
 

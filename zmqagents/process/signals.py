@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -43,6 +44,7 @@ def forget_parents_signals() -> None:
 
 _before: dict[int, Any] = {}  # the handlers of the signals that `handled` handles now, from before
 _forking = threading.local()  # of each thread that forks: its signal mask, and whether it is the main thread
+_F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
 _TELLS_MAIN_THREAD_ONLY = sys.version_info >= (3, 13)  # of a signal, see above
 
 
@@ -85,6 +87,13 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def signal_when_readable(fd: int, number: int) -> None:
+    """Have the kernel send this process the signal ``number`` as soon as ``fd`` can be read. Linux only."""
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, _F_SETSIG, number)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def ignore_stops() -> None:

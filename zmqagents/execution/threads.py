@@ -95,11 +95,15 @@ class WorkerPool:
                 self._loop.start(ticket, self._host.run_on_loop, self._done_on_loop)
                 return
             self._take_thread()
-        except RuntimeError as exc:  # no more threads: a limit of the process, the container or the user
-            busy = HostBusy(f"{ticket.label} was not started, for the host cannot start a thread: {exc}")
-            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
+        except RuntimeError as exc:
+            self._refuse(ticket, "was not started", exc)
             return
         self._jobs.put(ticket)
+
+    def _refuse(self, ticket: Ticket, what: str, exc: RuntimeError) -> None:
+        """There are no more threads: a limit of the process, the container or the user."""
+        busy = HostBusy(f"{ticket.label} {what}, for the host cannot start a thread: {exc}")
+        self._done(ticket, error_reply(busy, call_id=ticket.task_id))
 
     def _take_thread(self) -> None:
         with self._lock:
@@ -113,9 +117,8 @@ class WorkerPool:
             return
         try:
             self._take_thread()
-        except RuntimeError as exc:  # no more threads
-            busy = HostBusy(f"{ticket.label} cannot go on, for the host cannot start a thread: {exc}")
-            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
+        except RuntimeError as exc:
+            self._refuse(ticket, "cannot go on", exc)
             return
         self._jobs.put(ticket)
 
@@ -123,9 +126,8 @@ class WorkerPool:
         """Run the rest of a call whose code has left its thread for the event loop. Called by the router thread."""
         try:
             self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
-        except RuntimeError as exc:  # no more threads
-            busy = HostBusy(f"{ticket.label} cannot go on, for the host cannot start a thread: {exc}")
-            self._done(ticket, error_reply(busy, call_id=ticket.task_id))
+        except RuntimeError as exc:
+            self._refuse(ticket, "cannot go on", exc)
 
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop the objects of these agents in a worker, once no call runs on them."""

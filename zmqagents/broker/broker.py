@@ -578,7 +578,7 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= messages.MAX_TIME_MS
-            if number != messages.SNAPSHOT:
+            if ticket.flags & _STREAM and number != messages.SNAPSHOT:
                 session.replies.note_item(ticket.call_id, number, body)
             message = messages.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
             self._out.unsent.append((session, message))

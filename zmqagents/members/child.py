@@ -30,7 +30,7 @@ from ..wire.link import rebuild_error
 from ..wire.messages import Code, Op, Reply, error_reply
 from .answers import Answers
 from .forwarder import NO_ARGUMENTS, Forwarded, Forwarder, Outlet, request_of, snapshot_of
-from .line import Line
+from .line import Ignored, Line
 from .nursery import Death, Nursery, Process, Upbringing
 
 __all__ = ["Child", "State", "Yard"]
@@ -60,6 +60,9 @@ class Yard(Outlet, Protocol):
     beside: dict[int, Callable[[int, int], object]]  # by descriptor: what to call when it is ready
     closing: bool  # no process is started any more
     lessons: list[Call]  # what every process is told first: model configurations, classes
+
+    def forget(self, record: AgentRecord) -> None:
+        """An agent is deleted."""
 
 
 class Resident:
@@ -146,6 +149,7 @@ class Child:
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Drop agents that are deleted, and the process if it was of one alone."""
         for record in records:
+            self._yard.forget(record)
             resident = self._agents.get(record.agent_id)
             if resident is None or resident.record is not record:
                 continue
@@ -154,7 +158,7 @@ class Child:
                 self.end("its agent was deleted")
             elif resident.here and self._line is not None and record.end is None:
                 call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
-                self._line.ask(call, _Ignored())
+                self._line.ask(call, Ignored())
 
     def saw(self, call_id: int) -> None:
         """A request of its code has come, over the connection of its own."""
@@ -215,7 +219,7 @@ class Child:
             payload, *buffers = state.frames
             resident.state = state = state._replace(number=0)  # this process counts anew
             options = {"id": resident.record.agent_id, "number": state.number, "version": state.version}
-            line.ask(Call("", Op.STATE, Encoded(payload, buffers, ()), 0, options, None, None), _Ignored())
+            line.ask(Call("", Op.STATE, Encoded(payload, buffers, ()), 0, options, None, None), Ignored())
         make = _again(resident.make)
         line.ask(make, _Remade(self, resident, make))
 
@@ -398,39 +402,20 @@ def _again(call: Call) -> Forwarded:
     return again
 
 
-class _Ignored:
-    """Takes an answer that nothing depends on."""
-
-    def deliver(self, reply: object) -> None:
-        """It is done."""
-
-    def fail(self, error: Exception) -> None:
-        """The process has ended."""
-
-    def chunk(self, item: object) -> None:
-        """Never comes."""
-
-
-class _School:
+class _School(Ignored):
     """Takes the answers to ``count`` lessons, and calls ``over`` with the last of them."""
 
     def __init__(self, count: int, over: Callable[[], None]) -> None:
         self._left = count
         self._over = over
 
-    def deliver(self, reply: object) -> None:
+    def deliver(self, reply: Reply | None) -> None:
         self._left -= 1
         if not self._left:
             self._over()
 
-    def fail(self, error: Exception) -> None:
-        """The process has ended, and the next one is told."""
 
-    def chunk(self, item: object) -> None:
-        """Never comes."""
-
-
-class _Remade:
+class _Remade(Ignored):
     """Takes the answer to the request that makes an agent again."""
 
     def __init__(self, child: Child, resident: Resident, make: Forwarded) -> None:
@@ -441,9 +426,6 @@ class _Remade:
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None
         self._child.remade(self._resident, reply)
-
-    def fail(self, error: Exception) -> None:
-        """The process has ended again, and the next one makes it."""
 
     def chunk(self, item: Reply) -> None:
         if self._make.brings_state:

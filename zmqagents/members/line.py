@@ -15,12 +15,12 @@ from typing import Any
 from ..connection.requests import Credit, Message, Plain, Request
 from ..connection.session import Session
 from ..wire.link import Sink
-from ..wire.messages import Kind
+from ..wire.messages import Kind, Reply
 from ..wire.poller import IN, OUT
 from ..wire.transport import Event
 from ..wire.unix import UnixTransport
 
-__all__ = ["Line"]
+__all__ = ["Ignored", "Line"]
 
 AT_ONCE = 64  # messages read before others have their turn
 
@@ -181,17 +181,24 @@ class Line:
             wire.abandon()
 
 
-class _Pong:
+class Ignored:
+    """A `Sink` for an answer that nothing depends on; when the line is cut its owner knows that anyway."""
+
+    def deliver(self, reply: Reply | None) -> None:
+        """It is done."""
+
+    def fail(self, error: Exception) -> None:
+        """The line was cut."""
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes: what is asked is no stream."""
+
+
+class _Pong(Ignored):
     """Takes the answer to a ping."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
 
-    def deliver(self, reply: object) -> None:
+    def deliver(self, reply: Reply | None) -> None:
         self._line.answered()
-
-    def fail(self, error: Exception) -> None:
-        """The line is cut, which its owner knows."""
-
-    def chunk(self, item: object) -> None:
-        """Never comes."""

@@ -22,6 +22,7 @@ from ..codec import Encoded
 from ..config import Parent
 from ..connection.requests import Call
 from ..process import children
+from ..scheduler.admission import cannot_settle
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, refusal_of
 from ..scheduler.records import AgentRecord, Peer, State, Ticket
@@ -114,7 +115,7 @@ class Members:
         isolation = options.isolation or config.isolation
         check_platform(isolation)
         if self._hatch is None:
-            raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
+            raise cannot_settle(record)
         options = dataclasses.replace(options, isolation=isolation).checked()
         self._children = {child: None for child in self._children if child.count or child.own is None}
         shared = [child for child in self._children if child.own is None]
@@ -128,6 +129,12 @@ class Members:
         else:
             child = shared[best]
         record.live_at(child)
+        self.directory.put(record.agent_id, child)
+
+    def forget(self, record: AgentRecord) -> None:
+        """An agent is deleted; there may be another one of its id by now."""
+        if self.dispatcher.agents.get(record.agent_id) in (None, record):
+            self.directory.drop(record.agent_id)
 
     # ------------------------------------------------------------ what comes back
 
@@ -144,7 +151,7 @@ class Members:
         ticket = self.running.get(task_id) or self._over.get(task_id)
         if ticket is None or not seals.is_ours(chain[-1]):
             return None
-        if isinstance(ticket.agent.home, Child):
+        if ticket.agent.home is not None:
             ticket.agent.home.saw(call.call_id)
         return ticket
 
@@ -208,10 +215,10 @@ class Members:
 
     def restart(self, record: AgentRecord) -> bool:
         """End the process of an agent, and start it again. Raises ConfigError for an agent in threads of this host."""
-        home = record.home
-        if not isinstance(home, Child):
+        place = self.directory.find(record.agent_id)
+        if place is None:
             raise errors.ConfigError(f"{record.agent_id} runs in threads of the host and has no process of its own")
-        home.restart(record)
+        place.member.restart(record)
         return True
 
     def ask_all(self, op: str) -> Answers:

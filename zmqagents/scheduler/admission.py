@@ -23,7 +23,7 @@ from .records import AgentRecord, Peer, Ticket
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "cannot_settle"]
 
 _UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
@@ -47,7 +47,7 @@ class Admission:
     ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
-        self._settle = settle or _cannot_settle
+        self._settle = settle or _settle_nowhere
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
         self._max_structured = config.structured_limit
@@ -222,8 +222,13 @@ class Admission:
         return record
 
 
-def _cannot_settle(record: AgentRecord) -> None:
-    raise errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
+def cannot_settle(record: AgentRecord) -> errors.ConfigError:
+    """The error for an agent that is to run beside this process, on a host that has no other."""
+    return errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
+
+
+def _settle_nowhere(record: AgentRecord) -> None:
+    raise cannot_settle(record)
 
 
 def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOptions:

@@ -124,6 +124,9 @@ class Home(Protocol):
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """These agents are deleted, and none of their calls runs."""
 
+    def saw(self, call_id: int) -> None:
+        """A request of the agents' code has come, over a connection of its own."""
+
 
 class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host.

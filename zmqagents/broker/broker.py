@@ -33,7 +33,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from .. import codec, errors
 from ..agents.context import own_call
@@ -48,8 +48,6 @@ from ..execution.local_link import LocalLink
 from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..members.members import Members
-from ..members.nursery import Hatch
-from ..members.upward import ParentConnection, ParentServices
 from ..models.configs import ModelConfigs
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import (
@@ -84,6 +82,10 @@ from .listening import Bound, Listening
 from .management import RUN_AS_CALLS, Management
 from .results import FarResults, LocalResults, Results, SharedResults
 from .session import Session
+
+if TYPE_CHECKING:
+    from ..members.nursery import Hatch
+    from ..members.upward import ParentConnection
 
 __all__ = ["Broker"]
 
@@ -147,7 +149,7 @@ class Broker:
         self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
         loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
         known = config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver
-        services = LocalServices(*known) if parent is None else ParentServices(parent, *known)
+        services = LocalServices(*known) if parent is None else _services_of_child(parent, *known)
         host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
@@ -645,6 +647,12 @@ class Broker:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
         self._events.note_fork()
+
+
+def _services_of_child(parent: ParentConnection, *known: Any) -> LocalServices:
+    from ..members.upward import ParentServices  # here: most hosts are no child
+
+    return ParentServices(parent, *known)
 
 
 _brokers: weakref.WeakSet[Broker] = weakref.WeakSet()

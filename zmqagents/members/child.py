@@ -55,11 +55,14 @@ class State(enum.Enum):
 class Yard(Outlet, Protocol):
     """What the children of a host have in common."""
 
-    nursery: Nursery
     poller: Any
     beside: dict[int, Callable[[int, int], object]]  # by descriptor: what to call when it is ready
     closing: bool  # no process is started any more
     lessons: list[Call]  # what every process is told first: model configurations, classes
+
+    @property
+    def nursery(self) -> Nursery:
+        """Their processes."""
 
     def forget(self, record: AgentRecord) -> None:
         """An agent is deleted."""

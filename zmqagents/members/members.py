@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
@@ -29,11 +29,13 @@ from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
 from ..wire import messages
 from .answers import Answers
-from .child import Child
 from .directory import LocalDirectory
-from .forwarder import PassOn, Starve
-from .nursery import Hatch, Nursery
 from .placement import least_loaded
+
+if TYPE_CHECKING:
+    from .child import Child
+    from .forwarder import PassOn, Starve
+    from .nursery import Hatch, Nursery
 
 __all__ = ["Bound", "Members"]
 
@@ -72,7 +74,7 @@ class Members:
         self.poller: Any = None  # see `open`
         self.closing = False
         self.directory: LocalDirectory[Child] = LocalDirectory()
-        self.nursery = Nursery(dispatcher.config.server_id, self._begin_process, post)
+        self._nursery: Nursery | None = None  # until an agent has a process
         self._config = dispatcher.config
         self._hatch = hatch
         self._parent: Parent | None = None  # this host, as its children know it
@@ -82,7 +84,16 @@ class Members:
         self._waits: dict[tuple[Peer, int], tuple[Ticket, Sequence[str]]] = {}
 
     def __repr__(self) -> str:
-        return f"<Members [{len(self.running)} calls] {self.directory!r} {self.nursery!r}>"
+        return f"<Members [{len(self.running)} calls] {self.directory!r} {self._nursery!r}>"
+
+    @property
+    def nursery(self) -> Nursery:
+        """The processes. Made, as all that serves them is loaded, with the first: most hosts have none."""
+        from .nursery import Nursery
+
+        if self._nursery is None:
+            self._nursery = Nursery(self._config.server_id, self._begin_process, self._post)
+        return self._nursery
 
     def open(self, poller: Any, bound: Bound) -> None:
         """The router thread polls with ``poller``, and the host can be reached."""
@@ -124,6 +135,8 @@ class Members:
             if len(self._children) >= config.max_children:
                 text = f"{len(self._children)} processes run agents of this host, limit {config.max_children}"
                 raise errors.HostBusy(f"{text} (max_children)")
+            from .child import Child  # here, see `nursery`
+
             child = Child(self, options if isolation == "process" else None)
             self._children[child] = None
         else:
@@ -231,13 +244,14 @@ class Members:
     def begin_end(self) -> None:
         """Ask all processes to end in order; no other is started."""
         self.closing = True
-        self.nursery.end_all()
+        if self._nursery is not None:
+            self._nursery.end_all()
 
     def close(self, timeout_s: float) -> bool:
         """Close the connections; end what has not ended within ``timeout_s`` seconds. False: some did not."""
         for child in self._children:
             child.close()
-        return self.nursery.close(timeout_s)
+        return self._nursery is None or self._nursery.close(timeout_s)
 
 
 def _lags(stream: Ticket, waits: messages.Waits) -> bool:

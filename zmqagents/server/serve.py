@@ -36,7 +36,6 @@ from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
-from ..members.upward import ParentConnection, ParentKeeper
 from ..models.configs import ModelConfigs, load_model_configs_file
 from ..process import children, descriptors, forks, memory, signals
 from ..process.collecting import Collector
@@ -76,8 +75,11 @@ def build(
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
     models = ModelConfigs()
-    parent = None if config.parent is None else ParentConnection(config.parent)
-    if parent is not None:
+    parent = None
+    if config.parent is not None:
+        from ..members.upward import ParentConnection, ParentKeeper  # here: most hosts are no child
+
+        parent = ParentConnection(config.parent)
         references.adopt(parent)
         keeper = keeper or ParentKeeper()
     broker: Broker

@@ -11,9 +11,7 @@ import pytest
 from hosts import Worker, eventually, is_gone
 from scale import pick
 from zmqagents import RpcAgentServerLauncher, RpcClient, ZmqAgentsError
-from zmqagents.wire import messages
-from zmqagents.wire.messages import Kind
-from zmtp import Wire, command, connect_tcp, frame
+from zmtp import connect_tcp, flood_with_pings_and_go
 
 pytestmark = pytest.mark.timeout(pick(60, 120))
 
@@ -21,16 +19,10 @@ BACK_S = 3.0  # half a second on two quiet cores
 BURSTS = 10  # one may be read before its connection closes; then there is no abort
 
 
-def _flood_with_pings_and_go(port: int) -> None:
-    with contextlib.suppress(OSError), Wire(connect_tcp(port)) as wire:
-        ping = frame(messages.header(Kind.PING, 0, wire.hello())) * 100 + command(b"PING", b"\0\0x") * 3
-        wire.end.sendall(ping * 100)
-
-
 def seconds_until_back(client: RpcClient, port: int, pid: int) -> float:
     """Abort the host; from then on until a declared agent answers."""
     for _ in range(BURSTS):
-        _flood_with_pings_and_go(port)
+        flood_with_pings_and_go(connect_tcp(port))
         if eventually(lambda: is_gone(pid), 0.5):
             break
     else:

@@ -11,6 +11,7 @@ import pytest
 
 import redis_server
 from actors import Desk, Latch, client_of, host
+from registrations import forgotten
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
 
 
@@ -39,6 +40,13 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
     with client_of(server) as client:
         client.is_alive()
         yield client
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """What the test registers with the codec is forgotten after it."""
+    with forgotten():
+        yield
 
 
 @pytest.fixture

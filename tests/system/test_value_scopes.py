@@ -37,8 +37,9 @@ from zmqagents import (
     register_types,
     trust_types,
 )
-from zmqagents.codec import registry
 from zmqagents.server import private_host
+
+pytestmark = pytest.mark.usefixtures("registry")
 
 
 class Grade(enum.Enum):
@@ -209,14 +210,6 @@ class Stand(AgentBase):
 
     def kind_of_order(self) -> str:
         return type(self.order).__name__
-
-
-@pytest.fixture(autouse=True)
-def known() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
-    restore = registry.save()
-    yield
-    restore()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 
 import values_table
 from actors import client_of, host
+from registrations import forgotten
 from values_table import COLUMNS, ROWS
 from zmqagents import AgentBase, AgentCallError, codec, errors
 from zmqagents.server import private_host
@@ -89,15 +90,12 @@ def echo_on_host(column: str) -> Iterator[Any]:
 
 @contextmanager
 def all_registered(is_wanted: bool) -> Iterator[None]:
-    restore = codec.registry.save()
-    try:
+    with forgotten():
         for value in values().values() if is_wanted else ():
             with contextlib.suppress(errors.ConfigError):  # it has a form of its own
                 if type(value).__module__ in TRUSTED:
                     codec.register_type(type(value))
         yield
-    finally:
-        restore()
 
 
 def told_apart(entry: str, value: Any, column: str, echo: Any, index: int) -> None:

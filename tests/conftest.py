@@ -13,6 +13,7 @@ import redis_server
 from actors import Desk, Latch, client_of, host
 from registrations import forgotten
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
+from zmqagents.server import private_host
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +48,13 @@ def registry() -> Iterator[None]:
     """What the test registers with the codec is forgotten after it."""
     with forgotten():
         yield
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    """The private host that the test starts ends with it."""
+    yield
+    private_host.stop_private_host()
 
 
 @pytest.fixture

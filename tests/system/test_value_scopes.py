@@ -37,7 +37,6 @@ from zmqagents import (
     register_types,
     trust_types,
 )
-from zmqagents.server import private_host
 
 pytestmark = pytest.mark.usefixtures("registry")
 
@@ -225,12 +224,6 @@ def stalls() -> Iterator[RpcClient]:
     with client_on_host(Stall, NamedStall, Stand) as client:
         client.is_alive()
         yield client
-
-
-@pytest.fixture
-def private() -> Iterator[None]:
-    yield
-    private_host.stop_private_host()
 
 
 # ---------------------------------------------------------------- public hosts

@@ -18,7 +18,6 @@ from actors import client_of, host
 from registrations import forgotten
 from values_table import COLUMNS, ROWS
 from zmqagents import AgentBase, AgentCallError, codec, errors
-from zmqagents.server import private_host
 
 pytestmark = pytest.mark.program
 PAGE = Path(__file__).parents[2] / "docs" / "values.rst"
@@ -118,13 +117,6 @@ def test_each_value_goes_to_a_host_and_back_as_the_table_says(column: str) -> No
             except Exception as exc:
                 wrong.append(f"{name}: {type(exc).__name__}: {str(exc)[:300]}")
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.fixture
-def private() -> Iterator[None]:
-    """The private host that the test starts ends with it."""
-    yield
-    private_host.stop_private_host()
 
 
 def test_each_value_goes_to_a_private_host_and_back_as_the_table_says(private: None) -> None:

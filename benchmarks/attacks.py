@@ -113,38 +113,41 @@ class Bystander(AgentBase):
 
 
 @contextlib.contextmanager
+def key_store(path: Path) -> Iterator[None]:
+    """Who connects or listens during the block does so with the keys in ``path``."""
+    kept = os.environ.get("ZMQAGENTS_KEYS")
+    os.environ["ZMQAGENTS_KEYS"] = str(path)
+    try:
+        yield
+    finally:
+        if kept is None:
+            del os.environ["ZMQAGENTS_KEYS"]
+        else:
+            os.environ["ZMQAGENTS_KEYS"] = kept
+
+
+@contextlib.contextmanager
 def scene(directory: Path, **settings: Any) -> Iterator[tuple[RpcAgentServerLauncher, RpcClient]]:
     """A host that knows two users with keys of their own, and a client of the second."""
     stores = {name: KeyStore.open(directory / name) for name in ("host", "attacker", "other")}
     for name in ("attacker", "other"):
         stores["host"].authorize(name, stores[name].client_keypair().public, "call")
-    kept = os.environ.get("ZMQAGENTS_KEYS")
-    os.environ["ZMQAGENTS_KEYS"] = str(stores["host"].path)
-    try:
-        launcher = RpcAgentServerLauncher(
-            custom_agent_classes=[Greedy, Crowd, Bystander], local_mode=True, grace_s=0.1,
-            file_roots=[str(directory / "files")], **settings,
-        )  # fmt: skip
-        with launcher:
-            os.environ["ZMQAGENTS_KEYS"] = str(stores["other"].path)
-            with RpcClient(launcher.host, launcher.port, transport="tcp", timeout=CALL_TIMEOUT_S) as other:
-                yield launcher, other
-    finally:
-        if kept is None:
-            os.environ.pop("ZMQAGENTS_KEYS", None)
-        else:
-            os.environ["ZMQAGENTS_KEYS"] = kept
+    launcher = RpcAgentServerLauncher(
+        custom_agent_classes=[Greedy, Crowd, Bystander], local_mode=True, grace_s=0.1,
+        file_roots=[str(directory / "files")], **settings,
+    )  # fmt: skip
+    with (
+        key_store(directory / "host"), launcher, key_store(directory / "other"),
+        RpcClient(launcher.host, launcher.port, transport="tcp", timeout=CALL_TIMEOUT_S) as other,
+    ):  # fmt: skip
+        yield launcher, other
 
 
 def _as_attacker(directory: Path, door: Door, launcher: RpcAgentServerLauncher) -> RpcClient:
     """A client that makes the attacker's agents, which then count for that user."""
     client = RpcClient(launcher.host, launcher.port, transport=door, timeout=30.0)
-    kept = os.environ["ZMQAGENTS_KEYS"]
-    os.environ["ZMQAGENTS_KEYS"] = str(directory / "attacker")
-    try:
+    with key_store(directory / "attacker"):
         client.get_server_info()  # connects
-    finally:
-        os.environ["ZMQAGENTS_KEYS"] = kept
     return client
 
 
@@ -341,7 +344,8 @@ def table(found: list[Figures]) -> str:
     rows = [(each["attack"], *(f"{each[name]:.1f}" for name in TIMES), f"{each['rss_mib']:,.0f} MiB") for each in found]
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
     ruler = "  ".join("=" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows))
+    lines = ["  ".join(cells).rstrip() for cells in padded]
     return "\n".join([ruler, lines[0], ruler, *lines[1:], ruler]) + "\n"
 
 

@@ -11,7 +11,9 @@ import pytest
 
 import redis_server
 from actors import Desk, Latch, client_of, host
+from registrations import forgotten
 from zmqagents import AgentProxy, RpcAgentServerLauncher, RpcClient
+from zmqagents.server import private_host
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +41,20 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
     with client_of(server) as client:
         client.is_alive()
         yield client
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """What the test registers with the codec is forgotten after it."""
+    with forgotten():
+        yield
+
+
+@pytest.fixture
+def private() -> Iterator[None]:
+    """The private host that the test starts ends with it."""
+    yield
+    private_host.stop_private_host()
 
 
 @pytest.fixture

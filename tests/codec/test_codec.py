@@ -22,7 +22,6 @@ import urllib.error
 import urllib.parse
 import uuid
 import zoneinfo
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -46,14 +45,6 @@ LARGE = codec.INLINE_LIMIT_BYTES + 1
 def round_trip(value: Any, **kwargs: Any) -> Any:
     encoded = encode(value)
     return decode(encoded.payload, encoded.buffers, **kwargs)
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    """Registrations of one test, forgotten afterwards."""
-    restore = types.registry.save()
-    yield
-    restore()
 
 
 # ---------------------------------------------------------------- what Python brings along

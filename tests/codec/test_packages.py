@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from travelling import received
 from zmqagents import codec, errors
 from zmqagents.codec import decode, encode
 from zmqagents.codec.forms import Scope
@@ -22,8 +23,7 @@ pytestmark = pytest.mark.values
 
 def round_trip(value: Any, **kwargs: Any) -> Any:
     encoded = encode(value)
-    frames = [memoryview(bytearray(buffer)) for buffer in encoded.buffers]  # as a ZeroMQ frame: it may be written to
-    return decode(encoded.payload, frames, **kwargs)
+    return decode(encoded.payload, received(encoded), **kwargs)
 
 
 def refused(value: Any) -> str:

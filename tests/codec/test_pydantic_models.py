@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterator
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgpack
@@ -16,15 +15,9 @@ from zmqagents.codec import decode, encode, register_type
 from zmqagents.codec.classes import types
 from zmqagents.codec.forms import Scope
 
+pytestmark = pytest.mark.usefixtures("registry")
+
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    """Registrations of one test, forgotten afterwards."""
-    restore = types.registry.save()
-    yield
-    restore()
 
 
 def round_trip(value: Any, *known: type) -> Any:

@@ -212,13 +212,19 @@ def test_pauses_between_attempts_grow_and_what_may_be_repeated_is_lost_last() ->
     assert session.state is State.IDLE
 
 
-@pytest.mark.parametrize("at_home", [True, False])
-def test_a_result_is_given_up_with_its_host_if_that_made_it(at_home: bool) -> None:
+def cut_while_it_fetches(at_home: bool) -> tuple[Session, Outcome]:
+    """A session that had asked for a result when its connection broke, at 1 s."""
     session, outcome = new_session(), Outcome()
     session.book.add(Request(Fetch("other-1", 1000, at_home=at_home), outcome, None))
     greet(session, 0.0)
     send_all(session)
     session.on_event(Event.CUT, 1.0)
+    return session, outcome
+
+
+@pytest.mark.parametrize("at_home", [True, False])
+def test_a_result_is_given_up_with_its_host_if_that_made_it(at_home: bool) -> None:
+    session, outcome = cut_while_it_fetches(at_home)
     while session.state is State.LOST:
         now = session.next_try
         session.connect(now)
@@ -229,11 +235,7 @@ def test_a_result_is_given_up_with_its_host_if_that_made_it(at_home: bool) -> No
 
 @pytest.mark.parametrize("at_home", [True, False])
 def test_the_successor_of_a_host_is_asked_for_its_results(at_home: bool) -> None:
-    session, outcome = new_session(), Outcome()
-    session.book.add(Request(Fetch("other-1", 1000, at_home=at_home), outcome, None))
-    greet(session, 0.0)
-    send_all(session)
-    session.on_event(Event.CUT, 1.0)
+    session, outcome = cut_while_it_fetches(at_home)
     greet(session, session.next_try, epoch="another")
     assert [head.kind for head in send_all(session)] == [Kind.FETCH]
     assert outcome.count == 0

@@ -25,7 +25,7 @@ import hosts
 import zmqagents
 import zmtp
 from actors import Desk, client_of, host, within
-from scale import MIB, Memory, pick
+from scale import MIB, Memory, linux_only, pick
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, codec
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind
@@ -241,7 +241,7 @@ def test_two_peers_that_claim_one_identity_are_two_and_do_not_get_each_others_re
 # ---------------------------------------------------------------- a message without an end
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many bytes have come on a connection")
+@linux_only("only Linux tells how many bytes have come on a connection")
 def test_a_connection_whose_message_does_not_end_is_cut_and_others_are_served(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -90,14 +89,14 @@ def client(server: RpcAgentServerLauncher) -> Iterator[RpcClient]:
 
 
 def has_begun(deaf: Any, times: int) -> bool:
-    return bool(deaf.counts()[0] == times)
+    return eventually(lambda: deaf.counts()[0] == times, 10)
 
 
 def test_a_method_that_ignores_its_cancel_is_interrupted_and_its_agent_serves_again(client: RpcClient) -> None:
     deaf: Any = client.create_agent(Deaf)
     for turn in range(1, 4):  # with two workers: each thread is of use afterwards
         result = deaf.spin()
-        assert eventually(functools.partial(has_begun, deaf, turn), 10)
+        assert has_begun(deaf, turn)
         result.cancel()
         with within(5):
             assert deaf.short(turn) == turn
@@ -115,7 +114,7 @@ def test_a_deadline_interrupts_as_well(client: RpcClient) -> None:
 def test_a_class_may_say_so_for_all_its_methods(client: RpcClient) -> None:
     deaf: Any = client.create_agent(AllDeaf)
     result = deaf.spin_too()
-    assert eventually(lambda: deaf.counts()[0] == 1, 10)
+    assert has_begun(deaf, 1)
     result.cancel()
     with within(5):
         assert deaf.short(1) == 1
@@ -124,7 +123,7 @@ def test_a_class_may_say_so_for_all_its_methods(client: RpcClient) -> None:
 def test_a_method_without_the_mark_goes_on_to_its_end(client: RpcClient) -> None:
     deaf: Any = client.create_agent(Deaf)
     result = deaf.plain_spin(0.6)
-    assert eventually(lambda: deaf.counts()[0] == 1, 10)
+    assert has_begun(deaf, 1)
     start = time.monotonic()
     result.cancel()
     assert deaf.short(1) == 1

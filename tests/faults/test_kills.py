@@ -18,6 +18,7 @@ import pytest
 from actors import Desk, Latch, Node, client_of, host, within
 from hosts import free_port
 from relay import Relay
+from scale import linux_only
 from zmqagents import AgentProxy, CallLost, HostLost, HostUnreachable, RpcAgentServerLauncher, RpcClient, errors
 from zmtp import Wire, connect_ipc
 
@@ -218,7 +219,7 @@ while client.get_server_info()["calls_open"] < 22:
     assert (info["clients"], info["calls_open"], info["running"]) == (1, 0, 0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which process is at the other end")
+@linux_only("only Linux tells which process is at the other end")
 def test_the_stream_of_a_killed_client_lets_its_agent_go_at_once() -> None:
     with host(resume_s=120) as server, client_of(server) as client:
         node, latch = client.create_agent(Node), client.create_agent(Latch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from actors import client_of, host, within
 from hosts import eventually, output_of
-from scale import MIB, Memory
+from scale import MIB, Memory, glibc_only
 from zmqagents import AgentBase, HostBusy, RpcAgentServerLauncher, codec
 from zmqagents.wire import messages
 from zmtp import Wire, connect_ipc
@@ -76,7 +75,7 @@ def test_others_are_served_while_a_host_has_no_memory_for_one(server: RpcAgentSe
         tight.leave_room(None)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+@glibc_only
 def test_replies_that_a_client_never_read_leave_no_memory_with_the_host_when_it_is_gone() -> None:
     with host(Tight, capacity=2, resume_s=0.5) as server, client_of(server) as client:
         client.create_agent(Tight, agent_id="a")
@@ -111,7 +110,7 @@ print(json.dumps([before - first, resident_bytes() - first]))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+@glibc_only
 def test_memory_that_is_free_again_after_a_flood_goes_back_to_the_system() -> None:
     grown, left = output_of(FLOOD)
     assert grown > 100 * MIB  # else the allocator has given it back by itself

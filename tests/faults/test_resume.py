@@ -241,23 +241,13 @@ def test_calls_over_a_connection_that_is_cut_again_and_again_run_once_and_are_an
     server: RpcAgentServerLauncher, client: RpcClient
 ) -> None:
     counting = client.create_agent(Counting)
-    calls, stop = int(os.environ.get("ZMQAGENTS_CUT_CALLS", "2000")), threading.Event()
+    calls = int(os.environ.get("ZMQAGENTS_CUT_CALLS", "2000"))
     with through_a_relay(server) as (relay, remote):
         far = remote.get_agent(counting.agent_id)
-
-        def cut() -> None:
-            while not stop.wait(random.uniform(0.02, 0.15)):
-                relay.cut()
-
-        cutter = threading.Thread(target=cut)
-        cutter.start()
-        try:
+        with cut_again_and_again(relay):
             results = [far.count_later(number) for number in range(calls // 2)]
             assert [far.count(number) for number in range(calls // 2, calls)] == list(range(calls // 2, calls))
             assert [result.result(30) for result in results] == list(range(calls // 2))
-        finally:
-            stop.set()
-            cutter.join()
     assert counting.ledger() == dict.fromkeys(range(calls), 1)
 
 

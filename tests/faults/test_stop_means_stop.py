@@ -19,13 +19,10 @@ import pytest
 
 from hosts import environment, eventually
 from redis_server import running_redis
-from scale import LATE_S, soak_only
+from scale import LATE_S, linux_only, soak_only
 from zmqagents import RpcClient, discovery
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's part is Linux'"),
-]
+pytestmark = [pytest.mark.timeout(120), linux_only("the kernel's part is Linux'")]
 
 GRACE_S = 1.0
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from actors import client_of, host
+from registrations import forgotten
 from zmqagents import AgentBase, RpcClient, SerializationError, codec
 from zmqagents.codec.forms import Scope
 
@@ -181,13 +182,10 @@ def test_a_plain_class_inside_a_message_is_refused_until_it_is_registered() -> N
     sent = types.Command(goto=[types.Send("a", {"x": 1})])
     with pytest.raises(SerializationError, match=r"goto\[0\]: langgraph.types.Send has no msgpack form"):
         codec.encode(sent)
-    restore = codec.registry.save()
-    try:
+    with forgotten():
         codec.register_type(types.Send)
         encoded = codec.encode(sent)
         assert_same(codec.decode(encoded.payload, scope=Scope(trusted=("langgraph",))), sent)
-    finally:
-        restore()
 
 
 # ---------------------------------------------------------------- through a host

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 
 import pytest
 
+from scale import linux_only
 from zmqagents.process.end_timer import FORCED_AFTER_S, EndTimer, alarm_within
 
 
@@ -36,7 +36,7 @@ def test_a_second_stop_can_only_bring_the_end_nearer() -> None:
     assert timer.plan(60.0) < 0  # over
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the signals and their numbers are Linux'")
+@linux_only("the signals and their numbers are Linux'")
 def test_the_alarm_for_a_signal_that_python_cannot_hear_is_the_latest_that_is_in_time() -> None:
     assert alarm_within(0.9) is None
     assert alarm_within(3) == signal.SIGHUP == 1
@@ -45,7 +45,7 @@ def test_the_alarm_for_a_signal_that_python_cannot_hear_is_the_latest_that_is_in
     assert alarm_within(1e9) == signal.SIGRTMAX
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the signals and their numbers are Linux'")
+@linux_only("the signals and their numbers are Linux'")
 def test_a_signal_that_somebody_handles_is_no_alarm() -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -18,13 +19,13 @@ class Hosts(World):
 
     def __init__(self, **settings: int) -> None:
         super().__init__(**settings)
+        self._connections = itertools.count(1)
         self.ann, self.bob = self.peer("ann"), self.peer("bob")
 
     def peer(self, user: str) -> Peer:
         """One more connection of a user."""
         account = self.dispatcher.shares.account(user)
-        self.connections = getattr(self, "connections", 0) + 1
-        return Peer(f"{user}{self.connections}", user=user, account=account)
+        return Peer(f"{user}{next(self._connections)}", user=user, account=account)
 
     def taken(self, sends: Iterator[Sent]) -> list[Sent]:
         """What is accepted of ``sends`` before the first refusal."""

@@ -29,6 +29,7 @@ from zmqagents import (
 
 CALL_TIMEOUT_S = 10.0  # of every call in the tests: a call that hangs fails its test, not the session
 HOLD_LIMIT_S = 600.0 if os.environ.get("ZMQAGENTS_SOAK") else 30.0  # a stuck agent of `make soak` stays stuck
+ISOLATION = os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread")  # `make test-processes`: agents run in children
 
 
 class Desk(AgentBase):
@@ -404,9 +405,6 @@ class Fragile(AgentBase):
 
 
 CLASSES = [Desk, Latch, Counter, Together, Node, Fragile]
-
-
-ISOLATION = os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread")  # `make test-processes`: agents run in children
 
 
 @contextmanager

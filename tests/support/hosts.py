@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from actors import ISOLATION
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +195,12 @@ def output_of(source: str, *arguments: str, timeout_s: float = 60, **more: str) 
     return json.loads(done.stdout)
 
 
+def as_server(*words: str, port: int | None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A verb of the shell for the host at ``port``, once it has ended."""
+    command = [sys.executable, "-m", "zmqagents", *words, "--port", str(port)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), timeout=60)
+
+
 # ---------------------------------------------------------------- a host in any mode
 
 
@@ -225,7 +232,7 @@ def main() -> None:
     """The program behind `running`: ``MODE OPTIONS_AS_JSON``."""
     mode, options = sys.argv[1], json.loads(sys.argv[2])
     options["start_method"] = "auto" if mode == "main" else mode
-    options.setdefault("isolation", os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread"))
+    options.setdefault("isolation", ISOLATION)
     server = RpcAgentServerLauncher(custom_agent_classes=[Worker, Forker], **options)
     if mode == "main":
         threading.Thread(target=_attend, args=(server,), daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TypeVar
 
@@ -17,6 +18,13 @@ MIB = 1024 * 1024
 LATE_S = 2.0 if "PYTEST_XDIST_WORKER" in os.environ else 0.5
 
 soak_only = pytest.mark.skipif(not SOAK, reason="a long one: make soak")
+glibc_only = pytest.mark.skipif(
+    "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="the allocator is glibc's"
+)
+
+
+def linux_only(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(sys.platform != "linux", reason=reason)
 
 
 def pick(short: T, thorough: T) -> T:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from registrations import forgotten
 from zmqagents import codec, errors
-from zmqagents.codec.classes import types
 from zmqagents.codec.forms import Scope
 
 Check = Callable[[Any, Any], None]
@@ -60,7 +60,7 @@ def check_same(got: Any, sent: Any) -> None:
 
 
 def scope_for(cls: type, known: str) -> Scope:
-    """A receiver that knows ``cls`` and what its fields name, by one of `KNOWN_BY`; "registered" needs `save`."""
+    """A receiver that knows ``cls`` and what its fields name, by one of `KNOWN_BY`; `every_way` registers it."""
     if known == "expected" and cls.__module__.startswith("test_"):
 
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -75,25 +75,23 @@ def scope_for(cls: type, known: str) -> Scope:
 def every_way(value: Any, check: Check = check_same, *, known: str = "trusted", may_refuse: bool = False) -> None:
     """Check that ``value`` arrives by every way. ``may_refuse``: or is refused by every way, with a reason."""
     scope = scope_for(type(value), known)
-    restore = types.registry.save()
-    try:
+    with forgotten():
         if known == "registered" and type(value).__module__.startswith("test_"):
             codec.register_type(type(value))
-        _send(value, check, scope)
-    except errors.SerializationError:
-        if not may_refuse:
-            raise
-    finally:
-        restore()
+        try:
+            _send(value, check, scope)
+        except errors.SerializationError:
+            if not may_refuse:
+                raise
 
 
 def _send(value: Any, check: Check, scope: Scope) -> None:
     result = codec.encode(value)  # the result of a call, and each item of a stream
-    check(codec.decode(result.payload, _frames(result), scope=scope), value)
+    check(codec.decode(result.payload, received(result), scope=scope), value)
     inner = codec.encode({"k": [(value,)]})
-    check(codec.decode(inner.payload, _frames(inner), scope=scope)["k"][0][0], value)
+    check(codec.decode(inner.payload, received(inner), scope=scope)["k"][0][0], value)
     call = codec.encode_call((value,), {"keyword": value})
-    args, kwargs = codec.decode_call(call.payload, _frames(call), scope=scope)
+    args, kwargs = codec.decode_call(call.payload, received(call), scope=scope)
     check(args[0], value)
     check(kwargs["keyword"], value)
     if len(call.payload) + sum(map(len, call.buffers)) < 30_000:  # more of an exception stays behind
@@ -104,5 +102,6 @@ def _send(value: Any, check: Check, scope: Scope) -> None:
         check(rebuilt.args[1], value)
 
 
-def _frames(encoded: codec.Encoded) -> list[memoryview]:
-    return [memoryview(bytearray(buffer)) for buffer in encoded.buffers]  # as ZeroMQ gives them
+def received(encoded: codec.Encoded) -> list[memoryview]:
+    """The buffers as ZeroMQ gives them to a receiver: they may be written to."""
+    return [memoryview(bytearray(buffer)) for buffer in encoded.buffers]

@@ -25,9 +25,10 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import pydantic
 
-from travelling import found_by
+from registrations import forgotten
+from travelling import found_by, received
 from zmqagents import SerializationError, codec
-from zmqagents.codec import pickling, registry
+from zmqagents.codec import pickling
 from zmqagents.codec.forms import Scope
 
 COLUMNS = ["as is", "annotated", "registered", "trusted", "private host", "plain_types"]
@@ -370,13 +371,10 @@ def method_that_takes(hint: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def registered(cls: type) -> Iterator[None]:
-    restore = registry.save()
-    try:
+    with forgotten():
         with contextlib.suppress(Exception):  # of a type that has a form of its own
             codec.register_type(cls)
         yield
-    finally:
-        restore()
 
 
 def in_this_process(column: str) -> Callable[[Any], Any]:
@@ -391,8 +389,7 @@ def in_this_process(column: str) -> Callable[[Any], Any]:
         pickles: dict[str, Any] = {"pickler": pickling.dumps} if column == "private host" else {}
         encoded = codec.encode_call((value,), {}, **pickles)
         unpickler = pickling.loads if pickles else None
-        frames = [memoryview(bytearray(buffer)) for buffer in encoded.buffers]
-        args, _ = codec.decode_call(encoded.payload, frames, scope=scope, unpickler=unpickler)
+        args, _ = codec.decode_call(encoded.payload, received(encoded), scope=scope, unpickler=unpickler)
         return args[0]
 
     def send_registered(value: Any) -> Any:

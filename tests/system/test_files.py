@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from actors import CALL_TIMEOUT_S, CLASSES, client_of, host, within
-from hosts import environment, eventually
+from hosts import as_server, eventually
 from raw_peer import RawPeer
 from zmqagents import (
     AgentBase,
@@ -445,8 +444,7 @@ def test_a_cancelled_download_leaves_nothing(server: RpcAgentServerLauncher, tre
 
 def test_the_shell_copies_a_file(server: RpcAgentServerLauncher, tmp_path: Path) -> None:
     def download(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "zmqagents", "download", *words, "--port", str(server.port)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=60)
+        return as_server("download", *words, port=server.port, cwd=tmp_path)
 
     here = download("sub/b.bin")
     assert (here.returncode, here.stdout, here.stderr) == (0, "b.bin\n", "")

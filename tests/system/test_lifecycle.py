@@ -9,7 +9,8 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -518,12 +519,8 @@ def test_two_deletions_of_one_agent_wait_for_one_end(client: RpcClient, diary: P
     one = client.create_agent(Plainly, str(diary))
     running = one.later(0.5)
     assert comes(diary, "work")
-    said: list[bool] = []
-    both = [threading.Thread(target=lambda: said.append(client.delete_agent(one.agent_id))) for _ in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
+    with deleting(client, one.agent_id) as first, deleting(client, one.agent_id) as second:
+        said = [first.result(), second.result()]
     assert (said, running.result(), lines(diary).count("stop")) == ([True, True], "done", 1)
 
 
@@ -573,23 +570,21 @@ def test_a_last_hook_that_hangs_ends_at_the_grace(client: RpcClient, diary: Path
     assert cls is not Within or lines(diary)[-1] == "exit CancelledError"
 
 
+@contextmanager
+def deleting(client: RpcClient, agent_id: str) -> Iterator[Future[bool]]:
+    """The block runs while another thread deletes an agent."""
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(client.delete_agent, agent_id)
+
+
 def test_an_end_that_takes_long_is_among_the_calls_of_the_host(client: RpcClient, diary: Path) -> None:
     client.create_agent(Softly, str(diary), hangs="stop", agent_id="ann")
-    said: list[BaseException] = []
-
-    def delete() -> None:
-        with pytest.raises(CallCancelled) as refused:
-            client.delete_agent("ann")
-        said.append(refused.value)
-
-    ending = threading.Thread(target=delete)
-    ending.start()
-    assert comes(diary, "stop")
-    (row,) = [row for row in client.get_call_list() if row["agent"] == "ann"]
-    assert (row["method"], row["caller"], row["state"]) == ("on_stop", "the host", "running")
-    assert client.cancel(row["task_id"]), "who deletes it need not wait for it"
-    ending.join()
-    assert len(said) == 1
+    with deleting(client, "ann") as deletion:
+        assert comes(diary, "stop")
+        (row,) = [row for row in client.get_call_list() if row["agent"] == "ann"]
+        assert (row["method"], row["caller"], row["state"]) == ("on_stop", "the host", "running")
+        assert client.cancel(row["task_id"]), "who deletes it need not wait for it"
+        assert isinstance(deletion.exception(), CallCancelled)
     assert comes(diary, "stop cancelled")
 
 
@@ -597,23 +592,14 @@ def test_an_end_that_is_cancelled_before_it_begins_leaves_nothing_behind(client:
     one = client.create_agent(Within, str(diary), agent_id="ann")
     running = one.later(0.5)
     assert comes(diary, "work")
-    said: list[BaseException] = []
-
-    def delete() -> None:
-        with pytest.raises(CallCancelled) as refused:
-            client.delete_agent("ann")
-        said.append(refused.value)
-
-    deleting = threading.Thread(target=delete)
-    deleting.start()
 
     def ends() -> list[str]:
         return [row["task_id"] for row in client.get_call_list() if row["caller"] == "the host"]
 
-    assert eventually(lambda: len(ends()) == 1, SOON_S)
-    assert client.cancel(ends()[0])
-    deleting.join()
-    assert len(said) == 1
+    with deleting(client, "ann") as deletion:
+        assert eventually(lambda: len(ends()) == 1, SOON_S)
+        assert client.cancel(ends()[0])
+        assert isinstance(deletion.exception(), CallCancelled)
     assert running.result() == "done"
     assert comes(diary, "exit CancelledError"), "its task ends with the agent, as a task that is cancelled does"
 

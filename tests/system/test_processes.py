@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from actors import client_of, client_on_host, host, within
-from hosts import eventually, is_gone, output_of
+from hosts import as_server, eventually, is_gone, output_of
 from zmqagents import (
     AgentBase,
     AgentCrashed,
@@ -267,13 +267,13 @@ def test_an_operator_sees_the_processes_and_restarts_one(server: RpcAgentServerL
             fragile.leave(1).result()
     with pytest.raises(AgentCrashed, match="max_restarts=1"):
         fragile.echo(1)
-    done = output_of(SHELL, "children", "--restart", "fragile", "--port", str(server.port))
-    assert done == [0, "restarted the process of fragile"]
+    done = as_server("children", "--restart", "fragile", port=server.port)
+    assert (done.returncode, done.stdout) == (0, "restarted the process of fragile\n")
     assert fragile.echo(1) == 1
     [row] = [row for row in client.get_child_list() if "fragile" in row["agents"]]
     assert (row["pid"], row["state"], row["isolation"]) == (fragile.pid(), "up", "process")
-    status, text = output_of(SHELL, "children", "--port", str(server.port))
-    assert (status, "fragile" in text, str(row["pid"]) in text) == (0, True, True)
+    shown = as_server("children", port=server.port)
+    assert (shown.returncode, "fragile" in shown.stdout, str(row["pid"]) in shown.stdout) == (0, True, True)
     client.delete_agent("fragile")
     near: Any = client.create_agent(Worker, agent_options={"isolation": "thread"})
     with pytest.raises(ConfigError, match="threads of the host"):
@@ -360,11 +360,6 @@ def test_processes_end_with_a_host_that_is_killed() -> None:
         assert eventually(lambda: is_gone(pid), 4.0)
 
 
-SHELL = """
-import json, subprocess, sys
-done = subprocess.run([sys.executable, "-m", "zmqagents", *sys.argv[1:]], capture_output=True, text=True)
-print(json.dumps([done.returncode, done.stdout.strip()]))
-"""
 MAIN = """
 import json, os
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient

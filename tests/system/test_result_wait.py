@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
+from hosts import as_server
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 
 
@@ -25,17 +24,12 @@ class Slow(AgentBase):
         self.opened = True
 
 
-def ask(*words: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zmqagents", "result", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_no_wait_exits_6_while_a_result_is_not_there_and_wait_brings_it() -> None:
     with RpcAgentServerLauncher(custom_agent_classes=[Slow]) as server, RpcClient(server.host, server.port) as client:
         slow: Any = client.create_agent(Slow, agent_options={"max_concurrency": 2})
         result = slow.hold()
-        missing = ask(result.task_id, "--no-wait", "--port", server.port)
+        missing = as_server("result", result.task_id, "--no-wait", port=server.port)
         assert (missing.returncode, missing.stdout) == (6, "")
         slow.open().result(30)
-        there = ask(result.task_id, "--wait", "--port", server.port)
+        there = as_server("result", result.task_id, "--wait", port=server.port)
         assert (there.returncode, there.stdout.strip()) == (0, "there")

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from hosts import STUCK_S, environment, eventually, is_gone, output_of, started, told
-from scale import LATE_S, soak_only
+from scale import LATE_S, linux_only, soak_only
 from zmqagents import AgentBase, HostStopping, RpcClient, async_func, discovery
 
 AGENTS = """
@@ -174,7 +174,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a signal at the end of a pipe")
+@linux_only("needs a signal at the end of a pipe")
 @pytest.mark.parametrize(
     ("method", "restart"),
     [("fork", ""), pytest.param("fresh", "", marks=soak_only), pytest.param("fork", "restart", marks=soak_only)],

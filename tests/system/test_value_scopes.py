@@ -37,8 +37,8 @@ from zmqagents import (
     register_types,
     trust_types,
 )
-from zmqagents.codec import registry
-from zmqagents.server import private_host
+
+pytestmark = pytest.mark.usefixtures("registry")
 
 
 class Grade(enum.Enum):
@@ -211,14 +211,6 @@ class Stand(AgentBase):
         return type(self.order).__name__
 
 
-@pytest.fixture(autouse=True)
-def known() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
-    restore = registry.save()
-    yield
-    restore()
-
-
 @pytest.fixture(scope="module")
 def shop() -> Iterator[RpcClient]:
     """A client of a host that any client may have, with nothing registered."""
@@ -232,12 +224,6 @@ def stalls() -> Iterator[RpcClient]:
     with client_on_host(Stall, NamedStall, Stand) as client:
         client.is_alive()
         yield client
-
-
-@pytest.fixture
-def private() -> Iterator[None]:
-    yield
-    private_host.stop_private_host()
 
 
 # ---------------------------------------------------------------- public hosts

@@ -15,9 +15,9 @@ import pytest
 
 import values_table
 from actors import client_of, host
+from registrations import forgotten
 from values_table import COLUMNS, ROWS
 from zmqagents import AgentBase, AgentCallError, codec, errors
-from zmqagents.server import private_host
 
 pytestmark = pytest.mark.program
 PAGE = Path(__file__).parents[2] / "docs" / "values.rst"
@@ -89,15 +89,12 @@ def echo_on_host(column: str) -> Iterator[Any]:
 
 @contextmanager
 def all_registered(is_wanted: bool) -> Iterator[None]:
-    restore = codec.registry.save()
-    try:
+    with forgotten():
         for value in values().values() if is_wanted else ():
             with contextlib.suppress(errors.ConfigError):  # it has a form of its own
                 if type(value).__module__ in TRUSTED:
                     codec.register_type(type(value))
         yield
-    finally:
-        restore()
 
 
 def told_apart(entry: str, value: Any, column: str, echo: Any, index: int) -> None:
@@ -120,13 +117,6 @@ def test_each_value_goes_to_a_host_and_back_as_the_table_says(column: str) -> No
             except Exception as exc:
                 wrong.append(f"{name}: {type(exc).__name__}: {str(exc)[:300]}")
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.fixture
-def private() -> Iterator[None]:
-    """The private host that the test starts ends with it."""
-    yield
-    private_host.stop_private_host()
 
 
 def test_each_value_goes_to_a_private_host_and_back_as_the_table_says(private: None) -> None:

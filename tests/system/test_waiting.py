@@ -6,8 +6,6 @@ import asyncio
 import concurrent.futures
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 
 from actors import CALL_TIMEOUT_S, CLASSES, Desk, Latch, Node, client_of, client_on_host, host, within
-from hosts import environment, eventually, output_of, started, told
+from hosts import as_server, eventually, output_of, started, told
 from zmqagents import (
     AgentBase,
     AgentProxy,
@@ -353,19 +351,13 @@ def test_a_result_outlives_the_program_that_asked_for_it(server: RpcAgentServerL
         assert client.get_result(task_id).result(CALL_TIMEOUT_S) == 5
 
 
-def as_server(server: RpcAgentServerLauncher, *words: str) -> subprocess.CompletedProcess[str]:
-    where = ["--host", server.host, "--port", str(server.port)]
-    command = [sys.executable, "-m", "zmqagents", *words, *where]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=20)
-
-
 def test_the_shell_shows_what_is_stuck_and_frees_it(server: RpcAgentServerLauncher, client: RpcClient) -> None:
     latch, desk, node = client.create_agent(Latch), client.create_agent(Desk), client.create_agent(Node)
     # Four programs are started meanwhile: on a busy machine that takes longer than CALL_TIMEOUT_S.
     running = node.ask(latch, "hold_until_cancelled", timeout=60)  # type: ignore[call-arg]
     latch.entered()
     parked = desk.later(running, timeout=60)  # type: ignore[call-arg]
-    dump = {row["task_id"]: row for row in json.loads(as_server(server, "dump", "--json").stdout)}
+    dump = {row["task_id"]: row for row in json.loads(as_server("dump", "--json", port=server.port).stdout)}
     inner = next(row for row in dump.values() if row["agent"] == latch.agent_id)
     assert "call.wait_cancelled" in inner["stack"]  # the line of the agent's own code
     assert inner["caller"] == f"{node.agent_id}.ask"
@@ -373,10 +365,10 @@ def test_the_shell_shows_what_is_stuck_and_frees_it(server: RpcAgentServerLaunch
     assert (dump[running.task_id]["state"], inner["state"]) == ("waiting", "running")
     assert dump[parked.task_id]["waits_for"] == [running.task_id]
     assert dump[parked.task_id]["state"] == "parked"
-    text = as_server(server, "dump").stdout
+    text = as_server("dump", port=server.port).stdout
     assert "call.wait_cancelled" in text
     assert running.task_id in text
-    assert as_server(server, "cancel", inner["task_id"]).returncode == 0
+    assert as_server("cancel", inner["task_id"], port=server.port).returncode == 0
     with pytest.raises(CallCancelled, match=latch.agent_id):
         running.result()
     assert isinstance(parked.exception(), CallCancelled)
@@ -396,7 +388,7 @@ def test_what_queues_behind_a_cancelled_call_that_still_runs_says_so(
     assert eventually(lambda: [call["note"] for call in client.get_call_list()] == [f"behind {text}"], CALL_TIMEOUT_S)
     with pytest.raises(CallTimeout, match=rf"behind 2 calls \({text}\), never started"):
         latch.mark(2, timeout=0.1)  # type: ignore[call-arg]
-    assert text in as_server(server, "calls").stdout
+    assert text in as_server("calls", port=server.port).stdout
     first, second = client.dump()
     assert (first["task_id"], first["note"]) == (holding.task_id, "has ended and still runs")
     assert "_open.wait" in first["stack"]  # the line of the agent's own code
@@ -408,9 +400,9 @@ def test_what_queues_behind_a_cancelled_call_that_still_runs_says_so(
 def test_the_shell_prints_a_result_and_the_agents_error(server: RpcAgentServerLauncher, sleeper: AgentProxy) -> None:
     good, bad = sleeper.sleep(0.01), sleeper.sleep(0.01, "no luck")
     concurrent.futures.wait([good, bad])
-    done = as_server(server, "result", good.task_id)
+    done = as_server("result", good.task_id, port=server.port)
     assert (done.returncode, done.stdout.strip()) == (0, "0.01")
-    failed = as_server(server, "result", bad.task_id)
+    failed = as_server("result", bad.task_id, port=server.port)
     assert failed.returncode == 1
     assert "no luck" in failed.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scale import pick
+from scale import glibc_only, pick
 from zmqagents.errors import RemoteProtocolError
 from zmqagents.wire import zmtp
 from zmqagents.wire.messages import Frame
@@ -257,7 +256,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
 
 
 @pytest.mark.program
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@glibc_only
 def test_large_values_find_the_memory_of_the_values_before_them() -> None:
     faults = {}
     for way in ("kept", "not"):

@@ -81,7 +81,7 @@ def shell(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 # ---------------------------------------------------------------- every caller is answered
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux sends signals to a thread of others")
+@linux_only("elsewhere no signal can be sent to a thread of others")
 @pytest.mark.parametrize("restart", [[], ["--restart"]], ids=["alone", "supervised"])
 def test_a_signal_that_another_thread_gets_is_heard_at_once(restart: list[str]) -> None:
     """The kernel may give it to any thread, and then it does not end the wait of the one that handles it."""

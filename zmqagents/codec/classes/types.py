@@ -39,7 +39,7 @@ from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
 from ..shapes import Changed, Shape, shape_of, state_shape, subclass_shape
-from ..standard import reduce_zone
+from ..standard import is_zone, reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
 
@@ -162,7 +162,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or _is_zone(cls):
+    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or is_zone(cls):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -220,11 +220,6 @@ def object_reducer(name: str, take: Callable[[Any], tuple[Any, ...]], *, pickled
     return reduce
 
 
-def _is_zone(cls: type) -> bool:
-    zones = sys.modules.get("zoneinfo")  # without it there is no such class
-    return zones is not None and cls is zones.ZoneInfo
-
-
 def _find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
@@ -232,7 +227,7 @@ def _find_reducer(cls: type) -> Reducer | None:
         return _withhold
     if issubclass(cls, BaseException):
         return reduce_exception
-    if _is_zone(cls):
+    if is_zone(cls):
         return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:

@@ -473,9 +473,10 @@ class Session:
             request = self.book.find(head.call_id)
             if request is None or request.sink is None:
                 return
-            if not isinstance(request.message, Call):
+            message = request.message
+            if not (isinstance(message, Call) and message.flags & Flag.STREAM):
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
-            if request.message.takes(head.time_ms):
+            if message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)

@@ -43,7 +43,7 @@ from ..standard import is_zone, reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
 
-__all__ = ["Registration", "expected_by", "find_exception", "find_known", "read_object", "register_type",
+__all__ = ["Registration", "expected_by", "find_exception", "find_known", "member_of", "read_object", "register_type",
            "register_types", "registry", "trust_types"]  # fmt: skip
 
 T = TypeVar("T", bound=type)
@@ -323,7 +323,7 @@ def _find_standard(name: str) -> type | None:
     module = importlib.import_module(module_name) if is_listed else sys.modules.get(module_name)
     if module is None:
         return None
-    found = _member_of(module, qualified)
+    found = member_of(module, qualified)
     is_tuple = hasattr(found, "_make") or hasattr(found, "n_sequence_fields")
     return found if found is not None and (is_tuple or issubclass(found, enum.Enum)) else None
 
@@ -341,18 +341,18 @@ def _find_trusted(name: str, scope: Scope) -> type | None:
     except Exception as exc:
         text = f"{type(exc).__name__}: {errors.safe_text(exc)}"
         raise SerializationError(f"the module of the trusted type {name} cannot be imported: {text}") from exc
-    return _member_of(module, qualified) or _parametrized(module, qualified)
+    return member_of(module, qualified) or _parametrized(module, qualified)
 
 
 def _parametrized(module: ModuleType, qualified: str) -> type | None:
     """The class ``Box[int]`` that this process has made of the generic model ``Box``; None if not, or of two such."""
-    generic = _member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
+    generic = member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
     made: list[type] = [] if generic is None else type.__subclasses__(generic)
     found = [cls for cls in made if (cls.__module__, cls.__qualname__) == (module.__name__, qualified)]
     return found[0] if len(found) == 1 else None
 
 
-def _member_of(module: ModuleType, qualified: str) -> type | None:
+def member_of(module: ModuleType, qualified: str) -> type | None:
     """The class of this qualified name that the module itself defines."""
     found: Any = module
     for part in qualified.split("."):

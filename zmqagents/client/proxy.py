@@ -237,9 +237,16 @@ class AgentProxy:
         return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
 
     def _za_scope_of_attribute(self, name: str) -> codec.Scope:
-        told = annotated_attribute(self._za_of, name) if self._za_of is not None else None
         scope: codec.Scope = self._za_scope
-        return dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+        if self._za_of is None:
+            return scope
+        scopes: dict[str, codec.Scope] = self.__dict__.setdefault("_za_scopes", {})
+        known = scopes.get(name)
+        if known is None:
+            told = annotated_attribute(self._za_of, name)
+            known = dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+            scopes[name] = known
+        return known
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})

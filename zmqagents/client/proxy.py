@@ -162,9 +162,12 @@ class AgentProxy:
         return self._za_read(name)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if "__call__" not in self._za_methods:
-            raise TypeError(f"{self._za_class} is not callable: {self!r}")
-        return self._za_method("__call__")(*args, **kwargs)
+        method = self.__dict__.get("_za_call")
+        if method is None:
+            if "__call__" not in self._za_methods:
+                raise TypeError(f"{self._za_class} is not callable: {self!r}")
+            method = self.__dict__["_za_call"] = self._za_method("__call__")
+        return method(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"cannot set {name!r}: {self!r} is a proxy; give the agent a method that sets it")

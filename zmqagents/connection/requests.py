@@ -132,7 +132,12 @@ class Call:
         return bool(self.flags & Flag.STREAM) and head.code != Code.BUSY and head.time_ms != self.expected
 
     def takes(self, number: int) -> bool:
-        """Whether the item ``number`` of this stream is the next one; another has come before, or comes again."""
+        """Whether the item ``number`` of a stream is the next one; another has come before, or comes again.
+
+        RemoteProtocolError if this is no stream.
+        """
+        if not self.flags & Flag.STREAM:
+            raise errors.RemoteProtocolError("CHUNK for what is no stream")
         if number != self.expected:
             return False
         self.expected = (number + 1) & messages.MAX_TIME_MS

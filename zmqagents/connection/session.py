@@ -473,10 +473,9 @@ class Session:
             request = self.book.find(head.call_id)
             if request is None or request.sink is None:
                 return
-            message = request.message
-            if not (isinstance(message, Call) and message.flags & Flag.STREAM):
+            if not isinstance(request.message, Call):
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
-            if message.takes(head.time_ms):
+            if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)

@@ -176,10 +176,9 @@ class BrokerConfig:
     switch_interval_s: float = 0.0002  # sys.setswitchinterval of the broker process
 
     def __post_init__(self) -> None:
-        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes",
-                     "max_structured_bytes", "max_unread_bytes",
-                     "max_calls_per_client",
-                     "max_calls", "max_mailbox", "max_agents", "max_queued_bytes", "max_children"):  # fmt: skip
+        for name in ("capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_structured_bytes",
+                     "max_unread_bytes", "max_calls_per_client", "max_calls", "max_mailbox", "max_agents",
+                     "max_queued_bytes", "max_children"):  # fmt: skip
             self._check_count(name, 1)
         self._check_count("max_threads", 0)
         self._check_count("processes", 0)

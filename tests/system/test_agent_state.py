@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from actors import CALL_TIMEOUT_S, within
+from memory_keeper import MemoryKeeper
 from zmqagents import AgentBase, RpcClient, agent, codec, concurrent, current_call
-from zmqagents.agents.state import MAX_STATE_BYTES, MemoryKeeper, Snapshot
+from zmqagents.agents.state import MAX_STATE_BYTES, Snapshot
 from zmqagents.config import BrokerConfig
 from zmqagents.errors import ConfigError, MessageTooLarge, SerializationError, UnknownMethod
 from zmqagents.server import serve

@@ -63,7 +63,7 @@ def hooks_of(cls: type, options: AgentOptions) -> Hooks:
         return NO_HOOKS
     has_state = is_agent or options.persist in ("idle", "call")
     names = {name for name in (*_LIFE, *(_STATE if has_state else ())) if callable(getattr(cls, name, None))}
-    for name in names & {"on_start", "on_stop", "save_state"}:
+    for name in sorted(names - {"load_state"}):
         _check_call(cls, name)
     context = callable(getattr(cls, "__aenter__", None)) and callable(getattr(cls, "__aexit__", None))
     version = getattr(cls, "state_version", 1) if has_state else 1

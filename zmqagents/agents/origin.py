@@ -11,8 +11,10 @@ import functools
 import os
 import sys
 import weakref
+from types import ModuleType
 
 from ..codec.classes.names import as_wire_name, is_same_file
+from ..codec.classes.types import member_of
 from .spec import is_agent_class
 
 __all__ = ["loaded_class", "origin_of"]
@@ -38,7 +40,7 @@ def loaded_class(name: str) -> type | None:
         places: tuple[str, ...] = (module,)
     else:
         places = _modules_like(as_wire_name(name).partition(":")[0], len(sys.modules))
-    found = {cls for place in places if (cls := _member_of(place, qualified)) is not None}
+    found = {cls for place in places if (cls := _agent_class_of(sys.modules.get(place), qualified)) is not None}
     return found.pop() if len(found) == 1 else None
 
 
@@ -48,12 +50,9 @@ def _modules_like(module: str, _: int) -> tuple[str, ...]:
     return tuple(other for other in list(sys.modules) if is_same_file(as_wire_name(f"{other}:")[:-1], module))
 
 
-def _member_of(module: str, qualified: str) -> type | None:
-    found: object = sys.modules.get(module)
-    for part in qualified.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    is_own = is_agent_class(found) and getattr(found, "__qualname__", "") == qualified
-    return found if isinstance(found, type) and is_own and found.__module__ == module else None
+def _agent_class_of(module: ModuleType | None, qualified: str) -> type | None:
+    found = None if module is None else member_of(module, qualified)
+    return found if is_agent_class(found) else None
 
 
 def _read(path: str | None) -> str:

@@ -7,10 +7,9 @@ host without a keeper is never asked for its state.
 
 from __future__ import annotations
 
-import threading
 from typing import NamedTuple, Protocol
 
-__all__ = ["Keeper", "MemoryKeeper", "Snapshot"]
+__all__ = ["Keeper", "Snapshot"]
 
 MAX_STATE_BYTES = 1_048_576  # of one agent, packed
 
@@ -25,11 +24,6 @@ class Snapshot(NamedTuple):
     number: int
     version: int
     frames: tuple[bytes, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the packed state."""
-        return sum(map(len, self.frames))
 
 
 class Keeper(Protocol):
@@ -46,33 +40,3 @@ class Keeper(Protocol):
 
     def forget(self, agent_id: str) -> None:
         """The agent was deleted."""
-
-
-class MemoryKeeper:
-    """A `Keeper` in the memory of this process, whose end it does not outlive."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[str, Snapshot] = {}
-
-    def __repr__(self) -> str:
-        with self._lock:
-            count, size = len(self._kept), sum(snapshot.size for snapshot in self._kept.values())
-        return f"<MemoryKeeper [{count} snapshots, {size} bytes]>"
-
-    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
-        """See `Keeper`."""
-        with self._lock:
-            kept = self._kept.get(agent_id)
-            if kept is None or snapshot.number > kept.number:
-                self._kept[agent_id] = snapshot
-
-    def last(self, agent_id: str) -> Snapshot | None:
-        """See `Keeper`."""
-        with self._lock:
-            return self._kept.get(agent_id)
-
-    def forget(self, agent_id: str) -> None:
-        """See `Keeper`."""
-        with self._lock:
-            self._kept.pop(agent_id, None)

@@ -105,7 +105,7 @@ def json_line(data: Any) -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Any value as JSON for the eyes: what is not printable is escaped, and it may be nested as deep as it travels."""
+    """Any value as JSON: what is not printable is escaped, and it may be nested as deep as it travels."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, DEEP))
     try:

@@ -162,9 +162,12 @@ class AgentProxy:
         return self._za_read(name)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if "__call__" not in self._za_methods:
-            raise TypeError(f"{self._za_class} is not callable: {self!r}")
-        return self._za_method("__call__")(*args, **kwargs)
+        method = self.__dict__.get("_za_call")
+        if method is None:
+            if "__call__" not in self._za_methods:
+                raise TypeError(f"{self._za_class} is not callable: {self!r}")
+            method = self.__dict__["_za_call"] = self._za_method("__call__")
+        return method(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"cannot set {name!r}: {self!r} is a proxy; give the agent a method that sets it")
@@ -237,9 +240,16 @@ class AgentProxy:
         return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
 
     def _za_scope_of_attribute(self, name: str) -> codec.Scope:
-        told = annotated_attribute(self._za_of, name) if self._za_of is not None else None
         scope: codec.Scope = self._za_scope
-        return dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+        if self._za_of is None:
+            return scope
+        scopes: dict[str, codec.Scope] = self.__dict__.setdefault("_za_scopes", {})
+        known = scopes.get(name)
+        if known is None:
+            told = annotated_attribute(self._za_of, name)
+            known = dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+            scopes[name] = known
+        return known
 
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})

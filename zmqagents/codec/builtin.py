@@ -11,7 +11,6 @@ import collections
 import datetime as dt
 import pathlib
 import struct
-import sys
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -49,7 +48,7 @@ from .forms import (
     expect,
     ints_of,
 )
-from .standard import STANDARD_REDUCERS, has_name, read_standard, zone_of
+from .standard import STANDARD_REDUCERS, has_name, is_zone, read_standard, zone_of
 
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
 _COMPLEX_PAIR = struct.Struct(">dd")
@@ -133,15 +132,19 @@ def _reduce_moment(code: Ext, isoformat: Callable[[Any], str]) -> Reducer:
     def reduce(_: Encoding, value: Any) -> Any:
         zone, text = value.tzinfo, ""
         if zone is not None:
-            zones = sys.modules.get("zoneinfo")  # without it nothing can be a `ZoneInfo`
-            key = zone.key if zones is not None and type(zone) is zones.ZoneInfo else ""
+            key = zone.key if is_zone(type(zone)) else ""
             if not key and (type(zone) is not dt.timezone or has_name(zone)):
                 return [MARK_STANDARD, "in zone", value.replace(tzinfo=None), zone]
-            offset = value.utcoffset()
-            text = f"{key}:" if offset is None else f"{key}:{offset // _MICROSECOND:+d}"
+            text = f"{key}:{_shift_of(value)}"
         return ExtType(code, f"{isoformat(value.replace(tzinfo=None))} {value.fold} {text}".encode())
 
     return reduce
+
+
+def _shift_of(value: Any) -> str:
+    """The offset of a moment in its zone, in microseconds; "" if the zone has none for it."""
+    offset = value.utcoffset()
+    return "" if offset is None else f"{offset // _MICROSECOND:+d}"
 
 
 def _in_zone(value: Any, text: str) -> Any:
@@ -152,8 +155,7 @@ def _in_zone(value: Any, text: str) -> Any:
         offset = int(shift) * _MICROSECOND
         return value.replace(tzinfo=dt.timezone(offset) if offset else dt.timezone.utc)
     value = value.replace(tzinfo=zone_of(key))
-    offset = value.utcoffset()
-    if shift != ("" if offset is None else f"{offset // _MICROSECOND:+d}"):
+    if shift != _shift_of(value):
         raise SerializationError(f"{value} has another offset in the time zone {key} here than where it was sent")
     return value
 

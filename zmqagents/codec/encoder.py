@@ -29,14 +29,13 @@ from .forms import (
     BESIDE_TEXT,
     BYTES_TYPES,
     EXT_BESIDE,
-    EXT_BUFFER,
     EXT_PICKLE,
     FLAT_TYPES,
-    INDEX,
     INLINE_LIMIT_BYTES,
     KEEP_PACKER_BYTES,
     MAX_BUFFERS,
     MAX_EXCEPTION_DEPTH,
+    PLACES,
     TAG,
     Beside,
     Buffer,
@@ -139,7 +138,7 @@ class Encoder:
         if type(placed) is not int:
             return placed
         self.tagged = True
-        return ExtType(EXT_BUFFER, INDEX.pack(placed))
+        return PLACES[placed]
 
     def beside(self, text: str) -> Any:
         """``text``, or what says where it is if long ones have to leave the payload."""

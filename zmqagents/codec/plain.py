@@ -120,7 +120,7 @@ LONE_ARGUMENT = TAG + pack([PLACES[0], _NO_KEYWORDS])  # the same of a call with
 
 
 def pack_rows(rows: list[Any]) -> bytes:
-    """The same for a list, row by row: other threads have their turns between two of them."""
+    """A list, packed row by row: other threads have their turns between two of them."""
     return b"".join([b"\xdd" + len(rows).to_bytes(4, "big"), *map(pack, rows)])
 
 

@@ -10,7 +10,7 @@ enum                     the value              the member's name, whose value m
 namedtuple               a tuple                ``_make``
 struct sequence          a tuple                the constructor (`time.struct_time`)
 dataclass, attrs class   a dict of the fields   the constructor
-pydantic model           a dict of the fields   its validator (`packages.models`)
+pydantic model           a dict of the fields   its validator (`packages.pydantic_door`)
 subclass of a builtin    a value of the base    `subclass_shape`
 =======================  =====================  ===============================================
 

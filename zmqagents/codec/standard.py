@@ -12,6 +12,7 @@ import io
 import ipaddress
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from .shapes import set_attributes
 if TYPE_CHECKING:
     import zoneinfo
 
-__all__ = ["STANDARD_REDUCERS", "read_standard", "reduce_zone", "zone_of"]
+__all__ = ["STANDARD_REDUCERS", "has_name", "is_zone", "read_standard", "reduce_zone", "zone_of"]
 
 _FACTORIES = (list, dict, set, frozenset, tuple, int, float, complex, str, bytes, bytearray, bool,
               collections.OrderedDict, collections.Counter, collections.deque)  # fmt: skip
@@ -33,6 +34,12 @@ MAX_PATTERN_CHARS = 8_192  # of a regular expression
 MAX_WIDE_SETS = 32  # sets like [a-z] in one that may name any character: with IGNORECASE each is 65,536 steps
 _ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*")
 _MICROSECOND = dt.timedelta(microseconds=1)
+
+
+def is_zone(cls: type) -> bool:
+    """Whether ``cls`` is `zoneinfo.ZoneInfo`, which is not loaded for the question."""
+    zones = sys.modules.get("zoneinfo")  # without it there is no such class
+    return zones is not None and cls is zones.ZoneInfo
 
 
 def zone_of(key: str) -> zoneinfo.ZoneInfo:

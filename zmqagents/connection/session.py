@@ -635,11 +635,7 @@ class Session:
             self._pause_s *= 2
 
     def _on_welcome(self, head: messages.Header, parts: list[Frame]) -> None:
-        try:
-            welcome = messages.parse_welcome(parts)
-        except errors.RemoteProtocolError as exc:
-            self.end(errors.RemoteProtocolError(f"{self.address}: {exc}"))
-            return
+        welcome = messages.parse_welcome(parts)
         book = self.book
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))

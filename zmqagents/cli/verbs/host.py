@@ -53,13 +53,12 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
         return
     except (errors.HostStopping, errors.CallLost, errors.HostLost):  # it was about to end by itself
         limit_s = 0.0
-    if limit_s is None and record is not None:
+    if limit_s is None:
+        assert record is not None
         _see_it_die(record, end)
-    elif not _wait_until_gone(record, host, port, (limit_s or 0.0) + END_WAIT_S):
+    elif not _wait_until_gone(record, host, port, limit_s + END_WAIT_S):
         pid = f" (pid {record.pid})" if record else ""
-        raise errors.CallTimeout(
-            f"{name}{pid} is still there {(limit_s or 0) + END_WAIT_S:g} s after it was asked to stop"
-        )
+        raise errors.CallTimeout(f"{name}{pid} is still there {limit_s + END_WAIT_S:g} s after it was asked to stop")
     click.echo(f"stopped {name}")
 
 

@@ -29,7 +29,8 @@ def carried(named: Iterable[type] = ()) -> bytes:
     ``named``: further classes, which the receiver is to know as if they were registered.
     """
     known = [*registry.registered.values()]
-    known += [Registration(cls, wire_name(cls)) for cls in named if known_by_kind(cls) and not _is_registered(cls)]
+    registered = {each.cls for each in known}
+    known += [Registration(cls, wire_name(cls)) for cls in named if cls not in registered and known_by_kind(cls)]
     found = [_pickled(list(each), each.cls) for each in known if _is_others(each.cls)]
     found += [_pickled([cls], cls) for cls in list(errors.known_types.values()) if _is_others(cls)]
     return pickling.dumps((registry.trusted, [each for each in found if each is not None]))
@@ -49,10 +50,6 @@ def take_over(data: bytes) -> None:
             registry.add(Registration(cls, *more))
         else:
             errors.register_exception(cls)
-
-
-def _is_registered(cls: type) -> bool:
-    return any(each.cls is cls for each in list(registry.registered.values()))
 
 
 def _is_others(cls: type) -> bool:

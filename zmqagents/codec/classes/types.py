@@ -39,11 +39,11 @@ from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
 from ..shapes import Changed, Shape, shape_of, state_shape, subclass_shape
-from ..standard import reduce_zone
+from ..standard import is_zone, reduce_zone
 from .expected import Annotations, Family
 from .names import Names, as_wire_name, wire_name
 
-__all__ = ["Registration", "expected_by", "find_exception", "find_known", "read_object", "register_type",
+__all__ = ["Registration", "expected_by", "find_exception", "find_known", "member_of", "read_object", "register_type",
            "register_types", "registry", "trust_types"]  # fmt: skip
 
 T = TypeVar("T", bound=type)
@@ -162,7 +162,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or _is_zone(cls):
+    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or is_zone(cls):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -220,11 +220,6 @@ def object_reducer(name: str, take: Callable[[Any], tuple[Any, ...]], *, pickled
     return reduce
 
 
-def _is_zone(cls: type) -> bool:
-    zones = sys.modules.get("zoneinfo")  # without it there is no such class
-    return zones is not None and cls is zones.ZoneInfo
-
-
 def _find_reducer(cls: type) -> Reducer | None:
     if hasattr(cls, "__zmqagents_ref__"):  # asked of the class: a proxy would ask its agent
         return reduce_ref
@@ -232,7 +227,7 @@ def _find_reducer(cls: type) -> Reducer | None:
         return _withhold
     if issubclass(cls, BaseException):
         return reduce_exception
-    if _is_zone(cls):
+    if is_zone(cls):
         return reduce_zone
     reducer = packages.reducer_of(cls)
     if reducer is not None:
@@ -328,7 +323,7 @@ def _find_standard(name: str) -> type | None:
     module = importlib.import_module(module_name) if is_listed else sys.modules.get(module_name)
     if module is None:
         return None
-    found = _member_of(module, qualified)
+    found = member_of(module, qualified)
     is_tuple = hasattr(found, "_make") or hasattr(found, "n_sequence_fields")
     return found if found is not None and (is_tuple or issubclass(found, enum.Enum)) else None
 
@@ -346,18 +341,18 @@ def _find_trusted(name: str, scope: Scope) -> type | None:
     except Exception as exc:
         text = f"{type(exc).__name__}: {errors.safe_text(exc)}"
         raise SerializationError(f"the module of the trusted type {name} cannot be imported: {text}") from exc
-    return _member_of(module, qualified) or _parametrized(module, qualified)
+    return member_of(module, qualified) or _parametrized(module, qualified)
 
 
 def _parametrized(module: ModuleType, qualified: str) -> type | None:
     """The class ``Box[int]`` that this process has made of the generic model ``Box``; None if not, or of two such."""
-    generic = _member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
+    generic = member_of(module, qualified.partition("[")[0]) if qualified.endswith("]") else None
     made: list[type] = [] if generic is None else type.__subclasses__(generic)
     found = [cls for cls in made if (cls.__module__, cls.__qualname__) == (module.__name__, qualified)]
     return found[0] if len(found) == 1 else None
 
 
-def _member_of(module: ModuleType, qualified: str) -> type | None:
+def member_of(module: ModuleType, qualified: str) -> type | None:
     """The class of this qualified name that the module itself defines."""
     found: Any = module
     for part in qualified.split("."):

@@ -18,7 +18,18 @@ import pydantic.networks
 import pydantic_core
 
 from ...errors import RemoteProtocolError
-from ..forms import FLAT_TYPES, MARK_PACKAGE, MAX_NUMBER_BYTES, Decoding, Encoding, NoForm, Reducer, expect, name_of
+from ..forms import (
+    FLAT_TYPES,
+    MARK_PACKAGE,
+    MAX_NUMBER_BYTES,
+    Decoding,
+    Encoding,
+    NoForm,
+    Reducer,
+    all_str,
+    expect,
+    name_of,
+)
 from ..shapes import Shape, check_unchanged, is_same
 
 __all__ = ["BUILDERS", "model_shape", "reducer_of"]
@@ -95,23 +106,39 @@ def model_shape(cls: Any) -> Shape | None:
 
     def make(data: Any, more: Any = None) -> Any:
         _check_effort([[data]])
+        held = {} if more is None else expect(dict, more)
+        given = _names_given(held)
         value = cls.__new__(cls)
         if is_root:
             named = {"root": data}
             cls.__pydantic_validator__.validate_python(data, self_instance=value)
         else:
             named = expect(dict, data)
-            _validate(value, _to_validate(fields, named, more))
+            _validate(value, _to_validate(fields, named, given))
         _check_model(value, named)
-        _set_more(value, {} if more is None else expect(dict, more), named)
+        _set_more(value, held, named, given)
         return value
 
     return Shape(take, make)
 
 
-def _to_validate(fields: Any, named: dict[str, Any], more: Any) -> dict[str, Any]:
+def _names_given(more: dict[Any, Any]) -> set[str] | None:
+    """The fields that were set, None: all. Only texts: numbers of one hash would make a set of them slow."""
+    names = more.get("set")
+    if names is None:
+        return None
+    if not all_str(expect(list, names)):
+        raise ValueError(_NO_FIELD)
+    return set(names)
+
+
+_NO_FIELD = "a field was set that is not there"
+
+
+def _to_validate(fields: Any, named: dict[str, Any], given: set[str] | None) -> dict[str, Any]:
     """The fields to make a model of: without those that have their default, which need not be what the type says."""
-    given = named if more is None else expect(dict, more).get("set", named)
+    if given is None:
+        return dict(named)  # which a validator may change
     return {
         name: item
         for name, item in named.items()
@@ -150,12 +177,10 @@ def _uses_values(model: Any) -> bool:
     return bool(type(model).model_config.get("use_enum_values"))
 
 
-def _set_more(value: Any, more: dict[str, Any], sent: dict[str, Any]) -> None:
-    names = more.get("set")
-    if names is not None:
-        given = set(expect(list, names))
+def _set_more(value: Any, more: dict[str, Any], sent: dict[str, Any], given: set[str] | None) -> None:
+    if given is not None:
         if not given <= sent.keys():
-            raise ValueError("a field was set that is not there")
+            raise ValueError(_NO_FIELD)
         object.__setattr__(value, "__pydantic_fields_set__", given)
     private = expect(dict, more.get("private", {}))
     for name, item in private.items():

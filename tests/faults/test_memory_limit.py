@@ -80,10 +80,11 @@ def test_replies_that_a_client_never_read_leave_no_memory_with_the_host_when_it_
     with host(Tight, capacity=2, resume_s=0.5) as server, client_of(server) as client:
         client.create_agent(Tight, agent_id="a")
         memory = Memory(server.pid)
-        for _ in range(2):  # what the second one leaves lies between that of the first
+        for _ in range(3):  # what a later one leaves lies between that of an earlier one
             _ask_and_read_nothing(server, memory, 6_000)
         # Below 64 MiB a host gives nothing back; after looks that gave back little it looks again after 10 and 30 s.
-        assert eventually(lambda: memory.grown < 70, 60), f"{memory.grown:.0f} MiB stay"
+        # Beside it lies what the allocator cannot give back, up to 81 MiB in all. Replies that were kept would be 500.
+        assert eventually(lambda: memory.grown < 100, 60), f"{memory.grown:.0f} MiB stay"
 
 
 def _ask_and_read_nothing(server: RpcAgentServerLauncher, memory: Memory, calls: int) -> None:

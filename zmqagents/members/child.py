@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 WINDOW_S = 60.0
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
+SILENT_S = 1.0  # a process that has not answered for so long is called silent
 START_CRASHES = 5  # a process that does not even start: how often it is tried within the window
 
 
@@ -106,6 +107,16 @@ class Child:
     def count(self) -> int:
         """How many agents it runs."""
         return len(self._agents)
+
+    @property
+    def pid(self) -> int:
+        """Its process, 0 while there is none."""
+        return self.process.pid if self.process is not None else 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its process lives and does not answer: code in C may keep its interpreter lock."""
+        return self.silent_s >= SILENT_S
 
     @property
     def agents(self) -> list[AgentRecord]:
@@ -358,7 +369,7 @@ class Child:
         """What a list says of it. ``silent_s``: for how long it has not answered, although it lives."""
         process = self.process
         return {
-            "pid": process.pid if process is not None else 0, "state": self.state.name.lower(),
+            "pid": self.pid, "state": "silent" if self.is_silent else self.state.name.lower(),
             "isolation": "pool" if self.own is None else "process",
             "memory_mb": round(process.memory_mb, 1) if process is not None else 0.0,
             "silent_s": round(self.silent_s, 1), "calls": len(self._forwarder) if self._forwarder is not None else 0,

@@ -256,8 +256,6 @@ class Child:
         self.silent_s = 0.0
         line, self._line = self._line, None
         forwarder, self._forwarder = self._forwarder, None
-        if self._agents and not self._yard.closing:
-            log.warning("%s: %s", process.name, death.text)
         if line is not None and forwarder is not None:
             self._count(forwarder.sent)
             line.close(_crashed(death))

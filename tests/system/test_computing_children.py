@@ -92,15 +92,18 @@ isolation, crash = sys.argv[1], []
 def cell(text):
     exec(text, vars(__main__))
 cell('''
-import os
+import os, time
 from zmqagents import AgentBase, AgentCrashed, agent, async_func
 factor = 3
+class Slow:
+    def __reduce__(self): return time.sleep, (0.3,)
 class Helper:
     def __init__(self, n): self.n = n
 ''')
 cell('''
 @agent(isolation=isolation)
 class Cell(AgentBase):
+    slow = Slow()
     def __init__(self, start=0):
         super().__init__()
         self.start = start
@@ -130,7 +133,10 @@ print(json.dumps([before, after, second.times(5), first.times(Helper(5)).n]))
 
 @pytest.mark.parametrize("isolation", ["process", "pool"])
 def test_classes_of_a_notebook_run_in_children_of_its_private_host(isolation: str) -> None:
-    """Cells are executed in ``__main__``, have no file, and run again with another class of the same name."""
+    """Cells are executed in ``__main__``, have no file, and run again with another class of the same name.
+
+    The process of the second agent is told of both classes, and of the first one it takes longer to make an object.
+    """
     assert output_of(NOTEBOOK, isolation) == [[True, 15, 2, "crashed"], [15, 2], 500, 15]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -90,7 +91,7 @@ class Child:
         self.own = own
         self.state = State.NONE
         self.process: Process | None = None
-        self._in_school = False  # its process is told what is new
+        self._school: _School | None = None  # its process is told what is new
         self.silent_s = 0.0  # for how long it has not answered, although it lives
         self._yard = yard
         self._upbringing = Upbringing() if own is None else Upbringing(own.memory_mb, own.env)
@@ -131,7 +132,8 @@ class Child:
         if ticket.op == Op.CREATE:
             resident = Resident(record, request_of(ticket, self._yard.dispatcher))
             self._agents[record.agent_id] = resident
-            if self.state is State.UP and self._forwarder is not None:
+            school = self._school
+            if self.state is State.UP and self._forwarder is not None and school is not None and school.is_over:
                 resident.here = True
                 self._forwarder.start(ticket)
                 return
@@ -206,26 +208,24 @@ class Child:
 
     def _on_ready(self) -> None:
         """Its process answers: tell it first what every process is told."""
-        line, lessons = self._line, list(self._yard.lessons)
-        assert line is not None
-        self._in_school = True
-        school = _School(len(lessons), self._settle_in)
-        for lesson in lessons:
-            line.ask(_again(lesson), school)
-        if not lessons:
+        assert self._line is not None
+        self._school = school = _School(self._line, self._settle_in)
+        for lesson in self._yard.lessons:
+            school.add(lesson, None)
+        if school.is_over:
             self._settle_in()
 
     def _settle_in(self) -> None:
-        """Make again what ran before, and let go on what is held."""
+        """It knows all that it has to know: make again what ran before, and let go on what is held."""
         line = self._line
         if line is None or line.is_cut:
             return
-        self.state = State.UP
+        began, self.state = self.state is not State.UP, State.UP
         for resident in list(self._agents.values()):
-            if resident.record.made:
-                self._make_again(line, resident)
-            else:
+            if not resident.record.made:
                 self._go_on(resident)
+            elif began:
+                self._make_again(line, resident)
 
     def _make_again(self, line: Line, resident: Resident) -> None:
         state = resident.state
@@ -243,7 +243,7 @@ class Child:
 
     def _hold_all(self) -> None:
         self.state = State.ENDING
-        self._in_school = False
+        self._school = None
         for resident in self._agents.values():
             resident.here = False
 
@@ -359,9 +359,9 @@ class Child:
 
     def learn(self, lesson: Call, answers: Answers) -> None:
         """Tell the process what every process of the host is told."""
-        if self._in_school and self._line is not None:
+        if self._school is not None:
             answers.expect()
-            self._line.ask(_again(lesson), answers)
+            self._school.add(lesson, answers)
 
     def row(self) -> dict[str, Any]:
         """What a list says of it. ``silent_s``: for how long it has not answered, although it lives."""
@@ -415,16 +415,42 @@ def _again(call: Call) -> Forwarded:
 
 
 class _School(Ignored):
-    """Takes the answers to ``count`` lessons, and calls ``over`` with the last of them."""
+    """Tells a process its lessons, one after the other: of two about the same thing the later one is to count.
 
-    def __init__(self, count: int, over: Callable[[], None]) -> None:
-        self._left = count
+    ``over`` is called when there is none left, each time.
+    """
+
+    def __init__(self, line: Line, over: Callable[[], None]) -> None:
+        self._line = line
         self._over = over
+        self._left: deque[tuple[Call, Answers | None]] = deque()  # the first one is being told
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no lesson left."""
+        return not self._left
+
+    def add(self, lesson: Call, answers: Answers | None) -> None:
+        """Tell one more, after the others; ``answers`` takes its answer."""
+        self._left.append((lesson, answers))
+        if len(self._left) == 1:
+            self._line.ask(_again(lesson), self)
 
     def deliver(self, reply: Reply | None) -> None:
-        self._left -= 1
-        if not self._left:
+        _, answers = self._left.popleft()
+        if answers is not None:
+            answers.deliver(reply)
+        if self._left:
+            self._line.ask(_again(self._left[0][0]), self)
+        else:
             self._over()
+
+    def fail(self, error: Exception) -> None:
+        """The line was cut: no lesson that is left is told."""
+        for _, answers in self._left:
+            if answers is not None:
+                answers.fail(error)
+        self._left.clear()
 
 
 class _Remade(Ignored):

@@ -37,6 +37,7 @@ from zmqagents.scheduler.dispatcher import (
     State,
     Ticket,
 )  # fmt: skip
+from zmqagents.scheduler.waiting import EndWaits
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Call, Code, Flag, Op, Reply, task_id_of
 
@@ -160,9 +161,10 @@ class Sent:
 class World:
     """``capacity`` and every other setting of the host may be given."""
 
-    def __init__(self, *, capacity: int = 4, **settings: Any) -> None:
+    def __init__(self, *, capacity: int = 4, end_waits: EndWaits | None = None, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
-        self.dispatcher = Dispatcher(self.config, find_class, shares_results=self.config.pool_type == "redis")
+        shares = self.config.pool_type == "redis"
+        self.dispatcher = Dispatcher(self.config, find_class, shares_results=shares, end_waits=end_waits)
         self.now = 1000.0
         self.client = Peer("client")
         self.inside = Peer("inside", local=True)

@@ -83,6 +83,9 @@ class Bad(Quiet):
             libc.signal(number, 1)  # SIG_IGN
         time.sleep(LONG_S)
 
+    def do_later(self, how: str, after_s: float) -> None:
+        threading.Timer(after_s, getattr(self, how)).start()
+
     @async_func
     def recurse(self) -> None:
         def deeper(n: int) -> int:
@@ -373,6 +376,36 @@ def test_children_that_hear_nothing_end_with_a_host_that_is_killed(how: str) -> 
         assert eventually(lambda: all(map(is_gone, pids)), 6.0)
 
 
+@pytest.mark.parametrize("how", ["hold_the_lock", "block_signals"])
+def test_a_process_that_hears_nothing_ends_with_its_agent(client: RpcClient, how: str) -> None:
+    """A thread that a call has left behind keeps the lock."""
+    bad: Any = client.create_agent(Bad)
+    pid = bad.pid()
+    bad.do_later(how, 0.2)
+    time.sleep(0.4)
+    client.delete_agent(bad.agent_id)
+    assert eventually(lambda: is_gone(pid), 10.0)
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_signal_to_the_children_does_not_end_what_the_host_lets_go_on(to_all: bool) -> None:
+    """As where a service manager signals all processes of a service at once."""
+    with host(Quiet, Bad, Worker, isolation="pool", processes=1, grace_s=10) as launcher, client_of(launcher) as client:
+        worker: Any = client.create_agent(Worker)
+        pid = worker.pid()
+        running, queued = worker.later(1, 1.0), worker.later(2)
+        assert eventually(lambda: any(row["state"] == "running" for row in client.get_call_list()), 5.0)
+        assert launcher.pid is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(pid, number)
+        if to_all:
+            os.kill(launcher.pid, signal.SIGTERM)
+        assert [running.result(10), queued.result(10)] == [1, 2]
+        if not to_all:
+            assert worker.pid() == pid
+    assert eventually(lambda: is_gone(pid), 5.0)
+
+
 # ---------------------------------------------------------------- crashes in a row, and under load
 
 
@@ -416,8 +449,8 @@ def test_a_process_that_is_killed_under_load_loses_the_calls_that_ran_and_no_oth
 
 class Worker(Quiet):
     @async_func
-    def later(self, value: int) -> int:
-        time.sleep(0.01)
+    def later(self, value: int, seconds: float = 0.01) -> int:
+        time.sleep(seconds)
         return value
 
 

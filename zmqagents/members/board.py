@@ -11,7 +11,6 @@ The board is a file in memory (memfd) of the child. The host opens it by way of 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import stat
 import sys
@@ -62,6 +61,8 @@ class Board:
                 self._numbers, self._free = None, []
 
     def _open(self) -> None:
+        import mmap  # here: most processes have no wait to tell of
+
         with contextlib.suppress(AttributeError, OSError, ValueError):  # an old libc, no descriptor left
             self._fd = os.memfd_create("zmqagents-waits")
             os.ftruncate(self._fd, PLACES * NUMBER_BYTES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import select
@@ -39,6 +40,7 @@ FATAL = "Fatal Python error"  # as `faulthandler` begins when the process crashe
 STACKS_MB = 256  # of stacks of threads, which the kernel counts as data although most of them is never used
 OOM_SCORE = 500  # above that of the host
 START_LIMIT_S = 30.0
+END_S = 2.0  # for a process that is asked to end in order; its own grace is shorter
 KILLED_S = 0.5  # a process that was killed has ended after that
 STDERR_LEFT_S = 0.05  # how long the end of stderr is waited for, once the process has ended
 
@@ -105,6 +107,7 @@ class Process:
         self._child: children.Child | None = None
         self._why = ""
         self._in_order = False
+        self._ends_by = math.inf
         self._path = ""  # of its socket, once it listens
         self._stop = threading.Event()
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -130,12 +133,18 @@ class Process:
         self._bound_data(self.pid)
 
     def end(self, why: str) -> None:
-        """Ask it to end in order."""
+        """Ask it to end in order, which it must have done within `END_S`."""
         self._in_order = True
         self._why = self._why or why
+        self._ends_by = time.monotonic() + END_S
         self._stop.set()
         child = self._child
         if child is not None:
+            self._tell_to_end(child)
+
+    def _tell_to_end(self, child: children.Child) -> None:
+        child.say(b"stop\n")
+        if not self._path:  # it may not listen to that yet; once it does, the signal does nothing
             child.signal(signal.SIGTERM)
 
     # ------------------------------------------------------------ its thread
@@ -176,7 +185,7 @@ class Process:
         self.pid = child.pid
         self._set_limits(child.pid)
         if self._stop.is_set():  # told meanwhile
-            child.signal(signal.SIGTERM)
+            self._tell_to_end(child)
         try:
             bound = child.wait_ready(START_LIMIT_S)["bound"]
         except Exception:
@@ -193,6 +202,8 @@ class Process:
                 next_look = now + LOOK_S
                 self._look_at_memory(child.pid)
                 self._tick(self)
+                if now >= self._ends_by:
+                    child.kill_group()
             if not _takes_more(sys.stderr):  # nobody reads it: then the child waits, and this thread does not
                 children.readable([child.pidfd], STDERR_LEFT_S)
             elif children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):

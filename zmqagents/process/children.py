@@ -164,7 +164,7 @@ class Child:
         self.wait(KILL_WAIT_S)
 
     def say(self, word: bytes) -> None:
-        """Write to the life line, which only a supervisor listens to."""
+        """Write to the life line: it is asked to stop in order. A supervisor takes that for its own word."""
         with self._lock, contextlib.suppress(OSError):
             if self._life_w in _own_ends:  # else it is closed, or this is a fork of the launching process
                 os.write(self._life_w, word)

@@ -1,7 +1,8 @@
 """The life line: a pipe from parent to child that ends the child within 2 s when the parent has died.
 
-A thread of the child reads the pipe. When the pipe ends, the thread asks the host to stop and, `ORPHAN_LIMIT_S` later,
-ends the process. If agent code in C keeps the GIL, that thread cannot run: then a signal of the Linux kernel ends it.
+A thread of the child reads the pipe. A word on it asks the host to stop in order, within its own grace. When the pipe
+ends, the thread asks the host to stop and, `ORPHAN_LIMIT_S` later, ends the process. If agent code in C keeps the GIL,
+that thread cannot run: then a signal of the Linux kernel ends the process, a second after the word or the end.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ class LifeLine:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._request_stop: Callable[[float], object] | None = None
+        self._request_stop: Callable[[float | None], object] | None = None
+        self._is_told = False  # to stop in order
         self.is_cut = False
         os.set_inheritable(fd, False)  # it came through an exec
 
-    def stop_by(self, request_stop: Callable[[float], object]) -> None:
-        """``request_stop`` stops in order what this process does, within the seconds that it is given."""
+    def stop_by(self, request_stop: Callable[[float | None], object]) -> None:
+        """``request_stop`` stops in order what this process does, within so many seconds; None: its own grace."""
         self._request_stop = request_stop
+        if self._is_told:
+            request_stop(None)
 
     def watch(self) -> None:
         # For agents in C code that keep the interpreter lock. The end of the pipe counts as readable.
@@ -42,7 +46,9 @@ class LifeLine:
     def _watch(self) -> None:
         with contextlib.suppress(OSError):
             while os.read(self._fd, 64):
-                pass
+                self._is_told = True
+                if self._request_stop is not None:
+                    self._request_stop(None)
         self.is_cut = True
         # Nothing here may block, so there is no logging: what is behind stderr may be gone or full.
         if self._request_stop is not None:

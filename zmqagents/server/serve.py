@@ -119,7 +119,8 @@ def serve(
     """Run a host in this process until it is stopped; the exit status, 0.
 
     ``started`` gets the broker as soon as it can be asked to stop, then ``ready`` is called once: it listens.
-    Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
+    Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once. A
+    process of another host's agents is told to stop by its life line, and these signals do nothing there.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
     socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
     ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
@@ -297,10 +298,19 @@ def _switch_interval(seconds: float) -> Iterator[None]:
             sys.setswitchinterval(min(_intervals_s, default=_interval_before_s))
 
 
+def _ignore(number: int, frame: Any) -> None:
+    """Not SIG_IGN, which the programs that an agent starts would inherit."""
+
+
 @contextlib.contextmanager
 def _signals(broker: Broker, timer: EndTimer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    if broker.config.parent is not None:
+        # A service manager may signal all processes at once: the host then needs this one until its calls are over.
+        with signals.handled(_ignore, signal.SIGTERM, signal.SIGINT):
+            yield
         return
     seen: list[int] = []
 

@@ -60,11 +60,14 @@ class Yard(Outlet, Protocol):
     poller: Any
     beside: dict[int, Callable[[int, int], object]]  # by descriptor: what to call when it is ready
     closing: bool  # no process is started any more
-    lessons: list[Call]  # what every process is told first: model configurations, classes
 
     @property
     def nursery(self) -> Nursery:
         """Their processes."""
+
+    @property
+    def lessons(self) -> list[Call]:
+        """What every process is told first: model configurations, classes."""
 
     def forget(self, record: AgentRecord) -> None:
         """An agent is deleted."""

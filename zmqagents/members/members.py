@@ -70,7 +70,7 @@ class Members:
         self.starve = starve
         self.clock = clock
         self.running: dict[str, Ticket] = {}
-        self.lessons: list[Call] = []
+        self._lessons: dict[tuple[str, bytes, tuple[bytes, ...]], Call] = {}
         self.beside: dict[int, Callable[[int, int], object]] = {}  # what the router thread calls, by descriptor
         self.poller: Any = None  # see `open`
         self.closing = False
@@ -225,11 +225,18 @@ class Members:
 
     # ------------------------------------------------------------ lessons, the end
 
+    @property
+    def lessons(self) -> list[Call]:
+        """What every process is told, in this order."""
+        return list(self._lessons.values())
+
     def teach(self, op: str, body: Sequence[messages.Frame], answers: Answers) -> None:
         """Tell all processes, also those to come, what the host was told: ``op`` is a management request."""
-        payload, *buffers = body
-        lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)  # type: ignore[arg-type]
-        self.lessons.append(lesson)
+        payload, *buffers = map(bytes, body)
+        lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)
+        what = op, payload, tuple(buffers)
+        self._lessons.pop(what, None)  # told again, as by each client that starts: it counts from now on
+        self._lessons[what] = lesson
         for child in self._children:
             child.learn(lesson, answers)
 

@@ -407,9 +407,9 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
-            short = messages.parse_short_call(parts)
         try:
+            if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
+                short = messages.parse_short_call(parts)
             session: Session | None = peer.session
             if short is None or session is None or session.token != short[0]:
                 self._on_message(peer, parts, size, now)
@@ -431,7 +431,7 @@ class Broker:
         """
         inbox = self._inbox
         if self._dispatcher.timers.due <= (now := self._clock()):
-            self._carry_out(self._dispatcher.on_tick(now))
+            inbox.appendleft((self._dispatcher.on_tick, (now,)))
         for _ in range(BATCH):
             if not inbox:
                 return
@@ -535,7 +535,10 @@ class Broker:
         session: Session | None = peer.session
         if session is None or not parts:
             return
-        call_id = messages.parse_header(parts[0]).call_id
+        try:
+            call_id = messages.parse_header(parts[0]).call_id
+        except errors.RemoteProtocolError:
+            return
         session.caller.calls.pop(call_id, None)
         self._answer(
             Answer(session.caller, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeGuard
 
 from .. import errors
@@ -152,12 +152,28 @@ class Clients:
     def refuse_for_memory(self, peer: Peer, parts: list[Frame]) -> None:
         """Answer a message for which there is no memory now. The rest of it was read and dropped."""
         session: Session | None = peer.session
-        head = messages.parse_header(parts[0])
+        try:
+            head = messages.parse_header(parts[0])
+        except errors.RemoteProtocolError as exc:
+            self.complain(peer, exc)
+            return
         if session is None or session.token != head.token:
             peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
             return
         text = "the host has no memory for a message of this size now"
         self._refuse(session, head.call_id, errors.HostBusy.told_at_once(text, 1.0))
+
+    def refuse_broken(self, peer: Peer, parts: Sequence[Frame] | None) -> None:
+        """Answer a message on which the host has failed."""
+        session: Session | None = peer.session
+        if session is None or not parts:
+            return
+        try:
+            call_id = messages.parse_header(parts[0]).call_id
+        except errors.RemoteProtocolError:
+            return
+        session.caller.calls.pop(call_id, None)
+        self._refuse(session, call_id, errors.RemoteProtocolError("the host failed on this message"))
 
     def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
         self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))

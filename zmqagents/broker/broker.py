@@ -135,8 +135,9 @@ class Broker:
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
-            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent)
-        )
+            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            expects=lambda task_id: self._clients.expects(task_id),
+        )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
             LocalResults(store, config, dispatcher, far, clock) if shared is None

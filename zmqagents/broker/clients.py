@@ -67,7 +67,7 @@ class Clients:
         self._dispatcher = dispatcher
         self._carry_out = carry_out
         self._clock = clock
-        self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
+        self._clients: dict[str, Session] = {}  # by the prefix of their task ids, the lost ones, too
         self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
         self._kept: dict[Session, int] = {}  # bytes of replies that are kept for each of those
@@ -100,14 +100,15 @@ class Clients:
         if role is None:
             self._send_away(peer, errors.AuthenticationError("this key was revoked"))
             return
+        prefix = messages.client_prefix(hello.client_id)
         if user == INSECURE_USER:  # nothing but their own word tells such clients apart
-            user = f"{user}:{messages.client_prefix(hello.client_id)}"
-        session = self._clients.get(hello.client_id)
+            user = f"{user}:{prefix}"
+        session = self._clients.get(prefix)
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
             session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
-            self._clients[hello.client_id] = session
+            self._clients[prefix] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -177,6 +178,12 @@ class Clients:
 
     def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
         self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))
+
+    def expects(self, task_id: str) -> bool:
+        """Whether it is the id of a call that a client of this host, connected or lost, may be about to make."""
+        prefix, _, number = task_id.rpartition("-")
+        session = self._clients.get(prefix)
+        return session is not None and number.isdecimal() and session.replies.may_come(int(number))
 
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
@@ -363,8 +370,8 @@ class Clients:
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)
-        if self._clients.get(session.client_id) is session:
-            del self._clients[session.client_id]
+        if self._clients.get(session.caller.prefix) is session:
+            del self._clients[session.caller.prefix]
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
 
 

@@ -43,7 +43,7 @@ class Session:
     """
 
     __slots__ = (
-        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
+        "caller", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
         "token", "unread_bytes", "user",
     )  # fmt: skip
 
@@ -51,7 +51,6 @@ class Session:
         self, hello: Hello, account: Account, role: Role, max_bytes: int,
         may_grow: Callable[[Account], bool] | None = None,
     ) -> None:  # fmt: skip
-        self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
@@ -155,7 +154,10 @@ class ReplyCache:
     cannot be resumed.
     """
 
-    __slots__ = ("_floor", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed", "streams")
+    __slots__ = (
+        "_floor", "_forgotten", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed",
+        "streams",
+    )  # fmt: skip
 
     def __init__(self, max_bytes: int, may_grow: Callable[[], bool] | None = None) -> None:
         self._most_bytes = max_bytes
@@ -165,6 +167,7 @@ class ReplyCache:
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
         self.streams: dict[int, StreamLog] = {}  # by call id, until their replies are acknowledged
         self._floor = 0
+        self._forgotten = 0  # the highest that `forget` has had
         self.bytes = 0
         self.needed = 1
 
@@ -235,6 +238,10 @@ class ReplyCache:
                 return None
             raise
 
+    def may_come(self, call_id: int) -> bool:
+        """Whether the client may be about to make this call: it is not answered, and was not refused for good."""
+        return self.needed <= call_id > self._forgotten and call_id not in self._notes
+
     def acknowledge(self, needed: int) -> None:
         """Forget the replies below ``needed``. Takes one look-up for each of them, however far the number leaps."""
         notes, low = self._notes, self.needed
@@ -252,6 +259,8 @@ class ReplyCache:
     def forget(self, call_ids: Iterable[int]) -> None:
         """Forget the replies to ``call_ids``, which the client has, though it still needs one below them."""
         for call_id in call_ids:
+            if call_id > self._forgotten:
+                self._forgotten = call_id
             reply = self._notes.pop(call_id, None)
             if reply is not None:
                 self.bytes -= _size(reply)

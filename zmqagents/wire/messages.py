@@ -215,12 +215,16 @@ def to_until_ms(deadline_s: float) -> int:
 
 
 def left_s(until_ms: int, now: float) -> float:
-    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed."""
-    left_ms = (until_ms - int(now * 1000)) & MAX_TIME_MS
-    return (left_ms if left_ms <= _HALF_MS else left_ms - MAX_TIME_MS - 1) / 1000
+    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed.
+
+    ``now`` is not rounded: what is left is never more than it was to begin with.
+    """
+    left_ms = (until_ms - now * 1000) % _ROUND_MS
+    return (left_ms if left_ms <= _HALF_MS else left_ms - _ROUND_MS) / 1000
 
 
-_HALF_MS = MAX_TIME_MS // 2
+_ROUND_MS = MAX_TIME_MS + 1.0
+_HALF_MS = _ROUND_MS / 2
 
 
 def doubted(frame: bytes, late_s: float, now: float) -> bytes:

@@ -35,7 +35,7 @@ from ..broker.listening import Bound
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
-from ..models.configs import ModelConfigs, load_model_configs_file
+from ..models.configs import ModelConfigs
 from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
@@ -84,6 +84,8 @@ def build(
         keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:
+        from ..models.checking import load_model_configs_file  # here: most hosts have none
+
         models.add(load_model_configs_file(config.model_config_path))
     try:
         broker = Broker(

@@ -127,7 +127,9 @@ class Members:
         check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
-        options = dataclasses.replace(options, isolation=isolation).checked()
+        if options.isolation != isolation:
+            options = dataclasses.replace(options, isolation=isolation)
+        options.checked()
         self._children = {child: None for child in self._children if child.count or child.own is None}
         shared = [child for child in self._children if child.own is None]
         best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None

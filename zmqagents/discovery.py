@@ -354,7 +354,7 @@ def publish(record: ConnectionFile) -> Path:
     Called by a host that holds the `IpcLock` of ``record.ipc``, once it listens. Raises ConfigError.
     """
     private_dir(record.path.parent)
-    write_private(record.path, record.to_json())
+    write_private(record.path, record.to_json(), lasting=False)  # after a power cut the host is gone as well
     return record.path
 
 

@@ -67,7 +67,8 @@ class Looks(AgentBase):
 # Of the host that no agent's code has asked for a call, a process or a model yet.
 LATER = {
     "_hashlib", "ssl", "asyncio", "redis", "numpy", "rich", "subprocess", "tempfile",
-    "zmqagents.client", "zmqagents.connection", "zmqagents.process.children",
+    "zmqagents.client", "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values",
+    "zmqagents.process.children", "zmqagents.store.write_behind",
 }  # fmt: skip
 
 
@@ -81,7 +82,10 @@ def test_a_host_loads_what_is_large_only_when_it_needs_it(tmp_path: Path) -> Non
         bound = json.loads(process.stdout.readline())
         with RpcClient(bound["host"], bound["port"]) as client:
             loaded = client.create_agent("Looks").loaded()
+            of_child = client.create_agent("Looks", agent_options={"isolation": "process"}).loaded()
             client.stop(grace_s=0.0)
         assert process.wait(20) == 0
     assert "zmqagents.broker" in loaded
     assert not later & set(loaded)
+    assert "zmqagents.members.upward" in of_child
+    assert not (later - {"zmqagents.connection"}) & set(of_child)  # over which it calls its host

@@ -24,7 +24,7 @@ from typing import TypeGuard
 from .. import errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..process.children import has_ended
+from ..process.watching import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Ticket

@@ -171,8 +171,7 @@ class Expected(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What one receiver knows beside the types that are registered and trusted in its process."""
 
     expected: Expected | None = None

@@ -8,7 +8,6 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import sys
@@ -258,7 +257,7 @@ class AgentHost:
         if known is None or known[0] is not spec:
             methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
             expected = codec.expected_by(*methods, skip=skip)
-            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            known = spec, self._own_scope._replace(expected=expected)
             self._scopes[spec.name, name] = known
         return known[1]
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from ..config import MEBIBYTE, Parent
 from ..process import children
 from ..process.memory import resident_bytes
+from ..process.watching import readable
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
@@ -180,11 +181,11 @@ class Process:
                 next_look = now + LOOK_S
                 self._look_at_memory(child.pid)
                 self._tick(self)
-            if children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
-                children.readable([child.pidfd], LOOK_S)  # it has closed its stderr
+            if readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
+                readable([child.pidfd], LOOK_S)  # it has closed its stderr
         end = time.monotonic() + STDERR_LEFT_S
         while self._read(stderr_r) and time.monotonic() < end:
-            children.readable([stderr_r], STDERR_LEFT_S)
+            readable([stderr_r], STDERR_LEFT_S)
         status = child.poll()
         return Death(status or 0, self._why, self.memory_mb, self._last_words())
 

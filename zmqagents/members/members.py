@@ -230,6 +230,19 @@ class Members:
         """What a list says of each process."""
         return [child.row() for child in self._children if child.process is not None]
 
+    def figures(self) -> dict[str, Any]:
+        """Counts over all processes."""
+        rows = self.rows()
+        return {
+            "processes": len(rows), "silent": sum(row["state"] == "silent" for row in rows),
+            **{name: sum(row[name] for row in rows) for name in ("calls", "crashes")},
+            "memory_mb": round(sum(row["memory_mb"] for row in rows), 1), "agents": len(self.directory),
+        }  # fmt: skip
+
+    def silent(self) -> dict[int, float]:
+        """For how many seconds the processes have not answered that are silent, by pid."""
+        return {child.pid: child.silent_s for child in self._children if child.is_silent}
+
     def restart(self, record: AgentRecord) -> bool:
         """End the process of an agent, and start it again. Raises ConfigError for an agent in threads of this host."""
         place = self.directory.find(record.agent_id)

@@ -145,6 +145,15 @@ class Child:
             if self._status is None:
                 os.kill(self.pid, number)
 
+    def kill_group(self) -> None:
+        """End it at once with what its agents started and did not put apart: also what it has left behind.
+
+        Not after it was reaped: its process group may be another one by then.
+        """
+        with self._lock, contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._status is None:
+                os.killpg(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
         if self.poll() is not None:

@@ -115,6 +115,10 @@ class Home(Protocol):
     matter of the process that runs them, and their code may wait for several things at a time.
     """
 
+    @property
+    def pid(self) -> int:
+        """The process that runs them, 0 while there is none."""
+
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``; its end is told by `Dispatcher.on_done`."""
 
@@ -160,6 +164,11 @@ class AgentRecord:
         self.removed = False
         self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
+
+    @property
+    def child(self) -> int | None:
+        """The process of its home, 0 while that has none; None: its calls run in the threads of this host."""
+        return None if self.home is None else self.home.pid
 
     @property
     def queued(self) -> int:

@@ -32,7 +32,8 @@ from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
 from ..wire import messages
-from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
+from ..wire.link import rebuild_error
+from ..wire.messages import Call, Flag, Frame, Hello, Kind, Reply, error_reply
 from ..wire.transport import Peer
 from .delivery import Delivery
 from .session import Session
@@ -107,7 +108,11 @@ class Clients:
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
-            session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
+            session = Session(
+                hello, account, role, self._config.max_unread_bytes, self._may_cache_more,
+                # The references that come to a member are those of the clients of its host, which logs them.
+                self._refuses if self._config.parent is None else None,
+            )  # fmt: skip
             self._clients[prefix] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
@@ -143,6 +148,10 @@ class Clients:
         """Log what was refused of a client's call."""
         session: Session = effect.peer.key
         self._complaints.note(session.peer, effect.kind, effect.why)
+
+    def _refuses(self, session: Session, reply: Reply) -> None:
+        """Log that a reference of a client is refused."""
+        self._complaints.note(session.peer, "references", str(rebuild_error(reply)))
 
     def refuse_size(self, session: Session, call_id: int, size: int) -> None:
         """Answer a message of ``size`` bytes, which is more than the host allows."""

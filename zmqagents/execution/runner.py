@@ -245,6 +245,10 @@ class AgentHost:
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError, errors.MessageTooLarge) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
+        except errors.HostUnreachable as exc:
+            if exc.refuses_reference:
+                raise _Refused(exc) from None
+            raise
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
         """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""

@@ -146,6 +146,7 @@ class Code(enum.IntEnum):
     AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
     HOST_ERROR = 2  # rebuilt as exactly the class named
     BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
+    REFUSED = 4  # the same: a reference among the arguments is none that this peer may send
 
 
 class Op:
@@ -265,7 +266,8 @@ class Reply(NamedTuple):
 def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
     """The host's own refusal as a reply; it arrives as exactly this class."""
     data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
-    return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
+    code = Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR
+    return Reply(Code.REFUSED if exc.refuses_reference else code, (pack(data),))
 
 
 _COUNT = struct.Struct(">BI")

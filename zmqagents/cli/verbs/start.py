@@ -80,8 +80,8 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
     config = BrokerConfig(**settings, agents=declared)
+    from ... import codec
     from ...agents import loader
-    from ...codec import registry
     from ...server import serve
     from ...server.systemd import Notifier
 
@@ -93,7 +93,8 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     notifier = Notifier.from_environment()
     if restart:
         return _keep_running(config, as_json, notifier)
-    registry.trust(config.types)  # for the results of the calls that agents make
+    if config.types:
+        codec.registry.trust(config.types)  # for the results of the calls that agents make
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:

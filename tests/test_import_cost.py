@@ -64,11 +64,13 @@ class Looks(AgentBase):
 """
 
 
-# Of the host that no agent's code has asked for a call, a process or a model yet.
+# Of the host that no agent's code has asked for a call, a process or a model yet, and that has met no value which
+# msgpack does not know.
 LATER = {
-    "_hashlib", "ssl", "asyncio", "redis", "numpy", "rich", "subprocess", "tempfile",
-    "zmqagents.client", "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values",
-    "zmqagents.process.children", "zmqagents.store.write_behind",
+    "_hashlib", "ssl", "asyncio", "redis", "numpy", "rich", "subprocess", "tempfile", "decimal", "fractions",
+    "zmqagents.client", "zmqagents.codec.builtin", "zmqagents.codec.classes.types", "zmqagents.codec.decoder",
+    "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values", "zmqagents.process.children",
+    "zmqagents.store.write_behind",
 }  # fmt: skip
 
 

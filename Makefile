@@ -58,7 +58,7 @@ test-frameworks: .venv/test-frameworks/.done
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \
     cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py \
-    bad_children.py computing_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_waits_of_children.py tests/members
+    bad_children.py computing_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_*waits*.py tests/members
 
 test-processes: .venv/test/.done
 	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)

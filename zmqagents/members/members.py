@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
@@ -27,6 +27,7 @@ from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
 from ..wire import messages
 from .answers import Answers
+from .board import goes_on
 from .directory import LocalDirectory
 from .placement import least_loaded
 
@@ -81,7 +82,7 @@ class Members:
         self._post = post
         self._children: dict[Child, None] = {}
         self._over: OrderedDict[str, Ticket] = OrderedDict()
-        self._waits: dict[tuple[Peer, int], tuple[Ticket, Sequence[str]]] = {}
+        self._waits: dict[tuple[Peer, int], _Told] = {}
 
     def __repr__(self) -> str:
         return f"<Members [{len(self.running)} calls] {self.directory!r} {self._nursery!r}>"
@@ -183,13 +184,13 @@ class Members:
         dispatcher, key = self.dispatcher, (peer, waits.call_id)
         if not waits.task_id:
             known = self._waits.pop(key, None)
-            return [] if known is None else self._end_wait(*known)
+            return [] if known is None else self._end_wait(known)
         ticket = self.running.get(waits.task_id)
         if ticket is None or not peer.is_admin:
             return []
         now = self.clock()
         if not waits.task_ids:
-            self._waits[key] = ticket, ("",)
+            self._waits[key] = _Told(ticket, ("",), waits.place)
             return dispatcher.on_go_outside(ticket, now)
         tasks = dispatcher.tasks
         own = [task_id for task_id in waits.task_ids if task_id in tasks and not _lags(tasks[task_id], waits)]
@@ -202,15 +203,25 @@ class Members:
         if refusal is not None:
             where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
             return [*effects, Answer(peer, waits.call_id, messages.error_reply(refusal, **where))]
-        self._waits[key] = ticket, waits.task_ids
+        self._waits[key] = _Told(ticket, waits.task_ids, waits.place)
         if len(self._waits) > 2 * len(self.running) + 1024:  # of processes that have ended meanwhile
-            self._waits = {key: each for key, each in self._waits.items() if each[0].task_id in self.running}
+            self._waits = {key: each for key, each in self._waits.items() if each.ticket.task_id in self.running}
         return effects
 
-    def _end_wait(self, ticket: Ticket, task_ids: Sequence[str]) -> list[Effect]:
-        dispatcher = self.dispatcher
-        effects = dispatcher.on_unwait(ticket, task_ids)
-        for task_id in task_ids:
+    def end_waits(self, of: Collection[Any]) -> bool:
+        """Before a deadlock is told: end the waits of these calls that are over, as their processes show.
+
+        False: there is none.
+        """
+        over = [key for key, told in self._waits.items() if told.ticket in of and not told.goes_on]
+        for key in over:
+            self._end_wait(self._waits.pop(key))
+        return bool(over)
+
+    def _end_wait(self, told: _Told) -> list[Effect]:
+        dispatcher, ticket = self.dispatcher, told.ticket
+        effects = dispatcher.on_unwait(ticket, told.task_ids)
+        for task_id in told.task_ids:
             effects += dispatcher.on_unawait_outside(ticket, task_id)
         return effects
 
@@ -269,6 +280,20 @@ class Members:
         for child in self._children:
             child.close()
         return self._nursery is None or self._nursery.close(timeout_s)
+
+
+class _Told(NamedTuple):
+    """A wait that a process has told of."""
+
+    ticket: Ticket
+    task_ids: Sequence[str]
+    place: messages.Place | None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is not over, as far as that can be seen."""
+        home = self.ticket.agent.home
+        return self.place is None or home is None or goes_on(home.pid, self.place)
 
 
 def _lags(stream: Ticket, waits: messages.Waits) -> bool:

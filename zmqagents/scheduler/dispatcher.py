@@ -45,7 +45,7 @@ from .effects import (
 )
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
-from .waiting import Waiting
+from .waiting import EndWaits, Waiting
 
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
@@ -58,7 +58,7 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`; ``expects``: see `Fetches`.
+    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -66,12 +66,13 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None, expects: Callable[[str], bool] = lambda task_id: False,
+        settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
+        expects: Callable[[str], bool] = lambda task_id: False,
     ) -> None:  # fmt: skip
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results, expects=expects)
         self.admission = Admission(config, find_class, calls, settle)
-        self.waiting = waiting = Waiting(calls, self.admission)
+        self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters

@@ -74,7 +74,7 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
+    "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
     "plain_meta", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
     "want_bytes",
@@ -352,10 +352,19 @@ class Bye(NamedTuple):
     pass
 
 
+class Place(NamedTuple):
+    """Where the host sees whether a wait goes on: ``number`` stands in ``slot`` of the member's file ``fd`` then."""
+
+    fd: int
+    slot: int
+    number: int
+
+
 class Waits(NamedTuple):
     """The code of the call ``task_id`` waits for all or ``any_of`` others; "": the wait ``call_id`` is over.
 
     ``received``: if it waits for the next item of a stream, how many of them it has; -1: for the end of calls.
+    ``place``: where to see that it is over before that is told.
     """
 
     call_id: int
@@ -363,6 +372,7 @@ class Waits(NamedTuple):
     task_ids: Sequence[str] = ()
     any_of: bool = False
     received: int = -1
+    place: Place | None = None
 
 
 ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack | Waits
@@ -585,10 +595,14 @@ def _ids(value: object) -> Sequence[int]:
 
 
 def _parse_waits(head: Header, meta: object) -> Waits:
-    if not isinstance(meta, list) or len(meta) != 4 or type(meta[3]) is not int:
-        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them, items received]")
-    task_ids = _texts(meta[1], "WAITS", MAX_DEPS)
-    return Waits(head.call_id, _text(meta[0], "task id"), task_ids, bool(meta[2]), meta[3])
+    if not isinstance(meta, list) or len(meta) != 5 or type(meta[3]) is not int:
+        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them, items received, its place]")
+    task_ids, place = _texts(meta[1], "WAITS", MAX_DEPS), meta[4]
+    if place is not None:
+        if not isinstance(place, list) or len(place) != 3 or any(type(n) is not int or n < 0 for n in place):
+            raise RemoteProtocolError("the place of WAITS is not [descriptor, index, number]")
+        place = Place(*place)
+    return Waits(head.call_id, _text(meta[0], "task id"), task_ids, bool(meta[2]), meta[3], place)
 
 
 def _far(value: object) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError, safe_text
-from .arrays import read_array, read_numpy_scalar
+from .arrays import find_reader, read_array, read_numpy_scalar
 from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
@@ -53,7 +53,7 @@ from .forms import (
     no_extension,
 )
 from .packages import read_package
-from .plain import LONE_ARGUMENT, LONE_VALUE, why_not_decoded
+from .plain import lone_arguments, lone_values, value_of_argument, why_not_decoded
 from .standard import read_standard
 
 MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
@@ -246,8 +246,10 @@ def decode(
     """
     if payload[:1] != TAG and not buffers:
         return decode_plain(payload)
-    if payload == LONE_VALUE and len(buffers) == 1:  # as the decoder would, in a tenth of the time
-        return bytes(buffers[0])
+    if len(buffers) == 1 and type(payload) is bytes:  # as the decoder would, in a tenth of the time
+        read = lone_values.get(payload) or find_reader(payload)
+        if read is not None:
+            return read(buffers[0])
     value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected
@@ -284,8 +286,10 @@ def decode_call(
     An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
     """
     if buffers or payload[:1] == TAG:
-        if payload == LONE_ARGUMENT and len(buffers) == 1:
-            return (bytes(buffers[0]),), {}
+        if len(buffers) == 1 and type(payload) is bytes:
+            read = lone_arguments.get(payload) or find_reader(value_of_argument(payload))
+            if read is not None:
+                return (read(buffers[0]),), {}
         return _decode_tagged_call(payload, buffers, resolve, unpickler, scope)
     try:  # as `decode`, for one function call less
         items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)

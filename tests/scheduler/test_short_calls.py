@@ -140,6 +140,7 @@ def test_a_message_whose_payload_is_in_its_first_frame_is_read_as_by_the_general
         read = parse_client(parts)
         assert parse_short_call(parts) == (77, read)
     assert parse_short_call([frame] * MAX_FRAMES) is None
+    assert parse_short_call([memoryview(bytearray(frame))]) is None, "a long frame, which has no hash"
     (other,) = call_frames(9, 77, "agent", "method", (b"payload",), options={"id": "x"})
     assert isinstance(other, bytes)
     parse_client([other])

@@ -607,13 +607,13 @@ def _text(value: object, what: str) -> str:
 def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
     """Token and CALL of a message without results among its arguments and without options.
 
-    Its header, list and payload are one frame, which is ``bytes``.
+    Its header, list and payload are one frame.
 
     None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
     before if this one is understood, so that nothing is checked here twice.
     """
     frame = frames[0]
-    if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
+    if type(frame) is not bytes or len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length

@@ -33,6 +33,7 @@ from .forms import (
     all_str,
     expect,
     ints_of,
+    writable,
 )
 from .plain import Lone, lone_forms, note_lone, pack
 
@@ -281,9 +282,7 @@ def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) 
             raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
         if not count:
             return numpy.empty(shape, dtype, order)
-        if not isinstance(data, memoryview) or data.readonly:
-            data = bytearray(data)
-        flat = numpy.frombuffer(data, dtype)
+        flat = numpy.frombuffer(writable(data), dtype)
     return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
 
 
@@ -309,8 +308,7 @@ def find_reader(payload: bytes | None) -> Callable[[Buffer], Any] | None:
     def read(data: Buffer) -> Any:
         if len(data) != size:
             raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
-        is_writable = type(data) is memoryview and not data.readonly
-        flat = frombuffer(data if is_writable else bytearray(data), dtype)
+        flat = frombuffer(writable(data), dtype)
         return flat if is_flat else flat.reshape(shape)
 
     note_lone(payload, read)

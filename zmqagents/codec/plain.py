@@ -28,6 +28,7 @@ from .forms import (
     TAG,
     Buffer,
     Encoded,
+    bytearray_of,
     new_tuple,
     no_extension,
 )
@@ -167,12 +168,12 @@ def note_lone(payload: bytes, read: Callable[[Buffer], Any]) -> None:
 
 
 def _lone_bytearray(value: bytearray) -> Lone | None:
-    return (_LONE_BYTEARRAY, bytes(value)) if len(value) > INLINE_LIMIT_BYTES else None
+    return (_LONE_BYTEARRAY, memoryview(bytes(value))) if len(value) > INLINE_LIMIT_BYTES else None
 
 
 def _note_builtin() -> None:
     note_lone(LONE_VALUE, bytes)
-    note_lone(_LONE_BYTEARRAY, bytearray)
+    note_lone(_LONE_BYTEARRAY, bytearray_of)
 
 
 LONE_VALUE = TAG + pack(PLACES[0])  # the payload of bytes that are in a buffer

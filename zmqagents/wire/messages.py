@@ -100,7 +100,7 @@ _JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
 HEADER_BYTES = _HEADER.size
 JOINED_BYTES = _JOINED.size
 
-Frame = bytes | memoryview
+Frame = bytes | memoryview | bytearray
 
 
 class Kind(enum.IntEnum):

@@ -449,6 +449,9 @@ class Incoming:
         if self._block is not None:
             frame.release()  # with a view of it alive, getvalue would copy
             frame = self._block.getvalue()
+        elif type(memory := frame.obj) is bytearray:
+            frame.release()  # with a view of it alive, nobody could make it longer or shorter
+            frame = memory
         self._large = self._block = None
         return frame
 

@@ -86,7 +86,7 @@ class Segment:
         if size > most:
             raise RemoteProtocolError(f"a frame of {size:,} bytes")
         part = self._in[start : start + size]
-        frame: Frame = part.tobytes() if wants_bytes else memoryview(bytearray(part))
+        frame: Frame = part.tobytes() if wants_bytes else bytearray(part)
         self.skip()
         return frame
 

@@ -79,7 +79,8 @@ _NO_KEYWORDS: dict[str, Any] = {}
 def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """The same where some of the arguments are long bytes."""
     if len(args) == 1 and len(LONE_ARGUMENT) <= max_bytes:
-        return Encoded(LONE_ARGUMENT, args, ())
+        made: Encoded = new_tuple(Encoded, (LONE_ARGUMENT, args, ()))
+        return made
     buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
     if len(buffers) > MAX_BUFFERS:
         return None

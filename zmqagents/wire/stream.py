@@ -17,7 +17,7 @@ from .segments.memory import Segment
 
 __all__ = ["SENDING", "UnixStream"]
 
-SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
+SHORT_READ_BYTES = 65_536  # read at once where nothing is left of what was read before; a buffer of `Incoming` at most
 BUFFER_READ_BYTES = 1_048_576  # a longer buffer is read in pieces
 WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
 PIECES = 64  # written by one system call
@@ -208,11 +208,11 @@ class UnixStream:
             elif start == zmtp.LONG:
                 if size == int.from_bytes(data[1:9], "big") + 9:
                     return [data[9:]]
-            elif (size := self._in.buffer_size(data)) > 0:
-                return self._read_buffer(data, size)
-            elif (message := self._in.referred(data)) is not None:
+            elif self._segment is not None and (message := self._in.referred(data)) is not None:
                 self._ask = SHORT_READ_BYTES
                 return message
+            elif (size := self._in.buffer_size(data)) > 0:
+                return self._read_buffer(data, size)
         self._ask = SHORT_READ_BYTES
         if data:
             self.is_clean = False

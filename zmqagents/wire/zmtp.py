@@ -87,8 +87,8 @@ def head(size: int, flags: int = 0) -> bytes:
 def enclosed(parts: Sequence[Frame], put: Callable[[Frame], bytes | None] | None = None) -> list[Frame]:
     """A message as the bytes to be sent, in pieces: large frames are not copied.
 
-    ``put`` copies a large frame to where the other side finds it, and gives the reference to it, None: it did not. With
-    none of them left, the message is one piece.
+    ``put`` copies a large frame behind the first to where the other side finds it, and gives the reference to it, None:
+    it did not. With no large frame left, the message is one piece.
     """
     if len(parts) == 2 and (size := len(parts[1])) >= LARGE_BYTES and len(parts[0]) < 256:  # the usual large value
         if put is not None and (reference := put(parts[1])) is not None:
@@ -101,7 +101,7 @@ def enclosed(parts: Sequence[Frame], put: Callable[[Frame], bytes | None] | None
     last = len(parts) - 1
     for number, frame in enumerate(parts):
         size, flags = len(frame), MORE if number < last else 0
-        if size >= LARGE_BYTES and put is not None and (reference := put(frame)) is not None:
+        if size >= LARGE_BYTES and number and put is not None and (reference := put(frame)) is not None:
             short += (bytes((flags | SHARED, len(reference))), reference)
             continue
         short.append(bytes((flags, size)) if size < 256 else bytes((flags | LONG,)) + size.to_bytes(8, "big"))
@@ -265,19 +265,22 @@ class Incoming:
             self._end += count
 
     def feed(self, data: bytes) -> None:
-        """The same in one, for no more than `LARGE_BYTES` that were read elsewhere, while nothing is left."""
+        """The same in one, for no more than `BUFFER_BYTES` that were read elsewhere, while nothing is left."""
         self.space()[: len(data)] = data
         self.filled(len(data))
 
     def buffer_size(self, data: bytes) -> int:
         """How long the buffer is that comes next, if ``data`` is a short frame and the head of a long one.
 
-        That is how most values with a buffer begin. 0 for anything else, and for a message that is too long.
+        That is how most values with a buffer begin. 0 for anything else, for a message that is too long, and where
+        ``data`` goes on behind the buffer.
         """
-        size = len(data)
-        if size < 11 or data[0] != MORE or data[1] + 11 > size or data[start := data[1] + 2] != LONG:
+        there = len(data)
+        if there < 11 or data[0] != MORE or data[1] + 11 > there or data[start := data[1] + 2] != LONG:
             return 0
         size = int.from_bytes(data[start + 1 : start + 9], "big")
+        if size < there - start - 9:
+            return 0
         return size if self._large_from <= size <= (self._max_bytes or MAX_FRAME_BYTES) - start + 2 else 0
 
     def referred(self, data: bytes) -> list[Frame] | None:

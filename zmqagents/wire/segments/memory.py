@@ -87,7 +87,7 @@ class Segment:
             raise RemoteProtocolError(f"a frame of {size:,} bytes")
         part = self._in[start : start + size]
         frame: Frame = part.tobytes() if wants_bytes else bytearray(part)
-        self.skip()
+        self._taken = self._counts[self._mine] = (self._taken + 1) & COUNT_MASK
         return frame
 
     def skip(self) -> None:

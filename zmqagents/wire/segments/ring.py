@@ -41,14 +41,14 @@ class Ring:
             self._taken = taken
             for _ in range(fresh):
                 spans.popleft()
-        start = self._start_for(size)
+        # At the start as often as may be: those bytes are in the caches, and are memory already.
+        start = self._behind(size) if spans else 0 if size <= self.capacity else None
         if start is not None:
             spans.append((start, start + -(-size // ALIGN_BYTES) * ALIGN_BYTES))
         return start
 
-    def _start_for(self, size: int) -> int | None:
-        if not self._spans:  # the same bytes as often as may be: they are in the caches, and are memory already
-            return 0 if size <= self.capacity else None
+    def _behind(self, size: int) -> int | None:
+        """Where there is room beside what was placed and not taken."""
         (first, _), (last, end) = self._spans[0], self._spans[-1]
         if last < first:  # begun anew
             return end if end + size <= first else None

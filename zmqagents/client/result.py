@@ -51,6 +51,8 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
         codec.check_structure(payload, link.max_structured_bytes, f"a result from {link.address}: ")
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode_plain(payload)
+    if len(body) == 2 and type(payload) is bytes and (read := codec.lone_values.get(payload)) is not None:
+        return read(body[1])
     buffers = body[1:]
     unpickler = unpickler_of(link)
     return codec.decode(

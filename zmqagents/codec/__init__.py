@@ -42,13 +42,14 @@ from .forms import (
     no_extension,
 )
 from .plain import (
-    LONE_ARGUMENT,
-    LONE_VALUE,
     NO_CALL,
     NO_NAME,
     decode_plain,
     encode_plain,
     encode_plain_call,
+    lone_arguments,
+    lone_forms,
+    lone_values,
     pack,
     pack_rows,
     unpack,
@@ -64,11 +65,11 @@ if TYPE_CHECKING:
     from .decoder import decode_error as decode_error
 
 __all__ = [
-    "HARMLESS", "INLINE_LIMIT_BYTES", "LONE_ARGUMENT", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT",
-    "NATIVE_TYPES", "NO_SCOPE", "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference",
-    "check_structure", "decode", "decode_call", "decode_error", "decode_plain", "encode", "encode_call",
-    "encode_error", "encode_plain", "encode_plain_call", "expected_by", "is_name", "new_tuple", "pack", "pack_rows",
-    "register_type", "register_types", "registry", "trust_types", "unpack",
+    "HARMLESS", "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES",
+    "NO_SCOPE", "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference", "check_structure",
+    "decode", "decode_call", "decode_error", "decode_plain", "encode", "encode_call", "encode_error",
+    "encode_plain", "encode_plain_call", "expected_by", "is_name", "lone_arguments", "lone_forms", "lone_values",
+    "new_tuple", "pack", "pack_rows", "register_type", "register_types", "registry", "trust_types", "unpack",
 ]  # fmt: skip
 
 _LAZY = {
@@ -101,8 +102,10 @@ def decode(
     """
     if payload[:1] != TAG and not buffers:
         return decode_plain(payload)
-    if payload == LONE_VALUE and len(buffers) == 1:  # as the decoder would, in a tenth of the time
-        return bytes(buffers[0])
+    if len(buffers) == 1 and type(payload) is bytes:  # as the decoder would, in a tenth of the time
+        read = lone_values.get(payload)
+        if read is not None:
+            return read(buffers[0])
     return _tagged(payload, buffers, resolve, unpickler, scope, root, place)
 
 
@@ -115,8 +118,10 @@ def decode_call(
     An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
     """
     if buffers or payload[:1] == TAG:
-        if payload == LONE_ARGUMENT and len(buffers) == 1:
-            return (bytes(buffers[0]),), {}
+        if len(buffers) == 1 and type(payload) is bytes:
+            read = lone_arguments.get(payload)
+            if read is not None:
+                return (read(buffers[0]),), {}
         return _tagged_call(payload, buffers, resolve, unpickler, scope)
     try:  # as `decode`, for one function call less
         items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)

@@ -17,7 +17,7 @@ from typing import Any
 from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError, safe_text
-from .arrays import read_array, read_numpy_scalar
+from .arrays import find_reader, read_array, read_numpy_scalar
 from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
@@ -52,7 +52,7 @@ from .forms import (
     no_extension,
 )
 from .packages import read_package
-from .plain import NO_CALL, NO_NAME, why_not_decoded
+from .plain import NO_CALL, NO_NAME, value_of_argument, why_not_decoded
 from .standard import read_standard
 
 MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
@@ -225,6 +225,8 @@ def decode_tagged(
     unpickler: Callable[[bytes], Any] | None, scope: Scope, root: str, place: int | None,
 ) -> Any:  # fmt: skip
     """The value of any payload; see `decode`."""
+    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(payload)) is not None:
+        return read(buffers[0])
     value, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected
@@ -257,6 +259,8 @@ def decode_tagged_call(
     unpickler: Callable[[bytes], Any] | None, scope: Scope,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """The arguments in any payload; see `decode_call`."""
+    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(value_of_argument(payload))) is not None:
+        return (read(buffers[0]),), {}
     items, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if type(items) is not list or not items or type(items[-1]) is not dict:
         raise RemoteProtocolError(NO_CALL)

@@ -49,7 +49,7 @@ from msgpack import ExtType
 
 from ..errors import RemoteProtocolError
 
-Buffer = bytes | memoryview
+Buffer = bytes | memoryview | bytearray
 
 X = TypeVar("X")
 
@@ -311,6 +311,18 @@ def ints_of(*children: Any) -> tuple[int, ...]:
     for child in children:
         expect(int, child)
     return children
+
+
+def bytearray_of(data: Buffer) -> bytearray:
+    """``data`` itself if it came as a bytearray, else a copy."""
+    return data if type(data) is bytearray else bytearray(data)
+
+
+def writable(data: Buffer) -> bytearray | memoryview:
+    """``data`` in memory that can be written to: itself if it is, else a copy."""
+    if type(data) is bytearray or (type(data) is memoryview and not data.readonly):
+        return data
+    return bytearray(data)
 
 
 def all_str(values: Iterable[Any]) -> bool:

@@ -87,7 +87,8 @@ class AgentHost:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return self._run_stream(ticket, context, value)
-            if type(value) in codec.NATIVE_TYPES:  # what most methods give, and is neither of these
+            kind = type(value)
+            if kind in codec.NATIVE_TYPES or kind in codec.lone_forms:  # what most methods give: neither of these
                 pass
             elif hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
                 value = value.result()  # `return other.reply(x)`: the caller means its value
@@ -238,8 +239,8 @@ class AgentHost:
                 codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
-            if body[0] == codec.LONE_ARGUMENT:
-                return codec.decode_call(body[0], body[1:])
+            if len(body) == 2 and type(body[0]) is bytes and (read := codec.lone_arguments.get(body[0])) is not None:
+                return (read(body[1]),), {}
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)

@@ -93,14 +93,14 @@ SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
-JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
+JOIN_BYTES = 40_960  # what is no longer goes in one frame with the header: copying it costs less than a frame
 
 _HEADER = struct.Struct(">2sBBHHQQI")
 _JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
 HEADER_BYTES = _HEADER.size
 JOINED_BYTES = _JOINED.size
 
-Frame = bytes | memoryview
+Frame = bytes | memoryview | bytearray
 
 
 class Kind(enum.IntEnum):
@@ -495,9 +495,11 @@ def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
     if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
         return None
     if len(frames) == 1:
-        reply: Reply = new_tuple(Reply, (code, (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()))
-        return reply
-    return Reply(code, frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:]))
+        body: Sequence[Frame] = (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()
+    else:
+        body = frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:])
+    reply: Reply = new_tuple(Reply, (code, body))
+    return reply
 
 
 _LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))

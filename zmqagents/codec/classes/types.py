@@ -38,6 +38,7 @@ from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
+from ..plain import lone_forms
 from ..shapes import Changed, Shape, shape_of, state_shape, subclass_shape
 from ..standard import is_zone, reduce_zone
 from .expected import Annotations, Family
@@ -90,6 +91,7 @@ class Registry:
                         self._names.add(known._replace(name=other.name))
             self._family = None
             self._reducers[cls] = object_reducer(name, take, pickled=is_default)
+            lone_forms.pop(cls, None)
 
     def trust(self, names: Iterable[str]) -> None:
         with self._lock:

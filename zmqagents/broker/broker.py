@@ -135,9 +135,8 @@ class Broker:
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
-            config, classes.spec, shares_results=shared is not None,
-            settle=lambda agent: self._members.settle(agent), end_waits=lambda stuck: self._members.end_waits(stuck),
-            expects=lambda task_id: self._clients.expects(task_id),
+            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (

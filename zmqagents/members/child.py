@@ -412,9 +412,7 @@ _TRUE = Reply(Code.NONE, (codec.pack(True),))
 def _again(call: Call) -> Forwarded:
     """The same request for another connection."""
     options = {key: value for key, value in (call.options or {}).items() if key not in ("task", "chain")}
-    again = Forwarded(call.agent, call.method, call.body, call.flags, options, None, None)
-    again.behind = 0
-    return again
+    return Forwarded(call.agent, call.method, call.body, call.flags, options, None)
 
 
 class _School(Ignored):

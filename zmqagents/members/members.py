@@ -20,8 +20,6 @@ from ..agents.context import HostServices
 from ..agents.options import check_platform
 from ..codec import Encoded
 from ..config import Parent
-from ..connection.requests import Call
-from ..process import children
 from ..scheduler.admission import cannot_settle
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, refusal_of
@@ -34,6 +32,8 @@ from .directory import LocalDirectory
 from .placement import least_loaded
 
 if TYPE_CHECKING:
+    from ..connection.requests import Call
+    from ..process import children
     from .child import Child
     from .forwarder import PassOn, Starve
     from .nursery import Hatch, Nursery
@@ -128,7 +128,9 @@ class Members:
         check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
-        options = dataclasses.replace(options, isolation=isolation).checked()
+        if options.isolation != isolation:
+            options = dataclasses.replace(options, isolation=isolation)
+        options.checked()
         self._children = {child: None for child in self._children if child.count or child.own is None}
         shared = [child for child in self._children if child.own is None]
         best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None
@@ -232,6 +234,8 @@ class Members:
 
     def teach(self, op: str, body: Sequence[messages.Frame], answers: Answers) -> None:
         """Tell all processes, also those to come, what the host was told: ``op`` is a management request."""
+        from ..connection.requests import Call  # here, see `nursery`
+
         payload, *buffers = map(bytes, body)
         lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)
         what = op, payload, tuple(buffers)

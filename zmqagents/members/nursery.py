@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 from ..config import MEBIBYTE, Parent
 from ..process import children
 from ..process.memory import resident_bytes
+from ..process.watching import readable
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
@@ -196,7 +197,7 @@ class Process:
             self._path = bound[3]
             self._up(self, bound[3])
         next_look = time.monotonic()
-        while not children.readable([child.pidfd], 0):
+        while not readable([child.pidfd], 0):
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOK_S
@@ -205,13 +206,13 @@ class Process:
                 if now >= self._ends_by:
                     child.kill_group()
             if not _takes_more(sys.stderr):  # nobody reads it: then the child waits, and this thread does not
-                children.readable([child.pidfd], STDERR_LEFT_S)
-            elif children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
-                children.readable([child.pidfd], LOOK_S)  # it has closed its stderr
+                readable([child.pidfd], STDERR_LEFT_S)
+            elif readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
+                readable([child.pidfd], LOOK_S)  # it has closed its stderr
         child.kill_group()
         end = time.monotonic() + STDERR_LEFT_S
         while self._read(stderr_r) and time.monotonic() < end:
-            children.readable([stderr_r], STDERR_LEFT_S)
+            readable([stderr_r], STDERR_LEFT_S)
         status = child.wait(KILLED_S)
         return Death(status or 0, self._why, self.memory_mb, self._last_words())
 

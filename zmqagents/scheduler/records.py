@@ -408,15 +408,26 @@ def _ahead_of(ticket: Ticket) -> str:
 
 
 class ParkedFetch:
-    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the answer of a shared store."""
+    """A FETCH that waits: for a call of this host to end, for the call ``expected`` to come, or (else) for the answer
+    of a shared store.
+    """
 
-    __slots__ = ("call_id", "peer", "settled", "ticket")
+    __slots__ = ("call_id", "expected", "peer", "settled", "ticket")
 
-    def __init__(self, peer: Peer, call_id: int, ticket: Ticket | None) -> None:
+    def __init__(self, peer: Peer, call_id: int, expected: str = "") -> None:
         self.peer = peer
         self.call_id = call_id
-        self.ticket = ticket
+        self.ticket: Ticket | None = None
+        self.expected = expected  # a task id
         self.settled = False
+
+    def meet(self, ticket: Ticket) -> None:
+        """Wait for the end of ``ticket``."""
+        self.ticket = ticket
+        self.expected = ""
+        if ticket.fetches is None:
+            ticket.fetches = {}
+        ticket.fetches[self] = None
 
 
 Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep

@@ -93,14 +93,14 @@ SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
-JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
+JOIN_BYTES = 40_960  # what is no longer goes in one frame with the header: copying it costs less than a frame
 
 _HEADER = struct.Struct(">2sBBHHQQI")
 _JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
 HEADER_BYTES = _HEADER.size
 JOINED_BYTES = _JOINED.size
 
-Frame = bytes | memoryview
+Frame = bytes | memoryview | bytearray
 
 
 class Kind(enum.IntEnum):
@@ -146,6 +146,7 @@ class Code(enum.IntEnum):
     AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
     HOST_ERROR = 2  # rebuilt as exactly the class named
     BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
+    REFUSED = 4  # the same: a reference among the arguments is none that this peer may send
 
 
 class Op:
@@ -215,12 +216,16 @@ def to_until_ms(deadline_s: float) -> int:
 
 
 def left_s(until_ms: int, now: float) -> float:
-    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed."""
-    left_ms = (until_ms - int(now * 1000)) & MAX_TIME_MS
-    return (left_ms if left_ms <= _HALF_MS else left_ms - MAX_TIME_MS - 1) / 1000
+    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed.
+
+    ``now`` is not rounded: what is left is never more than it was to begin with.
+    """
+    left_ms = (until_ms - now * 1000) % _ROUND_MS
+    return (left_ms if left_ms <= _HALF_MS else left_ms - _ROUND_MS) / 1000
 
 
-_HALF_MS = MAX_TIME_MS // 2
+_ROUND_MS = MAX_TIME_MS + 1.0
+_HALF_MS = _ROUND_MS / 2
 
 
 def doubted(frame: bytes, late_s: float, now: float) -> bytes:
@@ -261,7 +266,8 @@ class Reply(NamedTuple):
 def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
     """The host's own refusal as a reply; it arrives as exactly this class."""
     data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
-    return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
+    code = Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR
+    return Reply(Code.REFUSED if exc.refuses_reference else code, (pack(data),))
 
 
 _COUNT = struct.Struct(">BI")
@@ -489,9 +495,11 @@ def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
     if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
         return None
     if len(frames) == 1:
-        reply: Reply = new_tuple(Reply, (code, (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()))
-        return reply
-    return Reply(code, frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:]))
+        body: Sequence[Frame] = (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()
+    else:
+        body = frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:])
+    reply: Reply = new_tuple(Reply, (code, body))
+    return reply
 
 
 _LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))
@@ -621,13 +629,13 @@ def _text(value: object, what: str) -> str:
 def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
     """Token and CALL of a message without results among its arguments and without options.
 
-    Its header, list and payload are one frame, which is ``bytes``.
+    Its header, list and payload are one frame.
 
     None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
     before if this one is understood, so that nothing is checked here twice.
     """
     frame = frames[0]
-    if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
+    if type(frame) is not bytes or len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length

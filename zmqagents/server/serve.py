@@ -184,7 +184,8 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
             ready(bound)
         _attend(broker, bound, notifier, timer, collector)
     finally:
-        broker.request_stop(0.0)  # nothing if it has stopped
+        if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
+            broker.request_stop(0.0)
         _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)

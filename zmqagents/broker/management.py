@@ -40,6 +40,7 @@ from ..execution.threads import WorkerPool
 from ..members.answers import Answers
 from ..members.members import Members
 from ..models.configs import ModelConfigs
+from ..scheduler.admission import unmade
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
 from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
@@ -329,6 +330,8 @@ class Management:
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+        if (error := unmade(record)) is not None:
+            raise error
         return self._host.description(record)
 
     # ------------------------------------------------------------ orders

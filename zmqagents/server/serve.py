@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
 from ..agents import loader
+from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
@@ -62,7 +63,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(
-    config: BrokerConfig, classes: Sequence[type], *,
+    config: BrokerConfig, classes: Sequence[Maker], *,
     failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
 ) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
@@ -100,7 +101,7 @@ def build(
 
 
 def _hatch(
-    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    config: BrokerConfig, classes: Sequence[Maker], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
@@ -112,7 +113,7 @@ def _hatch(
 
 
 def serve(
-    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
     notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip

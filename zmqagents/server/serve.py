@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
+from ..adapters import adapt
 from ..agents import loader
 from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
@@ -71,7 +72,7 @@ def build(
     ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
     of agents; None: nobody asks for them.
     """
-    table = ClassTable(classes)
+    table = ClassTable(classes, adapt)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)

@@ -26,7 +26,12 @@ def hosted(
     ``known``: factories that the host knows besides.
     """
     launcher = RpcAgentServerLauncher(
-        agents=factories, custom_agent_classes=known, local_mode=True, grace_s=0.2, types=types
+        agents=factories,
+        custom_agent_classes=known,
+        local_mode=True,
+        grace_s=0.2,
+        types=types,
+        launch_timeout_s=100.0,  # of which nearly all goes into the import of a framework
     )
     with launcher, client_of(launcher, types=types) as client:
         client.is_alive()

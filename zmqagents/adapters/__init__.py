@@ -17,6 +17,7 @@ __all__ = ["adapt"]
 ADAPTERS = (
     ("langgraph", "Pregel", "langgraph", "GraphAgent"),
     ("langchain_core", "Runnable", "langchain", "RunnableAgent"),
+    ("pydantic_ai", "AbstractAgent", "pydantic_ai", "PydanticAgent"),
 )  # fmt: skip
 
 

@@ -18,9 +18,7 @@ pytest.importorskip("langgraph")
 pytest.importorskip("langchain")
 
 from langchain.agents import create_agent
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -30,36 +28,11 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Interrupt, StateSnapshot, interrupt
 
+from fake_langchain import FakeModel, langchain_model
 from zmqagents.adapters.langchain import RunnableAgent
 from zmqagents.adapters.langgraph import GraphAgent
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.program]
-
-
-class FakeModel(GenericFakeChatModel):
-    """The fake model of langchain, which does what it is told."""
-
-    messages: Iterator[Any] = iter(())
-
-    def bind_tools(self, tools: Any, **options: Any) -> Any:
-        return self
-
-    async def _astream(self, messages: list[BaseMessage], *args: Any, **options: Any) -> AsyncIterator[Any]:
-        last = messages[-1]
-        if isinstance(last, ToolMessage):
-            yield ChatGenerationChunk(message=AIMessageChunk(f"{last.name} gave {last.text}"))
-        elif (call := fake_words.tool_call(last.text)) is not None:
-            calls = [{"name": call.tool, "args": f'{{"word": "{call.argument}"}}', "id": "c1", "index": 0}]
-            yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=calls))
-        else:
-            async for word in fake_words.words(last.text):
-                yield ChatGenerationChunk(message=AIMessageChunk(word))
-
-    async def _agenerate(self, *args: Any, **options: Any) -> ChatResult:
-        whole: Any = None
-        async for piece in self._astream(*args, **options):
-            whole = piece.message if whole is None else whole + piece.message
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(whole.text, tool_calls=whole.tool_calls))])
 
 
 @tool
@@ -111,17 +84,13 @@ def chain() -> Any:
     return ChatPromptTemplate.from_messages([("placeholder", "{messages}")]) | FakeModel()
 
 
-def model() -> Any:
-    return FakeModel()
-
-
 def ready_made() -> Any:
     return create_agent(FakeModel(), tools=[shout], name="ready")
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with hosted(known=[in_a_file], graph=graph, chain=chain, model=model, ready=ready_made) as client:
+    with hosted(known=[in_a_file], graph=graph, chain=chain, model=langchain_model, ready=ready_made) as client:
         yield client
 
 

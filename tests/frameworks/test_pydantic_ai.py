@@ -13,6 +13,7 @@ from adapted import check_cancel, check_first_before_last, hosted
 from zmqagents import RpcClient
 
 pytest.importorskip("pydantic_ai")
+pytest.importorskip("langchain_core")
 
 from pydantic_ai import Agent, DeferredToolRequests, DeferredToolResults, RunContext, ToolDenied
 from pydantic_ai.messages import (
@@ -28,6 +29,7 @@ from pydantic_ai.messages import (
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from pydantic_ai.toolsets import FunctionToolset
 
+import fake_langchain
 from zmqagents.adapters.pydantic_ai import PydanticAgent
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.program]
@@ -83,21 +85,14 @@ def agent() -> Any:
 
     @made.tool
     async def ask_other(context: RunContext[Any], word: str) -> str:
-        answer = await context.deps.reply(word)
-        return getattr(answer, "text", answer)
+        return await fake_langchain.asked(context.deps, word)
 
     return made
 
 
-def langchain_model() -> Any:
-    from test_langgraph import model
-
-    return model()
-
-
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with hosted(py=agent, other=langchain_model) as client:
+    with hosted(py=agent, other=fake_langchain.langchain_model) as client:
         yield client
 
 
@@ -155,5 +150,4 @@ def test_a_stream_that_nobody_reads_any_more_ends_the_run(py: Any, tmp_path: Pat
 
 
 def test_a_tool_asks_an_agent_of_another_framework(client: RpcClient, py: Any) -> None:
-    pytest.importorskip("langgraph")
     assert py.reply("call ask_other hey", deps=client.get_agent("other")).result() == "ask_other gave you said hey"

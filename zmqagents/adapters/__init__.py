@@ -18,6 +18,7 @@ ADAPTERS = (
     ("langgraph", "Pregel", "langgraph", "GraphAgent"),
     ("langchain_core", "Runnable", "langchain", "RunnableAgent"),
     ("pydantic_ai", "AbstractAgent", "pydantic_ai", "PydanticAgent"),
+    ("agents.agent", "Agent", "openai_agents", "OpenAIAgent"),
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ ADAPTERS = (
     ("langchain_core", "Runnable", "langchain", "RunnableAgent"),
     ("pydantic_ai", "AbstractAgent", "pydantic_ai", "PydanticAgent"),
     ("agents.agent", "Agent", "openai_agents", "OpenAIAgent"),
+    ("agentscope.agent", "Agent", "agentscope", "ScopeAgent"),
 )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ ADAPTERS = (
     ("pydantic_ai", "AbstractAgent", "pydantic_ai", "PydanticAgent"),
     ("agents.agent", "Agent", "openai_agents", "OpenAIAgent"),
     ("agentscope.agent", "Agent", "agentscope", "ScopeAgent"),
+    ("autogen_agentchat", "ChatAgent", "autogen", "AutogenAgent"),
+    ("autogen_agentchat", "Team", "autogen", "AutogenAgent"),
 )  # fmt: skip
 
 

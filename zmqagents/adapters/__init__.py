@@ -22,6 +22,8 @@ ADAPTERS = (
     ("agentscope.agent", "Agent", "agentscope", "ScopeAgent"),
     ("autogen_agentchat", "ChatAgent", "autogen", "AutogenAgent"),
     ("autogen_agentchat", "Team", "autogen", "AutogenAgent"),
+    ("google.adk", "BaseAgent", "google_adk", "AdkAgent"),
+    ("google.adk", "Runner", "google_adk", "AdkAgent"),
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ ADAPTERS = (
     ("autogen_agentchat", "Team", "autogen", "AutogenAgent"),
     ("google.adk", "BaseAgent", "google_adk", "AdkAgent"),
     ("google.adk", "Runner", "google_adk", "AdkAgent"),
+    ("workflows", "Workflow", "llama_index", "LlamaAgent"),
 )  # fmt: skip
 
 

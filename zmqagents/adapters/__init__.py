@@ -25,6 +25,7 @@ ADAPTERS = (
     ("google.adk", "BaseAgent", "google_adk", "AdkAgent"),
     ("google.adk", "Runner", "google_adk", "AdkAgent"),
     ("workflows", "Workflow", "llama_index", "LlamaAgent"),
+    ("smolagents", "MultiStepAgent", "smolagents", "SmolAgent"),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 import tempfile
 import warnings
 from abc import ABCMeta
@@ -41,7 +42,9 @@ _WHERE = ("host", "port")
 _WITHOUT_MEANING = (
     "max_pool_size", "max_expire_time", "max_timeout_seconds", "local_mode", "retry_strategy", "lazy_launch",
 )  # fmt: skip
+LAUNCH_TIMEOUT_S = 120.0  # importing AgentScope 0.1.6 takes several seconds on an idle machine
 _warned = False
+_messages: set[type] = set()  # classes of messages that can be sent
 
 
 # ---------------------------------------------------------------- errors
@@ -103,6 +106,20 @@ def _packages_of(*classes: Any) -> tuple[str, ...]:
     return tuple(sorted((found | {"agentscope"}) - {"__main__", "builtins"}))
 
 
+def _know_messages() -> None:
+    """Let AgentScope's messages be sent as they are, once it is imported: its agents put more into them than their
+    fields allow, and nothing has checked that.
+    """
+    known = getattr(sys.modules.get("agentscope.message"), "Msg", None)
+    if known is not None and hasattr(known, "model_construct") and known not in _messages:
+        _messages.add(known)
+        register_type(known, to_data=lambda message: dict(vars(message)), from_data=lambda data: _made(known, data))
+
+
+def _made(message: Any, data: dict[str, Any]) -> Any:
+    return message.model_construct(**data)
+
+
 # ---------------------------------------------------------------- classes and objects
 
 
@@ -120,6 +137,7 @@ class RpcMeta(ABCMeta):
             is_async = callable(value) and getattr(inherited, "__zmqagents_returns__", None) == "future"
             if is_async and getattr(value, "__zmqagents_returns__", None) is None:
                 async_func(value)
+        _know_messages()
         cls: Any = super().__new__(mcs, name, bases, namespace, **kwargs)
         cls.__zmqagents_marked__ = cls
         return cls
@@ -338,6 +356,7 @@ class RpcAgentServerLauncher(launcher.RpcAgentServerLauncher):
     """The launcher, for 0.1.6's arguments: ``port=-1`` is any free port, and AgentScope's messages are known."""
 
     def __init__(self, host: str = "localhost", port: int | None = None, *args: Any, **more: Any) -> None:
+        more.setdefault("launch_timeout_s", LAUNCH_TIMEOUT_S)
         more.setdefault("types", _packages_of(*more.get("custom_agent_classes") or ()))
         super().__init__(host, None if port is not None and port < 0 else port, *args, **more)
 

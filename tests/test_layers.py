@@ -19,15 +19,15 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
     "version", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
-    "connection", "store", "scheduler", "execution", "members", "broker", "client", "adapters", "server", "__init__",
-    "cli", "__main__",
+    "connection", "store", "scheduler", "execution", "members", "broker", "client", "adapters", "server", "compat",
+    "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security")), "msgpack": ("msgpack", ("codec",)),
     "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
-    "redis": ("redis", ("store.redis",)), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
+    "redis": ("redis", ("store.redis", "compat.pools")), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
     "hdrh": ("hdrhistogram", ("client.loadgen",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.

@@ -19,8 +19,9 @@ ROUNDS = 3  # the best counts: the machine has other work, too
 
 @contextmanager
 def hosted(
-    types: tuple[str, ...] = (), known: Sequence[Callable[..., Any]] = (), **factories: Callable[..., Any]
-) -> Iterator[RpcClient]:
+    types: tuple[str, ...] = (), known: Sequence[Callable[..., Any]] = (), grace_s: float = 0.2,
+    **factories: Callable[..., Any],
+) -> Iterator[RpcClient]:  # fmt: skip
     """A client of a host with an agent of each factory, by these names. ``types``: trusted on both sides.
 
     ``known``: factories that the host knows besides.
@@ -29,7 +30,7 @@ def hosted(
         agents=factories,
         custom_agent_classes=known,
         local_mode=True,
-        grace_s=0.2,
+        grace_s=grace_s,
         types=types,
         launch_timeout_s=100.0,  # of which nearly all goes into the import of a framework
     )

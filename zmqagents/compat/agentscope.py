@@ -374,6 +374,13 @@ class RpcClient(rpc.RpcClient):
         return {**info, "id": info["server_id"], "cpu": info["cpu_s"], "mem": info["memory_mb"],
                 "size": store.get("entries", 0)}  # fmt: skip
 
+    def get_agent_memory(self, agent_id: str) -> Any:
+        """What the agent remembers, each of its messages as a dict."""
+        memory = super().get_agent_memory(agent_id)
+        if not isinstance(memory, list):
+            return memory
+        return [item.to_dict() if hasattr(item, "to_dict") else item for item in memory]
+
     def download_file(  # type: ignore[override]
         self, path: str | os.PathLike[str], local_path: str | os.PathLike[str] | None = None, **more: Any
     ) -> Any:

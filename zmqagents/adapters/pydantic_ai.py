@@ -8,7 +8,7 @@ that needs a person's approval ends with ``DeferredToolRequests`` as its output;
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from pydantic_ai import DeferredToolRequests, DeferredToolResults
 from pydantic_ai.messages import (
@@ -20,7 +20,6 @@ from pydantic_ai.messages import (
     TextPartDelta,
     UserContent,
 )
-from typing_extensions import TypedDict
 
 from ..agents.base import AgentBase
 

@@ -200,6 +200,7 @@ class RpcObject:
         try:
             self._proxy = self.client.make_agent(self._cls, configs.get("args", ()), kwargs, agent_id=self._id)
         except errors.HostUnreachable as exc:
+            self.client.close()
             self._failed = AgentServerNotAliveError(self.host, self.port, str(exc))
             self._failed.__cause__ = exc
         except Exception as exc:  # whatever the constructor raises

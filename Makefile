@@ -25,7 +25,7 @@ help:
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
-	@echo "make test-frameworks  that messages of langchain, pydantic-ai, google-genai, autogen, agentscope arrive as such"
+	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"

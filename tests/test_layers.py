@@ -19,15 +19,16 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
     "version", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
-    "connection", "store", "scheduler", "execution", "members", "broker", "client", "server", "__init__", "cli",
-    "__main__",
+    "connection", "store", "scheduler", "execution", "members", "broker", "client", "adapters", "server", "compat",
+    "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security")), "msgpack": ("msgpack", ("codec",)),
     "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
-    "redis": ("redis", ("store.redis",)), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
+    "redis": ("redis", ("store.redis", "compat.pools")), "openai": ("openai", ("models.chat",)),
+    "click": ("click", ("cli",)),
     "hdrh": ("hdrhistogram", ("client.loadgen",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
@@ -38,10 +39,25 @@ VALUES = {
     "pydantic": ("pydantic", ("codec.packages.pydantic_door",)), "torch": ("torch", ("codec.packages.torch_door",)),
     "pydantic_core": ("pydantic", ("codec.packages.pydantic_door",)),
 }  # fmt: skip
-MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES).items()}
+# Those whose agents have an adapter; the package asks for none of them either.
+FRAMEWORKS = {
+    "langgraph": ("langgraph", ("adapters.langgraph",)),
+    "langchain_core": ("langchain-core", ("adapters.langchain", "adapters.langgraph")),
+    "pydantic_ai": ("pydantic-ai-slim", ("adapters.pydantic_ai",)),
+    "agents": ("openai-agents", ("adapters.openai_agents",)),
+    "agentscope": ("agentscope", ("adapters.agentscope",)),
+    "autogen_agentchat": ("autogen-agentchat", ("adapters.autogen",)),
+    "autogen_core": ("autogen-core", ("adapters.autogen",)),
+    "google": ("google-adk", ("adapters.google_adk",)),
+    "llama_index": ("llama-index-core", ("adapters.llama_index",)),
+    "smolagents": ("smolagents", ("adapters.smolagents",)),
+    "crewai": ("crewai", ("adapters.crewai",)),
+    "mcp": ("mcp", ("adapters.mcp",)),
+}  # fmt: skip
+MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES | FRAMEWORKS).items()}
 # Python documents or exports these for everybody, in spite of the underscore; the last two are of named tuples.
 PUBLIC = {"os._exit", "sys._current_frames", "asyncio._get_running_loop", "_replace", "_asdict"}
-FOLDERS, FILES, MODULES_EACH = 16, 7, 12
+FOLDERS, FILES, MODULES_EACH = 18, 7, 12
 METHODS, CLASS_LINES, FUNCTION_LINES, BROKER_ATTRIBUTES = 45, 550, 60, 25
 
 
@@ -91,7 +107,7 @@ BREACHES = [
     ("codec.plain", "from ..wire import messages", "imports wire, which stands above it"),
     ("wire.link", "def f():\n  from ..broker.leader import Leader", "imports broker, which stands above it"),
     ("client.rpc", "from zmqagents import RpcClient", "imports __init__, which stands above it"),
-    ("store.base", "import redis.asyncio", "imports redis, whose door is store.redis"),
+    ("store.base", "import redis.asyncio", "imports redis, whose door is store.redis and compat.pools"),
     (
         "wire.link",
         "n = importlib.import_module('numpy.lib')",

@@ -11,6 +11,7 @@ class only where ``persist`` is given. In any other class that a host is given t
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from typing import NamedTuple
@@ -43,6 +44,10 @@ class Hooks(NamedTuple):
     def at_end(self) -> str:
         """The hook that is called when an agent goes, "" if there is none."""
         return "on_stop" if self.on_stop else "__aexit__" if self.context else ""
+
+    def without_context(self) -> Hooks:
+        """The same of an object that is not to be entered."""
+        return dataclasses.replace(self, context=False)
 
     @property
     def saves(self) -> bool:

@@ -28,7 +28,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
+from ..adapters import adapt
 from ..agents import loader
+from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
@@ -62,7 +64,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(
-    config: BrokerConfig, classes: Sequence[type], *,
+    config: BrokerConfig, classes: Sequence[Maker], *,
     failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
 ) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
@@ -70,7 +72,7 @@ def build(
     ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
     of agents; None: nobody asks for them.
     """
-    table = ClassTable(classes)
+    table = ClassTable(classes, adapt)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
@@ -123,7 +125,7 @@ def _own_client(link: Link) -> Any:
 
 
 def _hatch(
-    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    config: BrokerConfig, classes: Sequence[Maker], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
@@ -137,7 +139,7 @@ def _hatch(
 
 
 def serve(
-    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
     notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip

@@ -52,8 +52,9 @@ test-values: .venv/test-values/.done
 	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py \
 	    tests/system/test_computing_children.py $(ARGS)
 
-test-frameworks: .venv/test-frameworks/.done
+test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
+	.venv/test-crewai/bin/python -m pytest tests/frameworks/test_crewai.py $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \

@@ -26,6 +26,8 @@ ADAPTERS = (
     ("google.adk", "Runner", "google_adk", "AdkAgent"),
     ("workflows", "Workflow", "llama_index", "LlamaAgent"),
     ("smolagents", "MultiStepAgent", "smolagents", "SmolAgent"),
+    ("crewai", "Crew", "crewai", "CrewAgent"),
+    ("crewai", "BaseAgent", "crewai", "CrewAgent"),
 )  # fmt: skip
 
 

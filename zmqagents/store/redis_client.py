@@ -6,7 +6,8 @@ The only module that imports redis. The scripts are in `store.scripts` and `stor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,6 +30,11 @@ _SETTINGS: dict[str, Any] = {
     "protocol": 2,
 }  # fmt: skip
 _FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
+_IDENTITY = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.M)
+# Errors of no type of their own that are the whole server's, and pass.
+_OF_SERVER = re.compile(
+    "READONLY|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY|NOAUTH|NOPERM|WRONGPASS"
+)
 
 Command = tuple[Script, str, tuple[Any, ...]]  # a script, its key, its arguments
 
@@ -36,14 +42,19 @@ Command = tuple[Script, str, tuple[Any, ...]]  # a script, its key, its argument
 class RedisClient:
     """A Redis at ``url``; see `store.redis.RedisStore` for its forms. For any thread.
 
-    Connects with the first command. Raises `ConfigError` for a wrong URL, `StoreUnavailable` for a cluster that cannot
-    be reached.
+    Connects with the first command. With ``scripts`` each new connection asks which server it has reached, before any
+    command is sent (see `identity`), and sees to it that these are there: a command whose script is not is carried out
+    after those behind it. Raises `ConfigError` for a wrong URL, `StoreUnavailable` for a cluster that cannot be
+    reached.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, scripts: Iterable[Script] = ()) -> None:
         self.shown_url = without_password(url)
+        self.identity = ""  # of the server, and of what it has been through, as of the latest connection
         self._secrets = _secrets_in(url)
-        self._redis = self._open(url)
+        self._is_cluster = url.partition("://")[0].endswith("+cluster")
+        self._scripts = tuple(scripts)
+        self._redis = self._open(url, {"redis_connect_func": self._prepare} if self._scripts else {})
 
     def run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
         """What ``script`` gives. Raises `StoreUnavailable` or `StoreFull`."""
@@ -56,8 +67,11 @@ class RedisClient:
             error = self._error(exc)
         raise error  # out here: in its context the password might be read
 
-    def run_many(self, commands: Sequence[Command]) -> list[Any]:
-        """What each of ``commands`` gives, or the `StoreError` that it failed with; in one round trip."""
+    def run_many(self, commands: Sequence[Command], *, tolerant: bool = False) -> list[Any]:
+        """What each of ``commands`` gives, or the `StoreError` that it failed with; in one round trip.
+
+        ``tolerant``: one that meets something else in place of its record fails alone; else no answer is believed.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for script, key, arguments in commands:
             pipeline.execute_command("EVALSHA", script.sha, 1, key, *arguments)
@@ -66,7 +80,8 @@ class RedisClient:
         except _FAILURES as exc:
             error = self._error(exc)
         else:
-            return [self._answer(command, answer) for command, answer in zip(commands, got, strict=True)]
+            pairs = zip(commands, got, strict=True)
+            return [self._answer(command, answer, tolerant) for command, answer in pairs]
         raise error
 
     def publish(self, channel: str, text: str) -> None:
@@ -102,18 +117,31 @@ class RedisClient:
             text = text.replace(secret, "***")
         return text
 
-    def _answer(self, command: Command, answer: Any) -> Any:
+    def _answer(self, command: Command, answer: Any, tolerant: bool) -> Any:
         if isinstance(answer, redis.exceptions.NoScriptError):
             try:
-                return self.run(*command)
-            except StoreFull as exc:
-                return exc
+                return self._redis.execute_command("EVAL", command[0].text, 1, command[1], *command[2])
+            except _FAILURES as exc:
+                answer = exc
         if isinstance(answer, redis.RedisError):
             error = self._error(answer)
-            if isinstance(error, StoreUnavailable):
-                raise error
-            return error
+            if not isinstance(error, StoreUnavailable):
+                return error
+            if tolerant and type(answer) is redis.ResponseError and not _OF_SERVER.search(str(answer)):
+                return StoreError(str(error))
+            raise error
         return answer
+
+    def _prepare(self, connection: Any) -> None:
+        """Instead of what redis-py does with a new connection."""
+        if not self._is_cluster:  # its client has done it before
+            connection.on_connect()
+        for script in self._scripts:
+            connection.send_command("SCRIPT", "LOAD", script.text)
+            connection.read_response()
+        connection.send_command("INFO")
+        told = connection.read_response()
+        self.identity = " ".join(text.decode() for text in _IDENTITY.findall(told))
 
     def _error(self, exc: Exception) -> StoreError:
         if isinstance(exc, redis.sentinel.MasterNotFoundError):  # whose text shows all that redis-py knows of itself
@@ -124,10 +152,10 @@ class RedisClient:
             return StoreFull(f"Redis at {self.shown_url} has reached its maxmemory and takes no further result")
         return StoreUnavailable(f"Redis at {self.shown_url}: {text}")
 
-    def _open(self, url: str) -> Any:
+    def _open(self, url: str, more: dict[str, Any]) -> Any:
         error: ZmqAgentsError
         try:
-            return _client_of(url)
+            return _client_of(url, more)
         except _FAILURES as exc:  # a cluster
             error = self._error(exc)
         except (ValueError, TypeError) as exc:
@@ -173,10 +201,10 @@ class RedisListener:
 # ---------------------------------------------------------------- addresses
 
 
-def _client_of(url: str) -> Any:
+def _client_of(url: str, more: dict[str, Any]) -> Any:
     """A client of redis-py for any form of URL. Sends nothing, but for a cluster, whose nodes must be known."""
     scheme = url.partition("://")[0]
-    settings = {**_SETTINGS, "retry": _retry()}
+    settings = {**_SETTINGS, "retry": _retry(), **more}
     if scheme in ("redis", "rediss"):
         return redis.Redis.from_url(url, **settings)
     if scheme == "unix":

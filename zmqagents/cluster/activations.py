@@ -302,6 +302,7 @@ class Activations:
         self._places = 0  # taken
         self._number = 0
         self._look = 0
+        self._stopped = False
         self._asked: dict[str, list[_Activation]] = {}  # owner -> claims that wait for word of it
 
     def __len__(self) -> int:
@@ -356,6 +357,8 @@ class Activations:
         """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""
         if name in self._all:
             return []
+        if self._stopped:
+            return [Elsewhere(name, "", 0)]
         self._number += 1
         made = made or Made()
         claim = Claim(
@@ -366,9 +369,9 @@ class Activations:
         return self._admit()
 
     def started(self, name: str) -> list[Effect]:
-        """The agent is made, and its state loaded."""
-        found = self._all[name]
-        if found.phase is not Phase.STARTING:
+        """The agent is made, and its state loaded; nothing if the activation was dropped meanwhile."""
+        found = self._all.get(name)
+        if found is None or found.phase is not Phase.STARTING:
             return []
         found.phase = Phase.ACTIVE
         self.counters.activations += 1
@@ -460,16 +463,22 @@ class Activations:
             raise LookupError(f"{name} is not claimed yet")
         return self._leave(found, Delete(name, self.me, found.epoch))
 
-    def drop_all(self) -> list[Effect]:
-        """This incarnation is dead, and what it could still save and release is done."""
-        effects: list[Effect] = []
+    def stop_claiming(self) -> list[Effect]:
+        """Claim nothing from now on; what is claimed nevertheless is released."""
+        self._stopped = True
         self._queued.clear()
+        effects: list[Effect] = []
         for found in list(self._all.values()):
             if found.phase in (Phase.QUEUED, Phase.CLAIMING):
                 self._forget(found)
                 effects.append(Elsewhere(found.name, "", 0))
-            else:
-                effects += self._drop(found, DroppedFor.DEAD)
+        return effects
+
+    def drop_all(self) -> list[Effect]:
+        """This incarnation is dead, and what it could still save and release is done."""
+        effects = self.stop_claiming()
+        for found in list(self._all.values()):
+            effects += self._drop(found, DroppedFor.DEAD)
         return effects
 
     def look_again(self) -> list[Effect]:

@@ -1,6 +1,6 @@
 """One host as a member of a cluster: what the router thread has of it.
 
-`Member` puts the parts together: events of the steward go in (`on_events`), and what the host has to do comes out. The
+`Member` puts the parts together: events of the steward go in (`on_event`), and what the host has to do comes out. The
 router asks two things before a call of a cluster's agent starts, and both again before an answer leaves:
 
     member.lease.admits(now, waiting_s)        may this host start calls at all?    (`cluster.lease`)
@@ -22,7 +22,7 @@ as a new incarnation.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ from .activations import (
     Taken,
 )
 from .cache import Homes
-from .lease import PATIENCE_S, Lease, boot_time
+from .lease import PATIENCE_S, Lease, LeaseState, boot_time
 from .observers import Observers
 from .placement import MemberInfo, Placement, info_of, record_of
 from .steward import (
@@ -136,7 +136,7 @@ class Member:
     def leave_dead(self) -> list[HostEffect]:
         """After `Died`: release what is left, and join anew when that is done."""
         self._leaving_since = self._clock()
-        effects: list[Effect] = []
+        effects = self.activations.stop_claiming()
         for name in self.activations:
             if self.activations.phase(name) in (Phase.STARTING, Phase.ACTIVE):
                 effects += self.activations.release(name)
@@ -164,12 +164,9 @@ class Member:
                 for_host.append(effect)
         return for_host
 
-    def on_events(self, events: Sequence[Event]) -> list[HostEffect]:
-        """What the host has to do after these events of the steward."""
-        effects: list[HostEffect] = []
-        for event in events:
-            effects += self._on_event(event)
-        return effects + self._rejoin_when_done()
+    def on_event(self, event: Event) -> list[HostEffect]:
+        """What the host has to do after an event of the steward, before it gives the next one."""
+        return self._on_event(event) + self._rejoin_when_done()
 
     def _on_event(self, event: Event) -> list[HostEffect]:
         if isinstance(event, Answered):
@@ -182,18 +179,18 @@ class Member:
         if isinstance(event, Declared):
             return self._on_declared(event)
         if isinstance(event, ServerChanged):
-            self._steward.tell_again(self.observers.dead)
+            for incarnation, number in self.observers.doubt():
+                self._steward.ask(incarnation, number, watched=True)
             return self.carry(self.activations.look_again())
         if isinstance(event, Trouble):
             return self._on_trouble(event)
         if isinstance(event, ToldDead):
-            self.lease.told_dead()
-            self.observers.bury(event.incarnation)
-            return [Died(event.incarnation)]
+            return self._on_told_dead(event)
         return self._on_rejoined(event)
 
     def _on_beat(self, event: Beaten) -> list[HostEffect]:
         rows = [row for row in event.beat.members if row.incarnation != self.incarnation]
+        had_lapsed = self.lease.state(self._clock()) is LeaseState.LAPSED
         self.lease.taken(event.sent_at)
         self.observers.saw(((row.incarnation, row.number) for row in rows), event.sent_at, event.came_at)
         infos = map(info_of, event.beat.members)
@@ -201,13 +198,14 @@ class Member:
         for incarnation in self.observers.stopped(event.came_at):
             self.carry([Ask(incarnation)])
         if self._has_joined:
-            return []
+            # It may have been declared dead meanwhile, and Redis have lost that.
+            return self.carry(self.activations.look_again()) if had_lapsed else []
         self._has_joined = True
         return [Joined(self.incarnation)]
 
     def _on_declared(self, event: Declared) -> list[HostEffect]:
         if event.dead:
-            self.observers.bury(event.incarnation)
+            self.observers.bury(event.incarnation, event.number)
             info = self.placement.find(event.incarnation)
             if info is not None:
                 self.homes.drop_all_at(info.address)
@@ -226,6 +224,13 @@ class Member:
         return [Unsaved(tuple(lost))] if lost else []
 
     # ------------------------------------------------------------ a new incarnation
+
+    def _on_told_dead(self, event: ToldDead) -> list[HostEffect]:
+        if event.incarnation != self.incarnation or self.lease.state(self._clock()) is LeaseState.DEAD:
+            return []
+        self.lease.told_dead()
+        self.observers.bury(event.incarnation, None)
+        return [Died(event.incarnation)]
 
     def _rejoin_when_done(self) -> list[HostEffect]:
         since = self._leaving_since

@@ -34,7 +34,7 @@ class Observers:
         self._lease_s = lease_s
         self._since: dict[str, tuple[int | None, float]] = {}  # its number, and when an answer first had it
         self._strangers: dict[str, None] = {}  # that are watched although no record names them
-        self._dead: dict[str, None] = {}
+        self._dead: dict[str, int | None] = {}  # with the number that it had
         self._sent_at = float("-inf")  # of the latest answer
 
     def __repr__(self) -> str:
@@ -65,22 +65,25 @@ class Observers:
         fresh = now - self._sent_at <= self._lease_s / 2
         return Sight(number, fresh and self._sent_at - since >= self._lease_s)
 
-    def bury(self, who: str) -> None:
-        """Redis has ``who`` among the dead, for ever."""
+    def bury(self, who: str, number: int | None) -> None:
+        """Redis has ``who`` among the dead, for ever; its last beat had this number, as far as is known."""
         self._since.pop(who, None)
         self._strangers.pop(who, None)
         if who not in self._dead and len(self._dead) >= MAX_DEAD:
             del self._dead[next(iter(self._dead))]
-        self._dead[who] = None
+        self._dead[who] = number
 
     def is_dead(self, who: str) -> bool:
         """Whether ``who`` is known to be dead."""
         return who in self._dead
 
-    @property
-    def dead(self) -> list[str]:
-        """All that are known to be dead. If Redis has lost that, it is to be told again."""
-        return list(self._dead)
+    def doubt(self) -> list[tuple[str, int | None]]:
+        """Redis may have lost its last writes: those that were dead are to be declared again, by these numbers.
+
+        Until then they are not known to be dead: one whose death was lost may have beaten again, and run agents.
+        """
+        dead, self._dead = list(self._dead.items()), {}
+        return dead
 
     def stopped(self, now: float) -> list[str]:
         """All that may be declared dead."""

@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StoreError, StoreFull, StoreUnavailable
-from ..store.cluster import Answer, Beat, Claim, ClusterRecords, Grounds, Release, Request, Save
-from .lease import BEATS, boot_time
+from ..store.cluster import Answer, Beat, Claim, ClusterRecords, Release, Request, Save
+from .lease import BEATS, PATIENCE_S, boot_time
 
 __all__ = [
     "Answered", "Beaten", "Declared", "Event", "Identity", "MissedBeat", "Rejoined", "ServerChanged", "Steward",
@@ -74,7 +74,7 @@ class MissedBeat(NamedTuple):
 
 
 class ToldDead(NamedTuple):
-    """This incarnation is dead; no beat is sent until `Steward.rejoin`."""
+    """This incarnation is dead; no beat is sent until `Steward.rejoin`. Told again every `PATIENCE_S` until then."""
 
     incarnation: str
 
@@ -93,9 +93,10 @@ class Answered(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """Whether an incarnation that was asked for is dead."""
+    """Whether an incarnation that was asked for, with this beat number, is dead."""
 
     incarnation: str
+    number: int | None
     dead: bool
 
 
@@ -119,7 +120,7 @@ Event = Beaten | MissedBeat | ToldDead | Rejoined | Answered | Declared | Server
 class _Question(NamedTuple):
     incarnation: str
     number: int | None
-    grounds: Grounds
+    watched: bool
 
 
 # ---------------------------------------------------------------- the threads
@@ -191,12 +192,7 @@ class Steward:
 
     def ask(self, incarnation: str, number: int | None, *, watched: bool) -> None:
         """Declare an incarnation dead if it has been watched for a whole lease, else ask; `Declared` tells."""
-        self._inbox.put(_Question(incarnation, number, Grounds.WATCHED if watched else Grounds.NONE))
-
-    def tell_again(self, dead: Iterable[str]) -> None:
-        """These are known to be dead, and Redis may have lost that."""
-        for incarnation in dead:
-            self._inbox.put(_Question(incarnation, None, Grounds.KNOWN))
+        self._inbox.put(_Question(incarnation, number, watched))
 
     def note(self, kind: str, what: str) -> None:
         """Write into the cluster's log."""
@@ -269,7 +265,8 @@ class Steward:
 
     def _join_again(self) -> None:
         """Wait until what can be saved is; then be another incarnation."""
-        self._may_rejoin.wait()
+        while not self._may_rejoin.wait(PATIENCE_S):
+            self._deliver([ToldDead(self._incarnation)])
         self._may_rejoin.clear()
         while not self._ending.is_set():
             try:
@@ -317,8 +314,9 @@ class Steward:
 
     def _run_errand(self, errand: _Question | Callable[[], Any]) -> None:
         if isinstance(errand, _Question):
-            dead = self._records.declare(*errand, lease_s=self._who.lease_s)
-            self._tell([Declared(errand.incarnation, dead)])
+            incarnation, number, watched = errand
+            dead = self._records.declare(incarnation, number, watched=watched, lease_s=self._who.lease_s)
+            self._tell([Declared(incarnation, number, dead)])
         else:
             errand()
 

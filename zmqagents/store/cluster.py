@@ -27,8 +27,8 @@ from .cluster_scripts import ClusterScripts, cluster_scripts
 from .redis_client import Command, RedisClient
 
 __all__ = [
-    "BUCKETS", "FORMAT", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Grounds",
-    "Joined", "Locate", "Located", "LogEntry", "MemberRow", "Mine", "NamePage", "Other", "Outcome", "Refusal",
+    "BUCKETS", "FORMAT", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Joined",
+    "Locate", "Located", "LogEntry", "MemberRow", "Mine", "NamePage", "Other", "Outcome", "Refusal",
     "Release", "Released", "Request", "Save", "Saved", "Unclaimed", "Verdict", "bucket_of",
 ]  # fmt: skip
 
@@ -81,14 +81,6 @@ class Beat(NamedTuple):
     view: int = 0
     away: bool = False
     members: tuple[MemberRow, ...] = ()
-
-
-class Grounds(enum.Enum):
-    """Why a member is declared dead."""
-
-    NONE = "none"  # it is not: this only asks. One that Redis does not know gets a lease first
-    WATCHED = "watched"  # the caller has seen for a whole lease that its beat number does not change
-    KNOWN = "known"  # it was declared dead before, and Redis may have lost that
 
 
 class LogEntry(NamedTuple):
@@ -330,10 +322,14 @@ class ClusterRecords:
         view, away, rows = rest
         return Beat(True, int(now), view, bool(away), tuple(map(_member, rows)))
 
-    def declare(self, incarnation: str, number: int | None, grounds: Grounds, *, lease_s: float) -> bool:
-        """Declare ``incarnation`` dead, or ask; True if it is dead now. ``number``: that of its last beat, if known."""
+    def declare(self, incarnation: str, number: int | None, *, watched: bool, lease_s: float) -> bool:
+        """Declare ``incarnation`` dead, if its lease is over; True if it is dead now or was before.
+
+        ``watched``: the caller has seen for a whole lease that its beat number is ``number`` (None: that there is no
+        record of it). Else this only asks; one that Redis does not know gets a lease.
+        """
         seen = "" if number is None else number
-        answer = self._run(self._scripts.declare, (incarnation, seen, grounds.value, *_lease_us(lease_s)))
+        answer = self._run(self._scripts.declare, (incarnation, seen, int(watched), *_lease_us(lease_s)))
         return bool(answer == b"dead")
 
     def obituary(self, start: str) -> tuple[str, ...]:
@@ -375,6 +371,10 @@ class ClusterRecords:
         """How many agents the cluster has."""
         answers = self._client.run_many([(self._scripts.size, self._bucket_key(b), ()) for b in range(BUCKETS)])
         return sum(map(int, answers))
+
+    def key_of(self, name: str) -> str:
+        """The key of an agent's record."""
+        return f"{self._bucket_key(bucket_of(name))}a:{name}"
 
     def _bucket_key(self, bucket: int) -> str:
         return f"za:{{{self._namespace}/{bucket:02x}}}:"

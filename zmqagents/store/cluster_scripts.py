@@ -130,24 +130,20 @@ end
 return {'alive', text(now), tonumber(call('GET', base .. 'view') or 0), away and 1 or 0, rows}
 """
 
-# incarnation, its beat number ('' if there is no record of it), grounds ('watched' for a whole lease, 'known' to have
-# been declared before, or 'none'), lease, absence.
+# incarnation, its beat number ('' if there is no record of it), whether the caller has watched it for a whole lease,
+# lease, absence.
 _DECLARE = """
-local who, seen, grounds = ARGV[1], ARGV[2], ARGV[3]
+local who, seen, watched = ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, absence = tonumber(ARGV[4]), tonumber(ARGV[5])
 if is_dead(who) then return 'dead' end
 beyond_maxmemory()
 local now, last, over = clock(), tonumber(call('GET', base .. 'beat') or 0), call('ZSCORE', LEASE, who)
-if grounds == 'known' then  -- Redis has lost it
-    bury(who, now)
-    return 'dead'
-end
 local forgotten = not over and may_be_forgotten(who, now)
 if not over and not forgotten then  -- Redis may have lost its first beat
     call('ZADD', LEASE, text(now + lease), who)
     return 'lives'
 end
-if grounds ~= 'watched' or (known(who) or '') ~= seen then return 'lives' end
+if not watched or (known(who) or '') ~= seen then return 'lives' end
 if now - last > absence or now < last or not forgotten and tonumber(over) > now then return 'lives' end
 bury(who, now)
 return 'dead'

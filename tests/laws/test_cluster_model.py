@@ -60,7 +60,6 @@ class Walk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.late_beats: list[Any] = []
-        self.held_beats: dict[int, list[Any]] = {}
 
     @initialize(loses=st.booleans(), steps_clock=st.booleans(), seed=st.integers(0, 10**6))
     def begin(self, loses: bool, steps_clock: bool, seed: int) -> None:
@@ -105,10 +104,10 @@ class Walk(RuleBasedStateMachine):
             "crash": sum(other.runs for other in self.hosts) > 1,
             "start": host.can_start(name),
             "finish": name in host.running,
-            "beat": not wire.is_dead and host.index not in self.held_beats,
+            "beat": not wire.is_dead and wire.held_beat is None,
             "exchange": wire.held is None and bool(wire.backlog),
             "errands": wire.held is None and bool(wire.errands),
-            "deliver": wire.held is not None or host.index in self.held_beats,
+            "deliver": wire.held is not None or wire.held_beat is not None,
         }
         return can.get(kind, True)
 
@@ -176,7 +175,7 @@ class Walk(RuleBasedStateMachine):
         elif kind == "errands":
             host.on_events(host.wire.run_errands())
         elif kind == "deliver":
-            self.deliver(host)
+            self.world.deliver(host)
         elif kind == "move":
             others = [other.member.incarnation for other in self.hosts if other is not host]
             host.release(name, self.chance.choice(["", *others]))
@@ -215,7 +214,7 @@ class Walk(RuleBasedStateMachine):
             wire.is_dead = False  # it has not been told
             host.on_events([MissedBeat(self.now, "lost")])
         elif kind == "beat held":
-            self.held_beats[host.index] = events
+            wire.held_beat = events
         else:
             host.on_events(events)
 
@@ -241,14 +240,9 @@ class Walk(RuleBasedStateMachine):
         else:
             host.on_events(wire.exchange(most))
 
-    def deliver(self, host: Host) -> None:
-        self.world.deliver(host)
-        events = self.held_beats.pop(host.index, [])
-        host.on_events([event._replace(came_at=self.now) if hasattr(event, "came_at") else event for event in events])
-
     def settle(self, host: Host) -> None:
         """The host does all that it has to do, undisturbed."""
-        self.deliver(host)
+        self.world.deliver(host)
         for _ in range(4):
             host.on_events(host.wire.exchange(64))
             host.on_events(host.wire.run_errands())
@@ -256,7 +250,6 @@ class Walk(RuleBasedStateMachine):
     def crash(self, host: Host) -> None:
         if host.wire.backlog:
             self.world.late.append(host.wire.backlog[:3])
-        self.held_beats.pop(host.index, None)
         host.crash()
 
     # -------------------------------------------------- what happens to all
@@ -281,7 +274,7 @@ class Walk(RuleBasedStateMachine):
             self.world.tick(LEASE_S / BEATS - self.chance.random() / 2)
             for other in self.hosts:
                 if other.index in beating and other.can_act and not other.wire.is_dead:
-                    self.deliver(other)
+                    self.world.deliver(other)
                     self.beat("beat", other)
         if host.can_act:
             self.settle(host)
@@ -291,7 +284,7 @@ class Walk(RuleBasedStateMachine):
             return
         try:
             for index in range(3):
-                self.deliver(self.hosts[index])
+                self.world.deliver(self.hosts[index])
             self.world.heal(NAMES)
         finally:
             self.totals.update(self.world.counts)

@@ -93,6 +93,7 @@ class Wire:
         self.backlog: list[Request] = []
         self.errands: list[Callable[[], list[Event]]] = []
         self.held: list[Event] | None = None  # answers that have not come yet; the thread waits for them
+        self.held_beat: list[Event] | None = None
         self.number = 0
         self.incarnation = ""
         self.seen = {"beat": world.identity, "exchange": world.identity}
@@ -142,7 +143,8 @@ class Wire:
     @property
     def is_up_to_date(self) -> bool:
         """Whether the host knows which server it has reached."""
-        return set(self.seen.values()) == {self.world.identity}
+        has_all = self.held is None and self.held_beat is None
+        return has_all and set(self.seen.values()) == {self.world.identity}
 
     def beat(self) -> list[Event]:
         """Send a beat, and what comes of it."""
@@ -343,7 +345,7 @@ class Host:
     def crash(self) -> None:
         """The process is gone, and all calls with it."""
         self.runs = False
-        self.wire.held = None
+        self.wire.held = self.wire.held_beat = None
         for name, call in list(self.running.items()):
             self.answer(name, call, "lost")
         for name, task_id in list(self.at_work):
@@ -614,9 +616,11 @@ class World:
 
     def deliver(self, host: Host) -> None:
         """What was held back comes."""
-        events, host.wire.held = host.wire.held, None
-        if events:
-            host.on_events(events)
+        wire = host.wire
+        events, wire.held = wire.held or [], None
+        beats, wire.held_beat = wire.held_beat or [], None
+        beats = [event._replace(came_at=self.now) if isinstance(event, Beaten) else event for event in beats]
+        host.on_events(events + beats)
 
 
 def packed(state: list[str]) -> bytes:

@@ -268,6 +268,7 @@ class Steward:
         while not self._may_rejoin.wait(PATIENCE_S):
             self._deliver([ToldDead(self._incarnation)])
         self._may_rejoin.clear()
+        self._ending.wait(RETRY_S)  # the next one may be told the same at once, if the start of this process is dead
         while not self._ending.is_set():
             try:
                 self._incarnation, self._number = self._new_incarnation(), 0

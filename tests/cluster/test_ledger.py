@@ -25,7 +25,7 @@ from redis_server import RedisServer, running_redis
 from scale import linux_only, pick
 from zmqagents.store.cluster import ClusterRecords
 
-pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(120, 2400)), linux_only("CLOCK_BOOTTIME")]
+pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(240, 4800)), linux_only("CLOCK_BOOTTIME")]
 
 ROOT = Path(__file__).parents[2]
 LEASE_S, AGENTS, WRITERS = 1.0, 40, 3
@@ -61,7 +61,7 @@ class Writers:
             self.kills += 1
         else:
             self.running[index].send_signal(signal.SIGSTOP)
-            time.sleep(LEASE_S * chance.choice([0.1, 0.5, 1.2, 1.6, 2.2, 3.0]))
+            time.sleep(LEASE_S * chance.choice([0.1, 0.5, 1.2, 1.6, 2.2, 3.0, 3.0]))
             self.running[index].send_signal(signal.SIGCONT)
             self.stops += 1
         time.sleep(0.2)
@@ -141,5 +141,8 @@ def test_no_update_is_lost_while_writers_are_stopped_and_killed(server: RedisSer
 
 
 def test_the_control_without_the_fence_loses_updates(server: RedisServer, tmp_path: Path) -> None:
-    found = played(server, tmp_path / "ledger", SECONDS, "fence", "lease")
-    assert found.lost > 0
+    """Somebody must be stopped for longer than a busy machine makes the others wait, so it may take some rounds."""
+    rounds = [played(server, tmp_path / "0", SECONDS, "fence", "lease")]
+    while not rounds[-1].lost and len(rounds) < 6:
+        rounds.append(played(server, tmp_path / str(len(rounds)), SECONDS, "fence", "lease"))
+    assert rounds[-1].lost > 0, rounds

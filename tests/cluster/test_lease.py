@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scale import linux_only
 from zmqagents.cluster.lease import PATIENCE_S, Admission, Lease, LeaseState, boot_time
 from zmqagents.errors import ConfigError
 
@@ -55,6 +56,7 @@ def test_a_lease_is_a_second_to_five_minutes(length: float) -> None:
         Lease(length)
 
 
+@linux_only("CLOCK_BOOTTIME")
 def test_the_clock_runs() -> None:
     first = boot_time()
     assert boot_time() >= first

@@ -40,12 +40,15 @@ OF_HOST = {
     "beat": 6, "beat lost": 1, "beat late": 1, "beat held": 1, "start": 20, "finish": 20, "exchange": 30,
     "exchange lost": 4, "exchange late": 5, "exchange held": 4, "exchange twice": 3, "exchange spoiled": 1,
     "errands": 12, "deliver": 10, "move": 4, "delete": 1, "crash": 1, "restart": 8, "obituary": 3, "pause": 1,
-    "wake": 6, "quiet": 2, "settle": 4,
+    "wake": 6, "quiet": 2, "settle": 4, "make": 24, "make fail": 1,
 }  # fmt: skip
 OF_WORLD = {
     "tick": 12, "call": 20, "send": 20, "copy": 8, "execute late": 12, "redis up": 12, "redis down": 1,
     "lose writes": 4, "step clock": 6,
 }  # fmt: skip
+
+
+OF_AGENT = {"start", "finish", "move", "delete", "make", "make fail"}
 
 
 class Walk(RuleBasedStateMachine):
@@ -81,7 +84,7 @@ class Walk(RuleBasedStateMachine):
     def possible(self) -> Iterator[tuple[tuple[str, Host, str], int]]:
         for host in self.hosts:
             for kind, weight in OF_HOST.items():
-                for name in NAMES if kind in ("start", "finish", "move", "delete") else NAMES[:1]:
+                for name in NAMES if kind in OF_AGENT else NAMES[:1]:
                     if self.can(kind, host, name):
                         yield (kind, host, name), weight
         for kind, weight in OF_WORLD.items():
@@ -98,12 +101,13 @@ class Walk(RuleBasedStateMachine):
             return False
         wire = host.wire
         if kind in ("move", "delete"):
-            return host.is_idle(name) and (kind == "move" or not any(call.name == name for call in self.calls))
+            return host.is_idle(name)
         kind = kind.partition(" ")[0]
         can = {
             "crash": sum(other.runs for other in self.hosts) > 1,
             "start": host.can_start(name),
             "finish": name in host.running,
+            "make": name in host.making,
             "beat": not wire.is_dead and wire.held_beat is None,
             "exchange": wire.held is None and bool(wire.backlog),
             "errands": wire.held is None and bool(wire.errands),
@@ -168,6 +172,8 @@ class Walk(RuleBasedStateMachine):
             host.begin(name)
         elif kind == "finish":
             host.finish(name)
+        elif kind.startswith("make"):
+            host.make(name, well=kind == "make")
         elif kind.startswith("beat"):
             self.beat(kind, host)
         elif kind.startswith("exchange"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster_world import CLOCK
+from hosts import eventually
 from redis_server import RedisServer, running_redis
 from zmqagents.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from zmqagents.store.cluster import (
@@ -393,6 +394,19 @@ def test_a_redis_out_of_memory_refuses_states_and_takes_beats_and_releases(shop:
     assert shop.claim(B).revision == 0
 
 
+def test_requests_keep_their_order_when_somebody_has_flushed_the_scripts(shop: Clocked) -> None:
+    epoch = shop.claim(A).epoch
+    requests: list[Request] = [Save(NAME, A, epoch, number, 1, b"%d" % number) for number in range(3)]
+    shop.client.script_flush()
+    assert (
+        shop.records.exchange([*requests, Release(NAME, A, epoch), Claim(NAME, B, 1, "Account", 1)])[:3]
+        == [Saved(Verdict.SAVED)] * 3
+    )
+    assert shop.where().owner == B
+    shop.client.script_flush()
+    assert shop.records.count() == 1
+
+
 def test_a_redis_that_drops_records_is_refused(shop: Clocked) -> None:
     shop.records.check_settings()
     shop.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -422,6 +436,32 @@ def test_another_server_is_known_before_it_is_asked_anything(server: RedisServer
             records.count()
         assert records.identity.split()[0] == second.split()[0]
         assert records.identity != second
+
+
+def test_each_script_keeps_to_one_slot_of_a_redis_cluster() -> None:
+    with running_redis(cluster_enabled="yes") as own:
+        with own.client as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            assert eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), 20)
+        with contextlib.closing(ClusterRecords(f"redis+cluster://127.0.0.1:{own.port}", "shop")) as records:
+            who = f"a/{records.join('key').now_us}/1"
+            assert records.identity
+            records.check_settings()
+            assert records.beat(who, 1, lease_s=LEASE_S, draining=False, start="s", record=b"").alive
+            names = [f"Account/{number}" for number in range(64)]
+            claims = records.exchange([Claim(name, who, 1, "Account", 1) for name in names])
+            epochs = [answer.epoch for answer in claims if isinstance(answer, Mine)]
+            outcome = (Outcome("t", 60, b""),)
+            pairs = list(zip(names, epochs, strict=True))
+            saves = records.exchange([Save(name, who, epoch, 0, 1, b"", "t", outcome) for name, epoch in pairs])
+            assert set(saves) == {Saved(Verdict.SAVED)}
+            assert records.count() == len(records.names().rows) == 64
+            released = records.exchange([Release(name, who, epoch) for name, epoch in pairs])
+            assert all(isinstance(answer, Released) and answer.done for answer in released)
+            assert isinstance(records.exchange([Locate(names[0])])[0], Located)
+            assert records.obituary("s") == (who,)
+            assert records.declare(who, 1, watched=True, lease_s=LEASE_S)
+            assert [entry.kind for entry in records.log()] == ["joined", "died"]
 
 
 def test_a_user_of_redis_needs_these_keys_and_no_others(server: RedisServer) -> None:

@@ -37,7 +37,6 @@ from zmqagents.store.cluster import (
     Answer,
     Claim,
     ClusterRecords,
-    Mine,
     Released,
     Request,
     Save,
@@ -211,6 +210,7 @@ class Host:
         self.states: dict[str, list[str]] = {}
         self.queues: dict[str, list[Call]] = {}
         self.running: dict[str, Call] = {}
+        self.making: set[str] = set()  # agents whose constructors run
         self.at_work: dict[tuple[str, str], list[Call]] = {}  # by name and task id: an @once call, and its copies
         identity = Identity(f"h{self.index}", self.start, "key", LEASE_S)
         info = MemberInfo("", f"address{self.index}", classes={CLS: 1})
@@ -286,6 +286,17 @@ class Host:
         """Remove the agent."""
         self.do(self.member.carry(self.member.activations.delete(name)))
 
+    def make(self, name: str, *, well: bool = True) -> None:
+        """The constructor returns, or raises."""
+        self.making.remove(name)
+        activations = self.member.activations
+        if well:
+            self.do(self.member.carry(activations.started(name)))
+        else:
+            for call in self.queues.pop(name, ()):
+                self.answer(name, call, "lost")
+            self.do(self.member.carry(activations.release(name)))
+
     # -------------------------------------------------- what comes of it
 
     def on_events(self, events: Sequence[Event]) -> None:
@@ -302,7 +313,7 @@ class Host:
         activations = self.member.activations
         if isinstance(effect, acts.Activated):
             self.states[effect.name] = json.loads(effect.mine.state or b"[]")
-            self.do(self.member.carry(activations.started(effect.name)))
+            self.making.add(effect.name)
         elif isinstance(effect, acts.Taken):
             for call in effect.calls:
                 self.answer(effect.name, call, "value")
@@ -339,6 +350,7 @@ class Host:
         if name in self.running:
             self.answer(name, self.running.pop(name), "lost")
         self.states.pop(name, None)
+        self.making.discard(name)
         for call in self.queues.pop(name, ()):
             self.world.send_back(call)
 
@@ -473,8 +485,10 @@ class World:
             highest = self.highest.get(name, 0)
             assert epoch > highest or (self.clock_was_stepped and self.writes_were_lost), f"{name}: {epoch}, {highest}"
             self.highest[name] = max(highest, epoch)
-        if epoch == 0 or (isinstance(answer, Mine) and answer.state is None and ledger.revision):
-            self.ledgers[name] = Ledger(ledger.life + 1)  # it was deleted
+        if epoch == 0 and ledger.revision:  # it was deleted, with all that its callers were told of
+            self.excused |= set(ledger.state)
+            self.ledgers[name] = Ledger(ledger.life + 1, ledger.epoch)
+            self.counts["deleted"] += 1
         elif isinstance(request, Save) and isinstance(answer, Saved) and answer.verdict is Verdict.SAVED:
             self.check_write(name, ledger, request, state)
         elif isinstance(request, ReleaseRequest) and isinstance(answer, Released) and answer.done and request.last:
@@ -601,6 +615,8 @@ class World:
             for host in self.hosts:
                 host.on_events(host.wire.exchange(64))
                 host.on_events(host.wire.run_errands())
+                for name in list(host.making):
+                    host.make(name)
                 for name in list(host.queues):
                     while host.can_start(name):
                         host.begin(name)

@@ -43,9 +43,8 @@ class RedisClient:
     """A Redis at ``url``; see `store.redis.RedisStore` for its forms. For any thread.
 
     Connects with the first command. With ``scripts`` each new connection asks which server it has reached, before any
-    command is sent (see `identity`), and sees to it that these are there: a command whose script is not is carried out
-    after those behind it. Raises `ConfigError` for a wrong URL, `StoreUnavailable` for a cluster that cannot be
-    reached.
+    command is sent (see `identity`), and loads them: a command whose script is missing would be carried out after those
+    behind it. Raises `ConfigError` for a wrong URL, `StoreUnavailable` for a cluster that cannot be reached.
     """
 
     def __init__(self, url: str, scripts: Iterable[Script] = ()) -> None:
@@ -72,11 +71,12 @@ class RedisClient:
 
         ``tolerant``: one that meets something else in place of its record fails alone; else no answer is believed.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        for script, key, arguments in commands:
-            pipeline.execute_command("EVALSHA", script.sha, 1, key, *arguments)
         try:
-            got = pipeline.execute(raise_on_error=False)
+            got = self._execute(commands)
+            if self._scripts and any(isinstance(answer, redis.exceptions.NoScriptError) for answer in got):
+                for script in self._scripts:  # somebody has flushed them
+                    self._redis.script_load(script.text)
+                got = self._execute(commands)  # all, for those behind the missing ones have overtaken them
         except _FAILURES as exc:
             error = self._error(exc)
         else:
@@ -116,6 +116,13 @@ class RedisClient:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+    def _execute(self, commands: Sequence[Command]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for script, key, arguments in commands:
+            pipeline.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+        got: list[Any] = pipeline.execute(raise_on_error=False)
+        return got
 
     def _answer(self, command: Command, answer: Any, tolerant: bool) -> Any:
         if isinstance(answer, redis.exceptions.NoScriptError):

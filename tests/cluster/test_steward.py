@@ -28,9 +28,9 @@ from zmqagents.cluster.activations import (
     Taken,
 )
 from zmqagents.cluster.lease import Admission, LeaseState, boot_time
-from zmqagents.cluster.member import Died, HostEffect, Joined, Member, Unsaved
+from zmqagents.cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from zmqagents.cluster.placement import MemberInfo
-from zmqagents.cluster.steward import Answered, Beaten, Event, Identity, Steward, Trouble
+from zmqagents.cluster.steward import Answered, Beaten, Event, Identity, Steward, Told, Trouble
 from zmqagents.errors import ConfigError, StoreUnavailable
 from zmqagents.store.cluster import ClusterRecords, Locate, Save, Verdict
 
@@ -149,8 +149,17 @@ def test_two_members_have_an_agent_in_turn(server: RedisServer) -> None:
         other.until(lambda: other.member.placement.find(one.member.incarnation) is not None)
         one.do(one.member.carry(one.member.activations.release(NAME, other.member.incarnation, b"last of a", 1)))
         one.until(lambda: one.got(Gone))
+        other.member.locate(NAME)
+        other.until(lambda: other.got(Whereabouts))
+        assert other.got(Whereabouts)[0][:3] == (NAME, other.member.incarnation, "at b")
         other.activate()
         assert other.states[NAME] == b"last of a"
+        other.member.inquire(lambda records: records.names(), "page")
+        other.until(lambda: other.got(Told))
+        assert other.got(Told)[0].token == "page"
+        assert other.got(Told)[0].answer.rows[0][:2] == (NAME, other.member.incarnation)
+        figures = other.member.figures()
+        assert (figures["agents"], figures["members"], figures["state"]) == (1, 2, "held")
 
 
 def test_a_host_that_may_not_join_says_why(server: RedisServer) -> None:
@@ -233,6 +242,9 @@ def test_a_redis_that_was_away_comes_back_and_every_save_gets_its_one_answer() -
         seat.until(lambda: seat.got(Unsaved))
         assert {call for effect in seat.got(Unsaved) for _, call in effect.calls} <= set(range(100))
         seat.until(lambda: seat.admits() is Admission.WAIT)
+        seat.member.inquire(lambda records: records.count(), "count")
+        seat.until(lambda: seat.got(Told))
+        assert isinstance(seat.got(Told)[0].answer, StoreUnavailable)
         own.start()
         seat.until(lambda: seat.got(Cleared))
         seat.until(lambda: len([each for each in seat.got(Answered) if isinstance(each.request, Save)]) >= 101)

@@ -22,10 +22,11 @@ as a new incarnation.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
+from ..store.cluster import ClusterRecords, Locate, Located
 from .activations import (
     Activated,
     Activations,
@@ -58,11 +59,12 @@ from .steward import (
     Rejoined,
     ServerChanged,
     Steward,
+    Told,
     ToldDead,
     Trouble,
 )
 
-__all__ = ["Died", "HostEffect", "Joined", "Member", "Unsaved"]
+__all__ = ["Died", "HostEffect", "Joined", "Member", "Unsaved", "Whereabouts"]
 
 
 class Died(NamedTuple):
@@ -83,9 +85,18 @@ class Unsaved(NamedTuple):
     calls: tuple[tuple[str, object], ...]  # the agent and the call
 
 
+class Whereabouts(NamedTuple):
+    """Where an agent is, after `Member.locate`. ``address``: "" if nobody has it, or nobody knows its owner."""
+
+    name: str
+    owner: str
+    address: str
+    epoch: int
+
+
 HostEffect = (
     Activated | Elsewhere | NotActivated | Taken | Dropped | Gone | Removed | Renew | Cleared | Room | Died | Joined
-    | Unsaved
+    | Unsaved | Whereabouts | Told
 )  # fmt: skip
 
 
@@ -147,6 +158,32 @@ class Member:
         self._steward.obituary(self._identity.start)
         self._steward.close()
 
+    # ------------------------------------------------------------ questions
+
+    def locate(self, name: str) -> None:
+        """Ask Redis where an agent is; `Whereabouts` comes out."""
+        self._steward.send(Locate(name))
+
+    def address_of(self, incarnation: str) -> str:
+        """The address of a member, "" for one that is not known."""
+        info = self.placement.find(incarnation)
+        return info.address if info is not None else ""
+
+    def inquire(self, look: Callable[[ClusterRecords], object], token: Hashable) -> None:
+        """Look something up in the records, pages of names, say; `Told` comes out."""
+        self._steward.inquire(look, token)
+
+    def figures(self) -> dict[str, Any]:
+        """For `status`."""
+        now = self._clock()
+        return {
+            **asdict(self.activations.counters), "incarnation": self.incarnation, "state": self.lease.state(now).value,
+            "lease_left": round(self.lease.left(now), 3), "agents": len(self.activations),
+            "members": len(self.placement.members), "homes": len(self.homes), "home_hits": self.homes.hits,
+            "home_misses": self.homes.misses, "round_trip_ms": round(self._steward.round_trip_s * 1000, 3),
+            "exchanges": self._steward.exchanges,
+        }  # fmt: skip
+
     # ------------------------------------------------------------ what goes in and out
 
     def carry(self, effects: Iterable[Effect]) -> list[HostEffect]:
@@ -169,7 +206,11 @@ class Member:
         return self._on_event(event) + self._rejoin_when_done()
 
     def _on_event(self, event: Event) -> list[HostEffect]:
+        if isinstance(event, Told):
+            return [event]
         if isinstance(event, Answered):
+            if isinstance(event.request, Locate) and not event.request.mark:
+                return self._on_located(event)
             return self.carry(self.activations.answered(event.request, event.answer))
         if isinstance(event, Beaten):
             return self._on_beat(event)
@@ -202,6 +243,15 @@ class Member:
             return self.carry(self.activations.look_again()) if had_lapsed else []
         self._has_joined = True
         return [Joined(self.incarnation)]
+
+    def _on_located(self, event: Answered) -> list[HostEffect]:
+        found = event.answer
+        if not isinstance(found, Located):
+            return [Whereabouts(event.request.name, "", "", 0)]
+        address = self.address_of(found.owner)
+        if address:
+            self.homes.note(event.request.name, address, found.epoch)
+        return [Whereabouts(event.request.name, found.owner, address, found.epoch)]
 
     def _on_declared(self, event: Declared) -> list[HostEffect]:
         if event.dead:

@@ -26,16 +26,16 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 from ..errors import StoreError, StoreFull, StoreUnavailable
-from ..store.cluster import Answer, Beat, Claim, ClusterRecords, Release, Request, Save
+from ..store.cluster import Answer, Beat, Claim, ClusterRecords, Delete, Locate, Release, Request, Save
 from .lease import BEATS, PATIENCE_S, boot_time
 
 __all__ = [
     "Answered", "Beaten", "Declared", "Event", "Identity", "MissedBeat", "Rejoined", "ServerChanged", "Steward",
-    "ToldDead", "Trouble",
+    "Told", "ToldDead", "Trouble",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -114,13 +114,28 @@ class Trouble(NamedTuple):
     full: bool = False
 
 
-Event = Beaten | MissedBeat | ToldDead | Rejoined | Answered | Declared | ServerChanged | Trouble
+class Told(NamedTuple):
+    """The answer to a question of `Steward.inquire`, or the `StoreError` instead of one."""
+
+    token: Hashable
+    answer: object
+
+
+Event = Beaten | MissedBeat | ToldDead | Rejoined | Answered | Declared | ServerChanged | Trouble | Told
 
 
 class _Question(NamedTuple):
     incarnation: str
     number: int | None
     watched: bool
+
+
+class _Inquiry(NamedTuple):
+    look: Callable[[ClusterRecords], object]
+    token: Hashable
+
+
+_Errand = _Question | _Inquiry | Callable[[], object]
 
 
 # ---------------------------------------------------------------- the threads
@@ -147,9 +162,9 @@ class Steward:
         self._beat_soon = threading.Event()
         self._may_rejoin = threading.Event()
         self._ending = threading.Event()
-        self._inbox: queue.SimpleQueue[Request | _Question | Callable[[], Any] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Request | _Errand | None] = queue.SimpleQueue()
         self._backlog: deque[Request] = deque()  # the exchange thread's own, as the next three
-        self._errands: deque[_Question | Callable[[], Any]] = deque()
+        self._errands: deque[_Errand] = deque()
         self._trouble = ""
         self._troubled_since = 0.0
         self._known = ""  # the server that the exchange thread has reached
@@ -193,6 +208,10 @@ class Steward:
     def ask(self, incarnation: str, number: int | None, *, watched: bool) -> None:
         """Declare an incarnation dead if it has been watched for a whole lease, else ask; `Declared` tells."""
         self._inbox.put(_Question(incarnation, number, watched))
+
+    def inquire(self, look: Callable[[ClusterRecords], object], token: Hashable) -> None:
+        """Look something up; `Told` has what ``look`` returns. Not tried again: without a Redis it fails."""
+        self._inbox.put(_Inquiry(look, token))
 
     def note(self, kind: str, what: str) -> None:
         """Write into the cluster's log."""
@@ -292,6 +311,7 @@ class Steward:
                     self._errands.popleft()
             except StoreUnavailable as exc:
                 self._tell_trouble(begun_at, str(exc))
+                self._refuse_inquiries(exc)
                 self._ending.wait(RETRY_S)
             except Exception:  # a bug of this package: what is behind it must go on
                 log.exception("the exchange thread of %s met an error", self._incarnation)
@@ -308,18 +328,31 @@ class Steward:
                 wait = False
                 if item is None:
                     continue
-                if isinstance(item, _Question) or callable(item):
-                    self._errands.append(item)
-                else:
+                if isinstance(item, (Claim, Save, Release, Delete, Locate)):
                     self._backlog.append(item)
+                else:
+                    self._errands.append(item)
 
-    def _run_errand(self, errand: _Question | Callable[[], Any]) -> None:
-        if isinstance(errand, _Question):
+    def _run_errand(self, errand: _Errand) -> None:
+        if isinstance(errand, _Inquiry):
+            answer: object
+            try:
+                answer = errand.look(self._records)
+            except StoreError as exc:
+                answer = exc
+            self._tell([Told(errand.token, answer)])
+        elif isinstance(errand, _Question):
             incarnation, number, watched = errand
             dead = self._records.declare(incarnation, number, watched=watched, lease_s=self._who.lease_s)
             self._tell([Declared(incarnation, number, dead)])
         else:
             errand()
+
+    def _refuse_inquiries(self, error: StoreError) -> None:
+        refused = [errand.token for errand in self._errands if isinstance(errand, _Inquiry)]
+        self._errands = deque(errand for errand in self._errands if not isinstance(errand, _Inquiry))
+        if refused:
+            self._deliver([Told(token, error) for token in refused])
 
     def _exchange(self) -> None:
         batch = _first(self._backlog)

@@ -18,7 +18,7 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
-    "version", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
+    "version", "telemetry", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
     "connection", "store", "scheduler", "execution", "members", "broker", "client", "server", "__init__", "cli",
     "__main__",
 ]  # fmt: skip

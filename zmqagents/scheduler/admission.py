@@ -55,7 +55,8 @@ class Admission:
         self._free_bytes = calls.shares.queued_bytes.free
         self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
         self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
-        self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
+        # No agent: it is never listed nor deleted.
+        self._files = AgentRecord("host", _FILES, _FILES.options, 0.0, (), calls.meters.of_class(_FILES.name))
         self._files.made = True
 
     def cancel_early(self, task_id: str) -> None:
@@ -216,7 +217,7 @@ class Admission:
         if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try
             raise errors.HostBusy(share.reason(payer.agents, taken))
         options, config = _options_of(spec, peer, chosen), self._config
-        record = AgentRecord(name, spec, options, now, ours)
+        record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
             self._settle(record)
         return record

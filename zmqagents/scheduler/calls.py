@@ -17,11 +17,13 @@ code may neither call nor wait.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from .. import errors
-from ..codec import pack
+from ..codec import pack, unpack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
 from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
@@ -31,7 +33,9 @@ from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Failed"]
+
+Failed = Callable[[Ticket, Reply, Outcome], None]
 
 _DONE = Reply(Code.NONE, (pack(True),))
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
@@ -39,17 +43,20 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 
 class Calls:
-    """The calls and agents of one host. ``shares``: other hosts can find the results in its store.
+    """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``failed`` is told
+    of each call that does not end well.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, *, shares: bool) -> None:
+    def __init__(self, config: BrokerConfig, *, shares: bool, failed: Failed | None = None) -> None:
         self.config = config
+        self._failed = failed or _tell_nobody
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self.meters = Meters()
         self._made = 0  # agents, so far
         self._ends = 0  # calls that end agents, so far
         self._host = Peer("host")  # makes the calls that end agents
@@ -89,6 +96,7 @@ class Calls:
         record.number = self._made
         record.account = ticket.account
         record.account.agents += 1
+        record.meters.count_agents(1)
         record.seat(ticket)
 
     def book(self, ticket: Ticket) -> None:
@@ -208,13 +216,14 @@ class Calls:
 
     # ------------------------------------------------------------ the two ends: answered, and returned
 
-    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
+    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer every request for the result of ``ticket``. Its code may still be running.
 
         Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
         """
         ticket.settled = True
         self.counters.answered += 1
+        self.count(ticket, reply, now)
         ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
@@ -242,6 +251,19 @@ class Calls:
             if link is not None and link.returns is not None:
                 link.returns.pop(ticket, None)
 
+    def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
+        """Count a call that ends in ``reply``."""
+        meters, outcome = ticket.agent.meters, Outcome.OK
+        if reply.code:
+            outcome = _outcome_of(reply)
+            self._failed(ticket, reply, outcome)
+        name = ticket.name if ticket.op != "attribute" else ATTRIBUTE
+        meter = meters.get(name) or self.meters.add(meters, name)
+        if ticket.state >= State.RUNNING:
+            meter.note(outcome, ticket.started - ticket.accepted, now - ticket.started)
+        else:
+            meter.note(outcome, now - ticket.accepted, None)
+
     def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
         state, record = ticket.state, ticket.agent
@@ -268,7 +290,7 @@ class Calls:
 
     def drop(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer a call that has not started and never will."""
-        self.settle(ticket, reply, effects)
+        self.settle(ticket, reply, effects, now)
         self.release(ticket, effects, now)
 
     def refuse(self, ticket: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
@@ -311,7 +333,7 @@ class Calls:
             if self._is_member and ticket.state >= State.RUNNING:  # its host waits for the end of its code
                 self._break_off(ticket, effects, now, alone=alone)
                 continue
-            self.settle(ticket, _error(ticket, ticket.ended), effects)
+            self.settle(ticket, _error(ticket, ticket.ended), effects, now)
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
@@ -331,6 +353,7 @@ class Calls:
         is_known = self.agents.get(record.agent_id) is record
         if is_known:
             del self.agents[record.agent_id]
+            record.meters.count_agents(-1)
         if record.spec.end is not None and (record.instance is not None or record.holders):
             self._plan_end(record, now)
         elif is_known:
@@ -441,6 +464,26 @@ class Calls:
         self.drained = True
         self.fetches.close()
         effects.append(Drained(cut, self.ending))
+
+
+def _tell_nobody(ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
+    pass
+
+
+_OUTCOMES = {
+    "CallTimeout": Outcome.TIMEOUT, "CallCancelled": Outcome.CANCELLED, "DeadlockError": Outcome.DEADLOCK,
+    "HostBusy": Outcome.REFUSED, "HostStopping": Outcome.LOST, "AgentDeleted": Outcome.LOST, "CallLost": Outcome.LOST,
+    "AgentCrashed": Outcome.LOST, "HostLost": Outcome.LOST,
+}  # fmt: skip
+
+
+def _outcome_of(reply: Reply) -> Outcome:
+    if reply.code == Code.BUSY:
+        return Outcome.REFUSED
+    if reply.code != Code.HOST_ERROR:
+        return Outcome.ERROR
+    name = str(unpack(reply.body[0]).get("type", ""))
+    return _OUTCOMES.get(name.rpartition(":")[2], Outcome.ERROR)
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:

@@ -133,6 +133,7 @@ class Meters:
         self._classes: dict[str, ClassMeters] = {}
         self._meters: list[Meter] = []
         self._other = Meter(OTHER, OTHER)
+        self.refused: dict[str, int] = {}  # calls that were not accepted, by the class of the error
 
     def __repr__(self) -> str:
         return f"<Meters [{len(self._meters)} methods of {len(self._classes)} classes]>"
@@ -153,6 +154,10 @@ class Meters:
             meter = self._other
         of_class[method] = meter
         return meter
+
+    def refuse(self, error: str) -> None:
+        """Count a call that is not accepted."""
+        self.refused[error] = self.refused.get(error, 0) + 1
 
     def __iter__(self) -> Iterator[Meter]:
         yield from self._meters.copy()

@@ -16,7 +16,6 @@ from zmqagents.agents.marks import concurrent
 from zmqagents.agents.spec import ClassSpec, spec_of
 from zmqagents.codec import pack, unpack
 from zmqagents.config import BrokerConfig
-from zmqagents.scheduler.calls import Failed
 from zmqagents.scheduler.dispatcher import (
     AgentRecord,
     Answer,
@@ -161,7 +160,7 @@ class Sent:
 class World:
     """``capacity`` and every other setting of the host may be given."""
 
-    def __init__(self, *, capacity: int = 4, failed: Failed | None = None, **settings: Any) -> None:
+    def __init__(self, *, capacity: int = 4, failed: Any = None, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
         self.dispatcher = Dispatcher(
             self.config, find_class, shares_results=self.config.pool_type == "redis", failed=failed

@@ -160,7 +160,8 @@ class Broker:
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, unpickler=unpickler, carry_out=self._carry_out,
-            post=self.post, where=self._where, told=self.told.put, clock=clock, members=self._members, keeper=keeper,
+            post=self.post, clients=self._clients, listening=self._listening, told=self.told.put, clock=clock,
+            members=self._members, keeper=keeper,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -600,10 +601,6 @@ class Broker:
         if effect.unended:
             log.warning("%s: the stop has cut off the hooks of %d agents", self.config.server_id, effect.unended)
         self._stop = True
-
-    def _where(self) -> dict[str, Any]:
-        """What `status` shows of the listeners and clients."""
-        return {"port": self.bound.port if self.bound else None, **self._clients.where()}
 
     # ------------------------------------------------------------ the end
 

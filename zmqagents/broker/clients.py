@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from .. import errors
 from ..config import BrokerConfig
@@ -79,6 +79,7 @@ class Clients:
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
+        self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
@@ -108,6 +109,7 @@ class Clients:
             account = self._dispatcher.shares.account(user)
             session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
             self._clients[hello.client_id] = session
+            self._sessions += 1
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -164,6 +166,7 @@ class Clients:
 
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
+        self._resent += 1
         call_id = call.call_id
         ticket = session.caller.calls.get(call_id)
         if ticket is not None:
@@ -176,6 +179,7 @@ class Clients:
         try:
             reply = session.replies.find(call_id)
         except KeyError:
+            self._resent -= 1  # it had not come
             return False
         if call.flags & Flag.STREAM and reply is not None and not self._send_items_again(session, call):
             reply = None
@@ -248,6 +252,11 @@ class Clients:
     def where(self) -> dict[str, int]:
         """How many clients there are, for `status`."""
         return {"clients": len(self._seated), "clients_lost": len(self._lost)}
+
+    def figures(self) -> dict[str, Any]:
+        """The same and what was counted, for `metrics`."""
+        clients = {"connected": len(self._seated), "lost": len(self._lost)}
+        return {"clients": clients, "sessions": self._sessions, "resent": self._resent}
 
     def close(self, goodbye: list[Frame]) -> None:
         """Send every client what waits for it, and ``goodbye``."""

@@ -48,9 +48,12 @@ from ..security.keys import Role
 from ..security.zap import name_of
 from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
+from .clients import Clients
 from .events import Post
+from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
+from .watching.figures import Figures
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
@@ -98,15 +101,15 @@ class _Deletion(NamedTuple):
 class Management:
     """Answers the management requests of one host; see the module's docstring.
 
-    ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``where`` tells what
-    only the broker knows (port, clients), ``told`` tells the main thread that a stop has begun, and its grace.
+    ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``told`` tells the main
+    thread that a stop has begun, and its grace.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Post, where: Callable[[], dict[str, Any]], told: Callable[[float], None], clock: Callable[[], float],
-        members: Members, keeper: Keeper | None,
+        post: Post, clients: Clients, listening: Listening, told: Callable[[float], None],
+        clock: Callable[[], float], members: Members, keeper: Keeper | None,
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -117,7 +120,9 @@ class Management:
         self._unpickler = unpickler
         self._carry_out = carry_out
         self._post = post
-        self._where = where
+        self._clients = clients
+        self._listening = listening
+        self._figures = Figures(dispatcher, pool, results, members, clients, listening, clock)
         self._told = told
         self._clock = clock
         self._members = members
@@ -243,11 +248,12 @@ class Management:
 
     def info(self, _: Asked | None = None) -> dict[str, Any]:
         """What ``status`` shows."""
-        dispatcher = self._dispatcher
+        dispatcher, bound = self._dispatcher, self._listening.bound
         return {
             "server_id": self._config.server_id, "version": __version__, "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
-            "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
+            "state": "draining" if dispatcher.draining else "running", "host": self._config.host,
+            "port": None if bound is None else bound.port, **self._clients.where(),
             "uptime_s": round(self._clock() - self._started, 3), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "children": len(self._members.rows()),
             "classes": self._host.classes.names(), "models": self._models.names(),
@@ -256,6 +262,10 @@ class Management:
             "calls": vars(dispatcher.counters).copy(), "store": self._results.figures(),
             "settings": self._config.public(),
         }  # fmt: skip
+
+    def metrics(self, _: Asked) -> Callable[[], dict[str, Any]]:
+        """All figures of the host, see `watching.figures`."""
+        return self._figures.take()
 
     def list_agents(self, asked: Asked) -> Callable[[], Any]:
         """The agents: a page of them for the option ``after``, without it all."""
@@ -524,6 +534,7 @@ REQUESTS = (
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
+    Request(Op.METRICS, "call", Runs.APART, Management.metrics),
     Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
     Request(Op.DELETE, "owner", Runs.ENDING, Management.delete),

@@ -178,6 +178,10 @@ class AsyncRpcClient:
         """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
         return facts(await self._manage(Op.INFO))
 
+    async def get_metrics(self) -> dict[str, Any]:
+        """All figures of the host, as plain numbers; `zmqagents.telemetry.metrics.samples` gives them their names."""
+        return facts(await self._manage(Op.METRICS))
+
     async def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return rows(await self._manage(Op.CALLS))

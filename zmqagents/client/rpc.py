@@ -305,6 +305,10 @@ class RpcClient:
         """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
         return facts(self._manage(Op.INFO))
 
+    def get_metrics(self) -> dict[str, Any]:
+        """All figures of the host, as plain numbers; `zmqagents.telemetry.metrics.samples` gives them their names."""
+        return facts(self._manage(Op.METRICS))
+
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return rows(self._manage(Op.CALLS))

@@ -157,6 +157,7 @@ class Op:
     DESCRIBE = "describe_agent"
     LIST = "get_agent_list"
     INFO = "get_server_info"
+    METRICS = "metrics"
     MEMORY = "get_agent_memory"
     MODELS = "set_model_configs"
     REGISTER = "register_class"

@@ -54,6 +54,7 @@ from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
 from .watching.figures import Figures
+from .watching.health import Probe
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
@@ -122,6 +123,7 @@ class Management:
         self._post = post
         self._clients = clients
         self._listening = listening
+        Probe(dispatcher, results, post, clock)
         self._figures = Figures(dispatcher, pool, results, members, clients, listening, clock)
         self._told = told
         self._clock = clock
@@ -531,6 +533,7 @@ REQUESTS = (
     Request(Op.CREATE, "call", Runs.CALL, None),
     Request(Op.MEMORY, "call", Runs.CALL, None),
     Request(Op.DOWNLOAD, "call", Runs.CALL, None),
+    Request(Op.HEALTH, "call", Runs.CALL, None),
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),

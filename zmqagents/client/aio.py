@@ -182,6 +182,14 @@ class AsyncRpcClient:
         """All figures of the host, as plain numbers; `zmqagents.telemetry.metrics.samples` gives them their names."""
         return facts(await self._manage(Op.METRICS))
 
+    async def get_health(self, timeout: float = 1.0) -> dict[str, Any]:
+        """Whether the host is ready, by a call that does nothing but take the way of all calls through it.
+
+        A dict: server_id, ready, and reasons, a list of texts. Raises CallTimeout where dispatch or the store is stuck,
+        HostStopping while the host drains.
+        """
+        return facts(await self._manage(Op.HEALTH, timeout=timeout))
+
     async def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return rows(await self._manage(Op.CALLS))

@@ -309,6 +309,14 @@ class RpcClient:
         """All figures of the host, as plain numbers; `zmqagents.telemetry.metrics.samples` gives them their names."""
         return facts(self._manage(Op.METRICS))
 
+    def get_health(self, timeout: float = 1.0) -> dict[str, Any]:
+        """Whether the host is ready, by a call that does nothing but take the way of all calls through it.
+
+        A dict: server_id, ready, and reasons, a list of texts. Raises CallTimeout where dispatch or the store is stuck,
+        HostStopping while the host drains.
+        """
+        return facts(self._manage(Op.HEALTH, timeout=timeout))
+
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return rows(self._manage(Op.CALLS))

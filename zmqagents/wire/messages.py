@@ -158,6 +158,7 @@ class Op:
     LIST = "get_agent_list"
     INFO = "get_server_info"
     METRICS = "metrics"
+    HEALTH = "health"
     MEMORY = "get_agent_memory"
     MODELS = "set_model_configs"
     REGISTER = "register_class"

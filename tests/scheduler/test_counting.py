@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from world import World, failed
-from zmqagents.scheduler.dispatcher import Ticket
+from zmqagents.scheduler.calls import Observer
+from zmqagents.scheduler.dispatcher import AgentRecord, Ticket
 from zmqagents.telemetry.meters import ATTRIBUTE, Outcome
 from zmqagents.wire.messages import Flag, Op, Reply
 
@@ -92,12 +93,38 @@ def test_agents_are_counted_from_the_request_to_make_them_until_they_are_deleted
     assert world.dispatcher.calls.meters.agents() == {PLAIN: 1}
 
 
+class Seeing(Observer):
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
+        self.seen.append((ticket, reply, outcome))
+
+    def made(self, record: AgentRecord) -> None:
+        self.seen.append(("made", record.agent_id))
+
+    def gone(self, record: AgentRecord) -> None:
+        self.seen.append(("gone", record.agent_id))
+
+
 def test_each_call_that_does_not_end_well_is_told_with_its_reply() -> None:
-    seen: list[tuple[Ticket, Reply, Outcome]] = []
-    world = World(failed=lambda *end: seen.append(end))
+    observer = Seeing()
+    world = World(observer=observer)
     world.agent("a")
     reply = failed(ValueError("no"))
     call = world.send("a")
     world.done(call, reply)
     world.done(world.send("a"))
-    assert seen == [(call.ticket, reply, Outcome.ERROR)]
+    assert observer.seen == [("made", "a"), (call.ticket, reply, Outcome.ERROR)]
+
+
+def test_an_agent_is_gone_when_its_last_call_has_returned() -> None:
+    observer = Seeing()
+    world = World(observer=observer)
+    world.agent("a")
+    call = world.send("a")
+    world.remove("a")
+    assert ("gone", "a") not in observer.seen
+    world.done(call)
+    world.done(world.create("b"), failed(ValueError("no")))
+    assert [each for each in observer.seen if len(each) == 2] == [("made", "a"), ("gone", "a")]

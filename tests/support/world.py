@@ -160,10 +160,10 @@ class Sent:
 class World:
     """``capacity`` and every other setting of the host may be given."""
 
-    def __init__(self, *, capacity: int = 4, failed: Any = None, **settings: Any) -> None:
+    def __init__(self, *, capacity: int = 4, observer: Any = None, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
         self.dispatcher = Dispatcher(
-            self.config, find_class, shares_results=self.config.pool_type == "redis", failed=failed
+            self.config, find_class, shares_results=self.config.pool_type == "redis", observer=observer
         )
         self.now = 1000.0
         self.client = Peer("client")

@@ -66,7 +66,8 @@ def turned_after(client: RpcClient, is_there: Callable[[list[str]], bool]) -> fl
 
 def test_a_host_is_ready_however_busy_its_workers_are() -> None:
     with host(capacity=1) as (launcher, client):
-        naps = [client.create_agent(Busy).nap(20.0) for _ in range(4)]
+        agent = client.create_agent(Busy)
+        naps = [agent.nap(20.0) for _ in range(4)]
         assert client.get_health() == {"server_id": launcher.server_id, "ready": True, "reasons": []}
         done = health(launcher.port, "--ready")
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{launcher.server_id} is ready\n", "")

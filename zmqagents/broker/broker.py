@@ -82,6 +82,7 @@ from .listening import Bound, Listening
 from .management import RUN_AS_CALLS, Management
 from .results import FarResults, LocalResults, Results, SharedResults
 from .session import Session
+from .watching.call_log import CallLog
 
 if TYPE_CHECKING:
     from ..members.nursery import Hatch
@@ -126,15 +127,15 @@ class Broker:
         self._open_inbox()
         self._leader = leader = Leader(self._route)
         epoch = os.urandom(8).hex()
-        limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
         store = open_store(
-            config.pool_type, limits, url=config.redis_url, namespace=config.redis_namespace,
-            owner=f"{config.server_id}/{epoch}",
+            config.pool_type, StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time),
+            url=config.redis_url, namespace=config.redis_namespace, owner=f"{config.server_id}/{epoch}",
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
-            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent)
-        )
+            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
+        )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
             LocalResults(store, config, dispatcher, far, clock) if shared is None

@@ -31,6 +31,7 @@ from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
+from ..telemetry.lines import fields_of
 from ..wire import messages
 from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
 from ..wire.transport import Peer
@@ -40,6 +41,7 @@ from .session import Session
 __all__ = ["Clients", "Complaints"]
 
 log = logging.getLogger(__name__)
+clients_log = logging.getLogger("zmqagents.clients")
 
 PROBE_S = 1.0  # how often the reader is probed that a stream waits for
 MAX_LOST = 1024  # lost clients that are waited for
@@ -110,6 +112,7 @@ class Clients:
             session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
             self._clients[hello.client_id] = session
             self._sessions += 1
+            _tell_of(session, "client %s of %s has come")
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -358,7 +361,14 @@ class Clients:
         self._lost.pop(session, None)
         if self._clients.get(session.client_id) is session:
             del self._clients[session.client_id]
+            _tell_of(session, "client %s of %s is gone")
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
+
+
+def _tell_of(session: Session, text: str) -> None:
+    if clients_log.isEnabledFor(logging.INFO):
+        prefix, user = session.caller.prefix, name_of(session.user)
+        clients_log.info(text, prefix, user, extra=fields_of(client=prefix, user=user))
 
 
 def _is_place(place: object) -> TypeGuard[tuple[int, int]]:

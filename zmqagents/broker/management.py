@@ -46,6 +46,8 @@ from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
 from ..scheduler.wait_graph import ancestors
 from ..security.keys import Role
 from ..security.zap import name_of
+from ..telemetry import program
+from ..telemetry.lines import fields_of
 from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
 from .clients import Clients
@@ -59,6 +61,7 @@ from .watching.health import Probe
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
 log = logging.getLogger(__name__)
+audit_log = logging.getLogger("zmqagents.audit")
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
@@ -154,6 +157,8 @@ class Management:
             if request.role == "admin" and role != "admin":
                 raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
             answer = request.handler(self, Asked(peer, call, role, parent))
+            if request.audited and not peer.local:
+                _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
                 if self._await_ends(peer, call, answer):
                     return []
@@ -166,6 +171,8 @@ class Management:
                 return []
             reply = Reply(Code.NONE, (codec.pack(answer),))
         except errors.ZmqAgentsError as exc:
+            if isinstance(exc, errors.PermissionRefused):
+                _audit(peer, call, f"refused: {exc}")
             reply = error_reply(exc, method=call.method)
         return [Answer(peer, call.call_id, reply)]
 
@@ -268,6 +275,15 @@ class Management:
     def metrics(self, _: Asked) -> Callable[[], dict[str, Any]]:
         """All figures of the host, see `watching.figures`."""
         return self._figures.take()
+
+    def logs(self, asked: Asked) -> Callable[[], dict[str, Any]]:
+        """Log lines of this process behind the number ``after``, see `telemetry.ring.Ring.page`."""
+        running = program.current()
+        if running is None:
+            raise errors.ConfigError("this host keeps no log lines: its program logs, as it was not begun by as_server")
+        after, agent = asked.option("after"), asked.option("agent")
+        page = running.ring.page
+        return lambda: page(after if isinstance(after, int) else 0, agent if isinstance(agent, str) else None)
 
     def list_agents(self, asked: Asked) -> Callable[[], Any]:
         """The agents: a page of them for the option ``after``, without it all."""
@@ -413,6 +429,8 @@ class Management:
         now = self._clock()
         grace_s = float(grace) if good and grace is not None else self._config.grace_s
         self._told(grace_s)
+        if not self._dispatcher.draining:
+            log.info("%s: stopping, %r", self._config.server_id, self._dispatcher)
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 
@@ -474,6 +492,14 @@ class Management:
         return register
 
 
+def _audit(peer: Peer, call: Call, how: str) -> None:
+    """One line for what a user has the host do."""
+    about = call.options.get("id")
+    what = f"{call.method} {about}" if isinstance(about, str) else call.method
+    user = name_of(peer.user)
+    audit_log.info("%s by %s: %s", what, user, how, extra=fields_of(action=call.method, user=user, client=peer.prefix))
+
+
 def _ending(records: Iterable[AgentRecord], parent: Ticket | None) -> list[AgentRecord]:
     """Those of ``records`` that a request can wait for: their hooks have not run, and its own calls are not in the way.
 
@@ -520,13 +546,14 @@ class Request(NamedTuple):
     """One row of the table of management requests.
 
     ``handler`` answers it: with the answer, or for `Runs.APART` with a function that gives the answer in a thread of
-    its own. None for `Runs.CALL`.
+    its own. None for `Runs.CALL`. ``audited``: each such request of a client is a line of the log.
     """
 
     op: str
     role: Literal["call", "owner", "admin"]
     runs: Runs
     handler: Callable[[Management, Asked], Any] | None
+    audited: bool = False
 
 
 REQUESTS = (
@@ -537,18 +564,19 @@ REQUESTS = (
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
+    Request(Op.LOGS, "admin", Runs.APART, Management.logs),
     Request(Op.METRICS, "call", Runs.APART, Management.metrics),
     Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
-    Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
-    Request(Op.DELETE, "owner", Runs.ENDING, Management.delete),
-    Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all),
-    Request(Op.STOP, "admin", Runs.ROUTER, Management.stop),
+    Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel, audited=True),
+    Request(Op.DELETE, "owner", Runs.ENDING, Management.delete, audited=True),
+    Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all, audited=True),
+    Request(Op.STOP, "admin", Runs.ROUTER, Management.stop, audited=True),
     Request(Op.DUMP, "admin", Runs.APART, Management.dump),
     Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
-    Request(Op.MODELS, "admin", Runs.APART, Management.add_models),
-    Request(Op.REGISTER, "admin", Runs.APART, Management.register_class),
+    Request(Op.MODELS, "admin", Runs.APART, Management.add_models, audited=True),
+    Request(Op.REGISTER, "admin", Runs.APART, Management.register_class, audited=True),
     Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
-    Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child),
+    Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child, audited=True),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
 )
 _BY_OP = {request.op: request for request in REQUESTS}

@@ -317,6 +317,16 @@ class RpcClient:
         """
         return facts(self._manage(Op.HEALTH, timeout=timeout))
 
+    def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
+        """A page of the latest log lines of the host, of one agent or of all; for admins.
+
+        A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
+        (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
+        for a host that was not started by ``as_server``.
+        """
+        options = {"after": after} | ({} if agent is None else {"agent": agent})
+        return facts(self._manage(Op.LOGS, options=options))
+
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
         return rows(self._manage(Op.CALLS))

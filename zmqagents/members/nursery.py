@@ -25,12 +25,14 @@ from typing import Any, NamedTuple, Protocol
 from ..config import MEBIBYTE, Parent
 from ..process import children
 from ..process.memory import resident_bytes
+from ..telemetry import program
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
 SPARE_AFTER_S = 0.5  # the spare process is started when the one that was asked for is there, most likely
 LOOK_S = 0.5  # how often memory is looked at
 LAST_LINES, LINE_CHARS = 20, 400  # of stderr
+MAX_LINE_BYTES = 65_536  # a longer one is taken for several
 STACKS_MB = 256  # of stacks of threads, which the kernel counts as data although most of them is never used
 OOM_SCORE = 500  # above that of the host
 START_LIMIT_S = 30.0
@@ -222,16 +224,21 @@ class Process:
             data = os.read(stderr_r, 65_536)
         except BlockingIOError:
             return True
-        with contextlib.suppress(Exception):  # None, or closed, or full
-            sys.stderr.buffer.write(data)
-            sys.stderr.flush()
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-LINE_CHARS:]
-        self._lines += [line.decode("utf-8", "replace")[:LINE_CHARS] for line in lines if line.strip()]
+        if len(self._rest) > MAX_LINE_BYTES:
+            lines, self._rest = [*lines, self._rest], b""
+        texts = [line.decode("utf-8", "replace") for line in lines if line.strip()]
+        if program.current() is None:
+            with contextlib.suppress(Exception):  # None, or closed, or full
+                sys.stderr.buffer.write(data)
+                sys.stderr.flush()
+        for text in texts:
+            program.relay(text, self.name, self.pid)
+        self._lines += [program.text_of_line(text)[:LINE_CHARS] for text in texts]
         return bool(data)
 
     def _last_words(self) -> str:
-        rest = self._rest.decode("utf-8", "replace")
+        rest = self._rest.decode("utf-8", "replace")[-LINE_CHARS:]
         return "\n".join([*self._lines, rest] if rest.strip() else self._lines)
 
 

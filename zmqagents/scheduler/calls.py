@@ -17,7 +17,6 @@ code may neither call nor wait.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 
 from .. import errors
 from ..codec import pack, unpack
@@ -33,9 +32,21 @@ from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
-__all__ = ["Calls", "Failed"]
+__all__ = ["Calls", "Observer"]
 
-Failed = Callable[[Ticket, Reply, Outcome], None]
+
+class Observer:
+    """Is told what becomes of calls and agents. This one takes no notice."""
+
+    def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
+        """A call did not end well."""
+
+    def made(self, record: AgentRecord) -> None:
+        """An agent was made."""
+
+    def gone(self, record: AgentRecord) -> None:
+        """An agent that was made is deleted, and none of its calls runs."""
+
 
 _DONE = Reply(Code.NONE, (pack(True),))
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
@@ -43,16 +54,16 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 
 class Calls:
-    """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``failed`` is told
-    of each call that does not end well.
+    """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``observer`` is told
+    what becomes of them.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, *, shares: bool, failed: Failed | None = None) -> None:
+    def __init__(self, config: BrokerConfig, *, shares: bool, observer: Observer | None = None) -> None:
         self.config = config
-        self._failed = failed or _tell_nobody
+        self._observer = observer or Observer()
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
@@ -138,6 +149,7 @@ class Calls:
     def made(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
         record.made = True
+        self._observer.made(record)
         for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
             self._leave_queue(ticket, State.QUEUED)
             record.seat(ticket)
@@ -256,7 +268,7 @@ class Calls:
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)
-            self._failed(ticket, reply, outcome)
+            self._observer.failed(ticket, reply, outcome)
         name = ticket.name if ticket.op != "attribute" else ATTRIBUTE
         meter = meters.get(name) or self.meters.add(meters, name)
         if ticket.state >= State.RUNNING:
@@ -399,6 +411,8 @@ class Calls:
             self.ending -= 1
             record.account.agents -= 1
         record.dropped = True
+        if record.made:
+            self._observer.gone(record)
         effects.append(Removed(record))
 
     def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
@@ -464,10 +478,6 @@ class Calls:
         self.drained = True
         self.fetches.close()
         effects.append(Drained(cut, self.ending))
-
-
-def _tell_nobody(ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
-    pass
 
 
 _OUTCOMES = {

@@ -27,7 +27,7 @@ from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
-from .calls import Calls, Failed
+from .calls import Calls, Observer
 from .effects import (
     Answer,
     Begin,
@@ -59,7 +59,7 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`; ``failed``: see `Calls`.
+    ``settle``: see `Admission`; ``observer``: see `Calls`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -67,10 +67,10 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None, failed: Failed | None = None,
+        settle: Callable[[AgentRecord], None] | None = None, observer: Observer | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.calls = calls = Calls(config, shares=shares_results, failed=failed)
+        self.calls = calls = Calls(config, shares=shares_results, observer=observer)
         self.admission = Admission(config, find_class, calls, settle)
         self.waiting = waiting = Waiting(calls, self.admission)
         self.agents = calls.agents

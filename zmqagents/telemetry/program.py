@@ -17,6 +17,7 @@ of them there.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -26,12 +27,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from .lines import FIELDS, JsonLines, TextLines, event_of, fields_of, json_line
 from .ring import Ring, RingHandler
+from .settings import LogSettings
 
-__all__ = ["MARK", "LogSettings", "Program", "Speaker", "current", "lines_dropped", "output_log", "relay"]
+__all__ = ["MARK", "Program", "Speaker", "current", "lines_dropped", "output_log", "relay",
+           "text_of_line"]  # fmt: skip
 
 MARK = "\x1e"  # before a line of a process that runs agents, for its host
 MAX_WAITING = 10_000  # lines that are not written yet
@@ -40,15 +43,6 @@ FLUSH_S = 1.0  # how long the end of the process waits for what is not written
 MAX_OPEN = 256  # calls that have printed half a line
 
 output_log = logging.getLogger("zmqagents.output")
-
-
-class LogSettings(NamedTuple):
-    """How the program logs. ``output``: what becomes of what agents print. ``child``: as a process of a host's."""
-
-    level: str = "warning"
-    format: Literal["text", "json"] = "text"
-    output: Literal["log", "stderr", "off"] = "log"
-    child: str = ""
 
 
 class Speaker(NamedTuple):
@@ -65,21 +59,32 @@ Current = Callable[[], "Speaker | None"]
 class Program:
     """The log of this process; see the module's docstring. ``speaker`` tells the call whose code runs."""
 
-    def __init__(self, settings: LogSettings, host: str, speaker: Current) -> None:
+    def __init__(self, settings: LogSettings, host: str, speaker: Current, *, threaded: bool = True) -> None:
         self.settings = settings
         self.ring = Ring()
         self._host = host
         self._speaker = speaker
         self._stdout, self._stderr = sys.stdout, sys.stderr
-        self._writer = LineWriter(sys.stderr)
+        self._writer = LineWriter(sys.stderr, threaded)
 
     @classmethod
-    def start(cls, settings: LogSettings, host: str, speaker: Current) -> Program:
-        """Begin to log; called once in a process, by its main thread."""
+    def start(cls, settings: LogSettings, host: str, speaker: Current, *, threaded: bool = True) -> Program:
+        """Begin to log, or go on in a fork of a process that does. By the main thread, once in a process.
+
+        Not ``threaded``: each line is written by the thread that logs, for this process may fork.
+        """
         global _program
-        program = _program = cls(settings, host, speaker)
-        program.install()
-        return program
+        if _program is None:
+            _program = cls(settings, host, speaker, threaded=threaded)
+            _program.install()
+        else:
+            _program.go_on(threaded)
+        return _program
+
+    def go_on(self, threaded: bool) -> None:
+        """This process is a fork of the one that has begun to log."""
+        self._writer = LineWriter(self._stderr, threaded)
+        self._handler.write_to(self._writer)
 
     def __repr__(self) -> str:
         return f"<Program [{self.settings.format}, {self.settings.level}] {self.ring!r}>"
@@ -88,9 +93,10 @@ class Program:
         """Install handlers, and take over ``sys.stdout`` and ``sys.stderr``."""
         settings = self.settings
         level = logging.getLevelName(settings.level.upper())
-        handler: logging.Handler = ChildHandler(self._writer, settings.child) if settings.child else WriterHandler(
-            self._writer, JsonLines() if settings.format == "json" else TextLines()
-        )  # fmt: skip
+        formatter = JsonLines() if settings.format == "json" else TextLines()
+        handler = self._handler = (
+            ChildHandler(self._writer, settings.child) if settings.child else WriterHandler(self._writer, formatter)
+        )
         ring = RingHandler(self.ring)
         root = logging.getLogger()
         for each in (handler, ring):
@@ -101,19 +107,44 @@ class Program:
         root.setLevel(level)
         logging.getLogger("zmqagents").setLevel(min(level, logging.INFO))
         output_log.setLevel(logging.INFO)
+        atexit.register(self.flush)
         logging.captureWarnings(settings.format == "json" or bool(settings.child))
         logging.raiseExceptions = False  # a full disk: what cannot be written is counted
-        sys.stdout = Capture(self._stdout, "stdout", self._take, lambda: True, self._speaker)
-        sys.stderr = Capture(self._stderr, "stderr", self._take, self._takes_stderr, self._speaker)
+        out = Capture(self._stdout, "stdout", self._take, lambda: True, self._speaker)
+        err = Capture(self._stderr, "stderr", self._take, self._takes_stderr, self._speaker)
+        contextlib.redirect_stdout(out).__enter__()  # for good
+        contextlib.redirect_stderr(
+            Capture(self._stderr, "stderr", self._take, self._takes_stderr, self._speaker)
+        ).__enter__()  # for good
 
     def say_first(self, text: str) -> None:
-        """Print a line to the real stdout. Whatever else is printed from now on, also by programs that agents start,
-        does not go there.
+        """Print a line to the real stdout, and `leave_stdout`. Raises OSError."""
+        if self._stdout is not None:
+            self._stdout.write(f"{text}\n")
+            self._stdout.flush()
+        self.leave_stdout()
+
+    def leave_stdout(self) -> None:
+        """Whatever is written to stdout from now on, also by programs that agents start, goes to stderr: with JSON as
+        lines of the log.
         """
-        self._stdout.write(f"{text}\n")
-        self._stdout.flush()
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or none
-            os.dup2(self._stderr.fileno(), self._stdout.fileno())
+            if self.settings.format == "json" and not self.settings.child:
+                self._read_stdout(self._stdout.fileno())
+            else:
+                os.dup2(self._stderr.fileno(), self._stdout.fileno())
+
+    def _read_stdout(self, fd: int) -> None:
+        read_end, write_end = os.pipe()
+        os.dup2(write_end, fd)
+        os.close(write_end)
+
+        def read() -> None:
+            with open(read_end, encoding="utf-8", errors="backslashreplace") as lines:
+                while line := lines.readline(MAX_LINE):
+                    self._take(line.rstrip("\n"), "stdout", None)
+
+        threading.Thread(target=read, name="zmqagents-stdout", daemon=True).start()
 
     def flush(self, limit_s: float = FLUSH_S) -> None:
         """Write what waits, for ``limit_s`` seconds at most."""
@@ -171,10 +202,11 @@ def lines_dropped() -> int:
 
 
 class LineWriter:
-    """Writes lines to a stream, in a thread of its own that starts with the first one."""
+    """Writes lines to a stream: in a thread of its own, which starts with the first one; not ``threaded``: at once."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, threaded: bool = True) -> None:
         self.dropped = 0
+        self._threaded = threaded
         self._stream = stream
         self._lines: deque[str] = deque()
         self._some = threading.Event()
@@ -185,7 +217,7 @@ class LineWriter:
 
     def put(self, line: str) -> None:
         """Have a line written. Any thread; does not wait."""
-        if self._pid != os.getpid() and not self._begin():
+        if not self._threaded or (self._pid != os.getpid() and not self._begin()):
             self._write(line)
             return
         if len(self._lines) >= MAX_WAITING:
@@ -243,9 +275,9 @@ class WriterHandler(logging.Handler):
         """Have the record written."""
         self._writer.put(self.format(record))
 
-    def flush(self) -> None:
-        """Write what waits; called at the end of the interpreter."""
-        self._writer.flush(FLUSH_S)
+    def write_to(self, writer: LineWriter) -> None:
+        """Hand the records to this writer from now on."""
+        self._writer = writer
 
 
 class ChildHandler(WriterHandler):
@@ -287,6 +319,15 @@ def relay(line: str, child: str, pid: int) -> bool:
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
     return True
+
+
+def text_of_line(line: str) -> str:
+    """What a line of a process of this host says, for people."""
+    if line.startswith(MARK):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            event = json.loads(line[len(MARK) :])
+            return f"{event['msg']}\n{event['exc']}" if "exc" in event else str(event["msg"])
+    return line
 
 
 class Capture(io.TextIOBase):

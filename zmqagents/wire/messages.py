@@ -159,6 +159,7 @@ class Op:
     INFO = "get_server_info"
     METRICS = "metrics"
     HEALTH = "health"
+    LOGS = "get_log"
     MEMORY = "get_agent_memory"
     MODELS = "set_model_configs"
     REGISTER = "register_class"

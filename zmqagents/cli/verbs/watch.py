@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import click
 
 from ... import errors
+from ...telemetry.lines import text_of
 from ..command import Verb
 from ..options import as_json, as_seconds, on_host, option
-from ..output import say, show
+from ..output import say, show, visible
 from ..where import open_client
 
-__all__ = ["health"]
+__all__ = ["health", "logs", "top"]
 
 LIVE_S = 30.0  # a host whose router thread has not turned for so long is not alive
 READY_S = 1.0
 NOT_READY = 7  # the exit code
+FOLLOW_S = 0.5  # how often `logs --follow` asks
+SHOWN_LINES = 100
 
 
 @click.command(cls=Verb)
@@ -57,3 +62,34 @@ def health(ready: bool, timeout: float | None, as_json: bool, **where: Any) -> i
     if not as_json:
         say("\n".join(f"{name} is not ready: {reason}" for reason in reasons))
     return NOT_READY
+
+
+@click.command(cls=Verb)
+@option("--follow", "-f", is_flag=True, help="Go on with the lines that come, until Ctrl-C.")
+@option("--agent", metavar="AGENT", help="Only lines about this agent.")
+@option(
+    "--lines", type=click.IntRange(0, 1000), default=SHOWN_LINES, show_default=True, help="Of those that there are."
+)  # fmt: skip
+@on_host
+@as_json
+def logs(follow: bool, agent: str | None, lines: int, as_json: bool, **where: Any) -> None:
+    """Print the latest log lines of a host: its own from level info on, and what agents have printed and logged."""
+    with open_client(**where) as client:
+        page = client.get_log(-lines or -1, agent)
+        if not lines:
+            page["lines"] = []
+        for number in itertools.count():
+            if page["left_out"] and number:
+                say(f"{page['left_out']} lines were too many at once, and are left out")
+            for line in page["lines"]:
+                show(line, True) if as_json else click.echo(visible(text_of(line), "\n\t"))
+            if not page["more"]:
+                if not follow:
+                    return
+                time.sleep(FOLLOW_S)
+            page = client.get_log(page["next"], agent)
+
+
+@click.command(cls=Verb)
+def top() -> None:
+    """Show the figures of a host as they change."""

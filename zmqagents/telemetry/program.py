@@ -113,9 +113,7 @@ class Program:
         out = Capture(self._stdout, "stdout", self._take, lambda: True, self._speaker)
         err = Capture(self._stderr, "stderr", self._take, self._takes_stderr, self._speaker)
         contextlib.redirect_stdout(out).__enter__()  # for good
-        contextlib.redirect_stderr(
-            Capture(self._stderr, "stderr", self._take, self._takes_stderr, self._speaker)
-        ).__enter__()  # for good
+        contextlib.redirect_stderr(err).__enter__()
 
     def say_first(self, text: str) -> None:
         """Print a line to the real stdout, and `leave_stdout`. Raises OSError."""

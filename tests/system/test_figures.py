@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +121,28 @@ def test_a_live_host_has_every_metric_but_those_of_what_it_has_not(client: RpcCl
         gone.quick(1)
     found = {sample.metric.name for sample in samples(client.get_metrics())}
     assert {metric.name for metric in METRICS} - found == {"zmqagents_store_round_trip_seconds"}, "there is no Redis"
+
+
+def test_top_shows_what_a_host_does_and_ends_when_it_was_told(client: RpcClient) -> None:
+    agent = client.create_agent(Counted)
+    for number in range(50):
+        agent.quick(number)
+    command = [sys.executable, "-m", "zmqagents", "top", "--count", "2", "--interval", "0.2"]
+    done = subprocess.run(
+        [*command, "--port", client.address.rpartition(":")[2]], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"workers +\d+ of 2 busy", done.stdout)
+    row = next(line for line in done.stdout.splitlines() if "Counted.quick" in line)
+    assert row.split()[-1] == "50"
+
+
+def test_top_without_rich_names_the_extra(client: RpcClient, tmp_path: Path) -> None:
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('none here')")
+    command = [sys.executable, "-m", "zmqagents", "top", "--port", client.address.rpartition(":")[2]]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode == 2
+    assert done.stderr == "as_server top: it needs rich: pip install 'zmqagents[top]'\n"

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from ... import errors
+from ...config import MEBIBYTE
 from ...telemetry.lines import text_of
+from ...telemetry.rates import Row, rows_between
 from ..command import Verb
 from ..options import as_json, as_seconds, on_host, option
 from ..output import say, show, visible
@@ -91,5 +93,74 @@ def logs(follow: bool, agent: str | None, lines: int, as_json: bool, **where: An
 
 
 @click.command(cls=Verb)
-def top() -> None:
-    """Show the figures of a host as they change."""
+@option(
+    "--interval", type=click.FloatRange(0.1, 60.0), default=1.0, show_default=True, help="Seconds between two looks."
+)
+@option("--count", type=click.IntRange(0), default=0, show_default=True, help="How many looks; 0: until Ctrl-C.")
+@option("--rows", type=click.IntRange(1), default=20, show_default=True, help="Methods shown, the busiest ones.")
+@on_host
+def top(interval: float, count: int, rows: int, **where: Any) -> None:
+    """Show the figures of a host as they change: calls a second by method, how long they take, what waits."""
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError as exc:
+        raise errors.MissingExtra("it needs rich: pip install 'zmqagents[top]'") from exc
+    console = Console()
+    with open_client(**where) as client, Live(console=console, auto_refresh=False) as live:
+        before: dict[str, Any] | None = None
+        for number in itertools.count(1):
+            figures = client.get_metrics()
+            live.update(_screen(before, figures, rows), refresh=True)
+            before = figures
+            if number == count:
+                return
+            time.sleep(interval)
+
+
+def _screen(before: dict[str, Any] | None, now: dict[str, Any], most: int) -> Any:
+    """Facts about the host, and a table of its methods."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = rows_between(before, now)
+    table = Table("method", box=None, padding=(0, 2, 0, 0))
+    for name in _COLUMNS:
+        table.add_column(name, justify="right")
+    for row in found[:most]:
+        table.add_row(
+            Text(visible(f"{row.class_name.rpartition(':')[2]}.{row.method}")), f"{row.per_s:,.1f}",
+            f"{row.failed_per_s:,.1f}", *map(_milliseconds, (row.p50_s, row.p99_s, row.queued_p99_s)), f"{row.total:,}",
+        )  # fmt: skip
+    return Group(*(Text(visible(line)) for line in _facts(found, now)), Text(""), table)
+
+
+_COLUMNS = ("calls/s", "failed/s", "p50 ms", "p99 ms", "queue p99 ms", "calls")
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:,.2f}"
+
+
+def _facts(found: list[Row], now: dict[str, Any]) -> list[str]:
+    calls, workers, store, mib = now["calls"], now["workers"], now["store"], MEBIBYTE
+    draining = ", draining" if now["draining"] else ""
+    bytes_in, bytes_out = (sum(door[key] for door in now["doors"].values()) for key in ("received_bytes", "sent_bytes"))
+    late = "" if now["loop_lag_s"] is None else f", {now['loop_lag_s'] * 1000:.1f} ms late"
+    per_s, failed_per_s = sum(row.per_s for row in found), sum(row.failed_per_s for row in found)
+    facts = {
+        now["server_id"]: f"zmqagents {now['version']}, pid {now['pid']}, up {now['uptime_s']:,.0f} s{draining}",
+        "calls": f"{per_s:,.1f}/s, {failed_per_s:,.1f}/s failed; {sum(now['refused'].values()):,} refused so far",
+        "open": ", ".join(f"{n:,} {state}" for state, n in calls.items()) + f"; oldest {now['oldest_s']:,.1f} s",
+        "workers": f"{workers['busy']} of {now['capacity']} busy, {workers['waiting']} waiting",
+        "loop": f"{now['loop_tasks']} coroutines{late}",
+        "agents": f"{sum(now['agents'].values()):,}; the fullest mailbox has {now['longest_mailbox']:,} calls",
+        "children": f"{now['children']}, {now['child_restarts']} restarts",
+        "clients": f"{now['clients']['connected']:,}, {now['clients']['lost']} lost",
+        "bytes": f"{bytes_in / mib:,.1f} MiB in, {bytes_out / mib:,.1f} MiB out",
+        "store": f"{store['done']:,} results, {store['bytes'] / mib:,.1f} MiB, {store.get('state', 'up')}",
+        "process": f"{now['resident_bytes'] / mib:,.0f} MiB, {now['cpu_s']:,.1f} s CPU, {now['open_fds']} descriptors",
+    }  # fmt: skip
+    width = max(map(len, facts))
+    return [f"{name:<{width}}  {value}" for name, value in facts.items()]

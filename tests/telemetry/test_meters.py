@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from zmqagents.telemetry.meters import EDGES_S, MAX_PAIRS, OTHER, Histogram, Meters, Outcome
+from zmqagents.telemetry.meters import EDGES_S, MAX_PAIRS, OTHER, Meters, Outcome
 
 
 def test_a_duration_counts_between_its_edges_and_an_edge_counts_below() -> None:
-    histogram = Histogram()
+    meter = Meters().of_class("m:A")["f"]
     for seconds in (0.0, 0.0001, 0.00011, 300.0, 301.0):
-        histogram.add(seconds)
-    told = histogram.told()
+        meter.note(Outcome.OK, seconds, None)
+    told = meter.told()["queued"]
     assert len(told["counts"]) == len(EDGES_S) + 1
     assert (told["counts"][0], told["counts"][1], told["counts"][-2], told["counts"][-1]) == (2, 1, 1, 1)
     assert told["sum_s"] == pytest.approx(601.00021)
-    assert histogram.count == 5
 
 
 def test_a_call_counts_what_it_waited_and_ran_and_both_together() -> None:
     meters = Meters()
-    meter = meters.add(meters.of_class("m:A"), "f")
+    meter = meters.of_class("m:A")["f"]
     meter.note(Outcome.ERROR, 0.002, 0.02)
     told = meter.told()
     assert (told["class"], told["method"]) == ("m:A", "f")
@@ -32,7 +31,7 @@ def test_a_call_counts_what_it_waited_and_ran_and_both_together() -> None:
 
 def test_a_call_that_never_began_has_no_time_of_running() -> None:
     meters = Meters()
-    meter = meters.add(meters.of_class("m:A"), "f")
+    meter = meters.of_class("m:A")["f"]
     meter.note(Outcome.TIMEOUT, 2.0, None)
     told = meter.told()
     assert sum(told["ran"]["counts"]) == 0
@@ -41,7 +40,7 @@ def test_a_call_that_never_began_has_no_time_of_running() -> None:
 
 def test_a_short_call_is_in_every_histogram_as_one_that_did_not_wait() -> None:
     meters = Meters()
-    meter = meters.add(meters.of_class("m:A"), "f")
+    meter = meters.of_class("m:A")["f"]
     meter.note_short(0.00002)
     meter.note_short(0.00004)
     meter.note(Outcome.OK, 0.002, 0.02)
@@ -57,10 +56,10 @@ def test_beyond_the_limit_of_names_all_methods_count_as_one() -> None:
     few = meters.of_class("m:Few")
     assert meters.of_class("m:Few") is few
     for number in range(MAX_PAIRS):
-        meters.add(meters.of_class(f"m:C{number}"), "f")
+        meters.of_class(f"m:C{number}")["f"].note_short(0.00001)
     assert OTHER not in {meter.method for meter in meters}, "nothing has counted under it"
     for method in ("f", "g"):
-        meters.add(few, method).note_short(0.00001)
+        few[method].note_short(0.00001)
     assert few["f"] is few["g"]
     told = [meter.told() for meter in meters]
     assert len(told) == MAX_PAIRS + 1

@@ -14,10 +14,10 @@ from zmqagents.telemetry.metrics import METRICS, Buckets, percentile, samples
 def figures(methods: int = 2) -> dict[str, Any]:
     meters = Meters()
     for number in range(methods):
-        meter = meters.add(meters.of_class("m:A"), f"f{number}")
+        meter = meters.of_class("m:A")[f"f{number}"]
         meter.note_short(0.00002)
         meter.note(Outcome.ERROR, 0.002, 0.02)
-    door = {"received": 5, "received_bytes": 500, "sent_bytes": 700}
+    door = {"received_bytes": 500, "sent_bytes": 700}
     store = {"pending": 1, "done": 2, "bytes": 300, "expired": 4, "evicted": 5, "refused": 0}
     return {
         "edges_s": list(EDGES_S), "methods": [meter.told() for meter in meters], "refused": {"HostBusy": 3},

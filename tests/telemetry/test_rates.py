@@ -19,7 +19,7 @@ def figures(meters: Meters, uptime_s: float, started: float = 1.0) -> dict[str, 
 def meters() -> Meters:
     meters = Meters()
     for method in ("f", "g"):
-        meters.add(meters.of_class("m:A"), method).note(Outcome.OK, 0.0, 0.002)
+        meters.of_class("m:A")[method].note(Outcome.OK, 0.0, 0.002)
     return meters
 
 
@@ -46,7 +46,7 @@ def test_the_first_look_shows_the_time_since_the_start(meters: Meters) -> None:
 def test_a_host_that_was_started_again_begins_anew(meters: Meters) -> None:
     before = figures(meters, 100.0)
     fresh = Meters()
-    fresh.add(fresh.of_class("m:A"), "f").note(Outcome.OK, 0.0, 0.002)
+    fresh.of_class("m:A")["f"].note(Outcome.OK, 0.0, 0.002)
     now = figures(fresh, 2.0, started=2.0)
     assert seconds_between(before, now) == 2.0
     (row,) = rows_between(before, now)

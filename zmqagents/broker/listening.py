@@ -204,8 +204,8 @@ class Listening:
         return {
             "auth_failures": 0 if self._auth is None else self._auth.refused,
             "doors": {
-                name: {"received": d.received, "received_bytes": d.received_bytes, "sent_bytes": d.sent_bytes}
-                for name, d in doors.items()
+                name: {"received_bytes": door.received_bytes, "sent_bytes": door.sent_bytes}
+                for name, door in doors.items()
             },
         }  # fmt: skip
 

@@ -268,7 +268,7 @@ class Management:
             "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
-            "calls": vars(dispatcher.counters).copy(), "store": self._results.figures(),
+            "calls": dispatcher.totals, "store": self._results.figures(),
             "settings": self._config.public(),
         }  # fmt: skip
 

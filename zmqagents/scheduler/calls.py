@@ -270,7 +270,7 @@ class Calls:
             outcome = _outcome_of(reply)
             self._observer.failed(ticket, reply, outcome)
         name = ticket.name if ticket.op != "attribute" else ATTRIBUTE
-        meter = meters.get(name) or self.meters.add(meters, name)
+        meter = meters[name]
         if ticket.state >= State.RUNNING:
             meter.note(outcome, ticket.started - ticket.accepted, now - ticket.started)
         else:

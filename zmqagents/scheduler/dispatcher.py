@@ -96,6 +96,12 @@ class Dispatcher:
         return self.calls.slots.running
 
     @property
+    def totals(self) -> dict[str, int]:
+        """What became of all calls so far: the counters, with the short calls that are counted elsewhere."""
+        totals, short = vars(self.counters).copy(), self.calls.meters.short
+        return {**totals, "accepted": totals["accepted"] + short, "answered": totals["answered"] + short}
+
+    @property
     def blocked(self) -> int:
         """Threads that stand idle because their call waits."""
         return self.calls.slots.blocked
@@ -242,16 +248,14 @@ class Dispatcher:
         ticket.settled = True
         ticket.state = State.DONE
         ticket.context = None  # as in `Calls.release`
-        record = ticket.agent
+        record, seconds = ticket.agent, now - ticket.accepted
         record.calls += 1
-        counters = self.counters
-        counters.accepted += 1
-        counters.answered += 1
-        meter, seconds = record.meters.get(ticket.name), now - ticket.accepted
-        if meter is None or seconds >= SHORT_S or reply.code:
-            self.calls.count(ticket, reply, now)
+        if seconds < SHORT_S and not reply.code:
+            record.meters[ticket.name].note_short(seconds)
         else:
-            meter.note_short(seconds)
+            self.counters.accepted += 1
+            self.counters.answered += 1
+            self.calls.count(ticket, reply, now)
 
     # ------------------------------------------------------------ a call ends
 

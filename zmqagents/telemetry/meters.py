@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "SHORT_S", "ClassMeters", "Histogram", "Meter", "Meters",
-           "Outcome"]  # fmt: skip
+__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "SHORT_S", "ClassMeters", "Meter", "Meters", "Outcome"]
 
 EDGES_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 SHORT_S = EDGES_S[0]
@@ -36,47 +35,19 @@ class Outcome(IntEnum):
     LOST = 6  # with its agent, its process or the host
 
 
-class Histogram:
-    """How many durations lie between the edges, and their sum. ``counts`` has one number more than there are edges."""
-
-    __slots__ = ("counts", "sum_s")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(EDGES_S) + 1)
-        self.sum_s = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Histogram [{self.count} durations, {self.sum_s:.3g} s]>"
-
-    @property
-    def count(self) -> int:
-        """How many durations there are."""
-        return sum(self.counts)
-
-    def add(self, seconds: float) -> None:
-        """Count one duration. One that is an edge counts below it."""
-        self.counts[bisect_left(EDGES_S, seconds)] += 1
-        self.sum_s += seconds
-
-    def told(self, more: int = 0, more_s: float = 0.0) -> dict[str, Any]:
-        """As plain data, with ``more`` durations below the first edge that are ``more_s`` together."""
-        counts = self.counts.copy()
-        counts[0] += more
-        return {"counts": counts, "sum_s": self.sum_s + more_s}
-
-
 class Meter:
     """The counters of one method of one class."""
 
-    __slots__ = ("class_name", "ends", "method", "queued", "ran", "short", "short_s", "took")
+    __slots__ = ("_queued", "_queued_s", "_ran", "_ran_s", "_took", "class_name", "ends", "method", "short", "short_s")
 
     def __init__(self, class_name: str, method: str) -> None:
         self.class_name = class_name
         self.method = method
         self.ends = [0] * len(Outcome)  # without those that are `short`
-        self.queued = Histogram()  # from accepted to the first line of its code, or to its end without one
-        self.ran = Histogram()  # from there to its answer
-        self.took = Histogram()  # from accepted to its answer
+        # How many durations lie between the edges. Queued: from accepted to the first line of its code, or to its end
+        # without one; ran: from there to its answer; took: from accepted to its answer.
+        self._queued, self._ran, self._took = ([0] * (len(EDGES_S) + 1) for _ in range(3))
+        self._queued_s = self._ran_s = 0.0
         self.short = 0
         self.short_s = 0.0
 
@@ -89,37 +60,52 @@ class Meter:
         self.short_s += seconds
 
     def note(self, outcome: Outcome, queued_s: float, ran_s: float | None) -> None:
-        """Count a call; ``ran_s`` is None if its code never began."""
+        """Count a call; ``ran_s`` is None if its code never began. A duration that is an edge counts below it."""
         self.ends[outcome] += 1
-        self.queued.add(queued_s)
+        self._queued[bisect_left(EDGES_S, queued_s)] += 1
+        self._queued_s += queued_s
         if ran_s is None:
-            self.took.add(queued_s)
+            self._took[bisect_left(EDGES_S, queued_s)] += 1
         else:
-            self.ran.add(ran_s)
-            self.took.add(queued_s + ran_s)
+            self._ran[bisect_left(EDGES_S, ran_s)] += 1
+            self._took[bisect_left(EDGES_S, queued_s + ran_s)] += 1
+            self._ran_s += ran_s
 
     def told(self) -> dict[str, Any]:
         """As plain data. Any thread."""
-        short, short_s = self.short, self.short_s
+        short, short_s, queued_s, ran_s = self.short, self.short_s, self._queued_s, self._ran_s
         ends = self.ends.copy()
         ends[Outcome.OK] += short
         return {
             "class": self.class_name, "method": self.method,
             "ends": {outcome.name.lower(): ends[outcome] for outcome in Outcome},
-            "queued": self.queued.told(short), "ran": self.ran.told(short, short_s),
-            "took": self.took.told(short, short_s),
+            "queued": _told(self._queued, short, queued_s), "ran": _told(self._ran, short, ran_s + short_s),
+            "took": _told(self._took, short, queued_s + ran_s + short_s),
         }  # fmt: skip
 
 
+def _told(row: list[int], short: int, sum_s: float) -> dict[str, Any]:
+    counts = row.copy()
+    counts[0] += short
+    return {"counts": counts, "sum_s": sum_s}
+
+
 class ClassMeters(dict[str, Meter]):
-    """The meters of one class by the names of its methods, and how many agents of the class there are."""
+    """The meters of one class by the names of its methods, each made when it is first asked for, and how many agents of
+    the class there are.
+    """
 
-    __slots__ = ("agents", "class_name")
+    __slots__ = ("_meters", "agents", "class_name")
 
-    def __init__(self, class_name: str) -> None:
+    def __init__(self, class_name: str, meters: Meters) -> None:
         super().__init__()
         self.class_name = class_name
         self.agents = 0
+        self._meters = meters
+
+    def __missing__(self, method: str) -> Meter:
+        meter = self[method] = self._meters.add(self.class_name, method)
+        return meter
 
     def count_agents(self, more: int) -> None:
         """There are ``more`` agents of the class; fewer if it is negative."""
@@ -142,18 +128,21 @@ class Meters:
         """The meters of a class of this host, the same for each of its agents."""
         found = self._classes.get(class_name)
         if found is None:
-            found = self._classes[class_name] = ClassMeters(class_name)
+            found = self._classes[class_name] = ClassMeters(class_name, self)
         return found
 
-    def add(self, of_class: ClassMeters, method: str) -> Meter:
-        """The meter of a method that is not in ``of_class`` yet; `OTHER` if there are too many."""
-        if len(self._meters) < MAX_PAIRS:
-            meter = Meter(of_class.class_name, method)
-            self._meters.append(meter)
-        else:
-            meter = self._other
-        of_class[method] = meter
+    def add(self, class_name: str, method: str) -> Meter:
+        """A meter for a method that has none; that of `OTHER` if there are too many."""
+        if len(self._meters) >= MAX_PAIRS:
+            return self._other
+        meter = Meter(class_name, method)
+        self._meters.append(meter)
         return meter
+
+    @property
+    def short(self) -> int:
+        """How many calls were short, of all methods."""
+        return sum(meter.short for meter in (*self._meters, self._other))
 
     def refuse(self, error: str) -> None:
         """Count a call that is not accepted."""

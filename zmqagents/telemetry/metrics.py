@@ -79,8 +79,7 @@ _CLIENTS = _metric("clients", "gauge", "Clients, by whether they are connected o
 _SESSIONS = _metric("sessions_total", "counter", "Clients that have come in for the first time.")
 _RESENT = _metric("calls_resent_total", "counter", "Calls that came a second time and were not run again.")
 _AUTH = _metric("auth_failures_total", "counter", "Connections refused for their key or user.")
-_RECEIVED = _metric("received_messages_total", "counter", "Messages of clients, by door.", "door")
-_RECEIVED_BYTES = _metric("received_bytes_total", "counter", "Bytes of these, by door.", "door")
+_RECEIVED_BYTES = _metric("received_bytes_total", "counter", "Bytes of the messages of clients, by door.", "door")
 _SENT_BYTES = _metric("sent_bytes_total", "counter", "Bytes sent to clients, by door.", "door")
 _STORE = _metric("store_entries", "gauge", "Results in the store, by state.", "state")
 _STORE_BYTES = _metric("store_bytes", "gauge", "Bytes of finished results in the store.")
@@ -116,7 +115,7 @@ def samples(figures: Mapping[str, Any]) -> Iterator[Sample]:
         if figures.get(key) is not None:
             yield Sample(metric, (), figures[key])
     doors = figures["doors"]
-    for metric, key in ((_RECEIVED, "received"), (_RECEIVED_BYTES, "received_bytes"), (_SENT_BYTES, "sent_bytes")):
+    for metric, key in ((_RECEIVED_BYTES, "received_bytes"), (_SENT_BYTES, "sent_bytes")):
         for door, counts in doors.items():
             yield Sample(metric, (door,), counts[key])
     yield from _of_store(figures["store"])

@@ -157,7 +157,7 @@ class RouterListener:
         self.due = math.inf
         self.next_look = 0.0  # when `look` is to be called while the host is awake anyway
         self.ended: deque[RouterPeer] = deque()
-        self.received = self.received_bytes = self.sent_bytes = 0  # messages read; what libzmq was given
+        self.received_bytes = self.sent_bytes = 0  # of messages read, and of those that libzmq was given
         self._poller = poller
         self._clock = clock
         self._receive = receive
@@ -284,7 +284,6 @@ class RouterListener:
                 parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
             peer = self._peers.get(routing_id) or self._stranger(routing_id, frame)
             peer.heard = now
-            self.received += 1
             self.received_bytes += size
             now = self._receive(peer, parts, size, now)
             if now >= end:

@@ -143,8 +143,7 @@ class Listener(Protocol):
     """
 
     due: float  # when `look` has something to do at the latest, on the host's clock
-    received: int  # messages that were handed over so far, and their bytes
-    received_bytes: int
+    received_bytes: int  # of all messages that were handed over so far
     ended: Any  # a list or deque of peers whose connection has ended; the host takes them out and calls `forget`
 
     @property

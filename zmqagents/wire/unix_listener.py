@@ -187,7 +187,7 @@ class UnixListener:
         self.ended: deque[UnixPeer] = deque()
         self.spares = zmtp.Spares()
         self.due = math.inf
-        self.received = self.received_bytes = 0  # messages that were handed over
+        self.received_bytes = 0  # of messages that were handed over
         self._written_before = 0  # by peers that are gone
         self.complain = complain
         self._receive = receive
@@ -293,7 +293,6 @@ class UnixListener:
             elif len(ready) > 1:
                 ready.rotate(-1)
             limit -= 1
-            self.received += 1
             self.received_bytes += peer.size
             if peer.lacks_memory:
                 peer.lacks_memory = False

@@ -33,7 +33,7 @@ def begin(config: BrokerConfig, *, threaded: bool = True) -> Program | None:
 
 
 def flush() -> None:
-    """Write what waits, for a second at most: the process ends."""
+    """Write what waits, for a moment: the process ends."""
     program = current()
     if program is not None:
         program.flush()

@@ -39,7 +39,7 @@ __all__ = ["MARK", "Program", "Speaker", "current", "lines_dropped", "output_log
 MARK = "\x1e"  # before a line of a process that runs agents, for its host
 MAX_WAITING = 10_000  # lines that are not written yet
 MAX_LINE = 8192  # characters of what is printed; a longer line becomes several
-FLUSH_S = 1.0  # how long the end of the process waits for what is not written
+FLUSH_S = 0.3  # how long the end of the process waits for what is not written; part of the 2 s after the grace
 MAX_OPEN = 256  # calls that have printed half a line
 
 output_log = logging.getLogger("zmqagents.output")
@@ -212,6 +212,7 @@ class LineWriter:
         self._idle.set()
         self._lock = threading.Lock()
         self._pid = 0  # of the process whose thread it is
+        self._is_stuck = False  # nobody reads
 
     def put(self, line: str) -> None:
         """Have a line written. Any thread; does not wait."""
@@ -226,9 +227,9 @@ class LineWriter:
         self._some.set()
 
     def flush(self, limit_s: float) -> None:
-        """Wait until all is written, ``limit_s`` seconds at most."""
-        if self._pid == os.getpid():
-            self._idle.wait(limit_s)
+        """Wait until all is written, ``limit_s`` seconds at most, and not again if that was not enough."""
+        if self._pid == os.getpid() and not self._is_stuck:
+            self._is_stuck = not self._idle.wait(limit_s)
 
     def _begin(self) -> bool:
         """Start the thread; False in a forked process, and where there is no thread to be had."""

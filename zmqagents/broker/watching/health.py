@@ -43,6 +43,11 @@ class Probe:
         record.live_at(self)
         dispatcher.admission.serve(record, _METHOD)
 
+    @property
+    def pid(self) -> int:
+        """0: it has no process of its own."""
+        return 0
+
     def __repr__(self) -> str:
         return f"<Probe of {self._dispatcher.config.server_id}>"
 

@@ -28,6 +28,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -55,7 +56,6 @@ from .events import Post
 from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
-from .watching.figures import Figures
 from .watching.health import Probe
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
@@ -127,12 +127,11 @@ class Management:
         self._clients = clients
         self._listening = listening
         Probe(dispatcher, results, post, clock)
-        self._figures = Figures(dispatcher, pool, results, members, clients, listening, clock)
         self._told = told
         self._clock = clock
         self._members = members
         self._keeper = keeper
-        self._started = clock()
+        self._started, self._epoch_s = clock(), time.time()
         self._nobody = Peer("")
         self._listing = Listing()
         self._listed = 0  # requests for lists that are not answered
@@ -274,7 +273,12 @@ class Management:
 
     def metrics(self, _: Asked) -> Callable[[], dict[str, Any]]:
         """All figures of the host, see `watching.figures`."""
-        return self._figures.take()
+        from .watching.figures import take  # here: a host that nobody asks need not load it
+
+        return take(
+            self._dispatcher, self._pool, self._results, self._members, self._clients, self._listening,
+            self._clock, self._started, self._epoch_s,
+        )  # fmt: skip
 
     def logs(self, asked: Asked) -> Callable[[], dict[str, Any]]:
         """Log lines of this process behind the number ``after``, see `telemetry.ring.Ring.page`."""

@@ -218,7 +218,7 @@ class SharedResults:
             figures = self.figures()
             answer(figures["trouble"] or ("" if state is not None else "it does not answer"))
 
-        self._writer.look_up(Question(name, told, is_over=is_over, until=None, patience_s=0.0))
+        self._writer.look_up(self._question(name, told, is_over=is_over, until=None, patience_s=0.0))
 
     def _about_fetch(self, effect: Lookup) -> Question:
         fetch = effect.fetch

@@ -1,7 +1,7 @@
 """The figures of a host: the answer to the management request ``metrics``, from which `telemetry.metrics` is made.
 
 What is counted is counted where it happens; all else is read off the records when somebody asks. The router thread only
-takes down which records there are, in `Figures.take`: that costs a copy of the table of open calls, and nothing for a
+takes down which records there are, in `take`: that costs a copy of the table of open calls, and nothing for a
 method or an agent. The rest is done in the thread that answers.
 """
 
@@ -30,55 +30,41 @@ from ..results import Results
 if TYPE_CHECKING:
     from ..listening import Listening
 
-__all__ = ["Figures"]
+__all__ = ["take"]
 
 
-class Figures:
-    """See the module's docstring. ``clock`` is the host's own."""
+def take(
+    dispatcher: Dispatcher, pool: WorkerPool, results: Results, members: Members, clients: Clients,
+    listening: Listening, clock: Callable[[], float], began: float, started: float,
+) -> Callable[[], dict[str, Any]]:  # fmt: skip
+    """The router thread's part; what it gives tells the figures, in any thread.
 
-    def __init__(
-        self, dispatcher: Dispatcher, pool: WorkerPool, results: Results, members: Members, clients: Clients,
-        listening: Listening, clock: Callable[[], float],
-    ) -> None:  # fmt: skip
-        self._dispatcher = dispatcher
-        self._pool = pool
-        self._results = results
-        self._members = members
-        self._clients = clients
-        self._listening = listening
-        self._clock = clock
-        self._started, self._began = time.time(), clock()
+    ``clock`` is the host's, ``began`` its time when the host has started, ``started`` the same since the epoch.
+    """
+    config, calls = dispatcher.config, dispatcher.calls
+    tickets = list(dispatcher.tasks.values())
+    running, blocked, now = dispatcher.running, dispatcher.blocked, clock()
+    numbers = {
+        "server_id": config.server_id, "version": __version__, "python": ".".join(map(str, sys.version_info[:3])),
+        "pid": os.getpid(), "started": round(started, 3), "uptime_s": round(now - began, 3),
+        "edges_s": list(EDGES_S), "refused": dict(calls.meters.refused), "limits": dispatcher.shares.refused(),
+        "queued_bytes": dispatcher.queued_bytes, "queued_limit_bytes": config.max_queued_bytes,
+        "streams_waiting": len(calls.starving), "capacity": config.capacity,
+        "workers": {"busy": running, "waiting": blocked, "idle": max(0, pool.size - running - blocked)},
+        "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": len(members.rows()),
+        "child_restarts": members.restarts, **clients.figures(), **listening.figures(),
+        "store_limit_bytes": config.max_pool_bytes, "draining": int(dispatcher.draining),
+    }  # fmt: skip
 
-    def __repr__(self) -> str:
-        return f"<Figures of {self._dispatcher.config.server_id}>"
-
-    def take(self) -> Callable[[], dict[str, Any]]:
-        """The router thread's part; what it gives tells the figures, in any thread."""
-        dispatcher, config, pool = self._dispatcher, self._dispatcher.config, self._pool
-        calls = dispatcher.calls
-        tickets = list(dispatcher.tasks.values())
-        running, blocked, now = dispatcher.running, dispatcher.blocked, self._clock()
-        numbers = {
-            "server_id": config.server_id, "version": __version__, "python": ".".join(map(str, sys.version_info[:3])),
-            "pid": os.getpid(), "started": round(self._started, 3), "uptime_s": round(now - self._began, 3),
-            "edges_s": list(EDGES_S), "refused": dict(calls.meters.refused), "limits": dispatcher.shares.refused(),
-            "queued_bytes": dispatcher.queued_bytes, "queued_limit_bytes": config.max_queued_bytes,
-            "streams_waiting": len(calls.starving), "capacity": config.capacity,
-            "workers": {"busy": running, "waiting": blocked, "idle": max(0, pool.size - running - blocked)},
-            "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": len(self._members.rows()),
-            "child_restarts": self._members.restarts, **self._clients.figures(), **self._listening.figures(),
-            "store_limit_bytes": config.max_pool_bytes, "draining": int(dispatcher.draining),
+    def told() -> dict[str, Any]:
+        return {
+            **numbers, **_of_calls(tickets, now), "methods": [meter.told() for meter in calls.meters],
+            "agents": calls.meters.agents(), "store": results.figures(), "cpu_s": time.process_time(),
+            "resident_bytes": resident_bytes(), "open_fds": descriptors.in_use(),
+            "log_lines_dropped": lines_dropped(),
         }  # fmt: skip
 
-        def told() -> dict[str, Any]:
-            return {
-                **numbers, **_of_calls(tickets, now), "methods": [meter.told() for meter in calls.meters],
-                "agents": calls.meters.agents(), "store": self._results.figures(), "cpu_s": time.process_time(),
-                "resident_bytes": resident_bytes(), "open_fds": descriptors.in_use(),
-                "log_lines_dropped": lines_dropped(),
-            }  # fmt: skip
-
-        return told
+    return told
 
 
 def _of_calls(tickets: list[Ticket], now: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
-    "version", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
+    "version", "telemetry", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
     "connection", "store", "cluster", "scheduler", "execution", "members", "broker", "client", "adapters", "server",
     "compat", "__init__", "cli", "__main__",
 ]  # fmt: skip
@@ -28,8 +28,7 @@ DOORS = {
     "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
     "redis": ("redis", ("store.redis_client", "compat.pools")), "openai": ("openai", ("models.chat",)),
-    "click": ("click", ("cli",)),
-    "hdrh": ("hdrhistogram", ("client.loadgen",)),
+    "click": ("click", ("cli",)), "hdrh": ("hdrhistogram", ("client.loadgen",)), "rich": ("rich", ("cli.verbs.watch",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
 VALUES = {
@@ -156,5 +155,6 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
     asked = [config["options"]["install_requires"], extras["cloudpickle"], extras["models"], extras["numpy"]]
+    asked += [extras["top"]]
     asked += [line for line in extras["bench"].splitlines() if line.startswith("hdrh")]
     assert set(re.findall(r"^(\w+)", "\n".join(asked), re.M)) == {name for name, _ in DOORS.values()}

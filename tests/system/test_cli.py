@@ -626,6 +626,7 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "server_id": "flipped", "studio_url": "http://***@127.0.0.1:9/x", "grace_s": 0.25, "insecure": True,
         "file_roots": [agent_dir, str(tmp_path)], "max_message_bytes": 3 << 19, "max_pool_bytes": 2 << 20,
         "max_queued_bytes": 3 << 20, "max_structured_bytes": 1 << 20, "hang_limit_s": 4.5,
+        "logs": {"level": "error", "format": "text", "output": "stderr", "child": ""},
     }  # fmt: skip
     default = BrokerConfig().public()
     assert [name for name, value in wanted.items() if default[name] == value] == ["pool_type"]
@@ -635,7 +636,8 @@ def test_every_option_of_start_reaches_the_host(tmp_path: Path, agent_dir: str) 
         "--max-timeout-seconds", "2.5", "--local-mode", "--model-config-path", str(models), "--agent-dir", agent_dir,
         "--server-id", "flipped", "--studio-url", "http://me:sk-secret@127.0.0.1:9/x", "--grace", "0.25", "--insecure",
         "--file-root", agent_dir, "--file-root", str(tmp_path), "--max-message-mb", "1.5", "--max-pool-mb", "2",
-        "--max-queued-mb", "3", "--max-structured-mb", "1", "--hang-limit", "4.5",
+        "--max-queued-mb", "3", "--max-structured-mb", "1", "--hang-limit", "4.5", "--log-level", "error",
+        "--log-format", "text", "--agent-output", "stderr",
     ]  # fmt: skip
     with started(*options) as host:
         shown = run("status", "--server-id", "flipped", "--json")

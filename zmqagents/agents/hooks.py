@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import ConfigError
 from .base import AgentBase
@@ -22,8 +22,7 @@ from .options import AgentOptions, Persist
 __all__ = ["Hooks", "hooks_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """Which hooks a class has."""
 
     names: frozenset[str] = frozenset()  # of its methods that are hooks, and none of what it offers to callers
@@ -44,6 +43,10 @@ class Hooks:
     def at_end(self) -> str:
         """The hook that is called when an agent goes, "" if there is none."""
         return "on_stop" if self.on_stop else "__aexit__" if self.context else ""
+
+    def without_context(self) -> Hooks:
+        """The same of an object that is not to be entered."""
+        return self._replace(context=False)
 
     @property
     def saves(self) -> bool:

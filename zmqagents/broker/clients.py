@@ -18,21 +18,23 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
-from typing import TypeGuard
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeGuard
 
 from .. import errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..process.children import has_ended
+from ..process.watching import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
+from ..telemetry.lines import fields_of
 from ..wire import messages
-from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
+from ..wire.link import rebuild_error
+from ..wire.messages import Call, Flag, Frame, Hello, Kind, Reply, error_reply
 from ..wire.transport import Peer
 from .delivery import Delivery
 from .session import Session
@@ -40,6 +42,7 @@ from .session import Session
 __all__ = ["Clients", "Complaints"]
 
 log = logging.getLogger(__name__)
+clients_log = logging.getLogger("zmqagents.clients")
 
 PROBE_S = 1.0  # how often the reader is probed that a stream waits for
 MAX_LOST = 1024  # lost clients that are waited for
@@ -67,7 +70,7 @@ class Clients:
         self._dispatcher = dispatcher
         self._carry_out = carry_out
         self._clock = clock
-        self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
+        self._clients: dict[str, Session] = {}  # by the prefix of their task ids, the lost ones, too
         self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
         self._kept: dict[Session, int] = {}  # bytes of replies that are kept for each of those
@@ -79,6 +82,7 @@ class Clients:
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
+        self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
@@ -100,14 +104,21 @@ class Clients:
         if role is None:
             self._send_away(peer, errors.AuthenticationError("this key was revoked"))
             return
+        prefix = messages.client_prefix(hello.client_id)
         if user == INSECURE_USER:  # nothing but their own word tells such clients apart
-            user = f"{user}:{messages.client_prefix(hello.client_id)}"
-        session = self._clients.get(hello.client_id)
+            user = f"{user}:{prefix}"
+        session = self._clients.get(prefix)
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
-            session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
-            self._clients[hello.client_id] = session
+            session = Session(
+                hello, account, role, self._config.max_unread_bytes, self._may_cache_more,
+                # The references that come to a member are those of the clients of its host, which logs them.
+                self._refuses if self._config.parent is None else None,
+            )  # fmt: skip
+            self._clients[prefix] = session
+            self._sessions += 1
+            _tell_of(session, "client %s of %s has come")
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -143,6 +154,10 @@ class Clients:
         session: Session = effect.peer.key
         self._complaints.note(session.peer, effect.kind, effect.why)
 
+    def _refuses(self, session: Session, reply: Reply) -> None:
+        """Log that a reference of a client is refused."""
+        self._complaints.note(session.peer, "references", str(rebuild_error(reply)))
+
     def refuse_size(self, session: Session, call_id: int, size: int) -> None:
         """Answer a message of ``size`` bytes, which is more than the host allows."""
         limit = self._config.max_message_bytes
@@ -152,18 +167,41 @@ class Clients:
     def refuse_for_memory(self, peer: Peer, parts: list[Frame]) -> None:
         """Answer a message for which there is no memory now. The rest of it was read and dropped."""
         session: Session | None = peer.session
-        head = messages.parse_header(parts[0])
+        try:
+            head = messages.parse_header(parts[0])
+        except errors.RemoteProtocolError as exc:
+            self.complain(peer, exc)
+            return
         if session is None or session.token != head.token:
             peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
             return
         text = "the host has no memory for a message of this size now"
         self._refuse(session, head.call_id, errors.HostBusy.told_at_once(text, 1.0))
 
+    def refuse_broken(self, peer: Peer, parts: Sequence[Frame] | None) -> None:
+        """Answer a message on which the host has failed."""
+        session: Session | None = peer.session
+        if session is None or not parts:
+            return
+        try:
+            call_id = messages.parse_header(parts[0]).call_id
+        except errors.RemoteProtocolError:
+            return
+        session.caller.calls.pop(call_id, None)
+        self._refuse(session, call_id, errors.RemoteProtocolError("the host failed on this message"))
+
     def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
         self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))
 
+    def expects(self, task_id: str) -> bool:
+        """Whether it is the id of a call that a client of this host, connected or lost, may be about to make."""
+        prefix, _, number = task_id.rpartition("-")
+        session = self._clients.get(prefix)
+        return session is not None and number.isdecimal() and session.replies.may_come(int(number))
+
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
+        self._resent += 1
         call_id = call.call_id
         ticket = session.caller.calls.get(call_id)
         if ticket is not None:
@@ -176,6 +214,7 @@ class Clients:
         try:
             reply = session.replies.find(call_id)
         except KeyError:
+            self._resent -= 1  # it had not come
             return False
         if call.flags & Flag.STREAM and reply is not None and not self._send_items_again(session, call):
             reply = None
@@ -248,6 +287,11 @@ class Clients:
     def where(self) -> dict[str, int]:
         """How many clients there are, for `status`."""
         return {"clients": len(self._seated), "clients_lost": len(self._lost)}
+
+    def figures(self) -> dict[str, Any]:
+        """The same and what was counted, for `metrics`."""
+        clients = {"connected": len(self._seated), "lost": len(self._lost)}
+        return {"clients": clients, "sessions": self._sessions, "resent": self._resent}
 
     def close(self, goodbye: list[Frame]) -> None:
         """Send every client what waits for it, and ``goodbye``."""
@@ -347,9 +391,16 @@ class Clients:
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)
-        if self._clients.get(session.client_id) is session:
-            del self._clients[session.client_id]
+        if self._clients.get(session.caller.prefix) is session:
+            del self._clients[session.caller.prefix]
+            _tell_of(session, "client %s of %s is gone")
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
+
+
+def _tell_of(session: Session, text: str) -> None:
+    if clients_log.isEnabledFor(logging.INFO):
+        prefix, user = session.caller.prefix, name_of(session.user)
+        clients_log.info(text, prefix, user, extra=fields_of(client=prefix, user=user))
 
 
 def _is_place(place: object) -> TypeGuard[tuple[int, int]]:

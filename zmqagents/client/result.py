@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -259,7 +258,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
 
     def __zmqagents_error__(self, reply: Reply) -> Exception:
         """The exception of an error reply. Called in the thread that carries the replies, where nothing is imported."""
-        scope = dataclasses.replace(self._scope, imports=False)
+        scope = self._scope._replace(imports=False)
         return rebuild_error(reply, scope, unpickler_of(self._link))
 
     def __zmqagents_awaited__(self) -> Awaited:

@@ -281,7 +281,7 @@ def _read_bytearray(decoder: Decoding, place: Any) -> bytearray:
 
 def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
     if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
-        raise RemoteProtocolError("the class name and methods in a reference to an agent must be text")
+        raise RemoteProtocolError.of_reference("the class name and methods in a reference to an agent must be text")
     ref = AgentRef(server_id, address, agent_id, class_name, methods)
     check_reference(ref)
     return decoder.resolved(ref)

@@ -74,6 +74,8 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
 
 
 _NO_KEYWORDS: dict[str, Any] = {}
+NO_CALL = "the arguments of a call must be a list that ends with a map"
+NO_NAME = "the name of a keyword argument must be text"
 
 
 def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
@@ -106,6 +108,16 @@ def _encode_lone_argument(args: tuple[Any, ...], max_bytes: int) -> Encoded | No
 def why_not_decoded(exc: Exception) -> str:
     """The text of the RemoteProtocolError for what the unpacker raised."""
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
+
+
+def decode_plain(payload: Buffer) -> Any:
+    """The value of a payload that is not tagged, as `decode` reads it: most values are such."""
+    try:
+        return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+    except RemoteProtocolError:
+        raise
+    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
 
 
 _MAX_HEADER_DEPTH = 64

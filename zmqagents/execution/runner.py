@@ -8,7 +8,6 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
+from ..agents.factories.factory import Factory
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
@@ -29,6 +29,7 @@ from .event_loop import EventLoop
 from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
 from .lifecycle.lives import Lives
+from .lifecycle.opening import Opening
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -247,6 +248,10 @@ class AgentHost:
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError, errors.MessageTooLarge) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
+        except errors.HostUnreachable as exc:
+            if exc.refuses_reference:
+                raise _Refused(exc) from None
+            raise
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
         """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
@@ -257,9 +262,10 @@ class AgentHost:
             name = "__init__"
         known = self._scopes.get((spec.name, name))
         if known is None or known[0] is not spec:
-            methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
+            cls = self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance)
+            methods, skip = ([cls.make], 0) if isinstance(cls, Factory) else annotated(cls, name)
             expected = codec.expected_by(*methods, skip=skip)
-            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            known = spec, self._own_scope._replace(expected=expected)
             self._scopes[spec.name, name] = known
         return known[1]
 
@@ -293,10 +299,14 @@ class AgentHost:
         args, kwargs = self._arguments(ticket)
         for name in record.ours:
             kwargs.pop(name, None)
+        if isinstance(cls, Factory):
+            return Opening(cls, args, kwargs, self.classes.adapt, record.agent_id, self.services)
         return _make(cls, args, kwargs, record.agent_id, self.services)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         instance = self._instance_for(ticket)
+        if isinstance(instance, Opening):
+            return self._open(ticket, record, instance)
         hooks = record.spec.hooks
         if hooks.starts_on_loop and ticket.context is not None:
             ticket.context.put_off(functools.partial(self._start_on_loop, ticket, instance))
@@ -305,6 +315,14 @@ class AgentHost:
             self._lives.start(ticket, instance)
         record.hold(instance)
         return self.description(record)
+
+    def _open(self, ticket: Ticket, record: AgentRecord, opening: Opening) -> bytes:
+        """Start an agent that a factory makes: only then is it known what it offers."""
+        self._lives.start(ticket, opening, context=opening.context)
+        made = opening.made()
+        record.become(made.spec, made.options(record.options))
+        record.hold(opening.agent)
+        return self.description(record, made.packed() if self.config.parent is not None else None)
 
     async def _start_on_loop(self, ticket: Ticket, instance: Any) -> bytes:
         await self._lives.start_on_loop(ticket, instance)
@@ -317,8 +335,11 @@ class AgentHost:
             self._lives.drop(record)
         record.drop_instance()
 
-    def description(self, record: AgentRecord) -> bytes:
-        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
+    def description(self, record: AgentRecord, made: bytes | None = None) -> bytes:
+        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed.
+
+        ``made`` follows, where the host of this process waits for it.
+        """
         spec = record.spec
         known = self._packed_methods.get(spec.name)
         if known is None or known[0] is not spec:
@@ -328,7 +349,7 @@ class AgentHost:
         if not isinstance(instance, AgentBase) and inspect.getattr_static(instance, "agent_id", _END) is not _END:
             # Its own attribute, of which its class need not know: a proxy must not hide it by the agent's id.
             packed = codec.pack({"agent_id": [ATTRIBUTE, "", ""], **_methods_of(spec)})
-        return codec.pack([record.agent_id, spec.name, spec.doc, packed])
+        return codec.pack([record.agent_id, spec.name, spec.doc, packed, *([] if made is None else [made])])
 
     # ------------------------------------------------------------ replies
 

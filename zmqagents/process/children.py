@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -29,12 +28,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from .. import codec, errors
+from ..agents.factories.factory import Maker, maker_name
 from ..agents.spec import annotated, spec_of
 from ..codec import pickling
 from ..codec.classes.carried import carried
 from ..config import BrokerConfig, replaced_by_gevent
+from .watching import readable
 
-__all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
+__all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "spawn", "why_not_fork"]
 
 KILL_WAIT_S = 5.0
 MODULES_OF_A_HOST = ("os", "time", "threading", "socket", "select", "subprocess", "signal", "queue")  # gevent patches
@@ -145,6 +146,15 @@ class Child:
             if self._status is None:
                 os.kill(self.pid, number)
 
+    def kill_group(self) -> None:
+        """End it at once with what its agents started and did not put apart: also what it has left behind.
+
+        Not after it was reaped: its process group may be another one by then.
+        """
+        with self._lock, contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._status is None:
+                os.killpg(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
         if self.poll() is not None:
@@ -187,20 +197,6 @@ def how_it_ended(status: int) -> str:
     return f"killed by signal {-status}"
 
 
-def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or a zombie. False where the system cannot tell."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    except (AttributeError, OSError):  # as below
-        return False
-    try:
-        return readable([fd], 0)
-    finally:
-        os.close(fd)
-
-
 def _pidfd(pid: int) -> int | None:
     try:
         fd = os.pidfd_open(pid)
@@ -208,15 +204,6 @@ def _pidfd(pid: int) -> int | None:
         return None
     _own_ends.add(fd)
     return fd
-
-
-def readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
-    """True as soon as one of ``fds`` can be read, False after ``timeout_s`` seconds. Not select: it ends at 1,024."""
-    poll = select.poll()
-    for fd in fds:
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def _launch_error(data: dict[str, Any]) -> Exception:
@@ -320,7 +307,7 @@ importlib.import_module(sys.argv[1]).main(source, *sys.argv[3:])
 
 
 def spawn(
-    module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True,
+    module: str, config: BrokerConfig, classes: Sequence[Maker], *more: str, new_session: bool = True,
     stderr: int | None = None, env: Mapping[str, str] | None = None,
 ) -> Child:  # fmt: skip
     """Call ``main(source, ready_fd, life_fd, *more)`` of ``module`` in a new interpreter, all of them texts but
@@ -347,13 +334,15 @@ def spawn(
         return Child(popen.pid, ready_r, life_w, popen)
 
 
-def _named_by(classes: Sequence[type]) -> list[type]:
+def _named_by(classes: Sequence[Maker]) -> list[type]:
     """The classes in annotations of agent classes of ``__main__``.
 
     Such a class is sent as its code, without what only the text of an annotation names.
     """
     found: dict[type, None] = {}
     for cls in classes:
+        if not isinstance(cls, type):  # a factory
+            continue
         for name in (*spec_of(cls).methods, "__init__") if cls.__module__ == "__main__" else ():
             methods, _ = annotated(cls, name)
             for of_result in (False, True):
@@ -361,14 +350,14 @@ def _named_by(classes: Sequence[type]) -> list[type]:
     return list(found)
 
 
-def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
+def _payload(config: BrokerConfig, classes: Sequence[Maker]) -> IO[bytes]:
     """What a fresh interpreter reads on its stdin. A file, not a pipe: writing it cannot block."""
     try:
         pickled = pickling.dumps(list(classes))
     except errors.MissingExtra:
         raise
     except Exception as exc:  # pickling runs the classes' own code
-        names = ", ".join(cls.__qualname__ for cls in classes)
+        names = ", ".join(map(maker_name, classes))
         raise errors.LaunchError(
             f"the agent classes ({names}) cannot be sent to a new interpreter: {exc}; put them into a module, or "
             f"launch before any thread is started, so that the host can be a fork"

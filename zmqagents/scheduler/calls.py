@@ -17,11 +17,13 @@ code may neither call nor wait.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from .. import errors
-from ..codec import pack
+from ..codec import pack, unpack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
 from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
@@ -31,7 +33,21 @@ from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Observer"]
+
+
+class Observer:
+    """Is told what becomes of calls and agents. This one takes no notice."""
+
+    def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
+        """A call did not end well."""
+
+    def made(self, record: AgentRecord) -> None:
+        """An agent was made."""
+
+    def gone(self, record: AgentRecord) -> None:
+        """An agent that was made is deleted, and none of its calls runs."""
+
 
 _DONE = Reply(Code.NONE, (pack(True),))
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
@@ -39,17 +55,22 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 
 class Calls:
-    """The calls and agents of one host. ``shares``: other hosts can find the results in its store.
+    """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``expects``: see
+    `Fetches`. ``observer`` is told what becomes of them.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, *, shares: bool) -> None:
+    def __init__(
+        self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool], observer: Observer | None = None
+    ) -> None:
         self.config = config
+        self._observer = observer or Observer()
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self.meters = Meters()
         self._made = 0  # agents, so far
         self._ends = 0  # calls that end agents, so far
         self._host = Peer("host")  # makes the calls that end agents
@@ -58,7 +79,9 @@ class Calls:
         self.shares = Shares(config)
         self.slots = Slots(self.shares.slots)
         self.timers: Timers[Timed] = Timers()
-        self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
+        self.fetches = Fetches(
+            config, self.tasks, self.timers, self.shares.fetches, self.shares.early, shares=shares, expects=expects
+        )
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
         self.starving: set[Ticket] = set()  # streams whose reader has granted no credit
@@ -89,6 +112,7 @@ class Calls:
         record.number = self._made
         record.account = ticket.account
         record.account.agents += 1
+        record.meters.count_agents(1)
         record.seat(ticket)
 
     def book(self, ticket: Ticket) -> None:
@@ -130,6 +154,7 @@ class Calls:
     def made(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
         record.made = True
+        self._observer.made(record)
         for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
             self._leave_queue(ticket, State.QUEUED)
             record.seat(ticket)
@@ -208,13 +233,14 @@ class Calls:
 
     # ------------------------------------------------------------ the two ends: answered, and returned
 
-    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
+    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer every request for the result of ``ticket``. Its code may still be running.
 
         Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
         """
         ticket.settled = True
         self.counters.answered += 1
+        self.count(ticket, reply, now)
         ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
@@ -242,6 +268,19 @@ class Calls:
             if link is not None and link.returns is not None:
                 link.returns.pop(ticket, None)
 
+    def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
+        """Count a call that ends in ``reply``."""
+        meters, outcome = ticket.agent.meters, Outcome.OK
+        if reply.code:
+            outcome = _outcome_of(reply)
+            self._observer.failed(ticket, reply, outcome)
+        name = ticket.name if ticket.op != "attribute" else ATTRIBUTE
+        meter = meters[name]
+        if ticket.state >= State.RUNNING:
+            meter.note(outcome, ticket.started - ticket.accepted, now - ticket.started)
+        else:
+            meter.note(outcome, now - ticket.accepted, None)
+
     def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
         state, record = ticket.state, ticket.agent
@@ -268,7 +307,7 @@ class Calls:
 
     def drop(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer a call that has not started and never will."""
-        self.settle(ticket, reply, effects)
+        self.settle(ticket, reply, effects, now)
         self.release(ticket, effects, now)
 
     def refuse(self, ticket: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
@@ -311,7 +350,7 @@ class Calls:
             if self._is_member and ticket.state >= State.RUNNING:  # its host waits for the end of its code
                 self._break_off(ticket, effects, now, alone=alone)
                 continue
-            self.settle(ticket, _error(ticket, ticket.ended), effects)
+            self.settle(ticket, _error(ticket, ticket.ended), effects, now)
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
@@ -331,6 +370,7 @@ class Calls:
         is_known = self.agents.get(record.agent_id) is record
         if is_known:
             del self.agents[record.agent_id]
+            record.meters.count_agents(-1)
         if record.spec.end is not None and (record.instance is not None or record.holders):
             self._plan_end(record, now)
         elif is_known:
@@ -376,6 +416,8 @@ class Calls:
             self.ending -= 1
             record.account.agents -= 1
         record.dropped = True
+        if record.made:
+            self._observer.gone(record)
         effects.append(Removed(record))
 
     def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
@@ -439,8 +481,24 @@ class Calls:
             self.drain.settled = True
             cut += self.drain.cut or 0
         self.drained = True
-        self.fetches.close()
+        self.fetches.close(effects)
         effects.append(Drained(cut, self.ending))
+
+
+_OUTCOMES = {
+    "CallTimeout": Outcome.TIMEOUT, "CallCancelled": Outcome.CANCELLED, "DeadlockError": Outcome.DEADLOCK,
+    "HostBusy": Outcome.REFUSED, "HostStopping": Outcome.LOST, "AgentDeleted": Outcome.LOST, "CallLost": Outcome.LOST,
+    "AgentCrashed": Outcome.LOST, "HostLost": Outcome.LOST,
+}  # fmt: skip
+
+
+def _outcome_of(reply: Reply) -> Outcome:
+    if reply.code == Code.BUSY:
+        return Outcome.REFUSED
+    if reply.code != Code.HOST_ERROR:
+        return Outcome.ERROR
+    name = str(unpack(reply.body[0]).get("type", ""))
+    return _OUTCOMES.get(name.rpartition(":")[2], Outcome.ERROR)
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:

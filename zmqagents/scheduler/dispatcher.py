@@ -23,10 +23,11 @@ from .. import errors
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
-from .calls import Calls
+from .calls import Calls, Observer
 from .effects import (
     Answer,
     Begin,
@@ -45,7 +46,7 @@ from .effects import (
 )
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
-from .waiting import Waiting
+from .waiting import EndWaits, Waiting
 
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
@@ -58,7 +59,7 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`.
+    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer``: see `Calls`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -66,12 +67,13 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None,
+        settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
+        expects: Callable[[str], bool] = lambda task_id: False, observer: Observer | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.calls = calls = Calls(config, shares=shares_results)
+        self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer)
         self.admission = Admission(config, find_class, calls, settle)
-        self.waiting = waiting = Waiting(calls, self.admission)
+        self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
@@ -81,6 +83,8 @@ class Dispatcher:
         self._shares = shares_results
         self._is_member = config.parent is not None
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
+        self.on_unknown = calls.fetches.on_unknown
+        self._early = calls.fetches.early
         self.on_wait, self.on_unwait, self.on_wait_over = waiting.on_wait, waiting.on_unwait, waiting.on_wait_over
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
@@ -93,6 +97,12 @@ class Dispatcher:
     def running(self) -> int:
         """Slots in use."""
         return self.calls.slots.running
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What became of all calls so far: the counters, with the short calls that are counted elsewhere."""
+        totals, short = vars(self.counters).copy(), self.calls.meters.short
+        return {**totals, "accepted": totals["accepted"] + short, "answered": totals["answered"] + short}
 
     @property
     def blocked(self) -> int:
@@ -136,6 +146,8 @@ class Dispatcher:
             forged = wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
             if forged and not peer.local:
                 effects.append(Report(peer, "forged chains of calls", f"{forged} has not made {ticket.label}"))
+        if self._early and ticket.task_id in self._early:
+            self.calls.fetches.meet(ticket, effects)
         if self._shares and call.flags & Flag.DETACHED:
             effects.append(Begin(ticket.task_id))
         if call.deps:
@@ -187,12 +199,15 @@ class Dispatcher:
         self, peer: Peer, call: Call, exc: ZmqAgentsError, waiting: Ticket | None, effects: list[Effect]
     ) -> None:
         self.counters.refused += 1
+        self.calls.meters.refuse(type(exc).__name__)
         task_id = task_id_of(peer.prefix, call.call_id)
         reply = error_reply(exc, agent=call.agent, method=call.method, call_id=task_id)
         if isinstance(exc, errors.CallCancelled):
             self.admission.early_cancels.pop(task_id, None)
             if call.flags & Flag.DETACHED:
                 effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
+        if self._early:
+            self.calls.fetches.answer_early(task_id, reply, effects)
         effects.append(Answer(peer, call.call_id, reply))
         if not peer.local and not (call.method.isidentifier() and call.agent.isprintable()):
             effects.append(Report(peer, "names that are none", str(exc)))
@@ -219,7 +234,7 @@ class Dispatcher:
         if self.calls.slots.running >= self.config.capacity or (call.flags & Flag.DETACHED and self._shares):
             return None
         task_id = f"{peer.prefix}-{call.call_id}"
-        if task_id in self.tasks:
+        if task_id in self.tasks or (self._early and task_id in self._early):
             return None
         try:
             deadline = self.admission.check(peer, call, task_id, now, None)
@@ -235,15 +250,19 @@ class Dispatcher:
         self.calls.slots.take(ticket)  # free since `start_short`
         self.calls.book(ticket)
 
-    def end_short(self, ticket: Ticket) -> None:
+    def end_short(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
         ticket.settled = True
         ticket.state = State.DONE
         ticket.context = None  # as in `Calls.release`
-        ticket.agent.calls += 1
-        counters = self.counters
-        counters.accepted += 1
-        counters.answered += 1
+        record, seconds = ticket.agent, now - ticket.accepted
+        record.calls += 1
+        if seconds < SHORT_S and not reply.code:
+            record.meters[ticket.name].note_short(seconds)
+        else:
+            self.counters.accepted += 1
+            self.counters.answered += 1
+            self.calls.count(ticket, reply, now)
 
     # ------------------------------------------------------------ a call ends
 
@@ -256,7 +275,7 @@ class Dispatcher:
         if ticket.settled:
             calls.lingering -= 1
         else:
-            calls.settle(ticket, reply, effects)
+            calls.settle(ticket, reply, effects, now)
             if ticket.op == Op.CREATE and not reply.code:
                 calls.made(ticket.agent, now, effects)
             if calls.news:  # before the slot is freed: those that waited for this go on ahead of new calls
@@ -324,7 +343,7 @@ class Dispatcher:
             if isinstance(late, Ticket):
                 calls.time_out(late, effects, now)
             elif isinstance(late, ParkedFetch):
-                calls.fetches.expire(late, effects)
+                calls.fetches.expire(late, effects, now)
             elif isinstance(late, Unfinished):
                 unfinished.append(late)
             else:

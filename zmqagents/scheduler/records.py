@@ -19,6 +19,7 @@ from ..agents.spec import ClassSpec, MethodSpec, away
 from ..agents.timing import Pace
 from ..codec import unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
+from ..telemetry.meters import ClassMeters, Meters
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
@@ -46,7 +47,10 @@ class State(IntEnum):
 
 @dataclass
 class Counters:
-    """Totals since the start. ``accepted`` equals ``answered`` when no call is open."""
+    """Totals since the start, without calls that `Meters` counts as short.
+
+    ``accepted`` equals ``answered`` when no call is open.
+    """
 
     accepted: int = 0
     answered: int = 0
@@ -115,6 +119,10 @@ class Home(Protocol):
     matter of the process that runs them, and their code may wait for several things at a time.
     """
 
+    @property
+    def pid(self) -> int:
+        """The process that runs them, 0 while there is none."""
+
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``; its end is told by `Dispatcher.on_done`."""
 
@@ -136,17 +144,19 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance", "made",
-        "mailbox", "number", "options", "ours", "removed", "spec",
+        "mailbox", "meters", "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
     def __init__(
-        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = ()
-    ) -> None:
+        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = (),
+        meters: ClassMeters | None = None,
+    ) -> None:  # fmt: skip
         self.agent_id = agent_id
         self.spec = spec
         self.options = options
         self.created = now
         self.ours = ours  # keywords among those of its constructor that were meant for the host
+        self.meters = Meters().of_class(spec.name) if meters is None else meters  # of its class
         self.instance: Any = None
         self.home: Home | None = None
         self.number = 0  # among all agents that were made
@@ -160,6 +170,11 @@ class AgentRecord:
         self.removed = False
         self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
+
+    @property
+    def child(self) -> int | None:
+        """The process of its home, 0 while that has none; None: its calls run in the threads of this host."""
+        return None if self.home is None else self.home.pid
 
     @property
     def queued(self) -> int:
@@ -231,6 +246,11 @@ class AgentRecord:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
         ticket.state = State.QUEUED
         self.end = ticket
+
+    def become(self, spec: ClassSpec, options: AgentOptions) -> None:
+        """Take the spec of the object that a factory has made, before it is held."""
+        self.spec = spec if self.home is None else away(spec)
+        self.options = options
 
     def hold(self, instance: Any) -> None:
         """Keep the object of the agent, which has been made and started."""
@@ -399,15 +419,26 @@ def _ahead_of(ticket: Ticket) -> str:
 
 
 class ParkedFetch:
-    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the answer of a shared store."""
+    """A FETCH that waits: for a call of this host to end, for the call ``expected`` to come, or (else) for the answer
+    of a shared store.
+    """
 
-    __slots__ = ("call_id", "peer", "settled", "ticket")
+    __slots__ = ("call_id", "expected", "peer", "settled", "ticket")
 
-    def __init__(self, peer: Peer, call_id: int, ticket: Ticket | None) -> None:
+    def __init__(self, peer: Peer, call_id: int, expected: str = "") -> None:
         self.peer = peer
         self.call_id = call_id
-        self.ticket = ticket
+        self.ticket: Ticket | None = None
+        self.expected = expected  # a task id
         self.settled = False
+
+    def meet(self, ticket: Ticket) -> None:
+        """Wait for the end of ``ticket``."""
+        self.ticket = ticket
+        self.expected = ""
+        if ticket.fetches is None:
+            ticket.fetches = {}
+        ticket.fetches[self] = None
 
 
 Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import queue
 import signal
 import sys
@@ -28,28 +29,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
+from ..adapters import adapt
 from ..agents import loader
+from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
-from ..client import proxy, references, rpc
-from ..codec import pickling
+from ..codec import AgentRef, TaskRef, pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
-from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import children, descriptors, forks, memory, signals
+from ..models.configs import ModelConfigs
+from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
-from ..wire.link import Waiter, rebuild_error
+from ..version import __version__
+from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
 
 if TYPE_CHECKING:
+    from ..process import children
     from .studio import Registration
 
 __all__ = ["build", "serve"]
 
-log = logging.getLogger(__name__)
+host_log = logging.getLogger("zmqagents.host")
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
@@ -62,7 +66,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(
-    config: BrokerConfig, classes: Sequence[type], *,
+    config: BrokerConfig, classes: Sequence[Maker], *,
     failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
 ) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
@@ -70,7 +74,7 @@ def build(
     ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
     of agents; None: nobody asks for them.
     """
-    table = ClassTable(classes)
+    table = ClassTable(classes, adapt)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
@@ -80,15 +84,17 @@ def build(
         from ..members.upward import ParentConnection, ParentKeeper  # here: most hosts are no child
 
         parent = ParentConnection(config.parent)
-        references.adopt(parent)
+        adopt(parent)
         keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:
+        from ..models.checking import load_model_configs_file  # here: most hosts have none
+
         models.add(load_model_configs_file(config.model_config_path))
     try:
         broker = Broker(
-            config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=parent or broker.link),
+            config, table, models, bind_reference=_bind_reference, fetch_far=_fetch_far,
+            own_client=lambda: _own_client(parent or broker.link),
             pickler=pickling.dumps if config.takes_pickles else None,
             unpickler=pickling.loads if config.takes_pickles else None,
             hatch=None if parent is not None else functools.partial(_hatch, config, classes), parent=parent,
@@ -99,20 +105,44 @@ def build(
     return broker
 
 
+# Agents' code calls through the client, which costs 8 ms and 1 MiB: it is loaded when the first of them needs it.
+
+
+def _bind_reference(ref: AgentRef | TaskRef, *more: Any) -> Any:
+    from ..client import proxy
+
+    return proxy.bind_reference(ref, *more)
+
+
+def _fetch_far(ref: TaskRef, sink: Sink) -> None:
+    from ..client import references
+
+    references.fetch_far(ref, sink)
+
+
+def _own_client(link: Link) -> Any:
+    from ..client import rpc
+
+    return rpc.RpcClient(link=link)
+
+
 def _hatch(
-    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    config: BrokerConfig, classes: Sequence[Maker], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
+    from ..process import children  # here: with `tempfile` and `subprocess` 3 ms that most hosts need not pay
+
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
         file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
+        logs=config.logs and config.logs._replace(child=name),
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 
 
 def serve(
-    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
     notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip
@@ -134,6 +164,7 @@ def serve(
         except BaseException:
             broker.abandon()
             raise
+        _tell_of_start(config, bound)
         if started is not None:
             started(broker)
         with (
@@ -141,12 +172,24 @@ def serve(
             forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
             _run(broker, bound, ready, notifier or Notifier(), timer, collector)
+    host_log.info("%s has ended", config.server_id)
     return 0
+
+
+def _tell_of_start(config: BrokerConfig, bound: Bound) -> None:
+    limits = ("capacity", "max_agents", "max_calls", "max_mailbox", "max_message_bytes", "max_queued_bytes",
+              "max_pool_bytes", "pool_type", "isolation", "grace_s")  # fmt: skip
+    where = bound.address if bound.port is not None else "no port"
+    shown = ", ".join(f"{name} {getattr(config, name)}" for name in limits)
+    host_log.info(
+        "%s begins: zmqagents %s, process %d, at %s and %s; %s", config.server_id, __version__, os.getpid(), where,
+        bound.ipc, shown,
+    )  # fmt: skip
 
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
     registration = None
-    references.adopt(broker.link)
+    adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -159,7 +202,8 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
             ready(bound)
         _attend(broker, bound, notifier, timer, collector)
     finally:
-        broker.request_stop(0.0)  # nothing if it has stopped
+        if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
+            broker.request_stop(0.0)
         _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)
@@ -167,7 +211,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
         timer.ended()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        references.disown(broker.link)
+        disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 
@@ -195,7 +239,11 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     So no call can come too early: a client that sends an interrupted call again after a crash waits until the agents
     are made.
     """
-    made = {}
+    made: dict[str, Waiter] = {}
+    if not broker.config.agents:
+        return made
+    from ..client import proxy, rpc
+
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
         _, options = rpc.creation(class_name, agent_id)
         body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)

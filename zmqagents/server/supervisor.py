@@ -27,10 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import discovery, errors
+from ..agents.factories.factory import Maker
 from ..config import END_WAIT_S, BrokerConfig
 from ..process import children, life_line, signals
 from ..process.crashes import Crashes
 from ..process.end_timer import FORCED
+from ..process.watching import readable
 from . import child_main
 from .systemd import Notifier
 
@@ -54,7 +56,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: BrokerConfig, classes: Sequence[type], *, launch_timeout_s: float, life_fd: int | None = None,
+        self, config: BrokerConfig, classes: Sequence[Maker], *, launch_timeout_s: float, life_fd: int | None = None,
         new_session: bool = False, notifier: Notifier | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -170,7 +172,7 @@ class Supervisor:
                 continue
             if child.pidfd is None:
                 left = TICK_S if left is None else min(left, TICK_S)
-            children.readable([child.pidfd, self._wake_r, self._life_fd], left)
+            readable([child.pidfd, self._wake_r, self._life_fd], left)
             self._hear()
         child.close()
         if status != 0:  # it could not clean up after itself
@@ -181,7 +183,7 @@ class Supervisor:
         """Wait between two starts; False if there is not to be another."""
         end = time.monotonic() + seconds
         while not self._is_last and (left := end - time.monotonic()) > 0:
-            children.readable([self._wake_r, self._life_fd], left)
+            readable([self._wake_r, self._life_fd], left)
             self._hear()
         return not self._is_last
 
@@ -190,7 +192,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             for _ in os.read(self._wake_r, 64):
                 self._on_signal()
-        if self._life_fd is None or not children.readable([self._life_fd], 0):
+        if self._life_fd is None or not readable([self._life_fd], 0):
             return
         self._is_last = True
         if not os.read(self._life_fd, 64):
@@ -237,7 +239,7 @@ def _wake_ups() -> Iterator[tuple[int, int]]:
 
 
 def run_forked(
-    config: BrokerConfig, classes: Sequence[type], launch_timeout_s: float, ready_fd: int, life_fd: int
+    config: BrokerConfig, classes: Sequence[Maker], launch_timeout_s: float, ready_fd: int, life_fd: int
 ) -> NoReturn:
     """The whole life of a supervisor that is a fork of the launching process."""
     _run(lambda: (config, classes), launch_timeout_s, child_main.Report(ready_fd), life_fd)
@@ -252,7 +254,7 @@ def main(source: BinaryIO, ready_fd: str, life_fd: str, launch_timeout_s: str) -
 
 
 def _run(
-    load: Callable[[], tuple[BrokerConfig, Sequence[type]]],
+    load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]],
     launch_timeout_s: float,
     report: child_main.Report,
     life_fd: int,

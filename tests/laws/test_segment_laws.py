@@ -73,7 +73,7 @@ def test_no_user_has_more_segments_than_its_share(steps: list[tuple[str, bool]],
             grants.give_back(user)
             had[user] -= 1
         elif not gives_back:
-            may = sum(had.values()) < most and 4 * (had[user] + 1) <= 3 * most
+            may = sum(had.values()) < most and 8 * (had[user] + 1) <= 7 * most
             assert grants.take(user) is may
             had[user] += may
         assert len(grants) == sum(had.values()) <= most

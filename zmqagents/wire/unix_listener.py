@@ -59,8 +59,8 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_has_asked", "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
-        "pid", "readable", "session", "size", "user",
+        "_has_asked", "_listener", "_name", "_owes", "_told", "count", "deadline", "fd", "is_dry", "is_listed",
+        "lacks_memory", "pid", "readable", "session", "size", "user",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +80,7 @@ class UnixPeer(UnixStream):
         self._listener = listener
         self._name = name
         self._told = False  # the listener knows that the connection has ended
-        self._has_asked = False  # for shared memory
+        self._has_asked = self._owes = False  # for shared memory; it waits for the answer
 
     def __str__(self) -> str:
         return self._name
@@ -141,38 +141,41 @@ class UnixPeer(UnixStream):
         """The client asks for shared memory, or has mapped it."""
         news, self._in.news = self._in.news, set()
         if b"SEGMENT" in news and not self._has_asked:
-            self._has_asked = True
-            if self._out or not self._give_segment():
-                self._out.append(zmtp.NO_SEGMENT)
-                if not self.pending:
-                    self.flush()
+            self._has_asked = self._owes = True
+            self._answer_asked()
         if b"MAPPED" in news and self._segment is not None:
             self._put = self._segment.put
 
-    def _give_segment(self) -> bool:
-        """Send a descriptor of memory that both sides have; False if there is none to give, or no room for it."""
+    def _answer_asked(self) -> None:
+        """Give the client shared memory, or say that there is none, once nothing else is to be written.
+
+        A descriptor goes with the first byte of what is written with it.
+        """
+        if self._out or self.ended:
+            return
+        self._owes = False
+        data, fd = zmtp.NO_SEGMENT, -1
         grants = self._listener.grants
-        if not grants.take(self.user):
-            return False
+        if grants.take(self.user):
+            try:
+                segment, fd = memory.make()
+            except OSError:
+                grants.give_back(self.user)
+            else:
+                self._use(segment)
+                data = zmtp.SEGMENT
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))] if fd >= 0 else []
         try:
-            segment, fd = memory.make()
-        except OSError:
-            grants.give_back(self.user)
-            return False
-        self._use(segment)
-        try:
-            count = self._socket.sendmsg(
-                [zmtp.SEGMENT], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))], SENDING
-            )
-        except OSError:  # no room, or too many descriptors on their way, or the client has gone
+            count = self._socket.sendmsg([data], rights, SENDING)
+        except OSError:  # no room just now, or too many descriptors on their way, or the client has gone
             self._drop_segment()
-            return False
+            data, count = zmtp.NO_SEGMENT, 0
         finally:
-            os.close(fd)
-        if count < len(zmtp.SEGMENT):
-            self._out.append(zmtp.SEGMENT[count:])
+            if fd >= 0:
+                os.close(fd)
+        if count < len(data):
+            self._out.append(data[count:])
             self.flush()
-        return True
 
     def _drop_segment(self) -> None:
         if self._segment is not None:
@@ -187,6 +190,8 @@ class UnixPeer(UnixStream):
         super().flush()
         if self.pending is not was_pending:
             self._listener.watch(self)
+        if self._owes:
+            self._answer_asked()
 
     def probe(self, message: list[Frame]) -> None:
         """Do nothing: the poller tells when a connection has ended."""

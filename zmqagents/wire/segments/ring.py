@@ -58,7 +58,7 @@ class Ring:
 
 
 class Grants:
-    """How many segments a host has given, and to whom: ``most`` in all, and to one user three quarters of them."""
+    """How many segments a host has given, and to whom: ``most`` in all, and to one user seven eighths of them."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -69,7 +69,7 @@ class Grants:
 
     def take(self, user: str) -> bool:
         """Give one to ``user``; False if there are too many."""
-        if len(self) >= self._most or 4 * (self._given[user] + 1) > 3 * self._most:
+        if len(self) >= self._most or 8 * (self._given[user] + 1) > 7 * self._most:
             return False
         self._given[user] += 1
         return True

@@ -22,6 +22,7 @@ from zmqagents.store.cluster import (
     Deleted,
     Locate,
     Located,
+    MemberRow,
     Mine,
     Other,
     Outcome,
@@ -275,7 +276,7 @@ def test_a_member_lives_for_a_lease_and_is_dead_for_ever(shop: Clocked) -> None:
     beat = shop.beat(A)
     assert beat.alive
     [row] = beat.members
-    assert (row.incarnation, row.number, row.start, row.record) == (A, 1, "s", b"{}")
+    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000)
     shop.beat(B, "t")
     assert not shop.declare(A, 1), "its lease is not over"
     shop.tick(6)
@@ -309,6 +310,14 @@ def test_nobody_is_dead_because_redis_was_away_or_its_clock_was_set(shop: Clocke
         assert beat.away
         assert min(row.lease_left_us for row in beat.members) == LEASE_S * 1e6
     assert shop.beat(A).alive
+
+
+def test_when_redis_was_away_each_member_gets_a_lease_of_its_own_length(shop: Clocked) -> None:
+    for who, lease_s in ((A, 60.0), (B, 10.0)):
+        shop.records.beat(who, 1, lease_s=lease_s, draining=False, start="s", record=b"")
+    shop.tick(100)
+    rows = shop.records.beat(B, 2, lease_s=10.0, draining=False, start="s", record=b"").members
+    assert {row.incarnation: row.lease_left_us for row in rows} == {A: 60_000_000, B: 10_000_000}
 
 
 def test_who_is_neither_living_nor_dead_gets_a_lease_first(shop: Clocked) -> None:

@@ -233,7 +233,7 @@ class Member:
         rows = [row for row in event.beat.members if row.incarnation != self.incarnation]
         had_lapsed = self.lease.state(self._clock()) is LeaseState.LAPSED
         self.lease.taken(event.sent_at)
-        self.observers.saw(((row.incarnation, row.number) for row in rows), event.sent_at, event.came_at)
+        self.observers.saw(rows, event.beat.now_us, event.sent_at, event.came_at)
         infos = map(info_of, event.beat.members)
         self.placement.saw(info for info in infos if info is not None)
         for incarnation in self.observers.stopped(event.came_at):

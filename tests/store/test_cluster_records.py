@@ -389,6 +389,18 @@ def test_a_record_that_is_not_understood_fails_alone(shop: Clocked) -> None:
     assert [type(answer) for answer in answers[3:]] == [StoreError, Saved, Saved]
 
 
+def test_a_member_whose_record_is_not_understood_can_be_declared_dead(shop: Clocked) -> None:
+    shop.beat(B, "t")
+    for rogue in (b"", b"x", b"1 0 s 5", b"\xff\xff"):
+        shop.client.zadd("za:{shop}:lease", {b"rogue/\xff": 0})
+        shop.client.hset("za:{shop}:host", b"rogue/\xff", rogue)
+        rows = {row.incarnation: row.number for row in shop.beat(B, "t").members}
+        assert rows == {"rogue/\ufffd": None, B: rows[B]}
+    shop.client.hset("za:{shop}:host", "rogue", "x")
+    shop.client.zadd("za:{shop}:lease", {"rogue": 0})
+    assert shop.declare("rogue")
+
+
 def test_a_redis_out_of_memory_refuses_states_and_takes_beats_and_releases(shop: Clocked) -> None:
     mine = shop.claim(A)
     shop.client.config_set("maxmemory", 1)

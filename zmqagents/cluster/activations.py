@@ -43,6 +43,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..errors import MessageTooLarge
 from ..store.cluster import (
     Answer,
     Claim,
@@ -385,7 +386,12 @@ class Activations:
     def save(
         self, name: str, state: bytes, version: int, call: Call | None = None, once: OnceOutcome | None = None
     ) -> list[Effect]:
-        """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written."""
+        """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written.
+
+        Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`: `release` the agent, and the next call has it
+        as it was last saved.
+        """
+        _check_size(name, state)
         found = self._all[name]
         if found.phase is Phase.LEAVING:
             raise LookupError(f"{name} is on its way to another host")
@@ -449,6 +455,7 @@ class Activations:
             return []
         if found.phase in (Phase.QUEUED, Phase.CLAIMING):
             raise LookupError(f"{name} is not claimed yet")
+        _check_size(name, state or b"")
         last = None
         if state is not None and (found.behind or found.digest != _digest(state, version)):
             last = Save(name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget))
@@ -699,6 +706,12 @@ class Activations:
         following = request.following if isinstance(request, Release) else ""
         moved: list[Effect] = [Note("moved", f"{found.name} {following}")] if following and answer.done else []
         return [Gone(found.name, following, answer.epoch), *moved, *self._admit()]
+
+
+def _check_size(name: str, state: bytes) -> None:
+    if len(state) > MAX_STATE_BYTES:
+        text = f"the state of {name} has {len(state)} bytes, at most {MAX_STATE_BYTES} can be kept"
+        raise MessageTooLarge(text, len(state), MAX_STATE_BYTES)
 
 
 def _digest(state: bytes, version: int) -> bytes:

@@ -414,11 +414,12 @@ def _lease_us(lease_s: float) -> tuple[int, int]:
 
 def _member(row: tuple[bytes, bytes, bytes]) -> MemberRow:
     incarnation, left, value = row
-    if not value:
-        return MemberRow(incarnation.decode(), int(left), None, False, "", b"")
-    number, draining, start, lease, record = value.split(b" ", 4)
-    who = incarnation.decode()
-    return MemberRow(who, int(left), int(number), draining == b"1", start.decode(), record, int(lease))
+    who = incarnation.decode(errors="replace")
+    try:
+        number, draining, start, lease, record = value.split(b" ", 4)
+        return MemberRow(who, int(left), int(number), draining == b"1", start.decode(), record, int(lease))
+    except ValueError:  # there is none, or something else has written there
+        return MemberRow(who, int(left), None, False, "", b"")
 
 
 def _kept(save: Save) -> Iterator[Any]:

@@ -200,6 +200,20 @@ def test_a_member_that_is_declared_dead_is_another_one_soon(server: RedisServer)
         assert not records.beat(former, 99, lease_s=9, draining=False, start="y", record=b"").alive
 
 
+def test_the_death_of_a_member_is_known_to_the_others_with_their_next_beat(server: RedisServer) -> None:
+    with seated(server.url, "news", "b") as other:
+        with seated(server.url, "news", "a") as seat:
+            seat.activate()
+            other.until(lambda: other.member.placement.find(seat.member.incarnation) is not None)
+            other.member.homes.note(NAME, "at a", 1)
+            gone = seat.member.incarnation
+        other.until(lambda: other.member.observers.is_dead(gone))
+        assert other.member.homes.find(NAME) is None
+        other.ask_for()
+        other.until(lambda: other.readiness() is Readiness.READY, 1 + pick(4.0, 8.0))
+        assert other.got(Elsewhere) == []
+
+
 def test_the_agents_of_a_frozen_member_go_to_another_within_a_lease_and_a_second(server: RedisServer) -> None:
     with seated(server.url, "frozen", "b") as other, Relay(server.port) as relay:
         seat = Seat(f"redis://127.0.0.1:{relay.port}", "frozen", "a")

@@ -388,8 +388,8 @@ class Activations:
     ) -> list[Effect]:
         """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written.
 
-        Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`: `release` the agent, and the next call has it
-        as it was last saved.
+        Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`: `release` the agent, and the next call has
+        it as it was last saved.
         """
         _check_size(name, state)
         found = self._all[name]

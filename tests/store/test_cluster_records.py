@@ -462,7 +462,7 @@ def test_another_server_is_known_before_it_is_asked_anything(server: RedisServer
 def test_each_script_keeps_to_one_slot_of_a_redis_cluster() -> None:
     with running_redis(cluster_enabled="yes") as own:
         with own.client as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
             assert eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), 20)
         with contextlib.closing(ClusterRecords(f"redis+cluster://127.0.0.1:{own.port}", "shop")) as records:
             who = f"a/{records.join('key').now_us}/1"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hosts import eventually
 from redis_server import NO_SERVER, RedisServer, running_redis
 from relay import Relay
 from scale import linux_only, pick
@@ -30,7 +31,7 @@ from zmqagents.cluster.activations import (
 from zmqagents.cluster.lease import Admission, LeaseState, boot_time
 from zmqagents.cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from zmqagents.cluster.placement import MemberInfo
-from zmqagents.cluster.steward import Answered, Beaten, Event, Identity, Steward, Told, Trouble
+from zmqagents.cluster.steward import Answered, Beaten, Event, Identity, ServerChanged, Steward, Told, Trouble
 from zmqagents.errors import ConfigError, StoreUnavailable
 from zmqagents.store.cluster import ClusterRecords, Locate, Save, Verdict
 
@@ -288,6 +289,36 @@ def test_a_redis_that_has_lost_its_last_writes_gets_them_again() -> None:
         seat.until(lambda: seat.member.activations.counters.saves == 3)
         with own.client as client:
             assert client.hmget(key, ["rev", "st"]) == [b"3", b"two"]
+
+
+def test_a_member_follows_a_failover_of_sentinel_and_looks_before_it_serves() -> None:
+    with running_redis() as first, running_redis() as second:
+        with second.client as client:
+            client.replicaof("127.0.0.1", first.port)
+            assert eventually(lambda: client.info("replication")["master_link_status"] == "up", 20)
+        with running_redis(watched=first) as sentinel:
+            with sentinel.client as client:
+                for name, value in (("down-after-milliseconds", 500), ("failover-timeout", 3000)):
+                    client.execute_command("SENTINEL", "SET", "service", name, value)
+                assert eventually(lambda: len(client.execute_command("SENTINEL", "REPLICAS", "service")) == 1, 30)
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/service/0"
+            with seated(url, "failover", lease_s=20) as seat:
+                seat.activate()
+                seat.save(b"one", "one")
+                seat.until(seat.taken)
+                with second.client as client:
+                    key = ClusterRecords(second.url, "failover").key_of(NAME)
+                    assert eventually(lambda: client.hget(key, "st") == b"one", 20)
+                first.kill()
+                seat.save(b"two", "two")
+                seat.until(lambda: seat.got(ServerChanged), 60)
+                assert seat.readiness() is Readiness.SUSPECT
+                seat.until(lambda: seat.readiness() is Readiness.READY)
+                seat.until(lambda: seat.member.activations.counters.saves == 2)
+                with second.client as client:
+                    assert client.hmget(key, ["rev", "st"]) == [b"2", b"two"]
+                assert not seat.got(Died)
+                assert not seat.got(Dropped)
 
 
 @pytest.mark.parametrize("seed", range(pick(2, 20)))

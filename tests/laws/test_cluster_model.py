@@ -34,7 +34,7 @@ from zmqagents.store.scripts import Script
 pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(240, 3000))]
 
 NAMES = ["Account/x", "Account/y"]
-WALKS, STEPS = pick(150, 6000), 120
+WALKS, STEPS = pick(150, 3000), 120
 CALLS = 40
 # How often a host, or the world, does what it can do, against each other.
 OF_HOST = {

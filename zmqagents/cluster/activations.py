@@ -259,7 +259,7 @@ class _Pending:
         self.taken = False
 
 
-@dataclass
+@dataclass(slots=True)
 class _Activation:
     name: str
     claim: Claim
@@ -270,7 +270,7 @@ class _Activation:
     others_epoch: int = 0
     revision: int = 0  # that the next save starts from
     digest: bytes = b""  # of the state as last given to be saved
-    saves: deque[_Pending] = field(default_factory=deque)
+    saves: list[_Pending] = field(default_factory=list)  # at most 64; an empty deque takes 600 bytes
     save_bytes: int = 0
     outcomes: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # in Redis; until when, and what
     forget: list[str] = field(default_factory=list)
@@ -618,7 +618,7 @@ class Activations:
         was_full = found.is_full
         calls: list[Call] = []
         while found.saves and found.saves[0].taken:
-            pending = found.saves.popleft()
+            pending = found.saves.pop(0)
             found.save_bytes -= len(pending.request.state)
             self.counters.saves += 1
             calls += pending.calls

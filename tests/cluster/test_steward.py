@@ -326,7 +326,7 @@ def test_answers_that_are_lost_with_their_connection_change_nothing(server: Redi
     with Relay(server.port) as relay, seated(f"redis://127.0.0.1:{relay.port}", f"cut{seed}", lease_s=30) as seat:
         seat.activate()
         calls = pick(600, 6000)
-        with relay.trouble(seed, 0.03, "cut", "reset"):
+        with relay.trouble(seed, 0.03, "cut", "reset", "cut within", "cut, the host does not notice"):
             for number in range(calls):
                 seat.until(lambda: seat.readiness() is Readiness.READY)
                 seat.save(b"%d" % number, number)

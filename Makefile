@@ -25,7 +25,7 @@ help:
 	@echo "make test-all     the tests on Python $(VERSIONS), and with the oldest dependencies allowed"
 	@echo "make test-3.12    the tests on one version"
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
-	@echo "make test-frameworks  that messages of langchain, pydantic-ai, google-genai, autogen, agentscope arrive as such"
+	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
@@ -53,8 +53,9 @@ test-values: .venv/test-values/.done
 	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py \
 	    tests/system/test_computing_children.py $(ARGS)
 
-test-frameworks: .venv/test-frameworks/.done
+test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
+	.venv/test-crewai/bin/python -m pytest tests/frameworks/test_crewai.py $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \

@@ -21,7 +21,7 @@ from ..config import without_password
 from ..errors import ConfigError, StoreError, StoreFull, StoreUnavailable, ZmqAgentsError
 from .scripts import Script
 
-__all__ = ["Command", "RedisClient", "RedisListener"]
+__all__ = ["FAILURES", "Command", "RedisClient", "RedisListener", "client_of"]
 
 # Explicit, since the defaults of redis-py 5 to 8 differ (no retry at all, 3 with pauses of up to 10 s, 10).
 # A URL's query overrides them. A time-out is not tried again: a frozen Redis would take three times as long to tell.
@@ -29,7 +29,7 @@ _SETTINGS: dict[str, Any] = {
     "socket_timeout": 2.0, "socket_connect_timeout": 1.0, "socket_keepalive": True, "health_check_interval": 15,
     "protocol": 2,
 }  # fmt: skip
-_FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
 _IDENTITY = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.M)
 # Errors of no type of their own that are the whole server's, and pass.
 _OF_SERVER = re.compile(
@@ -62,7 +62,7 @@ class RedisClient:
                 return self._redis.execute_command("EVALSHA", script.sha, 1, key, *arguments)
             except redis.exceptions.NoScriptError:  # the first time on this server, or since its restart
                 return self._redis.execute_command("EVAL", script.text, 1, key, *arguments)
-        except _FAILURES as exc:
+        except FAILURES as exc:
             error = self._error(exc)
         raise error  # out here: in its context the password might be read
 
@@ -77,7 +77,7 @@ class RedisClient:
                 for script in self._scripts:  # somebody has flushed them
                     self._redis.script_load(script.text)
                 got = self._execute(commands)  # all, for those behind the missing ones have overtaken them
-        except _FAILURES as exc:
+        except FAILURES as exc:
             error = self._error(exc)
         else:
             pairs = zip(commands, got, strict=True)
@@ -86,7 +86,7 @@ class RedisClient:
 
     def publish(self, channel: str, text: str) -> None:
         """Tell those that listen to ``channel``, if Redis can be reached."""
-        with contextlib.suppress(*_FAILURES):
+        with contextlib.suppress(*FAILURES):
             self._redis.publish(channel, text)
 
     def listen(self, channel: str) -> RedisListener:
@@ -97,7 +97,7 @@ class RedisClient:
         """The server's ``maxmemory-policy``; "noeviction" if this user may not know it."""
         try:
             memory = self._redis.info("memory")
-        except _FAILURES:
+        except FAILURES:
             return "noeviction"
         if "maxmemory_policy" not in memory:  # of a cluster: a dict for each node
             memory = next(iter(memory.values()), {})
@@ -128,7 +128,7 @@ class RedisClient:
         if isinstance(answer, redis.exceptions.NoScriptError):
             try:
                 return self._redis.execute_command("EVAL", command[0].text, 1, command[1], *command[2])
-            except _FAILURES as exc:
+            except FAILURES as exc:
                 answer = exc
         if isinstance(answer, redis.RedisError):
             error = self._error(answer)
@@ -162,8 +162,8 @@ class RedisClient:
     def _open(self, url: str, more: dict[str, Any]) -> Any:
         error: ZmqAgentsError
         try:
-            return _client_of(url, more)
-        except _FAILURES as exc:  # a cluster
+            return client_of(url, more)
+        except FAILURES as exc:  # a cluster
             error = self._error(exc)
         except (ValueError, TypeError) as exc:
             error = ConfigError(f"redis_url {self.shown_url}: {self.without_secrets(exc)}")
@@ -188,7 +188,7 @@ class RedisListener:
                 self._pubsub = self._client.pubsub()
                 self._pubsub.subscribe(self._channel)
             message = self._pubsub.get_message(timeout=timeout_s)
-        except (*_FAILURES, OSError) as exc:
+        except (*FAILURES, OSError) as exc:
             self.close()
             raise StoreUnavailable(f"the connection that listens is lost: {type(exc).__name__}") from None
         if message is None:
@@ -201,14 +201,14 @@ class RedisListener:
         """Close the connection."""
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with contextlib.suppress(*_FAILURES, OSError):
+            with contextlib.suppress(*FAILURES, OSError):
                 pubsub.close()
 
 
 # ---------------------------------------------------------------- addresses
 
 
-def _client_of(url: str, more: dict[str, Any]) -> Any:
+def client_of(url: str, more: dict[str, Any]) -> Any:
     """A client of redis-py for any form of URL. Sends nothing, but for a cluster, whose nodes must be known."""
     scheme = url.partition("://")[0]
     settings = {**_SETTINGS, "retry": _retry(), **more}

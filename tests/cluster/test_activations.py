@@ -12,6 +12,7 @@ from zmqagents.cluster.activations import (
     MAX_SAVE_BYTES,
     MAX_SAVES,
     MAX_STARTING,
+    MAX_STATE_BYTES,
     Activated,
     Activations,
     Ask,
@@ -34,7 +35,7 @@ from zmqagents.cluster.activations import (
     Taken,
 )
 from zmqagents.cluster.observers import Observers
-from zmqagents.errors import StoreError
+from zmqagents.errors import MessageTooLarge, StoreError
 from zmqagents.store.cluster import (
     Claim,
     Delete,
@@ -211,6 +212,16 @@ def test_an_answer_leaves_when_all_saves_before_it_are_taken(host: Host) -> None
     assert host.answer(SAVED, 1) == [], "the first has no answer yet"
     assert host.answer(Saved(Verdict.TAKEN)) == [Taken(NAME, ("first", "second", "read", "unchanged"))]
     assert host.save(b"two", "unchanged") == [Taken(NAME, ("unchanged",))]
+
+
+def test_a_state_that_is_too_large_is_refused_and_changes_nothing(host: Host) -> None:
+    large = bytes(MAX_STATE_BYTES + 1)
+    with pytest.raises(MessageTooLarge, match="at most 1048576"):
+        host.save(large, "call")
+    with pytest.raises(MessageTooLarge):
+        host.machine.release(NAME, state=large)
+    assert host.machine.readiness(NAME) is Readiness.READY
+    assert host.sent == []
 
 
 def test_a_state_as_it_was_loaded_is_not_written(host: Host) -> None:

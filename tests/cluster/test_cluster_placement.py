@@ -70,7 +70,7 @@ def test_without_a_member_there_is_none_and_one_may_be_left_out() -> None:
 
 def test_a_record_travels_and_a_rogue_one_is_no_member() -> None:
     said = member("a", labels={"zone": "ä"}, load=3.5, version="1.0")
-    row = MemberRow("a", 5_000_000, 1, False, "s", record_of(said))
+    row = MemberRow("a", 5_000_000, 1, False, "s", record_of(said), 15_000_000)
     assert info_of(row) == said
     for record in (b"", b"{}", b"[]", b"\xff", b'{"address": 1, "version": 2, "labels": 3, "classes": 4, "load": 5}'):
         assert info_of(row._replace(record=record)) is None

@@ -22,21 +22,22 @@ import pytest
 
 import ledger_writer
 from redis_server import RedisServer, running_redis
+from relay import Relay
 from scale import linux_only, pick
 from zmqagents.store.cluster import ClusterRecords
 
-pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(240, 4800)), linux_only("CLOCK_BOOTTIME")]
+pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(240, 900)), linux_only("CLOCK_BOOTTIME")]
 
 ROOT = Path(__file__).parents[2]
 LEASE_S, AGENTS, WRITERS = 1.0, 40, 3
-SECONDS = pick(12.0, 600.0)
+SECONDS, CONTROL_SECONDS = pick(12.0, 240.0), pick(12.0, 30.0)
 
 
 class Writers:
     """The processes, which are started again when they are killed."""
 
-    def __init__(self, server: RedisServer, place: Path, seconds: float, without: tuple[str, ...]) -> None:
-        self.server, self.place, self.without = server, place, without
+    def __init__(self, url: str, place: Path, seconds: float, without: tuple[str, ...]) -> None:
+        self.url, self.place, self.without = url, place, without
         self.end = time.monotonic() + seconds
         self.starts: list[str] = []
         self.running = [self.start() for _ in range(WRITERS)]
@@ -45,7 +46,7 @@ class Writers:
     def start(self) -> subprocess.Popen[bytes]:
         self.starts.append(secrets.token_hex(6))
         arguments = [
-            self.server.url, str(max(1.0, self.end - time.monotonic())), str(LEASE_S), str(AGENTS), self.starts[-1],
+            self.url, str(max(1.0, self.end - time.monotonic())), str(LEASE_S), str(AGENTS), self.starts[-1],
             str(self.place / self.starts[-1]), *self.without,
         ]  # fmt: skip
         program = [sys.executable, ledger_writer.__file__, *arguments]
@@ -84,12 +85,12 @@ class Found(NamedTuple):
     older: int
 
 
-def played(server: RedisServer, place: Path, seconds: float, *without: str) -> Found:
-    """Let the writers work for a while, and look at their ledgers."""
+def played(server: RedisServer, place: Path, seconds: float, *without: str, url: str = "") -> Found:
+    """Let the writers work for a while, and look at their ledgers. ``url``: another way to the same Redis."""
     place.mkdir()
     with server.client as client:
         client.flushdb()
-    writers = Writers(server, place, seconds, without)
+    writers = Writers(url or server.url, place, seconds, without)
     chance = random.Random(7)
     try:
         while time.monotonic() < writers.end - 4 * LEASE_S:
@@ -140,9 +141,17 @@ def test_no_update_is_lost_while_writers_are_stopped_and_killed(server: RedisSer
     assert (found.lost, found.older) == (0, 0)
 
 
+def test_no_update_is_lost_over_lines_that_break_and_hold_answers_back(server: RedisServer, tmp_path: Path) -> None:
+    with Relay(server.port) as relay, relay.trouble(3, 0.4) as troubles:
+        found = played(server, tmp_path / "ledger", SECONDS, url=f"redis://127.0.0.1:{relay.port}")
+    assert len(troubles) > SECONDS / 4
+    assert found.counts > 5 * SECONDS
+    assert (found.lost, found.older) == (0, 0)
+
+
 def test_the_control_without_the_fence_loses_updates(server: RedisServer, tmp_path: Path) -> None:
     """Somebody must be stopped for longer than a busy machine makes the others wait, so it may take some rounds."""
-    rounds = [played(server, tmp_path / "0", SECONDS, "fence", "lease")]
+    rounds = [played(server, tmp_path / "0", CONTROL_SECONDS, "fence", "lease")]
     while not rounds[-1].lost and len(rounds) < 6:
-        rounds.append(played(server, tmp_path / str(len(rounds)), SECONDS, "fence", "lease"))
+        rounds.append(played(server, tmp_path / str(len(rounds)), CONTROL_SECONDS, "fence", "lease"))
     assert rounds[-1].lost > 0, rounds

@@ -10,6 +10,7 @@ That the walks find anything is shown with scripts that lack a part: each of the
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from zmqagents.store.scripts import Script
 pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(240, 3000))]
 
 NAMES = ["Account/x", "Account/y"]
-WALKS, STEPS = pick(150, 6000), 120
+WALKS, STEPS = pick(150, 3000), 120
 CALLS = 40
 # How often a host, or the world, does what it can do, against each other.
 OF_HOST = {
@@ -360,3 +361,34 @@ STALE = "if own == me and act < tonumber(r[2]) then return {'stale'} end"
 def test_the_walks_find_what_is_missing(server: RedisServer, scripts: ClusterScripts) -> None:
     with pytest.raises(AssertionError):
         walk(server, 300, scripts, seed=1)
+
+
+WATCHED = "if not watched or (known(who) or '') ~= seen then return 'lives' end"
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        pytest.param(None, id="as they are"),
+        pytest.param(without("declare", (WATCHED, "")), id="whose lease is over is dead"),
+    ],
+)
+def test_a_step_of_the_clock_beside_a_late_beat_kills_nobody(
+    server: RedisServer, scripts: ClusterScripts | None
+) -> None:
+    """The one beats a third of a lease later than the other; then all leases are over at once, by Redis's clock."""
+    with server.client as client, contextlib.closing(World(client, server.url, scripts)) as world:
+        owner, other = world.hosts[:2]
+        world.send(world.call(NAMES[0], once=False), owner)
+        owner.on_events(owner.wire.exchange(1))
+        owner.on_events(owner.wire.beat())
+        world.tick(LEASE_S * 0.35)
+        other.on_events(other.wire.beat())
+        world.step_clock(LEASE_S * 0.7)
+        world.send(world.call(NAMES[0], once=False), other)
+        other.on_events(other.wire.exchange(1))
+        with contextlib.nullcontext() if scripts is None else pytest.raises(AssertionError, match="holds its lease"):
+            other.on_events(other.wire.run_errands())
+            assert world.records.beat(
+                owner.member.incarnation, 99, lease_s=LEASE_S, draining=False, start="s", record=b""
+            ).alive

@@ -22,6 +22,7 @@ from zmqagents.store.cluster import (
     Deleted,
     Locate,
     Located,
+    MemberRow,
     Mine,
     Other,
     Outcome,
@@ -275,7 +276,7 @@ def test_a_member_lives_for_a_lease_and_is_dead_for_ever(shop: Clocked) -> None:
     beat = shop.beat(A)
     assert beat.alive
     [row] = beat.members
-    assert (row.incarnation, row.number, row.start, row.record) == (A, 1, "s", b"{}")
+    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000)
     shop.beat(B, "t")
     assert not shop.declare(A, 1), "its lease is not over"
     shop.tick(6)
@@ -309,6 +310,14 @@ def test_nobody_is_dead_because_redis_was_away_or_its_clock_was_set(shop: Clocke
         assert beat.away
         assert min(row.lease_left_us for row in beat.members) == LEASE_S * 1e6
     assert shop.beat(A).alive
+
+
+def test_when_redis_was_away_each_member_gets_a_lease_of_its_own_length(shop: Clocked) -> None:
+    for who, lease_s in ((A, 60.0), (B, 10.0)):
+        shop.records.beat(who, 1, lease_s=lease_s, draining=False, start="s", record=b"")
+    shop.tick(100)
+    rows = shop.records.beat(B, 2, lease_s=10.0, draining=False, start="s", record=b"").members
+    assert {row.incarnation: row.lease_left_us for row in rows} == {A: 60_000_000, B: 10_000_000}
 
 
 def test_who_is_neither_living_nor_dead_gets_a_lease_first(shop: Clocked) -> None:
@@ -380,6 +389,18 @@ def test_a_record_that_is_not_understood_fails_alone(shop: Clocked) -> None:
     assert [type(answer) for answer in answers[3:]] == [StoreError, Saved, Saved]
 
 
+def test_a_member_whose_record_is_not_understood_can_be_declared_dead(shop: Clocked) -> None:
+    shop.beat(B, "t")
+    for rogue in (b"", b"x", b"1 0 s 5", b"\xff\xff"):
+        shop.client.zadd("za:{shop}:lease", {b"rogue/\xff": 0})
+        shop.client.hset("za:{shop}:host", b"rogue/\xff", rogue)
+        rows = {row.incarnation: row.number for row in shop.beat(B, "t").members}
+        assert rows == {"rogue/\ufffd": None, B: rows[B]}
+    shop.client.hset("za:{shop}:host", "rogue", "x")
+    shop.client.zadd("za:{shop}:lease", {"rogue": 0})
+    assert shop.declare("rogue")
+
+
 def test_a_redis_out_of_memory_refuses_states_and_takes_beats_and_releases(shop: Clocked) -> None:
     mine = shop.claim(A)
     shop.client.config_set("maxmemory", 1)
@@ -441,7 +462,7 @@ def test_another_server_is_known_before_it_is_asked_anything(server: RedisServer
 def test_each_script_keeps_to_one_slot_of_a_redis_cluster() -> None:
     with running_redis(cluster_enabled="yes") as own:
         with own.client as client:
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
             assert eventually(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), 20)
         with contextlib.closing(ClusterRecords(f"redis+cluster://127.0.0.1:{own.port}", "shop")) as records:
             who = f"a/{records.join('key').now_us}/1"

@@ -43,6 +43,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..errors import MessageTooLarge
 from ..store.cluster import (
     Answer,
     Claim,
@@ -258,7 +259,7 @@ class _Pending:
         self.taken = False
 
 
-@dataclass
+@dataclass(slots=True)
 class _Activation:
     name: str
     claim: Claim
@@ -269,7 +270,7 @@ class _Activation:
     others_epoch: int = 0
     revision: int = 0  # that the next save starts from
     digest: bytes = b""  # of the state as last given to be saved
-    saves: deque[_Pending] = field(default_factory=deque)
+    saves: list[_Pending] = field(default_factory=list)  # at most 64; an empty deque takes 600 bytes
     save_bytes: int = 0
     outcomes: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # in Redis; until when, and what
     forget: list[str] = field(default_factory=list)
@@ -385,7 +386,12 @@ class Activations:
     def save(
         self, name: str, state: bytes, version: int, call: Call | None = None, once: OnceOutcome | None = None
     ) -> list[Effect]:
-        """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written."""
+        """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written.
+
+        Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`: `release` the agent, and the next call has
+        it as it was last saved.
+        """
+        _check_size(name, state)
         found = self._all[name]
         if found.phase is Phase.LEAVING:
             raise LookupError(f"{name} is on its way to another host")
@@ -449,6 +455,7 @@ class Activations:
             return []
         if found.phase in (Phase.QUEUED, Phase.CLAIMING):
             raise LookupError(f"{name} is not claimed yet")
+        _check_size(name, state or b"")
         last = None
         if state is not None and (found.behind or found.digest != _digest(state, version)):
             last = Save(name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget))
@@ -611,7 +618,7 @@ class Activations:
         was_full = found.is_full
         calls: list[Call] = []
         while found.saves and found.saves[0].taken:
-            pending = found.saves.popleft()
+            pending = found.saves.pop(0)
             found.save_bytes -= len(pending.request.state)
             self.counters.saves += 1
             calls += pending.calls
@@ -699,6 +706,12 @@ class Activations:
         following = request.following if isinstance(request, Release) else ""
         moved: list[Effect] = [Note("moved", f"{found.name} {following}")] if following and answer.done else []
         return [Gone(found.name, following, answer.epoch), *moved, *self._admit()]
+
+
+def _check_size(name: str, state: bytes) -> None:
+    if len(state) > MAX_STATE_BYTES:
+        text = f"the state of {name} has {len(state)} bytes, at most {MAX_STATE_BYTES} can be kept"
+        raise MessageTooLarge(text, len(state), MAX_STATE_BYTES)
 
 
 def _digest(state: bytes, version: int) -> bytes:

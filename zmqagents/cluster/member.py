@@ -233,9 +233,15 @@ class Member:
         rows = [row for row in event.beat.members if row.incarnation != self.incarnation]
         had_lapsed = self.lease.state(self._clock()) is LeaseState.LAPSED
         self.lease.taken(event.sent_at)
-        self.observers.saw(((row.incarnation, row.number) for row in rows), event.sent_at, event.came_at)
+        self.observers.saw(rows, event.beat.now_us, event.sent_at, event.came_at)
+        before = self.placement.members
         infos = map(info_of, event.beat.members)
         self.placement.saw(info for info in infos if info is not None)
+        there = {row.incarnation for row in event.beat.members}
+        for info in before:
+            if info.incarnation not in there:  # somebody has declared it dead
+                self.homes.drop_all_at(info.address)
+                self.carry([Ask(info.incarnation)])
         for incarnation in self.observers.stopped(event.came_at):
             self.carry([Ask(incarnation)])
         if self._has_joined:

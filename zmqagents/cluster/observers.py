@@ -3,10 +3,12 @@
 Redis's clock alone does not do: it may be stepped, and then all leases are over at once. So whoever declares a member
 dead must have seen for itself that the other has stopped, by its own clock: in answers of Redis no further apart than
 half a lease, the other's beat number has not changed for a whole one. (If Redis had not answered in between, the other
-could not have beaten either.) DECLARE names that number and is refused if it has moved.
+could not have beaten either.) DECLARE names that number and is refused if it has moved, so it is the last look.
 
-The time is counted as the doubtful way round: from when the first answer with the number had *come*, to when the
-request for the latest one was *sent*.
+*Since when?* At the latest since the first answer that had the number came. That may be a quarter of a lease after the
+beat, and the other's agents would be missing for so much longer. So Redis is believed where it can be checked: if from
+one answer to the next its clock has gone as far as this host's, then it was not stepped in between, and what is left of
+the other's lease tells when the beat was.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..store.cluster import MemberRow
+
 __all__ = ["Observers", "Sight"]
 
 MAX_STRANGERS = 1024  # owners that Redis has no record of
 MAX_DEAD = 1024  # the latest that are remembered; of others Redis is asked again
+TOLERANCE = 0.01  # of a lease: what the clocks of Redis and this host may differ by from one answer to the next
 
 
 class Sight(NamedTuple):
@@ -27,47 +32,76 @@ class Sight(NamedTuple):
     watched: bool
 
 
+class _Watch(NamedTuple):
+    number: int | None
+    since: float
+    lease_s: float
+
+
+class _Answer(NamedTuple):
+    now_s: float  # by Redis's clock
+    sent_at: float
+    came_at: float
+
+
 class Observers:
-    """Watches the beats of the others. Times are seconds of a clock of this host's. For one thread."""
+    """Watches the beats of the others. Times are seconds of a clock of this host's. For one thread.
+
+    ``lease_s``: this host's own, which also stands for that of a member that Redis has no record of.
+    """
 
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
-        self._since: dict[str, tuple[int | None, float]] = {}  # its number, and when an answer first had it
+        self._watched: dict[str, _Watch] = {}
         self._strangers: dict[str, None] = {}  # that are watched although no record names them
         self._dead: dict[str, int | None] = {}  # with the number that it had
-        self._sent_at = float("-inf")  # of the latest answer
+        self._latest: _Answer | None = None
 
     def __repr__(self) -> str:
-        return f"<Observers [{len(self._since)} watched]>"
+        return f"<Observers [{len(self._watched)} watched]>"
 
-    def saw(self, numbers: Iterable[tuple[str, int | None]], sent_at: float, came_at: float) -> None:
-        """An answer of Redis: the beat number of each member."""
-        gap = came_at - self._sent_at > self._lease_s / 2
-        before = {} if gap else self._since
-        now = dict(numbers)
+    def saw(self, rows: Iterable[MemberRow], now_us: int, sent_at: float, came_at: float) -> None:
+        """An answer of Redis: the other members, and its time."""
+        answer, latest = _Answer(now_us / 1e6, sent_at, came_at), self._latest
+        if latest is None or came_at - latest.sent_at > self._lease_s / 2:
+            self._watched, latest = {}, None
+        steady = latest is not None and self._is_steady(latest, answer)
+        watched: dict[str, _Watch] = {}
+        for row in rows:
+            known = self._watched.get(row.incarnation)
+            if known is None or known.number != row.number:
+                since = came_at
+                if steady and latest is not None and row.number is not None:
+                    since = min(came_at, max(latest.sent_at, came_at - (row.lease_us - row.lease_left_us) / 1e6))
+                known = _Watch(row.number, since, row.lease_us / 1e6 if row.number is not None else self._lease_s)
+            watched[row.incarnation] = known
         for stranger in self._strangers:
-            now.setdefault(stranger, None)
-        self._since = {}
-        for who, number in now.items():
-            known = before.get(who)
-            self._since[who] = known if known is not None and known[0] == number else (number, came_at)
-        self._sent_at = sent_at
+            if stranger not in watched:
+                known = self._watched.get(stranger)
+                is_same = known is not None and known.number is None
+                watched[stranger] = known if known and is_same else _Watch(None, came_at, self._lease_s)
+        self._watched, self._latest = watched, answer
+
+    def _is_steady(self, earlier: _Answer, later: _Answer) -> bool:
+        """Whether Redis's clock has gone on between two answers as this host's has."""
+        passed, tolerance = later.now_s - earlier.now_s, TOLERANCE * self._lease_s
+        least, most = later.sent_at - earlier.came_at, later.came_at - earlier.sent_at
+        return least - tolerance <= passed <= most + tolerance
 
     def judge(self, who: str, now: float) -> Sight:
-        """What is known of ``who``. One that is not known is watched from now on."""
-        known = self._since.get(who)
+        """What is known of ``who``, if DECLARE is sent now. One that is not known is watched from now on."""
+        known = self._watched.get(who)
         if known is None:
             if len(self._strangers) >= MAX_STRANGERS:
                 del self._strangers[next(iter(self._strangers))]
             self._strangers[who] = None
             return Sight(None, False)
-        number, since = known
-        fresh = now - self._sent_at <= self._lease_s / 2
-        return Sight(number, fresh and self._sent_at - since >= self._lease_s)
+        fresh = self._latest is not None and now - self._latest.sent_at <= self._lease_s / 2
+        return Sight(known.number, fresh and now - known.since >= known.lease_s)
 
     def bury(self, who: str, number: int | None) -> None:
         """Redis has ``who`` among the dead, for ever; its last beat had this number, as far as is known."""
-        self._since.pop(who, None)
+        self._watched.pop(who, None)
         self._strangers.pop(who, None)
         if who not in self._dead and len(self._dead) >= MAX_DEAD:
             del self._dead[next(iter(self._dead))]
@@ -87,4 +121,4 @@ class Observers:
 
     def stopped(self, now: float) -> list[str]:
         """All that may be declared dead."""
-        return [who for who in self._since if self.judge(who, now).watched]
+        return [who for who in self._watched if self.judge(who, now).watched]

@@ -20,6 +20,7 @@ is delivered before any answer of that server.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import secrets
@@ -152,6 +153,8 @@ class Steward:
     def __init__(
         self, open_records: Callable[[], ClusterRecords], identity: Identity, deliver: Callable[[Sequence[Event]], None]
     ) -> None:
+        if not identity.start.isalnum():
+            raise ValueError(f"a start has a token of letters and digits, not {identity.start!r}")
         self._who = identity
         self._deliver = deliver
         self._beats = open_records()
@@ -214,8 +217,8 @@ class Steward:
         self._inbox.put(_Inquiry(look, token))
 
     def note(self, kind: str, what: str) -> None:
-        """Write into the cluster's log."""
-        self._inbox.put(lambda: self._records.note(kind, what))
+        """Write into the cluster's log, if Redis takes it."""
+        self._inbox.put(functools.partial(self._note, kind, what))
 
     def obituary(self, start: str) -> None:
         """The process that was started with this token has ended."""
@@ -312,10 +315,10 @@ class Steward:
             except StoreUnavailable as exc:
                 self._tell_trouble(begun_at, str(exc))
                 self._refuse_inquiries(exc)
-                self._ending.wait(RETRY_S)
-            except Exception:  # a bug of this package: what is behind it must go on
+                time.sleep(RETRY_S)
+            except Exception:  # a bug of this package
                 log.exception("the exchange thread of %s met an error", self._incarnation)
-                self._ending.wait(RETRY_S)
+                time.sleep(RETRY_S)
             if end is None and self._ending.is_set():
                 end = time.monotonic() + CLOSE_S
 
@@ -348,6 +351,10 @@ class Steward:
         else:
             errand()
 
+    def _note(self, kind: str, what: str) -> None:
+        with contextlib.suppress(StoreError):
+            self._records.note(kind, what)
+
     def _refuse_inquiries(self, error: StoreError) -> None:
         refused = [errand.token for errand in self._errands if isinstance(errand, _Inquiry)]
         self._errands = deque(errand for errand in self._errands if not isinstance(errand, _Inquiry))
@@ -372,7 +379,7 @@ class Steward:
             self._tell_trouble(
                 begun_at, str(next(answer for _, answer in pairs if isinstance(answer, StoreFull))), True
             )
-            self._ending.wait(RETRY_S)
+            time.sleep(RETRY_S)
         elif self._trouble:
             self._trouble = ""
             log.info("%s: Redis answers again", self._incarnation)

@@ -57,8 +57,9 @@ class Joined(NamedTuple):
 class MemberRow(NamedTuple):
     """An incarnation that has not been declared dead.
 
-    ``number``: of its last beat; None if Redis has no record of it. ``lease_left_us``: below 0 when its lease is over.
-    ``start``: the token of the start of its process. ``record``: what it says of itself, in its own bytes.
+    ``number``: of its last beat; None if Redis has no record of it, and then ``lease_us`` is 0. ``lease_us``: how long
+    its lease is; ``lease_left_us``: what is left of it, below 0 when it is over. ``start``: the token of the start of
+    its process. ``record``: what it says of itself, in its own bytes.
     """
 
     incarnation: str
@@ -67,6 +68,7 @@ class MemberRow(NamedTuple):
     draining: bool
     start: str
     record: bytes
+    lease_us: int = 0
 
 
 class Beat(NamedTuple):
@@ -412,10 +414,12 @@ def _lease_us(lease_s: float) -> tuple[int, int]:
 
 def _member(row: tuple[bytes, bytes, bytes]) -> MemberRow:
     incarnation, left, value = row
-    if not value:
-        return MemberRow(incarnation.decode(), int(left), None, False, "", b"")
-    number, draining, start, record = value.split(b" ", 3)
-    return MemberRow(incarnation.decode(), int(left), int(number), draining == b"1", start.decode(), record)
+    who = incarnation.decode(errors="replace")
+    try:
+        number, draining, start, lease, record = value.split(b" ", 4)
+        return MemberRow(who, int(left), int(number), draining == b"1", start.decode(), record, int(lease))
+    except ValueError:  # there is none, or something else has written there
+        return MemberRow(who, int(left), None, False, "", b"")
 
 
 def _kept(save: Save) -> Iterator[Any]:

@@ -7,8 +7,8 @@ Cluster, and spread the agents over its nodes:
 ==================  =======  ======================================================================================
 ``id``, ``format``  string   fingerprint of the cluster's key; number of the form of these records
 ``lease``           zset     incarnation → end of its lease
-``host``            hash     incarnation → ``number draining start record``: its beat number, whether it drains, the
-                             token of the start of its process, and what it says of itself
+``host``            hash     incarnation → ``number draining start lease record``: its beat number, whether it drains,
+                             the token of the start of its process, how long its lease is, what it says of itself
 ``dead``            zset     incarnations and tokens of starts that are dead, for ever → when they died; kept for 24 h
 ``beat``, ``view``  string   when anybody has beaten last; the count of changes
 ``log``             stream   what has happened to members: the last 10,000
@@ -79,8 +79,8 @@ end
 local function may_be_forgotten(who, now)
     return now - tonumber(string.match(who, '/(%%d+)/[^/]*$') or 0) > %(too_old)d
 end
-local function known(who)  -- number, draining, start
-    return string.match(call('HGET', HOST, who) or '', '^(%%d+) (%%d) (%%S*) ')
+local function known(who)  -- number, draining, start, lease
+    return string.match(call('HGET', HOST, who) or '', '^(%%d+) (%%d) (%%S*) (%%d+) ')
 end
 local function bury(who, now)
     call('ZADD', DEAD, text(now), who)
@@ -113,14 +113,17 @@ if is_dead(me) or is_dead(start) or not lives and may_be_forgotten(me, now) then
 end
 local away = last > 0 and (now - last > absence or now < last)
 if away then  -- nobody has beaten, or the clock has run backwards: nobody's fault but Redis's
-    for _, other in ipairs(call('ZRANGE', LEASE, 0, -1)) do call('ZADD', LEASE, text(now + lease), other) end
+    for _, other in ipairs(call('ZRANGE', LEASE, 0, -1)) do
+        local _, _, _, its = known(other)
+        call('ZADD', LEASE, text(now + (its or lease)), other)
+    end
 end
 call('SET', base .. 'beat', text(now))
 call('ZREMRANGEBYSCORE', DEAD, '-inf', text(now - %(forget)d))
 local former, drained = known(me)
 if not former or number > tonumber(former) then
     call('ZADD', LEASE, text(now + lease), me)
-    call('HSET', HOST, me, ARGV[2] .. ' ' .. draining .. ' ' .. start .. ' ' .. record)
+    call('HSET', HOST, me, table.concat({ARGV[2], draining, start, ARGV[6], record}, ' '))
     if not former then change('joined', me) elseif drained ~= draining then change('draining', me) end
 end
 local leases, rows = call('ZRANGE', LEASE, 0, -1, 'WITHSCORES'), {}

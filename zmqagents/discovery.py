@@ -27,7 +27,6 @@ other user may write them. Nothing here blocks on the network or asks DNS. POSIX
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import logging
@@ -41,6 +40,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from .errors import AddressInUse, ConfigError
 from .security.private import DRAFT_AGE_S, StrPath, is_this_machine, private_dir, read_private, write_private
@@ -281,8 +281,7 @@ def _remove_socket(path: str) -> None:
 # ---------------------------------------------------------------- connection files
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionFile:
+class ConnectionFile(NamedTuple):
     """What a client of the same user must know to reach a host.
 
     ``host`` and ``port`` are what clients are told to use (``port`` None: the host listens on ipc alone);
@@ -322,7 +321,7 @@ class ConnectionFile:
 
     def to_json(self) -> bytes:
         """The record as one JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+        return json.dumps(self._asdict(), indent=1).encode()
 
     @property
     def path(self) -> Path:
@@ -355,7 +354,7 @@ def publish(record: ConnectionFile) -> Path:
     Called by a host that holds the `IpcLock` of ``record.ipc``, once it listens. Raises ConfigError.
     """
     private_dir(record.path.parent)
-    write_private(record.path, record.to_json())
+    write_private(record.path, record.to_json(), lasting=False)  # after a power cut the host is gone as well
     return record.path
 
 

@@ -9,7 +9,6 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -47,7 +46,7 @@ def bind_reference(
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(
             link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable,
-            scope=dataclasses.replace(scope, expected=None), cls=loaded_class(ref.class_name),
+            scope=scope._replace(expected=None), cls=loaded_class(ref.class_name),
         )  # fmt: skip
     bind = bind_awaited if awaitable else bind_reference
     return AsyncResult(link, ref.task_id, bind, None, task_id=ref.task_id, home=ref.server_id, scope=scope)
@@ -237,7 +236,7 @@ class AgentProxy:
             methods, _ = annotated(self._za_of, name)
         except AttributeError:  # the host's class of this name has a method more
             return scope
-        return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
+        return scope._replace(expected=codec.expected_by(*methods, of_result=True))
 
     def _za_scope_of_attribute(self, name: str) -> codec.Scope:
         scope: codec.Scope = self._za_scope
@@ -247,7 +246,7 @@ class AgentProxy:
         known = scopes.get(name)
         if known is None:
             told = annotated_attribute(self._za_of, name)
-            known = dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+            known = scope._replace(expected=codec.expected_by(*told, of_result=True)) if told else scope
             scopes[name] = known
         return known
 

@@ -14,11 +14,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
-from .. import errors
+from .. import codec, errors
 from ..agents.factories.factory import Maker
 from ..broker.listening import Bound
-from ..codec import pickling, registry
-from ..codec.classes.carried import take_over
+from ..codec import pickling
 from ..config import BrokerConfig
 from ..process.life_line import EXIT_ORPHANED, LifeLine
 from ..process.signals import (
@@ -66,7 +65,8 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: 
         show_stacks_on_request()
         life.watch()
         config, classes = load()
-        registry.trust(config.types)  # for the results of the calls that agents make
+        if config.types:
+            codec.registry.trust(config.types)  # for the results of the calls that agents make
         close_stdin(life_fd)
         keep_sockets_to_ourselves()
         status = serve(
@@ -99,6 +99,10 @@ def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
 def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[Maker]]:
     """What `children.spawn` has written, but for the path."""
     config: BrokerConfig = pickle.load(source)
-    take_over(pickle.load(source))
+    known: bytes = pickle.load(source)
+    if known:
+        from ..codec.classes.carried import take_over
+
+        take_over(known)
     classes: Sequence[Maker] = pickling.loads(source.read())
     return config, classes

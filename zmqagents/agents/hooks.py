@@ -11,7 +11,6 @@ class only where ``persist`` is given. In any other class that a host is given t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import NamedTuple
@@ -47,7 +46,7 @@ class Hooks(NamedTuple):
 
     def without_context(self) -> Hooks:
         """The same of an object that is not to be entered."""
-        return dataclasses.replace(self, context=False)
+        return self._replace(context=False)
 
     @property
     def saves(self) -> bool:

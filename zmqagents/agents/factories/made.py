@@ -35,7 +35,7 @@ class Made(NamedTuple):
         The hooks are called as the spec of the factory says.
         """
         own = spec_of(type(agent))
-        hooks = dataclasses.replace(factory.spec.hooks, names=own.hooks.names, context=context)
+        hooks = factory.spec.hooks._replace(names=own.hooks.names, context=context)
         end = factory.spec.end if context or own.hooks.on_start or own.hooks.on_stop else None
         return cls(dataclasses.replace(own, hooks=hooks, end=end, pace=None), own.options)
 
@@ -69,6 +69,6 @@ class Made(NamedTuple):
             doc=doc,
             methods=specs,
             end=before.end if has_end else None,
-            hooks=dataclasses.replace(before.hooks),  # no more those of one that is about to be made
+            hooks=before.hooks._replace(),  # no more those of one that is about to be made
         )
         return cls(spec, own)

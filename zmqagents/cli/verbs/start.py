@@ -69,8 +69,11 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
     help="What is logged to stderr.",
 )  # fmt: skip
+@option("--no-log", is_flag=True, help="Log nothing.")
 @as_json
-def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
+def start(
+    declared: dict[str, Any], restart: bool, strict: bool, log_level: str, no_log: bool, as_json: bool, **settings: Any
+) -> int:
     """Run a host in the foreground.
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
@@ -90,7 +93,8 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     gc.enable()
     signals.show_stacks_on_request()
     signals.keep_sockets_to_ourselves()
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level: int | str = logging.CRITICAL + 1 if no_log else log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()

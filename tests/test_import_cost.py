@@ -16,7 +16,7 @@ from zmqagents import RpcClient
 pytestmark = pytest.mark.program
 
 ROOT = Path(__file__).parents[1]
-HOST_PACKAGES = ("broker", "cli", "execution", "models", "process", "scheduler", "server", "store")
+HOST_PACKAGES = ("adapters", "broker", "cli", "execution", "models", "process", "scheduler", "server", "store")
 OF_THE_HOST = {f"zmqagents.{name}" for name in HOST_PACKAGES}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}
 FOREIGN = "import zmq, msgpack"

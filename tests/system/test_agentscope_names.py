@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import subprocess
@@ -45,6 +46,7 @@ def where(launcher: rpc.RpcAgentServerLauncher) -> Iterator[dict[str, Any]]:
     with rpc.RpcClient(launcher.host, launcher.port) as client:
         assert client.is_alive()
         yield where
+        gc.collect()  # errors and their frames hold agents in cycles: the last client closes the connection
 
 
 @pytest.fixture

@@ -742,6 +742,12 @@ def test_log_level_info_logs_to_stderr_what_warning_does_not() -> None:
     assert re.search(r"INFO zmqagents\.[\w.]+: talking: stopping", err)
 
 
+def test_no_log_logs_nothing() -> None:
+    with started("--no-log", "--log-level", "info", "--server-id", "silent") as host:
+        code, out, err = host.end()
+    assert (code, out, err) == (0, "", "")
+
+
 def test_grace_bounds_the_stop_of_a_host_with_a_stuck_method(agent_dir: str) -> None:
     with (
         started("--agent-dir", agent_dir, "--grace", "0.2") as host,

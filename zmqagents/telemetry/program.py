@@ -41,6 +41,7 @@ MAX_WAITING = 10_000  # lines that are not written yet
 MAX_LINE = 8192  # characters of what is printed; a longer line becomes several
 FLUSH_S = 0.3  # how long the end of the process waits for what is not written; part of the 2 s after the grace
 MAX_OPEN = 256  # calls that have printed half a line
+OFF = logging.CRITICAL + 1  # a level that no line has
 
 output_log = logging.getLogger("zmqagents.output")
 
@@ -92,7 +93,7 @@ class Program:
     def install(self) -> None:
         """Install handlers, and take over ``sys.stdout`` and ``sys.stderr``."""
         settings = self.settings
-        level = logging.getLevelName(settings.level.upper())
+        level = OFF if settings.level == "off" else logging.getLevelName(settings.level.upper())
         formatter = JsonLines() if settings.format == "json" else TextLines()
         handler = self._handler = (
             ChildHandler(self._writer, settings.child) if settings.child else WriterHandler(self._writer, formatter)

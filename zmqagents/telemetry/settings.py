@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["LogSettings"]
 
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS = ("debug", "info", "warning", "error", "off")
 FORMATS = ("text", "json")
 OUTPUTS = ("log", "stderr", "off")
 

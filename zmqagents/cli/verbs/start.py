@@ -78,10 +78,11 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
     "--agent-output", type=click.Choice(OUTPUTS), default="log", show_default=True,
     help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",
 )  # fmt: skip
+@option("--no-log", is_flag=True, help="The same as --log-level off.")
 @as_json
 def start(
     declared: dict[str, Any], restart: bool, strict: bool, log_level: str, log_format: str, agent_output: str,
-    as_json: bool, **settings: Any,
+    no_log: bool, as_json: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground.
 
@@ -92,7 +93,7 @@ def start(
     With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
-    log_settings = LogSettings(log_level, log_format, agent_output)
+    log_settings = LogSettings("off" if no_log else log_level, log_format, agent_output)
     if log_settings.mistake:
         raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
     config = BrokerConfig(**settings, agents=declared, logs=log_settings)

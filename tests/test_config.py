@@ -337,7 +337,7 @@ def test_what_status_shows_of_a_parent_has_no_key() -> None:
 
 
 def test_how_a_host_logs_is_checked_like_every_setting() -> None:
-    refused("logs: level must be one of debug, info, warning, error, not 'loud'", logs=LogSettings("loud"))
+    refused("logs: level must be one of debug, info, warning, error, off, not 'loud'", logs=LogSettings("loud"))
     refused("logs: format must be one of text, json, not 'xml'", logs=LogSettings(format="xml"))
     refused("logs: output must be one of log, stderr, off, not 'no'", logs=LogSettings(output="no"))
     refused("logs: what agents print is no JSON", logs=LogSettings(format="json", output="stderr"))

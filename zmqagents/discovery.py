@@ -21,14 +21,14 @@ again by another program. The kernel drops a flock with its holder, however that
 * a child made by ``os.fork`` closes its copy at once: it must not keep a dead host's lock alive.
 
 All files are opened without following links and are believed only when this user owns them and no
-other user may write them. Nothing here blocks on the network or asks DNS. POSIX only.
+other user may write them. Nothing here blocks on the network or asks DNS.
+On Windows there are no hosts, so none is found.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import math
@@ -43,12 +43,24 @@ from pathlib import Path
 from types import TracebackType
 
 from .errors import AddressInUse, ConfigError
-from .security.private import DRAFT_AGE_S, StrPath, is_this_machine, private_dir, read_private, write_private
+from .security.private import (
+    DRAFT_AGE_S,
+    HAS_OWNERS,
+    StrPath,
+    is_this_machine,
+    private_dir,
+    read_private,
+    write_private,
+)
+
+if HAS_OWNERS:
+    import fcntl
 
 __all__ = [
     "ConnectionFile",
     "IpcLock",
     "MAX_IPC_PATH_BYTES",
+    "check_system",
     "find_host",
     "ipc_path",
     "is_published",
@@ -72,8 +84,18 @@ _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}
 # ---------------------------------------------------------------- the runtime directory
 
 
+def check_system() -> None:
+    """Raise ConfigError on Windows, which has no flock, no fork and no owners of files: there are clients only."""
+    if not HAS_OWNERS:
+        raise ConfigError(
+            f"a host needs Linux or macOS, and this is {sys.platform}: start the host on a machine that has one of "
+            "them, and call it from here with RpcClient(HOST, PORT)"
+        )
+
+
 def runtime_dir() -> Path:
     """The directory for sockets and connection files, made if missing. Raises ConfigError (see `private_dir`)."""
+    check_system()
     return private_dir(places()[0])
 
 
@@ -82,6 +104,8 @@ def places() -> list[Path]:
 
     A host started by cron has no XDG_RUNTIME_DIR while its user's shell has one, so discovery looks at both.
     """
+    if not HAS_OWNERS:
+        return []
     chosen = os.environ.get("ZMQAGENTS_RUNTIME")
     if chosen:
         return [Path(chosen)]
@@ -231,7 +255,8 @@ def _forget_inherited() -> None:
         lock._forget()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+if HAS_OWNERS:
+    os.register_at_fork(after_in_child=_forget_inherited)
 
 
 def _lock(fd: int, how: int) -> bool:

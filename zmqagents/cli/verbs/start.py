@@ -14,7 +14,6 @@ import click
 
 from ... import errors
 from ...config import BrokerConfig
-from ...process import signals
 from ..command import Verb
 from ..options import as_json, option
 from ..output import say
@@ -79,9 +78,13 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
+    from ...discovery import check_system
+
+    check_system()
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
     from ...codec import registry
+    from ...process import signals
     from ...server import serve
     from ...server.systemd import Notifier
 
@@ -150,6 +153,8 @@ def _exit_in_time(status: int) -> None:
 
     The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
     """
+    from ...process import signals
+
     signals.ignore_stops()
 
     def watch() -> None:

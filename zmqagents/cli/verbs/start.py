@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import errors
-from ...config import BrokerConfig
+from ...config import BrokerConfig, check_threads
 from ..command import Verb
 from ..options import as_json, option
 from ..output import say
@@ -81,6 +81,7 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
     from ...discovery import check_system
 
     check_system()
+    check_threads()
     config = BrokerConfig(**settings, agents=declared)
     from ...agents import loader
     from ...codec import registry

@@ -24,7 +24,7 @@ import builtins
 import concurrent.futures
 import contextlib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 __all__ = [
@@ -351,6 +351,14 @@ def safe_text(value: object, *, of: str = "message") -> str:
     # Lone surrogates cannot be packed as UTF-8.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= MESSAGE_LIMIT_CHARS else text[:MESSAGE_LIMIT_CHARS] + " ..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'port'?`` with the nearest of ``known``, or "" where none is near: the end of a message."""
+    import difflib  # here: only those that make a mistake need it
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def safe_traceback(exc: BaseException) -> str:

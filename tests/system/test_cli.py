@@ -237,7 +237,9 @@ def test_start_status_agents_call_and_stop_as_a_user_types_them(agent_dir: str) 
     with process:
         assert process.stdout is not None
         ready = process.stdout.readline()
-        said = re.fullmatch(r"zmqagents host (\S+) listening on localhost:(\d+) \(pid (\d+)\)\n", ready)
+        said = re.fullmatch(
+            r"zmqagents host (\S+) listening on localhost:(\d+) \(pid (\d+)\), on all its addresses, with keys\n", ready
+        )
         assert said is not None, ready
         assert int(said[3]) == process.pid
 

@@ -21,7 +21,8 @@ What is wrong is one line on stderr and no traceback of zmqagents; `Verb` and `S
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
 ``as_server start`` nothing that it does not use.
 
-    command options settings where values output   what the verbs stand on
+    command config_file options settings where     what the verbs stand on
+    values output
     verbs/                                         the verbs
 
 May import all but ``__main__``.
@@ -35,7 +36,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from ..version import __version__
-from .command import Shell
+from .command import Shell, unknown_variables
 from .output import say
 
 __all__ = ["main", "shell"]
@@ -82,7 +83,8 @@ def shell(ctx: click.Context) -> None:
     as_server call reader reply "why?"       call it
     as_server stop                           stop the host
 
-    Each option can also be set as AS_SERVER_<OPTION>, for example AS_SERVER_PORT=7411. Without --port the verbs
+    Each option can also be set as AS_SERVER_<OPTION>, for example AS_SERVER_PORT=7411, or in a file zmqagents.toml
+    here: [start] is for start, [client] for the verbs that ask a host. Without --port the verbs
     mean the one host of yours that runs on this machine.
 
     \b
@@ -92,6 +94,8 @@ def shell(ctx: click.Context) -> None:
 
     Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
     """
+    for line in unknown_variables(shell):
+        say(f"warning: {line}")
     if ctx.invoked_subcommand is None:
         say(ctx.get_help())
         ctx.exit(2)

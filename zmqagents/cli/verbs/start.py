@@ -7,7 +7,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ import click
 from ... import errors
 from ...config import BrokerConfig, check_threads
 from ..command import Verb
+from ..declared import Declared, classes_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
 from ..output import say
 from ..settings import settings
@@ -42,24 +42,21 @@ class StartVerb(Verb):
         return super().parse_args(ctx, args)
 
 
-def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
-    """The callback of ``--agent ID=CLASS``."""
-    agents: dict[str, Any] = {}
-    for text in texts:
-        agent_id, _, class_name = text.partition("=")
-        if not agent_id or not class_name:
-            raise click.BadParameter(f"{text!r} is not ID=CLASS", ctx, param)
-        if agent_id in agents:
-            raise click.BadParameter(f"{agent_id!r} is given twice", ctx, param)
-        agents[agent_id] = (class_name, {})
-    return agents
-
-
 @click.command(cls=StartVerb)
+@click.argument("classes", metavar="[MODULE:CLASS]...", nargs=-1)
 @settings
 @option(
-    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
-    help="An agent to make at each start, before the first client is served; may be given several times.",
+    "--class", "more_classes", multiple=True, metavar="MODULE:CLASS",
+    help="The same as an option: a class whose agents clients may make; may be given several times.",
+)  # fmt: skip
+@option(
+    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=parse_agents,
+    help="An agent to make at each start, before the first client is served: ID=CLASS, ID=module:Class, or with "
+    "arguments ID=module:Class(limit=3); may be given several times.",
+)  # fmt: skip
+@option(
+    "--app-dir", metavar="DIR", type=click.Path(),
+    help="Where modules are imported from; default: the working directory.",
 )  # fmt: skip
 @option("--restart", is_flag=True, help="Start the host again when it crashes.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
@@ -68,8 +65,16 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
     help="What is logged to stderr.",
 )  # fmt: skip
 @as_json
-def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any) -> int:
-    """Run a host in the foreground.
+def start(
+    classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared], app_dir: str | None,
+    restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any,
+) -> int:  # fmt: skip
+    """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
+
+    \b
+    as_server start shop:Inventory                          the class Inventory of shop.py, decorated or not
+    as_server start --agent 'inv=shop:Inventory(limit=3)'   and an agent of it
+    as_server start --agent-dir agents                      all agent classes in the files of a directory
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
@@ -82,7 +87,9 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
 
     check_system()
     check_threads()
-    config = BrokerConfig(**settings, agents=declared)
+    put_on_path(app_dir)
+    loaded, agents = classes_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
+    config = BrokerConfig(**settings, agents=agents)
     from ...agents import loader
     from ...codec import registry
     from ...process import signals
@@ -96,23 +103,23 @@ def start(declared: dict[str, Any], restart: bool, strict: bool, log_level: str,
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, as_json, notifier)
+        return _keep_running(config, loaded, as_json, notifier)
     registry.trust(config.types)  # for the results of the calls that agents make
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config.open_to, as_json)
+        _announce(bound, os.getpid(), config, as_json)
 
     try:
-        status = serve.serve(config, [], ready, failures=failures, notifier=notifier, own_process=True)
+        status = serve.serve(config, loaded, ready, failures=failures, notifier=notifier, own_process=True)
     finally:
         _tell_failures(failures)
     _exit_in_time(status)
     return status
 
 
-def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> int:
+def _keep_running(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -122,9 +129,9 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> in
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
+        _announce(Bound(*report["bound"]), pid, config, as_json)
 
-    supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
+    supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
     _exit_in_time(status)
     return status
@@ -135,14 +142,16 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
+def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool) -> None:
     server_id, host, port, ipc, _ = bound
-    if open_to:
-        say(f"warning: --insecure: {open_to} can call the agents on port {port}")
+    if config.open_to:
+        say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
     if as_json:
         text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
     else:
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
+        keys = "without keys" if config.insecure else "with keys"
+        where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
+        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
     try:
         click.echo(text)  # flushes
     except OSError as exc:  # a full disk: a program that waits for this line would wait for ever

@@ -42,7 +42,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from .errors import AddressInUse, ConfigError
+from .errors import AddressInUse, ConfigError, HostUnreachable
 from .security.private import (
     DRAFT_AGE_S,
     HAS_OWNERS,
@@ -64,7 +64,9 @@ __all__ = [
     "find_host",
     "ipc_path",
     "is_published",
+    "hosts_at",
     "list_hosts",
+    "only_host",
     "publish",
     "runtime_dir",
     "sweep",
@@ -426,6 +428,32 @@ def find_host(host: str, port: int) -> ConnectionFile | None:
     here = is_this_machine(host)
     found = [r for r in _records() if r.port == port and (here or r.host == host) and _live(r)]
     return max(found, key=lambda record: record.started, default=None)
+
+
+def hosts_at(host: str) -> list[ConnectionFile]:
+    """The hosts of this user with a TCP port that ``host`` may mean: all those here, or those that are called so."""
+    here = is_this_machine(host)
+    return [record for record in list_hosts() if record.port is not None and (here or record.host == host)]
+
+
+def only_host(host: str, server_id: str = "") -> tuple[str, int]:
+    """Host and port of the one host that a program means which says no port; the shell finds it in the same way.
+
+    Raises HostUnreachable where there is none, ConfigError where there are several, or none that could be found here.
+    """
+    found = [record for record in hosts_at(host) if server_id in ("", record.server_id)]
+    if not found and not is_this_machine(host):
+        raise ConfigError(f"a host on {host} needs its port: RpcClient({host!r}, PORT)")
+    if not found:
+        which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
+        raise HostUnreachable(f"{which} is running on this machine: `as_server start` runs one")
+    if len(found) > 1:
+        names = ", ".join(f"{record.server_id} at {record.host}:{record.port}" for record in found)
+        raise ConfigError(
+            f"{len(found)} hosts are running: {names}; say which, as in RpcClient('localhost', {found[0].port})"
+        )
+    assert found[0].port is not None
+    return found[0].host, found[0].port
 
 
 def _records() -> Iterator[ConnectionFile]:

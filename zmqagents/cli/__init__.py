@@ -1,7 +1,9 @@
 """``as_server``: start a host from the shell, look at it, call its agents, stop it.
 
+    init                                   a small project to begin with
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls dump children one host: end it, look at it
+    describe                               the methods of an agent or a class
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
@@ -43,9 +45,9 @@ __all__ = ["main", "shell"]
 
 # verb -> the module of this package that has it, in the order of the help
 _MODULE_OF = {
-    "start": "start",
+    "init": "init", "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
-    "children": "host",
+    "children": "host", "describe": "describe",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
@@ -78,6 +80,7 @@ def shell(ctx: click.Context) -> None:
     """Host Python agents and call them from anywhere.
 
     \b
+    as_server init DIR                       make a small project
     as_server start --agent-dir DIR          run a host here
     as_server create Reader docs=/docs       make an agent of a class in DIR
     as_server call reader reply "why?"       call it

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
-from .. import codec, errors
+from .. import codec, discovery, errors
 from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import class_name_of, own_names
@@ -112,8 +112,23 @@ class AgentMaker:
         return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {', '.join(self._agent_options)}>"
 
 
+def _found(host: str) -> tuple[str, int]:
+    """The host that is meant where no port is given: that of the environment, or the only one here."""
+    check_host(host)
+    words = {name: os.environ.get(f"AS_SERVER_{name}", "") for name in ("HOST", "PORT", "SERVER_ID")}
+    host = words["HOST"] or host
+    if not words["PORT"] or words["SERVER_ID"]:
+        return discovery.only_host(host, words["SERVER_ID"])
+    if not words["PORT"].isdecimal():
+        raise errors.ConfigError(f"AS_SERVER_PORT must be a whole number from 1 to 65535, not {words['PORT']!r}")
+    return host, int(words["PORT"])
+
+
 class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
+
+    Without ``port`` the host is found as the shell finds it: by ``AS_SERVER_HOST`` and ``AS_SERVER_PORT`` or
+    ``AS_SERVER_SERVER_ID``, or else it is the one host of this user that runs on this machine.
 
     All clients of one process to one host share a connection, which opens with the first request and closes with
     the last client: a client counts until it is closed, or dropped together with its proxies and their results. On
@@ -134,6 +149,8 @@ class RpcClient:
         types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
         if link is None:
+            if port is None:
+                host, port = _found(host)
             check_host(host)
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")

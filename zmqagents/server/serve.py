@@ -32,7 +32,7 @@ from ..agents import loader
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
-from ..client import proxy, references, rpc
+from ..client import deadlines, proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
@@ -56,6 +56,7 @@ CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
+EXPLAIN_S = 1.0
 SIGNAL_S = 0.2  # how late a signal may be heard that another thread got, or that came just before a wait
 
 Ready = Callable[[Bound], None]
@@ -246,19 +247,24 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
     limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
     every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)
     next_look = time.monotonic()
-    told = False
+    told = explained = False
     alive.set()
     timer.beat()
     while not broker.finished.is_set():
         end = time.monotonic() + every_s
         while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
             _hear(broker, timer, min(left_s, SIGNAL_S))
+            if broker.draining and not explained:
+                break
         if time.monotonic() >= next_look:
             gauge.look()
             collector.look()
             trimmer.look()
             broker.renew_files()
             next_look = time.monotonic() + LOOK_EVERY_S
+        if broker.draining and not explained:
+            explained = True
+            _explain(broker)
         if notifier and broker.draining and not told:
             told = True
             notifier.stopping("stopping: running and queued calls may end")
@@ -270,6 +276,20 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
             broker.beat(alive)
     if not told:
         notifier.stopping("stopped")
+
+
+def _explain(broker: Broker) -> None:
+    """Say what a stop waits for, if it does, and how to force it: the terminal is silent for the whole grace else."""
+    try:
+        with deadlines.deadline(EXPLAIN_S):
+            count = rpc.RpcClient(link=broker.link).get_server_info()["calls_open"]
+    except errors.ZmqAgentsError:  # it has ended by now, or will not answer: then there is nothing to wait for
+        return
+    if count:
+        log.warning(
+            "%s is stopping and waits for %d open call%s: Ctrl-C or SIGTERM once more ends them now",
+            broker.config.server_id, count, "s" * (count != 1),
+        )  # fmt: skip
 
 
 _intervals_s: list[float] = []  # what the hosts in this process ask for

@@ -32,7 +32,7 @@ from ..agents import loader
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
-from ..client import deadlines, proxy, references, rpc
+from ..client import proxy, references, rpc
 from ..codec import pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
@@ -56,7 +56,7 @@ CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
-EXPLAIN_S = 1.0
+SLOW_STOP_S = 0.3  # a stop that takes longer is explained
 SIGNAL_S = 0.2  # how late a signal may be heard that another thread got, or that came just before a wait
 
 Ready = Callable[[Bound], None]
@@ -115,7 +115,7 @@ def _hatch(
 def serve(
     config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
-    notifier: Notifier | None = None, own_process: bool = False,
+    notifier: Notifier | None = None, own_process: bool = False, waits: Callable[[], None] | None = None,
 ) -> int:  # fmt: skip
     """Run a host in this process until it is stopped; the exit status, 0.
 
@@ -123,6 +123,7 @@ def serve(
     Called in the main thread, it handles signals meanwhile: SIGTERM and SIGINT drain, the second one ends at once.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
     socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
+    ``waits`` is called once where a stop waits for calls.
     ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
     """
     descriptors.raise_limit()
@@ -141,11 +142,14 @@ def serve(
             _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc),
             forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
-            _run(broker, bound, ready, notifier or Notifier(), timer, collector)
+            _run(broker, bound, ready, notifier or Notifier(), timer, collector, waits)
     return 0
 
 
-def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
+def _run(
+    broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector,
+    waits: Callable[[], None] | None,
+) -> None:  # fmt: skip
     registration = None
     references.adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
@@ -158,7 +162,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
         if all(_see_it_made(broker, agent_id, made, timer) for agent_id, made in declared.items()):
             registration = _register(broker.config, bound)
             ready(bound)
-        _attend(broker, bound, notifier, timer, collector)
+        _attend(broker, bound, notifier, timer, collector, waits)
     finally:
         broker.request_stop(0.0)  # nothing if it has stopped
         _hear(broker, timer, 0.0)
@@ -233,7 +237,10 @@ def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
             grace_s = broker.told.get_nowait()
 
 
-def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
+def _attend(
+    broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector,
+    waits: Callable[[], None] | None,
+) -> None:  # fmt: skip
     """Wait for the end of the host; meanwhile look after descriptors, memory and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
@@ -247,24 +254,22 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
     limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
     every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)
     next_look = time.monotonic()
-    told = explained = False
+    told = False
     alive.set()
     timer.beat()
     while not broker.finished.is_set():
         end = time.monotonic() + every_s
         while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
             _hear(broker, timer, min(left_s, SIGNAL_S))
-            if broker.draining and not explained:
-                break
+            if broker.draining and waits is not None and not broker.finished.wait(SLOW_STOP_S):
+                waits()
+                waits = None
         if time.monotonic() >= next_look:
             gauge.look()
             collector.look()
             trimmer.look()
             broker.renew_files()
             next_look = time.monotonic() + LOOK_EVERY_S
-        if broker.draining and not explained:
-            explained = True
-            _explain(broker)
         if notifier and broker.draining and not told:
             told = True
             notifier.stopping("stopping: running and queued calls may end")
@@ -276,20 +281,6 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
             broker.beat(alive)
     if not told:
         notifier.stopping("stopped")
-
-
-def _explain(broker: Broker) -> None:
-    """Say what a stop waits for, if it does, and how to force it: the terminal is silent for the whole grace else."""
-    try:
-        with deadlines.deadline(EXPLAIN_S):
-            count = rpc.RpcClient(link=broker.link).get_server_info()["calls_open"]
-    except errors.ZmqAgentsError:  # it has ended by now, or will not answer: then there is nothing to wait for
-        return
-    if count:
-        log.warning(
-            "%s is stopping and waits for %d open call%s: Ctrl-C or SIGTERM once more ends them now",
-            broker.config.server_id, count, "s" * (count != 1),
-        )  # fmt: skip
 
 
 _intervals_s: list[float] = []  # what the hosts in this process ask for

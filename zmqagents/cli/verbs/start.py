@@ -111,8 +111,11 @@ def start(
         _tell_failures(failures)
         _announce(bound, os.getpid(), config, as_json)
 
+    def waits() -> None:
+        say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
+
     try:
-        status = serve.serve(config, loaded, ready, failures=failures, notifier=notifier, own_process=True)
+        status = serve.serve(config, loaded, ready, failures=failures, notifier=notifier, own_process=True, waits=waits)
     finally:
         _tell_failures(failures)
     _exit_in_time(status)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hosts import ROOT, environment
+from hosts import ROOT, environment, eventually
 from zmqagents import RpcClient
 from zmqagents.agents.loader import load_class
 from zmqagents.cli.config_file import read_config
@@ -212,3 +212,23 @@ def test_a_class_is_loaded_by_module_and_name() -> None:
 def test_only_a_near_name_is_suggested() -> None:
     assert did_you_mean("laod", ["load", "save"]) == "; did you mean 'load'?"
     assert did_you_mean("xyz", ["load", "save"]) == ""
+
+
+def value_of(client: RpcClient) -> Any:
+    try:
+        return client.get_agent("inv").look(timeout=5)
+    except (ConnectionError, LookupError, TimeoutError) as exc:  # while the host is started anew
+        return exc
+
+
+def test_a_changed_file_starts_the_host_anew_and_its_clients_go_on(project: Path) -> None:
+    words = ["--reload", "--agent", "inv=shop:Inventory(limit=3)"]
+    with host(*words, cwd=project, PYTHONDONTWRITEBYTECODE="1") as said, RpcClient("localhost", said["port"]) as client:
+        assert value_of(client) == [3, [], 5]
+        (project / "prices.py").write_text("PRICE = 60\n")
+        assert eventually(lambda: value_of(client) == [3, [], 60], 30)
+        (project / "prices.py").write_text("PRICE = \n")  # cannot be loaded: the next change is waited for
+        assert eventually(lambda: not client.is_alive(), 30)
+        (project / "prices.py").write_text("PRICE = 700\n")
+        assert eventually(lambda: value_of(client) == [3, [], 700], 30)
+        assert client.get_server_info()["server_id"] == said["server_id"]

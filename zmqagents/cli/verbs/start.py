@@ -39,6 +39,7 @@ class StartVerb(Verb):
             name, _, attached = word.partition("=")
             if name == "--local-mode" and (attached or re.fullmatch(r"(?i)true|false|yes|no|on|off|[01]", value)):
                 raise click.UsageError("--local-mode takes no value: write --local-mode or --no-local-mode", ctx)
+        ctx.meta[__name__] = [word for word in args if word != "--reload"]
         return super().parse_args(ctx, args)
 
 
@@ -59,15 +60,18 @@ class StartVerb(Verb):
     help="Where modules are imported from; default: the working directory.",
 )  # fmt: skip
 @option("--restart", is_flag=True, help="Start the host again when it crashes.")
+@option("--reload", is_flag=True, help="Start the host anew when a file of the program changes; for development.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
     help="What is logged to stderr.",
 )  # fmt: skip
 @as_json
+@click.pass_context
 def start(
-    classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared], app_dir: str | None,
-    restart: bool, strict: bool, log_level: str, as_json: bool, **settings: Any,
+    ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
+    app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, as_json: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
 
@@ -80,6 +84,8 @@ def start(
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
     An agent file that cannot be loaded is reported and left out, unless --strict.
 
+    With --reload a change of a file ends the host in order and starts it anew on the same port.
+
     With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
@@ -87,6 +93,8 @@ def start(
 
     check_system()
     check_threads()
+    if reload:
+        return _keep_fresh(ctx, app_dir, settings)
     put_on_path(app_dir)
     loaded, agents = classes_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     config = BrokerConfig(**settings, agents=agents)
@@ -138,6 +146,15 @@ def _keep_running(config: BrokerConfig, classes: list[type], as_json: bool, noti
     status = supervisor.run(ready)
     _exit_in_time(status)
     return status
+
+
+def _keep_fresh(ctx: click.Context, app_dir: str | None, settings: dict[str, Any]) -> int:
+    """``start --reload``: this process watches the files, and the host is its child."""
+    from ..reloading import Reloader
+
+    config = BrokerConfig(**settings)
+    places = [app_dir or ".", *([config.agent_dir] if config.agent_dir else [])]
+    return Reloader(ctx.meta[__name__], config.server_id, places).run()
 
 
 def _tell_failures(failures: list[Any]) -> None:

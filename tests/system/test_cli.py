@@ -1187,7 +1187,8 @@ def test_defect_5_status_of_a_dead_host_is_exit_code_4_without_a_traceback() -> 
         assert host.end()[0] == 0
         ended = run("status", "--port", host.port)
     assert (ended.returncode, ended.stdout) == (4, "")
-    assert ended.stderr == f"as_server status: localhost:{host.port}: nothing listens there\n"
+    said = f"localhost:{host.port}: nothing listens there; as_server doctor lists the hosts of this machine"
+    assert ended.stderr == f"as_server status: {said}\n"
 
 
 def test_defect_6_a_busy_port_is_an_error_and_never_another_port(host: Host) -> None:

@@ -78,7 +78,7 @@ class Target:
         try:
             socket.create_connection((self.host.strip("[]"), self.port or 0), PROBE_S).close()
         except OSError as exc:
-            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
+            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc}); {REMEDY}") from None
 
 
 def target_of(address: str, *, referred: bool = False) -> Target:

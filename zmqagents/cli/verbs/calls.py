@@ -156,8 +156,9 @@ def _attribute(proxy: AgentProxy, name: str) -> Any:
 
 
 def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
-    offered = ", ".join(sorted(proxy.__zmqagents_ref__().methods)) or "none"
-    return errors.UnknownMethod(f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}; it has: {offered}")
+    offered = sorted(proxy.__zmqagents_ref__().methods)
+    text = f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}; it has: {', '.join(offered) or 'none'}"
+    return errors.UnknownMethod(text + errors.did_you_mean(name, offered))
 
 
 @click.command(cls=Verb)

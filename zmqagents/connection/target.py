@@ -15,6 +15,7 @@ from .. import discovery, errors
 from ..config import check_host
 from ..security import keys
 from ..wire.addresses import endpoint_of
+from .session import REMEDY
 
 PROBE_S = 0.8  # a refused key is told within a second
 

@@ -31,7 +31,7 @@ help:
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, what mypy and pyright know of proxies, and that the archives are whole"
 	@echo "make release      lint, test, the archives in dist/, and a tag; all of it on this machine"
-	@echo "make docs         draw docs/architecture.svg and fill in the tables of docs/, from the source"
+	@echo "make docs         the site in build/docs: its drawings and tables are made from the source"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
 	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
 	@echo "make soak-bench   ten minutes at half load"
@@ -92,9 +92,11 @@ release: lint test
 	git tag --annotate "v$(VERSION)" --message "zmqagents $(VERSION)"
 	@echo "tagged v$(VERSION); dist/ has the archives: twine upload dist/*, git push origin v$(VERSION)"
 
-docs: .venv/test/.done
-	.venv/test/bin/python docs/draw_architecture.py $(ARGS)
-	.venv/test/bin/python docs/write_wire.py $(ARGS)
+docs: .venv/docs/.done
+	.venv/docs/bin/python docs/draw_architecture.py $(ARGS)
+	.venv/docs/bin/python docs/write_wire.py $(ARGS)
+	.venv/docs/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks $(ARGS)

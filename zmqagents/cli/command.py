@@ -17,14 +17,14 @@ from .config_file import file_of
 from .output import say
 from .values import json_text
 
-__all__ = ["DashVerb", "Failure", "Shell", "Verb", "name_the_option", "origin_of", "unknown_variables"]
+__all__ = ["EXIT_CODES", "DashVerb", "Failure", "Shell", "Verb", "name_the_option", "origin_of", "unknown_variables"]
 
 
 PREFIX = "AS_SERVER_"  # of the variables that options read
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # The first that fits counts: an agent's own TimeoutError is both an AgentCallError and a TimeoutError.
-_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.AgentCallError, 1),
     (errors.AuthenticationError, 5),
     (errors.PermissionRefused, 5),
@@ -48,7 +48,7 @@ class Failure(click.ClickException):
 
     def __init__(self, context: click.Context, error: errors.ZmqAgentsError) -> None:
         super().__init__(str(error))
-        self.status = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+        self.status = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
         self._context = context
         self._error = error
 

@@ -50,15 +50,16 @@ soak: .venv/test/.done
 	ZMQAGENTS_SOAK=1 .venv/test/bin/python -m pytest tests/faults $(LAWS) $(SOAK:%=tests/system/test_%.py) $(ARGS)
 
 test-values: .venv/test-values/.done
-	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py $(ARGS)
+	.venv/test-values/bin/python -m pytest tests/codec tests/laws/test_value_laws.py tests/laws/test_package_laws.py tests/system/test_values.py \
+	    tests/system/test_computing_children.py $(ARGS)
 
 test-frameworks: .venv/test-frameworks/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \
-    cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py) \
-    tests/faults/test_stop_means_stop.py tests/laws/test_waits_of_children.py tests/members
+    cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py \
+    bad_children.py computing_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_*waits*.py tests/members
 
 test-processes: .venv/test/.done
 	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)

@@ -67,6 +67,7 @@ class Attacker:
         self.source = random.Random(seed)
         self.number = seed
         self.token = 0
+        self.client_id = b""
         self._ids = itertools.count(1)
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self.socket.linger = 0
@@ -79,7 +80,8 @@ class Attacker:
 
     def say_hello(self) -> None:
         """Introduce itself as a client that is new."""
-        hello = codec.pack({"client": os.urandom(messages.CLIENT_ID_BYTES), "versions": [messages.VERSION]})
+        self.client_id = os.urandom(messages.CLIENT_ID_BYTES)
+        hello = codec.pack({"client": self.client_id, "versions": [messages.VERSION]})
         self.socket.send_multipart([messages.header(Kind.HELLO), hello])
 
     def be_welcomed(self) -> None:
@@ -163,10 +165,14 @@ def agents_that_come_and_go(me: Attacker) -> Messages:
 
 
 def unknown_fetches(me: Attacker) -> Messages:
-    """Questions for results that nobody has."""
-    while True:
-        task = f"{me.source.randbytes(10).hex()}-1".encode()
-        yield me.say(Kind.FETCH, me.latest, codec.pack(task.decode()), time_ms=60_000)
+    """Questions for results that nobody has: of clients that nobody knows, and of calls that it never makes, by turns.
+
+    For the latter the host waits a while.
+    """
+    for number in itertools.count(1 << 40):
+        for client_id in (me.source.randbytes(messages.CLIENT_ID_BYTES), me.client_id):
+            task_id = messages.task_id_of(messages.client_prefix(client_id), number)
+            yield me.say(Kind.FETCH, me.latest, codec.pack(task_id), time_ms=60_000)
 
 
 def colliding_keys(me: Attacker) -> Messages:

@@ -38,6 +38,7 @@ CASES: dict[str, Case] = {
     "B10": Case("b10_start", "start"),
     "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
     "B12": Case("b12_results", "10,000 results"),
+    "B13": Case("b13_children", "agents in children"),
     "B15": Case("b15_stack", "tables and tensors"),
     "B16": Case("b16_crowd", "200 clients at once", ("free",), True, ("echo", "workers"), ENCRYPTED_PEERS, "workers"),
 }
@@ -139,6 +140,11 @@ BUDGETS = (
     Budget("B11", "10,000 async sleeps of 1 s, s", "wall_s", 3.0, 1.5),
     _more("B12", "results made per second", 8_000, 20_000, figure="made_per_s"),
     _more("B12", "results collected per second", 8_000, 20_000, figure="collected_per_s"),
+    _more("B13", "two children / two bare processes", 0.95, 1.0, figure="of_bare"),
+    Budget("B13", "ping p99 beside 8 burners in 2 children, ms", "ping_p99_ms", 10, 5),
+    Budget("B13", "the same in 8 children, ms", "ping_p99_8_ms", 20, 10),
+    Budget("B13", "a call of 64 bytes: child - thread, µs", "hop_us", 150, 100),
+    Budget("B13", "an argument of 1 MiB: child - thread, µs", "hop_mib_us", 600, 400),
     *(
         _more(
             "B16",

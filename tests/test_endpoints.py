@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import logging
@@ -78,7 +77,7 @@ def start_host(place: Path) -> Iterator[Callable[[str, int], subprocess.Popen[st
 def record_of(place: Path, server_id: str = "h1", **changes: object) -> ConnectionFile:
     path = str(place / f"{server_id}.ipc")
     record = ConnectionFile(server_id, "localhost", 5555, os.getpid(), path, "k" * 40, "0.1", time.time())
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+    return record._replace(**changes)  # type: ignore[arg-type]
 
 
 def mode_of(path: Path | str) -> int:
@@ -415,7 +414,7 @@ def test_connection_files_of_wrong_mode_or_shape_are_ignored_with_one_debug_line
     good = record_of(place)
     with IpcLock(good.ipc):
         discovery.publish(good)
-        fields = dataclasses.asdict(good)
+        fields = good._asdict()
         bad = {
             "garbage": b"\xff{",
             "deep": b"[" * 60_000,
@@ -449,7 +448,7 @@ def test_a_record_of_a_host_that_does_not_tell_its_grace_is_one_all_the_same(pla
     record = record_of(place, grace_s=3.5)
     fields = json.loads(record.to_json())
     assert fields.pop("grace_s") == 3.5
-    assert ConnectionFile.from_json(json.dumps(fields).encode()) == dataclasses.replace(record, grace_s=None)
+    assert ConnectionFile.from_json(json.dumps(fields).encode()) == record._replace(grace_s=None)
 
 
 def test_a_runtime_directory_that_is_not_private_has_no_hosts(place: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from .errors import ConfigError
@@ -116,8 +116,7 @@ def _is_declared(item: Any) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Parent:
+class Parent(NamedTuple):
     """The host whose agents this host runs, in a process that it has started; ``address`` is what references say.
 
     ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host.
@@ -126,8 +125,12 @@ class Parent:
     server_id: str
     address: str
     ipc: str
-    seal_key: bytes = dataclasses.field(repr=False)
+    seal_key: bytes
     pickles: bool = False
+
+    def __repr__(self) -> str:
+        """All but the key, which is a secret."""
+        return f"Parent({self.server_id!r}, {self.address!r}, {self.ipc!r}, pickles={self.pickles})"
 
 
 @dataclass(frozen=True)

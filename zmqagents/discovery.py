@@ -28,7 +28,6 @@ On Windows there are no hosts, so none is found.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -41,6 +40,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from .errors import AddressInUse, ConfigError, HostUnreachable
 from .security.private import (
@@ -308,8 +308,7 @@ def _remove_socket(path: str) -> None:
 # ---------------------------------------------------------------- connection files
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionFile:
+class ConnectionFile(NamedTuple):
     """What a client of the same user must know to reach a host.
 
     ``host`` and ``port`` are what clients are told to use (``port`` None: the host listens on ipc alone);
@@ -349,7 +348,7 @@ class ConnectionFile:
 
     def to_json(self) -> bytes:
         """The record as one JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+        return json.dumps(self._asdict(), indent=1).encode()
 
     @property
     def path(self) -> Path:
@@ -382,7 +381,7 @@ def publish(record: ConnectionFile) -> Path:
     Called by a host that holds the `IpcLock` of ``record.ipc``, once it listens. Raises ConfigError.
     """
     private_dir(record.path.parent)
-    write_private(record.path, record.to_json())
+    write_private(record.path, record.to_json(), lasting=False)  # after a power cut the host is gone as well
     return record.path
 
 

@@ -27,7 +27,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "AddressInUse",
@@ -78,8 +78,20 @@ MAX_NOTES = 64
 MAX_GROUP_MEMBERS = 64
 
 
+E = TypeVar("E", bound="ZmqAgentsError")
+
+
 class ZmqAgentsError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. ``refuses_reference``: a peer has sent a reference that it may not send."""
+
+    refuses_reference: bool = False
+
+    @classmethod
+    def of_reference(cls: type[E], text: str) -> E:
+        """An error that refuses a reference of a peer; the host that the peer is connected to logs that."""
+        error = cls(text)
+        error.refuses_reference = True
+        return error
 
 
 # ---------------------------------------------------------------- settings, starting, loading

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.connection.requests import Repeat, Request
+from zmqagents.agents.context import RunningCall
+from zmqagents.codec import encode_call
+from zmqagents.connection.requests import Call, Repeat, Request
 from zmqagents.connection.session import LARGE_BYTES, Outstanding
 from zmqagents.errors import HostBusy
 from zmqagents.wire.link import Waiter
@@ -41,6 +44,23 @@ class Sink:
 
 def request(repeat: Repeat = Repeat.ONCE, *, sink: Any = None, deadline: float | None = None) -> Request:
     return Request(Message(repeat), sink or Sink(), deadline)
+
+
+class Services:
+    """Those of a host, for code that asks for none of them."""
+
+    def chain_of(self, call: RunningCall) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize("timeout", [4.0, 5.0, 6.0])
+def test_a_call_made_in_a_call_has_no_later_deadline_than_that(timeout: float) -> None:
+    services: Any = Services()
+    end = time.monotonic() + 5
+    made = Call("b", "m", encode_call((), {}), 0, None, timeout, RunningCall(services, "client-1", "a", "m", end))
+    assert made.deadline is not None
+    assert made.deadline <= end
+    assert (made.deadline == end) == (timeout >= 5)
 
 
 def send_all(book: Outstanding, size: int = 10) -> list[int]:

@@ -335,6 +335,21 @@ def test_random_frames_are_dropped(peer: RawPeer) -> None:
 # ---------------------------------------------------------------- size
 
 
+@pytest.mark.parametrize("size", [31_000, 33_000, 60_000, 70_000])
+def test_a_call_whose_payload_in_the_first_frame_is_long_is_answered_as_any_other(
+    peer: RawPeer, client: RpcClient, size: int
+) -> None:
+    agent = client.create_agent(Desk)
+    payload, _, _ = codec.encode_call((["x" * 100] * (size // 102),), {})
+    meta = codec.pack([agent.agent_id, "echo", None, None])
+    head = messages.header(Kind.CALL, 5, peer.token) + len(meta).to_bytes(2, "big")
+    peer.send(head + meta + payload)
+    answer, body = peer.answer_to(5)
+    assert (answer.kind, codec.decode(body[0])) == (Kind.RESULT, ["x" * 100] * (size // 102))
+    peer.send(head + meta, payload)  # it ends where its payload should begin
+    peer.send(head[:-2] + b"\xff\xff" + meta + payload)
+
+
 def test_a_message_of_100000_empty_frames_is_read_and_dropped(peer: RawPeer, client: RpcClient) -> None:
     peer.send(_head(peer), *[b""] * 100_000)
     with within(2):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from actors import Latch, client_of, host
+from actors import Desk, Latch, client_of, host
 from raw_peer import RawPeer
 from zmqagents import RpcAgentServerLauncher, codec
+from zmqagents.codec import AgentRef, TaskRef
 from zmqagents.security.keys import KeyStore
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind
@@ -59,18 +60,38 @@ def _say_no_names(launcher: RpcAgentServerLauncher, running: str) -> None:
             assert peer.answer_to(call_id)[0].kind == Kind.ERROR
 
 
+def _refer_to_what_is_none(launcher: RpcAgentServerLauncher, running: str) -> None:
+    with RawPeer(launcher) as peer:
+        peer.hello()
+        refs = (
+            AgentRef("other", "localhost:1", "", "Desk", {}), AgentRef("other", "localhost:1", "a\x1b[2J", "Desk", {}),
+            AgentRef("other", "a b:80", "desk", "Desk", {}), TaskRef("", "other", "localhost:1"),
+            TaskRef("aaaaaaaaaaaaaaaa-1", "other", "ipc:/nowhere"),
+        )  # fmt: skip
+        for call_id, ref in enumerate(refs, 1):
+            peer.call(call_id, "desk", "echo", ref, time_ms=3000)
+            assert peer.answer_to(call_id)[0].kind == Kind.ERROR
+        task_id = "aaaaaaaaaaaaaaaa-1"
+        peer.call(
+            9, "desk", "echo", deps=[task_id], options={"far": {task_id: ["other", "ipc:/nowhere"]}}, time_ms=3000
+        )
+        assert peer.answer_to(9)[0].kind == Kind.ERROR
+
+
 KINDS: dict[str, Callable[[RpcAgentServerLauncher, str], None]] = {
     "malformed messages": _break_off,
     "ids of other clients": _take_anothers_id,
     "forged chains of calls": _forge_a_chain,
     "names that are none": _say_no_names,
+    "references": _refer_to_what_is_none,
 }
 
 
 def test_what_is_refused_of_a_process_is_one_line_for_each_kind_over_many_connections(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with host(Latch) as launcher, client_of(launcher) as client:
+    with host(Latch, Desk) as launcher, client_of(launcher) as client:
+        client.create_agent(Desk, agent_id="desk")
         latch = client.create_agent(Latch, agent_id="latch")
         held = latch.hold_async()
         latch.entered()

@@ -77,7 +77,7 @@ def test_an_array_arrives_byte_for_byte(array: Any) -> None:
         assert got.tobytes() == sent.tobytes()
 
 
-def decodes_or_refuses(payload: bytes, buffers: Sequence[bytes | memoryview]) -> None:
+def decodes_or_refuses(payload: bytes, buffers: Sequence[codec.Buffer]) -> None:
     for read in (codec.decode, codec.decode_call):
         with contextlib.suppress(*REFUSED):
             read(payload, buffers)

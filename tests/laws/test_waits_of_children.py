@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import random
 import threading
 import time
@@ -25,6 +27,7 @@ class Walker(AgentBase):
     def __init__(self) -> None:
         super().__init__()
         self.others: list[Any] = []
+        self.answer = 0
 
     def meet(self, others: list[Any]) -> None:
         self.others = others
@@ -46,6 +49,25 @@ class Walker(AgentBase):
         for _, number, inner in plan:
             total += await self.others[number].later(inner)
         return total
+
+    def give_up(self, other: Any, me: int) -> str:
+        result = other.come_back(me, 0.5)
+        with contextlib.suppress(CallTimeout):
+            result.result(timeout=0.2)
+        ctypes.PyDLL(None).sleep(1)
+        return "gave up"
+
+    def wait_for_return(self, other: Any, me: int) -> int:
+        return int(other.come_back(me, 0.1).result(timeout=30))
+
+    @async_func
+    def come_back(self, caller: int, after_s: float) -> int:
+        time.sleep(after_s)
+        self.answer = int(self.others[caller].go([]))
+        return self.answer
+
+    def last_answer(self) -> int:
+        return self.answer
 
     def _step(self, how: str, number: int, plan: Plan) -> int:
         other = self.others[number]
@@ -145,3 +167,16 @@ def test_calls_that_cross_between_processes_are_found_within_a_second(walkers: l
         errors = [result.exception() for result in (first, second)]
         assert all(error is None or isinstance(error, DeadlockError) for error in errors)
         assert time.monotonic() - begun < 1.5
+
+
+@pytest.mark.parametrize("other", [1, 2])
+def test_a_wait_that_is_over_is_none_although_its_process_can_tell_nobody(walkers: list[Any], other: int) -> None:
+    """The code gives up a wait and keeps the interpreter lock; meanwhile the other call comes back to its agent."""
+    assert walkers[0].give_up(walkers[other], 0) == "gave up"
+    assert walkers[other].last_answer() == 1
+
+
+@pytest.mark.parametrize("other", [1, 2])
+def test_a_wait_with_a_time_out_that_goes_on_is_part_of_a_deadlock(walkers: list[Any], other: int) -> None:
+    with pytest.raises(DeadlockError):
+        walkers[0].wait_for_return(walkers[other], 0)

@@ -19,7 +19,8 @@ import pytest
 from zmqagents.agents.context import HostServices, RunningCall, running_call
 from zmqagents.errors import CallCancelled, ConfigError, MissingExtra, ZmqAgentsError, describe
 from zmqagents.models.chat import ChatModel
-from zmqagents.models.configs import ModelConfigs, check_model_configs, load_model_configs_file
+from zmqagents.models.checking import check_model_configs, load_model_configs_file
+from zmqagents.models.configs import ModelConfigs
 from zmqagents.models.values import redact
 
 KEY = "sk-very-secret-0123456789"

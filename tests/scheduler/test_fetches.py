@@ -30,7 +30,11 @@ class Poll:
         self.tasks = {"client-1": self.ticket}
         self.timers: Timers[Timed] = Timers()
         config = BrokerConfig(server_id="world", **settings)  # type: ignore[arg-type]
-        self.fetches = Fetches(config, self.tasks, self.timers, Shares(config).fetches, shares=shares)
+        all_shares = Shares(config)
+        self.fetches = Fetches(
+            config, self.tasks, self.timers, all_shares.fetches, all_shares.early, shares=shares,
+            expects=lambda task_id: False,
+        )  # fmt: skip
 
     def fetch(self, call_id: int, task_id: str = "client-1", timeout: float = 4.0) -> list[Effect]:
         return self.fetches.on_fetch(self.peer, call_id, task_id, timeout, NOW)
@@ -60,7 +64,7 @@ def test_a_fetch_whose_time_is_over_is_told_to_ask_again() -> None:
     (late,) = poll.timers.take_due(NOW + 4)
     assert isinstance(late, ParkedFetch)
     effects: list[Effect] = []
-    poll.fetches.expire(late, effects)
+    poll.fetches.expire(late, effects, NOW + 4)
     assert effects == [Pending(poll.peer, 2)]
     assert (poll.peer.fetches, poll.ticket.fetches) == ({}, {})
 
@@ -73,7 +77,7 @@ def test_a_fetch_that_would_not_wait_is_answered_at_once() -> None:
 
 def test_a_fetch_of_another_task_is_a_look_into_the_store() -> None:
     poll = Poll()
-    assert poll.fetch(2, "client-77") == [Lookup(poll.peer, 2, "client-77")]
+    assert poll.fetch(2, "client-77") == [Lookup(poll.peer, 2, "client-77", timeout_s=4.0)]
     assert poll.peer.fetches == {}
 
 
@@ -129,7 +133,7 @@ def test_questions_of_one_user_to_a_shared_store_are_bounded_and_those_of_anothe
 
 def test_a_host_that_has_stopped_refuses_every_fetch() -> None:
     poll = Poll()
-    poll.fetches.close()
+    poll.fetches.close([])
     (effect,) = poll.fetch(2)
     assert isinstance(error_of(effect), HostStopping)
 

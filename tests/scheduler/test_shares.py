@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from zmqagents.scheduler.shares import Account, FairQueue, Share, Shares
 class Hosts(World):
     """A host with two users: ann, who takes what she can get, and bob."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._connections = itertools.count(1)
         self.ann, self.bob = self.peer("ann"), self.peer("bob")

@@ -11,7 +11,7 @@ from world import Plain, World, ok
 from zmqagents import errors
 from zmqagents.agents.spec import spec_of
 from zmqagents.broker.leader import Leader, Relieved
-from zmqagents.scheduler.dispatcher import Answer, State, Ticket
+from zmqagents.scheduler.dispatcher import Answer, Peer, State, Ticket
 from zmqagents.wire.messages import MAX_FRAMES, Call, Flag, call_frames, parse_client, parse_short_call
 
 
@@ -42,6 +42,16 @@ def test_a_short_call_leaves_nothing_but_its_count(world: World) -> None:
     assert (ticket.state, ticket.settled) == (State.DONE, True)
     assert world.dispatcher.agents["a"].calls == before + 1
     world.assert_idle()
+
+
+def test_a_short_call_that_a_question_waits_for_is_a_call_like_any_other(world: World) -> None:
+    world.expected.add("client-100")
+    asked = world.fetch_early("client-100", peer=Peer("other"))
+    assert short(world) is None
+    called = world.running("a", call_id=100)
+    world.done(called)
+    assert asked.replies == called.replies
+    assert short(world, 101) is not None
 
 
 def test_a_short_call_that_is_entered_is_a_call_like_any_other(world: World) -> None:
@@ -140,6 +150,7 @@ def test_a_message_whose_payload_is_in_its_first_frame_is_read_as_by_the_general
         read = parse_client(parts)
         assert parse_short_call(parts) == (77, read)
     assert parse_short_call([frame] * MAX_FRAMES) is None
+    assert parse_short_call([memoryview(bytearray(frame))]) is None, "a long frame, which has no hash"
     (other,) = call_frames(9, 77, "agent", "method", (b"payload",), options={"id": "x"})
     assert isinstance(other, bytes)
     parse_client([other])

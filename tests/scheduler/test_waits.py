@@ -22,7 +22,7 @@ class Play:
 
     def __init__(self, *agents: str, capacity: int = 2, **settings: int) -> None:
         config = BrokerConfig(capacity=capacity, server_id="world", **settings)  # type: ignore[arg-type]
-        self.calls = Calls(config, shares=False)
+        self.calls = Calls(config, shares=False, expects=lambda task_id: False)
         self.admission = Admission(config, class_of, self.calls)
         self.waiting = Waiting(self.calls, self.admission)
         self.peer = Peer("client")

@@ -12,8 +12,8 @@ from typing import Any
 
 MODULES = {"fcntl", "resource", "termios", "pwd", "grp", "tty", "pty"}
 NAMES: dict[Any, tuple[str, ...]] = {
-    os: ("geteuid", "getuid", "fork", "register_at_fork", "killpg", "setsid", "waitid", "pidfd_open", "O_NOFOLLOW",
-         "O_NONBLOCK", "O_CLOEXEC"),
+    os: ("geteuid", "getuid", "fork", "register_at_fork", "killpg", "setsid", "waitid", "pidfd_open", "memfd_create",
+         "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"),
     socket: ("AF_UNIX", "MSG_DONTWAIT", "MSG_NOSIGNAL", "SO_PEERCRED"),
     select: ("poll", "epoll"),
     signal: ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGRTMIN", "SIGRTMAX", "pthread_sigmask", "set_wakeup_fd"),

@@ -159,11 +159,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(source: str, *arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
+def started(source: str, *arguments: str, stderr: int | None = None, **more: str) -> Iterator[subprocess.Popen[str]]:
     """A program with pipes on stdin and stdout; whatever becomes of the test, it does not outlive it."""
     program = subprocess.Popen(
         [sys.executable, "-c", source, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(**more),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment(**more),
     )  # fmt: skip
     assert program.stdin is not None
     assert program.stdout is not None

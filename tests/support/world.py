@@ -37,8 +37,9 @@ from zmqagents.scheduler.dispatcher import (
     State,
     Ticket,
 )  # fmt: skip
+from zmqagents.scheduler.waiting import EndWaits
 from zmqagents.wire.link import rebuild_error
-from zmqagents.wire.messages import Call, Code, Flag, Op, Reply, task_id_of
+from zmqagents.wire.messages import Call, Code, Flag, Op, Reply, error_reply, task_id_of
 
 
 class Plain(AgentBase):
@@ -157,12 +158,19 @@ class Sent:
         return unpack(reply.body[0])
 
 
+UNKNOWN = error_reply(errors.UnknownTask("no such task"))
+
+
 class World:
     """``capacity`` and every other setting of the host may be given."""
 
-    def __init__(self, *, capacity: int = 4, **settings: Any) -> None:
+    def __init__(self, *, capacity: int = 4, end_waits: EndWaits | None = None, **settings: Any) -> None:
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
-        self.dispatcher = Dispatcher(self.config, find_class, shares_results=self.config.pool_type == "redis")
+        self.expected: set[str] = set()  # task ids of calls that may be on their way
+        self.dispatcher = Dispatcher(
+            self.config, find_class, shares_results=self.config.pool_type == "redis",
+            expects=self.expected.__contains__, end_waits=end_waits,
+        )  # fmt: skip
         self.now = 1000.0
         self.client = Peer("client")
         self.inside = Peer("inside", local=True)
@@ -306,6 +314,16 @@ class World:
         self.ids[peer] += 1
         self.see(self.dispatcher.on_fetch(peer, self.ids[peer], task_id, timeout, self.now))
         return Sent(self, peer, self.ids[peer], None)
+
+    def fetch_early(self, task_id: str, timeout: float = 60.0, *, peer: Peer | None = None) -> Sent:
+        """A fetch of a task that the store does not know."""
+        asked = self.fetch(task_id, timeout, peer=peer)
+        self.not_in_store(self.lookups.pop())
+        return asked
+
+    def not_in_store(self, lookup: Lookup) -> None:
+        effects = self.dispatcher.on_unknown(lookup, self.now)
+        self.see([Answer(lookup.peer, lookup.call_id, UNKNOWN)] if effects is None else effects)
 
     def dep(self, lookup: Lookup, reply: Reply) -> list[Effect]:
         """The store answers."""

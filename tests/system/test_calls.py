@@ -664,8 +664,9 @@ def test_a_deadline_block_bounds_every_call_in_it(latch: AgentProxy, desk: Agent
 
 def test_a_nested_call_has_no_more_time_than_its_caller(client: RpcClient) -> None:
     outer, inner = client.create_agent("Node"), client.create_agent("Node")
-    mine, theirs = outer.rest_of_both(inner, timeout=5)
-    assert 0 < theirs <= mine <= 5
+    for _ in range(200):
+        mine, theirs = outer.rest_of_both(inner, timeout=5)
+        assert 0 < theirs <= mine <= 5
     assert outer.rest_within(inner, 2, timeout=5) <= 2
     assert outer.rest_within(inner, 50, timeout=5) <= 5
     assert outer.remaining(timeout=None) is None

@@ -161,7 +161,8 @@ def test_a_fork_of_a_host_keeps_neither_its_port_nor_its_connections(transport: 
             assert agent.echo(1) == 1  # the host's own are as they were
             assert server.pid is not None
             assert places(server.pid) >= {server.port, server.ipc}
-            assert not places(child) & {server.port, server.ipc}
+            # The fork closes its copies as its first act, which on a busy machine comes after the answer.
+            assert eventually(lambda: not places(child) & {server.port, server.ipc}, 10)
             stuck = agent.nap(1e6)
             assert eventually(lambda: client.get_server_info()["running"] == 1, 5)
             os.kill(server.pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -202,10 +203,62 @@ def test_model_configurations_reach_agents_that_are_there_and_those_to_come(
     assert later.model() == "of all"
 
 
-def test_the_dump_shows_where_the_code_of_a_call_is(client: RpcClient, worker: AgentProxy) -> None:
+def test_the_lists_tell_in_which_process_an_agent_lives_and_a_call_runs(
+    server: RpcAgentServerLauncher, client: RpcClient, worker: AgentProxy
+) -> None:
+    near: Any = client.create_agent(Worker, agent_options={"isolation": "thread"})
+    pid = worker.pid()
+    running = [worker.attend(20), near.attend(20)]
+    assert eventually(lambda: all(row["stack"] for row in client.dump()) and len(client.dump()) == 2, 5.0)
+    homes = {worker.agent_id: pid, near.agent_id: None}
+    for rows in (client.get_agent_list(), client.get_call_list(), client.dump()):
+        assert {row.get("agent_id") or row.get("agent"): row["child"] for row in rows}.items() >= homes.items()
+    assert all("wait_cancelled" in row["stack"] for row in client.dump())
+    for verb, words in (("agents", [worker.agent_id]), ("calls", ["attend"]), ("dump", ["in child", "wait_cancelled"])):
+        shown = as_server(verb, port=server.port)
+        assert shown.returncode == 0
+        assert [word for word in [*words, str(pid)] if word not in shown.stdout] == []
+        told = json.loads(as_server(verb, "--json", port=server.port).stdout)
+        assert {row["child"] for row in told} >= {pid, None}
+    for result in running:
+        result.cancel()
+    client.delete_agent(near.agent_id)
+
+
+def test_the_status_counts_the_processes(server: RpcAgentServerLauncher, client: RpcClient, worker: AgentProxy) -> None:
     running = worker.attend(20)
-    assert eventually(lambda: "wait_cancelled" in client.dump()[0]["stack"], 2.0)
+    assert eventually(lambda: client.get_server_info()["children"]["calls"] == 1, 5.0)
+    found = client.get_server_info()["children"]
+    assert found["processes"] == len(client.get_child_list())
+    assert (found["silent"], found["memory_mb"] > 0) == (0, True)
+    shown = as_server("status", port=server.port)
+    [line] = [line for line in shown.stdout.splitlines() if line.startswith("children ")]
+    assert f"{found['processes']} processes, 0 silent" in line
     running.cancel()
+
+
+def test_a_process_that_is_silent_is_told_apart_from_one_that_has_ended(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    stuck: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    pid = stuck.pid()
+
+    def row() -> dict[str, Any]:
+        rows = [row for row in client.get_child_list() if stuck.agent_id in row["agents"]]
+        return rows[0] if rows else {"state": "none", "pid": 0}
+
+    assert row()["state"] == "up"
+    held = stuck.hold_the_lock(4)
+    assert eventually(lambda: row()["state"] == "silent", 4.0)
+    assert (row()["pid"], row()["silent_s"] >= 1.0, psutil.pid_exists(pid)) == (pid, True, True)
+    [call] = [call for call in client.dump() if call["agent"] == stuck.agent_id]
+    assert f"kill -USR2 {pid}" in call["stack"]
+    assert "silent" in as_server("children", port=server.port).stdout
+    assert held.result() is None
+    assert eventually(lambda: row()["state"] == "up", 2.0)
+    os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: row()["state"] in ("starting", "up") and row()["pid"] != pid, 5.0)
+    client.delete_agent(stuck.agent_id)
 
 
 # ---------------------------------------------------------------- a crash stays small

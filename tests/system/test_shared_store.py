@@ -26,8 +26,10 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, client_of, host
 from hosts import environment, eventually
+from raw_peer import RawPeer
 from redis_server import NO_SERVER, RedisServer, running_redis
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, concurrent, errors
+from zmqagents.wire.messages import Flag, client_prefix, task_id_of
 
 LONG = bool(os.environ.get("ZMQAGENTS_LONG"))
 pytestmark = pytest.mark.timeout(300 if LONG else 90)
@@ -152,6 +154,20 @@ def test_what_nobody_knows_is_told_soon_and_what_was_looked_for_at_once_is_told_
         with pytest.raises(errors.UnknownTask):
             clients[1].get_result("nobody-1", timeout).result(CALL_TIMEOUT_S)
         assert time.monotonic() - start < within_s
+
+
+def test_a_fetch_that_overtakes_its_call_waits_longer_for_that_than_for_one_of_an_unknown_client(
+    two: tuple[RpcAgentServerLauncher, RpcAgentServerLauncher], clients: tuple[RpcClient, RpcClient]
+) -> None:
+    client, timer = clients[0], clients[0].create_agent(Timer)
+    with RawPeer(two[0]) as caller:
+        caller.hello()
+        early = client.get_result(task_id_of(client_prefix(caller.client_id), 1))
+        with pytest.raises(errors.UnknownTask):
+            client.get_result("nobody-1").result(CALL_TIMEOUT_S)
+        assert not early.done()
+        caller.call(1, timer.agent_id, "plain", "late", flags=Flag.DETACHED)
+        assert early.result(CALL_TIMEOUT_S) == "late"
 
 
 def test_a_result_is_an_argument_on_another_host_without_a_detour_by_its_caller(

@@ -40,6 +40,7 @@ from zmqagents.wire import messages as frames
 from zmqagents.wire import transport, zmtp
 from zmqagents.wire.messages import Frame, Hello
 from zmqagents.wire.poller import new_poller
+from zmqagents.wire.segments import memory
 from zmqagents.wire.stream import WRITE_BYTES
 from zmqagents.wire.transport import Event, Peer
 from zmqagents.wire.unix import UnixTransport
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.timeout(60)
 MIB = 1 << 20
 LIMIT = 20 * MIB
 HANDSHAKE = zmtp.GREETING + zmtp.READY
-ANSWERED = zmtp.GREETING + zmtp.READY_ROUTER
+ANSWERED = zmtp.GREETING + (zmtp.READY_WITH_SEGMENTS if memory.is_offered() else zmtp.READY_ROUTER)
 
 
 class Porter:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import ConfigError
 from .base import AgentBase
@@ -22,8 +22,7 @@ from .options import AgentOptions, Persist
 __all__ = ["Hooks", "hooks_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hooks:
+class Hooks(NamedTuple):
     """Which hooks a class has."""
 
     names: frozenset[str] = frozenset()  # of its methods that are hooks, and none of what it offers to callers

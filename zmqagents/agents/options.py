@@ -10,6 +10,7 @@ neither says anything.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,11 +65,10 @@ class AgentOptions:
         Where ``given`` takes the agent out of its own child (``isolation="thread"``), what only that child can give
         goes with it.
         """
-        changed = dict(given)
-        isolation = given.get("isolation", self.isolation)
-        if isolation != self.isolation:
-            changed = {name: _DEFAULTS[name] for name in _out_of_place(isolation)} | changed
-        return dataclasses.replace(self, **changed)
+        try:
+            return _change_once(self, **given)
+        except TypeError:  # an ``env`` has no hash
+            return _change(self, given)
 
     def checked(self) -> AgentOptions:
         """These options; ConfigError if one of them needs another ``isolation`` than they have."""
@@ -77,6 +77,19 @@ class AgentOptions:
                 needed = "'process'" if name in _OF_PROCESS else "'process' or 'pool'"
                 raise ConfigError(f"{name} needs isolation={needed}, and isolation is {self.isolation!r}")
         return self
+
+
+def _change(options: AgentOptions, given: Mapping[str, Any]) -> AgentOptions:
+    changed = dict(given)
+    isolation = given.get("isolation", options.isolation)
+    if isolation != options.isolation:
+        changed = {name: _DEFAULTS[name] for name in _out_of_place(isolation)} | changed
+    return dataclasses.replace(options, **changed)
+
+
+@functools.lru_cache(maxsize=256, typed=True)  # each agent that is made asks; typed: True is no number of calls
+def _change_once(options: AgentOptions, /, **given: Any) -> AgentOptions:
+    return _change(options, given)
 
 
 OPTION_NAMES = AgentOptions.__slots__

@@ -13,8 +13,7 @@ import sys
 import weakref
 from types import ModuleType
 
-from ..codec.classes.names import as_wire_name, is_same_file
-from ..codec.classes.types import member_of
+from ..codec.classes.names import as_wire_name, is_same_file, member_of
 from .spec import is_agent_class
 
 __all__ = ["loaded_class", "origin_of"]

@@ -92,6 +92,7 @@ class_name_of = type_name_of  # a host knows a class by the name that the codec 
 
 
 _specs: weakref.WeakKeyDictionary[type, ClassSpec] = weakref.WeakKeyDictionary()
+_own_names: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()  # each costs 25 us
 
 
 def spec_of(cls: type) -> ClassSpec:
@@ -115,7 +116,14 @@ def spec_of(cls: type) -> ClassSpec:
 
 
 def own_names(cls: type) -> frozenset[str]:
-    """Those of `CREATE_NAMES` that the constructor of ``cls`` has as parameters, so that it gets them."""
+    """Those of `CREATE_NAMES` that the constructor of ``cls`` has as parameters, so that it gets them. Found once."""
+    names = _own_names.get(cls)
+    if names is None:
+        names = _own_names[cls] = _find_own_names(cls)
+    return names
+
+
+def _find_own_names(cls: type) -> frozenset[str]:
     try:
         parameters = inspect.signature(cls if hasattr(cls, "__pydantic_fields__") else cls.__init__).parameters  # type: ignore[misc]
     except (TypeError, ValueError):

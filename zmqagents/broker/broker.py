@@ -49,6 +49,7 @@ from ..execution.services import LocalServices
 from ..execution.threads import WorkerPool
 from ..members.members import Members
 from ..models.configs import ModelConfigs
+from ..process.crashes import Crashes
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import (
     Answer,
@@ -70,7 +71,7 @@ from ..scheduler.records import Peer, Ticket
 from ..store import SharedStore, StoreLimits, open_store
 from ..wire import messages
 from ..wire.link import Sink
-from ..wire.messages import Call, Kind, Reply, error_reply
+from ..wire.messages import Call, Kind, Reply
 from ..wire.router_listener import DELAY_S
 from ..wire.transport import ZERO_COPY_BYTES, Listener
 from ..wire.transport import Peer as Connection
@@ -96,6 +97,7 @@ BATCH = 64
 MAX_READY = 64  # descriptors looked at in one turn
 FEW = 8  # messages read while the fast lane has calls: a message that finds it empty costs half as much
 POLL_LIMIT_S = 1.0
+MAX_FAILURES, FAILURES_WINDOW_S = 10, 60.0  # of the router loop, before the host ends
 MEMBERS_END_S = 0.7  # how long processes of agents may take to end in order
 _STREAM = int(messages.Flag.STREAM)
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
@@ -133,8 +135,9 @@ class Broker:
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
-            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent)
-        )
+            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
+        )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
             LocalResults(store, config, dispatcher, far, clock) if shared is None
@@ -229,13 +232,18 @@ class Broker:
             self._leader.run()
 
     def _route(self) -> None:
-        try:
-            self._loop()
-        except Relieved:
-            raise
-        except BaseException as exc:
-            log.exception("the router thread of %s failed", self.config.server_id)
-            self.crash = exc
+        failures = Crashes(MAX_FAILURES, FAILURES_WINDOW_S)
+        while not self._stop and self.crash is None:
+            try:
+                self._loop()
+            except Relieved:
+                raise
+            except BaseException as exc:
+                log.exception("the router thread of %s failed", self.config.server_id)
+                # A bug of this package, met by what one peer has done: the others are served on. One that comes again
+                # at once is in every turn of the loop, and only a new process helps.
+                if not isinstance(exc, Exception) or failures.pause(self._clock()) is None:
+                    self.crash = exc
         self._end()
 
     def _end(self) -> None:
@@ -407,9 +415,9 @@ class Broker:
     def _receive(self, peer: Connection, parts: Sequence[messages.Frame] | None, size: int, now: float) -> float:
         """Handle one message, and run what is on the fast lane then; the time when that is done. Raises `Relieved`."""
         short, lane = None, self._lane
-        if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
-            short = messages.parse_short_call(parts)
         try:
+            if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
+                short = messages.parse_short_call(parts)
             session: Session | None = peer.session
             if short is None or session is None or session.token != short[0]:
                 self._on_message(peer, parts, size, now)
@@ -420,7 +428,7 @@ class Broker:
                 self._take_call(session, call, now)
         except Exception:  # a bug of this package, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")
-            self._answer_broken(peer, parts)
+            self._clients.refuse_broken(peer, parts)
         now = self._clock()
         return lane.run(now + TURN_S) if lane.queue else now
 
@@ -431,7 +439,7 @@ class Broker:
         """
         inbox = self._inbox
         if self._dispatcher.timers.due <= (now := self._clock()):
-            self._carry_out(self._dispatcher.on_tick(now))
+            inbox.appendleft((self._dispatcher.on_tick, (now,)))
         for _ in range(BATCH):
             if not inbox:
                 return
@@ -530,16 +538,6 @@ class Broker:
         if call.agent or call.method in RUN_AS_CALLS:
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent, wait=wait is not None)
         return self._management.answer_inside(peer, call, parent, wait)
-
-    def _answer_broken(self, peer: Connection, parts: Sequence[messages.Frame] | None) -> None:
-        session: Session | None = peer.session
-        if session is None or not parts:
-            return
-        call_id = messages.parse_header(parts[0]).call_id
-        session.caller.calls.pop(call_id, None)
-        self._answer(
-            Answer(session.caller, call_id, error_reply(errors.RemoteProtocolError("the host failed on this message")))
-        )
 
     # ------------------------------------------------------------ effects
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeGuard
 
 from .. import errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..process.children import has_ended
+from ..process.watching import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Ticket
@@ -32,7 +32,8 @@ from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
 from ..wire import messages
-from ..wire.messages import Call, Flag, Frame, Hello, Kind, error_reply
+from ..wire.link import rebuild_error
+from ..wire.messages import Call, Flag, Frame, Hello, Kind, Reply, error_reply
 from ..wire.transport import Peer
 from .delivery import Delivery
 from .session import Session
@@ -67,7 +68,7 @@ class Clients:
         self._dispatcher = dispatcher
         self._carry_out = carry_out
         self._clock = clock
-        self._clients: dict[bytes, Session] = {}  # by client id, the lost ones, too
+        self._clients: dict[str, Session] = {}  # by the prefix of their task ids, the lost ones, too
         self._seated: dict[Session, None] = {}  # those with a connection
         self._lost: dict[Session, None] = {}  # those whose connection is gone, in that order
         self._kept: dict[Session, int] = {}  # bytes of replies that are kept for each of those
@@ -100,14 +101,19 @@ class Clients:
         if role is None:
             self._send_away(peer, errors.AuthenticationError("this key was revoked"))
             return
+        prefix = messages.client_prefix(hello.client_id)
         if user == INSECURE_USER:  # nothing but their own word tells such clients apart
-            user = f"{user}:{messages.client_prefix(hello.client_id)}"
-        session = self._clients.get(hello.client_id)
+            user = f"{user}:{prefix}"
+        session = self._clients.get(prefix)
         flags = 0
         if session is None:
             account = self._dispatcher.shares.account(user)
-            session = Session(hello, account, role, self._config.max_unread_bytes, self._may_cache_more)
-            self._clients[hello.client_id] = session
+            session = Session(
+                hello, account, role, self._config.max_unread_bytes, self._may_cache_more,
+                # The references that come to a member are those of the clients of its host, which logs them.
+                self._refuses if self._config.parent is None else None,
+            )  # fmt: skip
+            self._clients[prefix] = session
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -143,6 +149,10 @@ class Clients:
         session: Session = effect.peer.key
         self._complaints.note(session.peer, effect.kind, effect.why)
 
+    def _refuses(self, session: Session, reply: Reply) -> None:
+        """Log that a reference of a client is refused."""
+        self._complaints.note(session.peer, "references", str(rebuild_error(reply)))
+
     def refuse_size(self, session: Session, call_id: int, size: int) -> None:
         """Answer a message of ``size`` bytes, which is more than the host allows."""
         limit = self._config.max_message_bytes
@@ -152,15 +162,37 @@ class Clients:
     def refuse_for_memory(self, peer: Peer, parts: list[Frame]) -> None:
         """Answer a message for which there is no memory now. The rest of it was read and dropped."""
         session: Session | None = peer.session
-        head = messages.parse_header(parts[0])
+        try:
+            head = messages.parse_header(parts[0])
+        except errors.RemoteProtocolError as exc:
+            self.complain(peer, exc)
+            return
         if session is None or session.token != head.token:
             peer.send([messages.header(Kind.NEED_HELLO, head.call_id)])
             return
         text = "the host has no memory for a message of this size now"
         self._refuse(session, head.call_id, errors.HostBusy.told_at_once(text, 1.0))
 
+    def refuse_broken(self, peer: Peer, parts: Sequence[Frame] | None) -> None:
+        """Answer a message on which the host has failed."""
+        session: Session | None = peer.session
+        if session is None or not parts:
+            return
+        try:
+            call_id = messages.parse_header(parts[0]).call_id
+        except errors.RemoteProtocolError:
+            return
+        session.caller.calls.pop(call_id, None)
+        self._refuse(session, call_id, errors.RemoteProtocolError("the host failed on this message"))
+
     def _refuse(self, session: Session, call_id: int, error: ZmqAgentsError) -> None:
         self.delivery.unsent.append((session, session.answer(call_id, error_reply(error))))
+
+    def expects(self, task_id: str) -> bool:
+        """Whether it is the id of a call that a client of this host, connected or lost, may be about to make."""
+        prefix, _, number = task_id.rpartition("-")
+        session = self._clients.get(prefix)
+        return session is not None and number.isdecimal() and session.replies.may_come(int(number))
 
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
@@ -347,8 +379,8 @@ class Clients:
         session.clear()
         self._seated.pop(session, None)
         self._lost.pop(session, None)
-        if self._clients.get(session.client_id) is session:
-            del self._clients[session.client_id]
+        if self._clients.get(session.caller.prefix) is session:
+            del self._clients[session.caller.prefix]
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
 
 

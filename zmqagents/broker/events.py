@@ -26,9 +26,9 @@ from .. import errors
 from ..errors import ZmqAgentsError
 from ..execution.gate import Wait
 from ..scheduler.dispatcher import Dispatcher
-from ..scheduler.effects import Answer, Effect, Resume, refusal_of
+from ..scheduler.effects import Effect, Resume, refusal_of
 from ..scheduler.records import Peer, Ticket
-from ..wire.messages import Call, Flag, Frame, Reply, error_reply
+from ..wire.messages import Call, Frame, Reply
 from .clients import Clients
 
 __all__ = ["Events", "Post"]
@@ -84,11 +84,7 @@ class Events:
         self._post(self.on_fetch, peer, call_id, task_id, timeout_s)
 
     def on_fetch(self, peer: Peer, call_id: int, task_id: str, timeout_s: float) -> Effects:
-        """Find a result for its reader; the result of a stream is refused."""
-        ticket = self._dispatcher.tasks.get(task_id)
-        if ticket is not None and ticket.flags & Flag.STREAM:
-            error = errors.UnknownTask(f"{task_id} is a stream, which only its caller can read")
-            return [Answer(peer, call_id, error_reply(error, call_id=task_id))]
+        """Find a result for its reader."""
         return self._dispatcher.on_fetch(peer, call_id, task_id, timeout_s, self._clock())
 
     def cancel(self, peer: Peer, task_id: str, alone: bool) -> None:

@@ -78,4 +78,5 @@ def row_of(record: AgentRecord, now: float) -> dict[str, Any]:
     return {
         "agent_id": record.agent_id, "class": record.spec.name, "type": record.spec.short, "calls": record.calls,
         "running": len(record.holders), "queued": record.queued, "age_s": round(now - record.created, 3),
+        "child": record.child,
     }  # fmt: skip

@@ -249,7 +249,7 @@ class Management:
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
             "uptime_s": round(self._clock() - self._started, 3), "capacity": self._config.capacity,
-            "agents": len(dispatcher.agents), "children": len(self._members.rows()),
+            "agents": len(dispatcher.agents), "children": self._members.figures(),
             "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
@@ -307,14 +307,14 @@ class Management:
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
             rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
-        elsewhere = self._members.ask_all(Op.DUMP)
+        elsewhere, silent = self._members.ask_all(Op.DUMP), self._members.silent()
 
         def answer() -> list[dict[str, Any]]:
             stacks = {row.get("task_id"): row.get("stack") for row in elsewhere.rows(MEMBERS_WAIT_S)}
-            return [
-                {**row, "stack": stacks.get(row["task_id"]) or self._stack_of(ticket, frame)}
-                for ticket, frame, row in rows
-            ]
+            for ticket, frame, row in rows:
+                row["stack"] = stacks.get(row["task_id"]) or _why_no_stack(row, silent)
+                row["stack"] = row["stack"] or self._stack_of(ticket, frame)
+            return [row for _, _, row in rows]
 
         return answer
 
@@ -490,10 +490,21 @@ def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
     waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
     return {
         "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
-        "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3),
+        "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3), "child": ticket.agent.child,
         "time_left_s": None if deadline is None else round(deadline - now, 3),
         "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
     }  # fmt: skip
+
+
+def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
+    """Instead of the stack of a call, what there is to be said of the silent process that runs it; "" for others."""
+    pid = row["child"]
+    if pid not in silent or row["state"] == "queued":
+        return ""
+    return (
+        f"its process {pid} has not answered for {silent[pid]:.1f} s: code in C may keep its interpreter lock; "
+        f"kill -USR2 {pid} has the stacks of its threads written to the stderr of the host"
+    )
 
 
 def _note(ticket: Ticket) -> str:

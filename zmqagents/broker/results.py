@@ -15,7 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..codec import TaskRef
@@ -23,12 +23,15 @@ from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Begin, Effect, Keep, Lookup
-from ..scheduler.records import Ticket
+from ..scheduler.records import ParkedFetch, Ticket
 from ..store import Entry, FutureStore, SharedStore, State
-from ..store.write_behind import Question, WriteBehind, reply_for
+from ..store.found import reply_for
 from ..wire.link import Sink
 from ..wire.messages import Reply, error_reply, reply_to_bytes
 from .events import Post
+
+if TYPE_CHECKING:
+    from ..store.write_behind import Question
 
 __all__ = ["FarResults", "LocalResults", "Results", "SharedResults"]
 
@@ -150,21 +153,24 @@ class LocalResults:
 
     def look_up(self, effect: Lookup) -> list[Effect]:
         ticket, task_id = effect.ticket, effect.task_id
+        if ticket is not None and task_id in (ticket.far or ()):
+            self._far.ask(ticket, task_id)
+            return []
+        try:
+            found = self._store.get(task_id)
+            if found.state is State.UNKNOWN and ticket is None:
+                effects = self._dispatcher.on_unknown(effect, self._clock())
+                if effects is not None:
+                    return effects
+            reply = reply_for(found, task_id, self._config)
+        except ZmqAgentsError as exc:
+            reply = error_reply(exc, call_id=task_id)
         if ticket is None:
-            return [Answer(effect.peer, effect.call_id, self._stored(task_id))]
-        if task_id not in (ticket.far or ()):
-            return self._dispatcher.on_dep(ticket, task_id, self._stored(task_id), self._clock())
-        self._far.ask(ticket, task_id)
-        return []
+            return [Answer(effect.peer, effect.call_id, reply)]
+        return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())
 
     def figures(self) -> dict[str, Any]:
         return self._store.stats()._asdict()
-
-    def _stored(self, task_id: str) -> Reply:
-        try:
-            return reply_for(self._store.get(task_id), task_id, self._config)
-        except ZmqAgentsError as exc:
-            return error_reply(exc, call_id=task_id)
 
 
 class SharedResults:
@@ -174,6 +180,9 @@ class SharedResults:
         self, store: SharedStore, config: BrokerConfig, dispatcher: Dispatcher, far: FarResults,
         clock: Callable[[], float], post: Post,
     ) -> None:  # fmt: skip
+        from ..store.write_behind import Question, WriteBehind  # here: 33 kB that a host without Redis need not load
+
+        self._question = Question
         self._writer = writer = WriteBehind(store, config, lambda full: post(dispatcher.on_store_full, full))
         self.begin: Callable[[Begin], None] = writer.begin  # without a step in between: each call of a client pays
         self.keep: Callable[[Keep], None] = writer.keep
@@ -194,11 +203,11 @@ class SharedResults:
         fetch = effect.fetch
         assert fetch is not None
 
-        def answer(_: State | None, reply: Reply | None) -> None:
-            self._post(self._dispatcher.on_found, fetch, reply)
+        def answer(state: State | None, reply: Reply | None) -> None:
+            self._post(self._on_fetched, effect, fetch, state, reply)
 
         until, patience_s = time.monotonic() + effect.timeout_s, min(effect.timeout_s, FETCH_PATIENCE_S)
-        return Question(effect.task_id, answer, is_over=lambda: fetch.settled, until=until, patience_s=patience_s)
+        return self._question(effect.task_id, answer, is_over=lambda: fetch.settled, until=until, patience_s=patience_s)
 
     def _about_argument(self, ticket: Ticket, task_id: str) -> Question:
         far = ticket.far is not None and task_id in ticket.far
@@ -211,7 +220,14 @@ class SharedResults:
                 self._post(self._on_argument, ticket, task_id, reply)
 
         patience_s = DEP_PATIENCE_S if shared else 0.0
-        return Question(task_id, answer, is_over=lambda: ticket.settled, until=None, patience_s=patience_s)
+        return self._question(task_id, answer, is_over=lambda: ticket.settled, until=None, patience_s=patience_s)
+
+    def _on_fetched(self, effect: Lookup, fetch: ParkedFetch, state: State | None, reply: Reply | None) -> list[Effect]:
+        if state is State.UNKNOWN and not fetch.settled:
+            effects = self._dispatcher.on_unknown(effect, self._clock())
+            if effects is not None:
+                return effects
+        return self._dispatcher.on_found(fetch, reply)
 
     def _on_argument(self, ticket: Ticket, task_id: str, reply: Reply) -> list[Effect]:
         return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())

@@ -32,31 +32,32 @@ NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
 BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
-_BUSY = int(Code.BUSY)
+_BUSY, _REFUSED = int(Code.BUSY), int(Code.REFUSED)
 
 
 class Session:
     """One client that has said HELLO.
 
     ``caller`` is the client as the scheduler knows it, ``peer`` the connection by which it is reached, or was reached
-    last. ``outbox`` holds the messages for which that had no room; None while nothing waits.
+    last. ``complain`` is told of answers that refuse a reference of the client's. ``outbox`` holds the messages for
+    which the connection had no room; None while nothing waits.
     """
 
     __slots__ = (
-        "caller", "client_id", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
+        "_complain", "caller", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
         "token", "unread_bytes", "user",
     )  # fmt: skip
 
     def __init__(
         self, hello: Hello, account: Account, role: Role, max_bytes: int,
-        may_grow: Callable[[Account], bool] | None = None,
+        may_grow: Callable[[Account], bool] | None = None, complain: Callable[[Session, Reply], None] | None = None,
     ) -> None:  # fmt: skip
-        self.client_id = hello.client_id
         self.resume: Any = hello.options.get("resume")
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
         self.take_role(role)
         self.replies = ReplyCache(max_bytes, None if may_grow is None else functools.partial(may_grow, account))
+        self._complain = complain
         self.unread_bytes = 0  # in the outbox
         self.outbox: deque[list[Frame]] | None = None
         self.seated = False  # it has a connection
@@ -109,6 +110,8 @@ class Session:
             return messages.answer_frames(_RESULT, call_id, self.token, body, time_ms=items)
         if code == _BUSY:  # nothing was executed
             return messages.answer_frames(_ERROR, call_id, self.token, body, code=code, time_ms=BUSY_MS)
+        if code == _REFUSED and self._complain is not None:
+            self._complain(self, reply)
         self.replies.note(call_id, reply)
         return messages.answer_frames(_ERROR, call_id, self.token, body, code=code, time_ms=items)
 
@@ -155,7 +158,10 @@ class ReplyCache:
     cannot be resumed.
     """
 
-    __slots__ = ("_floor", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed", "streams")
+    __slots__ = (
+        "_floor", "_forgotten", "_kept", "_max_bytes", "_may_grow", "_most_bytes", "_notes", "bytes", "needed",
+        "streams",
+    )  # fmt: skip
 
     def __init__(self, max_bytes: int, may_grow: Callable[[], bool] | None = None) -> None:
         self._most_bytes = max_bytes
@@ -165,6 +171,7 @@ class ReplyCache:
         self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
         self.streams: dict[int, StreamLog] = {}  # by call id, until their replies are acknowledged
         self._floor = 0
+        self._forgotten = 0  # the highest that `forget` has had
         self.bytes = 0
         self.needed = 1
 
@@ -235,6 +242,10 @@ class ReplyCache:
                 return None
             raise
 
+    def may_come(self, call_id: int) -> bool:
+        """Whether the client may be about to make this call: it is not answered, and was not refused for good."""
+        return self.needed <= call_id > self._forgotten and call_id not in self._notes
+
     def acknowledge(self, needed: int) -> None:
         """Forget the replies below ``needed``. Takes one look-up for each of them, however far the number leaps."""
         notes, low = self._notes, self.needed
@@ -252,6 +263,8 @@ class ReplyCache:
     def forget(self, call_ids: Iterable[int]) -> None:
         """Forget the replies to ``call_ids``, which the client has, though it still needs one below them."""
         for call_id in call_ids:
+            if call_id > self._forgotten:
+                self._forgotten = call_id
             reply = self._notes.pop(call_id, None)
             if reply is not None:
                 self.bytes -= _size(reply)

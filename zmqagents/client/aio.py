@@ -143,7 +143,7 @@ class AsyncRpcClient:
         return bool(await self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     async def get_agent_list(self) -> list[dict[str, Any]]:
-        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
+        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s, child."""
         found: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
@@ -179,7 +179,10 @@ class AsyncRpcClient:
         return facts(await self._manage(Op.INFO))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
+
+        ``child``: the pid of the process that runs it, None: the host itself.
+        """
         return rows(await self._manage(Op.CALLS))
 
     async def cancel(self, task_id: str) -> bool:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
-import html
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +47,7 @@ def bind_reference(
         methods = {name: [*text.partition(" ")[::2], ""] for name, text in ref.methods.items()}
         return AgentProxy(
             link, ref.agent_id, ref.class_name, "", methods, server_id=ref.server_id, awaitable=awaitable,
-            scope=dataclasses.replace(scope, expected=None), cls=loaded_class(ref.class_name),
+            scope=scope._replace(expected=None), cls=loaded_class(ref.class_name),
         )  # fmt: skip
     bind = bind_awaited if awaitable else bind_reference
     return AsyncResult(link, ref.task_id, bind, None, task_id=ref.task_id, home=ref.server_id, scope=scope)
@@ -185,6 +183,8 @@ class AgentProxy:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: where the agent is, and its methods."""
+        import html  # here: only notebooks need it
+
         rows = "".join(
             f"<tr><td><code>{html.escape(name + spec[1].replace('(self, ', '(').replace('(self)', '()'))}</code></td>"
             f"<td>{html.escape(spec[2].partition(chr(10))[0])}</td></tr>"
@@ -258,7 +258,7 @@ class AgentProxy:
             methods, _ = annotated(self._za_of, name)
         except AttributeError:  # the host's class of this name has a method more
             return scope
-        return dataclasses.replace(scope, expected=codec.expected_by(*methods, of_result=True))
+        return scope._replace(expected=codec.expected_by(*methods, of_result=True))
 
     def _za_scope_of_attribute(self, name: str) -> codec.Scope:
         scope: codec.Scope = self._za_scope
@@ -268,7 +268,7 @@ class AgentProxy:
         known = scopes.get(name)
         if known is None:
             told = annotated_attribute(self._za_of, name)
-            known = dataclasses.replace(scope, expected=codec.expected_by(*told, of_result=True)) if told else scope
+            known = scope._replace(expected=codec.expected_by(*told, of_result=True)) if told else scope
             scopes[name] = known
         return known
 

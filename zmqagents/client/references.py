@@ -13,7 +13,7 @@ from .. import codec, errors
 from ..codec import TaskRef
 from ..connection.connection import connect
 from ..connection.target import target_of
-from ..wire.link import Link, Sink, rebuild_error
+from ..wire.link import Link, Sink, adopted, rebuild_error
 from ..wire.messages import Reply
 
 # As long as a host waits for a client whose connection broke (``resume_s``): the call may be on its way so long, and
@@ -22,23 +22,9 @@ FAR_PATIENCE_S = 5.0
 FAR_RETRY_S = 0.02  # the first time; then a half longer each time
 
 
-_inside: dict[str, Link] = {}  # hosts that live in this process, by server id
-
-
-def adopt(link: Link) -> None:
-    """From now on calls of this process to that host take this way: none with a socket, if it lives in this process."""
-    _inside[link.server_id] = link
-
-
-def disown(link: Link) -> None:
-    """The reverse of `adopt`."""
-    if _inside.get(link.server_id) is link:
-        del _inside[link.server_id]
-
-
 def link_for(server_id: str, address: str) -> Link:
     """The way from this process to the host of a reference."""
-    return _inside.get(server_id) or connect(target_of(address, referred=True))
+    return adopted(server_id) or connect(target_of(address, referred=True))
 
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -52,6 +51,8 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
         codec.check_structure(payload, link.max_structured_bytes, f"a result from {link.address}: ")
     if len(body) == 1 and payload[:1] != codec.TAG:
         return codec.decode_plain(payload)
+    if len(body) == 2 and type(payload) is bytes and (read := codec.lone_values.get(payload)) is not None:
+        return read(body[1])
     buffers = body[1:]
     unpickler = unpickler_of(link)
     return codec.decode(
@@ -257,7 +258,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
 
     def __zmqagents_error__(self, reply: Reply) -> Exception:
         """The exception of an error reply. Called in the thread that carries the replies, where nothing is imported."""
-        scope = dataclasses.replace(self._scope, imports=False)
+        scope = self._scope._replace(imports=False)
         return rebuild_error(reply, scope, unpickler_of(self._link))
 
     def __zmqagents_awaited__(self) -> Awaited:

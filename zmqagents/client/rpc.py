@@ -7,7 +7,6 @@ the request is made again.
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -322,7 +321,7 @@ class RpcClient:
         return bool(self._manage(Op.DELETE_ALL, timeout=DEFAULT_TIMEOUT_S))
 
     def get_agent_list(self) -> list[dict[str, Any]]:
-        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s (seconds)."""
+        """The host's agents, one dict for each: agent_id, class, type, calls, running, queued, age_s, child."""
         found: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
@@ -363,7 +362,10 @@ class RpcClient:
         return facts(self._manage(Op.INFO))
 
     def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note."""
+        """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
+
+        ``child``: the pid of the process that runs it, None: the host itself.
+        """
         return rows(self._manage(Op.CALLS))
 
     def cancel(self, task_id: str) -> bool:
@@ -468,6 +470,8 @@ class RpcClient:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the host, and its agents if it answers."""
+        import html  # here: only notebooks need it
+
         shown = f"<b>{html.escape(repr(self))}</b>"
         try:
             with deadline(1.0):

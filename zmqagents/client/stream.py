@@ -7,7 +7,6 @@ host sends a window of items ahead, and each half window taken is granted again 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -71,7 +70,7 @@ class _Inlet:
         if reply is None or not reply.code:
             self._end(None)
             return
-        scope = dataclasses.replace(self._scope, imports=False)
+        scope = self._scope._replace(imports=False)
         self._end(rebuild_error(reply, scope, unpickler_of(self._link)))
 
     def fail(self, error: Exception) -> None:

@@ -13,7 +13,10 @@ from __future__ import annotations
 import importlib
 import math
 import re
+from collections.abc import Callable
 from typing import Any
+
+from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError
 from .forms import (
@@ -21,6 +24,8 @@ from .forms import (
     MARK_ARRAY,
     MARK_PACKAGE,
     MARK_SCALAR,
+    TAG,
+    Buffer,
     Decoding,
     Encoding,
     NoForm,
@@ -28,9 +33,11 @@ from .forms import (
     all_str,
     expect,
     ints_of,
+    writable,
 )
+from .plain import Lone, lone_forms, note_lone, pack
 
-__all__ = ["BUILDERS", "read_array", "read_numpy_scalar", "reducer_of"]
+__all__ = ["BUILDERS", "find_reader", "read_array", "read_numpy_scalar", "reducer_of"]
 
 _DTYPE = re.compile(r"[<>|=][bifucmMSUV]\d{1,9}(\[\d{0,9}[A-Za-zμ]{1,7}\])?")
 _ML_DTYPE = re.compile(r"ml_dtypes\.[a-z][a-z0-9_]{1,30}")
@@ -73,6 +80,7 @@ def _reduce_numpy_scalar(_: Encoding, value: Any) -> Any:
 
 
 def _reduce_array(encoder: Encoding, array: Any) -> Any:
+    lone_forms.setdefault(type(array), _lone_array)
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     order = "F" if fortran else "C"
     source = array.T if fortran else array
@@ -86,6 +94,43 @@ def _reduce_array(encoder: Encoding, array: Any) -> Any:
         else:
             data = encoder.place_memory(source.tobytes())
     return [MARK_ARRAY, dtype, list(array.shape), order, data]
+
+
+def _lone_array(array: Any) -> Lone | None:
+    """Payload and buffer of a long array in C order that is a whole value; None: `_reduce_array` is to make them."""
+    payload = _payloads.get((array.dtype, array.shape))
+    if payload is None:
+        payload = _lone_payload(array)
+        if payload is None:
+            return None
+    flags = array.flags
+    if not flags.c_contiguous:
+        return None
+    if flags.writeable or not _is_constant(array):
+        return payload, memoryview(array.tobytes())
+    return payload, memoryview(array.reshape(-1).view("u1"))
+
+
+_payloads: dict[tuple[Any, tuple[int, ...]], bytes] = {}  # by dtype and shape
+_MAX_PAYLOADS = 1024
+
+
+def _lone_payload(array: Any) -> bytes | None:
+    """The payload of a long array that is a whole value.
+
+    None for a short one, and for a dtype that equals others with another form: a structure, aligned or a record.
+    """
+    dtype = array.dtype
+    if array.nbytes <= INLINE_LIMIT_BYTES or dtype.kind in "OV":
+        return None
+    try:
+        payload = TAG + pack([MARK_ARRAY, _dtype_data(dtype), list(array.shape), "C", 0])
+    except NoForm:
+        return None
+    if len(_payloads) >= _MAX_PAYLOADS:
+        _payloads.clear()
+    _payloads[dtype, array.shape] = payload
+    return payload
 
 
 def _reduce_masked(_: Encoding, array: Any) -> Any:
@@ -237,10 +282,41 @@ def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) 
             raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
         if not count:
             return numpy.empty(shape, dtype, order)
-        if not isinstance(data, memoryview) or data.readonly:
-            data = bytearray(data)
-        flat = numpy.frombuffer(data, dtype)
+        flat = numpy.frombuffer(writable(data), dtype)
     return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+def find_reader(payload: bytes | None) -> Callable[[Buffer], Any] | None:
+    """What makes an array of the one buffer that comes with ``payload``, and is remembered for it.
+
+    None: it is no payload of `_lone_array`, or there is something wrong with it, or no numpy here.
+    """
+    if payload is None or payload[: len(_ARRAY_HEAD)] != _ARRAY_HEAD or len(payload) > _MAX_LONE_BYTES:
+        return None
+    try:
+        _, kind, shape, order, place = unpackb(memoryview(payload)[1:], strict_map_key=False)
+        if type(kind) is not str or order != "C" or type(place) is not int or place:
+            return None
+        dtype, count = _read_dtype(kind), math.prod(_read_shape(shape))
+    except Exception:  # the general way tells what is wrong
+        return None
+    frombuffer = importlib.import_module("numpy").frombuffer
+    size, is_flat = count * dtype.itemsize, len(shape) == 1
+    if not size:
+        return None
+
+    def read(data: Buffer) -> Any:
+        if len(data) != size:
+            raise RemoteProtocolError(f"{len(data):,} bytes for {count:,} numpy items of {dtype.itemsize}")
+        flat = frombuffer(writable(data), dtype)
+        return flat if is_flat else flat.reshape(shape)
+
+    note_lone(payload, read)
+    return read
+
+
+_ARRAY_HEAD = TAG + pack([MARK_ARRAY, 0, 0, 0, 0])[:4]
+_MAX_LONE_BYTES = 256
 
 
 # ---------------------------------------------------------------- forms around an array

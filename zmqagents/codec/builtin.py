@@ -44,6 +44,7 @@ from .forms import (
     Reducer,
     TaskRef,
     all_str,
+    bytearray_of,
     check_reference,
     expect,
     ints_of,
@@ -90,7 +91,7 @@ def _reduce_bytes(encoder: Encoding, value: bytes) -> Any:
 
 
 def _reduce_bytearray(encoder: Encoding, value: bytearray) -> Any:
-    return [MARK_BYTEARRAY, encoder.place(bytes(value))]
+    return [MARK_BYTEARRAY, encoder.place_memory(bytes(value))]
 
 
 def _reduce_deque(_: Encoding, value: collections.deque[Any]) -> Any:
@@ -275,12 +276,12 @@ def _read_fraction(_: Decoding, numerator: Any, denominator: Any) -> Fraction:
 
 
 def _read_bytearray(decoder: Decoding, place: Any) -> bytearray:
-    return bytearray(decoder.take(place))
+    return bytearray_of(decoder.take(place))
 
 
 def _read_agent(decoder: Decoding, server_id: Any, address: Any, agent_id: Any, class_name: Any, methods: Any) -> Any:
     if type(methods) is not dict or not all_str((class_name, *methods, *methods.values())):
-        raise RemoteProtocolError("the class name and methods in a reference to an agent must be text")
+        raise RemoteProtocolError.of_reference("the class name and methods in a reference to an agent must be text")
     ref = AgentRef(server_id, address, agent_id, class_name, methods)
     check_reference(ref)
     return decoder.resolved(ref)

@@ -17,7 +17,7 @@ from typing import Any
 from msgpack import unpackb
 
 from ..errors import RemoteProtocolError, SerializationError, safe_text
-from .arrays import read_array, read_numpy_scalar
+from .arrays import find_reader, read_array, read_numpy_scalar
 from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
@@ -41,7 +41,6 @@ from .forms import (
     MARK_STANDARD,
     MAX_EXCEPTION_DEPTH,
     NO_SCOPE,
-    TAG,
     TAGGED,
     AgentRef,
     Buffer,
@@ -53,7 +52,7 @@ from .forms import (
     no_extension,
 )
 from .packages import read_package
-from .plain import LONE_ARGUMENT, LONE_VALUE, why_not_decoded
+from .plain import NO_CALL, NO_NAME, value_of_argument, why_not_decoded
 from .standard import read_standard
 
 MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
@@ -221,41 +220,21 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
 }
 
 
-def decode_plain(payload: Buffer) -> Any:
-    """The value of a payload that is not tagged, as `decode` reads it: most values are such."""
-    try:
-        return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-    except RemoteProtocolError:
-        raise
-    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
-        raise RemoteProtocolError(why_not_decoded(exc)) from exc
-
-
-def decode(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
-    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE, root: str = "value",
-    place: int | None = 0,
+def decode_tagged(
+    payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
+    unpickler: Callable[[bytes], Any] | None, scope: Scope, root: str, place: int | None,
 ) -> Any:  # fmt: skip
-    """The value that `encode` put into ``payload`` and ``buffers`` (bytes, or memoryviews of bytes).
-
-    ``resolve`` turns each reference into what the value is to hold (without it, the reference itself);
-    what it raises comes out as it is. ``scope`` says which types are known beside the registered and trusted ones.
-    SerializationError for an object of another class; its path begins with ``root``. ``place``: what ``scope.expected``
-    knows the value by, 0 for the result of its method, None for nothing. RemoteProtocolError for
-    everything that is wrong with the data, a pickled part without ``unpickler`` included.
-    """
-    if payload[:1] != TAG and not buffers:
-        return decode_plain(payload)
-    if payload == LONE_VALUE and len(buffers) == 1:  # as the decoder would, in a tenth of the time
-        return bytes(buffers[0])
-    value, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    """The value of any payload; see `decode`."""
+    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(payload)) is not None:
+        return read(buffers[0])
+    value, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if unsettled:
         expected = scope.expected
         return settled(value, root, expected is not None and expected.takes_plain(place))
     return value
 
 
-def decode_tagged(
+def _decoded(
     payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
     unpickler: Callable[[bytes], Any] | None, scope: Scope,
 ) -> tuple[Any, bool]:  # fmt: skip
@@ -275,46 +254,19 @@ def decode_tagged(
         del error  # it would hold this frame, and the frame it
 
 
-def decode_call(
-    payload: Buffer, buffers: Sequence[Buffer] = (), *, resolve: Resolve | None = None,
-    unpickler: Callable[[bytes], Any] | None = None, scope: Scope = NO_SCOPE,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
-    """The arguments that `encode_call` put into ``payload`` and ``buffers``; as `decode`.
-
-    An argument whose parameter ``scope.expected`` has as a dict or list arrives in its plain form.
-    """
-    if buffers or payload[:1] == TAG:
-        if payload == LONE_ARGUMENT and len(buffers) == 1:
-            return (bytes(buffers[0]),), {}
-        return _decode_tagged_call(payload, buffers, resolve, unpickler, scope)
-    try:  # as `decode`, for one function call less
-        items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
-    except RemoteProtocolError:
-        raise
-    except Exception as exc:
-        raise RemoteProtocolError(why_not_decoded(exc)) from exc
-    if type(items) is not list or not items or type(items[-1]) is not dict:
-        raise RemoteProtocolError(_NO_CALL)
-    kwargs = items.pop()
-    if kwargs and not all_str(kwargs):
-        raise RemoteProtocolError(_NO_NAME)
-    return tuple(items), kwargs
-
-
-_NO_CALL = "the arguments of a call must be a list that ends with a map"
-_NO_NAME = "the name of a keyword argument must be text"
-
-
-def _decode_tagged_call(
+def decode_tagged_call(
     payload: Buffer, buffers: Sequence[Buffer], resolve: Resolve | None,
     unpickler: Callable[[bytes], Any] | None, scope: Scope,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
-    items, unsettled = decode_tagged(payload, buffers, resolve, unpickler, scope)
+    """The arguments in any payload; see `decode_call`."""
+    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(value_of_argument(payload))) is not None:
+        return (read(buffers[0]),), {}
+    items, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if type(items) is not list or not items or type(items[-1]) is not dict:
-        raise RemoteProtocolError(_NO_CALL)
+        raise RemoteProtocolError(NO_CALL)
     kwargs = items.pop()
     if kwargs and not all_str(kwargs):
-        raise RemoteProtocolError(_NO_NAME)
+        raise RemoteProtocolError(NO_NAME)
     if unsettled:
         plain = scope.expected.takes_plain if scope.expected is not None else lambda _: False
         items = [settled(item, f"args[{place}]", plain(place)) for place, item in enumerate(items)]

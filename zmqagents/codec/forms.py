@@ -49,7 +49,7 @@ from msgpack import ExtType
 
 from ..errors import RemoteProtocolError
 
-Buffer = bytes | memoryview
+Buffer = bytes | memoryview | bytearray
 
 X = TypeVar("X")
 
@@ -102,9 +102,9 @@ def check_reference(ref: AgentRef | TaskRef) -> None:
     """Raise RemoteProtocolError unless both ids of ``ref`` are names and its address is a short text."""
     name = ref.agent_id if isinstance(ref, AgentRef) else ref.task_id
     if not is_name(name) or not is_name(ref.server_id):
-        raise RemoteProtocolError("the ids in a reference must be 1 to 255 printable characters")
+        raise RemoteProtocolError.of_reference("the ids in a reference must be 1 to 255 printable characters")
     if type(ref.address) is not str or not 1 <= len(ref.address) <= MAX_ADDRESS_CHARS:
-        raise RemoteProtocolError("the address in a reference must be text of 1 to 512 characters")
+        raise RemoteProtocolError.of_reference("the address in a reference must be text of 1 to 512 characters")
 
 
 # ``new_tuple(Reply, (code, body))`` is ``Reply(code, body)`` without the function in Python that makes it one.
@@ -171,8 +171,7 @@ class Expected(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What one receiver knows beside the types that are registered and trusted in its process."""
 
     expected: Expected | None = None
@@ -312,6 +311,18 @@ def ints_of(*children: Any) -> tuple[int, ...]:
     for child in children:
         expect(int, child)
     return children
+
+
+def bytearray_of(data: Buffer) -> bytearray:
+    """``data`` itself if it came as a bytearray, else a copy."""
+    return data if type(data) is bytearray else bytearray(data)
+
+
+def writable(data: Buffer) -> bytearray | memoryview:
+    """``data`` in memory that can be written to: itself if it is, else a copy."""
+    if type(data) is bytearray or (type(data) is memoryview and not data.readonly):
+        return data
+    return bytearray(data)
 
 
 def all_str(values: Iterable[Any]) -> bool:

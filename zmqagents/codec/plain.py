@@ -1,14 +1,17 @@
 """Plain msgpack: the headers of messages, and the short values that need nothing else.
 
 Most arguments and results are None, bools, numbers, text and bytes. `encode_plain` and `encode_plain_call` make their
-payloads with no more than msgpack's packer, so that such a call never enters `encoder`. Long bytes go beside the
-payload, and the payload of a value that is nothing else is always the same: `LONE_VALUE`, `LONE_ARGUMENT`.
+payloads with no more than msgpack's packer, so that such a call never enters `encoder`.
+
+Long bytes, bytearrays and arrays go beside the payload. If a value is nothing else, its payload says no more than of
+what kind, and is the same for all of that kind: it is made and read once, see `lone_forms` and `lone_values`.
 
 Every function may be called from any thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgpack import Packer, unpackb
@@ -19,25 +22,28 @@ from .forms import (
     FLAT_TYPES,
     INLINE_LIMIT_BYTES,
     KEEP_PACKER_BYTES,
+    MARK_BYTEARRAY,
     MAX_BUFFERS,
     PLACES,
     TAG,
     Buffer,
     Encoded,
+    bytearray_of,
     new_tuple,
     no_extension,
 )
 
 
 def encode_plain(value: Any) -> tuple[Buffer, ...] | None:
-    """Payload and buffer that `encode` makes for None, a bool, a number, text or bytes: most results are such.
+    """Payload and buffer that `encode` makes for None, a bool, a number, text, bytes or a long buffer: most results.
 
     None: ``value`` is something else, or cannot be encoded.
     """
     kind = type(value)
     if kind not in FLAT_TYPES:
         if kind is not bytes:
-            return None
+            form = lone_forms.get(kind)
+            return None if form is None else form(value)
         if len(value) > INLINE_LIMIT_BYTES:
             return LONE_VALUE, value
     try:
@@ -56,7 +62,7 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
         kind = type(value)
         if kind not in FLAT_TYPES:
             if kind is not bytes:
-                return None
+                return _encode_lone_argument(args, max_bytes)
             large = large or len(value) > INLINE_LIMIT_BYTES
     if large:
         return _encode_call_with_buffers(args, max_bytes)
@@ -68,12 +74,15 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
 
 
 _NO_KEYWORDS: dict[str, Any] = {}
+NO_CALL = "the arguments of a call must be a list that ends with a map"
+NO_NAME = "the name of a keyword argument must be text"
 
 
 def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     """The same where some of the arguments are long bytes."""
     if len(args) == 1 and len(LONE_ARGUMENT) <= max_bytes:
-        return Encoded(LONE_ARGUMENT, args, ())
+        made: Encoded = new_tuple(Encoded, (LONE_ARGUMENT, args, ()))
+        return made
     buffers = [value for value in args if type(value) is bytes and len(value) > INLINE_LIMIT_BYTES]
     if len(buffers) > MAX_BUFFERS:
         return None
@@ -86,9 +95,29 @@ def _encode_call_with_buffers(args: tuple[Any, ...], max_bytes: int) -> Encoded 
     return Encoded(payload, buffers, ()) if len(payload) <= max_bytes else None
 
 
+def _encode_lone_argument(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
+    """The same for one long buffer that is no bytes."""
+    form = lone_forms.get(type(args[0])) if len(args) == 1 else None
+    lone = None if form is None else form(args[0])
+    if lone is None or len(lone[0]) + 2 > max_bytes:
+        return None
+    made: Encoded = new_tuple(Encoded, (argument_of(lone[0]), lone[1:], ()))
+    return made
+
+
 def why_not_decoded(exc: Exception) -> str:
     """The text of the RemoteProtocolError for what the unpacker raised."""
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
+
+
+def decode_plain(payload: Buffer) -> Any:
+    """The value of a payload that is not tagged, as `decode` reads it: most values are such."""
+    try:
+        return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+    except RemoteProtocolError:
+        raise
+    except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
+        raise RemoteProtocolError(why_not_decoded(exc)) from exc
 
 
 _MAX_HEADER_DEPTH = 64
@@ -115,8 +144,56 @@ def pack(value: Any) -> bytes:
     return data
 
 
+# ---------------------------------------------------------------- values that are one buffer and nothing else
+
+Lone = tuple[bytes, Buffer]
+MAX_LONE_KINDS = 1024  # dtypes and shapes of arrays; a peer may send any number of them
+
+lone_forms: dict[type, Callable[[Any], Lone | None]] = {}  # by type: payload and buffer; None: the general way
+lone_values: dict[bytes, Callable[[Buffer], Any]] = {}  # by payload: what makes the value of the buffer
+lone_arguments: dict[bytes, Callable[[Buffer], Any]] = {}  # the same by the payload of a call with that one argument
+
+
+def argument_of(payload: bytes) -> bytes:
+    """The payload of a call with one argument, whose own payload as a value is ``payload``."""
+    return b"".join((_ONE_ARGUMENT, payload[1:], _PACKED_NO_KEYWORDS))
+
+
+_ONE_ARGUMENT = TAG + b"\x92"  # a list of two
+_PACKED_NO_KEYWORDS = pack(_NO_KEYWORDS)
+
+
+def value_of_argument(payload: bytes) -> bytes | None:
+    """The reverse of `argument_of`; None if ``payload`` is none that it gives."""
+    if payload[:2] != _ONE_ARGUMENT or payload[-1:] != _PACKED_NO_KEYWORDS:
+        return None
+    return TAG + payload[2:-1]
+
+
+def note_lone(payload: bytes, read: Callable[[Buffer], Any]) -> None:
+    """Remember how values with this payload are made of their buffer."""
+    if len(lone_values) >= MAX_LONE_KINDS:
+        lone_values.clear()
+        lone_arguments.clear()
+        _note_builtin()
+    lone_values[payload] = read
+    lone_arguments[argument_of(payload)] = read
+
+
+def _lone_bytearray(value: bytearray) -> Lone | None:
+    return (_LONE_BYTEARRAY, memoryview(bytes(value))) if len(value) > INLINE_LIMIT_BYTES else None
+
+
+def _note_builtin() -> None:
+    note_lone(LONE_VALUE, bytes)
+    note_lone(_LONE_BYTEARRAY, bytearray_of)
+
+
 LONE_VALUE = TAG + pack(PLACES[0])  # the payload of bytes that are in a buffer
-LONE_ARGUMENT = TAG + pack([PLACES[0], _NO_KEYWORDS])  # the same of a call with that one argument
+LONE_ARGUMENT = argument_of(LONE_VALUE)
+_LONE_BYTEARRAY = TAG + pack([MARK_BYTEARRAY, 0])
+lone_forms[bytearray] = _lone_bytearray
+_note_builtin()
 
 
 def pack_rows(rows: list[Any]) -> bytes:

@@ -89,7 +89,9 @@ class Call:
         if caller is not None:  # so that a chain of calls which comes back to its first host is seen there
             options = {**(options or {}), "chain": caller.host.chain_of(caller)}
         self.options = options
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline = deadline = None if timeout is None else time.monotonic() + timeout
+        if caller is not None and deadline is not None and caller.deadline is not None and caller.deadline < deadline:
+            self.deadline = caller.deadline  # `timeout` was the rest of it a moment before
         self.near = timeout is not None and timeout < FAR_S
         self.repeat = Repeat.SAFE if flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
         if flags & Flag.STREAM:

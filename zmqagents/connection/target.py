@@ -108,4 +108,4 @@ def _parts_of(address: str) -> tuple[str, int]:
 
 def _unknown(address: str) -> errors.HostUnreachable:
     shown = address if address.isprintable() else repr(address)
-    return errors.HostUnreachable(f"{shown} is the address of no host that is known here")
+    return errors.HostUnreachable.of_reference(f"{shown} is the address of no host that is known here")

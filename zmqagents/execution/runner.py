@@ -8,7 +8,6 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import sys
@@ -88,7 +87,8 @@ class AgentHost:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return self._run_stream(ticket, context, value)
-            if type(value) in codec.NATIVE_TYPES:  # what most methods give, and is neither of these
+            kind = type(value)
+            if kind in codec.NATIVE_TYPES or kind in codec.lone_forms:  # what most methods give: neither of these
                 pass
             elif hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
                 value = value.result()  # `return other.reply(x)`: the caller means its value
@@ -239,13 +239,17 @@ class AgentHost:
                 codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
-            if body[0] == codec.LONE_ARGUMENT:
-                return codec.decode_call(body[0], body[1:])
+            if len(body) == 2 and type(body[0]) is bytes and (read := codec.lone_arguments.get(body[0])) is not None:
+                return (read(body[1]),), {}
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
             return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError, errors.MessageTooLarge) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
+        except errors.HostUnreachable as exc:
+            if exc.refuses_reference:
+                raise _Refused(exc) from None
+            raise
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
         """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
@@ -258,7 +262,7 @@ class AgentHost:
         if known is None or known[0] is not spec:
             methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
             expected = codec.expected_by(*methods, skip=skip)
-            known = spec, dataclasses.replace(self._own_scope, expected=expected)
+            known = spec, self._own_scope._replace(expected=expected)
             self._scopes[spec.name, name] = known
         return known[1]
 

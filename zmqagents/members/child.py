@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 WINDOW_S = 60.0
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
+SILENT_S = 1.0  # a process that has not answered for so long is called silent
 START_CRASHES = 5  # a process that does not even start: how often it is tried within the window
 
 
@@ -89,7 +91,7 @@ class Child:
         self.own = own
         self.state = State.NONE
         self.process: Process | None = None
-        self._in_school = False  # its process is told what is new
+        self._school: _School | None = None  # its process is told what is new
         self.silent_s = 0.0  # for how long it has not answered, although it lives
         self._yard = yard
         self._upbringing = Upbringing() if own is None else Upbringing(own.memory_mb, own.env)
@@ -108,6 +110,16 @@ class Child:
         return len(self._agents)
 
     @property
+    def pid(self) -> int:
+        """Its process, 0 while there is none."""
+        return self.process.pid if self.process is not None else 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its process lives and does not answer: code in C may keep its interpreter lock."""
+        return self.silent_s >= SILENT_S
+
+    @property
     def agents(self) -> list[AgentRecord]:
         """Those that it runs, or will."""
         return [resident.record for resident in self._agents.values()]
@@ -120,7 +132,8 @@ class Child:
         if ticket.op == Op.CREATE:
             resident = Resident(record, request_of(ticket, self._yard.dispatcher))
             self._agents[record.agent_id] = resident
-            if self.state is State.UP and self._forwarder is not None:
+            school = self._school
+            if self.state is State.UP and self._forwarder is not None and school is not None and school.is_over:
                 resident.here = True
                 self._forwarder.start(ticket)
                 return
@@ -195,26 +208,24 @@ class Child:
 
     def _on_ready(self) -> None:
         """Its process answers: tell it first what every process is told."""
-        line, lessons = self._line, list(self._yard.lessons)
-        assert line is not None
-        self._in_school = True
-        school = _School(len(lessons), self._settle_in)
-        for lesson in lessons:
-            line.ask(_again(lesson), school)
-        if not lessons:
+        assert self._line is not None
+        self._school = school = _School(self._line, self._settle_in)
+        for lesson in self._yard.lessons:
+            school.add(lesson, None)
+        if school.is_over:
             self._settle_in()
 
     def _settle_in(self) -> None:
-        """Make again what ran before, and let go on what is held."""
+        """It knows all that it has to know: make again what ran before, and let go on what is held."""
         line = self._line
         if line is None or line.is_cut:
             return
-        self.state = State.UP
+        began, self.state = self.state is not State.UP, State.UP
         for resident in list(self._agents.values()):
-            if resident.record.made:
-                self._make_again(line, resident)
-            else:
+            if not resident.record.made:
                 self._go_on(resident)
+            elif began:
+                self._make_again(line, resident)
 
     def _make_again(self, line: Line, resident: Resident) -> None:
         state = resident.state
@@ -232,7 +243,7 @@ class Child:
 
     def _hold_all(self) -> None:
         self.state = State.ENDING
-        self._in_school = False
+        self._school = None
         for resident in self._agents.values():
             resident.here = False
 
@@ -245,8 +256,6 @@ class Child:
         self.silent_s = 0.0
         line, self._line = self._line, None
         forwarder, self._forwarder = self._forwarder, None
-        if self._agents and not self._yard.closing:
-            log.warning("%s: %s", process.name, death.text)
         if line is not None and forwarder is not None:
             self._count(forwarder.sent)
             line.close(_crashed(death))
@@ -350,15 +359,15 @@ class Child:
 
     def learn(self, lesson: Call, answers: Answers) -> None:
         """Tell the process what every process of the host is told."""
-        if self._in_school and self._line is not None:
+        if self._school is not None:
             answers.expect()
-            self._line.ask(_again(lesson), answers)
+            self._school.add(lesson, answers)
 
     def row(self) -> dict[str, Any]:
         """What a list says of it. ``silent_s``: for how long it has not answered, although it lives."""
         process = self.process
         return {
-            "pid": process.pid if process is not None else 0, "state": self.state.name.lower(),
+            "pid": self.pid, "state": "silent" if self.is_silent else self.state.name.lower(),
             "isolation": "pool" if self.own is None else "process",
             "memory_mb": round(process.memory_mb, 1) if process is not None else 0.0,
             "silent_s": round(self.silent_s, 1), "calls": len(self._forwarder) if self._forwarder is not None else 0,
@@ -400,22 +409,46 @@ _TRUE = Reply(Code.NONE, (codec.pack(True),))
 def _again(call: Call) -> Forwarded:
     """The same request for another connection."""
     options = {key: value for key, value in (call.options or {}).items() if key not in ("task", "chain")}
-    again = Forwarded(call.agent, call.method, call.body, call.flags, options, None, None)
-    again.behind = 0
-    return again
+    return Forwarded(call.agent, call.method, call.body, call.flags, options, None)
 
 
 class _School(Ignored):
-    """Takes the answers to ``count`` lessons, and calls ``over`` with the last of them."""
+    """Tells a process its lessons, one after the other: of two about the same thing the later one is to count.
 
-    def __init__(self, count: int, over: Callable[[], None]) -> None:
-        self._left = count
+    ``over`` is called when there is none left, each time.
+    """
+
+    def __init__(self, line: Line, over: Callable[[], None]) -> None:
+        self._line = line
         self._over = over
+        self._left: deque[tuple[Call, Answers | None]] = deque()  # the first one is being told
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no lesson left."""
+        return not self._left
+
+    def add(self, lesson: Call, answers: Answers | None) -> None:
+        """Tell one more, after the others; ``answers`` takes its answer."""
+        self._left.append((lesson, answers))
+        if len(self._left) == 1:
+            self._line.ask(_again(lesson), self)
 
     def deliver(self, reply: Reply | None) -> None:
-        self._left -= 1
-        if not self._left:
+        _, answers = self._left.popleft()
+        if answers is not None:
+            answers.deliver(reply)
+        if self._left:
+            self._line.ask(_again(self._left[0][0]), self)
+        else:
             self._over()
+
+    def fail(self, error: Exception) -> None:
+        """The line was cut: no lesson that is left is told."""
+        for _, answers in self._left:
+            if answers is not None:
+                answers.fail(error)
+        self._left.clear()
 
 
 class _Remade(Ignored):

@@ -7,7 +7,6 @@ number of times that it was put somewhere: what was said of an earlier epoch is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Directory", "LocalDirectory", "Place"]
@@ -15,12 +14,14 @@ __all__ = ["Directory", "LocalDirectory", "Place"]
 M = TypeVar("M")
 
 
-@dataclass(frozen=True)
 class Place(Generic[M]):  # no NamedTuple: on Python 3.10 that cannot be generic
     """Where an agent is."""
 
-    member: M
-    epoch: int
+    __slots__ = ("epoch", "member")
+
+    def __init__(self, member: M, epoch: int) -> None:
+        self.member = member
+        self.epoch = epoch
 
 
 class Directory(Protocol[M]):

@@ -239,6 +239,13 @@ class Forwarded(Call):
 
     __slots__ = ("behind", "brings_state")
 
+    def __init__(
+        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any], deadline: float | None
+    ) -> None:
+        super().__init__(agent, method, body, flags, options, _left_s(deadline), None)
+        self.deadline = deadline  # the very time: what is left of it would be told too late
+        self.behind = 0
+
     def takes(self, number: int) -> bool:
         """Note the item of a stream that has come, or what `behind` is to be."""
         self.brings_state = number == SNAPSHOT
@@ -248,6 +255,10 @@ class Forwarded(Call):
             return super().takes(number)
         self.behind = number + 1
         return False
+
+
+def _left_s(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
 
 
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
@@ -274,8 +285,5 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     if ticket.dep_replies:
         options["given"] = True
         buffers.append(pack({task_id: reply_to_bytes(reply) for task_id, reply in ticket.dep_replies.items()}))
-    timeout = None if ticket.deadline is None else ticket.deadline - time.monotonic()
     body = Encoded(payload, buffers, ())  # type: ignore[arg-type]  # as it came
-    call = Forwarded(agent, method, body, ticket.flags & KEPT_FLAGS, options, timeout, None)
-    call.behind = 0
-    return call
+    return Forwarded(agent, method, body, ticket.flags & KEPT_FLAGS, options, ticket.deadline)

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
 from ..agents.options import check_platform
 from ..codec import Encoded
 from ..config import Parent
-from ..connection.requests import Call
-from ..process import children
 from ..scheduler.admission import cannot_settle
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, refusal_of
@@ -29,10 +27,13 @@ from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
 from ..wire import messages
 from .answers import Answers
+from .board import goes_on
 from .directory import LocalDirectory
 from .placement import least_loaded
 
 if TYPE_CHECKING:
+    from ..connection.requests import Call
+    from ..process import children
     from .child import Child
     from .forwarder import PassOn, Starve
     from .nursery import Hatch, Nursery
@@ -81,7 +82,7 @@ class Members:
         self._post = post
         self._children: dict[Child, None] = {}
         self._over: OrderedDict[str, Ticket] = OrderedDict()
-        self._waits: dict[tuple[Peer, int], tuple[Ticket, Sequence[str]]] = {}
+        self._waits: dict[tuple[Peer, int], _Told] = {}
 
     def __repr__(self) -> str:
         return f"<Members [{len(self.running)} calls] {self.directory!r} {self._nursery!r}>"
@@ -127,7 +128,9 @@ class Members:
         check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
-        options = dataclasses.replace(options, isolation=isolation).checked()
+        if options.isolation != isolation:
+            options = dataclasses.replace(options, isolation=isolation)
+        options.checked()
         self._children = {child: None for child in self._children if child.count or child.own is None}
         shared = [child for child in self._children if child.own is None]
         best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None
@@ -181,13 +184,13 @@ class Members:
         dispatcher, key = self.dispatcher, (peer, waits.call_id)
         if not waits.task_id:
             known = self._waits.pop(key, None)
-            return [] if known is None else self._end_wait(*known)
+            return [] if known is None else self._end_wait(known)
         ticket = self.running.get(waits.task_id)
         if ticket is None or not peer.is_admin:
             return []
         now = self.clock()
         if not waits.task_ids:
-            self._waits[key] = ticket, ("",)
+            self._waits[key] = _Told(ticket, ("",), waits.place)
             return dispatcher.on_go_outside(ticket, now)
         tasks = dispatcher.tasks
         own = [task_id for task_id in waits.task_ids if task_id in tasks and not _lags(tasks[task_id], waits)]
@@ -200,15 +203,25 @@ class Members:
         if refusal is not None:
             where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
             return [*effects, Answer(peer, waits.call_id, messages.error_reply(refusal, **where))]
-        self._waits[key] = ticket, waits.task_ids
+        self._waits[key] = _Told(ticket, waits.task_ids, waits.place)
         if len(self._waits) > 2 * len(self.running) + 1024:  # of processes that have ended meanwhile
-            self._waits = {key: each for key, each in self._waits.items() if each[0].task_id in self.running}
+            self._waits = {key: each for key, each in self._waits.items() if each.ticket.task_id in self.running}
         return effects
 
-    def _end_wait(self, ticket: Ticket, task_ids: Sequence[str]) -> list[Effect]:
-        dispatcher = self.dispatcher
-        effects = dispatcher.on_unwait(ticket, task_ids)
-        for task_id in task_ids:
+    def end_waits(self, of: Collection[Any]) -> bool:
+        """Before a deadlock is told: end the waits of these calls that are over, as their processes show.
+
+        False: there is none.
+        """
+        over = [key for key, told in self._waits.items() if told.ticket in of and not told.goes_on]
+        for key in over:
+            self._end_wait(self._waits.pop(key))
+        return bool(over)
+
+    def _end_wait(self, told: _Told) -> list[Effect]:
+        dispatcher, ticket = self.dispatcher, told.ticket
+        effects = dispatcher.on_unwait(ticket, told.task_ids)
+        for task_id in told.task_ids:
             effects += dispatcher.on_unawait_outside(ticket, task_id)
         return effects
 
@@ -216,6 +229,8 @@ class Members:
 
     def teach(self, op: str, body: Sequence[messages.Frame], answers: Answers) -> None:
         """Tell all processes, also those to come, what the host was told: ``op`` is a management request."""
+        from ..connection.requests import Call  # here, see `nursery`
+
         payload, *buffers = body
         lesson = Call("", op, Encoded(payload, buffers, ()), 0, {}, None, None)  # type: ignore[arg-type]
         self.lessons.append(lesson)
@@ -225,6 +240,19 @@ class Members:
     def rows(self) -> list[dict[str, Any]]:
         """What a list says of each process."""
         return [child.row() for child in self._children if child.process is not None]
+
+    def figures(self) -> dict[str, Any]:
+        """Counts over all processes."""
+        rows = self.rows()
+        return {
+            "processes": len(rows), "silent": sum(row["state"] == "silent" for row in rows),
+            **{name: sum(row[name] for row in rows) for name in ("calls", "crashes")},
+            "memory_mb": round(sum(row["memory_mb"] for row in rows), 1), "agents": len(self.directory),
+        }  # fmt: skip
+
+    def silent(self) -> dict[int, float]:
+        """For how many seconds the processes have not answered that are silent, by pid."""
+        return {child.pid: child.silent_s for child in self._children if child.is_silent}
 
     def restart(self, record: AgentRecord) -> bool:
         """End the process of an agent, and start it again. Raises ConfigError for an agent in threads of this host."""
@@ -252,6 +280,20 @@ class Members:
         for child in self._children:
             child.close()
         return self._nursery is None or self._nursery.close(timeout_s)
+
+
+class _Told(NamedTuple):
+    """A wait that a process has told of."""
+
+    ticket: Ticket
+    task_ids: Sequence[str]
+    place: messages.Place | None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is not over, as far as that can be seen."""
+        home = self.ticket.agent.home
+        return self.place is None or home is None or goes_on(home.pid, self.place)
 
 
 def _lags(stream: Ticket, waits: messages.Waits) -> bool:

@@ -11,8 +11,10 @@ kept, and passed on. Linux takes a child first where memory is short (oom_score_
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -25,12 +27,16 @@ from typing import Any, NamedTuple, Protocol
 from ..config import MEBIBYTE, Parent
 from ..process import children
 from ..process.memory import resident_bytes
+from ..process.watching import readable
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
+
+log = logging.getLogger(__name__)
 
 SPARE_AFTER_S = 0.5  # the spare process is started when the one that was asked for is there, most likely
 LOOK_S = 0.5  # how often memory is looked at
 LAST_LINES, LINE_CHARS = 20, 400  # of stderr
+FATAL = "Fatal Python error"  # as `faulthandler` begins when the process crashes
 STACKS_MB = 256  # of stacks of threads, which the kernel counts as data although most of them is never used
 OOM_SCORE = 500  # above that of the host
 START_LIMIT_S = 30.0
@@ -65,10 +71,14 @@ class Death(NamedTuple):
 
     @property
     def text(self) -> str:
-        """In words."""
+        """In words, with its own last ones."""
+        return f"{self.how}; its last words: {self.stderr}" if self.stderr else self.how
+
+    @property
+    def how(self) -> str:
+        """In words, on one line."""
         how = self.why or f"its process has ended: {children.how_it_ended(self.status).partition(',')[0]}"
-        last = f"; its last words: {self.stderr}" if self.stderr else ""
-        return f"{how} (memory: {self.memory_mb:.0f} MiB){last}"
+        return f"{how} (memory: {self.memory_mb:.0f} MiB)"
 
 
 class Process:
@@ -95,9 +105,11 @@ class Process:
         self._tick = tick
         self._child: children.Child | None = None
         self._why = ""
+        self._in_order = False
         self._path = ""  # of its socket, once it listens
         self._stop = threading.Event()
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._is_fatal = False  # `faulthandler` has written the stacks of a crash
         self._rest = b""  # of stderr: the line that is not complete
         threading.Thread(target=self._live, name=f"zmqagents-{name}", daemon=True).start()
 
@@ -110,9 +122,7 @@ class Process:
         self._stop.set()
         child = self._child
         if child is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGKILL)
+            child.kill_group()
             child.signal(signal.SIGKILL)
 
     def limit_memory(self, memory_mb: int | None) -> None:
@@ -122,6 +132,7 @@ class Process:
 
     def end(self, why: str) -> None:
         """Ask it to end in order."""
+        self._in_order = True
         self._why = self._why or why
         self._stop.set()
         child = self._child
@@ -140,6 +151,8 @@ class Process:
         finally:
             self._gone(self, death)
             self.ended.set()
+        if not self._in_order:  # here, for a write to a stderr that nobody reads would hold up the router thread
+            log.warning("%s: %s", self.name, death.how)
 
     def _run(self) -> Death:
         stderr_r, stderr_w = os.pipe()
@@ -153,6 +166,7 @@ class Process:
             try:
                 return self._attend(child, stderr_r)
             finally:
+                child.kill_group()
                 child.kill()
                 child.close()
                 self._clear_up()
@@ -174,18 +188,21 @@ class Process:
             self._path = bound[3]
             self._up(self, bound[3])
         next_look = time.monotonic()
-        while child.poll() is None:
+        while not readable([child.pidfd], 0):
             now = time.monotonic()
             if now >= next_look:
                 next_look = now + LOOK_S
                 self._look_at_memory(child.pid)
                 self._tick(self)
-            if children.readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
-                children.readable([child.pidfd], LOOK_S)  # it has closed its stderr
+            if not _takes_more(sys.stderr):  # nobody reads it: then the child waits, and this thread does not
+                readable([child.pidfd], STDERR_LEFT_S)
+            elif readable([stderr_r, child.pidfd], next_look - now) and not self._read(stderr_r):
+                readable([child.pidfd], LOOK_S)  # it has closed its stderr
+        child.kill_group()
         end = time.monotonic() + STDERR_LEFT_S
         while self._read(stderr_r) and time.monotonic() < end:
-            children.readable([stderr_r], STDERR_LEFT_S)
-        status = child.poll()
+            readable([stderr_r], STDERR_LEFT_S)
+        status = child.wait(KILLED_S)
         return Death(status or 0, self._why, self.memory_mb, self._last_words())
 
     def _clear_up(self) -> None:
@@ -219,20 +236,41 @@ class Process:
     def _read(self, stderr_r: int) -> bool:
         """Take what it has written, and pass it on; False at the end."""
         try:
-            data = os.read(stderr_r, 65_536)
+            data = os.read(stderr_r, select.PIPE_BUF)
         except BlockingIOError:
             return True
-        with contextlib.suppress(Exception):  # None, or closed, or full
-            sys.stderr.buffer.write(data)
-            sys.stderr.flush()
+        with contextlib.suppress(Exception):  # None, or closed
+            if _takes_more(sys.stderr):
+                sys.stderr.buffer.write(data)
+                sys.stderr.flush()
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-LINE_CHARS:]
-        self._lines += [line.decode("utf-8", "replace")[:LINE_CHARS] for line in lines if line.strip()]
+        for line in lines:
+            if line.strip():
+                self._note(line.decode("utf-8", "replace")[:LINE_CHARS])
         return bool(data)
+
+    def _note(self, line: str) -> None:
+        """Keep one of the last lines. Of the stacks of a crash in C, the first tells what happened."""
+        if line.startswith(FATAL):
+            self._is_fatal = True
+            self._lines.clear()
+        if not self._is_fatal or len(self._lines) < LAST_LINES:
+            self._lines.append(line)
 
     def _last_words(self) -> str:
         rest = self._rest.decode("utf-8", "replace")
-        return "\n".join([*self._lines, rest] if rest.strip() else self._lines)
+        return "\n".join([*self._lines, rest] if rest.strip() and not self._is_fatal else self._lines)
+
+
+def _takes_more(stream: Any) -> bool:
+    """Whether a write of `select.PIPE_BUF` bytes would not wait."""
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except Exception:  # None, or closed, or no file
+        return True
+    return bool(poll.poll(0))
 
 
 class Owner(Protocol):

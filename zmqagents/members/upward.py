@@ -33,7 +33,8 @@ from ..models.configs import ModelConfigs
 from ..scheduler.records import Ticket
 from ..scheduler.seals import Seals
 from ..wire.link import Sink, rebuild_error
-from ..wire.messages import SNAPSHOT, Flag, Kind, Reply, Waits
+from ..wire.messages import SNAPSHOT, Flag, Kind, Place, Reply, Waits
+from .board import Board
 
 __all__ = ["ParentConnection", "ParentKeeper", "ParentServices"]
 
@@ -50,6 +51,7 @@ class ParentConnection(Connection):
         super().__init__(Target("", None, ipc=parent.ipc))
         self.server_id = parent.server_id
         self.address = parent.address
+        self.board = Board()  # of the waits that are told
         take_place(self)  # also for code that goes there as strangers do
 
     def waiting(self, call: RunningCall) -> AbstractContextManager[None]:
@@ -76,9 +78,15 @@ class ParentConnection(Connection):
             caller.host.note_request(caller, int(task_id.rpartition("-")[2]))
         return task_id
 
+    def close(self) -> None:
+        """Close it; no wait is shown any more."""
+        super().close()
+        self.board.close()
+
     def begin_wait(self, waits: Waits, sink: Sink) -> int:
         """Tell of a wait. If it is refused, ``sink`` gets the error. Its number."""
-        message = Plain(Kind.WAITS, None, pack([waits.task_id, list(waits.task_ids), waits.any_of, waits.received]))
+        what = [waits.task_id, list(waits.task_ids), waits.any_of, waits.received, waits.place and list(waits.place)]
+        message = Plain(Kind.WAITS, None, pack(what))
         return self.open_channel().request(message, sink, None)
 
     def end_wait(self, number: int) -> None:
@@ -123,6 +131,7 @@ class _Told:
         self._refused = refused
         self._lock = threading.Lock()  # the end of a wait may be told by another thread
         self._number = 0
+        self._place: Place | None = None
         self._error: Exception | None = None
         self._over = False
 
@@ -130,7 +139,8 @@ class _Told:
         """It has lasted for a while."""
         with self._lock:
             if not self._over:
-                waits = self._waits._replace(received=getattr(self._stream, "received", -1))
+                self._place = self._link.board.begin()
+                waits = self._waits._replace(received=getattr(self._stream, "received", -1), place=self._place)
                 with contextlib.suppress(ZmqAgentsError):  # the parent is gone, and soon this process is, too
                     self._number = self._link.begin_wait(waits, self)
 
@@ -139,6 +149,9 @@ class _Told:
         with self._lock:
             self._over = True
             number, self._number = self._number, 0
+            place, self._place = self._place, None
+        if place is not None:
+            self._link.board.end(place)
         if number:
             self._link.end_wait(number)
 

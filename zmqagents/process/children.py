@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -33,8 +32,9 @@ from ..agents.spec import annotated, spec_of
 from ..codec import pickling
 from ..codec.classes.carried import carried
 from ..config import BrokerConfig, replaced_by_gevent
+from .watching import readable
 
-__all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "readable", "spawn", "why_not_fork"]
+__all__ = ["MODULES_OF_A_HOST", "Child", "Interrupted", "fork", "how_it_ended", "spawn", "why_not_fork"]
 
 KILL_WAIT_S = 5.0
 MODULES_OF_A_HOST = ("os", "time", "threading", "socket", "select", "subprocess", "signal", "queue")  # gevent patches
@@ -145,6 +145,15 @@ class Child:
             if self._status is None:
                 os.kill(self.pid, number)
 
+    def kill_group(self) -> None:
+        """End it at once with what its agents started and did not put apart: also what it has left behind.
+
+        Not after it was reaped: its process group may be another one by then.
+        """
+        with self._lock, contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._status is None:
+                os.killpg(self.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
         if self.poll() is not None:
@@ -187,20 +196,6 @@ def how_it_ended(status: int) -> str:
     return f"killed by signal {-status}"
 
 
-def has_ended(pid: int) -> bool:
-    """Whether the process is gone, or a zombie. False where the system cannot tell."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    except (AttributeError, OSError):  # as below
-        return False
-    try:
-        return readable([fd], 0)
-    finally:
-        os.close(fd)
-
-
 def _pidfd(pid: int) -> int | None:
     try:
         fd = os.pidfd_open(pid)
@@ -208,15 +203,6 @@ def _pidfd(pid: int) -> int | None:
         return None
     _own_ends.add(fd)
     return fd
-
-
-def readable(fds: Sequence[int | None], timeout_s: float | None) -> bool:
-    """True as soon as one of ``fds`` can be read, False after ``timeout_s`` seconds. Not select: it ends at 1,024."""
-    poll = select.poll()
-    for fd in fds:
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
 
 
 def _launch_error(data: dict[str, Any]) -> Exception:

@@ -17,6 +17,7 @@ code may neither call nor wait.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from .. import errors
 from ..codec import pack
@@ -39,13 +40,14 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 
 class Calls:
-    """The calls and agents of one host. ``shares``: other hosts can find the results in its store.
+    """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``expects``: see
+    `Fetches`.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, *, shares: bool) -> None:
+    def __init__(self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool]) -> None:
         self.config = config
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
@@ -58,7 +60,9 @@ class Calls:
         self.shares = Shares(config)
         self.slots = Slots(self.shares.slots)
         self.timers: Timers[Timed] = Timers()
-        self.fetches = Fetches(config, self.tasks, self.timers, self.shares.fetches, shares=shares)
+        self.fetches = Fetches(
+            config, self.tasks, self.timers, self.shares.fetches, self.shares.early, shares=shares, expects=expects
+        )
         self.news: deque[tuple[Ticket, Reply]] = deque()  # settled; dependents and waiters are still to be told
         self.queued_bytes = 0  # of the arguments of calls that have not started
         self.starving: set[Ticket] = set()  # streams whose reader has granted no credit
@@ -439,7 +443,7 @@ class Calls:
             self.drain.settled = True
             cut += self.drain.cut or 0
         self.drained = True
-        self.fetches.close()
+        self.fetches.close(effects)
         effects.append(Drained(cut, self.ending))
 
 

@@ -45,7 +45,7 @@ from .effects import (
 )
 from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
-from .waiting import Waiting
+from .waiting import EndWaits, Waiting
 
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
@@ -58,7 +58,7 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`.
+    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -66,12 +66,13 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None,
+        settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
+        expects: Callable[[str], bool] = lambda task_id: False,
     ) -> None:  # fmt: skip
         self.config = config
-        self.calls = calls = Calls(config, shares=shares_results)
+        self.calls = calls = Calls(config, shares=shares_results, expects=expects)
         self.admission = Admission(config, find_class, calls, settle)
-        self.waiting = waiting = Waiting(calls, self.admission)
+        self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
         self.tasks = calls.tasks
         self.counters = calls.counters
@@ -81,6 +82,8 @@ class Dispatcher:
         self._shares = shares_results
         self._is_member = config.parent is not None
         self.on_fetch, self.on_found = calls.fetches.on_fetch, calls.fetches.on_found
+        self.on_unknown = calls.fetches.on_unknown
+        self._early = calls.fetches.early
         self.on_wait, self.on_unwait, self.on_wait_over = waiting.on_wait, waiting.on_unwait, waiting.on_wait_over
         self.on_wait_outside, self.refuse_returns = waiting.on_wait_outside, waiting.refuse_returns
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
@@ -136,6 +139,8 @@ class Dispatcher:
             forged = wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
             if forged and not peer.local:
                 effects.append(Report(peer, "forged chains of calls", f"{forged} has not made {ticket.label}"))
+        if self._early and ticket.task_id in self._early:
+            self.calls.fetches.meet(ticket, effects)
         if self._shares and call.flags & Flag.DETACHED:
             effects.append(Begin(ticket.task_id))
         if call.deps:
@@ -193,6 +198,8 @@ class Dispatcher:
             self.admission.early_cancels.pop(task_id, None)
             if call.flags & Flag.DETACHED:
                 effects.append(Keep(task_id, reply))  # a fetch of it must not read that it is unknown
+        if self._early:
+            self.calls.fetches.answer_early(task_id, reply, effects)
         effects.append(Answer(peer, call.call_id, reply))
         if not peer.local and not (call.method.isidentifier() and call.agent.isprintable()):
             effects.append(Report(peer, "names that are none", str(exc)))
@@ -219,7 +226,7 @@ class Dispatcher:
         if self.calls.slots.running >= self.config.capacity or (call.flags & Flag.DETACHED and self._shares):
             return None
         task_id = f"{peer.prefix}-{call.call_id}"
-        if task_id in self.tasks:
+        if task_id in self.tasks or (self._early and task_id in self._early):
             return None
         try:
             deadline = self.admission.check(peer, call, task_id, now, None)
@@ -324,7 +331,7 @@ class Dispatcher:
             if isinstance(late, Ticket):
                 calls.time_out(late, effects, now)
             elif isinstance(late, ParkedFetch):
-                calls.fetches.expire(late, effects)
+                calls.fetches.expire(late, effects, now)
             elif isinstance(late, Unfinished):
                 unfinished.append(late)
             else:

@@ -58,8 +58,8 @@ class Keep(NamedTuple):
 class Lookup(NamedTuple):
     """Ask the store for ``task_id``.
 
-    The answer goes to ``on_dep`` if ``ticket`` is set, to ``on_found`` if ``fetch`` is, else to the peer; ``timeout_s``
-    is how long that one would wait for a call of another host.
+    The answer goes to ``on_dep`` if ``ticket`` is set, to ``on_found`` if ``fetch`` is, else to the peer, or to
+    ``on_unknown`` if the store does not know the task. ``timeout_s`` is how long the peer would wait.
     """
 
     peer: Peer

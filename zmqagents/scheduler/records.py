@@ -115,6 +115,10 @@ class Home(Protocol):
     matter of the process that runs them, and their code may wait for several things at a time.
     """
 
+    @property
+    def pid(self) -> int:
+        """The process that runs them, 0 while there is none."""
+
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``; its end is told by `Dispatcher.on_done`."""
 
@@ -160,6 +164,11 @@ class AgentRecord:
         self.removed = False
         self.end: Ticket | None = None  # runs the hooks of a deleted agent when no other call runs any more
         self.dropped = False  # `Removed` was given
+
+    @property
+    def child(self) -> int | None:
+        """The process of its home, 0 while that has none; None: its calls run in the threads of this host."""
+        return None if self.home is None else self.home.pid
 
     @property
     def queued(self) -> int:
@@ -399,15 +408,26 @@ def _ahead_of(ticket: Ticket) -> str:
 
 
 class ParkedFetch:
-    """A FETCH that waits: for a call of this host to end, or (``ticket`` None) for the answer of a shared store."""
+    """A FETCH that waits: for a call of this host to end, for the call ``expected`` to come, or (else) for the answer
+    of a shared store.
+    """
 
-    __slots__ = ("call_id", "peer", "settled", "ticket")
+    __slots__ = ("call_id", "expected", "peer", "settled", "ticket")
 
-    def __init__(self, peer: Peer, call_id: int, ticket: Ticket | None) -> None:
+    def __init__(self, peer: Peer, call_id: int, expected: str = "") -> None:
         self.peer = peer
         self.call_id = call_id
-        self.ticket = ticket
+        self.ticket: Ticket | None = None
+        self.expected = expected  # a task id
         self.settled = False
+
+    def meet(self, ticket: Ticket) -> None:
+        """Wait for the end of ``ticket``."""
+        self.ticket = ticket
+        self.expected = ""
+        if ticket.fetches is None:
+            ticket.fetches = {}
+        ticket.fetches[self] = None
 
 
 Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep

@@ -33,6 +33,7 @@ T = TypeVar("T")
 KEPT_FOR_OTHERS = 8  # one part in so many
 STREAMS = 4  # one call in so many may be a stream whose reader takes nothing
 FETCHES = 4  # and one in so many a question to a shared store
+EARLY = 64  # one in so many a question that came before its call: few do, and those only for a moment
 LISTINGS = 64  # requests for a list that wait for the thread which answers them
 
 
@@ -40,8 +41,8 @@ class Account:
     """What one user holds: see the attributes. ``key`` is the name that the authentication has found."""
 
     __slots__ = (
-        "__weakref__", "_everybody", "agents", "calls", "fetches", "key", "kept_bytes", "listings", "queued_bytes",
-        "slots", "streams", "unread_bytes", "waits",
+        "__weakref__", "_everybody", "agents", "calls", "early", "fetches", "key", "kept_bytes", "listings",
+        "queued_bytes", "slots", "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
     def __init__(self, key: str = "", everybody: Account | None = None) -> None:
@@ -54,6 +55,7 @@ class Account:
         self.queued_bytes = 0  # of arguments of calls that have not started
         self.agents = 0
         self.fetches = 0  # that wait for the answer of a shared store
+        self.early = 0  # that wait for their call to come
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
         self.unread_bytes = 0  # of messages for which connections have no room
@@ -202,6 +204,7 @@ class Shares:
         self.agents = share("agents are on this host", "max_agents", config.max_agents)
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
         self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
+        self.early = share("fetches wait for calls to come", "max_calls", max(1, config.max_calls // EARLY))
         self.listings = share("lists are asked for", "at once", LISTINGS)
         self.unread_bytes = share(
             "bytes wait for clients that do not read", "twice max_unread_bytes", 2 * config.max_unread_bytes

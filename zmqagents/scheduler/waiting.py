@@ -16,7 +16,8 @@ several waits, which all count as needed. It holds no slot, and its results reac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from .. import errors
 from ..errors import ZmqAgentsError
@@ -27,17 +28,21 @@ from .calls import Calls
 from .effects import Effect, Lookup, Resume
 from .records import State, Ticket
 
-__all__ = ["Waiting"]
+__all__ = ["EndWaits", "Waiting"]
+
+EndWaits = Callable[[Collection[Any]], bool]
 
 
 class Waiting:
     """What the calls of one host wait for.
 
     The methods ``on_...`` are events and return effects; the dispatcher calls the other methods, which append their
-    effects to the list that they are given.
+    effects to the list that they are given. ``end_waits``: ends those waits of calls on members that are over although
+    that was not told yet; False: there are none.
     """
 
-    def __init__(self, calls: Calls, admission: Admission) -> None:
+    def __init__(self, calls: Calls, admission: Admission, end_waits: EndWaits | None = None) -> None:
+        self._end_waits = end_waits
         self._calls = calls
         self._admission = admission
 
@@ -271,6 +276,8 @@ class Waiting:
     ) -> list[Ticket] | None:
         """The cycle that ``ticket`` closes by waiting for ``targets``, after all that may re-enter has been let in."""
         while stuck := wait_graph.stuck_with(ticket, targets):
+            if self._end_waits is not None and self._end_waits(stuck):
+                continue
             inner = next((node for node in stuck if isinstance(node, Ticket) and wait_graph.reenters(node)), None)
             if inner is None:
                 self._calls.counters.deadlocks += 1

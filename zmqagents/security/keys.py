@@ -39,7 +39,6 @@ The key is part of the user id because a name may get another key: then sessions
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -48,7 +47,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import zmq
 from zmq.utils import z85
@@ -71,16 +70,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 # ---------------------------------------------------------------- keys on disk
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(NamedTuple):
     """A CURVE key pair, both halves Z85 text. The secret is kept out of the repr."""
 
     public: str
-    secret: str = dataclasses.field(repr=False)
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.public!r})"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """An authorised client: the name of its file and what it may do (``call``, or ``admin`` for all)."""
 
     name: str

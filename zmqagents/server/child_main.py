@@ -14,10 +14,9 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
-from .. import errors
+from .. import codec, errors
 from ..broker.listening import Bound
-from ..codec import pickling, registry
-from ..codec.classes.carried import take_over
+from ..codec import pickling
 from ..config import BrokerConfig
 from ..process.life_line import EXIT_ORPHANED, LifeLine
 from ..process.signals import (
@@ -65,7 +64,8 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
         show_stacks_on_request()
         life.watch()
         config, classes = load()
-        registry.trust(config.types)  # for the results of the calls that agents make
+        if config.types:
+            codec.registry.trust(config.types)  # for the results of the calls that agents make
         close_stdin(life_fd)
         keep_sockets_to_ourselves()
         status = serve(
@@ -98,6 +98,10 @@ def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
 def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
     """What `children.spawn` has written, but for the path."""
     config: BrokerConfig = pickle.load(source)
-    take_over(pickle.load(source))
+    known: bytes = pickle.load(source)
+    if known:
+        from ..codec.classes.carried import take_over
+
+        take_over(known)
     classes: Sequence[type] = pickling.loads(source.read())
     return config, classes

@@ -32,19 +32,19 @@ from ..agents import loader
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
-from ..client import proxy, references, rpc
-from ..codec import pickling
+from ..codec import AgentRef, TaskRef, pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
-from ..models.configs import ModelConfigs, load_model_configs_file
-from ..process import children, descriptors, forks, memory, signals
+from ..models.configs import ModelConfigs
+from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
-from ..wire.link import Waiter, rebuild_error
+from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
 
 if TYPE_CHECKING:
+    from ..process import children
     from .studio import Registration
 
 __all__ = ["build", "serve"]
@@ -81,15 +81,17 @@ def build(
         from ..members.upward import ParentConnection, ParentKeeper  # here: most hosts are no child
 
         parent = ParentConnection(config.parent)
-        references.adopt(parent)
+        adopt(parent)
         keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:
+        from ..models.checking import load_model_configs_file  # here: most hosts have none
+
         models.add(load_model_configs_file(config.model_config_path))
     try:
         broker = Broker(
-            config, table, models, bind_reference=proxy.bind_reference,
-            fetch_far=references.fetch_far, own_client=lambda: rpc.RpcClient(link=parent or broker.link),
+            config, table, models, bind_reference=_bind_reference, fetch_far=_fetch_far,
+            own_client=lambda: _own_client(parent or broker.link),
             pickler=pickling.dumps if config.takes_pickles else None,
             unpickler=pickling.loads if config.takes_pickles else None,
             hatch=None if parent is not None else functools.partial(_hatch, config, classes), parent=parent,
@@ -100,11 +102,34 @@ def build(
     return broker
 
 
+# Agents' code calls through the client, which costs 8 ms and 1 MiB: it is loaded when the first of them needs it.
+
+
+def _bind_reference(ref: AgentRef | TaskRef, *more: Any) -> Any:
+    from ..client import proxy
+
+    return proxy.bind_reference(ref, *more)
+
+
+def _fetch_far(ref: TaskRef, sink: Sink) -> None:
+    from ..client import references
+
+    references.fetch_far(ref, sink)
+
+
+def _own_client(link: Link) -> Any:
+    from ..client import rpc
+
+    return rpc.RpcClient(link=link)
+
+
 def _hatch(
     config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
+    from ..process import children  # here: with `tempfile` and `subprocess` 3 ms that most hosts need not pay
+
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
         file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
@@ -151,7 +176,7 @@ def _run(
     waits: Callable[[], None] | None,
 ) -> None:  # fmt: skip
     registration = None
-    references.adopt(broker.link)
+    adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:
@@ -172,7 +197,7 @@ def _run(
         timer.ended()
         if router.ident is not None:
             router.join(ROUTER_LIMIT_S)
-        references.disown(broker.link)
+        disown(broker.link)
     if broker.crash is not None:
         raise broker.crash
 
@@ -200,7 +225,11 @@ def _declare(broker: Broker) -> dict[str, Waiter]:
     So no call can come too early: a client that sends an interrupted call again after a crash waits until the agents
     are made.
     """
-    made = {}
+    made: dict[str, Waiter] = {}
+    if not broker.config.agents:
+        return made
+    from ..client import proxy, rpc
+
     for agent_id, (class_name, kwargs) in broker.config.agents.items():
         _, options = rpc.creation(class_name, agent_id)
         body = proxy.request_body(broker.link, f"agent {agent_id}", (), kwargs)

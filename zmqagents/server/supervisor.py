@@ -31,6 +31,7 @@ from ..config import END_WAIT_S, BrokerConfig
 from ..process import children, life_line, signals
 from ..process.crashes import Crashes
 from ..process.end_timer import FORCED
+from ..process.watching import readable
 from . import child_main
 from .systemd import Notifier
 
@@ -170,7 +171,7 @@ class Supervisor:
                 continue
             if child.pidfd is None:
                 left = TICK_S if left is None else min(left, TICK_S)
-            children.readable([child.pidfd, self._wake_r, self._life_fd], left)
+            readable([child.pidfd, self._wake_r, self._life_fd], left)
             self._hear()
         child.close()
         if status != 0:  # it could not clean up after itself
@@ -181,7 +182,7 @@ class Supervisor:
         """Wait between two starts; False if there is not to be another."""
         end = time.monotonic() + seconds
         while not self._is_last and (left := end - time.monotonic()) > 0:
-            children.readable([self._wake_r, self._life_fd], left)
+            readable([self._wake_r, self._life_fd], left)
             self._hear()
         return not self._is_last
 
@@ -190,7 +191,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             for _ in os.read(self._wake_r, 64):
                 self._on_signal()
-        if self._life_fd is None or not children.readable([self._life_fd], 0):
+        if self._life_fd is None or not readable([self._life_fd], 0):
             return
         self._is_last = True
         if not os.read(self._life_fd, 64):

@@ -43,7 +43,6 @@ import enum
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -93,16 +92,19 @@ class Found(NamedTuple):
     value: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class StoreLimits:
     """How much a store keeps. Raises `ConfigError` naming the limit that is wrong."""
 
-    max_entries: int = 8192  # finished results
-    max_bytes: int = 512 * 1024 * 1024  # their lengths, and ENTRY_OVERHEAD_BYTES each
-    ttl_s: float = 7200.0  # from the finish
-    max_tombstones: int = 65_536  # marks of results that went: 11 MB when all are in use
+    __slots__ = ("max_bytes", "max_entries", "max_tombstones", "ttl_s")
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, max_entries: int = 8192, max_bytes: int = 512 * 1024 * 1024, ttl_s: float = 7200.0,
+        max_tombstones: int = 65_536,
+    ) -> None:  # fmt: skip
+        self.max_entries = max_entries  # finished results
+        self.max_bytes = max_bytes  # their lengths, and ENTRY_OVERHEAD_BYTES each
+        self.ttl_s = ttl_s  # from the finish
+        self.max_tombstones = max_tombstones  # marks of results that went: 11 MB when all are in use
         value: Any
         for name, least in (("max_entries", 1), ("max_bytes", _LEAST_MAX_BYTES), ("max_tombstones", 1)):
             value = getattr(self, name)

@@ -32,14 +32,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import errors
 from ..config import BrokerConfig
 from ..errors import StoreFull, StoreUnavailable, ZmqAgentsError
-from ..wire.messages import Reply, error_reply, reply_from_bytes, reply_to_bytes
+from ..wire.messages import Reply, error_reply, reply_to_bytes
 from . import Found, SharedStore, State
 from .base import ENTRY_OVERHEAD_BYTES, Mark, Settlement
+from .found import reply_for
 
-__all__ = ["Question", "WriteBehind", "reply_for"]
+__all__ = ["Question", "WriteBehind"]
 
 log = logging.getLogger(__name__)
 
@@ -53,23 +53,6 @@ GATHER_S = 0.001  # so that a short call is begun and put at once, and more call
 BACK_OFF_S = (0.05, 1.0)  # of the listener: first, last
 LISTEN_S = 1.0
 CLOSE_S = 1.5
-
-
-def reply_for(found: Found, task_id: str, config: BrokerConfig) -> Reply:
-    """The answer to a reader of ``task_id``. Raises RemoteProtocolError for a value that is no reply."""
-    if found.state is State.DONE and found.value is not None:
-        return reply_from_bytes(found.value)
-    error: errors.CallError
-    if found.state is State.EXPIRED:
-        error = errors.ResultExpired(
-            f"the result of {task_id} was dropped: results are kept {config.max_expire_time:g} s, at most "
-            f"{config.max_pool_size} of them"
-        )
-    elif found.state is State.LOST:
-        error = errors.CallLost(f"the host that ran {task_id} is gone")
-    else:
-        error = errors.UnknownTask(f"{config.server_id} does not know the task {task_id!r}")
-    return error_reply(error, call_id=task_id)
 
 
 class Question:

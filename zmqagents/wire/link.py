@@ -18,7 +18,7 @@ from ..codec import Encoded
 from ..errors import CallTimeout
 from .messages import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["Link", "Refetch", "Sink", "Waiter", "places", "rebuild_error"]
+__all__ = ["Link", "Refetch", "Sink", "Waiter", "adopt", "adopted", "disown", "places", "rebuild_error"]
 
 
 LOADED = codec.Scope(imports=False)  # for the thread that carries the replies: an import may wait for another thread
@@ -106,6 +106,25 @@ class Link(abc.ABC):
     @abc.abstractmethod
     def credit(self, task_id: str, items: int) -> None:
         """Allow the stream ``task_id``, a call made on this link, to send ``items`` more."""
+
+
+_inside: dict[str, Link] = {}  # hosts that live in this process, by server id
+
+
+def adopt(link: Link) -> None:
+    """From now on calls of this process to that host take this way: none with a socket, if it lives in this process."""
+    _inside[link.server_id] = link
+
+
+def adopted(server_id: str) -> Link | None:
+    """The way to a host that was adopted; None: there is none."""
+    return _inside.get(server_id)
+
+
+def disown(link: Link) -> None:
+    """The reverse of `adopt`."""
+    if _inside.get(link.server_id) is link:
+        del _inside[link.server_id]
 
 
 class Waiter:

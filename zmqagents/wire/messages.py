@@ -74,7 +74,7 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
+    "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
     "plain_meta", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
     "want_bytes",
@@ -93,14 +93,14 @@ SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
-JOIN_BYTES = 8_192  # what is no longer goes in one frame with the header: copying it costs less than a frame
+JOIN_BYTES = 40_960  # what is no longer goes in one frame with the header: copying it costs less than a frame
 
 _HEADER = struct.Struct(">2sBBHHQQI")
 _JOINED = struct.Struct(">2sBBHHQQIH")  # and the length of the list
 HEADER_BYTES = _HEADER.size
 JOINED_BYTES = _JOINED.size
 
-Frame = bytes | memoryview
+Frame = bytes | memoryview | bytearray
 
 
 class Kind(enum.IntEnum):
@@ -146,6 +146,7 @@ class Code(enum.IntEnum):
     AGENT_ERROR = 1  # rebuilt as AgentCallError and the original type
     HOST_ERROR = 2  # rebuilt as exactly the class named
     BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
+    REFUSED = 4  # the same: a reference among the arguments is none that this peer may send
 
 
 class Op:
@@ -215,12 +216,16 @@ def to_until_ms(deadline_s: float) -> int:
 
 
 def left_s(until_ms: int, now: float) -> float:
-    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed."""
-    left_ms = (until_ms - int(now * 1000)) & MAX_TIME_MS
-    return (left_ms if left_ms <= _HALF_MS else left_ms - MAX_TIME_MS - 1) / 1000
+    """How many seconds are left of a deadline that `to_until_ms` gave; below 0 if it has passed.
+
+    ``now`` is not rounded: what is left is never more than it was to begin with.
+    """
+    left_ms = (until_ms - now * 1000) % _ROUND_MS
+    return (left_ms if left_ms <= _HALF_MS else left_ms - _ROUND_MS) / 1000
 
 
-_HALF_MS = MAX_TIME_MS // 2
+_ROUND_MS = MAX_TIME_MS + 1.0
+_HALF_MS = _ROUND_MS / 2
 
 
 def doubted(frame: bytes, late_s: float, now: float) -> bytes:
@@ -261,7 +266,8 @@ class Reply(NamedTuple):
 def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_id: str = "") -> Reply:
     """The host's own refusal as a reply; it arrives as exactly this class."""
     data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
-    return Reply(Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR, (pack(data),))
+    code = Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR
+    return Reply(Code.REFUSED if exc.refuses_reference else code, (pack(data),))
 
 
 _COUNT = struct.Struct(">BI")
@@ -346,10 +352,19 @@ class Bye(NamedTuple):
     pass
 
 
+class Place(NamedTuple):
+    """Where the host sees whether a wait goes on: ``number`` stands in ``slot`` of the member's file ``fd`` then."""
+
+    fd: int
+    slot: int
+    number: int
+
+
 class Waits(NamedTuple):
     """The code of the call ``task_id`` waits for all or ``any_of`` others; "": the wait ``call_id`` is over.
 
     ``received``: if it waits for the next item of a stream, how many of them it has; -1: for the end of calls.
+    ``place``: where to see that it is over before that is told.
     """
 
     call_id: int
@@ -357,6 +372,7 @@ class Waits(NamedTuple):
     task_ids: Sequence[str] = ()
     any_of: bool = False
     received: int = -1
+    place: Place | None = None
 
 
 ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack | Waits
@@ -479,9 +495,11 @@ def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:
     if about != call_id or kind not in _LAST_WORDS or code == _BUSY or version != VERSION or magic != MAGIC:
         return None
     if len(frames) == 1:
-        reply: Reply = new_tuple(Reply, (code, (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()))
-        return reply
-    return Reply(code, frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:]))
+        body: Sequence[Frame] = (first[HEADER_BYTES:],) if len(first) > HEADER_BYTES else ()
+    else:
+        body = frames[1:] if len(first) == HEADER_BYTES else (first[HEADER_BYTES:], *frames[1:])
+    reply: Reply = new_tuple(Reply, (code, body))
+    return reply
 
 
 _LAST_WORDS = (int(Kind.RESULT), int(Kind.ERROR))
@@ -579,10 +597,14 @@ def _ids(value: object) -> Sequence[int]:
 
 
 def _parse_waits(head: Header, meta: object) -> Waits:
-    if not isinstance(meta, list) or len(meta) != 4 or type(meta[3]) is not int:
-        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them, items received]")
-    task_ids = _texts(meta[1], "WAITS", MAX_DEPS)
-    return Waits(head.call_id, _text(meta[0], "task id"), task_ids, bool(meta[2]), meta[3])
+    if not isinstance(meta, list) or len(meta) != 5 or type(meta[3]) is not int:
+        raise RemoteProtocolError("WAITS takes [task id, task ids, any of them, items received, its place]")
+    task_ids, place = _texts(meta[1], "WAITS", MAX_DEPS), meta[4]
+    if place is not None:
+        if not isinstance(place, list) or len(place) != 3 or any(type(n) is not int or n < 0 for n in place):
+            raise RemoteProtocolError("the place of WAITS is not [descriptor, index, number]")
+        place = Place(*place)
+    return Waits(head.call_id, _text(meta[0], "task id"), task_ids, bool(meta[2]), meta[3], place)
 
 
 def _far(value: object) -> dict[str, list[str]]:
@@ -607,13 +629,13 @@ def _text(value: object, what: str) -> str:
 def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
     """Token and CALL of a message without results among its arguments and without options.
 
-    Its header, list and payload are one frame, which is ``bytes``.
+    Its header, list and payload are one frame.
 
     None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
     before if this one is understood, so that nothing is checked here twice.
     """
     frame = frames[0]
-    if len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
+    if type(frame) is not bytes or len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length

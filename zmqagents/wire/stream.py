@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 
 from . import zmtp
 from .messages import Frame, want_bytes
+from .segments.memory import Segment
 
 __all__ = ["SENDING", "UnixStream"]
 
-SHORT_READ_BYTES = 4096  # read at once where nothing is left of what was read before
+SHORT_READ_BYTES = 65_536  # read at once where nothing is left of what was read before; a buffer of `Incoming` at most
 BUFFER_READ_BYTES = 1_048_576  # a longer buffer is read in pieces
 WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
 PIECES = 64  # written by one system call
@@ -31,7 +33,10 @@ class UnixStream:
     more can be read, but for what was read and not taken.
     """
 
-    __slots__ = ("_ask", "_in", "_out", "_socket", "drained", "ended", "is_clean", "pending")
+    __slots__ = (
+        "_ask", "_counts_large", "_in", "_out", "_put", "_segment", "_socket", "drained", "ended", "is_clean",
+        "pending",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
         self._in = incoming
@@ -39,6 +44,9 @@ class UnixStream:
         self.pending = self.ended = self.drained = False
         self.is_clean = True  # nothing is left of what was read
         self._ask = SHORT_READ_BYTES  # how much `read_message` reads first
+        self._segment: Segment | None = None
+        self._put: Callable[[Frame], bytes | None] | None = None  # what copies long frames there
+        self._counts_large = False  # `_on_large` is to be told of long frames
         self._socket = sock
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -46,6 +54,11 @@ class UnixStream:
     def __repr__(self) -> str:
         waits = f"pieces: {len(self._out)}, unwritten: {sum(map(len, self._out))}"
         return f"<{type(self).__name__} [{waits}] {self._in!r}>"
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the long frames of this side go by shared memory, where there is room."""
+        return self._put is not None
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 once it is closed."""
@@ -56,8 +69,14 @@ class UnixStream:
         if self._out:
             if not self.queue(parts):
                 return False
-        elif len(parts) == 1 and len(parts[0]) < 256:
-            data = bytes((0, len(parts[0]))) + parts[0]
+        else:
+            if len(parts) == 1 and len(parts[0]) < 256:
+                data: Frame = bytes((0, len(parts[0]))) + parts[0]
+            else:
+                pieces = zmtp.enclosed(parts, self._put)
+                if len(pieces) > 1:
+                    return self._send_large(pieces)
+                data = pieces[0]
             try:
                 count = self._socket.send(data, SENDING)
             except BlockingIOError:
@@ -68,24 +87,32 @@ class UnixStream:
             if count == len(data):
                 return True
             self._out.append(data[count:])
-        else:
-            pieces = zmtp.enclosed(parts)
-            if len(pieces) == 2 and len(pieces[1]) <= WRITE_BYTES:  # a value with a buffer, most often
-                try:
-                    count = self._socket.sendmsg(pieces, (), SENDING)
-                except BlockingIOError:
-                    count = 0
-                except OSError:
-                    self.end()
-                    return True
-                begun = count - len(pieces[0])
-                if begun == len(pieces[1]):
-                    return True
-                pieces = [memoryview(pieces[1])[begun:]] if begun >= 0 else [pieces[0][count:], pieces[1]]
-            self._out += pieces
         if not self.pending:  # else a poll tells when there is room
             self.flush()
         return True
+
+    def _send_large(self, pieces: list[Frame]) -> bool:
+        """The same for the pieces of a message with large frames, while nothing waits."""
+        if self._counts_large:
+            self._on_large()
+        if len(pieces) == 2 and len(pieces[1]) <= WRITE_BYTES and not self._out:  # a value with a buffer, most often
+            try:
+                count = self._socket.sendmsg(pieces, (), SENDING)
+            except BlockingIOError:
+                count = 0
+            except OSError:
+                self.end()
+                return True
+            begun = count - len(pieces[0])
+            if begun == len(pieces[1]):
+                return True
+            pieces = [memoryview(pieces[1])[begun:]] if begun >= 0 else [pieces[0][count:], pieces[1]]
+        self._out += pieces
+        self.flush()
+        return True
+
+    def _on_large(self) -> None:
+        """A long frame goes or comes over the socket."""
 
     def queue(self, parts: list[Frame]) -> bool:
         """Send a message at the next `flush`; False if too much waits already."""
@@ -94,7 +121,7 @@ class UnixStream:
         if len(parts) == 1 and len(parts[0]) < 256:
             self._out.append(bytes((0, len(parts[0]))) + parts[0])
         else:
-            self._out += zmtp.enclosed(parts)
+            self._out += zmtp.enclosed(parts, self._put)
         return True
 
     def may_queue(self, parts: list[Frame]) -> bool:
@@ -181,6 +208,9 @@ class UnixStream:
             elif start == zmtp.LONG:
                 if size == int.from_bytes(data[1:9], "big") + 9:
                     return [data[9:]]
+            elif self._segment is not None and (message := self._in.referred(data)) is not None:
+                self._ask = SHORT_READ_BYTES
+                return message
             elif (size := self._in.buffer_size(data)) > 0:
                 return self._read_buffer(data, size)
         self._ask = SHORT_READ_BYTES
@@ -198,6 +228,8 @@ class UnixStream:
         Values of one kind come one after the other, most often. So the next read asks for no more than the beginning,
         and of the rest the system makes ``bytes`` at once.
         """
+        if self._counts_large:
+            self._on_large()
         end = data[1] + 11
         head, self._ask = data[2 : end - 9], end
         self.is_clean = False
@@ -233,6 +265,16 @@ class UnixStream:
                 self.flush()
             incoming.answers.clear()
         return message
+
+    def _use(self, segment: Segment) -> None:
+        """Long frames of the other side may be in ``segment`` from now on."""
+        self._segment = self._in.segment = segment
+
+    def _drop_segment(self) -> None:
+        """Unmap the shared memory, if there is some: nothing more is read or sent."""
+        segment, self._segment, self._in.segment, self._put = self._segment, None, None, None
+        if segment is not None:
+            segment.close()
 
     def end(self) -> None:
         """Nothing more can be sent. What the other side sent before it went can still be read."""

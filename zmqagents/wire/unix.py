@@ -3,29 +3,37 @@
 libzmq would do the same in a thread of its own, which has to be woken for each message, and has to wake the caller: two
 hand-offs that cost more than all the rest of a short call. For TCP, where there is CURVE, see `dealer`.
 
+After `LARGE_BEFORE` long frames it asks the host for shared memory, if the host has some to give (see `zmtp`).
+
 The thread that leads the channel owns it. What happens to the connection is in ``events``, to be read after each
 `receive` and `look`.
 """
 
 from __future__ import annotations
 
+import array
 import errno
+import os
 import select
 import socket
 import struct
 import time
+from collections.abc import Iterable
 
 import zmq
 
 from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
-from .stream import UnixStream
+from .segments import memory
+from .stream import AT_ONCE, UnixStream
 from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
 __all__ = ["UnixTransport"]
 
 SOON_S = 0.02  # how long a caller reads a long message before it looks at anything else
+LARGE_BEFORE = 3  # long frames, either way, before shared memory is asked for
+DESCRIPTORS = 4  # at most that one read takes in
 CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
 
 
@@ -35,11 +43,15 @@ CONNECT_S = 1.0  # how long a host whose queue of new connections is full is wai
 class UnixTransport(UnixStream):
     """See the module's docstring. ``path`` is that of a host's ipc socket."""
 
-    __slots__ = ("_poller", "_reading", "_ready", "_writing", "events")
+    __slots__ = ("_awaits", "_given", "_large", "_poller", "_quick", "_reading", "_ready", "_writing", "events")
     polls_all = False
 
     def __init__(self, path: str) -> None:
         self.events: list[Event] = []
+        self._large = 0  # long frames that went over the socket
+        self._awaits = False  # a descriptor of shared memory may come
+        self._given: int | None = None  # it has come
+        self._quick = False  # ready, and nothing to be read but messages
         super().__init__(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), zmtp.Incoming())
         self._ready = False
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
@@ -70,7 +82,7 @@ class UnixTransport(UnixStream):
             self.flush()
 
     def receive(self) -> list[Frame] | None:
-        if self.is_clean and self._ready:
+        if self.is_clean and self._quick:
             message = self.read_message()
             if message is not None or self.is_clean:
                 return message
@@ -80,12 +92,12 @@ class UnixTransport(UnixStream):
                 return message
 
     def receive_soon(self) -> list[Frame] | None:
-        if not (self.is_clean and self._ready):
+        if not (self.is_clean and self._quick):
             message = self._next()
             if message is not None:
                 return message
         if not self.pending and self._poller.poll(SHORT_MS):
-            if self.is_clean and self._ready:
+            if self.is_clean and self._quick:
                 message = self.read_message()
                 if message is not None:
                     return message
@@ -113,6 +125,8 @@ class UnixTransport(UnixStream):
     def _next(self) -> list[Frame] | None:
         try:
             message = self.take()
+            if self._in.news:
+                self._on_news()
         except RemoteProtocolError:
             self.drained = True
             self._end(Event.CUT if self._ready else Event.FOREIGN)
@@ -120,11 +134,87 @@ class UnixTransport(UnixStream):
         if message is None:
             incoming = self._in
             if incoming.ready and not self._ready:
-                self._ready = True
+                self._ready = self._quick = True
+                self._counts_large = incoming.offers and memory.is_offered()
                 self.events.append(Event.READY)
             if incoming.refusal is not None:
                 self._end(Event.KEY_REFUSED)
         return message
+
+    # ------------------------------------------------------------ shared memory
+
+    def _on_large(self) -> None:
+        self._large += 1
+        if self._large >= LARGE_BEFORE:
+            self._counts_large = self._quick = False
+            self._awaits = True
+            self._out.append(zmtp.SEGMENT)  # goes with what is sent next
+
+    def read(self) -> int:
+        return self._read_with_descriptors() if self._awaits else super().read()
+
+    def _read_with_descriptors(self) -> int:
+        """The same as `read`, while a descriptor may come."""
+        if self.drained:
+            return 0
+        space = [self._in.space()]
+        try:
+            count, found, _, _ = self._socket.recvmsg_into(
+                space, socket.CMSG_SPACE(4 * DESCRIPTORS), AT_ONCE | _CLOEXEC
+            )
+        except BlockingIOError:
+            return 0
+        except OSError:
+            count, found = 0, []
+        for level, kind, data in found:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._keep_first(array.array("i", data[: len(data) // 4 * 4]))
+        if count:
+            self.is_clean = False
+            self._in.filled(count)
+        else:
+            self.drained = True
+            self.end()
+        return count
+
+    def _keep_first(self, descriptors: Iterable[int]) -> None:
+        for descriptor in descriptors:
+            if self._given is None:
+                self._given = descriptor
+            else:
+                os.close(descriptor)
+
+    def _on_news(self) -> None:
+        """The host has given shared memory, or has said that there is none."""
+        self._in.news.clear()
+        if not self._awaits:
+            return
+        self._awaits = False
+        self._quick = True
+        given, self._given = self._given, None
+        if given is None:
+            return
+        try:
+            self._use(segment := memory.take_over(given))
+        except OSError:  # no memory, or no descriptor left
+            return
+        finally:
+            os.close(given)
+        self._put = segment.put
+        self._out.append(zmtp.MAPPED)
+        if not self.pending:
+            self.flush()
+
+    def _release(self) -> None:
+        """Close everything that this process has of the connection."""
+        self._awaits = False
+        self._socket.close()
+        self._drop_segment()
+        given, self._given = self._given, None
+        if given is not None:
+            os.close(given)
+
+    # ------------------------------------------------------------ the end
 
     def end(self) -> None:
         self._end(Event.CUT)
@@ -140,7 +230,10 @@ class UnixTransport(UnixStream):
             poll([(self.fileno(), zmq.POLLOUT)], 20)
             self.flush()
         self.ended = self.drained = True
-        self._socket.close()
+        self._release()
 
     def abandon(self) -> None:
-        self._socket.close()
+        self._release()
+
+
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))

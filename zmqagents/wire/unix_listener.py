@@ -31,6 +31,8 @@ from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import MAX_FRAMES, Frame
 from .poller import IN, OUT
+from .segments import memory
+from .segments.ring import Grants
 from .stream import SENDING, UnixStream
 from .transport import Peer, Receive
 
@@ -44,6 +46,7 @@ HANDSHAKE_S = 5.0
 PAUSE_S = 0.1  # how long nothing is accepted after the process had no free descriptor
 COMPLAINT_S = 60.0  # how often that is logged
 READ_BYTES = 1_048_576  # of a long message in one turn
+SEGMENTS = 32  # of shared memory that the clients of a host may have, `memory.SEGMENT_BYTES` each
 QUEUE_PIECES = 64  # short messages that may wait here for room; the sender keeps the others
 _REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for a refused client
 
@@ -56,7 +59,7 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
+        "_has_asked", "_listener", "_name", "_told", "count", "deadline", "fd", "is_dry", "is_listed", "lacks_memory",
         "pid", "readable", "session", "size", "user",
     )  # fmt: skip
 
@@ -77,6 +80,7 @@ class UnixPeer(UnixStream):
         self._listener = listener
         self._name = name
         self._told = False  # the listener knows that the connection has ended
+        self._has_asked = False  # for shared memory
 
     def __str__(self) -> str:
         return self._name
@@ -91,7 +95,7 @@ class UnixPeer(UnixStream):
 
     def greet(self) -> None:
         """Begin the handshake."""
-        self._out += (zmtp.GREETING, zmtp.READY_ROUTER)
+        self._out += (zmtp.GREETING, zmtp.READY_WITH_SEGMENTS if memory.is_offered() else zmtp.READY_ROUTER)
         self.flush()
 
     def receive(self) -> list[Frame] | None:
@@ -124,12 +128,56 @@ class UnixPeer(UnixStream):
             log.exception("the connection %s could not be read", self)
         else:
             incoming.rest()
+            if incoming.news:
+                self._on_news()
             self.size, self.count = incoming.size, incoming.count
             if incoming.lacks_memory:
                 self.lacks_memory = message is not None
             return message
         self.cut()
         return None
+
+    def _on_news(self) -> None:
+        """The client asks for shared memory, or has mapped it."""
+        news, self._in.news = self._in.news, set()
+        if b"SEGMENT" in news and not self._has_asked:
+            self._has_asked = True
+            if self._out or not self._give_segment():
+                self._out.append(zmtp.NO_SEGMENT)
+                if not self.pending:
+                    self.flush()
+        if b"MAPPED" in news and self._segment is not None:
+            self._put = self._segment.put
+
+    def _give_segment(self) -> bool:
+        """Send a descriptor of memory that both sides have; False if there is none to give, or no room for it."""
+        grants = self._listener.grants
+        if not grants.take(self.user):
+            return False
+        try:
+            segment, fd = memory.make()
+        except OSError:
+            grants.give_back(self.user)
+            return False
+        self._use(segment)
+        try:
+            count = self._socket.sendmsg(
+                [zmtp.SEGMENT], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))], SENDING
+            )
+        except OSError:  # no room, or too many descriptors on their way, or the client has gone
+            self._drop_segment()
+            return False
+        finally:
+            os.close(fd)
+        if count < len(zmtp.SEGMENT):
+            self._out.append(zmtp.SEGMENT[count:])
+            self.flush()
+        return True
+
+    def _drop_segment(self) -> None:
+        if self._segment is not None:
+            self._listener.grants.give_back(self.user)
+        super()._drop_segment()
 
     def may_queue(self, parts: list[Frame]) -> bool:
         return len(self._out) < QUEUE_PIECES and sum(map(len, parts)) < zmtp.LARGE_BYTES
@@ -167,6 +215,7 @@ class UnixPeer(UnixStream):
         """Close the socket, and drop half a message: others may still hold this object."""
         self._socket.close()
         self._in.drop()
+        self._drop_segment()
 
 
 class UnixListener:
@@ -186,6 +235,7 @@ class UnixListener:
         self.ready: deque[UnixPeer] = deque()  # peers that may have messages, in the order of their turns
         self.ended: deque[UnixPeer] = deque()
         self.spares = zmtp.Spares()
+        self.grants = Grants(SEGMENTS)
         self.due = math.inf
         self.complain = complain
         self._receive = receive

@@ -6,6 +6,11 @@
 
 Both sides send a greeting and, with the mechanism NULL, a READY command; then messages, each of frames of which all but
 the last have the flag "more". Source: RFC 37, https://rfc.zeromq.org/spec/37/.
+
+Hosts and clients of ours may have shared memory besides (`segments`). A host that has some to give says so by the
+property "X-Segments" of its READY; a client that has long frames asks for it by the command SEGMENT. The host answers
+with the same command and a descriptor, or with the data "no" and none; the client says MAPPED. From then on a frame
+with the flag "segment" (8) stands for a long one: it says where in the shared memory that is.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ import contextlib
 import functools
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ..errors import RemoteProtocolError
 from .messages import Frame, want_bytes
@@ -23,7 +29,11 @@ __all__ = [
     "GREETING",
     "LARGE_BYTES",
     "READY",
+    "MAPPED",
+    "NO_SEGMENT",
     "READY_ROUTER",
+    "READY_WITH_SEGMENTS",
+    "SEGMENT",
     "Incoming",
     "Spares",
     "command",
@@ -33,7 +43,7 @@ __all__ = [
     "refused",
 ]
 
-MORE, LONG, COMMAND = 1, 2, 4
+MORE, LONG, COMMAND, SHARED = 1, 2, 4, 8
 LARGE_BYTES = 32_768  # a frame from that on is read into memory of its own, and not copied
 READ_BYTES = (
     1_048_576  # at a time: where the other side writes as fast as it is read, one read would get 80 MB of a frame
@@ -74,9 +84,16 @@ def head(size: int, flags: int = 0) -> bytes:
     return bytes((flags | LONG,)) + size.to_bytes(8, "big")
 
 
-def enclosed(parts: Sequence[Frame]) -> list[Frame]:
-    """A message as the bytes to be sent, in pieces: large frames are not copied."""
+def enclosed(parts: Sequence[Frame], put: Callable[[Frame], bytes | None] | None = None) -> list[Frame]:
+    """A message as the bytes to be sent, in pieces: large frames are not copied.
+
+    ``put`` copies a large frame behind the first to where the other side finds it, and gives the reference to it, None:
+    it did not. With no large frame left, the message is one piece.
+    """
     if len(parts) == 2 and (size := len(parts[1])) >= LARGE_BYTES and len(parts[0]) < 256:  # the usual large value
+        if put is not None and (reference := put(parts[1])) is not None:
+            start = bytes((MORE, len(parts[0])))
+            return [b"".join((start, parts[0], bytes((SHARED, len(reference))), reference))]
         keep_freed_blocks()
         return [b"".join((bytes((MORE, len(parts[0]))), parts[0], _LONG_HEAD.pack(LONG, size))), parts[1]]
     pieces: list[Frame] = []
@@ -84,6 +101,9 @@ def enclosed(parts: Sequence[Frame]) -> list[Frame]:
     last = len(parts) - 1
     for number, frame in enumerate(parts):
         size, flags = len(frame), MORE if number < last else 0
+        if size >= LARGE_BYTES and number and put is not None and (reference := put(frame)) is not None:
+            short += (bytes((flags | SHARED, len(reference))), reference)
+            continue
         short.append(bytes((flags, size)) if size < 256 else bytes((flags | LONG,)) + size.to_bytes(8, "big"))
         if size < LARGE_BYTES:
             short.append(frame)
@@ -107,7 +127,13 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 READY = command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
-READY_ROUTER = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+_ROUTER = _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b"")
+_OFFER = _property(b"X-Segments", b"1")
+READY_ROUTER = command(b"READY", _ROUTER)
+READY_WITH_SEGMENTS = command(b"READY", _ROUTER + _OFFER)
+SEGMENT = command(b"SEGMENT")
+NO_SEGMENT = command(b"SEGMENT", b"no")
+MAPPED = command(b"MAPPED")
 
 
 def refused(reason: bytes) -> bytes:
@@ -134,6 +160,18 @@ class Spares:
         self.buffers: list[Buffer] = []
 
 
+class Shared(Protocol):
+    """Where frames with the flag "segment" are."""
+
+    def take(self, reference: Frame, most: int) -> Frame:
+        """The frame; see `segments.memory.Segment`."""
+
+    def skip(self) -> None:
+        """The next frame is not wanted."""
+
+
+_SHARED = bytes((SHARED,))
+_OF_SEGMENTS = (b"SEGMENT", b"MAPPED")
 _EARLY = "a message before the handshake was over"
 _SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
 
@@ -142,7 +180,8 @@ class Incoming:
     """What comes over one connection: read into `space`, say how much with `filled`, then `take` message by message.
 
     ``ready``: both have greeted, and messages may be sent. ``refusal``: why the other side will not have us.
-    ``answers``: what is to be sent back at once.
+    ``answers``: what is to be sent back at once. ``segment``: the shared memory that the other side writes to.
+    ``offers``: the other side has some to give. ``news``: commands about it that nobody has looked at yet.
 
     An owner of many connections shares ``spares`` among them, and calls `rest` on one that has taken all that was read:
     then only those in the middle of a message hold a buffer. With ``max_bytes`` a longer frame is refused, and of a
@@ -153,7 +192,7 @@ class Incoming:
     __slots__ = (
         "_block", "_buffer", "_bytes", "_count", "_end", "_got", "_greeted", "_large", "_large_flags", "_large_from",
         "_lacks", "_max_bytes", "_parts", "_skip", "_skipped", "_spares", "_start", "_view", "answers", "count",
-        "lacks_memory", "ready", "refusal", "size",
+        "lacks_memory", "news", "offers", "ready", "refusal", "segment", "size",
     )  # fmt: skip
 
     def __init__(self, spares: Spares | None = None, max_bytes: int | None = None) -> None:
@@ -176,6 +215,9 @@ class Incoming:
         self.ready = False
         self.refusal: str | None = None
         self.answers: list[bytes] = []
+        self.offers = False
+        self.news: set[bytes] = set()
+        self.segment: Shared | None = None
 
     def __repr__(self) -> str:
         large = self._got if self._large is not None else 0
@@ -223,20 +265,38 @@ class Incoming:
             self._end += count
 
     def feed(self, data: bytes) -> None:
-        """The same in one, for no more than `LARGE_BYTES` that were read elsewhere, while nothing is left."""
+        """The same in one, for no more than `BUFFER_BYTES` that were read elsewhere, while nothing is left."""
         self.space()[: len(data)] = data
         self.filled(len(data))
 
     def buffer_size(self, data: bytes) -> int:
         """How long the buffer is that comes next, if ``data`` is a short frame and the head of a long one.
 
-        That is how most values with a buffer begin. 0 for anything else, and for a message that is too long.
+        That is how most values with a buffer begin. 0 for anything else, for a message that is too long, and where
+        ``data`` goes on behind the buffer.
         """
-        size = len(data)
-        if size < 11 or data[0] != MORE or data[1] + 11 > size or data[start := data[1] + 2] != LONG:
+        there = len(data)
+        if there < 11 or data[0] != MORE or data[1] + 11 > there or data[start := data[1] + 2] != LONG:
             return 0
         size = int.from_bytes(data[start + 1 : start + 9], "big")
+        if size < there - start - 9:
+            return 0
         return size if self._large_from <= size <= (self._max_bytes or MAX_FRAME_BYTES) - start + 2 else 0
+
+    def referred(self, data: bytes) -> list[Frame] | None:
+        """The message, if ``data`` is no more and no less than a short frame and one with the flag "segment".
+
+        None for anything else, and where something is wrong with it: that is for `take` to say.
+        """
+        end = data[1] + 2
+        if self.segment is None or data[end : end + 1] != _SHARED:
+            return None
+        if len(data) != end + 2 + data[end + 1]:
+            return None
+        try:
+            return [data[2:end], self.segment.take(data[end + 2 :], (self._max_bytes or MAX_FRAME_BYTES) - end + 2)]
+        except (RemoteProtocolError, MemoryError):
+            return None
 
     def begin(self, data: bytes, size: int) -> None:
         """The same as `feed` for ``data`` of which `buffer_size` has said ``size``. MemoryError: nothing is done."""
@@ -329,7 +389,7 @@ class Incoming:
         if end - start < 2:
             return None
         flags = self._view[start]
-        if flags & ~(MORE | LONG | COMMAND):
+        if flags & ~(MORE | LONG | COMMAND) and flags & ~MORE != SHARED:
             raise RemoteProtocolError(f"a frame with the flags {flags:#x}")
         body = start + (9 if flags & LONG else 2)
         if end < body:
@@ -339,9 +399,21 @@ class Incoming:
             return self._begin_large(flags, body, size)
         if end < body + size:
             return None
-        frame = self._view[body : body + size].tobytes()
+        frame: Frame = self._view[body : body + size].tobytes()
         self._skip_to(body + size)
-        return flags, frame
+        return flags & ~SHARED, self._from_segment(frame) if flags & SHARED else frame
+
+    def _from_segment(self, reference: Frame) -> Frame:
+        if self.segment is None or not self.ready:
+            raise RemoteProtocolError("a reference to shared memory, and there is none")
+        try:
+            return self.segment.take(reference, self._max_bytes or MAX_FRAME_BYTES)
+        except MemoryError:
+            if self._max_bytes is None or not self._parts:  # as in `_begin_large`
+                raise RemoteProtocolError("a frame for which there is no memory") from None
+            self.segment.skip()
+            self._lacks = True
+            return b""
 
     def _begin_large(self, flags: int, body: int, size: int) -> tuple[int, Frame] | None:
         if size > (self._max_bytes or MAX_FRAME_BYTES) or flags & COMMAND:
@@ -380,6 +452,9 @@ class Incoming:
         if self._block is not None:
             frame.release()  # with a view of it alive, getvalue would copy
             frame = self._block.getvalue()
+        elif type(memory := frame.obj) is bytearray:
+            frame.release()  # with a view of it alive, nobody could make it longer or shorter
+            frame = memory
         self._large = self._block = None
         return frame
 
@@ -413,6 +488,9 @@ class Incoming:
         name, data = body[1 : 1 + length], body[1 + length :]
         if name == b"READY":
             self.ready = True
+            self.offers = _OFFER in data
+        elif name in _OF_SEGMENTS:
+            self.news.add(b"no" if data == b"no" else name)
         elif name == b"ERROR":
             self.refusal = data[1:].decode("utf-8", "replace")
         elif name == b"PING":  # a time to live, and what is to come back

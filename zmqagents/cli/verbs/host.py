@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["agents", "calls", "children", "dump", "status", "stop"]
 
 PATIENCE_S = 2.0  # for a host to agree that it will stop; less where its grace is short
+NAMES_SHOWN = 10  # of the agents of one process
 LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 
 
@@ -149,7 +150,8 @@ def status(as_json: bool, **where: Any) -> None:
         "host": f"{info['server_id']} at {info['host']}:{info['port']} (pid {info['pid']})",
         "version": f"{info['version']} on Python {info['python']}",
         "state": f"{info['state']} for {_duration(info['uptime_s'])}",
-        "agents": f"{info['agents']}" + (f", in {info['children']} processes" if info["children"] else ""),
+        "agents": f"{info['agents']}",
+        **_children_facts(info["children"]),
         "classes": ", ".join(name.rpartition(":")[2] for name in info["classes"]) or "none",
         "models": ", ".join(info["models"]) or "none",
         "clients": f"{info['clients']}",
@@ -158,6 +160,14 @@ def status(as_json: bool, **where: Any) -> None:
         "results": f"{store['done']} kept in the {store['kind']} store, {store['bytes']} bytes",
         **_store_facts(store),
     })  # fmt: skip
+
+
+def _children_facts(found: dict[str, Any]) -> dict[str, str]:
+    if not found["processes"]:
+        return {}
+    names = ("silent", "agents", "calls", "crashes")
+    counts = ", ".join(f"{found[name]} {name}" for name in names)
+    return {"children": f"{found['processes']} processes, {counts}, {found['memory_mb']} MiB"}
 
 
 def _store_facts(store: dict[str, Any]) -> dict[str, str]:
@@ -187,7 +197,16 @@ def agents(as_json: bool, **where: Any) -> None:
     """List the agents of a host."""
     with open_client(**where) as client:
         found = client.get_agent_list()
-    show_rows(found, ("agent_id", "type", "calls", "running", "queued", "age_s"), as_json, "no agents")
+    columns = ["agent_id", "type", "calls", "running", "queued", "age_s"]
+    _show_placed(found, columns, as_json, "no agents")
+
+
+def _show_placed(rows: list[dict[str, Any]], columns: list[str], as_json: bool, if_none: str) -> None:
+    """Show agents or calls; where any is in a child there is a column with the pid of that."""
+    if not as_json and any(row.get("child") is not None for row in rows):
+        rows = [{**row, "child": "host" if row["child"] is None else str(row["child"])} for row in rows]
+        columns.append("child")
+    show_rows(rows, columns, as_json, if_none)
 
 
 @click.command(cls=Verb)
@@ -199,7 +218,7 @@ def calls(as_json: bool, **where: Any) -> None:
         found = client.get_call_list()
     columns = ["task_id", "agent", "method", "state", "age_s", "caller", "waits_for"]
     columns += ["note"] if any(call["note"] for call in found) else []
-    show_rows(found, columns, as_json, "no open calls")
+    _show_placed(found, columns, as_json, "no open calls")
 
 
 @click.command(cls=Verb)
@@ -216,6 +235,7 @@ def dump(as_json: bool, **where: Any) -> None:
         waits = ", ".join(call["waits_for"] + call["behind"])
         line = f"{call['task_id']}  {call['agent']}.{call['method']}  {call['state']} {call['age_s']} s"
         note = f", {call['note']}" if call["note"] else ""
+        note += f", in child {call['child']}" if call.get("child") else ""
         click.echo(visible(f"{line}, by {call['caller']}" + (f", waits for {waits}" if waits else "") + note))
         click.echo(visible(call["stack"].rstrip(), "\n") + "\n" if call["stack"] else "")
 
@@ -225,7 +245,10 @@ def dump(as_json: bool, **where: Any) -> None:
 @on_host
 @as_json
 def children(agent: str | None, as_json: bool, **where: Any) -> None:
-    """List the processes that run agents of a host, or restart one. SILENT_S: it lives, but does not answer."""
+    """List the processes that run agents of a host, or restart one. SILENT_S: it lives, but does not answer.
+
+    Code in C that keeps the interpreter lock of its process makes it silent; one that has ended is started again.
+    """
     with open_client(**where) as client:
         if agent is not None:
             client.restart_child(agent)
@@ -233,5 +256,10 @@ def children(agent: str | None, as_json: bool, **where: Any) -> None:
             return
         found = client.get_child_list()
     columns = ("pid", "state", "isolation", "memory_mb", "silent_s", "calls", "crashes", "agents")
-    shown = found if as_json else [{**row, "agents": ", ".join(row["agents"])} for row in found]
+    shown = found if as_json else [{**row, "agents": _some_of(row["agents"])} for row in found]
     show_rows(shown, columns, as_json, "no processes beside the host's own")
+
+
+def _some_of(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

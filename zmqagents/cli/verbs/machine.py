@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -56,7 +55,7 @@ def doctor(ctx: click.Context, /, as_json: bool, **settings: Any) -> int:
         "key_store": str(store.path) if store is not None else None,
         # Of the longest name that a host may have: the whole path must fit into the address of a socket.
         "runtime_dir": attempt(lambda: os.path.dirname(discovery.ipc_path("x" * discovery.MAX_NAME_CHARS))),
-        "hosts": [dataclasses.asdict(record) for record in discovery.list_hosts()],
+        "hosts": [record._asdict() for record in discovery.list_hosts()],
         "problems": problems,
     }
     if as_json:

@@ -24,7 +24,7 @@ _OWN = ("builtins", "zmqagents", AGENT_FILES)
 
 
 def carried(named: Iterable[type] = ()) -> bytes:
-    """The registered classes and exceptions and the trusted packages of this process, for `take_over`.
+    """The registered classes and exceptions and the trusted packages of this process, for `take_over`; b"" for none.
 
     ``named``: further classes, which the receiver is to know as if they were registered.
     """
@@ -33,7 +33,8 @@ def carried(named: Iterable[type] = ()) -> bytes:
     known += [Registration(cls, wire_name(cls)) for cls in named if cls not in registered and known_by_kind(cls)]
     found = [_pickled(list(each), each.cls) for each in known if _is_others(each.cls)]
     found += [_pickled([cls], cls) for cls in list(errors.known_types.values()) if _is_others(cls)]
-    return pickling.dumps((registry.trusted, [each for each in found if each is not None]))
+    pickles = [each for each in found if each is not None]
+    return pickling.dumps((registry.trusted, pickles)) if registry.trusted or pickles else b""
 
 
 def take_over(data: bytes) -> None:

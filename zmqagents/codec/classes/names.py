@@ -9,10 +9,12 @@ class only answers to that.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
 
 from ..forms import Known
 
-__all__ = ["AGENT_FILES", "Names", "as_wire_name", "is_same_file", "wire_name"]
+__all__ = ["AGENT_FILES", "Names", "as_wire_name", "is_same_file", "member_of", "wire_name"]
 
 AGENT_FILES = "zmqagents_agents"  # parent of every module that `agents.loader` imports
 
@@ -65,3 +67,12 @@ def is_same_file(one: str, other: str) -> bool:
         return False
     short, long = sorted((f".{one.lstrip('.')}", f".{other.lstrip('.')}"), key=len)
     return long.endswith(short)
+
+
+def member_of(module: ModuleType, qualified: str) -> type | None:
+    """The class of this qualified name that the module itself defines."""
+    found: Any = module
+    for part in qualified.split("."):
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
+    is_own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module.__name__, qualified)
+    return found if is_own else None

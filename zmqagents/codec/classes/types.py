@@ -38,12 +38,13 @@ from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
+from ..plain import lone_forms
 from ..shapes import Changed, Shape, shape_of, state_shape, subclass_shape
 from ..standard import is_zone, reduce_zone
 from .expected import Annotations, Family
-from .names import Names, as_wire_name, wire_name
+from .names import Names, as_wire_name, member_of, wire_name
 
-__all__ = ["Registration", "expected_by", "find_exception", "find_known", "member_of", "read_object", "register_type",
+__all__ = ["Registration", "expected_by", "find_exception", "find_known", "read_object", "register_type",
            "register_types", "registry", "trust_types"]  # fmt: skip
 
 T = TypeVar("T", bound=type)
@@ -90,6 +91,7 @@ class Registry:
                         self._names.add(known._replace(name=other.name))
             self._family = None
             self._reducers[cls] = object_reducer(name, take, pickled=is_default)
+            lone_forms.pop(cls, None)
 
     def trust(self, names: Iterable[str]) -> None:
         with self._lock:
@@ -350,12 +352,3 @@ def _parametrized(module: ModuleType, qualified: str) -> type | None:
     made: list[type] = [] if generic is None else type.__subclasses__(generic)
     found = [cls for cls in made if (cls.__module__, cls.__qualname__) == (module.__name__, qualified)]
     return found[0] if len(found) == 1 else None
-
-
-def member_of(module: ModuleType, qualified: str) -> type | None:
-    """The class of this qualified name that the module itself defines."""
-    found: Any = module
-    for part in qualified.split("."):
-        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
-    is_own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module.__name__, qualified)
-    return found if is_own else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 
 from ...errors import RemoteProtocolError
+from ..forms import Buffer
 
 __all__ = ["check_stream"]
 
@@ -61,7 +62,7 @@ class _Table:
         return begin + 4, count
 
 
-def check_stream(stream: bytes | memoryview) -> None:
+def check_stream(stream: Buffer) -> None:
     """Raise RemoteProtocolError unless ``stream`` is an Arrow IPC stream within the bounds."""
     data = memoryview(stream).cast("B")
     try:

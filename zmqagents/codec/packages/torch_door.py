@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...errors import RemoteProtocolError
-from ..forms import MARK_PACKAGE, Decoding, Encoding, NoForm, Reducer, expect, ints_of, items_of
+from ..forms import MARK_PACKAGE, Decoding, Encoding, NoForm, Reducer, expect, ints_of, items_of, writable
 
 __all__ = ["BUILDERS", "reducer_of"]
 
@@ -46,8 +46,7 @@ def _read(decoder: Decoding, name: Any, shape: Any, place: Any) -> Any:
         raise RemoteProtocolError("the bytes of a tensor do not fit its shape")
     if not len(data):
         return torch.empty(lengths, dtype=kind)
-    memory = data if isinstance(data, memoryview) and not data.readonly else bytearray(data)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(kind).reshape(lengths)
+    return torch.frombuffer(writable(data), dtype=torch.uint8).view(kind).reshape(lengths)
 
 
 def _make_tensor(decoder: Decoding, name: Any, shape: Any, grad: Any, place: Any) -> Any:

@@ -10,7 +10,6 @@ All this is done by a `KeepingHost`, which a host is that has a `Keeper`. No oth
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 from collections.abc import Callable
@@ -138,7 +137,7 @@ class KeepingHost(AgentHost):
     def _state_in(self, snapshot: Snapshot, cls: type) -> Any:
         """The state: it may hold objects of the classes that the annotations of ``load_state`` name."""
         methods, skip = annotated(cls, "load_state")
-        scope = dataclasses.replace(self._own_scope, expected=codec.expected_by(*methods, skip=skip))
+        scope = self._own_scope._replace(expected=codec.expected_by(*methods, skip=skip))
         payload, *buffers = snapshot.frames
 
         def resolve(ref: codec.AgentRef | codec.TaskRef) -> Any:

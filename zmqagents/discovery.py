@@ -175,7 +175,9 @@ class IpcLock:
         deadline = time.monotonic() + self.wait_s
         while not self._try():
             if time.monotonic() >= deadline:
-                raise AddressInUse(f"a host already listens on {self.path}")
+                raise AddressInUse(
+                    f"a host already listens on {self.path}: stop it, or give this one another id or --server-id"
+                )
             time.sleep(0.01)  # flock has no time-out of its own
         _held.add(self)
         try:

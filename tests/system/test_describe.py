@@ -182,3 +182,26 @@ def test_a_stop_says_at_once_what_it_waits_for_and_how_to_force_it(by: str, tmp_
             process.send_signal(signal.SIGINT)
             assert process.wait(30) in (0, -signal.SIGALRM)  # a thread that sleeps cannot be ended in order
             assert napping.exception() is not None
+
+
+NEXT = [
+    (["call", "nobody", "lend"], "there is no agent 'nobody' on library; as_server agents lists those there are"),
+    (["result", "nonsense"], "as_server result --list lists the results that are kept"),
+    (
+        ["create", "Lender"],
+        "knows no agent class 'Lender'; it knows: Librarian; as_server start MODULE:CLASS",
+    ),
+    (["create", "Librrian"], "did you mean 'Librarian'?"),
+    (["call", "ann", "lent"], "did you mean 'lend'?"),
+    (["strat"], "Did you mean"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), NEXT, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_mistake_is_one_line_that_names_the_next_thing_to_type(
+    server: RpcAgentServerLauncher, words: list[str], text: str
+) -> None:
+    where = [] if words == ["strat"] else ["--port", str(server.port)]
+    ended = shell(*words[:1], *where, *words[1:])
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert text in ended.stderr

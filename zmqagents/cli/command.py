@@ -43,6 +43,14 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
+# What to type next, where the host cannot know it.
+_HINTS: tuple[tuple[type[BaseException], str], ...] = (
+    (errors.UnknownAgent, "as_server agents lists those there are"),
+    (errors.UnknownTask, "as_server result --list lists the results that are kept"),
+    (errors.PermissionRefused, "as_server keys list there shows the roles"),
+)
+
+
 class Failure(click.ClickException):
     """An error of the package as the shell shows it: one line, an exit code. A JSON object where JSON is asked for."""
 
@@ -63,7 +71,8 @@ class Failure(click.ClickException):
         text = " ".join(str(error).split())
         if isinstance(error, errors.ConfigError):
             text = name_the_option(self._context, text)
-        return f"{self._context.command_path}: {text}"
+        hint = next((f"; {hint}" for kind, hint in _HINTS if isinstance(error, kind)), "")
+        return f"{self._context.command_path}: {text}{hint}"
 
     def _facts(self) -> dict[str, Any]:
         """What a program wants to know: the exit code, the type of the error, its message and, if asked for, more."""

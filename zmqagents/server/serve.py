@@ -98,7 +98,9 @@ def build(
             keeper=keeper,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
-        raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None
+        raise errors.LaunchError(
+            f"the store for results cannot be reached: {exc} Start it there, or take --pool-type local"
+        ) from None
     return broker
 
 

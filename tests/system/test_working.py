@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import threading
@@ -16,6 +17,7 @@ from hosts import eventually
 from zmqagents import (
     AgentBase,
     AgentCallError,
+    AsyncRpcClient,
     ConfigError,
     Pool,
     RpcAgentServerLauncher,
@@ -166,6 +168,19 @@ def test_of_clients_that_make_one_agent_at_once_one_makes_it_and_all_have_it(ser
         assert len(client.get_agent("shared").look()) == 8
         with pytest.raises(ConfigError, match="if_exists='get' needs an agent_id"):
             client.options(if_exists="get")
+
+
+def test_an_asyncio_client_takes_the_agent_that_is_there_too(server: RpcAgentServerLauncher) -> None:
+    async def main() -> list[Any]:
+        async with AsyncRpcClient(server.host, server.port) as client:
+            maker = client.options(agent_id="both", if_exists="get")
+            await (await maker.create_agent(Reader)).load(1)
+            with pytest.raises(ConfigError, match="if_exists must be 'error' or 'get', not 'take'"):
+                client.options(agent_id="both", if_exists="take")  # type: ignore[arg-type]
+            found: list[Any] = await (await maker.create_agent(Reader)).look()
+            return found
+
+    assert asyncio.run(main()) == [1]
 
 
 def test_a_one_way_call_is_run_and_its_failure_is_logged(client: RpcClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,6 +91,14 @@ def split_names(cls_or_name: type | str, kwargs: dict[str, Any], **ours: Any) ->
     return given
 
 
+def check_if_exists(if_exists: object, agent_id: str | None) -> None:
+    """Raise ConfigError for what `RpcClient.options` does not take."""
+    if if_exists not in ("error", "get"):
+        raise errors.ConfigError(f"if_exists must be 'error' or 'get', not {if_exists!r}")
+    if if_exists == "get" and agent_id is None:
+        raise errors.ConfigError("if_exists='get' needs an agent_id: it says which agent is meant")
+
+
 class AgentMaker:
     """Makes agents with the options that `RpcClient.options` was given. Any thread."""
 
@@ -261,10 +269,7 @@ class RpcClient:
         ``if_exists="get"``: an agent of this ``agent_id`` that is there already is taken instead, whatever arguments it
         was made with; of several clients that do so at once, one makes it.
         """
-        if if_exists not in ("error", "get"):
-            raise errors.ConfigError(f"if_exists must be 'error' or 'get', not {if_exists!r}")
-        if if_exists == "get" and agent_id is None:
-            raise errors.ConfigError("if_exists='get' needs an agent_id: it says which agent is meant")
+        check_if_exists(if_exists, agent_id)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,

@@ -80,7 +80,7 @@ def test_what_the_shortest_script_needs_comes_without_any_extra(wheel: dict[str,
 def test_the_extra_all_has_every_extra_of_a_running_program_and_no_tool_of_ours() -> None:
     extras = config["options.extras_require"]
     [parts] = re.findall(r"zmqagents\[(.*)\]", extras["all"])
-    tools = {"all", "benchmarks", "docs", "lint", "test", "test-values", "test-frameworks"}
+    tools = {"all", "benchmarks", "docs", "lint", "test", "test-crewai", "test-values", "test-frameworks"}
     assert set(parts.split(",")) == set(extras) - tools
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import queue
 import signal
 import sys
@@ -28,7 +29,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
+from ..adapters import adapt
 from ..agents import loader
+from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
@@ -39,6 +42,7 @@ from ..models.configs import ModelConfigs
 from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
+from ..version import __version__
 from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "serve"]
 
-log = logging.getLogger(__name__)
+host_log = logging.getLogger("zmqagents.host")
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
@@ -63,7 +67,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(
-    config: BrokerConfig, classes: Sequence[type], *,
+    config: BrokerConfig, classes: Sequence[Maker], *,
     failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
 ) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
@@ -71,7 +75,7 @@ def build(
     ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
     of agents; None: nobody asks for them.
     """
-    table = ClassTable(classes)
+    table = ClassTable(classes, adapt)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
@@ -126,7 +130,7 @@ def _own_client(link: Link) -> Any:
 
 
 def _hatch(
-    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    config: BrokerConfig, classes: Sequence[Maker], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
@@ -135,12 +139,13 @@ def _hatch(
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
         file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
+        logs=config.logs and config.logs._replace(child=name),
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 
 
 def serve(
-    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
     notifier: Notifier | None = None, own_process: bool = False, waits: Callable[[], None] | None = None,
 ) -> int:  # fmt: skip
@@ -163,6 +168,7 @@ def serve(
         except BaseException:
             broker.abandon()
             raise
+        _tell_of_start(config, bound)
         if started is not None:
             started(broker)
         with (
@@ -170,7 +176,19 @@ def serve(
             forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
             _run(broker, bound, ready, notifier or Notifier(), timer, collector, waits)
+    host_log.info("%s has ended", config.server_id)
     return 0
+
+
+def _tell_of_start(config: BrokerConfig, bound: Bound) -> None:
+    limits = ("capacity", "max_agents", "max_calls", "max_mailbox", "max_message_bytes", "max_queued_bytes",
+              "max_pool_bytes", "pool_type", "isolation", "grace_s")  # fmt: skip
+    where = bound.address if bound.port is not None else "no port"
+    shown = ", ".join(f"{name} {getattr(config, name)}" for name in limits)
+    host_log.info(
+        "%s begins: zmqagents %s, process %d, at %s and %s; %s", config.server_id, __version__, os.getpid(), where,
+        bound.ipc, shown,
+    )  # fmt: skip
 
 
 def _run(
@@ -191,7 +209,8 @@ def _run(
             ready(bound)
         _attend(broker, bound, notifier, timer, collector, waits)
     finally:
-        broker.request_stop(0.0)  # nothing if it has stopped
+        if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
+            broker.request_stop(0.0)
         _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)

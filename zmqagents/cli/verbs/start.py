@@ -14,6 +14,7 @@ import click
 
 from ... import errors
 from ...config import BrokerConfig, check_threads
+from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
 from ..declared import Declared, classes_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
@@ -24,6 +25,7 @@ from ..values import json_line
 if TYPE_CHECKING:
     from ...broker.listening import Bound
     from ...server.systemd import Notifier
+    from ...telemetry.program import Program
 
 __all__ = ["start"]
 
@@ -64,15 +66,22 @@ class StartVerb(Verb):
 @option("--reload", is_flag=True, help="Start the host anew when a file of the program changes; for development.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
-    help="What is logged to stderr.",
+    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is logged to stderr."
+)
+@option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="How: lines for people, or one JSON object a line.",
+)  # fmt: skip
+@option(
+    "--agent-output", type=click.Choice(OUTPUTS), default="log", show_default=True,
+    help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",
 )  # fmt: skip
 @as_json
 @click.pass_context
 def start(
     ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
-    app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, as_json: bool,
-    **settings: Any,
+    app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, log_format: str,
+    agent_output: str, as_json: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
 
@@ -96,30 +105,39 @@ def start(
     check_threads()
     if reload:
         return _keep_fresh(ctx, app_dir, settings)
+    log_settings = LogSettings(log_level, log_format, agent_output)
+    if log_settings.mistake:
+        raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
     put_on_path(app_dir)
     loaded, agents = classes_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
-    config = BrokerConfig(**settings, agents=agents)
+    return _start(BrokerConfig(**settings, agents=agents, logs=log_settings), loaded, restart, strict, as_json)
+
+
+def _start(config: BrokerConfig, classes: list[type], restart: bool, strict: bool, as_json: bool) -> int:
+    """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
     from ...agents import loader
     from ...process import signals
+    from ...server import logs
     from ...server.systemd import Notifier
 
     gc.enable()
     signals.show_stacks_on_request()
     signals.keep_sockets_to_ourselves()
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    program = logs.begin(config, threaded=not restart)
+    assert program is not None
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, loaded, as_json, notifier)
+        return _keep_running(config, classes, as_json, notifier, program)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
-    return _serve(config, loaded, as_json, notifier)
+    return _serve(config, classes, as_json, notifier, program)
 
 
-def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier) -> int:
+def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
@@ -129,7 +147,7 @@ def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: N
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config, as_json)
+        _announce(bound, os.getpid(), config, as_json, program)
 
     def waits() -> None:
         say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
@@ -144,7 +162,9 @@ def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: N
     return status
 
 
-def _keep_running(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier) -> int:
+def _keep_running(
+    config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program
+) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -154,7 +174,7 @@ def _keep_running(config: BrokerConfig, classes: list[type], as_json: bool, noti
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config, as_json)
+        _announce(Bound(*report["bound"]), pid, config, as_json, program)
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
@@ -176,7 +196,7 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool) -> None:
+def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool, program: Program) -> None:
     server_id, host, port, ipc, _ = bound
     if config.open_to:
         say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
@@ -187,7 +207,7 @@ def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool) -> No
         where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
         text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
     try:
-        click.echo(text)  # flushes
+        program.say_first(text)
     except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
         raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
 
@@ -198,12 +218,14 @@ def _exit_in_time(status: int) -> None:
     The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
     """
     from ...process import signals
+    from ...server.logs import flush
 
     signals.ignore_stops()
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)
         log.warning("ending, although a thread or an exit handler of an agent's is still running")
+        flush()
         os._exit(status)
 
     threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()

@@ -3,7 +3,7 @@
 #
 #     make test ARGS="-k codec -x"        make bench ARGS="--quick"        make PYTHON=/opt/python/bin/python3 demo
 
-VERSIONS = 3.10 3.11 3.12 3.13
+VERSIONS = 3.10 3.11 3.12 3.13 3.14
 ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
 PARALLEL = -n 4 --dist worksteal
@@ -15,7 +15,7 @@ export PYTHON
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint release docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -30,8 +30,9 @@ help:
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
-	@echo "make lint         ruff and mypy, and what mypy and pyright know of proxies"
-	@echo "make docs         draw docs/architecture.svg and fill in the tables of docs/, from the source"
+	@echo "make lint         ruff and mypy, what mypy and pyright know of proxies, and that the archives are whole"
+	@echo "make release      lint, test, the archives in dist/, and a tag; all of it on this machine"
+	@echo "make docs         the site in build/docs: its drawings and tables are made from the source"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
 	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
 	@echo "make soak-bench   ten minutes at half load"
@@ -82,10 +83,29 @@ lint: .venv/lint/.done
 	.venv/lint/bin/python -m ruff format --no-cache --check .
 	.venv/lint/bin/python -m mypy
 	.venv/lint/bin/python -m pytest -q -n 2 tests/typing
+	.venv/lint/bin/python -m check_manifest --no-build-isolation
+	$(call archives,.venv/lint/dist)
 
-docs: .venv/test/.done
-	.venv/test/bin/python docs/draw_architecture.py $(ARGS)
-	.venv/test/bin/python docs/write_wire.py $(ARGS)
+# A wheel and a source archive in a folder that is emptied first, and their metadata and README as an index would see them.
+archives = rm -rf $(1) && .venv/lint/bin/python -m build --quiet --no-isolation --outdir $(1) && \
+    .venv/lint/bin/python -m twine check --strict $(1)/*
+
+VERSION = $(shell .venv/lint/bin/python -c "from zmqagents.version import __version__ as v; print(v)")
+
+# Nothing leaves this machine: the tag is local, and what lies in dist/ is for somebody to upload.
+release: lint test
+	@git diff --quiet HEAD || { echo "make release: commit your changes first" >&2; exit 1; }
+	@grep -q "^$(VERSION)" docs/changelog.rst || \
+	    { echo "make release: docs/changelog.rst has no section $(VERSION)" >&2; exit 1; }
+	$(call archives,dist)
+	git tag --annotate "v$(VERSION)" --message "zmqagents $(VERSION)"
+	@echo "tagged v$(VERSION); dist/ has the archives: twine upload dist/*, git push origin v$(VERSION)"
+
+docs: .venv/docs/.done
+	.venv/docs/bin/python docs/draw_architecture.py $(ARGS)
+	.venv/docs/bin/python docs/write_wire.py $(ARGS)
+	.venv/docs/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks $(ARGS)
@@ -114,18 +134,21 @@ $(VERSIONS:%=test-%): test-%: .venv/test-%/.done
 test-lowest: .venv/test-lowest/.done
 	.venv/test-lowest/bin/python -m pytest $(PARALLEL) $(ARGS)
 
-.venv/test-lowest/.done: setup.cfg setup.py .ci/venv .ci/lowest.py
+.venv/test-lowest/.done: setup.cfg pyproject.toml .ci/venv .ci/lowest.py
 	@mkdir -p .venv
 	@"$$(sh .ci/venv --find $(firstword $(VERSIONS)))" .ci/lowest.py > .venv/lowest.txt
 	@sh .ci/venv .venv/test-lowest test $(firstword $(VERSIONS)) .venv/lowest.txt
 
-$(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg setup.py .ci/venv
+$(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg pyproject.toml .ci/venv
 	@sh .ci/venv .venv/test-$* test $*
 
-.venv/demo/.done: setup.cfg setup.py .ci/venv
-	@sh .ci/venv .venv/demo demo,cloudpickle
+.venv/demo/.done: setup.cfg pyproject.toml .ci/venv
+	@sh .ci/venv .venv/demo rich
 
-.venv/%/.done: setup.cfg setup.py .ci/venv
+.venv/bench/.done: setup.cfg pyproject.toml .ci/venv
+	@sh .ci/venv .venv/bench benchmarks
+
+.venv/%/.done: setup.cfg pyproject.toml .ci/venv
 	@sh .ci/venv .venv/$* $*
 
 clean:

@@ -1,4 +1,4 @@
-"""Every test, and every example of README.rst, runs apart from the user's files and leaves nothing behind.
+"""Every test, and every example of README.rst and docs/, runs apart from the user's files and leaves nothing behind.
 
 This file is at the top because README.rst is. The session gets directories of its own, by environment
 variables, so that the processes which tests start use them too. `leaks` says what counts as left behind;

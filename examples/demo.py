@@ -180,7 +180,7 @@ def watch(indexers: Sequence[Any], results: Sequence[Any]) -> None:
 
 @contextmanager
 def bars(count: int) -> Generator[Update, None, None]:
-    """A progress bar for each indexer, drawn by rich (``pip install 'zmqagents[demo]'``), or else `lines`."""
+    """A progress bar for each indexer, drawn by rich (``pip install 'zmqagents[rich]'``), or else `lines`."""
     try:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:

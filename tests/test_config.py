@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zmqagents.config import BrokerConfig, Parent, generate_server_id, without_password
+from zmqagents.config import BrokerConfig, Parent, check_threads, generate_server_id, without_password
 from zmqagents.errors import ConfigError
 from zmqagents.telemetry.settings import LogSettings
 
@@ -31,6 +32,13 @@ OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "s
 def refused(text: str, **settings: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
         BrokerConfig(**settings)
+
+
+def test_a_free_threaded_build_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_threads()
+    monkeypatch.setattr(sys, "abiflags", "t")
+    with pytest.raises(ConfigError, match=f"^{re.escape(sys.executable)} is a free-threaded build"):
+        check_threads()
 
 
 def test_every_setting_is_tested_here() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from source import ROOT, Function, Module, modules
 
-# Public in spite of the underscore: of `os`, `sys`, `asyncio` and named tuples; `_private` is of models in tests.
-PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private"}
+# Public in spite of the underscore: of `os`, `sys`, `asyncio`, named tuples, IPython; `_private` is of models in tests.
+PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private",
+          "_repr_html_"}  # fmt: skip
 PUBLIC |= {"_check_created", "_fetch_result", "_oid", "_ready"}  # programs for AgentScope 0.1.6 read these
 OUTSIDE = {"os", "sys", "multiprocessing"}  # whose privates are not the package's
 IS_PRIVATE = re.compile(r"_(?!_)\w")

@@ -30,14 +30,17 @@ _LAZY = {
     "Msg": "agents.msg",
     "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
+    "Pool": "client.many.pool",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
     "load_agents_from_dir": "agents.loader",
     "load_custom_class_from_file": "agents.loader",
     "Stream": "client.stream",
     "as_completed": "client.waiting",
+    "progress": "client.many.bar",
     "register_type": "codec",
     "register_types": "codec",
+    "to_dist": "server.private_host",
     "trust_types": "codec",
     "wait": "client.waiting",
 }
@@ -65,6 +68,8 @@ if TYPE_CHECKING:
     from .agents.msg import Msg as Msg
     from .client.aio import AsyncRpcClient as AsyncRpcClient
     from .client.deadlines import deadline as deadline
+    from .client.many.bar import progress as progress
+    from .client.many.pool import Pool as Pool
     from .client.method_types import async_func as async_func
     from .client.method_types import concurrent as concurrent
     from .client.method_types import idempotent as idempotent
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from .codec import trust_types as trust_types
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
+    from .server.private_host import to_dist as to_dist
 else:
     from .agents.marks import async_func, concurrent, idempotent, method, stream_func, sync_func
 

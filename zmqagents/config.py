@@ -76,10 +76,14 @@ def replaced_by_gevent(*names: str) -> list[str]:
 
 
 def check_threads() -> None:
-    """Raise ConfigError where gevent has replaced threads or sockets.
+    """Raise ConfigError where gevent has replaced threads or sockets, and on a free-threaded build of Python.
 
     A greenlet that waits in ZeroMQ stops all others, and a socket of gevent's never wakes a thread of ours.
     """
+    if "t" in getattr(sys, "abiflags", ""):  # much here relies on single operations of lists and dicts in order
+        raise ConfigError(
+            f"{sys.executable} is a free-threaded build, for which zmqagents is not made: use the build with the GIL"
+        )
     if replaced := replaced_by_gevent("threading", "socket"):
         raise ConfigError(
             f"gevent has patched {' and '.join(replaced)}, and zmqagents needs the real ones: call gevent's "

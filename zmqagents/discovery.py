@@ -21,13 +21,13 @@ again by another program. The kernel drops a flock with its holder, however that
 * a child made by ``os.fork`` closes its copy at once: it must not keep a dead host's lock alive.
 
 All files are opened without following links and are believed only when this user owns them and no
-other user may write them. Nothing here blocks on the network or asks DNS. POSIX only.
+other user may write them. Nothing here blocks on the network or asks DNS.
+On Windows there are no hosts, so none is found.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
@@ -42,17 +42,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from .errors import AddressInUse, ConfigError
-from .security.private import DRAFT_AGE_S, StrPath, is_this_machine, private_dir, read_private, write_private
+from .errors import AddressInUse, ConfigError, HostUnreachable
+from .security.private import (
+    DRAFT_AGE_S,
+    HAS_OWNERS,
+    StrPath,
+    is_this_machine,
+    private_dir,
+    read_private,
+    write_private,
+)
+
+if HAS_OWNERS:
+    import fcntl
 
 __all__ = [
     "ConnectionFile",
     "IpcLock",
     "MAX_IPC_PATH_BYTES",
+    "check_system",
     "find_host",
     "ipc_path",
     "is_published",
+    "hosts_at",
     "list_hosts",
+    "only_host",
     "publish",
     "runtime_dir",
     "sweep",
@@ -72,8 +86,18 @@ _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}
 # ---------------------------------------------------------------- the runtime directory
 
 
+def check_system() -> None:
+    """Raise ConfigError on Windows, which has no flock, no fork and no owners of files: there are clients only."""
+    if not HAS_OWNERS:
+        raise ConfigError(
+            f"a host needs Linux or macOS, and this is {sys.platform}: start the host on a machine that has one of "
+            "them, and call it from here with RpcClient(HOST, PORT)"
+        )
+
+
 def runtime_dir() -> Path:
     """The directory for sockets and connection files, made if missing. Raises ConfigError (see `private_dir`)."""
+    check_system()
     return private_dir(places()[0])
 
 
@@ -82,6 +106,8 @@ def places() -> list[Path]:
 
     A host started by cron has no XDG_RUNTIME_DIR while its user's shell has one, so discovery looks at both.
     """
+    if not HAS_OWNERS:
+        return []
     chosen = os.environ.get("ZMQAGENTS_RUNTIME")
     if chosen:
         return [Path(chosen)]
@@ -149,7 +175,9 @@ class IpcLock:
         deadline = time.monotonic() + self.wait_s
         while not self._try():
             if time.monotonic() >= deadline:
-                raise AddressInUse(f"a host already listens on {self.path}")
+                raise AddressInUse(
+                    f"a host already listens on {self.path}: stop it, or give this one another id or --server-id"
+                )
             time.sleep(0.01)  # flock has no time-out of its own
         _held.add(self)
         try:
@@ -231,7 +259,8 @@ def _forget_inherited() -> None:
         lock._forget()
 
 
-os.register_at_fork(after_in_child=_forget_inherited)
+if HAS_OWNERS:
+    os.register_at_fork(after_in_child=_forget_inherited)
 
 
 def _lock(fd: int, how: int) -> bool:
@@ -400,6 +429,32 @@ def find_host(host: str, port: int) -> ConnectionFile | None:
     here = is_this_machine(host)
     found = [r for r in _records() if r.port == port and (here or r.host == host) and _live(r)]
     return max(found, key=lambda record: record.started, default=None)
+
+
+def hosts_at(host: str) -> list[ConnectionFile]:
+    """The hosts of this user with a TCP port that ``host`` may mean: all those here, or those that are called so."""
+    here = is_this_machine(host)
+    return [record for record in list_hosts() if record.port is not None and (here or record.host == host)]
+
+
+def only_host(host: str, server_id: str = "") -> tuple[str, int]:
+    """Host and port of the one host that a program means which says no port; the shell finds it in the same way.
+
+    Raises HostUnreachable where there is none, ConfigError where there are several, or none that could be found here.
+    """
+    found = [record for record in hosts_at(host) if server_id in ("", record.server_id)]
+    if not found and not is_this_machine(host):
+        raise ConfigError(f"a host on {host} needs its port: RpcClient({host!r}, PORT)")
+    if not found:
+        which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
+        raise HostUnreachable(f"{which} is running on this machine: `as_server start` runs one")
+    if len(found) > 1:
+        names = ", ".join(f"{record.server_id} at {record.host}:{record.port}" for record in found)
+        raise ConfigError(
+            f"{len(found)} hosts are running: {names}; say which, as in RpcClient('localhost', {found[0].port})"
+        )
+    assert found[0].port is not None
+    return found[0].host, found[0].port
 
 
 def _records() -> Iterator[ConnectionFile]:

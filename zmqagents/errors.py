@@ -23,8 +23,10 @@ from __future__ import annotations
 import builtins
 import concurrent.futures
 import contextlib
+import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "register_exception",
 ]
 
+_OWN_FILES = os.path.dirname(os.path.abspath(__file__)) + os.sep
 TRACEBACK_LIMIT_CHARS = 16_384  # the tail is kept: the innermost frames say most
 MESSAGE_LIMIT_CHARS = 4_096
 MAX_GROUP_DEPTH = 4  # exception groups within groups, and causes of causes
@@ -365,10 +368,26 @@ def safe_text(value: object, *, of: str = "message") -> str:
     return text if len(text) <= MESSAGE_LIMIT_CHARS else text[:MESSAGE_LIMIT_CHARS] + " ..."
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'port'?`` with the nearest of ``known``, or "" where none is near: the end of a message."""
+    import difflib  # here: only those that make a mistake need it
+
+    near = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def users_frames(exc: BaseException) -> TracebackType | None:
+    """The traceback of ``exc`` from the first frame that is not the package's: above it is only how it was called."""
+    frames = exc.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        frames = frames.tb_next
+    return frames
+
+
 def safe_traceback(exc: BaseException) -> str:
     """The formatted traceback with its causes, limited to its tail; never raises."""
     try:
-        text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        text = "".join(traceback.format_exception(type(exc), exc, users_frames(exc)))
     except BaseException:  # format_exception calls __str__, __cause__, __notes__ of user classes
         try:
             frames = "".join(traceback.format_tb(exc.__traceback__))

@@ -238,7 +238,9 @@ def test_start_status_agents_call_and_stop_as_a_user_types_them(agent_dir: str) 
     with process:
         assert process.stdout is not None
         ready = process.stdout.readline()
-        said = re.fullmatch(r"zmqagents host (\S+) listening on localhost:(\d+) \(pid (\d+)\)\n", ready)
+        said = re.fullmatch(
+            r"zmqagents host (\S+) listening on localhost:(\d+) \(pid (\d+)\), on all its addresses, with keys\n", ready
+        )
         assert said is not None, ready
         assert int(said[3]) == process.pid
 
@@ -270,6 +272,12 @@ def test_start_says_as_one_line_of_json_where_it_is(host: Host) -> None:
     assert Path(said["ipc"]).is_socket()
 
 
+def assert_ended_in_order(code: Any, out: str, err: str) -> None:
+    """With nothing on stderr, but for the line that says what a stop waits for, if it waited."""
+    assert (code, out) == (0, "")
+    assert re.fullmatch(r"(\S+ lets running and queued calls end, up to 10 s; Ctrl-C ends them now\n)?", err)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_running_call_end_and_the_exit_code_is_0(agent_dir: str, number: int) -> None:
     with started("--agent-dir", agent_dir) as host, RpcClient("localhost", host.said["port"]) as client:
@@ -277,7 +285,7 @@ def test_a_signal_lets_the_running_call_end_and_the_exit_code_is_0(agent_dir: st
         eventually(lambda: any(call["state"] == "running" for call in client.get_call_list()))
         host.process.send_signal(number)
         assert running.result(LIMIT_S) == 0.3
-        assert host.wait() == (0, "", "")
+        assert_ended_in_order(*host.wait())
 
 
 def test_a_second_signal_ends_the_host_at_once(agent_dir: str) -> None:
@@ -983,7 +991,7 @@ def test_a_host_that_is_still_there_after_its_time_is_exit_code_6(
         assert (ended.code, ended.out) == (6, "")
         assert f"(pid {host.process.pid}) is still there" in ended.err
         assert running.result(LIMIT_S) == 0.5  # it does stop, in its own time
-        assert host.wait() == (0, "", "")
+        assert_ended_in_order(*host.wait())
 
 
 def test_stop_waits_until_the_port_can_be_used_again(here: Here) -> None:
@@ -1188,7 +1196,8 @@ def test_defect_5_status_of_a_dead_host_is_exit_code_4_without_a_traceback() -> 
         assert host.end()[0] == 0
         ended = run("status", "--port", host.port)
     assert (ended.returncode, ended.stdout) == (4, "")
-    assert ended.stderr == f"as_server status: localhost:{host.port}: nothing listens there\n"
+    said = f"localhost:{host.port}: nothing listens there; as_server doctor lists the hosts of this machine"
+    assert ended.stderr == f"as_server status: {said}\n"
 
 
 def test_defect_6_a_busy_port_is_an_error_and_never_another_port(host: Host) -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,7 +201,37 @@ def test_a_host_that_is_gone_is_told_at_once() -> None:
     client.link.close()
 
 
-@pytest.mark.parametrize("port", [0, -1, 70000, "5000", None, True])
+def test_without_a_port_the_one_host_here_is_found_and_several_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZMQAGENTS_RUNTIME", str(tmp_path / "run"))
+    with pytest.raises(HostUnreachable, match="no host of yours is running on this machine: `as_server start`"):
+        RpcClient()
+    with RpcAgentServerLauncher(server_id="one") as one, RpcClient() as client:
+        assert client.address == f"localhost:{one.port}"
+        with RpcAgentServerLauncher(server_id="two") as two:
+            with pytest.raises(ConfigError, match=r"2 hosts are running: one at .*, two at .*; say which, as in"):
+                RpcClient()
+            monkeypatch.setenv("AS_SERVER_SERVER_ID", "two")
+            with RpcClient() as named:
+                assert named.get_server_info()["server_id"] == "two"
+            monkeypatch.delenv("AS_SERVER_SERVER_ID")
+            monkeypatch.setenv("AS_SERVER_PORT", str(two.port))
+            with RpcClient() as pointed:
+                assert pointed.get_server_info()["server_id"] == "two"
+    monkeypatch.setenv("AS_SERVER_PORT", "x")
+    with pytest.raises(ConfigError, match="AS_SERVER_PORT must be a whole number"):
+        RpcClient()
+    with pytest.raises(ConfigError, match="port must be a whole number from 1 to 65535, not 0"):
+        RpcClient("localhost", 0)
+
+
+def test_a_host_elsewhere_needs_its_port() -> None:
+    with pytest.raises(ConfigError, match=r"a host on far\.example needs its port"):
+        RpcClient("far.example")
+
+
+@pytest.mark.parametrize("port", [0, -1, 70000, "5000", True])
 def test_a_port_that_is_none_is_refused(port: Any) -> None:
     with pytest.raises(ConfigError, match="port"):
         RpcClient("localhost", port)

@@ -19,7 +19,7 @@ import pytest
 import zmqagents
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("LICENSE", "README.rst", "setup.cfg", "setup.py")
+SOURCES = ("LICENSE", "README.rst", "pyproject.toml", "setup.cfg")
 
 INFO = f"zmqagents-{zmqagents.__version__}.dist-info"
 
@@ -71,17 +71,41 @@ def test_the_command_that_is_installed_can_be_loaded() -> None:
     assert callable(entry.load())
 
 
+def test_what_the_shortest_script_needs_comes_without_any_extra(wheel: dict[str, str]) -> None:
+    required = HeaderParser().parsestr(wheel[f"{INFO}/METADATA"]).get_all("Requires-Dist") or []
+    base = {re.split(r"[<>=; ]", line)[0] for line in required if "extra ==" not in line}
+    assert base == {"cachetools", "click", "cloudpickle", "msgpack", "pyzmq", "redis", "tomli"}
+
+
+def test_the_extra_all_has_every_extra_of_a_running_program_and_no_tool_of_ours() -> None:
+    extras = config["options.extras_require"]
+    [parts] = re.findall(r"zmqagents\[(.*)\]", extras["all"])
+    tools = {"all", "benchmarks", "docs", "lint", "test", "test-crewai", "test-values", "test-frameworks"}
+    assert set(parts.split(",")) == set(extras) - tools
+
+
+def test_each_extra_that_an_error_or_a_page_names_is_there() -> None:
+    pages = [*(ROOT / "zmqagents").rglob("*.py"), *(ROOT / "docs").rglob("*.rst"), *(ROOT / "examples").rglob("*.*"),
+             ROOT / "README.rst"]  # fmt: skip
+    named = {name for page in pages if page.suffix in (".py", ".rst")
+             for found in re.findall(r"zmqagents\[([\w,-]+)\]", page.read_text(encoding="utf-8"))
+             for name in found.split(",")}  # fmt: skip
+    assert named <= set(config["options.extras_require"])
+    assert "models" in named
+
+
 def test_every_requirement_of_a_user_has_a_lower_bound() -> None:
     result = subprocess.run([sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True)
     assert {line.partition("==")[0] for line in result.stdout.split()} == {
-        "cachetools", "click", "cloudpickle", "msgpack", "numpy", "openai", "pyzmq", "redis", "rich",
+        "cachetools", "click", "cloudpickle", "hdrhistogram", "msgpack", "numpy", "openai", "pyzmq", "redis", "rich",
+        "tomli",
     }  # fmt: skip
 
 
 def test_the_versions_that_are_promised_are_those_that_are_tested() -> None:
     promised = re.findall(r"Python :: (3\.\d+)", config["metadata"]["classifiers"])
     [tested] = re.findall(r"^VERSIONS = (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert tested.split() == promised
+    assert tested.split()[: len(promised)] == promised  # a newer one is tried where it is there
     assert config["options"]["python_requires"] == f">={promised[0]}"
     assert config["mypy"]["python_version"] == promised[0]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
@@ -140,7 +164,10 @@ def test_a_version_that_this_machine_lacks_is_said_and_not_skipped_in_silence() 
     assert result.returncode != 0  # nothing at all was tested
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-3.10", "lint", "docs", "bench", "coverage", "clean"])
+TARGETS = ["demo", "test", "test-3.10", "lint", "release", "docs", "bench", "coverage", "clean"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_make_knows_the_target_and_help_names_it(target: str) -> None:
     assert make("--dry-run", target).returncode == 0
     assert f"make {target.replace('3.10', '3.12')} " in make("help").stdout

@@ -163,6 +163,10 @@ class AgentBase:
     if TYPE_CHECKING:  # subclasses give them parameters of their own, and may decorate them
         reply: Any
         __call__: Any
+
+        def __enter__(self: S) -> S: ...  # of a proxy: the agent is deleted at the end of the block
+        def __exit__(self, *exc: object) -> None: ...
+
     else:
 
         def reply(self, *args: Any, **kwargs: Any) -> Any:

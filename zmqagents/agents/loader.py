@@ -26,6 +26,8 @@ A file that cannot be imported does not hide the others; `load_agents_from_dir` 
 from __future__ import annotations
 
 import binascii
+import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -37,10 +39,10 @@ from pathlib import Path
 from types import ModuleType
 
 from ..codec.pickling import make_package
-from ..errors import LoadError, safe_text
+from ..errors import LoadError, did_you_mean, safe_text
 from .spec import is_agent_class
 
-__all__ = ["PACKAGE", "load_agents_from_dir", "load_custom_class_from_file"]
+__all__ = ["PACKAGE", "load_agents_from_dir", "load_class", "load_custom_class_from_file"]
 
 PACKAGE = "zmqagents_agents"  # parent of every module that is loaded here
 
@@ -60,8 +62,46 @@ def load_custom_class_from_file(path: str | os.PathLike[str]) -> list[type]:
         raise LoadError(f"agent file '{file}' {wrong}; check the path", path=str(file))
     importlib.invalidate_caches()  # the file may be newer than the directory listing Python remembers
     module = _import(file)
-    found = [value for value in vars(module).values() if is_agent_class(value) and value.__module__ == module.__name__]
-    return [cls for cls in dict.fromkeys(found) if not cls.__name__.startswith("_")]  # an alias counts once
+    return [cls for cls in _classes_of(module) if is_agent_class(cls)]
+
+
+def _classes_of(module: ModuleType) -> list[type]:
+    """The public classes that a module defines itself, an alias once."""
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return [cls for cls in dict.fromkeys(own) if not cls.__name__.startswith("_")]
+
+
+def load_class(text: str) -> type:
+    """The class that ``module:Class`` names, agent class or not; the module is imported as any other.
+
+    Raises `LoadError`, one line that says what there is instead.
+    """
+    name, _, qualified = text.partition(":")
+    if not all(part.isidentifier() for part in (*name.split("."), *qualified.split("."))):
+        raise LoadError(f"{text!r} is not of the form module:Class, as in shop:Inventory")
+    try:
+        module = importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # a module may call sys.exit(), or raise what is no Exception
+        raise LoadError(_why_no_module(name, exc)) from exc
+    found: object = None
+    with contextlib.suppress(AttributeError):
+        found = functools.reduce(getattr, qualified.split("."), module)
+    if isinstance(found, type):
+        return found
+    names = [cls.__name__ for cls in _classes_of(module)]
+    has = f"it has {', '.join(names)}" if names else "it has none"
+    raise LoadError(
+        f"{getattr(module, '__file__', name)} has no class {qualified!r}: {has}{did_you_mean(qualified, names)}"
+    )
+
+
+def _why_no_module(name: str, exc: BaseException) -> str:
+    if not isinstance(exc, ModuleNotFoundError) or not f"{name}.".startswith(f"{exc.name}."):
+        return _explain(Path(name), Path(getattr(exc, "filename", None) or name), exc)
+    beside = [path.stem for place in sys.path for path in Path(place or ".").glob("*.py")][:10_000]
+    return f"there is no module {exc.name!r} in {os.getcwd()}, nor is one installed{did_you_mean(name, beside)}"
 
 
 def load_agents_from_dir(
@@ -99,8 +139,18 @@ def load_agents_from_dir(
         raise _sum_up(root, failed) from failed[0].__cause__
     _report(failed, failures)
     if not classes:
-        _log.warning("agent directory '%s' defines no agent class", root)
+        _log.warning("agent directory '%s' defines no agent class%s", root, _undecorated(root))
     return classes
+
+
+def _undecorated(root: Path) -> str:
+    """What to do about the classes of the files that are no agent classes, "" if there are none."""
+    modules = [_import(file) for file in _agent_files(root)]
+    names = [cls.__name__ for module in modules for cls in _classes_of(module) if not issubclass(cls, BaseException)]
+    if not names:
+        return ""
+    which = f"{', '.join(names)} in it {'is' if len(names) == 1 else 'are'} not marked as one"
+    return f": {which}; put @agent on it, or name it at the start: as_server start MODULE:{names[0]}"
 
 
 # ---------------------------------------------------------------- files
@@ -181,7 +231,7 @@ def _remedy(real: Path, exc: BaseException) -> str:
     if isinstance(exc, ModuleNotFoundError) and exc.name and not exc.name.startswith(PACKAGE):
         first = exc.name.partition(".")[0]
         if (real.parent / f"{first}.py").exists() or (real.parent / first).is_dir():
-            return f" (it lies beside the file: write 'from . import {first}')"
+            return f" (it lies beside the file: write 'from . import {first}', or start with --app-dir {real.parent})"
         return f" (is it installed for {sys.executable}?)"
     return ""
 

@@ -1,7 +1,9 @@
 """``as_server``: start a host from the shell, look at it, call its agents, stop it.
 
+    init                                   a small project to begin with
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls dump children one host: end it, look at it
+    describe                               the methods of an agent or a class
     health logs top                        whether it is well, its log, its figures
     create delete call result cancel       its agents and their calls
     download                               its files
@@ -23,7 +25,8 @@ What is wrong is one line on stderr and no traceback of zmqagents; `Verb` and `S
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
 ``as_server start`` nothing that it does not use.
 
-    command options settings where values output   what the verbs stand on
+    command config_file options settings where     what the verbs stand on
+    values output
     verbs/                                         the verbs
 
 May import all but ``__main__``.
@@ -37,16 +40,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from ..version import __version__
-from .command import Shell
+from .command import Shell, unknown_variables
 from .output import say
 
 __all__ = ["main", "shell"]
 
 # verb -> the module of this package that has it, in the order of the help
 _MODULE_OF = {
-    "start": "start",
+    "init": "init", "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
-    "children": "host", "health": "watch", "logs": "watch", "top": "watch",
+    "children": "host", "describe": "describe", "health": "watch", "logs": "watch", "top": "watch",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
@@ -79,12 +82,14 @@ def shell(ctx: click.Context) -> None:
     """Host Python agents and call them from anywhere.
 
     \b
+    as_server init DIR                       make a small project
     as_server start --agent-dir DIR          run a host here
     as_server create Reader docs=/docs       make an agent of a class in DIR
     as_server call reader reply "why?"       call it
     as_server stop                           stop the host
 
-    Each option can also be set as AS_SERVER_<OPTION>, for example AS_SERVER_PORT=7411. Without --port the verbs
+    Each option can also be set as AS_SERVER_<OPTION>, for example AS_SERVER_PORT=7411, or in a file zmqagents.toml
+    here: [start] is for start, [client] for the verbs that ask a host. Without --port the verbs
     mean the one host of yours that runs on this machine.
 
     \b
@@ -94,6 +99,8 @@ def shell(ctx: click.Context) -> None:
 
     Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
     """
+    for line in unknown_variables(shell):
+        say(f"warning: {line}")
     if ctx.invoked_subcommand is None:
         say(ctx.get_help())
         ctx.exit(2)

@@ -6,22 +6,25 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from .. import errors
+from .config_file import file_of
 from .output import say
 from .values import json_text
 
-__all__ = ["DashVerb", "Failure", "Shell", "Verb", "name_the_option", "variable_of"]
+__all__ = ["EXIT_CODES", "DashVerb", "Failure", "Shell", "Verb", "name_the_option", "origin_of", "unknown_variables"]
 
 
+PREFIX = "AS_SERVER_"  # of the variables that options read
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # The first that fits counts: an agent's own TimeoutError is both an AgentCallError and a TimeoutError.
-_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.AgentCallError, 1),
     (errors.AuthenticationError, 5),
     (errors.PermissionRefused, 5),
@@ -40,12 +43,20 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
+# What to type next, where the host cannot know it.
+_HINTS: tuple[tuple[type[BaseException], str], ...] = (
+    (errors.UnknownAgent, "as_server agents lists those there are"),
+    (errors.UnknownTask, "as_server result --list lists the results that are kept"),
+    (errors.PermissionRefused, "as_server keys list there shows the roles"),
+)
+
+
 class Failure(click.ClickException):
     """An error of the package as the shell shows it: one line, an exit code. A JSON object where JSON is asked for."""
 
     def __init__(self, context: click.Context, error: errors.ZmqAgentsError) -> None:
         super().__init__(str(error))
-        self.status = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+        self.status = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
         self._context = context
         self._error = error
 
@@ -60,7 +71,8 @@ class Failure(click.ClickException):
         text = " ".join(str(error).split())
         if isinstance(error, errors.ConfigError):
             text = name_the_option(self._context, text)
-        return f"{self._context.command_path}: {text}"
+        hint = next((f"; {hint}" for kind, hint in _HINTS if isinstance(error, kind)), "")
+        return f"{self._context.command_path}: {text}{hint}"
 
     def _facts(self) -> dict[str, Any]:
         """What a program wants to know: the exit code, the type of the error, its message and, if asked for, more."""
@@ -146,6 +158,25 @@ class Shell(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def unknown_variables(group: click.Group) -> Iterator[str]:
+    """A line for each variable ``AS_SERVER_...`` of the environment that no option of any verb reads."""
+    given = sorted(name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
+    if not given:  # to ask the verbs is to import them
+        return
+    known = {name.removeprefix(PREFIX) for name in _variables(group)}
+    for word in given:
+        if word not in known:
+            near = errors.did_you_mean(word, known).replace("'", f"'{PREFIX}", 1)
+            yield f"{PREFIX}{word} is set and is no option of as_server{near}"
+
+
+def _variables(command: click.Command) -> Iterator[str]:
+    for param in command.params:
+        yield str(param.envvar)
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from _variables(inner)
+
+
 def _not_written(exc: OSError) -> int:
     """Stdout takes no more, a full disk say: that is said once, and what is left is dropped. The exit code."""
     with contextlib.suppress(OSError, ValueError):  # else the interpreter tries again at its end
@@ -167,15 +198,17 @@ def _usage(exc: click.UsageError) -> str:
 def _one_line(exc: click.UsageError) -> str:
     path = exc.ctx.command_path if exc.ctx is not None else "as_server"
     if isinstance(exc, click.BadParameter) and exc.ctx is not None and exc.param is not None:
-        variable = variable_of(exc.ctx, exc.param)
-        exc.param_hint = f"'{variable}'" if variable else exc.param_hint
+        origin = origin_of(exc.ctx, exc.param)
+        exc.param_hint = f"'{origin}'" if origin else exc.param_hint
     return f"{path}: {' '.join(exc.format_message().split())} (see {path} --help)"
 
 
-def variable_of(ctx: click.Context, param: click.Parameter) -> str:
-    """The environment variable that gave ``param`` its value, "" if none did."""
-    from_environment = param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
-    return str(param.envvar) if from_environment else ""
+def origin_of(ctx: click.Context, param: click.Parameter) -> str:
+    """What gave ``param`` its value: an environment variable, or a file and its line's name; "" if neither did."""
+    source = ctx.get_parameter_source(param.name) if param.name else None
+    if source is ParameterSource.ENVIRONMENT:
+        return str(param.envvar)
+    return f"{file_of(ctx)}: {param.opts[0].lstrip('-')}" if source is ParameterSource.DEFAULT_MAP else ""
 
 
 def name_the_option(ctx: click.Context, text: str) -> str:
@@ -183,5 +216,5 @@ def name_the_option(ctx: click.Context, text: str) -> str:
     field = re.match(r"\w*", text)
     for param in ctx.command.params:
         if field and isinstance(param, click.Option) and param.name == field.group():
-            return (variable_of(ctx, param) or param.opts[0]) + text[field.end() :]
+            return (origin_of(ctx, param) or param.opts[0]) + text[field.end() :]
     return text

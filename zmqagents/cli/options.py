@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from ..config import DEFAULT_TIMEOUT_S, MEBIBYTE
+from . import completing
+from .config_file import with_config
 
 __all__ = ["as_json", "as_seconds", "megabytes", "of_values", "on_host", "option", "with_traceback", "within"]
 
@@ -50,10 +52,14 @@ def megabytes(value: str | int) -> int:
 def on_host(function: F) -> F:
     """The options that say which host is meant: ``host``, ``port`` and ``server_id``."""
     for add in (
-        option("--server-id", metavar="ID", help="The host of this id on this machine."),
-        option("--port", type=click.IntRange(0, 65535), help="Its TCP port; default: the one host that runs here."),
+        with_config("client"),
+        option("--server-id", metavar="ID", shell_complete=completing.hosts, help="The host of this id here."),
+        option(
+            "--port", type=click.IntRange(0, 65535), shell_complete=completing.ports,
+            help="Its TCP port; default: the one host that runs here.",
+        ),
         option("--host", default="localhost", show_default=True, help="Where it is."),
-    ):
+    ):  # fmt: skip
         function = add(function)
     return function
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..config import MEAN_IT, MEBIBYTE, BrokerConfig
+from .config_file import with_config
 from .options import F, megabytes, option
 
 __all__ = ["settings"]
@@ -104,6 +105,6 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
 
 def settings(function: F) -> F:
     """The options of a host; the command gets them by their `BrokerConfig` names."""
-    for add in reversed(_SETTINGS):
+    for add in (with_config("start"), *reversed(_SETTINGS)):
         function = add(function)
     return function

@@ -30,12 +30,11 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
         return found[0] if found else None
     if port:
         return discovery.find_host(host, port)
-    here = private.is_this_machine(host)
-    found = [r for r in discovery.list_hosts() if r.port is not None and (here or r.host == host)]
+    found = discovery.hosts_at(host)
     if len(found) > 1:
         names = ", ".join(f"{r.server_id} at {r.host}:{r.port}" for r in found)
         raise click.UsageError(f"{len(found)} hosts are running: {names}; say which with --port or --server-id")
-    if not found and not here:
+    if not found and not private.is_this_machine(host):
         raise click.UsageError(f"a host on {host} needs its --port")
     return found[0] if found else None
 

@@ -8,6 +8,7 @@ give a plain value; streams are read with ``async for``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
@@ -23,7 +24,7 @@ from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, creation, facts, maker_of, next_page, rows, split_names
+from .rpc import IfExists, RpcClient, check_if_exists, creation, facts, maker_of, next_page, rows, split_names
 
 __all__ = ["AsyncRpcClient"]
 
@@ -45,19 +46,28 @@ class AsyncAgentMaker:
     """Makes agents with the options that `AsyncRpcClient.options` was given."""
 
     def __init__(
-        self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout
-    ) -> None:
+        self, client: AsyncRpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout,
+        if_exists: IfExists = "error",
+    ) -> None:  # fmt: skip
         self._client = client
+        self._if_exists = if_exists
         self._agent_id = agent_id
         self._agent_options = agent_options
         self._timeout = timeout
 
     async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments."""
-        return await self._client.make_agent(
-            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
-            timeout=self._timeout,
-        )  # fmt: skip
+        while True:
+            try:
+                return await self._client.make_agent(
+                    cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+                    timeout=self._timeout,
+                )  # fmt: skip
+            except errors.AgentExists:
+                if self._if_exists == "error" or self._agent_id is None:
+                    raise
+            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
+                return await self._client.get_agent(self._agent_id)
 
 
 class AsyncRpcClient:
@@ -118,14 +128,15 @@ class AsyncRpcClient:
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", timeout: Timeout = UNSET,
+        persist: Persist | None = "auto", timeout: Timeout = UNSET, if_exists: IfExists = "error",
     ) -> AsyncAgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
+        check_if_exists(if_exists, agent_id)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
         )  # fmt: skip
-        return AsyncAgentMaker(self, agent_id, given, timeout)
+        return AsyncAgentMaker(self, agent_id, given, timeout, if_exists)
 
     async def get_agent(self, agent_id: str, cls: type | None = None) -> Any:
         """The proxy of the agent with this id. UnknownAgent: the host has none of that id.

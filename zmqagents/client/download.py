@@ -13,6 +13,9 @@ from typing import Any
 
 from .. import errors
 
+# On Windows a file is opened as text unless told otherwise.
+_AS_IT_IS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
 Progress = Callable[[int, int], object]  # bytes there, bytes in all
 
 
@@ -34,7 +37,7 @@ class Incoming:
     def __enter__(self) -> Incoming:
         if os.path.isdir(self._path) or not os.path.basename(self._path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
-        fd = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
+        fd = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_IS, 0o666)  # less the umask
         self._file = open(fd, "wb", buffering=0)  # closed by __exit__
         return self
 

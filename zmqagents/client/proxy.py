@@ -9,6 +9,7 @@ host, and arrive as a proxy, or as the finished value.
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
 from ..wire.link import Link, rebuild_error
-from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Reply
+from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
 from .references import link_for
 from .result import AsyncResult, decode_reply, unpickler_of
@@ -180,6 +181,27 @@ class AgentProxy:
     def __repr__(self) -> str:
         return f"<AgentProxy {self._za_class} {self._za_id!r} at {self._za_link.address}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where the agent is, and its methods."""
+        import html  # here: only notebooks need it
+
+        rows = "".join(
+            f"<tr><td><code>{html.escape(name + spec[1].replace('(self, ', '(').replace('(self)', '()'))}</code></td>"
+            f"<td>{html.escape(spec[2].partition(chr(10))[0])}</td></tr>"
+            for name, spec in sorted(self._za_methods.items())
+        )
+        title = f"{self._za_class.rpartition(':')[2]} {self._za_id!r} at {self._za_link.address}"
+        return f"<b>{html.escape(title)}</b><table>{rows}</table>"
+
+    def __enter__(self) -> AgentProxy:
+        """``with client.create_agent(Reader) as reader:`` deletes the agent at the end of the block."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        link, body = self._za_link, request_body(self._za_link, Op.DELETE, (), {})
+        with contextlib.suppress(errors.UnknownAgent):  # it is gone already
+            value_of(link, link.call("", Op.DELETE, body, options={"id": self._za_id}, timeout=DEFAULT_TIMEOUT_S))
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AgentProxy):
             return NotImplemented
@@ -307,6 +329,16 @@ class RemoteMethod:
     def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
         return self._submit(*self._prepare(args, kwargs))
+
+    def send(self, /, *args: Any, **kwargs: Any) -> None:
+        """Call the method and wait for nothing: neither for its value nor until it has begun.
+
+        A failure is one line in the log of this program, with its traceback. The call goes on when the program ends.
+        """
+        result = self.aio(*args, **kwargs)
+        if isinstance(result, Stream):
+            result.close()
+            raise errors.ConfigError(f"{self._label} gives a stream, which ends without a reader: call it instead")
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""

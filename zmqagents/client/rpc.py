@@ -6,12 +6,13 @@ the request is made again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
-from .. import codec, errors
+from .. import codec, discovery, errors
 from ..agents.factories.factory import Factory, Maker, as_maker, maker_name
 from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
@@ -21,14 +22,18 @@ from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..wire.link import Link
 from ..wire.messages import Op
-from .deadlines import UNSET, Timeout, Unset, time_left
+from .deadlines import UNSET, Timeout, Unset, deadline, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
 from .result import AsyncResult
 from .stream import Stream
 
+if TYPE_CHECKING:
+    from .many.pool import Pool
+
 P = ParamSpec("P")
 T = TypeVar("T")
+IfExists = Literal["error", "get"]
 
 
 def creation(
@@ -90,6 +95,14 @@ def split_names(cls_or_name: Maker | str, kwargs: dict[str, Any], **ours: Any) -
     return given
 
 
+def check_if_exists(if_exists: object, agent_id: str | None) -> None:
+    """Raise ConfigError for what `RpcClient.options` does not take."""
+    if if_exists not in ("error", "get"):
+        raise errors.ConfigError(f"if_exists must be 'error' or 'get', not {if_exists!r}")
+    if if_exists == "get" and agent_id is None:
+        raise errors.ConfigError("if_exists='get' needs an agent_id: it says which agent is meant")
+
+
 def _own_names(maker: Maker | str, unknown: frozenset[str]) -> frozenset[str]:
     if isinstance(maker, type):
         return own_names(maker)
@@ -100,9 +113,11 @@ class AgentMaker:
     """Makes agents with the options that `RpcClient.options` was given. Any thread."""
 
     def __init__(
-        self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout
-    ) -> None:
+        self, client: RpcClient, agent_id: str | None, agent_options: Mapping[str, Any], timeout: Timeout,
+        if_exists: IfExists = "error",
+    ) -> None:  # fmt: skip
         self._client = client
+        self._if_exists = if_exists
         self._agent_id = agent_id
         self._agent_options = agent_options
         self._timeout = timeout
@@ -113,17 +128,39 @@ class AgentMaker:
     def create_agent(self, name: str, /, *args: Any, **kwargs: Any) -> Any: ...
     def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments; else as `RpcClient` does."""
-        return self._client.make_agent(
-            cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
-            timeout=self._timeout,
-        )  # fmt: skip
+        while True:
+            try:
+                return self._client.make_agent(
+                    cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+                    timeout=self._timeout,
+                )  # fmt: skip
+            except errors.AgentExists:
+                if self._if_exists == "error" or self._agent_id is None:
+                    raise
+            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
+                return self._client.get_agent(self._agent_id)
 
     def __repr__(self) -> str:
         return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {', '.join(self._agent_options)}>"
 
 
+def _found(host: str) -> tuple[str, int]:
+    """The host that is meant where no port is given: that of the environment, or the only one here."""
+    check_host(host)
+    words = {name: os.environ.get(f"AS_SERVER_{name}", "") for name in ("HOST", "PORT", "SERVER_ID")}
+    host = words["HOST"] or host
+    if not words["PORT"] or words["SERVER_ID"]:
+        return discovery.only_host(host, words["SERVER_ID"])
+    if not words["PORT"].isdecimal():
+        raise errors.ConfigError(f"AS_SERVER_PORT must be a whole number from 1 to 65535, not {words['PORT']!r}")
+    return host, int(words["PORT"])
+
+
 class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
+
+    Without ``port`` the host is found as the shell finds it: by ``AS_SERVER_HOST`` and ``AS_SERVER_PORT`` or
+    ``AS_SERVER_SERVER_ID``, or else it is the one host of this user that runs on this machine.
 
     All clients of one process to one host share a connection, which opens with the first request and closes with
     the last client: a client counts until it is closed, or dropped together with its proxies and their results. On
@@ -144,6 +181,8 @@ class RpcClient:
         types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
         if link is None:
+            if port is None:
+                host, port = _found(host)
             check_host(host)
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
@@ -234,18 +273,40 @@ class RpcClient:
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", timeout: Timeout = UNSET,
+        persist: Persist | None = "auto", timeout: Timeout = UNSET, if_exists: IfExists = "error",
     ) -> AgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
 
         ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``. ``timeout``: for making the
         agent, and the default deadline of its calls, in seconds (None: none at all); default that of the client.
+        ``if_exists="get"``: an agent of this ``agent_id`` that is there already is taken instead, whatever arguments it
+        was made with; of several clients that do so at once, one makes it.
         """
+        check_if_exists(if_exists, agent_id)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
         )  # fmt: skip
-        return AgentMaker(self, agent_id, given, timeout)
+        return AgentMaker(self, agent_id, given, timeout, if_exists)
+
+    @overload
+    def pool(self, cls: Callable[P, T], count: int, /, *args: P.args, **kwargs: P.kwargs) -> Pool[T]: ...
+    @overload
+    def pool(self, name: str, count: int, /, *args: Any, **kwargs: Any) -> Pool[Any]: ...
+    def pool(self, cls_or_name: Any, count: int, /, *args: Any, **kwargs: Any) -> Pool[Any]:
+        """Make ``count`` agents that are used as one: each call goes to the one with the fewest open calls.
+
+        ``with client.pool(Reader, 4) as readers: values = list(readers.load.map(paths))``. The remaining arguments go
+        to the ``__init__`` of each. Raises what `create_agent` raises; then none of them is left.
+        """
+        from .many.pool import Pool  # here: few programs have pools
+
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise errors.ConfigError(f"a pool has at least one agent, not {count!r}")
+        with contextlib.ExitStack() as made:
+            agents = [made.enter_context(self.make_agent(cls_or_name, args, kwargs)) for _ in range(count)]
+            made.pop_all()
+        return Pool(agents)
 
     @overload
     def get_agent(self, agent_id: str) -> Any: ...
@@ -446,6 +507,23 @@ class RpcClient:
 
     def __repr__(self) -> str:
         return f"<RpcClient {self._link.address}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the host, and its agents if it answers."""
+        import html  # here: only notebooks need it
+
+        shown = f"<b>{html.escape(repr(self))}</b>"
+        try:
+            with deadline(1.0):
+                rows = self.get_agent_list()
+        except errors.ZmqAgentsError as exc:
+            return f"{shown}<br>{html.escape(str(exc))}"
+        names = ("agent_id", "type", "calls", "running", "queued")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(row[n]))}</td>" for n in names) + "</tr>" for row in rows
+        )
+        return f"{shown}<table><tr>{head}</tr>{body}</table>"
 
     def _use(self) -> None:
         if isinstance(self._link, Connection):

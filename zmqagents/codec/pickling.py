@@ -8,7 +8,7 @@ interpreter with the same packages, so a class or a function travels in one of t
   What only the writer knows of the way there goes along: entries that were added to ``sys.path`` since the start, and
   packages that are nothing but a list of directories (those of `agents.loader`).
 * *By value*, if no other process could import it: ``__main__``, notebooks, local classes, lambdas, and modules
-  that were made by hand or loaded past ``sys.path``. This needs the extra ``cloudpickle``.
+  that were made by hand or loaded past ``sys.path``. This needs ``cloudpickle``.
 """
 
 from __future__ import annotations
@@ -273,6 +273,6 @@ class _ByReference(pickle.Pickler):
         if is_named and ("<" in value.__qualname__ or not self._scout.can_refer_to(value)):
             raise MissingExtra(
                 f"{value.__module__}.{value.__qualname__} cannot be imported by another process; what is defined in "
-                f"__main__, a notebook or a function needs cloudpickle to travel: pip install 'zmqagents[cloudpickle]'"
+                f"__main__, a notebook or a function needs cloudpickle to travel: pip install cloudpickle"
             )
         return NotImplemented

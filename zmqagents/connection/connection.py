@@ -244,5 +244,6 @@ def _after_fork() -> None:
     after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_after_fork)
 atexit.register(close_all)

@@ -59,6 +59,10 @@ DEAD_S = 15.0
 
 RETRY_S = (0.03, 0.25)  # pause before the next attempt to connect again: the first, and the longest
 DOUBT_S = 0.4  # handshakes break off for so long before the key is blamed
+# What to type next: where nothing listens, where the host refused the key, and where the host has another key.
+REMEDY = "as_server doctor lists the hosts of this machine"
+LET_IN = "to let it in, type there: as_server keys add NAME KEY, with the client key of as_server keys show here"
+KNOW_IT = "if its key has changed: as_server keys add"
 DEAD_HOST_S = 0.4  # nothing listens any more for so long: what cannot be repeated is lost
 GIVE_UP_S = 30.0  # after that, what can be repeated is lost as well
 QUIET_HOST_S = 10.0  # as DEAD_HOST_S, for a host that cannot be reached but has not refused: a cut cable
@@ -608,13 +612,14 @@ class Session:
             said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
             return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
         if event is Event.KEY_REFUSED:
-            self.end(errors.AuthenticationError(f"{self.address}: {event.value}"))
+            self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {LET_IN}"))
         elif event in (Event.BROKEN_OFF, Event.FOREIGN):
             self._doubt(event.value, now)
         elif self.token:
             self.lost("the connection was lost", errors.CallLost, now)
         else:
-            self.lost(event.value, errors.HostUnreachable, now, refused=event is Event.REFUSED)
+            refused = event is Event.REFUSED
+            self.lost(event.value + f"; {REMEDY}" * refused, errors.HostUnreachable, now, refused=refused)
         return None
 
     def _doubt(self, why: str, now: float) -> None:
@@ -628,7 +633,7 @@ class Session:
         if self._lost_at is not None or not self._on_tcp:
             self.lost(why, errors.HostUnreachable, now)
         elif now - self._doubting_since >= DOUBT_S:
-            self.end(errors.AuthenticationError(f"{self.address}: {why}"))
+            self.end(errors.AuthenticationError(f"{self.address}: {why}; {KNOW_IT} {self.address} KEY"))
         else:
             self._unlink(State.IDLE)
             self.next_try = now + self._pause_s

@@ -15,6 +15,7 @@ from .. import discovery, errors
 from ..config import check_host
 from ..security import keys
 from ..wire.addresses import endpoint_of
+from .session import REMEDY
 
 PROBE_S = 0.8  # a refused key is told within a second
 
@@ -78,7 +79,7 @@ class Target:
         try:
             socket.create_connection((self.host.strip("[]"), self.port or 0), PROBE_S).close()
         except OSError as exc:
-            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc})") from None
+            raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc}); {REMEDY}") from None
 
 
 def target_of(address: str, *, referred: bool = False) -> Target:

@@ -74,7 +74,8 @@ class ClassTable:
             if fulls:
                 raise errors.UnknownClass(f"{name!r} could be any of {', '.join(fulls)}: say which")
             known = ", ".join(sorted(self._by_short)) or "none"
-        raise errors.UnknownClass(f"this host knows no agent class {name!r}; it knows: {known}")
+            near = errors.did_you_mean(name, self._by_short) or "; as_server start MODULE:CLASS offers one more"
+        raise errors.UnknownClass(f"this host knows no agent class {name!r}; it knows: {known}{near}")
 
     def _from(self, origin: str, name: str, fulls: list[str]) -> list[str]:
         """Those of ``fulls`` that come from the file ``origin``, or else from none; UnknownClass if all are others."""

@@ -433,7 +433,7 @@ def _attribute_of(instance: Any, ticket: Ticket) -> Any:
             raise
         spec = ticket.agent.spec
         text = f"{ticket.agent.agent_id} ({spec.short}) has no public method {ticket.name!r}; it has: "
-        text += ", ".join(sorted(spec.methods)) or "none"
+        text += (", ".join(sorted(spec.methods)) or "none") + errors.did_you_mean(ticket.name, spec.methods)
         raise _Refused(errors.UnknownMethod(text)) from None
     if inspect.ismethod(value) and value.__self__ is instance:
         text = f"{ticket.agent.agent_id} does not offer the method {ticket.name!r} to callers"

@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -55,7 +54,7 @@ from zmq.utils import z85
 
 from ..errors import ConfigError
 from ..telemetry.lines import fields_of
-from .private import StrPath, is_this_machine, private_dir, read_private, write_private
+from .private import StrPath, is_this_machine, one_at_a_time, private_dir, read_private, write_private
 
 __all__ = ["KeyPair", "KeyStore", "Peer", "Role"]
 
@@ -288,7 +287,7 @@ def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
     The client's own authorisation is written before its key: a store that has a client.key has been
     complete once, so an entry missing from it later was revoked, and stays so.
     """
-    with _locked(directory):
+    with one_at_a_time(directory / ".lock"):  # the process that has it makes two keys, some milliseconds
         server_path, client_path = directory / "server.key", directory / "client.key"
         if not os.path.lexists(server_path):
             _write_pair(server_path, new_pair())
@@ -297,20 +296,6 @@ def _make_keys(directory: Path) -> tuple[KeyPair, KeyPair]:
             write_peer(private_dir(directory / "authorized") / f"{SELF}.pub", pair.public, "admin")
             _write_pair(client_path, pair)
         return _read_pair(server_path), _read_pair(client_path)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    path = directory / ".lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be opened: {exc.strerror}") from exc
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # waits: the process that has the lock makes two keys, some milliseconds
-        yield
-    finally:
-        os.close(fd)
 
 
 def new_pair() -> KeyPair:

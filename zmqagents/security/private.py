@@ -12,12 +12,23 @@ import ipaddress
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
 
 StrPath = str | os.PathLike[str]
 
+# On Windows, where there are clients and no hosts, a user's profile has its own access rights: there are no owners,
+# mode bits and flags to look at. What reads a file as text there would change its line ends.
+HAS_OWNERS = hasattr(os, "geteuid")
+if HAS_OWNERS:
+    import fcntl
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+STALE_LOCK_S = 10.0  # what is done under a lock takes milliseconds
 
 MAX_FILE_BYTES = 65_536  # connection files take about 300 bytes, key files 150
 
@@ -56,7 +67,7 @@ def read_private(path: StrPath, *, forbidden: int = 0o077) -> bytes:
     """
     try:
         # O_NONBLOCK: opening a fifo must not wait for its writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | _NO_LINK | _NO_WAIT)
     except FileNotFoundError:
         raise
     except OSError as exc:
@@ -83,7 +94,7 @@ def write_private(path: StrPath, data: bytes, *, lasting: bool = True) -> None:
     draft = os.path.join(directory, f".{name[:64]}.{os.urandom(6).hex()}")
     try:
         # O_EXCL and 0600 from the first instant: no moment in which another may open it.
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
         try:
             with open(fd, "wb") as file:
                 file.write(data)
@@ -100,11 +111,50 @@ def write_private(path: StrPath, data: bytes, *, lasting: bool = True) -> None:
 
 
 def _check_private(path: StrPath, info: os.stat_result, *, forbidden: int, remedy: str) -> None:
+    if not HAS_OWNERS:
+        return
     if info.st_uid != os.geteuid():
         raise ConfigError(f"{os.fspath(path)} belongs to user {info.st_uid}, not to user {os.geteuid()}")
     if info.st_mode & forbidden:
         mode = stat.S_IMODE(info.st_mode)
         raise ConfigError(f"{os.fspath(path)} is open to others (mode {mode:04o}): chmod {remedy} {os.fspath(path)}")
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: StrPath) -> Iterator[None]:
+    """Wait until no other process is in such a block for ``path``, a file that is made. For work of milliseconds.
+
+    Raises ConfigError when the file cannot be opened.
+    """
+    try:
+        fd = _locked(os.fspath(path)) if HAS_OWNERS else _made(os.fspath(path))
+    except OSError as exc:
+        raise ConfigError(f"{os.fspath(path)} cannot be opened: {exc.strerror}") from exc
+    try:
+        yield
+    finally:
+        os.close(fd)
+        if not HAS_OWNERS:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _locked(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _made(path: str) -> int:
+    """Without flock, the process that could make the file has the lock; one that died with it has it no more."""
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+        except FileExistsError:
+            with contextlib.suppress(OSError):
+                if time.time() - os.stat(path).st_mtime > STALE_LOCK_S:
+                    os.unlink(path)
+            time.sleep(0.01)
 
 
 def is_this_machine(host: str) -> bool:

@@ -6,13 +6,15 @@ process. A fork of the process starts a private host of its own. All functions m
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import errors
+from ..agents.base import AgentBase
 from ..client.proxy import AgentProxy, request_body, value_of
 from ..client.rpc import RpcClient
 from ..config import DEFAULT_TIMEOUT_S
@@ -20,6 +22,8 @@ from ..connection.connection import connect, trust
 from ..connection.target import Target
 from ..wire.messages import Op
 from .launcher import RpcAgentServerLauncher
+
+T = TypeVar("T")
 
 
 class _PrivateHost:
@@ -78,6 +82,47 @@ def stop_private_host() -> None:
         private, _private = _private, None
         if private is not None:
             private.end()
+
+
+def to_dist(obj: T, host: str | None = None, port: int | None = None, **where: Any) -> T:
+    """Make an agent of any object; returns its proxy, which is typed as the object.
+
+    The agent is a copy of ``obj`` as it is now, on the private host of this process; with ``host`` and ``port`` only an
+    `AgentBase` can go, because only that keeps the arguments to be made again from. ``timeout`` (seconds) is the
+    default deadline of the calls. SerializationError: something in the object cannot be sent. ConfigError: the object
+    has no methods, or cannot go to that host.
+    """
+    if isinstance(obj, AgentBase):
+        return obj.to_dist(host, port, **where)
+    cls: type = type(obj)
+    if isinstance(obj, type) or cls.__module__ == "builtins":
+        raise errors.ConfigError(f"to_dist takes an object of a class of yours, not {obj!r:.60}")
+    if host is not None or port is not None:
+        raise errors.ConfigError(
+            f"only an AgentBase can go to another host by to_dist, and this is a {cls.__name__}: start that host with "
+            f"the class and say RpcClient(host, port).create_agent({cls.__name__}, ...)"
+        )
+    held = _holding(cls)
+    proxy: Any = distribute(held, (obj.__reduce_ex__(2)[2:3],), {}, None, where)
+    return proxy  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _holding(cls: type) -> type:
+    """A class like ``cls`` whose objects are made from the state of one of its objects."""
+
+    def __init__(self: Any, state: tuple[Any, ...]) -> None:
+        given: Any = state[0] if state else None
+        if hasattr(cls, "__setstate__"):
+            self.__setstate__(given)
+            return
+        fields, slots = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        for part in (fields, slots):
+            for name, value in (part or {}).items():
+                object.__setattr__(self, name, value)
+
+    name = cls.__qualname__.rpartition(".")[2]
+    return type(name, (cls,), {"__init__": __init__, "__module__": cls.__module__, "__qualname__": f"<held>.{name}"})
 
 
 def distribute(

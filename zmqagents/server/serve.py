@@ -60,6 +60,7 @@ CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
 LOOK_EVERY_S = 10.0  # how often the descriptors are counted, and the host's files looked after
 MADE_EVERY_S = 0.005  # how often `_see_it_made` looks whether a declared agent is made
 TELL_EVERY_S = 0.5  # how often a service manager is told that the end takes longer
+SLOW_STOP_S = 0.3  # a stop that takes longer is explained
 SIGNAL_S = 0.2  # how late a signal may be heard that another thread got, or that came just before a wait
 
 Ready = Callable[[Bound], None]
@@ -101,7 +102,9 @@ def build(
             keeper=keeper,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
-        raise errors.LaunchError(f"the store for results cannot be reached: {exc}") from None
+        raise errors.LaunchError(
+            f"the store for results cannot be reached: {exc} Start it there, or take --pool-type local"
+        ) from None
     return broker
 
 
@@ -144,7 +147,7 @@ def _hatch(
 def serve(
     config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
-    notifier: Notifier | None = None, own_process: bool = False,
+    notifier: Notifier | None = None, own_process: bool = False, waits: Callable[[], None] | None = None,
 ) -> int:  # fmt: skip
     """Run a host in this process until it is stopped; the exit status, 0.
 
@@ -153,6 +156,7 @@ def serve(
     process of another host's agents is told to stop by its life line, and these signals do nothing there.
     Raises what `build` raises, AddressInUse, and whatever made the router thread fail. When it returns, every
     socket and file is closed; a thread that is stuck in an agent's code is left behind. ``notifier`` is told how it is.
+    ``waits`` is called once where a stop waits for calls.
     ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
     """
     descriptors.raise_limit()
@@ -172,7 +176,7 @@ def serve(
             _switch_interval(config.switch_interval_s), descriptors.not_for_forks(bound.port, bound.ipc),
             forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
-            _run(broker, bound, ready, notifier or Notifier(), timer, collector)
+            _run(broker, bound, ready, notifier or Notifier(), timer, collector, waits)
     host_log.info("%s has ended", config.server_id)
     return 0
 
@@ -188,7 +192,10 @@ def _tell_of_start(config: BrokerConfig, bound: Bound) -> None:
     )  # fmt: skip
 
 
-def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
+def _run(
+    broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector,
+    waits: Callable[[], None] | None,
+) -> None:  # fmt: skip
     registration = None
     adopt(broker.link)
     # A daemon, for an agent's code may be stuck in it.
@@ -201,7 +208,7 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
         if all(_see_it_made(broker, agent_id, made, timer) for agent_id, made in declared.items()):
             registration = _register(broker.config, bound)
             ready(bound)
-        _attend(broker, bound, notifier, timer, collector)
+        _attend(broker, bound, notifier, timer, collector, waits)
     finally:
         if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
             broker.request_stop(0.0)
@@ -281,7 +288,10 @@ def _hear(broker: Broker, timer: EndTimer, timeout_s: float) -> None:
             grace_s = broker.told.get_nowait()
 
 
-def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
+def _attend(
+    broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, collector: Collector,
+    waits: Callable[[], None] | None,
+) -> None:  # fmt: skip
     """Wait for the end of the host; meanwhile look after descriptors, memory and files, and tell the service manager.
 
     It is alive as long as the router thread answers: what another thread does says nothing of the host.
@@ -302,6 +312,9 @@ def _attend(broker: Broker, bound: Bound, notifier: Notifier, timer: EndTimer, c
         end = time.monotonic() + every_s
         while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
             _hear(broker, timer, min(left_s, SIGNAL_S))
+            if broker.draining and waits is not None and not broker.finished.wait(SLOW_STOP_S):
+                waits()
+                waits = None
         if time.monotonic() >= next_look:
             gauge.look()
             collector.look()

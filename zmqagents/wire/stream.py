@@ -22,7 +22,7 @@ BUFFER_READ_BYTES = 1_048_576  # a longer buffer is read in pieces
 WRITE_BYTES = 4_194_304  # at a time: one call goes on while the other side reads, and others wait for this thread
 PIECES = 64  # written by one system call
 SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max allows, twice the default at least
-AT_ONCE = int(socket.MSG_DONTWAIT)
+AT_ONCE = int(getattr(socket, "MSG_DONTWAIT", 0))  # Windows has neither the flag nor hosts with Unix sockets
 SENDING = AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
 

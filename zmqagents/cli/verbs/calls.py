@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from ... import errors
 from ...config import MEBIBYTE
+from .. import completing
 from ..command import DashVerb, Verb
 from ..options import as_json, of_values, on_host, option, with_traceback, within
 from ..output import say, show, show_rows
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from ...client.result import AsyncResult
     from ...client.rpc import RpcClient
 
+ENDED = "had ended already"
+
 __all__ = ["call", "cancel", "create", "delete", "download", "result"]
 
 
 @click.command(cls=DashVerb)
-@click.argument("class_name", metavar="CLASS")
+@click.argument("class_name", metavar="CLASS", shell_complete=completing.classes)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @option("--agent-id", metavar="ID", help="Its id; default: a new one.")
 @on_host
@@ -47,18 +51,19 @@ def create(
 
 
 @click.command(cls=Verb)
-@click.argument("agent")
+@click.argument("agent", shell_complete=completing.agents)
 @on_host
-def delete(agent: str, **where: Any) -> None:
+@as_json
+def delete(agent: str, as_json: bool, **where: Any) -> None:
     """Delete an agent: its queued calls end in AgentDeleted."""
     with open_client(**where) as client:
         client.delete_agent(agent)
-    click.echo(f"deleted {agent}")
+    show({"deleted": agent} if as_json else f"deleted {agent}", as_json)
 
 
 @click.command(cls=DashVerb)
-@click.argument("agent")
-@click.argument("method")
+@click.argument("agent", shell_complete=completing.agents)
+@click.argument("method", shell_complete=completing.methods)
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1)
 @on_host
 @of_values
@@ -151,8 +156,9 @@ def _attribute(proxy: AgentProxy, name: str) -> Any:
 
 
 def _no_such_method(proxy: AgentProxy, name: str) -> errors.UnknownMethod:
-    offered = ", ".join(sorted(proxy.__zmqagents_ref__().methods)) or "none"
-    return errors.UnknownMethod(f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}; it has: {offered}")
+    offered = sorted(proxy.__zmqagents_ref__().methods)
+    text = f"{proxy.__zmqagents_places__()[0]} has no public method {name!r}; it has: {', '.join(offered) or 'none'}"
+    return errors.UnknownMethod(text + errors.did_you_mean(name, offered))
 
 
 @click.command(cls=Verb)
@@ -180,21 +186,28 @@ def result(
 
 
 @click.command(cls=Verb)
-@click.argument("task_id")
+@click.argument("task_id", shell_complete=completing.tasks)
 @on_host
-def cancel(task_id: str, **where: Any) -> None:
+@as_json
+def cancel(task_id: str, as_json: bool, **where: Any) -> None:
     """Cancel a call: one that waits never runs, one that runs is told."""
     with open_client(**where) as client:
         ending = client.get_result(task_id, timeout=5.0)  # asked for first: it tells how the call has ended
-        client.cancel(task_id)
+        try:
+            client.cancel(task_id)
+        except errors.ZmqAgentsError:
+            with contextlib.suppress(errors.ZmqAgentsError):
+                ending.result()  # looked at, so that nobody is told that it was not
+            raise
         try:
             ending.result()
+            how = ENDED
         except errors.CallCancelled:
-            click.echo(f"cancelled {task_id}")
-            return
+            how = "cancelled"
         except errors.AgentCallError:
-            pass
-    click.echo(f"{task_id} had ended already")
+            how = ENDED
+    text = f"{task_id} {how}" if how == ENDED else f"{how} {task_id}"
+    show({"task_id": task_id, "cancelled": how != ENDED} if as_json else text, as_json)
 
 
 @click.command(cls=Verb)

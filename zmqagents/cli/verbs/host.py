@@ -32,7 +32,8 @@ LOOK_EVERY_S = 0.02  # how often `stop` looks whether it has
 @option(
     "--grace", metavar="SECONDS", callback=as_seconds, help="How long calls may go on; default: the host's own grace."
 )
-def stop(grace: float | None, host: str, port: int | None, server_id: str | None) -> None:
+@as_json
+def stop(grace: float | None, as_json: bool, host: str, port: int | None, server_id: str | None) -> None:
     """Stop a host and wait until it has ended.
 
     Where none is running that is said, and the exit code is 0 as well. A host on this machine that does not answer is
@@ -41,7 +42,7 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
     """
     record = locate(host, port, server_id)
     if record is None and (not port or server_id):
-        click.echo(f"no host {server_id + ' ' if server_id else ''}of yours is running on this machine")
+        _tell(f"no host {server_id + ' ' if server_id else ''}of yours is running on this machine", False, as_json)
         return
     name = f"{record.server_id} at {record.host}:{record.port}" if record else f"{host}:{port}"
     given_s = record.grace_s if grace is None and record is not None else grace
@@ -50,7 +51,8 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
     try:
         limit_s = _ask_to_stop(grace, host, port, server_id, record, min(PATIENCE_S, 0.5 + likely_s / 4))
     except errors.HostUnreachable:
-        click.echo(f"no host is running at {record.host if record else host}:{record.port if record else port}")
+        where = f"{record.host if record else host}:{record.port if record else port}"
+        _tell(f"no host is running at {where}", False, as_json)
         return
     except (errors.HostStopping, errors.CallLost, errors.HostLost):  # it was about to end by itself
         limit_s = 0.0
@@ -60,7 +62,17 @@ def stop(grace: float | None, host: str, port: int | None, server_id: str | None
     elif not _wait_until_gone(record, host, port, limit_s + END_WAIT_S):
         pid = f" (pid {record.pid})" if record else ""
         raise errors.CallTimeout(f"{name}{pid} is still there {limit_s + END_WAIT_S:g} s after it was asked to stop")
-    click.echo(f"stopped {name}")
+    _tell(f"stopped {name}", True, as_json)
+
+
+def _tell(text: str, was_there: bool, as_json: bool) -> None:
+    show({"stopped": was_there, "message": text} if as_json else text, as_json)
+
+
+def _say_why_it_takes_time(info: dict[str, Any], grace_s: float) -> None:
+    if info["calls_open"] and grace_s > 0:
+        calls = f"{info['calls_open']} call{'s' * (info['calls_open'] != 1)}"
+        say(f"waiting up to {grace_s:g} s for {calls} of {info['server_id']}; as_server stop --grace 0 ends them now")
 
 
 def _ask_to_stop(
@@ -76,14 +88,16 @@ def _ask_to_stop(
     with open_client(host, port, server_id) as client:
         try:
             with contextlib.nullcontext() if record is None else deadline(patience_s):
-                settings = client.get_server_info()["settings"]
+                info = client.get_server_info()
                 client.stop(grace)
         except (errors.HostUnreachable, errors.CallTimeout):
             if record is None or not record.is_live:
                 raise
             _signal(record, signal.SIGTERM)  # here: to close the connection may take a second
             return None
-        return float(settings["grace_s"]) if grace is None else grace
+        grace_s = float(info["settings"]["grace_s"]) if grace is None else grace
+        _say_why_it_takes_time(info, grace_s)
+        return grace_s
 
 
 def _signal(record: ConnectionFile, number: signal.Signals) -> None:
@@ -238,7 +252,7 @@ def children(agent: str | None, as_json: bool, **where: Any) -> None:
     with open_client(**where) as client:
         if agent is not None:
             client.restart_child(agent)
-            click.echo(f"restarted the process of {agent}")
+            show({"restarted": agent} if as_json else f"restarted the process of {agent}", as_json)
             return
         found = client.get_child_list()
     columns = ("pid", "state", "isolation", "memory_mb", "silent_s", "calls", "crashes", "agents")

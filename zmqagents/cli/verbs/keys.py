@@ -34,9 +34,11 @@ def _store() -> KeyStore:
 
 
 @keys.command("path")
-def keys_path() -> None:
+@as_json
+def keys_path(as_json: bool) -> None:
     """Print the directory of the key store, which is made if missing (ZMQAGENTS_KEYS moves it)."""
-    click.echo(str(_store().path))
+    path = str(_store().path)
+    show({"path": path} if as_json else path, as_json)
 
 
 @keys.command("show")
@@ -59,7 +61,8 @@ def keys_show(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("public_key", metavar="KEY")
 @option("--role", type=click.Choice(["call", "admin"]), default="call", show_default=True, help="What NAME may do.")
-def keys_add(name: str, public_key: str, role: str) -> None:
+@as_json
+def keys_add(name: str, public_key: str, role: str, as_json: bool) -> None:
     """Let the client NAME with its public KEY call the hosts of this user; or, with HOST:PORT for NAME, know the
     KEY of that host. An earlier key of the name is replaced. Hosts that run see it within a second.
     """
@@ -67,7 +70,7 @@ def keys_add(name: str, public_key: str, role: str) -> None:
         _store().remember_host(*_host_and_port(name), public_key)
     else:
         _store().authorize(name, public_key, "admin" if role == "admin" else "call")
-    click.echo(f"added {name}")
+    _done("added", name, as_json)
 
 
 @keys.command("list")
@@ -84,21 +87,27 @@ def keys_list(as_json: bool) -> None:
 
 @keys.command("remove")
 @click.argument("name")
-def keys_remove(name: str) -> None:
+@as_json
+def keys_remove(name: str, as_json: bool) -> None:
     """Refuse the client NAME from now on; or, with HOST:PORT, forget that host's key."""
     if ":" in name:
         _forget(name)
     elif not _store().revoke(name):
         raise _no_such_key(name)
-    click.echo(f"removed {name}")
+    _done("removed", name, as_json)
 
 
 @keys.command("forget")
 @click.argument("name", metavar="HOST:PORT")
-def keys_forget(name: str) -> None:
+@as_json
+def keys_forget(name: str, as_json: bool) -> None:
     """Know the key of the host at HOST:PORT no more."""
     _forget(name)
-    click.echo(f"forgot {name}")
+    _done("forgot", name, as_json)
+
+
+def _done(what: str, name: str, as_json: bool) -> None:
+    show({what: name} if as_json else f"{what} {name}", as_json)
 
 
 def _forget(name: str) -> None:

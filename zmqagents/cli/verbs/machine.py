@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from ... import errors
 from ...config import BrokerConfig, without_password
 from ...version import __version__
-from ..command import Verb, name_the_option, variable_of
+from ..command import Verb, name_the_option, origin_of
 from ..options import as_json
 from ..output import say, show, show_facts, show_table
 from ..settings import settings
@@ -80,7 +80,9 @@ def _versions() -> dict[str, str]:
 def _with_origin(ctx: click.Context, name: str, value: Any) -> dict[str, Any]:
     param = next(param for param in ctx.command.params if param.name == name)
     source = ctx.get_parameter_source(name)
-    origin = variable_of(ctx, param) or ("argument" if source is ParameterSource.COMMANDLINE else "default")
+    origin = origin_of(ctx, param).partition(": ")[0] or (
+        "argument" if source is ParameterSource.COMMANDLINE else "default"
+    )
     return {"value": without_password(value) if name.endswith("_url") and value else value, "origin": origin}
 
 

@@ -8,16 +8,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ... import errors
-from ...config import BrokerConfig
-from ...process import signals
+from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
+from ..declared import Declared, classes_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
 from ..output import say
 from ..settings import settings
@@ -43,29 +42,28 @@ class StartVerb(Verb):
             name, _, attached = word.partition("=")
             if name == "--local-mode" and (attached or re.fullmatch(r"(?i)true|false|yes|no|on|off|[01]", value)):
                 raise click.UsageError("--local-mode takes no value: write --local-mode or --no-local-mode", ctx)
+        ctx.meta[__name__] = [word for word in args if word != "--reload"]
         return super().parse_args(ctx, args)
 
 
-def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
-    """The callback of ``--agent ID=CLASS``."""
-    agents: dict[str, Any] = {}
-    for text in texts:
-        agent_id, _, class_name = text.partition("=")
-        if not agent_id or not class_name:
-            raise click.BadParameter(f"{text!r} is not ID=CLASS", ctx, param)
-        if agent_id in agents:
-            raise click.BadParameter(f"{agent_id!r} is given twice", ctx, param)
-        agents[agent_id] = (class_name, {})
-    return agents
-
-
 @click.command(cls=StartVerb)
+@click.argument("classes", metavar="[MODULE:CLASS]...", nargs=-1)
 @settings
 @option(
-    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=_declarations,
-    help="An agent to make at each start, before the first client is served; may be given several times.",
+    "--class", "more_classes", multiple=True, metavar="MODULE:CLASS",
+    help="The same as an option: a class whose agents clients may make; may be given several times.",
+)  # fmt: skip
+@option(
+    "--agent", "declared", multiple=True, metavar="ID=CLASS", callback=parse_agents,
+    help="An agent to make at each start, before the first client is served: ID=CLASS, ID=module:Class, or with "
+    "arguments ID=module:Class(limit=3); may be given several times.",
+)  # fmt: skip
+@option(
+    "--app-dir", metavar="DIR", type=click.Path(),
+    help="Where modules are imported from; default: the working directory.",
 )  # fmt: skip
 @option("--restart", is_flag=True, help="Start the host again when it crashes.")
+@option("--reload", is_flag=True, help="Start the host anew when a file of the program changes; for development.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
     "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is logged to stderr."
@@ -80,27 +78,49 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
 )  # fmt: skip
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
 @as_json
+@click.pass_context
 def start(
-    declared: dict[str, Any], restart: bool, strict: bool, log_level: str, log_format: str, agent_output: str,
-    no_log: bool, as_json: bool, **settings: Any,
+    ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
+    app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, log_format: str,
+    agent_output: str, no_log: bool, as_json: bool, **settings: Any,
 ) -> int:  # fmt: skip
-    """Run a host in the foreground.
+    """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
+
+    \b
+    as_server start shop:Inventory                          the class Inventory of shop.py, decorated or not
+    as_server start --agent 'inv=shop:Inventory(limit=3)'   and an agent of it
+    as_server start --agent-dir agents                      all agent classes in the files of a directory
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
     running and queued calls go on for --grace seconds and end it with exit code 0; a second signal ends it at once.
     An agent file that cannot be loaded is reported and left out, unless --strict.
 
+    With --reload a change of a file ends the host in order and starts it anew on the same port.
+
     With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
+    from ...discovery import check_system
+
+    check_system()
+    check_threads()
+    if reload:
+        return _keep_fresh(ctx, app_dir, settings)
     log_settings = LogSettings("off" if no_log else log_level, log_format, agent_output)
     if log_settings.mistake:
         raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
-    config = BrokerConfig(**settings, agents=declared, logs=log_settings)
+    put_on_path(app_dir)
+    loaded, agents = classes_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
+    return _start(BrokerConfig(**settings, agents=agents, logs=log_settings), loaded, restart, strict, as_json)
+
+
+def _start(config: BrokerConfig, classes: list[type], restart: bool, strict: bool, as_json: bool) -> int:
+    """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
     from ...agents import loader
-    from ...server import logs, serve
+    from ...process import signals
+    from ...server import logs
     from ...server.systemd import Notifier
 
     gc.enable()
@@ -112,24 +132,40 @@ def start(
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, as_json, notifier, program)
+        return _keep_running(config, classes, as_json, notifier, program)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
+    return _serve(config, classes, as_json, notifier, program)
+
+
+def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program) -> int:
+    """Run the host in this process until it is stopped."""
+    gc.disable()  # as above
+    from ...server import serve
+
+    gc.enable()
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config.open_to, as_json, program)
+        _announce(bound, os.getpid(), config, as_json, program)
+
+    def waits() -> None:
+        say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
 
     try:
-        status = serve.serve(config, [], ready, failures=failures, notifier=notifier, own_process=True)
+        status = serve.serve(
+            config, classes, ready, failures=failures, notifier=notifier, own_process=True, waits=waits
+        )
     finally:
         _tell_failures(failures)
     _exit_in_time(status)
     return status
 
 
-def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier, program: Program) -> int:
+def _keep_running(
+    config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program
+) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -139,12 +175,21 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier, progr
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config.open_to, as_json, program)
+        _announce(Bound(*report["bound"]), pid, config, as_json, program)
 
-    supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
+    supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
     _exit_in_time(status)
     return status
+
+
+def _keep_fresh(ctx: click.Context, app_dir: str | None, settings: dict[str, Any]) -> int:
+    """``start --reload``: this process watches the files, and the host is its child."""
+    from ..reloading import Reloader
+
+    config = BrokerConfig(**settings)
+    places = [app_dir or ".", *([config.agent_dir] if config.agent_dir else [])]
+    return Reloader(ctx.meta[__name__], config.server_id, places).run()
 
 
 def _tell_failures(failures: list[Any]) -> None:
@@ -152,14 +197,16 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, open_to: str, as_json: bool, program: Program) -> None:
+def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool, program: Program) -> None:
     server_id, host, port, ipc, _ = bound
-    if open_to:
-        say(f"warning: --insecure: {open_to} can call the agents on port {port}")
+    if config.open_to:
+        say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
     if as_json:
         text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
     else:
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
+        keys = "without keys" if config.insecure else "with keys"
+        where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
+        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
     try:
         program.say_first(text)
     except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
@@ -171,6 +218,7 @@ def _exit_in_time(status: int) -> None:
 
     The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
     """
+    from ...process import signals
     from ...server.logs import flush
 
     signals.ignore_stops()

@@ -14,7 +14,6 @@ hundreds of instructions on each side and, where callers wait for their answers,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import struct
@@ -24,6 +23,9 @@ from typing import Any
 from ...errors import RemoteProtocolError
 from ..messages import Frame
 from .ring import COUNT_MASK, Ring
+
+if hasattr(os, "memfd_create"):  # not on Windows, where there are clients, too
+    import fcntl
 
 __all__ = ["CAPACITY_BYTES", "SEGMENT_BYTES", "Segment", "is_offered", "make", "take_over"]
 

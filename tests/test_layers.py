@@ -19,7 +19,7 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
     "version", "telemetry", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
-    "connection", "store", "scheduler", "execution", "members", "broker", "client", "server", "__init__", "cli",
+    "connection", "store", "scheduler", "execution", "members", "broker", "client", "server", "web", "__init__", "cli",
     "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
@@ -29,6 +29,8 @@ DOORS = {
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
     "redis": ("redis", ("store.redis",)), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
     "hdrh": ("hdrhistogram", ("client.loadgen",)), "rich": ("rich", ("cli.verbs.watch",)),
+    "starlette": ("starlette", ("web",)), "uvicorn": ("uvicorn", ("web.serve",)),
+    "prometheus_client": ("prometheus_client", ("web.exposition",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
 VALUES = {
@@ -41,7 +43,7 @@ VALUES = {
 MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES).items()}
 # Python documents or exports these for everybody, in spite of the underscore; the last two are of named tuples.
 PUBLIC = {"os._exit", "sys._current_frames", "asyncio._get_running_loop", "_replace", "_asdict"}
-FOLDERS, FILES, MODULES_EACH = 16, 7, 12
+FOLDERS, FILES, MODULES_EACH = 17, 7, 12
 METHODS, CLASS_LINES, FUNCTION_LINES, BROKER_ATTRIBUTES = 45, 550, 60, 25
 
 
@@ -140,6 +142,6 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
     asked = [config["options"]["install_requires"], extras["cloudpickle"], extras["models"], extras["numpy"]]
-    asked += [extras["top"]]
+    asked += [extras["top"], extras["web"].replace("prometheus-client", "prometheus_client")]
     asked += [line for line in extras["bench"].splitlines() if line.startswith("hdrh")]
     assert set(re.findall(r"^(\w+)", "\n".join(asked), re.M)) == {name for name, _ in DOORS.values()}

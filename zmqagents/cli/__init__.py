@@ -2,7 +2,7 @@
 
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls dump children one host: end it, look at it
-    health logs top                        whether it is well, its log, its figures
+    health logs top web                    whether it is well, its log, its figures, both for others to read
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
@@ -46,7 +46,7 @@ __all__ = ["main", "shell"]
 _MODULE_OF = {
     "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
-    "children": "host", "health": "watch", "logs": "watch", "top": "watch",
+    "children": "host", "health": "watch", "logs": "watch", "top": "watch", "web": "web",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip

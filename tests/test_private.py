@@ -11,8 +11,10 @@ import pytest
 
 from source import ROOT, Function, Module, modules
 
-# Public in spite of the underscore: of `os`, `sys`, `asyncio` and named tuples; `_private` is of models in tests.
-PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private"}
+# Public in spite of the underscore: of `os`, `sys`, `asyncio` and named tuples; `_private` is of models in tests, and
+# the last three are of AgentScope, whose agents use them.
+PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private",
+          "_oid", "_ready", "_check_created"}  # fmt: skip
 OUTSIDE = {"os", "sys", "multiprocessing"}  # whose privates are not the package's
 IS_PRIVATE = re.compile(r"_(?!_)\w")
 

@@ -35,12 +35,15 @@ from typing import Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
+from ..config import MEBIBYTE
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
 from ..members.answers import Answers
 from ..members.members import Members
 from ..models.configs import ModelConfigs
+from ..process.memory import resident_bytes
+from ..scheduler.admission import unmade
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
 from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
@@ -262,7 +265,8 @@ class Management:
             "python": ".".join(map(str, sys.version_info[:3])),
             "state": "draining" if dispatcher.draining else "running", "host": self._config.host,
             "port": None if bound is None else bound.port, **self._clients.where(),
-            "uptime_s": round(self._clock() - self._started, 3), "capacity": self._config.capacity,
+            "uptime_s": round(self._clock() - self._started, 3), "cpu_s": round(time.process_time(), 3),
+            "memory_mb": round(resident_bytes() / MEBIBYTE, 1), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "children": self._members.figures(),
             "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
@@ -361,6 +365,8 @@ class Management:
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+        if (error := unmade(record)) is not None:
+            raise error
         return self._host.description(record)
 
     # ------------------------------------------------------------ orders

@@ -23,7 +23,7 @@ from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import RpcClient, creation, facts, next_page, rows, split_names
+from .rpc import RpcClient, creation, facts, maker_of, next_page, rows, split_names
 
 __all__ = ["AsyncRpcClient"]
 
@@ -84,32 +84,34 @@ class AsyncRpcClient:
         return self._client.address
 
     async def create_agent(
-        self, cls_or_name: type | str, /, *args: Any, agent_id: str | None = None,
+        self, cls_or_name: type | Callable[..., Any] | str, /, *args: Any, agent_id: str | None = None,
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy, all of whose methods are awaited.
 
         Arguments and errors as in `RpcClient.create_agent`. ``docs/typing.rst`` says how it gets a type.
         """
-        given = split_names(cls_or_name, kwargs, agent_id=agent_id, agent_options=agent_options)
-        return await self.make_agent(cls_or_name, args, kwargs, **given)
+        maker = maker_of(cls_or_name)
+        given = split_names(maker, kwargs, agent_id=agent_id, agent_options=agent_options)
+        return await self.make_agent(maker, args, kwargs, **given)
 
     async def make_agent(
-        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
         agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None, either: Collection[str] = (),
         timeout: Timeout = UNSET,
     ) -> AgentProxy:  # fmt: skip
         """The same as `create_agent`, with the constructor's arguments apart; see `RpcClient.make_agent`."""
         timeout = self._timeout if isinstance(timeout, Unset) else timeout
         await self._settle()
-        name, options = creation(cls_or_name, agent_id, agent_options, either)
-        cls = cls_or_name if isinstance(cls_or_name, type) else None
+        maker = maker_of(cls_or_name)
+        name, options = creation(maker, agent_id, agent_options, either)
+        cls = maker if isinstance(maker, type) else None
         try:
             return self._proxy(await self._create(name, args, kwargs, options, timeout), cls, timeout)
         except errors.UnknownClass:
-            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
+            if isinstance(maker, str) or not self._link.takes_pickles:
                 raise
-        await self._manage(Op.REGISTER, cls_or_name)
+        await self._manage(Op.REGISTER, maker)
         return self._proxy(await self._create(name, args, kwargs, options, timeout), cls, timeout)
 
     def options(

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from .. import codec, errors
+from ..agents.factories.factory import Factory, Maker, as_maker, maker_name
 from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
-from ..agents.spec import class_name_of, own_names
+from ..agents.spec import own_names
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
@@ -31,15 +32,13 @@ T = TypeVar("T")
 
 
 def creation(
-    cls_or_name: type | str, agent_id: Any = None, agent_options: Any = None, either: Collection[str] = ()
+    cls_or_name: Maker | str, agent_id: Any = None, agent_options: Any = None, either: Collection[str] = ()
 ) -> tuple[str, dict[str, Any]]:
     """Class name and options of a create request.
 
     ``either``: keywords that are given to the constructor, too, as only the host knows whether that takes them.
     """
-    name = class_name_of(cls_or_name) if isinstance(cls_or_name, type) else cls_or_name
-    if not isinstance(name, str):
-        raise errors.ConfigError(f"create_agent takes a class or its name, not {cls_or_name!r}")
+    name = cls_or_name if isinstance(cls_or_name, str) else maker_name(cls_or_name)
     options: dict[str, Any] = {"class": checked_name(name, errors.UnknownClass)}
     if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
         options["origin"] = origin_of(cls_or_name)
@@ -71,19 +70,30 @@ def _agent_options(given: Any) -> dict[str, Any]:
     return {key: getattr(checked, key) for key in given}
 
 
-def split_names(cls_or_name: type | str, kwargs: dict[str, Any], **ours: Any) -> dict[str, Any]:
+def maker_of(cls_or_name: Any) -> Maker | str:
+    """What `create_agent` was given, as a host knows it. ConfigError for what makes no agent."""
+    return cls_or_name if isinstance(cls_or_name, str) else as_maker(cls_or_name)
+
+
+def split_names(cls_or_name: Maker | str, kwargs: dict[str, Any], **ours: Any) -> dict[str, Any]:
     """``ours`` as `RpcClient.make_agent` takes them; those that the constructor has as parameters go into ``kwargs``.
 
     By the name of a class nothing is known of its constructor: then they are both, and the host decides.
     """
     given = {name: value for name, value in ours.items() if value is not None}
     if given:
-        own = own_names(cls_or_name) if isinstance(cls_or_name, type) else frozenset(given)
+        own = _own_names(cls_or_name, frozenset(given))
         kwargs |= {name: given[name] for name in own & given.keys()}
-        if not isinstance(cls_or_name, type):
+        if isinstance(cls_or_name, str):
             return {**given, "either": tuple(given)}
         given = {name: value for name, value in given.items() if name not in own}
     return given
+
+
+def _own_names(maker: Maker | str, unknown: frozenset[str]) -> frozenset[str]:
+    if isinstance(maker, type):
+        return own_names(maker)
+    return maker.spec.own_names if isinstance(maker, Factory) else unknown
 
 
 class AgentMaker:
@@ -185,19 +195,21 @@ class RpcClient:
     ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy when its ``__init__`` and its hooks have ended.
 
-        ``cls_or_name``: a class, or the name of one that the host knows. The remaining arguments go to its
-        ``__init__``. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
+        ``cls_or_name``: a class, or a function (also ``async``) that gives any object, or the name of one that the
+        host knows; a private host gets what it does not know. The remaining arguments go to its ``__init__`` or to
+        the function. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
         this agent: any that `agent` takes; ``env`` needs the role admin. A class whose ``__init__`` has a parameter of
         one of these two names gets it; `options` keeps both apart.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` or a hook raises.
         """
-        given = split_names(cls_or_name, kwargs, agent_id=agent_id, agent_options=agent_options)
-        return self.make_agent(cls_or_name, args, kwargs, **given)
+        maker = maker_of(cls_or_name)
+        given = split_names(maker, kwargs, agent_id=agent_id, agent_options=agent_options)
+        return self.make_agent(maker, args, kwargs, **given)
 
     def make_agent(
-        self, cls_or_name: type | str, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
         agent_id: str | None = None, agent_options: Mapping[str, Any] | None = None, either: Collection[str] = (),
         timeout: Timeout = UNSET,
     ) -> AgentProxy:  # fmt: skip
@@ -207,14 +219,15 @@ class RpcClient:
         making it, and the default deadline of its calls, in seconds; default that of this client.
         """
         timeout = self._timeout if isinstance(timeout, Unset) else timeout
-        name, options = creation(cls_or_name, agent_id, agent_options, either)
-        cls = cls_or_name if isinstance(cls_or_name, type) else None
+        maker = maker_of(cls_or_name)
+        name, options = creation(maker, agent_id, agent_options, either)
+        cls = maker if isinstance(maker, type) else None
         try:
             return self._create(name, args, kwargs, options, cls, timeout)
         except errors.UnknownClass:
-            if not isinstance(cls_or_name, type) or not self._link.takes_pickles:
+            if isinstance(maker, str) or not self._link.takes_pickles:
                 raise
-        self._manage(Op.REGISTER, cls_or_name)
+        self._manage(Op.REGISTER, maker)
         return self._create(name, args, kwargs, options, cls, timeout)
 
     def options(

@@ -1,4 +1,4 @@
-"""The classes that a host may make agents of, by name.
+"""The classes that a host may make agents of, by name; and the functions (`Factory`), which are known likewise.
 
 A class has two names: the full one (``module:Qualified.Name``), which is unique, and the short one, which its users
 write. A short name that two classes have finds neither, and the error names both. A client that has imported the
@@ -11,28 +11,33 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from .. import errors
+from ..agents.factories.factory import Factory, Maker, as_maker, maker_name
 from ..agents.origin import origin_of
-from ..agents.spec import ClassSpec, class_name_of, spec_of
+from ..agents.spec import ClassSpec, spec_of
 
 
 class ClassTable:
-    """The agent classes of a host. Thread-safe: read by the router thread, changed by management calls."""
+    """The agent classes of a host. Thread-safe: read by the router thread, changed by management calls.
 
-    def __init__(self, classes: Iterable[type] = ()) -> None:
+    ``adapt``: what is hosted for an object that a factory gives.
+    """
+
+    def __init__(self, classes: Iterable[Maker] = (), adapt: Callable[[Any], Any] = lambda made: made) -> None:
+        self.adapt = adapt
         self._lock = threading.Lock()
-        self._by_full: dict[str, type] = {}
+        self._by_full: dict[str, Maker] = {}
         self._by_short: dict[str, list[str]] = {}
         for cls in classes:
             self.add(cls)
 
-    def add(self, cls: type, *, replace: bool = False) -> None:
-        """Make ``cls`` known. Another class of the same name is a ConfigError unless ``replace``."""
-        if not isinstance(cls, type):
-            raise errors.ConfigError(f"an agent class must be a class, not {cls!r}")
-        full, short = class_name_of(cls), cls.__name__
+    def add(self, cls: Maker, *, replace: bool = False) -> None:
+        """Make ``cls`` known, or a factory. Another one of the same name is a ConfigError unless ``replace``."""
+        cls = as_maker(cls)
+        full, short = maker_name(cls), cls.__name__ if isinstance(cls, type) else cls.short
         with self._lock:
             known = self._by_full.get(full)
             if known is cls:
@@ -44,13 +49,13 @@ class ClassTable:
                     f"{_place_of(cls)}; rename one"
                 )
             self._by_full[full] = cls
-            origin_of(cls)  # now: the file may be changed later
+            _origin(cls)  # now: the file may be changed later
             names = self._by_short.setdefault(short, [])
             if full not in names:
                 names.append(full)
 
-    def find(self, name: str, origin: str | None = None) -> type:
-        """The class called ``name``, full or short; UnknownClass lists what there is.
+    def find(self, name: str, origin: str | None = None) -> Maker:
+        """The class or factory called ``name``, full or short; UnknownClass lists what there is.
 
         ``origin``: of the client's own class, "" if it has no file. Then a class of another module will do, if it comes
         from the same file, or nobody knows from which.
@@ -73,7 +78,7 @@ class ClassTable:
 
     def _from(self, origin: str, name: str, fulls: list[str]) -> list[str]:
         """Those of ``fulls`` that come from the file ``origin``, or else from none; UnknownClass if all are others."""
-        origins = {full: origin_of(self._by_full[full]) for full in fulls}
+        origins = {full: _origin(self._by_full[full]) for full in fulls}
         same = [full for full in fulls if origins[full] == origin and full.rpartition(":")[2] == name]
         possible = same or [full for full in fulls if not origins[full]]
         if fulls and not possible:
@@ -85,7 +90,8 @@ class ClassTable:
         return possible
 
     def spec(self, name: str, origin: str | None = None) -> ClassSpec:
-        return spec_of(self.find(name, origin))
+        found = self.find(name, origin)
+        return found.spec if isinstance(found, Factory) else spec_of(found)
 
     def names(self) -> list[str]:
         """Full names, sorted."""
@@ -93,8 +99,12 @@ class ClassTable:
             return sorted(self._by_full)
 
 
-def _place_of(cls: type) -> str:
+def _origin(maker: Maker) -> str:
+    return origin_of(maker) if isinstance(maker, type) else ""
+
+
+def _place_of(maker: Maker) -> str:
     try:
-        return f"{class_name_of(cls)} ({inspect.getfile(cls)})"
+        return f"{maker_name(maker)} ({inspect.getfile(maker.make if isinstance(maker, Factory) else maker)})"
     except (TypeError, OSError):
-        return class_name_of(cls)
+        return maker_name(maker)

@@ -18,6 +18,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
+from ..agents.factories.factory import Factory
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
@@ -28,6 +29,7 @@ from .event_loop import EventLoop
 from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
 from .lifecycle.lives import Lives
+from .lifecycle.opening import Opening
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -260,7 +262,8 @@ class AgentHost:
             name = "__init__"
         known = self._scopes.get((spec.name, name))
         if known is None or known[0] is not spec:
-            methods, skip = annotated(self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance), name)
+            cls = self.classes.find(spec.name) if ticket.op else type(ticket.agent.instance)
+            methods, skip = ([cls.make], 0) if isinstance(cls, Factory) else annotated(cls, name)
             expected = codec.expected_by(*methods, skip=skip)
             known = spec, self._own_scope._replace(expected=expected)
             self._scopes[spec.name, name] = known
@@ -296,10 +299,14 @@ class AgentHost:
         args, kwargs = self._arguments(ticket)
         for name in record.ours:
             kwargs.pop(name, None)
+        if isinstance(cls, Factory):
+            return Opening(cls, args, kwargs, self.classes.adapt, record.agent_id, self.services)
         return _make(cls, args, kwargs, record.agent_id, self.services)
 
     def _create(self, ticket: Ticket, record: AgentRecord) -> bytes:
         instance = self._instance_for(ticket)
+        if isinstance(instance, Opening):
+            return self._open(ticket, record, instance)
         hooks = record.spec.hooks
         if hooks.starts_on_loop and ticket.context is not None:
             ticket.context.put_off(functools.partial(self._start_on_loop, ticket, instance))
@@ -308,6 +315,14 @@ class AgentHost:
             self._lives.start(ticket, instance)
         record.hold(instance)
         return self.description(record)
+
+    def _open(self, ticket: Ticket, record: AgentRecord, opening: Opening) -> bytes:
+        """Start an agent that a factory makes: only then is it known what it offers."""
+        self._lives.start(ticket, opening, context=opening.context)
+        made = opening.made()
+        record.become(made.spec, made.options(record.options))
+        record.hold(opening.agent)
+        return self.description(record, made.packed() if self.config.parent is not None else None)
 
     async def _start_on_loop(self, ticket: Ticket, instance: Any) -> bytes:
         await self._lives.start_on_loop(ticket, instance)
@@ -320,8 +335,11 @@ class AgentHost:
             self._lives.drop(record)
         record.drop_instance()
 
-    def description(self, record: AgentRecord) -> bytes:
-        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed."""
+    def description(self, record: AgentRecord, made: bytes | None = None) -> bytes:
+        """``[agent id, class name, class doc, packed {method: [mark, signature, doc]}]``, packed.
+
+        ``made`` follows, where the host of this process waits for it.
+        """
         spec = record.spec
         known = self._packed_methods.get(spec.name)
         if known is None or known[0] is not spec:
@@ -331,7 +349,7 @@ class AgentHost:
         if not isinstance(instance, AgentBase) and inspect.getattr_static(instance, "agent_id", _END) is not _END:
             # Its own attribute, of which its class need not know: a proxy must not hide it by the agent's id.
             packed = codec.pack({"agent_id": [ATTRIBUTE, "", ""], **_methods_of(spec)})
-        return codec.pack([record.agent_id, spec.name, spec.doc, packed])
+        return codec.pack([record.agent_id, spec.name, spec.doc, packed, *([] if made is None else [made])])
 
     # ------------------------------------------------------------ replies
 

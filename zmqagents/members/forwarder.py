@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 from .. import errors
 from ..agents.context import HostServices, RunningCall
+from ..agents.factories.factory import FACTORY_HOOKS
+from ..agents.factories.made import Made
 from ..agents.state import Snapshot
 from ..codec import Encoded, pack, unpack
 from ..connection.requests import Call
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
-from ..scheduler.records import END, Ticket
+from ..scheduler.records import END, MAX_GIVEN_BYTES, AgentRecord, Ticket
 from ..wire.messages import SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
 from .line import Line
 
@@ -170,6 +172,7 @@ class _Run:
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches
         if self._ticket.op == Op.CREATE and not reply.code:
+            reply = _learned(self._ticket.agent, reply)
             self._ticket.agent.hold(_ELSEWHERE)
         behind = self._call.behind
         if behind:
@@ -189,6 +192,16 @@ class _Run:
             return
         number, self._items = self._items, self._items + 1
         self._forwarder.item(self._ticket, number, item.body)
+
+
+def _learned(record: AgentRecord, reply: Reply) -> Reply:
+    """Take from the answer that an agent is made what it is, if a factory has made it; the answer without that."""
+    if record.spec.hooks is not FACTORY_HOOKS:
+        return reply
+    *description, told = unpack(bytes(reply.body[0]), max_bytes=MAX_GIVEN_BYTES)
+    made = Made.unpacked(told, record.spec)
+    record.become(made.spec, made.options(record.options))
+    return Reply(reply.code, (pack(description),))
 
 
 class _Credits:

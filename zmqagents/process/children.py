@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from .. import codec, errors
+from ..agents.factories.factory import Maker, maker_name
 from ..agents.spec import annotated, spec_of
 from ..codec import pickling
 from ..codec.classes.carried import carried
@@ -306,7 +307,7 @@ importlib.import_module(sys.argv[1]).main(source, *sys.argv[3:])
 
 
 def spawn(
-    module: str, config: BrokerConfig, classes: Sequence[type], *more: str, new_session: bool = True,
+    module: str, config: BrokerConfig, classes: Sequence[Maker], *more: str, new_session: bool = True,
     stderr: int | None = None, env: Mapping[str, str] | None = None,
 ) -> Child:  # fmt: skip
     """Call ``main(source, ready_fd, life_fd, *more)`` of ``module`` in a new interpreter, all of them texts but
@@ -333,13 +334,15 @@ def spawn(
         return Child(popen.pid, ready_r, life_w, popen)
 
 
-def _named_by(classes: Sequence[type]) -> list[type]:
+def _named_by(classes: Sequence[Maker]) -> list[type]:
     """The classes in annotations of agent classes of ``__main__``.
 
     Such a class is sent as its code, without what only the text of an annotation names.
     """
     found: dict[type, None] = {}
     for cls in classes:
+        if not isinstance(cls, type):  # a factory
+            continue
         for name in (*spec_of(cls).methods, "__init__") if cls.__module__ == "__main__" else ():
             methods, _ = annotated(cls, name)
             for of_result in (False, True):
@@ -347,14 +350,14 @@ def _named_by(classes: Sequence[type]) -> list[type]:
     return list(found)
 
 
-def _payload(config: BrokerConfig, classes: Sequence[type]) -> IO[bytes]:
+def _payload(config: BrokerConfig, classes: Sequence[Maker]) -> IO[bytes]:
     """What a fresh interpreter reads on its stdin. A file, not a pipe: writing it cannot block."""
     try:
         pickled = pickling.dumps(list(classes))
     except errors.MissingExtra:
         raise
     except Exception as exc:  # pickling runs the classes' own code
-        names = ", ".join(cls.__qualname__ for cls in classes)
+        names = ", ".join(map(maker_name, classes))
         raise errors.LaunchError(
             f"the agent classes ({names}) cannot be sent to a new interpreter: {exc}; put them into a module, or "
             f"launch before any thread is started, so that the host can be a fork"

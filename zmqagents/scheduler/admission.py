@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import errors
 from ..agents.base import new_agent_id
+from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
@@ -298,11 +299,20 @@ def _busy(record: AgentRecord) -> errors.HostBusy:
     return errors.HostBusy(f"{record.agent_id} is busy (on_busy='reject')")
 
 
-def _unknown_method(record: AgentRecord, name: str) -> errors.UnknownMethod:
+def unmade(record: AgentRecord) -> errors.HostBusy | None:
+    """The error for a call that comes before the factory of its agent has returned; clients try that again."""
+    if record.spec.hooks is not FACTORY_HOOKS or record.made:
+        return None
+    return errors.HostBusy.of_host(f"{record.agent_id} is being made, and what it offers is not known yet")
+
+
+def _unknown_method(record: AgentRecord, name: str) -> errors.ZmqAgentsError:
     if name.startswith("_"):
         return errors.UnknownMethod(f"{name!r} of {record.agent_id} ({record.spec.short}) is private")
     if not name.isidentifier():
         return errors.UnknownMethod(f"{name!r} is the name of no method or attribute")
+    if (error := unmade(record)) is not None:
+        return error
     offered = ", ".join(sorted(record.spec.methods)) or "none"
     return errors.UnknownMethod(
         f"{record.agent_id} ({record.spec.short}) has no public method {name!r}; it has: {offered}"

@@ -247,6 +247,11 @@ class AgentRecord:
         ticket.state = State.QUEUED
         self.end = ticket
 
+    def become(self, spec: ClassSpec, options: AgentOptions) -> None:
+        """Take the spec of the object that a factory has made, before it is held."""
+        self.spec = spec if self.home is None else away(spec)
+        self.options = options
+
     def hold(self, instance: Any) -> None:
         """Keep the object of the agent, which has been made and started."""
         self.instance = instance

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import codec, errors
+from ..agents.factories.factory import Maker
 from ..broker.listening import Bound
 from ..codec import pickling
 from ..config import BrokerConfig
@@ -49,7 +50,7 @@ class Report:
         return True
 
 
-def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: Report, life_fd: int) -> int:
+def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: Report, life_fd: int) -> int:
     """The whole life of a child, in its main thread: load, listen, report, serve. Never raises; the exit status.
 
     ``life_fd`` is the read end of a pipe whose other end the parent holds and never writes to.
@@ -91,7 +92,7 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[type]]], report: R
     return status
 
 
-def run_forked(config: BrokerConfig, classes: Sequence[type], ready_fd: int, life_fd: int) -> NoReturn:
+def run_forked(config: BrokerConfig, classes: Sequence[Maker], ready_fd: int, life_fd: int) -> NoReturn:
     """The whole life of a fork of the launching process."""
     leave(run_child(lambda: (config, classes), Report(ready_fd), life_fd))
 
@@ -101,7 +102,7 @@ def main(source: BinaryIO, ready_fd: str, life_fd: str) -> NoReturn:
     leave(run_child(lambda: load_payload(source), Report(int(ready_fd)), int(life_fd)))
 
 
-def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
+def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[Maker]]:
     """What `children.spawn` has written, but for the path."""
     config: BrokerConfig = pickle.load(source)
     known: bytes = pickle.load(source)
@@ -109,5 +110,5 @@ def load_payload(source: BinaryIO) -> tuple[BrokerConfig, Sequence[type]]:
         from ..codec.classes.carried import take_over
 
         take_over(known)
-    classes: Sequence[type] = pickling.loads(source.read())
+    classes: Sequence[Maker] = pickling.loads(source.read())
     return config, classes

@@ -23,11 +23,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from .. import discovery, errors
-from ..agents.spec import class_name_of
+from ..agents.factories.factory import Factory, as_maker, is_factory, maker_name
 from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id, replaced_by_gevent
 from ..process import children
 from . import stop
@@ -37,6 +37,7 @@ __all__ = ["RpcAgentServerLauncher"]
 log = logging.getLogger(__name__)
 
 StartMethod = Literal["auto", "fork", "fresh"]
+Declared = type | str | Callable[..., Any]  # what makes an agent, or its name
 Bound = list[Any]  # `broker.Bound` as it comes out of JSON
 LAUNCH_TIMEOUT_S = 30.0
 CLOSED_S = 0.25  # a host that ends by itself closes its sockets some 10 ms before its process ends
@@ -52,7 +53,8 @@ class RpcAgentServerLauncher:
     The parameters are those of `BrokerConfig`, checked here (ConfigError). After `launch`, ``host`` and ``port``
     say where it is. ``start_method``: see the module. ``launch_timeout_s``: how long it may take to listen;
     importing the agents' files counts. ``restart``: see the module. ``agents`` are made at each start, before the first
-    client is served: by their ids a class or its name, or a pair of that and the keyword arguments of its ``__init__``.
+    client is served: by their ids a class, a function that gives the agent's object, or the name of one, or a pair of
+    that and the keyword arguments of its ``__init__``.
     Any thread may use it.
     """
 
@@ -61,10 +63,11 @@ class RpcAgentServerLauncher:
         pool_type: Literal["local", "redis"] = "local", redis_url: str = "redis://localhost:6379",
         max_pool_size: int = 8192, max_expire_time: float = 7200, max_timeout_seconds: float = 5,
         local_mode: bool = False, agent_dir: str | os.PathLike[str] | None = None,
-        custom_agent_classes: Sequence[type] | None = None, server_id: str | None = None, studio_url: str | None = None,
+        custom_agent_classes: Sequence[type | Callable[..., Any]] | None = None,
+        server_id: str | None = None, studio_url: str | None = None,
         *, start_method: StartMethod = "auto", launch_timeout_s: float = LAUNCH_TIMEOUT_S, restart: bool = False,
         model_config_path: str | os.PathLike[str] | None = None,
-        agents: Mapping[str, type | str | tuple[type | str, dict[str, Any]]] | None = None, **more: Any,
+        agents: Mapping[str, Declared | tuple[Declared, dict[str, Any]]] | None = None, **more: Any,
     ) -> None:  # fmt: skip
         if start_method not in ("auto", "fork", "fresh"):
             raise errors.ConfigError(f"start_method must be 'auto', 'fork' or 'fresh', not {start_method!r}")
@@ -74,6 +77,7 @@ class RpcAgentServerLauncher:
             raise errors.ConfigError(f"restart must be True or False, not {restart!r}")
         if agents is not None and not isinstance(agents, Mapping):
             raise errors.ConfigError(f"agents must be a dictionary of agent ids to classes, not {agents!r}")
+        declared = {agent_id: _declared(what) for agent_id, what in (agents or {}).items()}
         try:
             self.config = BrokerConfig(
                 host=host, port=port, capacity=capacity, pool_type=pool_type, redis_url=redis_url,
@@ -81,21 +85,14 @@ class RpcAgentServerLauncher:
                 local_mode=local_mode, agent_dir=None if agent_dir is None else os.fspath(agent_dir),
                 server_id=server_id or "", studio_url=studio_url,
                 model_config_path=None if model_config_path is None else os.fspath(model_config_path),
-                agents={agent_id: _declared(what) for agent_id, what in (agents or {}).items()}, **more,
+                agents={agent_id: (_known_as(maker), kwargs) for agent_id, (maker, kwargs) in declared.items()}, **more,
             )  # fmt: skip
         except TypeError as exc:
             raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
         self.start_method = start_method
         self.launch_timeout_s = launch_timeout_s
         self.restart = restart
-        self._classes = list(custom_agent_classes or ())
-        for what in (agents or {}).values():
-            cls = what[0] if isinstance(what, tuple) else what
-            if isinstance(cls, type) and cls not in self._classes:
-                self._classes.append(cls)
-        for cls in self._classes:
-            if not isinstance(cls, type):
-                raise errors.ConfigError(f"custom_agent_classes holds classes, not {cls!r}")
+        self._classes = _makers(custom_agent_classes or (), [maker for maker, _ in declared.values()])
         self._lock = threading.Lock()  # one thread starts or stops a child
         self._bound: Bound | None = None
         self._child: children.Child | None = None
@@ -345,9 +342,26 @@ _running: set[RpcAgentServerLauncher] = set()
 
 
 def _declared(what: Any) -> Any:
-    """An entry of ``agents`` as `BrokerConfig` has it, which checks the rest."""
-    cls, kwargs = what if isinstance(what, tuple) and len(what) == 2 else (what, {})
-    return class_name_of(cls) if isinstance(cls, type) else cls, kwargs
+    """An entry of ``agents`` as a pair: what makes the agent, and keyword arguments. `BrokerConfig` checks the rest."""
+    maker, kwargs = what if isinstance(what, tuple) and len(what) == 2 else (what, {})
+    return as_maker(maker) if isinstance(maker, type) or is_factory(maker) else maker, kwargs
+
+
+def _known_as(maker: Any) -> Any:
+    return maker_name(maker) if isinstance(maker, (type, Factory)) else maker
+
+
+def _makers(classes: Iterable[Any], declared: Iterable[Any]) -> list[type | Factory]:
+    """What the host is to know, each once."""
+    found: dict[str, type | Factory] = {}
+    for maker in classes:
+        if not (isinstance(maker, type) or is_factory(maker)):
+            raise errors.ConfigError(f"custom_agent_classes holds classes and functions, not {maker!r}")
+        found.setdefault(maker_name(as_maker(maker)), as_maker(maker))
+    for maker in declared:
+        if isinstance(maker, (type, Factory)):
+            found.setdefault(maker_name(maker), maker)
+    return list(found.values())
 
 
 def _pid_at(ipc: str) -> int | None:

@@ -29,7 +29,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import discovery, errors
+from ..adapters import adapt
 from ..agents import loader
+from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
@@ -64,7 +66,7 @@ Ready = Callable[[Bound], None]
 
 
 def build(
-    config: BrokerConfig, classes: Sequence[type], *,
+    config: BrokerConfig, classes: Sequence[Maker], *,
     failures: list[errors.LoadError] | None = None, keeper: Keeper | None = None,
 ) -> Broker:  # fmt: skip
     """A broker with its classes and model configs, not yet bound. Raises LoadError, ConfigError, LaunchError.
@@ -72,7 +74,7 @@ def build(
     ``failures`` gets the errors of agent files that were left out; None: they are logged. ``keeper`` takes the states
     of agents; None: nobody asks for them.
     """
-    table = ClassTable(classes)
+    table = ClassTable(classes, adapt)
     if config.agent_dir is not None:
         for cls in loader.load_agents_from_dir(config.agent_dir, failures=failures):
             table.add(cls)
@@ -125,7 +127,7 @@ def _own_client(link: Link) -> Any:
 
 
 def _hatch(
-    config: BrokerConfig, classes: Sequence[type], parent: Parent, name: str, stderr: int,
+    config: BrokerConfig, classes: Sequence[Maker], parent: Parent, name: str, stderr: int,
     env: Mapping[str, str] | None,
 ) -> children.Child:  # fmt: skip
     """Start a process for agents of this host: a host that only this one can reach, with the same classes."""
@@ -140,7 +142,7 @@ def _hatch(
 
 
 def serve(
-    config: BrokerConfig, classes: Sequence[type], ready: Ready, *,
+    config: BrokerConfig, classes: Sequence[Maker], ready: Ready, *,
     started: Callable[[Broker], None] | None = None, failures: list[errors.LoadError] | None = None,
     notifier: Notifier | None = None, own_process: bool = False,
 ) -> int:  # fmt: skip
@@ -200,7 +202,8 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
             ready(bound)
         _attend(broker, bound, notifier, timer, collector)
     finally:
-        broker.request_stop(0.0)  # nothing if it has stopped
+        if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
+            broker.request_stop(0.0)
         _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from .. import discovery, errors
+from ..agents.factories.factory import Maker
 from ..config import END_WAIT_S, BrokerConfig
 from ..process import children, life_line, signals
 from ..process.crashes import Crashes
@@ -55,7 +56,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: BrokerConfig, classes: Sequence[type], *, launch_timeout_s: float, life_fd: int | None = None,
+        self, config: BrokerConfig, classes: Sequence[Maker], *, launch_timeout_s: float, life_fd: int | None = None,
         new_session: bool = False, notifier: Notifier | None = None,
     ) -> None:  # fmt: skip
         self.config = config
@@ -238,7 +239,7 @@ def _wake_ups() -> Iterator[tuple[int, int]]:
 
 
 def run_forked(
-    config: BrokerConfig, classes: Sequence[type], launch_timeout_s: float, ready_fd: int, life_fd: int
+    config: BrokerConfig, classes: Sequence[Maker], launch_timeout_s: float, ready_fd: int, life_fd: int
 ) -> NoReturn:
     """The whole life of a supervisor that is a fork of the launching process."""
     _run(lambda: (config, classes), launch_timeout_s, child_main.Report(ready_fd), life_fd)
@@ -253,7 +254,7 @@ def main(source: BinaryIO, ready_fd: str, life_fd: str, launch_timeout_s: str) -
 
 
 def _run(
-    load: Callable[[], tuple[BrokerConfig, Sequence[type]]],
+    load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]],
     launch_timeout_s: float,
     report: child_main.Report,
     life_fd: int,

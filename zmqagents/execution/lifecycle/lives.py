@@ -380,10 +380,14 @@ class Lives:
         self._of: dict[AgentRecord, Life] = {}
         self._busy: dict[Ticket, Life] = {}  # of calls that make or end an agent in a worker thread
 
-    def start(self, ticket: Ticket, instance: Any) -> None:
-        """Start an agent that has been made: raises what its hooks raise. Called in a worker thread."""
+    def start(self, ticket: Ticket, instance: Any, *, context: bool = True) -> None:
+        """Start an agent that has been made: raises what its hooks raise. Called in a worker thread.
+
+        Without ``context`` it is not entered, although its class could be.
+        """
         call = _call_of(ticket)
-        life = self._busy[ticket] = self._life(ticket, instance)
+        hooks = ticket.agent.spec.hooks
+        life = self._busy[ticket] = self._life(ticket, instance, hooks if context else hooks.without_context())
         try:
             life.start(call, functools.partial(self._wait, call))
         finally:
@@ -392,7 +396,7 @@ class Lives:
 
     async def start_on_loop(self, ticket: Ticket, instance: Any) -> None:
         """The same on the event loop, where all its hooks are async."""
-        life = self._life(ticket, instance)
+        life = self._life(ticket, instance, ticket.agent.spec.hooks)
         await life.start_on_loop(_call_of(ticket))
         self._of[ticket.agent] = life
 
@@ -424,8 +428,8 @@ class Lives:
         if life is not None:
             life.interrupt()
 
-    def _life(self, ticket: Ticket, instance: Any) -> Life:
-        return Life(ticket.agent.agent_id, instance, ticket.agent.spec.hooks, self._loop, self._limit_s)
+    def _life(self, ticket: Ticket, instance: Any, hooks: Hooks) -> Life:
+        return Life(ticket.agent.agent_id, instance, hooks, self._loop, self._limit_s)
 
     def _wait(self, call: RunningCall, done: Future[Any]) -> Any:
         with self._services.outside(call):

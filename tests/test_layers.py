@@ -20,7 +20,7 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 ORDER = [
     "version", "telemetry", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
     "connection", "store", "cluster", "scheduler", "execution", "members", "broker", "client", "adapters", "server",
-    "compat", "__init__", "cli", "__main__",
+    "web", "compat", "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
@@ -30,6 +30,8 @@ DOORS = {
     "redis": ("redis", ("store.redis_client",)), "openai": ("openai", ("models.chat",)),
     "click": ("click", ("cli",)), "hdrh": ("hdrhistogram", ("client.loadgen",)),
     "tomli": ("tomli", ("cli.config_file",)), "rich": ("rich", ("client.many", "cli.verbs.watch")),
+    "starlette": ("starlette", ("web",)), "uvicorn": ("uvicorn", ("web.serve",)),
+    "prometheus_client": ("prometheus_client", ("web.exposition",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
 VALUES = {
@@ -144,5 +146,6 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
-    asked = [config["options"]["install_requires"], *(extras[name] for name in ("bench", "models", "numpy", "rich"))]
+    asked = [config["options"]["install_requires"]]
+    asked += [extras[name].replace("-client", "_client") for name in ("bench", "models", "numpy", "rich", "web")]
     assert set(re.findall(r"^(\w+)", "\n".join(asked), re.M)) == {name for name, _ in DOORS.values()}

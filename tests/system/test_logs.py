@@ -98,7 +98,7 @@ def started(tmp_path: Path, *words: str) -> Iterator[tuple[Program, RpcClient]]:
         with RpcClient("localhost", said["port"]) as client:
             yield Program(process, said, out, err), client
             with contextlib.suppress(ConnectionError):
-                client.stop(0.0)
+                client.stop(5.0)
         assert process.wait(LIMIT_S) == 0
     finally:
         process.kill()
@@ -224,7 +224,7 @@ def test_a_reader_of_stderr_that_stops_holds_up_nobody(tmp_path: Path) -> None:
             agent.flood(12_000)
             assert client.get_health(LIMIT_S)["ready"]
             assert client.get_metrics()["log_lines_dropped"] > 0
-            client.stop(0.0)
+            client.stop(5.0)
         process.stdout.close()
         assert process.wait(LIMIT_S) == 0, "and the end does not wait for it"
 

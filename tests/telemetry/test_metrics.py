@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
-from zmqagents.telemetry.meters import EDGES_S, Meters, Outcome
+from host_figures import figures
 from zmqagents.telemetry.metrics import METRICS, Buckets, percentile, samples
-
-
-def figures(methods: int = 2) -> dict[str, Any]:
-    meters = Meters()
-    for number in range(methods):
-        meter = meters.of_class("m:A")[f"f{number}"]
-        meter.note_short(0.00002)
-        meter.note(Outcome.ERROR, 0.002, 0.02)
-    door = {"received_bytes": 500, "sent_bytes": 700}
-    store = {"pending": 1, "done": 2, "bytes": 300, "expired": 4, "evicted": 5, "refused": 0}
-    return {
-        "edges_s": list(EDGES_S), "methods": [meter.told() for meter in meters], "refused": {"HostBusy": 3},
-        "limits": {"mailbox": 3}, "calls": {"queued": 1, "running": 2}, "agents": {"m:A": 9}, "oldest_s": 1.5,
-        "longest_mailbox": 1, "queued_bytes": 10, "queued_limit_bytes": 1000, "streams": 1, "streams_waiting": 0,
-        "workers": {"busy": 2, "waiting": 1, "idle": 3}, "capacity": 4, "loop_tasks": 0, "loop_lag_s": None,
-        "children": 0, "child_restarts": 0, "clients": {"connected": 2, "lost": 0}, "sessions": 2, "resent": 0,
-        "auth_failures": 1, "doors": {"unix": door}, "store": store, "store_limit_bytes": 1000, "cpu_s": 0.5,
-        "resident_bytes": 1_000_000, "open_fds": 20, "log_lines_dropped": 0, "draining": 0, "started": 1.7e9,
-        "version": "1.0", "python": "3.11.1",
-    }  # fmt: skip
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:

@@ -4,7 +4,7 @@
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls dump children one host: end it, look at it
     describe                               the methods of an agent or a class
-    health logs top                        whether it is well, its log, its figures
+    health logs top web                    whether it is well, its log, its figures, both for others to read
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
@@ -49,7 +49,7 @@ __all__ = ["main", "shell"]
 _MODULE_OF = {
     "init": "init", "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
-    "children": "host", "describe": "describe", "health": "watch", "logs": "watch", "top": "watch",
+    "children": "host", "describe": "describe", "health": "watch", "logs": "watch", "top": "watch", "web": "web",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip

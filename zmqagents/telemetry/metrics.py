@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["METRICS", "Buckets", "Metric", "Sample", "percentile", "samples"]
+__all__ = ["HOST_UP", "METRICS", "Buckets", "Metric", "Sample", "percentile", "samples"]
 
 
 class Metric(NamedTuple):
@@ -52,7 +52,8 @@ def _metric(name: str, kind: Literal["counter", "gauge", "histogram"], text: str
     return metric
 
 
-METRICS: list[Metric] = []
+METRICS: list[Metric] = []  # those that a host tells
+HOST_UP = Metric("zmqagents_host_up", "gauge", "1 if the host answers; else it is all that is known.")
 _CALLS = _metric("calls_total", "counter", "Calls that have ended, by how.", "class", "method", "outcome")
 _QUEUED = _metric(
     "call_queue_seconds", "histogram", "From the acceptance of a call to the first line of its code.", "class", "method"

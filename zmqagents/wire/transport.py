@@ -143,8 +143,11 @@ class Listener(Protocol):
     """
 
     due: float  # when `look` has something to do at the latest, on the host's clock
-    received_bytes: int  # of all messages that were handed over so far
     ended: Any  # a list or deque of peers whose connection has ended; the host takes them out and calls `forget`
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of clients that were read so far."""
 
     @property
     def sent_bytes(self) -> int:

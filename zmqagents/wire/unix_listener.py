@@ -59,7 +59,8 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_has_asked", "_listener", "_name", "_owes", "_told", "count", "deadline", "fd", "is_dry", "is_listed",
+        "_has_asked", "_listener", "_name", "_owes", "_told", "_whole", "count", "deadline", "fd", "is_dry",
+        "is_listed",
         "lacks_memory", "pid", "readable", "session", "size", "user",
     )  # fmt: skip
 
@@ -77,6 +78,7 @@ class UnixPeer(UnixStream):
         self.is_dry = False  # nothing is left beside the message just received
         self.lacks_memory = False  # there was no memory for the message just received: only its first frame was kept
         self.size = self.count = 0
+        self._whole = 0  # bytes of messages that were read whole, and not by way of ``_in``
         self._listener = listener
         self._name = name
         self._told = False  # the listener knows that the connection has ended
@@ -84,6 +86,11 @@ class UnixPeer(UnixStream):
 
     def __str__(self) -> str:
         return self._name
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that were read from it so far."""
+        return self._whole + self._in.fed
 
     @property
     def has_shaken_hands(self) -> bool:
@@ -109,6 +116,7 @@ class UnixPeer(UnixStream):
                     self.is_dry = True
                     self.size = len(message[0]) if len(message) == 1 else sum(map(len, message))
                     self.count = len(message)
+                    self._whole += self.size
                     return message
                 self.readable = not self.is_clean  # then there may be more
             self.is_dry = False
@@ -242,8 +250,7 @@ class UnixListener:
         self.spares = zmtp.Spares()
         self.grants = Grants(SEGMENTS)
         self.due = math.inf
-        self.received_bytes = 0  # of messages that were handed over
-        self._written_before = 0  # by peers that are gone
+        self._read_before = self._written_before = 0  # bytes of peers that are gone
         self.complain = complain
         self._receive = receive
         self._refuse = refuse
@@ -272,6 +279,11 @@ class UnixListener:
     def peers(self) -> Sequence[UnixPeer]:
         """All connections, those in their handshake included."""
         return list(self._peers.values())
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes read from clients."""
+        return self._read_before + sum(peer.read_bytes for peer in self._peers.values())
 
     @property
     def sent_bytes(self) -> int:
@@ -348,7 +360,6 @@ class UnixListener:
             elif len(ready) > 1:
                 ready.rotate(-1)
             limit -= 1
-            self.received_bytes += peer.size
             if peer.lacks_memory:
                 peer.lacks_memory = False
                 self._refuse(peer, parts)
@@ -372,6 +383,7 @@ class UnixListener:
         if self._peers.pop(peer.fd, None) is not None:
             self._poller.unregister(peer.fd)
             self._written_before += peer.written
+            self._read_before += peer.read_bytes
         peer.close()
 
     def look(self, now: float) -> None:

@@ -9,13 +9,13 @@ ARGS =
 PARALLEL = -n 4 --dist worksteal
 # Besides tests/faults and the laws, the modules with more to do in `make soak`.
 SOAK = descriptors examples launcher restart stop
-LAWS = tests/laws tests/contract tests/codec tests/wire
+LAWS = tests/laws tests/contract tests/codec tests/wire tests/cluster
 export PYTHON
 # Without bytecode each of the hundreds of interpreters that the tests start compiles the package (0.30 s of CPU time
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
 	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
+	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, and what mypy and pyright know of proxies"
@@ -63,6 +64,12 @@ PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream
 
 test-processes: .venv/test/.done
 	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)
+
+# Short here, long in `make soak`. They need a Redis.
+CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/laws/test_cluster_model.py
+
+test-cluster: .venv/test/.done
+	.venv/test/bin/python -m pytest $(PARALLEL) $(CLUSTER) $(ARGS)
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

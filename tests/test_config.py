@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from zmqagents.config import BrokerConfig, Parent, generate_server_id, without_password
 from zmqagents.errors import ConfigError
+from zmqagents.telemetry.settings import LogSettings
 
 COUNTS = [
     "capacity", "max_pool_size", "max_pool_bytes", "max_message_bytes", "max_structured_bytes", "max_unread_bytes",
@@ -24,7 +25,7 @@ SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resum
 SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace",
-          "types", "isolation", "processes", "parent"]  # fmt: skip
+          "types", "isolation", "processes", "parent", "logs"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -333,3 +334,12 @@ def test_what_status_shows_of_a_parent_has_no_key() -> None:
     assert "secret" not in repr(config)
     assert not config.takes_pickles
     assert config.replace(parent=None).takes_pickles
+
+
+def test_how_a_host_logs_is_checked_like_every_setting() -> None:
+    refused("logs: level must be one of debug, info, warning, error, not 'loud'", logs=LogSettings("loud"))
+    refused("logs: format must be one of text, json, not 'xml'", logs=LogSettings(format="xml"))
+    refused("logs: output must be one of log, stderr, off, not 'no'", logs=LogSettings(output="no"))
+    refused("logs: what agents print is no JSON", logs=LogSettings(format="json", output="stderr"))
+    refused("logs: 'json'", logs="json")
+    assert BrokerConfig(logs=LogSettings("info", "json")).public()["logs"]["format"] == "json"

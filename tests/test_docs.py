@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from zmqagents.telemetry.lines import FIELDS
+from zmqagents.telemetry.meters import ATTRIBUTE, EDGES_S, OTHER, Outcome
+from zmqagents.telemetry.metrics import METRICS
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SCRIPTS = ["draw_architecture.py", "write_wire.py"]
@@ -108,3 +112,17 @@ def test_every_decision_is_in_the_index_and_is_short() -> None:
     assert re.findall(r"^\| ``([\w-]+\.rst)``", index, re.MULTILINE) == pages
     for name in pages:
         assert len((DOCS / "decisions" / name).read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_every_metric_and_every_field_of_a_log_line_is_in_its_page() -> None:
+    text = (DOCS / "seeing.rst").read_text(encoding="utf-8")
+    for metric in METRICS:
+        labels = ", ".join(f"``{label}``" for label in metric.labels) or "–"
+        assert f"   * - ``{metric.name}`` ({metric.kind})\n     - {labels}\n     - {metric.help}\n" in text
+    assert set(re.findall(r"\* - ``(zmqagents_\w+)``", text)) == {metric.name for metric in METRICS}
+    for name in (*FIELDS, *(outcome.name.lower() for outcome in Outcome), OTHER, ATTRIBUTE):
+        assert f"``{name}``" in text, name
+    edges = re.search(r"the edges ([\d., and]+) ms, ([\d, and]+) s", text)
+    assert edges is not None
+    milliseconds, seconds = (re.findall(r"[\d.]+", group) for group in edges.groups())
+    assert [float(edge) / 1000 for edge in milliseconds] + [float(edge) for edge in seconds] == list(EDGES_S)

@@ -11,9 +11,10 @@ import pytest
 
 from source import ROOT, Function, Module, modules
 
-# Public in spite of the underscore: of `os`, `sys`, `asyncio` and named tuples; `_private` is of models in tests.
-PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private"}
-PUBLIC |= {"_check_created", "_fetch_result", "_oid", "_ready"}  # programs for AgentScope 0.1.6 read these
+# Public in spite of the underscore: of `os`, `sys`, `asyncio` and named tuples; `_private` is of models in tests, and
+# the last four are of AgentScope, whose agents use them.
+PUBLIC = {"_exit", "_current_frames", "_get_running_loop", "_replace", "_asdict", "_fields", "_make", "_private",
+          "_oid", "_ready", "_check_created", "_fetch_result"}  # fmt: skip
 OUTSIDE = {"os", "sys", "multiprocessing"}  # whose privates are not the package's
 IS_PRIVATE = re.compile(r"_(?!_)\w")
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from .errors import ConfigError
+from .telemetry.settings import LogSettings
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
@@ -154,6 +155,7 @@ class BrokerConfig:
     processes: int = 0  # shared processes for agents of isolation "pool"; 0: one for each core
     max_children: int = 64  # processes of all kinds that run agents of this host
     parent: Parent | None = None  # the host that has started this one, to run agents of its own
+    logs: LogSettings | None = None  # how it logs as a program; None: as a library, by what its program has set up
 
     types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
     plain_types: bool = False  # arguments of classes that the host does not know arrive in their plain form
@@ -201,6 +203,8 @@ class BrokerConfig:
         self._check_insecure()
         object.__setattr__(self, "file_roots", _checked_roots(self.file_roots))
         object.__setattr__(self, "types", check_packages(self.types))
+        if self.logs is not None and (not isinstance(self.logs, LogSettings) or self.logs.mistake):
+            raise ConfigError(f"logs: {self.logs.mistake if isinstance(self.logs, LogSettings) else repr(self.logs)}")
         if self.pool_type not in ("local", "redis"):
             raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
         for name in ("agent_dir", "model_config_path"):
@@ -298,6 +302,7 @@ class BrokerConfig:
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
         shown["file_roots"], shown["types"] = list(self.file_roots), list(self.types)
         shown["parent"] = self.parent and self.parent.server_id
+        shown["logs"] = self.logs and self.logs.public()
         return shown
 
 

@@ -38,7 +38,7 @@ def test_a_short_call_leaves_nothing_but_its_count(world: World) -> None:
     assert ticket is not None
     world.assert_idle()
     before = world.dispatcher.agents["a"].calls
-    world.dispatcher.end_short(ticket)
+    world.dispatcher.end_short(ticket, ok(7), world.now)
     assert (ticket.state, ticket.settled) == (State.DONE, True)
     assert world.dispatcher.agents["a"].calls == before + 1
     world.assert_idle()

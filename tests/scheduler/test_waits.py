@@ -50,7 +50,7 @@ class Play:
 
     def end(self, ticket: Ticket, reply: Reply | None = None) -> list[Effect]:
         effects: list[Effect] = []
-        self.calls.settle(ticket, reply or ok(), effects)
+        self.calls.settle(ticket, reply or ok(), effects, NOW)
         self.waiting.spread(effects, NOW)
         self.calls.release(ticket, effects, NOW)
         return effects

@@ -894,3 +894,25 @@ def test_a_peer_cannot_choose_its_user_id_on_a_guarded_endpoint() -> None:
 def test_fact_a_peer_chooses_its_user_id_where_nothing_is_guarded() -> None:
     with Host(None, (lambda s: None, "tcp://127.0.0.1:*")) as host:
         assert claim_user_id(host.addresses[0], b"uid:0") == b"uid:0 None"
+
+
+def test_a_change_of_the_keys_is_told_once_by_each_host_that_sees_it(
+    keys: KeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    host = KeyStore.open(keys.path, clock=lambda: now)
+    caplog.set_level("INFO", "zmqagents.audit")
+
+    def seen() -> list[str]:
+        nonlocal now
+        caplog.clear()
+        now += 10.0
+        host.authorized()
+        return [record.getMessage() for record in caplog.records]
+
+    assert seen() == [], "those that were there when it began"
+    keys.authorize("ann", new_pair().public)
+    assert seen() == ["the key of ann was added, with the role call"]
+    assert seen() == []
+    keys.revoke("ann")
+    assert seen() == ["the key of ann was removed"]

@@ -25,7 +25,8 @@ from zmqagents.errors import ConfigError, MessageTooLarge, StoreFull, StoreUnava
 from zmqagents.store import Found, State, StoreLimits, open_store
 from zmqagents.store import redis as store_redis
 from zmqagents.store.base import Mark
-from zmqagents.store.redis import RedisListener, RedisStore
+from zmqagents.store.redis import RedisStore
+from zmqagents.store.redis_client import RedisListener
 
 pytestmark = pytest.mark.program
 

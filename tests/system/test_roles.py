@@ -160,6 +160,7 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "delete_all_agent": lambda client: client.delete_all_agent(),
     "set_model_configs": lambda client: client.set_model_configs({"config_name": "m", "model_type": "openai_chat"}),
     "dump": lambda client: client.dump(),
+    "get_log": lambda client: client.get_log(),
     "get_result_list": lambda client: client.get_result_list(),
     "register_class": lambda client: register(client, "Desk"),
     "restart_child": lambda client: client.restart_child("nobody"),

@@ -83,6 +83,7 @@ from .listening import Bound, Listening
 from .management import RUN_AS_CALLS, Management
 from .results import FarResults, LocalResults, Results, SharedResults
 from .session import Session
+from .watching.call_log import CallLog
 
 if TYPE_CHECKING:
     from ..members.nursery import Hatch
@@ -128,14 +129,14 @@ class Broker:
         self._open_inbox()
         self._leader = leader = Leader(self._route)
         epoch = os.urandom(8).hex()
-        limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
         store = open_store(
-            config.pool_type, limits, url=config.redis_url, namespace=config.redis_namespace,
-            owner=f"{config.server_id}/{epoch}",
+            config.pool_type, StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time),
+            url=config.redis_url, namespace=config.redis_namespace, owner=f"{config.server_id}/{epoch}",
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -162,8 +163,8 @@ class Broker:
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
-            dispatcher, host, self._pool, self._results, models, unpickler=unpickler, carry_out=self._carry_out,
-            post=self.post, where=self._where, told=self.told.put, clock=clock, members=self._members, keeper=keeper,
+            dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
+            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -598,10 +599,6 @@ class Broker:
         if effect.unended:
             log.warning("%s: the stop has cut off the hooks of %d agents", self.config.server_id, effect.unended)
         self._stop = True
-
-    def _where(self) -> dict[str, Any]:
-        """What `status` shows of the listeners and clients."""
-        return {"port": self.bound.port if self.bound else None, **self._clients.where()}
 
     # ------------------------------------------------------------ the end
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from .. import errors
 from ..config import BrokerConfig
@@ -31,6 +31,7 @@ from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
 from ..security.keys import Role
 from ..security.zap import INSECURE_USER, name_of
+from ..telemetry.lines import fields_of
 from ..wire import messages
 from ..wire.link import rebuild_error
 from ..wire.messages import Call, Flag, Frame, Hello, Kind, Reply, error_reply
@@ -41,6 +42,7 @@ from .session import Session
 __all__ = ["Clients", "Complaints"]
 
 log = logging.getLogger(__name__)
+clients_log = logging.getLogger("zmqagents.clients")
 
 PROBE_S = 1.0  # how often the reader is probed that a stream waits for
 MAX_LOST = 1024  # lost clients that are waited for
@@ -80,6 +82,7 @@ class Clients:
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome = b""
+        self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
@@ -114,6 +117,8 @@ class Clients:
                 self._refuses if self._config.parent is None else None,
             )  # fmt: skip
             self._clients[prefix] = session
+            self._sessions += 1
+            _tell_of(session, "client %s of %s has come")
         elif (session.resume, session.user) != (hello.options.get("resume"), user) or (
             session.resume is None and peer.user == INSECURE_USER
         ):
@@ -196,6 +201,7 @@ class Clients:
 
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
+        self._resent += 1
         call_id = call.call_id
         ticket = session.caller.calls.get(call_id)
         if ticket is not None:
@@ -208,6 +214,7 @@ class Clients:
         try:
             reply = session.replies.find(call_id)
         except KeyError:
+            self._resent -= 1  # it had not come
             return False
         if call.flags & Flag.STREAM and reply is not None and not self._send_items_again(session, call):
             reply = None
@@ -280,6 +287,11 @@ class Clients:
     def where(self) -> dict[str, int]:
         """How many clients there are, for `status`."""
         return {"clients": len(self._seated), "clients_lost": len(self._lost)}
+
+    def figures(self) -> dict[str, Any]:
+        """The same and what was counted, for `metrics`."""
+        clients = {"connected": len(self._seated), "lost": len(self._lost)}
+        return {"clients": clients, "sessions": self._sessions, "resent": self._resent}
 
     def close(self, goodbye: list[Frame]) -> None:
         """Send every client what waits for it, and ``goodbye``."""
@@ -381,7 +393,14 @@ class Clients:
         self._lost.pop(session, None)
         if self._clients.get(session.caller.prefix) is session:
             del self._clients[session.caller.prefix]
+            _tell_of(session, "client %s of %s is gone")
         self._carry_out(self._dispatcher.on_detach(session.caller, self._clock()))
+
+
+def _tell_of(session: Session, text: str) -> None:
+    if clients_log.isEnabledFor(logging.INFO):
+        prefix, user = session.caller.prefix, name_of(session.user)
+        clients_log.info(text, prefix, user, extra=fields_of(client=prefix, user=user))
 
 
 def _is_place(place: object) -> TypeGuard[tuple[int, int]]:

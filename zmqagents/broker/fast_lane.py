@@ -116,7 +116,7 @@ class FastLane:
         self._short = ticket
         reply, now = self._run_here(ticket, now)
         self._short = None
-        self._dispatcher.end_short(ticket)
+        self._dispatcher.end_short(ticket, reply, now)
         if call.flags & _DETACHED:
             self._keep(Keep(ticket.task_id, reply))
         if reply.code:

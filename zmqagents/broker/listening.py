@@ -33,7 +33,7 @@ from ..version import __version__
 from ..wire.clock import clock_name
 from ..wire.poller import IN, new_poller
 from ..wire.router_listener import RouterListener
-from ..wire.transport import Receive
+from ..wire.transport import Listener, Receive
 from ..wire.unix_listener import UnixListener
 from .clients import Clients
 
@@ -125,6 +125,7 @@ class Listening:
         self.limit = config.max_message_bytes + MESSAGE_ROOM_BYTES
         self._started = time.time()
         self._presence: Presence | None = None
+        self._auth: Authenticator | None = None
         self._closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -139,7 +140,7 @@ class Listening:
         keys = None if config.private else KeyStore.open()
         if keys is not None:
             hold_apart(config.file_roots, keys.path)
-        auth = Authenticator(keys, insecure=bool(config.insecure))
+        auth = self._auth = Authenticator(keys, insecure=bool(config.insecure))
         path = discovery.ipc_path(config.server_id)
         lock = discovery.IpcLock(path)
         lock.acquire()
@@ -194,6 +195,19 @@ class Listening:
         )  # fmt: skip
         self._closing.callback(self.router.close)
         return self.router.open(pair), None if pair is None else pair.public
+
+    def figures(self) -> dict[str, Any]:
+        """What came in and went out by each door, and who was not let in, for `metrics`."""
+        doors: dict[str, Listener] = {"unix": self.unix}
+        if self.router is not None:
+            doors["tcp"] = self.router
+        return {
+            "auth_failures": 0 if self._auth is None else self._auth.refused,
+            "doors": {
+                name: {"received_bytes": door.received_bytes, "sent_bytes": door.sent_bytes}
+                for name, door in doors.items()
+            },
+        }  # fmt: skip
 
     def renew(self) -> list[Effect]:
         """Make the files again that others find the host by, if they are gone. An event of the router thread."""

@@ -50,15 +50,21 @@ from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
 from ..scheduler.wait_graph import ancestors
 from ..security.keys import Role
 from ..security.zap import name_of
+from ..telemetry import program
+from ..telemetry.lines import fields_of
 from ..version import __version__
 from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
+from .clients import Clients
 from .events import Post
+from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
+from .watching.health import Probe
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
 log = logging.getLogger(__name__)
+audit_log = logging.getLogger("zmqagents.audit")
 
 STACK_FRAMES = 24  # of each running call in a dump, the innermost ones
 STACK_CHARS = 4_000
@@ -102,15 +108,15 @@ class _Deletion(NamedTuple):
 class Management:
     """Answers the management requests of one host; see the module's docstring.
 
-    ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``where`` tells what
-    only the broker knows (port, clients), ``told`` tells the main thread that a stop has begun, and its grace.
+    ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``told`` tells the main
+    thread that a stop has begun, and its grace.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs, *,
+        self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs,
+        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Post, where: Callable[[], dict[str, Any]], told: Callable[[float], None], clock: Callable[[], float],
-        members: Members, keeper: Keeper | None,
+        post: Post, told: Callable[[float], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -121,12 +127,14 @@ class Management:
         self._unpickler = unpickler
         self._carry_out = carry_out
         self._post = post
-        self._where = where
+        self._clients = clients
+        self._listening = listening
+        Probe(dispatcher, results, post, clock)
         self._told = told
         self._clock = clock
         self._members = members
         self._keeper = keeper
-        self._started = clock()
+        self._started, self._epoch_s = clock(), time.time()
         self._nobody = Peer("")
         self._listing = Listing()
         self._listed = 0  # requests for lists that are not answered
@@ -151,6 +159,8 @@ class Management:
             if request.role == "admin" and role != "admin":
                 raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
             answer = request.handler(self, Asked(peer, call, role, parent))
+            if request.audited and not peer.local:
+                _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
                 if self._await_ends(peer, call, answer):
                     return []
@@ -163,6 +173,8 @@ class Management:
                 return []
             reply = Reply(Code.NONE, (codec.pack(answer),))
         except errors.ZmqAgentsError as exc:
+            if isinstance(exc, errors.PermissionRefused):
+                _audit(peer, call, f"refused: {exc}")
             reply = error_reply(exc, method=call.method)
         return [Answer(peer, call.call_id, reply)]
 
@@ -247,20 +259,39 @@ class Management:
 
     def info(self, _: Asked | None = None) -> dict[str, Any]:
         """What ``status`` shows."""
-        dispatcher = self._dispatcher
+        dispatcher, bound = self._dispatcher, self._listening.bound
         return {
             "server_id": self._config.server_id, "version": __version__, "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
-            "state": "draining" if dispatcher.draining else "running", "host": self._config.host, **self._where(),
+            "state": "draining" if dispatcher.draining else "running", "host": self._config.host,
+            "port": None if bound is None else bound.port, **self._clients.where(),
             "uptime_s": round(self._clock() - self._started, 3), "cpu_s": round(time.process_time(), 3),
             "memory_mb": round(resident_bytes() / MEBIBYTE, 1), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "children": self._members.figures(),
             "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
-            "calls": vars(dispatcher.counters).copy(), "store": self._results.figures(),
+            "calls": dispatcher.totals, "store": self._results.figures(),
             "settings": self._config.public(),
         }  # fmt: skip
+
+    def metrics(self, _: Asked) -> Callable[[], dict[str, Any]]:
+        """All figures of the host, see `watching.figures`."""
+        from .watching.figures import take  # here: a host that nobody asks need not load it
+
+        return take(
+            self._dispatcher, self._pool, self._results, self._members, self._clients, self._listening,
+            self._clock, self._started, self._epoch_s,
+        )  # fmt: skip
+
+    def logs(self, asked: Asked) -> Callable[[], dict[str, Any]]:
+        """Log lines of this process behind the number ``after``, see `telemetry.ring.Ring.page`."""
+        running = program.current()
+        if running is None:
+            raise errors.ConfigError("this host keeps no log lines: its program logs, as it was not begun by as_server")
+        after, agent = asked.option("after"), asked.option("agent")
+        page = running.ring.page
+        return lambda: page(after if isinstance(after, int) else 0, agent if isinstance(agent, str) else None)
 
     def list_agents(self, asked: Asked) -> Callable[[], Any]:
         """The agents: a page of them for the option ``after``, without it all."""
@@ -408,6 +439,8 @@ class Management:
         now = self._clock()
         grace_s = float(grace) if good and grace is not None else self._config.grace_s
         self._told(grace_s)
+        if not self._dispatcher.draining:
+            log.info("%s: stopping, %r", self._config.server_id, self._dispatcher)
         self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
         return True
 
@@ -469,6 +502,14 @@ class Management:
         return register
 
 
+def _audit(peer: Peer, call: Call, how: str) -> None:
+    """One line for what a user has the host do."""
+    about = call.options.get("id")
+    what = f"{call.method} {about}" if isinstance(about, str) else call.method
+    user = name_of(peer.user)
+    audit_log.info("%s by %s: %s", what, user, how, extra=fields_of(action=call.method, user=user, client=peer.prefix))
+
+
 def _ending(records: Iterable[AgentRecord], parent: Ticket | None) -> list[AgentRecord]:
     """Those of ``records`` that a request can wait for: their hooks have not run, and its own calls are not in the way.
 
@@ -526,33 +567,37 @@ class Request(NamedTuple):
     """One row of the table of management requests.
 
     ``handler`` answers it: with the answer, or for `Runs.APART` with a function that gives the answer in a thread of
-    its own. None for `Runs.CALL`.
+    its own. None for `Runs.CALL`. ``audited``: each such request of a client is a line of the log.
     """
 
     op: str
     role: Literal["call", "owner", "admin"]
     runs: Runs
     handler: Callable[[Management, Asked], Any] | None
+    audited: bool = False
 
 
 REQUESTS = (
     Request(Op.CREATE, "call", Runs.CALL, None),
     Request(Op.MEMORY, "call", Runs.CALL, None),
     Request(Op.DOWNLOAD, "call", Runs.CALL, None),
+    Request(Op.HEALTH, "call", Runs.CALL, None),
     Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
     Request(Op.INFO, "call", Runs.ROUTER, Management.info),
+    Request(Op.LOGS, "admin", Runs.APART, Management.logs),
+    Request(Op.METRICS, "call", Runs.APART, Management.metrics),
     Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
-    Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel),
-    Request(Op.DELETE, "owner", Runs.ENDING, Management.delete),
-    Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all),
-    Request(Op.STOP, "admin", Runs.ROUTER, Management.stop),
+    Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel, audited=True),
+    Request(Op.DELETE, "owner", Runs.ENDING, Management.delete, audited=True),
+    Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all, audited=True),
+    Request(Op.STOP, "admin", Runs.ROUTER, Management.stop, audited=True),
     Request(Op.DUMP, "admin", Runs.APART, Management.dump),
     Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
-    Request(Op.MODELS, "admin", Runs.APART, Management.add_models),
-    Request(Op.REGISTER, "admin", Runs.APART, Management.register_class),
+    Request(Op.MODELS, "admin", Runs.APART, Management.add_models, audited=True),
+    Request(Op.REGISTER, "admin", Runs.APART, Management.register_class, audited=True),
     Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
-    Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child),
+    Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child, audited=True),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
 )
 _BY_OP = {request.op: request for request in REQUESTS}

@@ -57,6 +57,12 @@ class Results(Protocol):
     def look_up(self, effect: Lookup) -> list[Effect]:
         """Find a result, now or later: for an argument, a fetch or a peer, see `Lookup`."""
 
+    def probe(self, name: str, answer: Callable[[str], None], is_over: Callable[[], bool]) -> None:
+        """Look up ``name``, which is no task, to see whether the store answers: ``answer`` gets "", or what is wrong.
+
+        It may be called at once, or by another thread; not if nobody waits for it any more.
+        """
+
     def figures(self) -> dict[str, Any]:
         """The state of the store, for `status`."""
 
@@ -169,6 +175,14 @@ class LocalResults:
             return [Answer(effect.peer, effect.call_id, reply)]
         return self._dispatcher.on_dep(ticket, task_id, reply, self._clock())
 
+    def probe(self, name: str, answer: Callable[[str], None], is_over: Callable[[], bool]) -> None:
+        try:
+            self._store.get(name)
+        except ZmqAgentsError as exc:
+            answer(str(exc))
+        else:
+            answer("")
+
     def figures(self) -> dict[str, Any]:
         return self._store.stats()._asdict()
 
@@ -198,6 +212,13 @@ class SharedResults:
         question = self._about_fetch(effect) if ticket is None else self._about_argument(ticket, effect.task_id)
         self._writer.look_up(question)
         return []
+
+    def probe(self, name: str, answer: Callable[[str], None], is_over: Callable[[], bool]) -> None:
+        def told(state: State | None, _: Reply | None) -> None:
+            figures = self.figures()
+            answer(figures["trouble"] or ("" if state is not None else "it does not answer"))
+
+        self._writer.look_up(self._question(name, told, is_over=is_over, until=None, patience_s=0.0))
 
     def _about_fetch(self, effect: Lookup) -> Question:
         fetch = effect.fetch

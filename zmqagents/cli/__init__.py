@@ -2,6 +2,7 @@
 
     start                                  run a host in the foreground until SIGINT, SIGTERM or `stop`
     stop status agents calls dump children one host: end it, look at it
+    health logs top                        whether it is well, its log, its figures
     create delete call result cancel       its agents and their calls
     download                               its files
     bench                                  put load on it
@@ -15,7 +16,8 @@ prefix rule, so that ``AS_SERVER_PORT`` serves every verb and ``AS_SERVER_VERSIO
 
     exit code   0 done                    3 cannot listen             6 timed out
                 1 the agent raised        4 not reachable             130 interrupted
-                2 usage or settings       5 refused key             70 start --restart: given up
+                2 usage or settings       5 refused key             7 not ready
+                                                                    70 start --restart: given up
 
 What is wrong is one line on stderr and no traceback of zmqagents; `Verb` and `Shell` see to both. A verb's module is
 loaded when the verb is asked for, and imports what it needs when it runs: ``as_server --version`` loads no ZeroMQ,
@@ -44,7 +46,7 @@ __all__ = ["main", "shell"]
 _MODULE_OF = {
     "start": "start",
     "stop": "host", "status": "host", "agents": "host", "calls": "host", "dump": "host",
-    "children": "host",
+    "children": "host", "health": "watch", "logs": "watch", "top": "watch",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
@@ -87,8 +89,8 @@ def shell(ctx: click.Context) -> None:
 
     \b
     Exit codes: 0 done, 1 the agent raised (or the host could not finish the call), 2 usage, settings or an
-    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 70 given up after too many crashes,
-    130 interrupted.
+    unknown name, 3 cannot listen, 4 not reachable, 5 refused key, 6 timed out, 7 not ready, 70 given up after too
+    many crashes, 130 interrupted.
 
     Tab completion: eval "$(as_server completion bash)", or zsh, or fish.
     """

@@ -180,6 +180,28 @@ class AsyncRpcClient:
         """The state of the host as one dict: server_id, pid, port, capacity, counts, store, settings."""
         return facts(await self._manage(Op.INFO))
 
+    async def get_metrics(self) -> dict[str, Any]:
+        """All figures of the host, as plain numbers; `zmqagents.telemetry.metrics.samples` gives them their names."""
+        return facts(await self._manage(Op.METRICS))
+
+    async def get_health(self, timeout: float = 1.0) -> dict[str, Any]:
+        """Whether the host is ready, by a call that does nothing but take the way of all calls through it.
+
+        A dict: server_id, ready, and reasons, a list of texts. Raises CallTimeout where dispatch or the store is stuck,
+        HostStopping while the host drains.
+        """
+        return facts(await self._manage(Op.HEALTH, timeout=timeout))
+
+    async def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
+        """A page of the latest log lines of the host, of one agent or of all; for admins.
+
+        A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
+        (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
+        for a host that was not started by ``as_server``.
+        """
+        options = {"after": after} | ({} if agent is None else {"agent": agent})
+        return facts(await self._manage(Op.LOGS, options=options))
+
     async def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
 

@@ -71,13 +71,13 @@ class RedisPool:
     INCR_KEY = "as_obj_id"
 
     def __init__(self, url: str, max_expire: float) -> None:
-        import redis
+        from ..store.redis_client import FAILURES, client_of
 
         self._max_expire_s = int(max_expire)
-        self._redis = redis.Redis.from_url(url)
+        self._redis = client_of(url, {"socket_timeout": None})  # it may wait for longer
         try:
             self._redis.ping()
-        except redis.RedisError as exc:
+        except FAILURES as exc:
             raise ConnectionError(f"no Redis answers at {url.rpartition('@')[2]}: {exc}") from exc
 
     def prepare(self) -> int:

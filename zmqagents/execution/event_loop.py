@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -42,6 +43,31 @@ class EventLoop:
         self._posted = False
         self._tasks: dict[Ticket, asyncio.Task[Reply]] = {}
         self.closing = False  # what runs is cancelled, and nothing more is to begin
+        self._asked = 0.0  # when the loop was asked to note its lag, 0: it has done so
+        self._lag_s: float | None = None
+
+    @property
+    def tasks(self) -> int:
+        """How many calls run on it."""
+        return len(self._tasks)
+
+    def lag_s(self) -> float | None:
+        """How late the loop was to do what the last `lag_s` has asked of it, or is by now; None if it does not run.
+
+        It is asked anew, so this is as old as the last question. Called by one thread.
+        """
+        loop, now = self._loop, time.monotonic()
+        if loop is None:
+            return None
+        if self._asked:
+            return now - self._asked
+        with contextlib.suppress(RuntimeError):  # it has closed
+            self._asked = now
+            loop.call_soon_threadsafe(self._note_lag)
+        return self._lag_s or 0.0
+
+    def _note_lag(self) -> None:
+        self._lag_s, self._asked = time.monotonic() - self._asked, 0.0
 
     def start(self, ticket: Ticket, run: Run, done: Done) -> None:
         """Run the coroutine ``run(ticket, ticket.context)``, then call ``done(ticket, reply)``.

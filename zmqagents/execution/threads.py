@@ -58,8 +58,8 @@ class WorkerPool:
     """``capacity`` worker threads and stand-ins; see the module's docstring. ``loop`` runs the coroutines."""
 
     def __init__(self, host: AgentHost, loop: EventLoop, done: Done, capacity: int, router: Router) -> None:
+        self.loop = loop
         self._host = host
-        self._loop = loop
         self._done = done
         self._router = router
         self._capacity = capacity
@@ -92,7 +92,7 @@ class WorkerPool:
         self.prepare(ticket)
         try:
             if ticket.on_loop:
-                self._loop.start(ticket, self._host.run_on_loop, self._done_on_loop)
+                self.loop.start(ticket, self._host.run_on_loop, self._done_on_loop)
                 return
             self._take_thread()
         except RuntimeError as exc:
@@ -125,7 +125,7 @@ class WorkerPool:
     def go_on_loop(self, ticket: Ticket) -> None:
         """Run the rest of a call whose code has left its thread for the event loop. Called by the router thread."""
         try:
-            self._loop.start(ticket, self._host.run_rest, self._done_on_loop)
+            self.loop.start(ticket, self._host.run_rest, self._done_on_loop)
         except RuntimeError as exc:
             self._refuse(ticket, "cannot go on", exc)
 
@@ -147,7 +147,7 @@ class WorkerPool:
             ticket.context.cancel(alone=alone)
             self._host.interrupt(ticket)
         if ticket.on_loop:
-            self._loop.cancel(ticket)
+            self.loop.cancel(ticket)
 
     def close(self, timeout: float) -> bool:
         """Stop the loop, and every thread that comes back within ``timeout`` seconds; True if all did."""
@@ -157,14 +157,14 @@ class WorkerPool:
         for _ in threads:
             self._jobs.put(None)
         end = time.monotonic() + timeout
-        clean = self._loop.close(timeout)
+        clean = self.loop.close(timeout)
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
         return clean and not any(thread.is_alive() for thread in threads)
 
     def stack_on_loop(self, ticket: Ticket) -> str:
         """Where the coroutine of ``ticket`` is; may be a moment old. For `dump`."""
-        return self._loop.stack(ticket)
+        return self.loop.stack(ticket)
 
     def renew_lock(self) -> None:
         """In a forked child: a thread that is not here may hold it."""

@@ -69,6 +69,9 @@ class Yard(Outlet, Protocol):
     def forget(self, record: AgentRecord) -> None:
         """An agent is deleted."""
 
+    def note_restart(self) -> None:
+        """A process is started in the place of one that has ended."""
+
 
 class Resident:
     """One agent of a child: how it is made, and the calls that are held until it is."""
@@ -286,6 +289,7 @@ class Child:
                 del resident.held[ticket]
                 self._end(ticket, _crashed(death))
         if set(self._agents.values()) - set(tired):
+            self._yard.note_restart()
             self._ensure(0.0 if len(self._starts) == 1 else min(pause_s or LONGEST_S, LONGEST_S))
 
     # ------------------------------------------------------------ agents

@@ -75,6 +75,7 @@ class Members:
         self.poller: Any = None  # see `open`
         self.closing = False
         self.directory: LocalDirectory[Child] = LocalDirectory()
+        self.restarts = 0  # of processes that have ended by themselves, or were ended for their memory
         self._nursery: Nursery | None = None  # until an agent has a process
         self._config = dispatcher.config
         self._hatch = hatch
@@ -114,6 +115,10 @@ class Members:
             self._over[ticket.task_id] = ticket
             if len(self._over) > MAX_OVER:
                 self._over.popitem(last=False)
+
+    def note_restart(self) -> None:
+        """A process is started in the place of one that has ended."""
+        self.restarts += 1
 
     def later(self, step: Callable[[], None]) -> None:
         """Do ``step`` when what is being done is done."""

@@ -28,6 +28,7 @@ from ..config import MEBIBYTE, Parent
 from ..process import children
 from ..process.memory import resident_bytes
 from ..process.watching import readable
+from ..telemetry import program
 
 __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 SPARE_AFTER_S = 0.5  # the spare process is started when the one that was asked for is there, most likely
 LOOK_S = 0.5  # how often memory is looked at
 LAST_LINES, LINE_CHARS = 20, 400  # of stderr
+MAX_LINE_BYTES = 65_536  # a longer one is taken for several
 FATAL = "Fatal Python error"  # as `faulthandler` begins when the process crashes
 STACKS_MB = 256  # of stacks of threads, which the kernel counts as data although most of them is never used
 OOM_SCORE = 500  # above that of the host
@@ -239,15 +241,19 @@ class Process:
             data = os.read(stderr_r, select.PIPE_BUF)
         except BlockingIOError:
             return True
-        with contextlib.suppress(Exception):  # None, or closed
-            if _takes_more(sys.stderr):
-                sys.stderr.buffer.write(data)
-                sys.stderr.flush()
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-LINE_CHARS:]
+        if len(self._rest) > MAX_LINE_BYTES:
+            lines, self._rest = [*lines, self._rest], b""
+        if program.current() is None:
+            with contextlib.suppress(Exception):  # None, or closed
+                if _takes_more(sys.stderr):
+                    sys.stderr.buffer.write(data)
+                    sys.stderr.flush()
         for line in lines:
             if line.strip():
-                self._note(line.decode("utf-8", "replace")[:LINE_CHARS])
+                text = line.decode("utf-8", "replace")
+                program.relay(text, self.name, self.pid)
+                self._note(program.text_of_line(text)[:LINE_CHARS])
         return bool(data)
 
     def _note(self, line: str) -> None:
@@ -259,7 +265,7 @@ class Process:
             self._lines.append(line)
 
     def _last_words(self) -> str:
-        rest = self._rest.decode("utf-8", "replace")
+        rest = self._rest.decode("utf-8", "replace")[-LINE_CHARS:]
         return "\n".join([*self._lines, rest] if rest.strip() and not self._is_fatal else self._lines)
 
 

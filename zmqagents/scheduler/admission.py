@@ -56,8 +56,13 @@ class Admission:
         self._free_bytes = calls.shares.queued_bytes.free
         self.early_cancels: OrderedDict[str, None] = OrderedDict()  # task ids whose call `admit` will refuse for that
         self.store_full = ""  # why no call is taken that would leave a result in the store; "": they are
-        self._files = AgentRecord("host", _FILES, _FILES.options, 0.0)  # no agent: it is never listed nor deleted
-        self._files.made = True
+        self._own: dict[str, tuple[AgentRecord, MethodSpec]] = {}  # by request; no agents: never listed nor deleted
+        self.serve(AgentRecord("host", _FILES, _FILES.options, 0.0, (), calls.meters.of_class(_FILES.name)), _DOWNLOAD)
+
+    def serve(self, record: AgentRecord, method: MethodSpec) -> None:
+        """Let ``method`` of ``record``, which is none of the host's agents, answer the request of that name."""
+        record.made = True
+        self._own[method.name] = record, method
 
     def cancel_early(self, task_id: str) -> None:
         """The call of this id is cancelled, should it still come."""
@@ -178,14 +183,15 @@ class Admission:
         """
         if call.agent != "":
             raise self.unknown_agent(call.agent)
-        if call.method == Op.DOWNLOAD:
-            return self._files, Op.DOWNLOAD, _DOWNLOAD
+        if call.method in self._own:
+            record, method = self._own[call.method]
+            return record, method.name, method
         name = call.options.get("id")
         if call.method == Op.MEMORY:
-            record = self._calls.agents.get(name) if isinstance(name, str) else None
-            if record is None:
+            found = self._calls.agents.get(name) if isinstance(name, str) else None
+            if found is None:
                 raise self.unknown_agent(name)
-            return record, Op.MEMORY, None
+            return found, Op.MEMORY, None
         if call.method != Op.CREATE:
             raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
         return self._new_agent(peer, call, name, now, payer), Op.CREATE, None
@@ -217,7 +223,7 @@ class Admission:
         if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try
             raise errors.HostBusy(share.reason(payer.agents, taken))
         options, config = _options_of(spec, peer, chosen), self._config
-        record = AgentRecord(name, spec, options, now, ours)
+        record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
             self._settle(record)
         return record

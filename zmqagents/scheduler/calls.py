@@ -20,9 +20,10 @@ from collections import deque
 from collections.abc import Callable
 
 from .. import errors
-from ..codec import pack
+from ..codec import pack, unpack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
 from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
@@ -32,7 +33,21 @@ from .shares import Shares
 from .slots import Slots
 from .timers import Timers
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Observer"]
+
+
+class Observer:
+    """Is told what becomes of calls and agents. This one takes no notice."""
+
+    def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
+        """A call did not end well."""
+
+    def made(self, record: AgentRecord) -> None:
+        """An agent was made."""
+
+    def gone(self, record: AgentRecord) -> None:
+        """An agent that was made is deleted, and none of its calls runs."""
+
 
 _DONE = Reply(Code.NONE, (pack(True),))
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
@@ -41,17 +56,21 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 class Calls:
     """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``expects``: see
-    `Fetches`.
+    `Fetches`. ``observer`` is told what becomes of them.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
-    def __init__(self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool]) -> None:
+    def __init__(
+        self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool], observer: Observer | None = None
+    ) -> None:
         self.config = config
+        self._observer = observer or Observer()
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
+        self.meters = Meters()
         self._made = 0  # agents, so far
         self._ends = 0  # calls that end agents, so far
         self._host = Peer("host")  # makes the calls that end agents
@@ -93,6 +112,7 @@ class Calls:
         record.number = self._made
         record.account = ticket.account
         record.account.agents += 1
+        record.meters.count_agents(1)
         record.seat(ticket)
 
     def book(self, ticket: Ticket) -> None:
@@ -134,6 +154,7 @@ class Calls:
     def made(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
         record.made = True
+        self._observer.made(record)
         for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
             self._leave_queue(ticket, State.QUEUED)
             record.seat(ticket)
@@ -212,13 +233,14 @@ class Calls:
 
     # ------------------------------------------------------------ the two ends: answered, and returned
 
-    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect]) -> None:
+    def settle(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer every request for the result of ``ticket``. Its code may still be running.
 
         Calls of this host that wait for it are told at the end of the event: a chain of them may be long.
         """
         ticket.settled = True
         self.counters.answered += 1
+        self.count(ticket, reply, now)
         ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
@@ -246,6 +268,19 @@ class Calls:
             if link is not None and link.returns is not None:
                 link.returns.pop(ticket, None)
 
+    def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
+        """Count a call that ends in ``reply``."""
+        meters, outcome = ticket.agent.meters, Outcome.OK
+        if reply.code:
+            outcome = _outcome_of(reply)
+            self._observer.failed(ticket, reply, outcome)
+        name = ticket.name if ticket.op != "attribute" else ATTRIBUTE
+        meter = meters[name]
+        if ticket.state >= State.RUNNING:
+            meter.note(outcome, ticket.started - ticket.accepted, now - ticket.started)
+        else:
+            meter.note(outcome, now - ticket.accepted, None)
+
     def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
         state, record = ticket.state, ticket.agent
@@ -272,7 +307,7 @@ class Calls:
 
     def drop(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer a call that has not started and never will."""
-        self.settle(ticket, reply, effects)
+        self.settle(ticket, reply, effects, now)
         self.release(ticket, effects, now)
 
     def refuse(self, ticket: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
@@ -315,7 +350,7 @@ class Calls:
             if self._is_member and ticket.state >= State.RUNNING:  # its host waits for the end of its code
                 self._break_off(ticket, effects, now, alone=alone)
                 continue
-            self.settle(ticket, _error(ticket, ticket.ended), effects)
+            self.settle(ticket, _error(ticket, ticket.ended), effects, now)
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
@@ -335,6 +370,7 @@ class Calls:
         is_known = self.agents.get(record.agent_id) is record
         if is_known:
             del self.agents[record.agent_id]
+            record.meters.count_agents(-1)
         if record.spec.end is not None and (record.instance is not None or record.holders):
             self._plan_end(record, now)
         elif is_known:
@@ -380,6 +416,8 @@ class Calls:
             self.ending -= 1
             record.account.agents -= 1
         record.dropped = True
+        if record.made:
+            self._observer.gone(record)
         effects.append(Removed(record))
 
     def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
@@ -445,6 +483,22 @@ class Calls:
         self.drained = True
         self.fetches.close(effects)
         effects.append(Drained(cut, self.ending))
+
+
+_OUTCOMES = {
+    "CallTimeout": Outcome.TIMEOUT, "CallCancelled": Outcome.CANCELLED, "DeadlockError": Outcome.DEADLOCK,
+    "HostBusy": Outcome.REFUSED, "HostStopping": Outcome.LOST, "AgentDeleted": Outcome.LOST, "CallLost": Outcome.LOST,
+    "AgentCrashed": Outcome.LOST, "HostLost": Outcome.LOST,
+}  # fmt: skip
+
+
+def _outcome_of(reply: Reply) -> Outcome:
+    if reply.code == Code.BUSY:
+        return Outcome.REFUSED
+    if reply.code != Code.HOST_ERROR:
+        return Outcome.ERROR
+    name = str(unpack(reply.body[0]).get("type", ""))
+    return _OUTCOMES.get(name.rpartition(":")[2], Outcome.ERROR)
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:

@@ -23,10 +23,11 @@ from .. import errors
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
+from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
-from .calls import Calls
+from .calls import Calls, Observer
 from .effects import (
     Answer,
     Begin,
@@ -58,7 +59,7 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`.
+    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer``: see `Calls`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -67,10 +68,10 @@ class Dispatcher:
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
         settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
-        expects: Callable[[str], bool] = lambda task_id: False,
+        expects: Callable[[str], bool] = lambda task_id: False, observer: Observer | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.calls = calls = Calls(config, shares=shares_results, expects=expects)
+        self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer)
         self.admission = Admission(config, find_class, calls, settle)
         self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
@@ -96,6 +97,12 @@ class Dispatcher:
     def running(self) -> int:
         """Slots in use."""
         return self.calls.slots.running
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What became of all calls so far: the counters, with the short calls that are counted elsewhere."""
+        totals, short = vars(self.counters).copy(), self.calls.meters.short
+        return {**totals, "accepted": totals["accepted"] + short, "answered": totals["answered"] + short}
 
     @property
     def blocked(self) -> int:
@@ -192,6 +199,7 @@ class Dispatcher:
         self, peer: Peer, call: Call, exc: ZmqAgentsError, waiting: Ticket | None, effects: list[Effect]
     ) -> None:
         self.counters.refused += 1
+        self.calls.meters.refuse(type(exc).__name__)
         task_id = task_id_of(peer.prefix, call.call_id)
         reply = error_reply(exc, agent=call.agent, method=call.method, call_id=task_id)
         if isinstance(exc, errors.CallCancelled):
@@ -242,15 +250,19 @@ class Dispatcher:
         self.calls.slots.take(ticket)  # free since `start_short`
         self.calls.book(ticket)
 
-    def end_short(self, ticket: Ticket) -> None:
+    def end_short(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
         ticket.settled = True
         ticket.state = State.DONE
         ticket.context = None  # as in `Calls.release`
-        ticket.agent.calls += 1
-        counters = self.counters
-        counters.accepted += 1
-        counters.answered += 1
+        record, seconds = ticket.agent, now - ticket.accepted
+        record.calls += 1
+        if seconds < SHORT_S and not reply.code:
+            record.meters[ticket.name].note_short(seconds)
+        else:
+            self.counters.accepted += 1
+            self.counters.answered += 1
+            self.calls.count(ticket, reply, now)
 
     # ------------------------------------------------------------ a call ends
 
@@ -263,7 +275,7 @@ class Dispatcher:
         if ticket.settled:
             calls.lingering -= 1
         else:
-            calls.settle(ticket, reply, effects)
+            calls.settle(ticket, reply, effects, now)
             if ticket.op == Op.CREATE and not reply.code:
                 calls.made(ticket.agent, now, effects)
             if calls.news:  # before the slot is freed: those that waited for this go on ahead of new calls

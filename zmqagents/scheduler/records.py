@@ -19,6 +19,7 @@ from ..agents.spec import ClassSpec, MethodSpec, away
 from ..agents.timing import Pace
 from ..codec import unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
+from ..telemetry.meters import ClassMeters, Meters
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
@@ -46,7 +47,10 @@ class State(IntEnum):
 
 @dataclass
 class Counters:
-    """Totals since the start. ``accepted`` equals ``answered`` when no call is open."""
+    """Totals since the start, without calls that `Meters` counts as short.
+
+    ``accepted`` equals ``answered`` when no call is open.
+    """
 
     accepted: int = 0
     answered: int = 0
@@ -140,17 +144,19 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance", "made",
-        "mailbox", "number", "options", "ours", "removed", "spec",
+        "mailbox", "meters", "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
     def __init__(
-        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = ()
-    ) -> None:
+        self, agent_id: str, spec: ClassSpec, options: AgentOptions, now: float, ours: Collection[str] = (),
+        meters: ClassMeters | None = None,
+    ) -> None:  # fmt: skip
         self.agent_id = agent_id
         self.spec = spec
         self.options = options
         self.created = now
         self.ours = ours  # keywords among those of its constructor that were meant for the host
+        self.meters = Meters().of_class(spec.name) if meters is None else meters  # of its class
         self.instance: Any = None
         self.home: Home | None = None
         self.number = 0  # among all agents that were made

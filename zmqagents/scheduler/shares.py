@@ -84,7 +84,7 @@ class Account:
 class Share:
     """One limit and its ``setting``. Below ``free`` nobody is refused; from there on ask `refuses`."""
 
-    __slots__ = ("_accounts", "_what", "free", "limit", "setting")
+    __slots__ = ("_accounts", "_what", "free", "limit", "refused", "setting")
 
     def __init__(
         self, what: str, setting: str, limit: int, accounts: WeakValueDictionary[str, Account], kept: int | None = None
@@ -92,6 +92,7 @@ class Share:
         self.setting = setting
         self.limit = limit
         self.free = limit - (limit // KEPT_FOR_OTHERS if kept is None else kept)
+        self.refused = 0  # how often `reason` was asked for
         self._what = what
         self._accounts = accounts
 
@@ -108,7 +109,8 @@ class Share:
         return max(0, self.free - taken, min(part - held, self.limit - taken))
 
     def reason(self, held: int, taken: int) -> str:
-        """The text of a refusal."""
+        """The text of a refusal, which is counted."""
+        self.refused += 1
         share = f", {held} of them of this user: its share is used up" if taken < self.limit else ""
         return f"{taken} {self._what}{share}, limit {self.limit} ({self.setting})"
 
@@ -210,6 +212,10 @@ class Shares:
             "bytes wait for clients that do not read", "twice max_unread_bytes", 2 * config.max_unread_bytes
         )
         self.kept_bytes = share("bytes are kept for lost clients", "max_unread_bytes", config.max_unread_bytes)
+
+    def refused(self) -> dict[str, int]:
+        """How often each limit has refused something, by its name here."""
+        return {name: share.refused for name, share in vars(self).items() if isinstance(share, Share)}
 
     def account(self, key: str) -> Account:
         """The account of a user, the same one as long as anything counts for it."""

@@ -54,11 +54,13 @@ import zmq
 from zmq.utils import z85
 
 from ..errors import ConfigError
+from ..telemetry.lines import fields_of
 from .private import StrPath, is_this_machine, private_dir, read_private, write_private
 
 __all__ = ["KeyPair", "KeyStore", "Peer", "Role"]
 
 log = logging.getLogger(__name__)
+audit_log = logging.getLogger("zmqagents.audit")
 
 Role = Literal["admin", "call"]
 
@@ -176,6 +178,8 @@ class KeyStore:
                 log.error("no client is authorised: %s", exc)
             self._peers, self._signature = {}, "unreadable"
             return self._peers
+        if peers != self._peers and self._signature is not None:
+            _tell_of_change(self._peers, peers)
         self._peers, self._in_need = peers, False
         # File times advance in ticks of some milliseconds, so a change right after this look may not show in
         # them: trust a look only once its newest file is older than that.
@@ -349,6 +353,17 @@ def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
             if _is_shortage(exc):
                 raise
             log.warning("authorised key ignored: %s", exc)
+
+
+def _tell_of_change(before: Mapping[str, Peer], now: Mapping[str, Peer]) -> None:
+    """One line for each client that may come in from now on, or in another role, and for each that may no more."""
+    for public in {**before, **now}:
+        then, peer = before.get(public), now.get(public)
+        if peer is None and then is not None:
+            audit_log.info("the key of %s was removed", then.name, extra=fields_of(action="keys", user=then.name))
+        elif peer is not None and peer != then:
+            text = "the key of %s was added, with the role %s"
+            audit_log.info(text, peer.name, peer.role, extra=fields_of(action="keys", user=peer.name))
 
 
 def _is_shortage(exc: BaseException) -> bool:

@@ -27,6 +27,7 @@ from ..process.signals import (
     leave,
     show_stacks_on_request,
 )
+from . import logs
 from .serve import serve
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: 
         show_stacks_on_request()
         life.watch()
         config, classes = load()
+        program = logs.begin(config)
+        if program is not None:
+            program.leave_stdout()
         if config.types:
             codec.registry.trust(config.types)  # for the results of the calls that agents make
         close_stdin(life_fd)
@@ -80,6 +84,8 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: 
     except BaseException as exc:  # the parent waits for one line, whatever it says
         report.say({"error": errors.describe(exc)})
         return 1
+    finally:
+        logs.flush()
     if life.is_cut:
         log.warning("%s has ended because its parent process is gone", config.server_id)
         return EXIT_ORPHANED

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import queue
 import signal
 import sys
@@ -41,6 +42,7 @@ from ..models.configs import ModelConfigs
 from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
+from ..version import __version__
 from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "serve"]
 
-log = logging.getLogger(__name__)
+host_log = logging.getLogger("zmqagents.host")
 
 ROUTER_LIMIT_S = 0.3  # the first router thread has handed over to another one, perhaps, and is stuck
 CHILD_GRACE_S = 0.3  # the host's own grace is over when it ends its children
@@ -134,6 +136,7 @@ def _hatch(
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
         file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
+        logs=config.logs and config.logs._replace(child=name),
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 
@@ -161,6 +164,7 @@ def serve(
         except BaseException:
             broker.abandon()
             raise
+        _tell_of_start(config, bound)
         if started is not None:
             started(broker)
         with (
@@ -168,7 +172,19 @@ def serve(
             forks.ended_with_us() if own_process else contextlib.nullcontext(), Collector() as collector,
         ):  # fmt: skip
             _run(broker, bound, ready, notifier or Notifier(), timer, collector)
+    host_log.info("%s has ended", config.server_id)
     return 0
+
+
+def _tell_of_start(config: BrokerConfig, bound: Bound) -> None:
+    limits = ("capacity", "max_agents", "max_calls", "max_mailbox", "max_message_bytes", "max_queued_bytes",
+              "max_pool_bytes", "pool_type", "isolation", "grace_s")  # fmt: skip
+    where = bound.address if bound.port is not None else "no port"
+    shown = ", ".join(f"{name} {getattr(config, name)}" for name in limits)
+    host_log.info(
+        "%s begins: zmqagents %s, process %d, at %s and %s; %s", config.server_id, __version__, os.getpid(), where,
+        bound.ipc, shown,
+    )  # fmt: skip
 
 
 def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: EndTimer, collector: Collector) -> None:
@@ -186,7 +202,8 @@ def _run(broker: Broker, bound: Bound, ready: Ready, notifier: Notifier, timer: 
             ready(bound)
         _attend(broker, bound, notifier, timer, collector)
     finally:
-        broker.request_stop(0.0)  # nothing if it has stopped
+        if not broker.finished.is_set():  # else what is left of the process has the time of the stop that it was
+            broker.request_stop(0.0)
         _hear(broker, timer, 0.0)
         if registration is not None:
             registration.stop(1.0)

@@ -79,10 +79,13 @@ end
 
 
 class Script:
-    """A Lua script, its name on the server, and how it is sent: one key, the prefix, then the arguments."""
+    """A Lua script, its name on the server, and how it is sent: one key, the prefix, then the arguments.
 
-    def __init__(self, text: str) -> None:
-        self.text = _COMMON + text
+    ``common`` comes before ``text``: by default what the scripts of this module share.
+    """
+
+    def __init__(self, text: str, common: str = _COMMON) -> None:
+        self.text = common + text
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()  # what EVALSHA calls it
 
 

@@ -93,7 +93,9 @@ class RouterPeer:
     def send(self, message: list[Frame]) -> bool:
         size = len(message[0]) if len(message) == 1 else sum(map(len, message))
         taken = self._listener.send(self, message) if size < COUNTED_BYTES else self._send_counted(message, size)
-        if not taken:
+        if taken:
+            self._listener.sent_bytes += size
+        else:
             self.pending = True
             self._listener.try_again(self)
         return taken
@@ -155,6 +157,7 @@ class RouterListener:
         self.due = math.inf
         self.next_look = 0.0  # when `look` is to be called while the host is awake anyway
         self.ended: deque[RouterPeer] = deque()
+        self.received_bytes = self.sent_bytes = 0  # of messages read, and of those that libzmq was given
         self._poller = poller
         self._clock = clock
         self._receive = receive
@@ -281,6 +284,7 @@ class RouterListener:
                 parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
             peer = self._peers.get(routing_id) or self._stranger(routing_id, frame)
             peer.heard = now
+            self.received_bytes += size
             now = self._receive(peer, parts, size, now)
             if now >= end:
                 return

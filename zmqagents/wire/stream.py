@@ -30,18 +30,19 @@ class UnixStream:
     """See the module's docstring. ``sock`` is connected or will be; the wire closes it.
 
     ``pending``: something sent waits until there is room. ``ended``: nothing more can be sent. ``drained``: nothing
-    more can be read, but for what was read and not taken.
+    more can be read, but for what was read and not taken. ``written``: bytes that the system has taken.
     """
 
     __slots__ = (
         "_ask", "_counts_large", "_in", "_out", "_put", "_segment", "_socket", "drained", "ended", "is_clean",
-        "pending",
+        "pending", "written",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
         self._in = incoming
         self._out: deque[Frame] = deque()
         self.pending = self.ended = self.drained = False
+        self.written = 0
         self.is_clean = True  # nothing is left of what was read
         self._ask = SHORT_READ_BYTES  # how much `read_message` reads first
         self._segment: Segment | None = None
@@ -84,6 +85,7 @@ class UnixStream:
             except OSError:
                 self.end()
                 return True
+            self.written += count
             if count == len(data):
                 return True
             self._out.append(data[count:])
@@ -103,6 +105,7 @@ class UnixStream:
             except OSError:
                 self.end()
                 return True
+            self.written += count
             begun = count - len(pieces[0])
             if begun == len(pieces[1]):
                 return True
@@ -142,6 +145,7 @@ class UnixStream:
                 except OSError:
                     self.end()
                     break
+                self.written += count
                 if count == size:  # most often
                     out.clear()
                     break

@@ -143,7 +143,12 @@ class Listener(Protocol):
     """
 
     due: float  # when `look` has something to do at the latest, on the host's clock
+    received_bytes: int  # of all messages that were handed over so far
     ended: Any  # a list or deque of peers whose connection has ended; the host takes them out and calls `forget`
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the system, or libzmq, has taken for clients so far."""
 
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""

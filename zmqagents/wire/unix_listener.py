@@ -237,6 +237,8 @@ class UnixListener:
         self.spares = zmtp.Spares()
         self.grants = Grants(SEGMENTS)
         self.due = math.inf
+        self.received_bytes = 0  # of messages that were handed over
+        self._written_before = 0  # by peers that are gone
         self.complain = complain
         self._receive = receive
         self._refuse = refuse
@@ -265,6 +267,11 @@ class UnixListener:
     def peers(self) -> Sequence[UnixPeer]:
         """All connections, those in their handshake included."""
         return list(self._peers.values())
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes written to clients."""
+        return self._written_before + sum(peer.written for peer in self._peers.values())
 
     def open(self, path: str) -> None:
         """Listen at ``path``, for its owner alone. The path's `IpcLock` must be held. Raises OSError."""
@@ -336,6 +343,7 @@ class UnixListener:
             elif len(ready) > 1:
                 ready.rotate(-1)
             limit -= 1
+            self.received_bytes += peer.size
             if peer.lacks_memory:
                 peer.lacks_memory = False
                 self._refuse(peer, parts)
@@ -358,6 +366,7 @@ class UnixListener:
         """Close a connection that has ended."""
         if self._peers.pop(peer.fd, None) is not None:
             self._poller.unregister(peer.fd)
+            self._written_before += peer.written
         peer.close()
 
     def look(self, now: float) -> None:

@@ -16,6 +16,7 @@ import click
 from ... import errors
 from ...config import BrokerConfig
 from ...process import signals
+from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
 from ..options import as_json, option
 from ..output import say
@@ -25,6 +26,7 @@ from ..values import json_line
 if TYPE_CHECKING:
     from ...broker.listening import Bound
     from ...server.systemd import Notifier
+    from ...telemetry.program import Program
 
 __all__ = ["start"]
 
@@ -66,14 +68,22 @@ def _declarations(ctx: click.Context, param: click.Parameter, texts: Sequence[st
 @option("--restart", is_flag=True, help="Start the host again when it crashes.")
 @option("--strict", is_flag=True, help="Refuse to start when an agent file cannot be loaded.")
 @option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning", show_default=True,
-    help="What is logged to stderr.",
+    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is logged to stderr."
+)
+@option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="How: lines for people, or one JSON object a line.",
+)  # fmt: skip
+@option(
+    "--agent-output", type=click.Choice(OUTPUTS), default="log", show_default=True,
+    help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",
 )  # fmt: skip
 @option("--no-log", is_flag=True, help="Log nothing.")
 @as_json
 def start(
-    declared: dict[str, Any], restart: bool, strict: bool, log_level: str, no_log: bool, as_json: bool, **settings: Any
-) -> int:
+    declared: dict[str, Any], restart: bool, strict: bool, log_level: str, log_format: str, agent_output: str,
+    no_log: bool, as_json: bool, **settings: Any,
+) -> int:  # fmt: skip
     """Run a host in the foreground.
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
@@ -83,30 +93,35 @@ def start(
     With --restart a host that crashes is started again on the same port, with growing pauses; the sixth time within a
     minute it is given up with exit code 70. Of its agents only those of --agent are there again, new.
     """
-    config = BrokerConfig(**settings, agents=declared)
+    log_settings = LogSettings(log_level, log_format, agent_output)
+    if log_settings.mistake:
+        raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
+    config = BrokerConfig(**settings, agents=declared, logs=log_settings)
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
     from ...agents import loader
-    from ...server import serve
+    from ...server import logs, serve
     from ...server.systemd import Notifier
 
     gc.enable()
     signals.show_stacks_on_request()
     signals.keep_sockets_to_ourselves()
-    level: int | str = logging.CRITICAL + 1 if no_log else log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if no_log:
+        logging.disable(logging.CRITICAL)
+    program = logs.begin(config, threaded=not restart)
+    assert program is not None
     if strict and config.agent_dir is not None:
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, as_json, notifier)
+        return _keep_running(config, as_json, notifier, program)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
     failures: list[errors.LoadError] = []
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config.open_to, as_json)
+        _announce(bound, os.getpid(), config.open_to, as_json, program)
 
     try:
         status = serve.serve(config, [], ready, failures=failures, notifier=notifier, own_process=True)
@@ -116,7 +131,7 @@ def start(
     return status
 
 
-def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> int:
+def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier, program: Program) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -126,7 +141,7 @@ def _keep_running(config: BrokerConfig, as_json: bool, notifier: Notifier) -> in
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config.open_to, as_json)
+        _announce(Bound(*report["bound"]), pid, config.open_to, as_json, program)
 
     supervisor = Supervisor(config, [], launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
@@ -139,7 +154,7 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
+def _announce(bound: Bound, pid: int, open_to: str, as_json: bool, program: Program) -> None:
     server_id, host, port, ipc, _ = bound
     if open_to:
         say(f"warning: --insecure: {open_to} can call the agents on port {port}")
@@ -148,7 +163,7 @@ def _announce(bound: Bound, pid: int, open_to: str, as_json: bool) -> None:
     else:
         text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid})"
     try:
-        click.echo(text)  # flushes
+        program.say_first(text)
     except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
         raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
 
@@ -158,11 +173,14 @@ def _exit_in_time(status: int) -> None:
 
     The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
     """
+    from ...server.logs import flush
+
     signals.ignore_stops()
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)
         log.warning("ending, although a thread or an exit handler of an agent's is still running")
+        flush()
         os._exit(status)
 
     threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()

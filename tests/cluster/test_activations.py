@@ -1,0 +1,410 @@
+"""The machine of a host's activations: answers in, effects out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zmqagents.cluster import activations as machine
+from zmqagents.cluster.activations import (
+    MAX_OUTCOMES,
+    MAX_SAVE_BYTES,
+    MAX_SAVES,
+    MAX_STARTING,
+    Activated,
+    Activations,
+    Ask,
+    Cleared,
+    Dropped,
+    DroppedFor,
+    Effect,
+    Elsewhere,
+    Gone,
+    Made,
+    NotActivated,
+    Note,
+    OnceOutcome,
+    Phase,
+    Readiness,
+    Removed,
+    Renew,
+    Room,
+    Send,
+    Taken,
+)
+from zmqagents.cluster.observers import Observers
+from zmqagents.errors import StoreError
+from zmqagents.store.cluster import (
+    Claim,
+    Delete,
+    Deleted,
+    Locate,
+    Located,
+    Mine,
+    Other,
+    Outcome,
+    Refusal,
+    Release,
+    Released,
+    Request,
+    Save,
+    Saved,
+    Unclaimed,
+    Verdict,
+)
+
+ME, OTHER = "me/1/a", "other/1/b"
+NAME = "Account/ann"
+MINE = Mine(100, 3, 1, b"state", b"", b"", ())
+SAVED = Saved(Verdict.SAVED)
+
+
+class Host:
+    """A machine, and what it has sent."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.observers = Observers(10)
+        self.machine = Activations(ME, self.observers, lambda: self.now)
+        self.sent: list[Request] = []
+
+    def see(self, effects: list[Effect]) -> list[Effect]:
+        """The effects but for what is sent."""
+        self.sent += [effect.request for effect in effects if isinstance(effect, Send)]
+        return [effect for effect in effects if not isinstance(effect, Send)]
+
+    def answer(self, answer: Any, index: int = 0) -> list[Effect]:
+        """Answer what was sent; by default the oldest."""
+        return self.see(self.machine.answered(self.sent.pop(index), answer))
+
+    def active(self, name: str = NAME, mine: Mine = MINE) -> None:
+        self.see(self.machine.activate(name, "Account", 1))
+        self.answer(mine)
+        self.see(self.machine.started(name))
+
+    def save(self, state: bytes, call: Any = None, once: OnceOutcome | None = None, name: str = NAME) -> list[Effect]:
+        return self.see(self.machine.save(name, state, 1, call, once))
+
+
+@pytest.fixture
+def host() -> Host:
+    host = Host()
+    host.active()
+    return host
+
+
+# ---------------------------------------------------------------- claims
+
+
+def test_an_agent_is_claimed_made_and_then_serves() -> None:
+    host = Host()
+    activations = host.machine
+    assert activations.readiness(NAME) is Readiness.ABSENT
+    assert host.see(activations.activate(NAME, "Account", 2, Made(b"args", b"opts"))) == []
+    assert host.see(activations.activate(NAME, "Account", 2)) == [], "a claim belongs to the name"
+    assert host.sent == [Claim(NAME, ME, 1, "Account", 2, arguments=b"args", options=b"opts")]
+    assert activations.readiness(NAME) is Readiness.COMING
+    assert host.answer(MINE) == [Activated(NAME, MINE)]
+    assert activations.readiness(NAME) is Readiness.COMING
+    assert host.see(activations.started(NAME)) == []
+    assert activations.readiness(NAME) is Readiness.READY
+    assert (activations.epoch(NAME), list(activations), len(activations)) == (100, [NAME], 1)
+
+
+def test_each_activation_has_a_higher_number(host: Host) -> None:
+    host.see(host.machine.release(NAME))
+    assert host.answer(Released(True, 100)) == [Gone(NAME, "", 100)]
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.sent[0] == Claim(NAME, ME, 2, "Account", 1)
+
+
+def test_another_owner_is_asked_for_once_and_the_agent_taken_if_it_is_dead() -> None:
+    host = Host()
+    for name in ("A/1", "A/2"):
+        host.see(host.machine.activate(name, "A", 1))
+    assert host.answer(Other(OTHER, 5)) == [Ask(OTHER)]
+    assert host.answer(Other(OTHER, 6)) == []
+    host.observers.bury(OTHER, 1)
+    assert host.see(host.machine.declared(OTHER, True)) == []
+    assert [(claim.name, claim.dead) for claim in host.sent if isinstance(claim, Claim)] == [
+        ("A/1", OTHER),
+        ("A/2", OTHER),
+    ]
+    assert host.answer(MINE) == [Activated("A/1", MINE)]
+    host.see(host.machine.activate("A/3", "A", 1))
+    assert host.answer(Other(OTHER, 7), 1) == []
+    assert isinstance(host.sent[-1], Claim)
+    assert host.sent[-1].dead == OTHER, "it is known to be dead"
+
+
+def test_an_agent_of_a_living_owner_is_elsewhere() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    host.answer(Other(OTHER, 5))
+    assert host.see(host.machine.declared(OTHER, False)) == [Elsewhere(NAME, OTHER, 5)]
+    assert host.machine.readiness(NAME) is Readiness.ABSENT
+
+
+def test_an_agent_that_goes_from_one_dead_owner_to_the_next_is_given_up() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    for number in range(machine.MAX_CLAIMS - 1):
+        host.observers.bury(f"dead/{number}/x", None)
+        assert host.answer(Other(f"dead/{number}/x", number)) == []
+    assert host.answer(Other("dead/9/x", 9)) == [Elsewhere(NAME, "dead/9/x", 9)]
+
+
+@pytest.mark.parametrize(
+    "answer", [Unclaimed(Refusal.EXISTS, "Bot"), Unclaimed(Refusal.NEWER, "3"), Unclaimed(Refusal.FULL)]
+)
+def test_a_refused_claim_fails_what_waits_for_it(answer: Unclaimed) -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.answer(answer) == [NotActivated(NAME, answer.why, answer.detail)]
+    assert host.machine.phase(NAME) is None
+
+
+def test_a_record_that_is_not_understood_fails_what_waits_for_it() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.answer(StoreError("garbled")) == [NotActivated(NAME, None, "garbled")]
+
+
+def test_so_many_activations_run_at_once_and_one_that_waits_gives_its_place_away() -> None:
+    host = Host()
+    names = [f"A/{number}" for number in range(MAX_STARTING + 3)]
+    for name in names:
+        host.see(host.machine.activate(name, "A", 1))
+    assert len(host.sent) == MAX_STARTING
+    assert host.machine.phase(names[-1]) is Phase.QUEUED
+    host.answer(MINE)
+    host.see(host.machine.waits(names[0]))
+    assert host.sent[-1].name == names[MAX_STARTING]
+    host.answer(Unclaimed(Refusal.FULL))
+    assert host.sent[-1].name == names[MAX_STARTING + 1]
+    host.see(host.machine.started(names[0]))
+    assert len(host.sent) == MAX_STARTING
+    host.answer(MINE)
+    host.see(host.machine.started(names[2]))
+    assert host.sent[-1].name == names[MAX_STARTING + 2]
+
+
+def test_a_claim_that_comes_too_late_is_given_back() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.see(host.machine.drop_all()) == [Elsewhere(NAME, "", 0)]
+    assert host.answer(MINE) == []
+    assert host.sent == [Release(NAME, ME, 100)]
+    assert host.see(host.machine.activate(NAME, "Account", 1)) == [Elsewhere(NAME, "", 0)]
+
+
+# ---------------------------------------------------------------- saves
+
+
+def test_an_answer_leaves_when_all_saves_before_it_are_taken(host: Host) -> None:
+    assert host.see(host.machine.settle(NAME, "read")) == [Taken(NAME, ("read",))]
+    assert host.save(b"one", "first") == host.save(b"two", "second") == []
+    assert host.see(host.machine.settle(NAME, "read")) == []
+    assert host.save(b"two", "unchanged") == []
+    assert [(save.revision, save.state) for save in host.sent if isinstance(save, Save)] == [(3, b"one"), (4, b"two")]
+    assert host.answer(SAVED, 1) == [], "the first has no answer yet"
+    assert host.answer(Saved(Verdict.TAKEN)) == [Taken(NAME, ("first", "second", "read", "unchanged"))]
+    assert host.save(b"two", "unchanged") == [Taken(NAME, ("unchanged",))]
+
+
+def test_a_state_as_it_was_loaded_is_not_written(host: Host) -> None:
+    assert host.save(b"state", "call") == [Taken(NAME, ("call",))]
+    assert host.see(host.machine.release(NAME, state=b"state", version=1)) == []
+    assert host.sent == [Release(NAME, ME, 100)]
+
+
+@pytest.mark.parametrize(("count", "size"), [(MAX_SAVES, 1), (4, MAX_SAVE_BYTES // 4)])
+def test_the_turn_waits_when_too_much_is_under_way(host: Host, count: int, size: int) -> None:
+    for number in range(count):
+        assert host.machine.readiness(NAME) is Readiness.READY
+        host.save(bytes([number]) * size)
+    assert host.machine.readiness(NAME) is Readiness.FULL
+    assert host.answer(SAVED) == [Room(NAME)]
+    assert host.machine.readiness(NAME) is Readiness.READY
+
+
+def test_a_fenced_activation_is_dropped_with_all_that_was_under_way(host: Host) -> None:
+    host.save(b"one", "first")
+    host.save(b"two", "second")
+    dropped, note = host.answer(Saved(Verdict.FENCED))
+    assert dropped == Dropped(NAME, DroppedFor.FENCED, ("first", "second"))
+    assert isinstance(note, Note)
+    assert host.answer(Saved(Verdict.FENCED)) == []
+    assert host.machine.readiness(NAME) is Readiness.ABSENT
+    assert host.machine.counters.fenced == 1
+
+
+def test_saves_that_redis_has_lost_are_healed_from_the_oldest_on_with_all_outcomes(host: Host) -> None:
+    host.save(b"zero", once=OnceOutcome("t0", b"v0", 60))
+    assert host.answer(SAVED) == []
+    for number in (1, 2):
+        host.save(b"%d" % number, number, OnceOutcome(f"t{number}", b"v%d" % number, 60))
+    behind = Saved(Verdict.BEHIND, revision=3)
+    assert host.answer(behind) == host.answer(behind) == []
+    first, second = host.sent
+    assert isinstance(first, Save)
+    assert isinstance(second, Save)
+    assert (first.heal, [outcome.task_id for outcome in first.outcomes]) == (True, ["t0", "t1"])
+    assert (second.heal, [outcome.task_id for outcome in second.outcomes]) == (False, ["t2"])
+    assert host.answer(SAVED) == [Taken(NAME, (1,))]
+    assert host.answer(SAVED) == [Taken(NAME, (2,))]
+    assert host.machine.counters.healed == 1
+
+
+def test_outcomes_are_known_until_they_are_fetched_or_old(host: Host) -> None:
+    host.save(b"one", "call", OnceOutcome("t1", b"v1", 60))
+    assert host.machine.outcome_of(NAME, "t1") is None, "it is not in Redis yet"
+    host.answer(SAVED)
+    host.save(b"two", "call", OnceOutcome("t2", b"v2", 5))
+    host.answer(SAVED)
+    assert (host.machine.outcome_of(NAME, "t1"), host.machine.outcome_of(NAME, "t2")) == (b"v1", b"v2")
+    host.machine.confirm(NAME, "t1")
+    host.machine.confirm(NAME, "unknown")
+    host.now = 6
+    assert host.machine.has_room_for_outcome(NAME)
+    assert host.machine.outcome_of(NAME, "t2") is None
+    host.save(b"three")
+    assert isinstance(host.sent[0], Save)
+    assert host.sent[0].forget == ("t1", "t2")
+
+
+def test_outcomes_come_with_the_claim_and_are_never_dropped_for_room() -> None:
+    host = Host()
+    host.active(mine=MINE._replace(outcomes=tuple(Outcome(f"t{n}", 60, b"v") for n in range(MAX_OUTCOMES))))
+    assert host.machine.outcome_of(NAME, "t7") == b"v"
+    assert not host.machine.has_room_for_outcome(NAME)
+    host.now = 61
+    assert host.machine.has_room_for_outcome(NAME)
+
+
+def test_a_call_whose_effect_was_there_gets_its_outcome_and_the_others_are_lost(host: Host) -> None:
+    host.save(b"one", "again", OnceOutcome("t1", b"second", 60))
+    host.see(host.machine.settle(NAME, "read"))
+    host.save(b"two", "next")
+    had = Saved(Verdict.HAD, b"first")
+    assert host.answer(had) == [Dropped(NAME, DroppedFor.REPEATED, ("read", "next"), ("again", b"first"))]
+
+
+def test_who_waits_too_long_for_redis_is_given_up_and_the_save_goes_on(host: Host) -> None:
+    host.save(b"one", "first")
+    host.save(b"two", "second")
+    assert host.machine.give_up(NAME, "first")
+    assert not host.machine.give_up(NAME, "first")
+    assert not host.machine.give_up("A/none", "first")
+    assert host.machine.give_up_all() == [(NAME, "second")]
+    assert host.answer(SAVED) == []
+    assert host.answer(SAVED) == []
+    assert host.machine.readiness(NAME) is Readiness.READY
+
+
+# ---------------------------------------------------------------- ends
+
+
+def test_a_release_waits_for_the_saves_and_takes_the_last_state_along(host: Host) -> None:
+    host.save(b"one", "call")
+    assert host.see(host.machine.release(NAME, OTHER, b"last", 1)) == []
+    assert host.machine.readiness(NAME) is Readiness.LEAVING
+    assert host.see(host.machine.release(NAME)) == []
+    assert len(host.sent) == 1
+    assert host.answer(SAVED) == [Taken(NAME, ("call",))]
+    assert host.sent == [Release(NAME, ME, 100, OTHER, Save(NAME, ME, 100, 4, 1, b"last"))]
+    gone, note = host.answer(Released(True, 101))
+    assert gone == Gone(NAME, OTHER, 101)
+    assert isinstance(note, Note)
+    assert host.machine.phase(NAME) is None
+
+
+def test_a_release_over_a_revision_that_redis_has_lost_heals_it(host: Host) -> None:
+    host.see(host.machine.release(NAME, "", b"last", 1))
+    assert host.answer(Released(False, behind=True)) == []
+    [release] = host.sent
+    assert isinstance(release, Release)
+    assert release.last is not None
+    assert release.last.heal
+    assert host.answer(Released(True, 100)) == [Gone(NAME, "", 100)]
+
+
+def test_a_release_whose_answer_was_lost_is_over_all_the_same(host: Host) -> None:
+    host.see(host.machine.release(NAME, OTHER))
+    assert host.answer(Released(False)) == [Gone(NAME, OTHER, 0)]
+
+
+@pytest.mark.parametrize(("answer", "done"), [(Deleted(False), True), (Deleted(True), False)])
+def test_a_deletion_waits_for_the_saves(host: Host, answer: Deleted, done: bool) -> None:
+    host.save(b"one", "call")
+    host.see(host.machine.delete(NAME))
+    assert host.answer(SAVED) == [Taken(NAME, ("call",))]
+    assert host.sent == [Delete(NAME, ME, 100)]
+    assert host.answer(answer) == [Removed(NAME, done)]
+
+
+def test_what_is_not_there_cannot_be_saved_or_released() -> None:
+    host = Host()
+    for wrong in (lambda: host.save(b"x"), lambda: host.machine.release(NAME), lambda: host.machine.delete(NAME)):
+        with pytest.raises(LookupError):
+            wrong()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    with pytest.raises(LookupError, match="not claimed"):
+        host.machine.release(NAME)
+    with pytest.raises(LookupError, match="not claimed"):
+        host.machine.delete(NAME)
+
+
+def test_the_end_of_an_incarnation_drops_what_is_left(host: Host) -> None:
+    host.save(b"one", "call")
+    host.see(host.machine.activate("A/coming", "A", 1))
+    effects = host.see(host.machine.drop_all())
+    assert effects == [Elsewhere("A/coming", "", 0), Dropped(NAME, DroppedFor.DEAD, ("call",))]
+    assert len(host.machine) == 0
+
+
+# ---------------------------------------------------------------- another server
+
+
+def test_no_call_starts_on_another_server_before_its_record_was_looked_at(host: Host) -> None:
+    host.see(host.machine.look_again())
+    assert host.machine.readiness(NAME) is Readiness.SUSPECT
+    host.see(host.machine.look_again())
+    assert [type(request) for request in host.sent] == [Locate, Locate]
+    assert host.answer(Located(ME, 100, 1, 3, "Account")) == [], "the answer to an earlier look"
+    assert host.answer(Located(ME, 100, 1, 3, "Account")) == [Cleared(NAME)]
+    assert host.machine.readiness(NAME) is Readiness.READY
+
+
+@pytest.mark.parametrize(
+    "located", [Located(OTHER, 100, 1, 3, ""), Located(ME, 99, 1, 3, ""), Located("", 0, 0, 0, "")]
+)
+def test_what_is_not_its_own_any_more_is_dropped(host: Host, located: Located) -> None:
+    host.save(b"one", "call")
+    host.see(host.machine.look_again())
+    dropped, _ = host.answer(located, 1)
+    assert dropped == Dropped(NAME, DroppedFor.FENCED, ("call",))
+
+
+def test_a_state_that_was_lost_is_written_again_although_it_has_not_changed(host: Host) -> None:
+    host.save(b"one", once=OnceOutcome("t1", b"v", 60))
+    host.answer(SAVED)
+    host.see(host.machine.look_again())
+    assert host.answer(Located(ME, 100, 1, 3, "Account")) == [Cleared(NAME), Renew(NAME)]
+    assert host.save(b"one") == []
+    [save] = host.sent
+    assert isinstance(save, Save)
+    assert (save.revision, save.heal, [outcome.task_id for outcome in save.outcomes]) == (4, True, ["t1"])
+
+
+def test_a_failover_while_the_agent_is_made_is_looked_at_before_it_serves() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    host.answer(MINE)
+    host.see(host.machine.look_again())
+    host.see(host.machine.started(NAME))
+    assert host.machine.readiness(NAME) is Readiness.SUSPECT
+    assert host.answer(Located(ME, 100, 1, 2, "Account")) == [Cleared(NAME), Renew(NAME)]
+    assert host.see(host.machine.started(NAME)) == []
+    assert host.see(host.machine.started("A/none")) == []

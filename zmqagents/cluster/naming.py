@@ -1,0 +1,70 @@
+"""Names in a cluster: ``Class/key`` for an agent, ``cluster:shop/Class/key`` for a proxy of it.
+
+The class is a part of the name, so one who calls an agent says which class it is meant to have, and nobody can take a
+name that another class is known by.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ..errors import ConfigError
+
+__all__ = ["MAX_NAME_CHARS", "AgentName", "Reference", "agent_name", "cluster_name", "parse_name", "parse_reference"]
+
+MAX_NAME_CHARS = 200
+_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it stands between braces in the keys of Redis, and before a slash
+_SCHEME = "cluster:"
+
+
+class AgentName(NamedTuple):
+    """The name of an agent: its class, and everything after the first slash."""
+
+    cls: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.cls}/{self.key}"
+
+
+class Reference(NamedTuple):
+    """What a proxy names: an agent of a cluster, whose name is its identity."""
+
+    cluster: str
+    agent: AgentName
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.cluster}/{self.agent}"
+
+
+def cluster_name(text: str) -> str:
+    """``text`` if a cluster can be called so; raises `ConfigError`."""
+    if not isinstance(text, str) or not _CLUSTER.fullmatch(text):
+        raise ConfigError(f"a cluster's name must be 1 to 64 letters, digits, '.', '_' or '-', not {text!r}")
+    return text
+
+
+def agent_name(cls: str, key: str) -> AgentName:
+    """The agent ``key`` of the class ``cls``. Raises `ConfigError` for what is no name."""
+    if not isinstance(key, str) or not isinstance(cls, str):
+        raise ConfigError(f"an agent's class and key must be texts, not {cls!r} and {key!r}")
+    if not cls or "/" in cls or not key or not f"{cls}{key}".isprintable():
+        raise ConfigError(f"an agent's name must be Class/key in printable characters, not {f'{cls}/{key}'!r}")
+    if len(cls) + len(key) + 1 > MAX_NAME_CHARS:
+        raise ConfigError(f"an agent's name has at most {MAX_NAME_CHARS} characters, not {len(cls) + len(key) + 1}")
+    return AgentName(cls, key)
+
+
+def parse_name(text: str) -> AgentName:
+    """The agent that ``Class/key`` names. Raises `ConfigError`."""
+    cls, _, key = text.partition("/")
+    return agent_name(cls, key)
+
+
+def parse_reference(text: str) -> Reference:
+    """What ``cluster:shop/Class/key`` names. Raises `ConfigError`."""
+    if not text.startswith(_SCHEME):
+        raise ConfigError(f"a proxy of a cluster is {_SCHEME}NAME/Class/key, not {text!r}")
+    cluster, _, agent = text.removeprefix(_SCHEME).partition("/")
+    return Reference(cluster_name(cluster), parse_name(agent))

@@ -1,0 +1,483 @@
+"""The records of a cluster, in Redis: its members, and where each agent lives and what its state is.
+
+`ClusterRecords` is the only way there. Its operations are the scripts of `store.cluster_scripts`, which says what the
+keys are and why each of these may be repeated and may come late. What members do is a method; what is done to agents is
+a *request*, a named tuple, so that many can be sent in one round trip (`ClusterRecords.exchange`) and so that one which
+had no answer can be sent again as it was:
+
+    Claim → Mine, Other or Unclaimed    Save → Saved      Release → Released
+    Delete → Deleted                    Locate → Located
+
+An answer may also be a `StoreError`: `StoreFull` from a Redis at its maxmemory, which may take the same request later,
+and a plain one if the record is not as this package writes it. `StoreUnavailable` is raised: nothing is known of any of
+the requests then.
+
+Times are microseconds of Redis's own clock, except where the name ends in ``_s``.
+"""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import ConfigError, StoreError
+from .cluster_scripts import ClusterScripts, cluster_scripts
+from .redis_client import Command, RedisClient
+
+__all__ = [
+    "BUCKETS", "FORMAT", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Joined",
+    "Locate", "Located", "LogEntry", "MemberRow", "Mine", "NamePage", "Other", "Outcome", "Refusal",
+    "Release", "Released", "Request", "Save", "Saved", "Unclaimed", "Verdict", "bucket_of",
+]  # fmt: skip
+
+FORMAT = 1  # the form of these records
+BUCKETS = 256
+MAX_AGENTS = 1_000_000
+# A bucket has 3,906 of a million names on average, with a deviation of 62: at 4,300 it is the cluster that is full.
+BUCKET_NAMES = MAX_AGENTS // BUCKETS * 11 // 10
+
+
+def bucket_of(name: str) -> int:
+    """The bucket that the agent ``name`` is in."""
+    return zlib.crc32(name.encode()) & (BUCKETS - 1)
+
+
+# ---------------------------------------------------------------- members
+
+
+class Joined(NamedTuple):
+    """What a host learns before its first beat: Redis's time, for its incarnation, and the form of the records."""
+
+    now_us: int
+    form: int
+
+
+class MemberRow(NamedTuple):
+    """An incarnation that has not been declared dead.
+
+    ``number``: of its last beat; None if Redis has no record of it. ``lease_left_us``: below 0 when its lease is over.
+    ``start``: the token of the start of its process. ``record``: what it says of itself, in its own bytes.
+    """
+
+    incarnation: str
+    lease_left_us: int
+    number: int | None
+    draining: bool
+    start: str
+    record: bytes
+
+
+class Beat(NamedTuple):
+    """The answer to a beat.
+
+    ``alive`` False: this incarnation is dead, for ever. ``away``: Redis has been away, and has given all a new lease.
+    ``view``: counts the changes of the members.
+    """
+
+    alive: bool
+    now_us: int
+    view: int = 0
+    away: bool = False
+    members: tuple[MemberRow, ...] = ()
+
+
+class LogEntry(NamedTuple):
+    """What has happened to a member or an agent. ``kind``: joined, draining, died, moved or fenced."""
+
+    entry_id: str
+    kind: str
+    what: str
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+class Outcome(NamedTuple):
+    """What an ``@once`` call has ended in, in the bytes of its host; kept for ``left_s`` more."""
+
+    task_id: str
+    left_s: float
+    value: bytes
+
+
+class Claim(NamedTuple):
+    """Let ``owner`` run the agent from now on, as its activation ``number``.
+
+    ``dead``: the owner that is known to be dead, from which the agent may be taken. ``new``: there must be no agent of
+    the name. ``arguments`` and ``options`` are what it is made with, if there is none.
+    """
+
+    name: str
+    owner: str
+    number: int
+    cls: str
+    version: int
+    dead: str = ""
+    new: bool = False
+    arguments: bytes = b""
+    options: bytes = b""
+
+
+class Save(NamedTuple):
+    """Write a state on top of ``revision``, and the outcomes of calls along with it.
+
+    ``call``: the task id of the ``@once`` call that has led to this state, "" for none. ``forget``: task ids whose
+    outcomes are needed no more. ``heal``: also if Redis has lost what was written before.
+    """
+
+    name: str
+    owner: str
+    epoch: int
+    revision: int
+    version: int
+    state: bytes
+    call: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    forget: tuple[str, ...] = ()
+    heal: bool = False
+
+
+class Release(NamedTuple):
+    """Give the agent to ``following``, or to nobody; with ``last``, save it in the same step."""
+
+    name: str
+    owner: str
+    epoch: int
+    following: str = ""
+    last: Save | None = None
+
+
+class Delete(NamedTuple):
+    """Remove the agent, its state and all that is kept of its calls."""
+
+    name: str
+    owner: str
+    epoch: int
+
+
+class Locate(NamedTuple):
+    """Where is the agent? ``mark``: anything that tells this question from others; it is not sent."""
+
+    name: str
+    mark: int = 0
+
+
+Request = Claim | Save | Release | Delete | Locate
+
+
+# ---------------------------------------------------------------- what is answered
+
+
+class Mine(NamedTuple):
+    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved."""
+
+    epoch: int
+    revision: int
+    version: int | None
+    state: bytes | None
+    arguments: bytes
+    options: bytes
+    outcomes: tuple[Outcome, ...]
+
+
+class Other(NamedTuple):
+    """The agent is another one's."""
+
+    owner: str
+    epoch: int
+
+
+class Refusal(enum.Enum):
+    """Why a claim changed nothing."""
+
+    EXISTS = "exists"  # of this name there is an agent, or one of another class
+    NEWER = "newer"  # its state was written by a later version of the class
+    STALE = "stale"  # a later activation of the same owner has claimed it
+    FULL = "full"  # the cluster has as many agents as it may have
+
+
+class Unclaimed(NamedTuple):
+    """The claim was refused. ``detail``: the class that the agent has, or the version of its state."""
+
+    why: Refusal
+    detail: str = ""
+
+
+class Verdict(enum.Enum):
+    """What a save has come to."""
+
+    SAVED = "saved"
+    TAKEN = "taken"  # it had been saved before
+    HAD = "had"  # its call has had an effect before: nothing was written
+    BEHIND = "behind"  # Redis has an earlier revision than it starts from: nothing was written
+    FENCED = "fenced"  # the activation has been replaced: nothing was written
+
+
+class Saved(NamedTuple):
+    """The answer to a save. ``outcome``: for HAD, that of the former execution. ``revision``: for BEHIND, Redis's."""
+
+    verdict: Verdict
+    outcome: bytes = b""
+    revision: int = 0
+
+
+class Released(NamedTuple):
+    """The answer to a release. ``behind``: as for `Verdict.BEHIND`. Neither: the agent was another activation's."""
+
+    done: bool
+    epoch: int = 0
+    behind: bool = False
+
+
+class Deleted(NamedTuple):
+    """The answer to a deletion. ``fenced``: nothing was done, for the agent is another activation's."""
+
+    fenced: bool
+
+
+class Located(NamedTuple):
+    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent."""
+
+    owner: str
+    epoch: int
+    number: int
+    revision: int
+    cls: str
+
+
+Answer = Mine | Other | Unclaimed | Saved | Released | Deleted | Located | StoreError
+
+
+class NamePage(NamedTuple):
+    """Some names of agents, each with its owner and epoch; ``following``: where to go on, "" at the end."""
+
+    rows: tuple[tuple[str, str, int], ...]
+    following: str
+
+
+# ---------------------------------------------------------------- the records
+
+
+class ClusterRecords:
+    """The records of the cluster ``namespace`` in the Redis at ``url``. Each thread has one of its own.
+
+    All methods raise `StoreUnavailable` if Redis does not answer; what was asked may have been done then, and may still
+    be done later. ``scripts`` are the product's, unless a test has others.
+    """
+
+    def __init__(self, url: str, namespace: str, *, scripts: ClusterScripts | None = None) -> None:
+        self._scripts = scripts or cluster_scripts()
+        self._client = RedisClient(url, self._scripts)
+        self._base = f"za:{{{namespace}}}:"
+        self._namespace = namespace
+        self.shown_url = self._client.shown_url
+
+    def __repr__(self) -> str:
+        return f"<ClusterRecords {self._namespace} at {self.shown_url}>"
+
+    @property
+    def identity(self) -> str:
+        """Names the server and its history, as of the latest connection; another one: writes may have been lost.
+
+        That is its ``run_id`` and its ``master_replid``: a server that was replaced, followed its successor and was
+        made the master again has the same run id, and another history.
+        """
+        return self._client.identity
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def check_settings(self) -> None:
+        """Raise `ConfigError` if Redis may throw records away on its own."""
+        policy = self._client.policy()
+        if policy.startswith("allkeys-"):
+            raise ConfigError(
+                f"Redis at {self.shown_url} has the maxmemory-policy {policy}: it would drop the cluster's records; "
+                "set noeviction"
+            )
+
+    # ------------------------------------------------------------ members
+
+    def join(self, fingerprint: str, form: int = FORMAT) -> Joined:
+        """Ask whether a host with the key of this ``fingerprint``, which writes records up to ``form``, may join.
+
+        Raises `ConfigError` if not.
+        """
+        verdict, now, kept = self._run(self._scripts.join, (fingerprint, form))
+        if verdict == b"key":
+            raise ConfigError(f"the cluster {self._namespace} has another key than this host")
+        if verdict == b"format":
+            raise ConfigError(f"the records of the cluster {self._namespace} have form {kept}, this host knows {form}")
+        return Joined(int(now), kept)
+
+    def beat(self, incarnation: str, number: int, *, lease_s: float, draining: bool, start: str, record: bytes) -> Beat:
+        """Say that ``incarnation`` lives, for ``lease_s`` from now. ``number`` rises with each beat."""
+        arguments = (incarnation, number, int(draining), start, record, *_lease_us(lease_s))
+        verdict, now, *rest = self._run(self._scripts.beat, arguments)
+        if verdict != b"alive":
+            return Beat(False, int(now))
+        view, away, rows = rest
+        return Beat(True, int(now), view, bool(away), tuple(map(_member, rows)))
+
+    def declare(self, incarnation: str, number: int | None, *, watched: bool, lease_s: float) -> bool:
+        """Declare ``incarnation`` dead, if its lease is over; True if it is dead now or was before.
+
+        ``watched``: the caller has seen for a whole lease that its beat number is ``number`` (None: that there is no
+        record of it). Else this only asks; one that Redis does not know gets a lease.
+        """
+        seen = "" if number is None else number
+        answer = self._run(self._scripts.declare, (incarnation, seen, int(watched), *_lease_us(lease_s)))
+        return bool(answer == b"dead")
+
+    def obituary(self, start: str) -> tuple[str, ...]:
+        """Tell that the process which was started with this token has ended; its incarnations, which are dead now."""
+        if not start or not start.isalnum():
+            raise ValueError(f"a start has a token of letters and digits, not {start!r}")
+        return tuple(map(bytes.decode, self._run(self._scripts.obituary, (start,))))
+
+    def note(self, kind: str, what: str) -> None:
+        """Write into the log what has happened to an agent."""
+        self._run(self._scripts.note, (kind, what))
+
+    def log(self, after: str = "", most: int = 500) -> tuple[LogEntry, ...]:
+        """What has happened, the oldest first. ``after``: the id of an entry that is known."""
+        rows = self._run(self._scripts.log, (after, most))
+        return tuple(LogEntry(entry.decode(), fields[1].decode(), fields[3].decode()) for entry, fields in rows)
+
+    # ------------------------------------------------------------ agents
+
+    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers to ``requests``, which are carried out in their order, in one round trip."""
+        answers = self._client.run_many([self._command(request) for request in requests], tolerant=True)
+        return [_answer(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def names(self, prefix: str = "", after: str = "", most: int = 500) -> NamePage:
+        """A page of the agents whose names begin with ``prefix``; ``after``: what the page before gave."""
+        number, _, last = after.partition(":")
+        rows: list[tuple[str, str, int]] = []
+        for bucket in range(int(number or "0", 16), BUCKETS):
+            key = self._bucket_key(bucket)
+            found = self._client.run(self._scripts.names, key, (last, prefix, most - len(rows)))
+            rows += [(name.decode(), owner.decode(), int(epoch)) for name, owner, epoch in found]
+            if len(rows) >= most:
+                return NamePage(tuple(rows), f"{bucket:02x}:{rows[-1][0]}")
+            last = ""
+        return NamePage(tuple(rows), "")
+
+    def count(self) -> int:
+        """How many agents the cluster has."""
+        answers = self._client.run_many([(self._scripts.size, self._bucket_key(b), ()) for b in range(BUCKETS)])
+        return sum(map(int, answers))
+
+    def key_of(self, name: str) -> str:
+        """The key of an agent's record."""
+        return f"{self._bucket_key(bucket_of(name))}a:{name}"
+
+    def _bucket_key(self, bucket: int) -> str:
+        return f"za:{{{self._namespace}/{bucket:02x}}}:"
+
+    def _command(self, request: Request) -> Command:
+        scripts = self._scripts
+        key = self._bucket_key(bucket_of(request.name))
+        if isinstance(request, Claim):
+            return scripts.claim, key, (
+                request.name, request.owner, request.number, request.cls, request.version, request.dead, BUCKET_NAMES,
+                int(request.new), request.arguments, request.options,
+            )  # fmt: skip
+        if isinstance(request, Locate):
+            return scripts.locate, key, (request.name,)
+        of_activation = (request.name, request.owner, request.epoch)
+        if isinstance(request, Save):
+            body = (request.revision, request.version, request.state, int(request.heal))
+            return scripts.save, key, (*of_activation, *body, request.call, *_kept(request))
+        if isinstance(request, Delete):
+            return scripts.delete, key, of_activation
+        last = request.last
+        if last is None:
+            return scripts.release, key, (*of_activation, request.following, 0)
+        body = (last.revision, last.version, last.state, int(last.heal))
+        return scripts.release, key, (*of_activation, request.following, 1, *body, *_kept(last))
+
+    def _run(self, script: Any, arguments: tuple[Any, ...]) -> Any:
+        return self._client.run(script, self._base, arguments)
+
+
+def _lease_us(lease_s: float) -> tuple[int, int]:
+    """The lease, and how long nobody has beaten when it is Redis that was away."""
+    return round(lease_s * 1e6), round(lease_s * 0.75e6)
+
+
+def _member(row: tuple[bytes, bytes, bytes]) -> MemberRow:
+    incarnation, left, value = row
+    if not value:
+        return MemberRow(incarnation.decode(), int(left), None, False, "", b"")
+    number, draining, start, record = value.split(b" ", 3)
+    return MemberRow(incarnation.decode(), int(left), int(number), draining == b"1", start.decode(), record)
+
+
+def _kept(save: Save) -> Iterator[Any]:
+    """What the scripts' ``keep`` takes."""
+    yield len(save.forget)
+    yield from save.forget
+    for outcome in save.outcomes:
+        yield from (outcome.task_id, max(1, round(outcome.left_s * 1000)), outcome.value)
+
+
+def _answer(request: Request, answer: Any) -> Answer:
+    if isinstance(answer, StoreError):
+        return answer
+    try:
+        read: Answer = _READERS[type(request)](answer)
+        return read
+    except (ValueError, TypeError, LookupError) as exc:  # something else has written there
+        return StoreError(f"the record of {request.name} is not understood: {exc}")
+
+
+def _claimed(answer: list[Any]) -> Mine | Other | Unclaimed:
+    verdict, *rest = answer
+    if verdict == b"mine":
+        epoch, revision, version, state, arguments, options, outcomes, now = rest
+        pairs = zip(outcomes[::2], outcomes[1::2], strict=True)
+        kept = tuple(_outcome(task_id, value, int(now)) for task_id, value in pairs)
+        number = None if version is None else int(version)
+        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept)
+    if verdict == b"other":
+        return Other(rest[0].decode(), int(rest[1]))
+    return Unclaimed(Refusal(verdict.decode()), rest[0].decode() if rest else "")
+
+
+def _outcome(task_id: bytes, value: bytes, now_us: int) -> Outcome:
+    until, _, body = value.partition(b":")
+    return Outcome(task_id.decode(), max(0.0, (int(until) - now_us) / 1e6), body)
+
+
+def _saved(answer: list[Any]) -> Saved:
+    verdict = Verdict(answer[0].decode())
+    if verdict is Verdict.HAD:
+        return Saved(verdict, outcome=answer[1].partition(b":")[2])
+    return Saved(verdict, revision=int(answer[1]) if verdict is Verdict.BEHIND else 0)
+
+
+def _released(answer: list[Any]) -> Released:
+    if answer[0] == b"released":
+        return Released(True, int(answer[1]))
+    return Released(False, behind=answer[0] == b"behind")
+
+
+def _deleted(answer: bytes) -> Deleted:
+    return Deleted(answer == b"fenced")
+
+
+def _located(answer: list[Any]) -> Located:
+    owner, epoch, number, revision, cls = answer
+    return Located(
+        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode()
+    )
+
+
+_READERS: Mapping[type, Any] = {
+    Claim: _claimed, Save: _saved, Release: _released, Delete: _deleted, Locate: _located,
+}  # fmt: skip

@@ -44,7 +44,7 @@ if __name__ == "__main__":
     try:
         from mcp.server import MCPServer as Server  # mcp 2
     except ImportError:
-        from mcp.server.fastmcp import FastMCP as Server
+        from mcp.server.fastmcp import FastMCP as Server  # type: ignore[attr-defined, no-redef]
     server = Server("calculator")
     server.tool()(add)
     server.run()

@@ -115,12 +115,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("words", "text"), WRONG)
-def test_what_cannot_be_started_is_named_in_one_line(project: Path, words: list[str], text: str) -> None:
+def test_what_cannot_be_started_is_named_in_the_last_line(project: Path, words: list[str], text: str) -> None:
     (project / "broken.py").write_text("1 / 0\n")
     refused = shell("start", *words, cwd=project)
     assert refused.returncode in (2, 3)
-    assert text in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    assert text in refused.stderr.splitlines()[-1]  # before it the log may tell of an agent's own error
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_directory_of_undecorated_classes_names_them_and_the_remedy(project: Path) -> None:

@@ -289,10 +289,6 @@ class RpcClient:
         )  # fmt: skip
         return AgentMaker(self, agent_id, given, timeout, if_exists)
 
-    @overload
-    def pool(self, cls: Callable[P, T], count: int, /, *args: P.args, **kwargs: P.kwargs) -> Pool[T]: ...
-    @overload
-    def pool(self, name: str, count: int, /, *args: Any, **kwargs: Any) -> Pool[Any]: ...
     def pool(self, cls_or_name: Any, count: int, /, *args: Any, **kwargs: Any) -> Pool[Any]:
         """Make ``count`` agents that are used as one: each call goes to the one with the fewest open calls.
 

@@ -160,7 +160,7 @@ def test_nobody_is_always_measured_first() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--only", "B13"], ["--subjects", "eco"], ["--modes", "fixed"], ["--rounds", "0"], ["--peers", "gprc"],
+    [["--only", "B99"], ["--subjects", "eco"], ["--modes", "fixed"], ["--rounds", "0"], ["--peers", "gprc"],
      ["--transport", "udp"], ["--store", "disk"]],
 )  # fmt: skip
 def test_a_misspelt_name_is_a_usage_error(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ __all__ = [
     "NO_SCOPE", "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference", "check_structure",
     "decode", "decode_call", "decode_error", "decode_plain", "encode", "encode_call", "encode_error",
     "encode_plain", "encode_plain_call", "expected_by", "is_name", "lone_arguments", "lone_forms", "lone_values",
-    "new_tuple", "pack", "pack_rows", "register_type", "register_types", "registry", "trust_types", "unpack",
+    "new_tuple", "pack", "pack_rows", "register_type", "register_types", "registry", "trust_types", "unpack", "warm_up",
 ]  # fmt: skip
 
 _LAZY = {
@@ -137,7 +137,8 @@ def decode_call(
     return tuple(items), kwargs
 
 
-def _load_decoder() -> None:
+def warm_up() -> None:
+    """Load what the first value of a type that msgpack does not have would load: some 10 ms."""
     global _tagged, _tagged_call
     from . import decoder
 
@@ -145,12 +146,12 @@ def _load_decoder() -> None:
 
 
 def _first_tagged(*args: Any) -> Any:
-    _load_decoder()
+    warm_up()
     return _tagged(*args)
 
 
 def _first_tagged_call(*args: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    _load_decoder()
+    warm_up()
     return _tagged_call(*args)
 
 

@@ -134,21 +134,21 @@ $(VERSIONS:%=test-%): test-%: .venv/test-%/.done
 test-lowest: .venv/test-lowest/.done
 	.venv/test-lowest/bin/python -m pytest $(PARALLEL) $(ARGS)
 
-.venv/test-lowest/.done: setup.cfg pyproject.toml .ci/venv .ci/lowest.py
+.venv/test-lowest/.done: setup.cfg setup.py pyproject.toml .ci/venv .ci/lowest.py
 	@mkdir -p .venv
 	@"$$(sh .ci/venv --find $(firstword $(VERSIONS)))" .ci/lowest.py > .venv/lowest.txt
 	@sh .ci/venv .venv/test-lowest test $(firstword $(VERSIONS)) .venv/lowest.txt
 
-$(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg pyproject.toml .ci/venv
+$(VERSIONS:%=.venv/test-%/.done): .venv/test-%/.done: setup.cfg setup.py pyproject.toml .ci/venv
 	@sh .ci/venv .venv/test-$* test $*
 
-.venv/demo/.done: setup.cfg pyproject.toml .ci/venv
+.venv/demo/.done: setup.cfg setup.py pyproject.toml .ci/venv
 	@sh .ci/venv .venv/demo rich
 
-.venv/bench/.done: setup.cfg pyproject.toml .ci/venv
+.venv/bench/.done: setup.cfg setup.py pyproject.toml .ci/venv
 	@sh .ci/venv .venv/bench benchmarks
 
-.venv/%/.done: setup.cfg pyproject.toml .ci/venv
+.venv/%/.done: setup.cfg setup.py pyproject.toml .ci/venv
 	@sh .ci/venv .venv/$* $*
 
 clean:

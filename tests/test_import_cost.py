@@ -70,15 +70,15 @@ LATER = {
     "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values", "zmqagents.process.children",
     "zmqagents.store.write_behind",
 }  # fmt: skip
-# Of the host whose first call has not been answered yet.
-AFTER_THE_FIRST_CALL = {
+# Of the host that has not said yet that it listens.
+AFTER_THE_START = {
     "decimal", "fractions", "zmqagents.codec.builtin", "zmqagents.codec.classes.types", "zmqagents.codec.decoder"
 }  # fmt: skip
 
 
-def test_what_reads_values_that_msgpack_does_not_know_is_loaded_after_the_first_call() -> None:
+def test_what_reads_values_that_msgpack_does_not_know_is_loaded_after_the_start() -> None:
     before = loaded_by("import zmqagents.server.serve, zmqagents.server.child_main, zmqagents.broker.broker")
-    assert not (AFTER_THE_FIRST_CALL - loaded_by("pass")) & before
+    assert not (AFTER_THE_START - loaded_by("pass")) & before
 
 
 def test_a_host_loads_what_is_large_only_when_it_needs_it(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextvars import Context
 
-from .. import codec
 from ..agents.context import RunningCall
 from ..errors import HostBusy
 from ..scheduler.records import AgentRecord, Ticket
@@ -70,7 +69,6 @@ class WorkerPool:
         self._idle = 0  # threads that wait for a job; may be stale for a moment, which costs a thread at most
         self._busy = 0  # started tickets that have not returned
         self._closed = False
-        self._is_warm = False
         _pools.add(self)
 
     @property
@@ -219,9 +217,6 @@ class WorkerPool:
             else:
                 self._router.go_to_loop(ticket)
             del ticket, reply, context, sender  # a result must not outlive its use while this thread is idle
-            if not self._is_warm:  # at its first use the decoder would be loaded in the time of a method: 10 ms
-                self._is_warm = True
-                codec.warm_up()
             if surplus:
                 return
         with self._lock:

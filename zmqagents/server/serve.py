@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import discovery, errors
+from .. import codec, discovery, errors
 from ..adapters import adapt
 from ..agents import loader
 from ..agents.factories.factory import Maker
@@ -301,6 +301,7 @@ def _attend(
     """
     where = f"listening on port {bound.port} as {bound.server_id}"
     notifier.ready(where)
+    codec.warm_up()  # later it would take 10 ms of a method's time, or find no descriptor free to read a module
     gauge, trimmer, alive = descriptors.Gauge(bound.server_id), memory.Trimmer(), threading.Event()
     limits_s = [limit_s for limit_s in (notifier.watchdog_s, broker.config.hang_limit_s) if limit_s]
     every_s = min(TELL_EVERY_S if notifier else LOOK_EVERY_S, *(limit_s / 4 for limit_s in limits_s), LOOK_EVERY_S)

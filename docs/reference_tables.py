@@ -35,7 +35,7 @@ def option_tables() -> str:
     """A section for each verb: how it is called, what it does, its options."""
     parts: list[str] = []
     for path, verb in verbs():
-        usage = " ".join(verb.collect_usage_pieces(click.Context(verb, info_name=path, **cli.shell.context_settings)))
+        usage = " ".join(verb.collect_usage_pieces(click.Context(verb, info_name=path, **shell.context_settings)))
         parts += [path, "-" * len(path), "", "::", "", f"    {path} {usage}", "", _help_of(verb), ""]
         options = [param for param in verb.params if isinstance(param, click.Option)]
         if not options:

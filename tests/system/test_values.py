@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -9,7 +10,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -178,3 +179,22 @@ def test_objects_with_slots_of_a_class_that_only_the_program_has_come_back_from_
     got = echo.back(sent)
     assert (type(got), got.a, got.c, hasattr(got, "b"), hasattr(got, "__dict__")) == (Further, (1,), {2}, False, False)
     assert echo.back([Item("x", [1])]) == [Item("x", [1])]
+
+
+def test_named_tuples_of_classes_that_only_the_program_has_come_back_from_a_private_host(private: None) -> None:
+    class Made(NamedTuple):
+        a: int
+        b: int = 2
+
+    class Inner(NamedTuple):
+        x: Made
+        y: str = "y"
+
+    class More(Inner):
+        """Has attributes beside its items."""
+
+    plain = collections.namedtuple("plain", "p q", defaults=[1])
+    echo: Any = Echo().to_dist()
+    for sent in (Made(1), Inner(Made(3, 4)), plain(0), More(Made(5))):
+        got = echo.back(sent)
+        assert (type(got), got) == (type(sent), sent)

@@ -255,6 +255,8 @@ def _with_slots(value: Any, reduced: Any) -> Any:
     state, which a process that has the class itself cannot read.
     """
     if isinstance(value, type) and isinstance(reduced, tuple) and "__slots__" in vars(value):
+        if NamedTuple in vars(value).get("__orig_bases__", ()):
+            return reduced  # it makes its slots by itself, and takes none
         members = reduced[1][3] if len(reduced[1]) > 3 else None  # of the class as it is first made
         if isinstance(members, dict):
             members.setdefault("__slots__", value.__slots__)  # type: ignore[attr-defined]

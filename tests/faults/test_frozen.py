@@ -119,6 +119,25 @@ def test_calls_whose_deadline_passes_in_the_pause_are_told_in_time_and_do_not_ru
     assert desk.count == 2
 
 
+@pytest.mark.parametrize(("timeout", "pause_s"), [(0.25, 0.5), (0.9, 1.1)])
+def test_however_long_the_pause_and_whenever_it_begins_no_call_runs_that_is_over(
+    server: RpcAgentServerLauncher, client: RpcClient, monkeypatch: pytest.MonkeyPatch, timeout: float, pause_s: float
+) -> None:
+    monkeypatch.setattr("zmqagents.connection.session.clock_name", lambda: "")  # as on another machine
+    desk = client.create_agent(Desk)
+    with client_of(server, transport="tcp") as other:
+        late = other.get_agent(desk.agent_id)
+        for turn in range(1, 3):
+            assert late.bump(timeout=20) == turn
+            time.sleep(0.03 * turn)  # at other moments of the router's wait
+            with _frozen(server):
+                results = [late.bump.aio(timeout=timeout) for _ in range(20)]
+                began = time.monotonic()
+                assert {type(result.exception(5)) for result in results} == {CallTimeout}
+                time.sleep(max(0.0, began + pause_s - time.monotonic()))
+        assert late.bump(timeout=20) == 3
+
+
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @pytest.mark.parametrize("method", ["bump", "bump_soon"])
 def test_calls_that_queue_when_the_pause_begins_and_are_over_at_its_end_do_not_run(transport: Any, method: str) -> None:

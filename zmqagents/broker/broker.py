@@ -354,6 +354,7 @@ class Broker:
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
+        looked = clock()
         while not self._stop:
             if router is not None and router.ready:
                 now = clock()
@@ -386,10 +387,12 @@ class Broker:
                 wait_s = 0.0 if self._inbox else self._poll_s(now)
             ready = poll(wait_s, MAX_READY)
             self._asleep = False
+            if router is not None:
+                if (woken := clock()) - looked - wait_s >= DELAY_S:
+                    router.note_delay(looked, woken)
+                looked = woken
             for fd, events in ready:
                 beside.get(fd, on_unix)(fd, events)
-            if router is not None and (router.ready or not ready) and (woken := clock()) - now - wait_s >= DELAY_S:
-                router.note_delay(now + wait_s, woken)
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""
@@ -404,7 +407,7 @@ class Broker:
         """How long nothing is to be done, unless a message or an event comes."""
         router = self._listening.router
         due = min(self._clients.due, self._listening.unix.due, self._dispatcher.timers.due)
-        wait = min(POLL_LIMIT_S, due - now)
+        wait = min(POLL_LIMIT_S if router is None else DELAY_S, due - now)
         if router is not None and router.due - now < wait:
             wait = router.due - now
         return max(0.0, wait)

@@ -44,6 +44,7 @@ HANDSHAKE_MS = 5000
 MAX_ASKED = 64  # messages in one turn at most, after the ROUTER has said that there are some
 SINGLE_TURNS = 4  # in which one message was read and another one was there, before more are looked for in one turn
 DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine; see `RouterListener.note_delay`
+LATE_S = 0.5  # how long libzmq's thread may take after a pause to read what has waited, on a busy machine
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic
 ROLL_CALL_EVERY_S = 0.1  # how often every client is probed after a connection has ended
@@ -230,15 +231,15 @@ class RouterListener:
 
     # ------------------------------------------------------------ reading
 
-    def note_delay(self, due: float, now: float) -> None:
-        """The router thread was ``due`` here `DELAY_S` ago or more: what there is to read may have waited since then.
+    def note_delay(self, looked: float, now: float) -> None:
+        """The router thread ``looked`` longer ago than it meant to: what there is to read may have waited since then.
 
         The host was frozen, say. So that no call runs after its caller was told that it is over, those that are read
         next, also by libzmq's thread, are LATE if so long a wait would have used up their time. Nobody can tell one
         that was sent since: its caller is asked to send it again. A deadline that its caller gave as a time needs no
         such help.
         """
-        self._late_s, self._late_until = now - due, now + DELAY_S
+        self._late_s, self._late_until = now - looked, now + LATE_S
 
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""

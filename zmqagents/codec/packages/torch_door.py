@@ -33,7 +33,7 @@ def _tensor_box(encoder: Encoding, tensor: Any) -> list[Any]:
     data = memoryview(plain.reshape(-1).view(torch.uint8).numpy()).tobytes() if plain.numel() else b""
     kind = "torch.Parameter" if type(tensor) is torch.nn.Parameter else "torch.Tensor"
     name = _NAMES[tensor.dtype]
-    return [MARK_PACKAGE, kind, name, list(tensor.shape), bool(tensor.requires_grad), encoder.place(data)]
+    return [MARK_PACKAGE, kind, name, list(tensor.shape), bool(tensor.requires_grad), encoder.place_memory(data)]
 
 
 def _read(decoder: Decoding, name: Any, shape: Any, place: Any) -> Any:

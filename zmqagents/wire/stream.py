@@ -34,8 +34,8 @@ class UnixStream:
     """
 
     __slots__ = (
-        "_ask", "_counts_large", "_in", "_out", "_put", "_segment", "_socket", "drained", "ended", "is_clean",
-        "pending", "written",
+        "_ask", "_counts_large", "_in", "_out", "_put", "_recv_into", "_segment", "_socket", "drained", "ended",
+        "is_clean", "pending", "written",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, incoming: zmtp.Incoming) -> None:
@@ -49,6 +49,7 @@ class UnixStream:
         self._put: Callable[[Frame], bytes | None] | None = None  # what copies long frames there
         self._counts_large = False  # `_on_large` is to be told of long frames
         self._socket = sock
+        self._recv_into: Callable[[memoryview, int, int], int] = sock.recv_into  # or what takes descriptors, too
         sock.settimeout(None)  # whatever the program's default is
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
@@ -178,7 +179,7 @@ class UnixStream:
         if self.drained:
             return 0
         try:
-            count = self._socket.recv_into(self._in.space(), 0, AT_ONCE)
+            count = self._recv_into(self._in.space(), 0, AT_ONCE)
         except BlockingIOError:
             return 0
         except OSError:

@@ -26,7 +26,7 @@ from ..errors import RemoteProtocolError
 from . import zmtp
 from .messages import Frame
 from .segments import memory
-from .stream import AT_ONCE, UnixStream
+from .stream import UnixStream
 from .transport import CLOSE_S, SHORT_MS, Event, Items, poll
 
 __all__ = ["UnixTransport"]
@@ -148,33 +148,15 @@ class UnixTransport(UnixStream):
         if self._large >= LARGE_BEFORE:
             self._counts_large = self._quick = False
             self._awaits = True
+            self._recv_into = self._recv_with_descriptors
             self._out.append(zmtp.SEGMENT)  # goes with what is sent next
 
-    def read(self) -> int:
-        return self._read_with_descriptors() if self._awaits else super().read()
-
-    def _read_with_descriptors(self) -> int:
-        """The same as `read`, while a descriptor may come."""
-        if self.drained:
-            return 0
-        space = [self._in.space()]
-        try:
-            count, found, _, _ = self._socket.recvmsg_into(
-                space, socket.CMSG_SPACE(4 * DESCRIPTORS), AT_ONCE | _CLOEXEC
-            )
-        except BlockingIOError:
-            return 0
-        except OSError:
-            count, found = 0, []
+    def _recv_with_descriptors(self, space: memoryview, size: int, flags: int) -> int:
+        """The same as the socket's ``recv_into``, while a descriptor may come."""
+        count, found, _, _ = self._socket.recvmsg_into([space], socket.CMSG_SPACE(4 * DESCRIPTORS), flags | _CLOEXEC)
         for level, kind, data in found:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 self._keep_first(array.array("i", data[: len(data) // 4 * 4]))
-        if count:
-            self.is_clean = False
-            self._in.filled(count)
-        else:
-            self.drained = True
-            self.end()
         return count
 
     def _keep_first(self, descriptors: Iterable[int]) -> None:
@@ -189,7 +171,7 @@ class UnixTransport(UnixStream):
         self._in.news.clear()
         if not self._awaits:
             return
-        self._awaits = False
+        self._await_no_more()
         self._quick = True
         given, self._given = self._given, None
         if given is None:
@@ -205,9 +187,13 @@ class UnixTransport(UnixStream):
         if not self.pending:
             self.flush()
 
+    def _await_no_more(self) -> None:
+        self._awaits = False
+        self._recv_into = self._socket.recv_into
+
     def _release(self) -> None:
         """Close everything that this process has of the connection."""
-        self._awaits = False
+        self._await_no_more()
         self._socket.close()
         self._drop_segment()
         given, self._given = self._given, None

@@ -277,6 +277,24 @@ def test_a_value_that_was_received_does_not_change_with_the_memory(door: Door) -
             assert door.received == [[b"head", b"a" * LARGE]]
 
 
+def test_what_goes_by_the_memory_counts_as_received_and_as_sent(door: Door, wire: UnixTransport) -> None:
+    share(door, wire)
+    received_bytes, sent_bytes = door.door.received_bytes, door.door.sent_bytes
+    sent = value(LIMIT // 4)
+    size = sum(map(len, sent))
+    echo(door, wire, sent)
+    for _ in range(2):  # which the door finds together
+        wire.send(sent)
+    for _ in range(2):
+        answer(door, wire)
+    assert door.door.received_bytes == received_bytes + 3 * size
+    assert 0 <= door.door.sent_bytes - sent_bytes - 3 * size < 100, "and the references"
+    sent_bytes = door.door.sent_bytes
+    wire.close()
+    door.until(lambda: not door.door.peers)
+    assert (door.door.received_bytes, door.door.sent_bytes) == (received_bytes + 3 * size, sent_bytes)
+
+
 # ---------------------------------------------------------------- who gets it
 
 

@@ -147,11 +147,11 @@ class Listener(Protocol):
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of clients that were read so far."""
+        """Bytes of the messages that clients have sent so far."""
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that the system, or libzmq, has taken for clients so far."""
+        """Bytes that the system, shared memory or libzmq has taken for clients so far."""
 
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""

@@ -59,9 +59,8 @@ class UnixPeer(UnixStream):
     """
 
     __slots__ = (
-        "_has_asked", "_listener", "_name", "_owes", "_told", "_whole", "count", "deadline", "fd", "is_dry",
-        "is_listed",
-        "lacks_memory", "pid", "readable", "session", "size", "user",
+        "_has_asked", "_listener", "_name", "_owes", "_told", "count", "deadline", "fd", "is_dry", "is_listed",
+        "lacks_memory", "pid", "readable", "received_bytes", "session", "size", "user",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +77,7 @@ class UnixPeer(UnixStream):
         self.is_dry = False  # nothing is left beside the message just received
         self.lacks_memory = False  # there was no memory for the message just received: only its first frame was kept
         self.size = self.count = 0
-        self._whole = 0  # bytes of messages that were read whole, and not by way of ``_in``
+        self.received_bytes = 0  # of messages
         self._listener = listener
         self._name = name
         self._told = False  # the listener knows that the connection has ended
@@ -88,9 +87,9 @@ class UnixPeer(UnixStream):
         return self._name
 
     @property
-    def read_bytes(self) -> int:
-        """Bytes that were read from it so far."""
-        return self._whole + self._in.fed
+    def sent_bytes(self) -> int:
+        """Bytes that the system has taken, and those of frames that were put into shared memory."""
+        return self.written + (0 if self._segment is None else self._segment.put_bytes)
 
     @property
     def has_shaken_hands(self) -> bool:
@@ -116,7 +115,7 @@ class UnixPeer(UnixStream):
                     self.is_dry = True
                     self.size = len(message[0]) if len(message) == 1 else sum(map(len, message))
                     self.count = len(message)
-                    self._whole += self.size
+                    self.received_bytes += self.size
                     return message
                 self.readable = not self.is_clean  # then there may be more
             self.is_dry = False
@@ -139,6 +138,8 @@ class UnixPeer(UnixStream):
             if incoming.news:
                 self._on_news()
             self.size, self.count = incoming.size, incoming.count
+            if message is not None:
+                self.received_bytes += self.size
             if incoming.lacks_memory:
                 self.lacks_memory = message is not None
             return message
@@ -250,7 +251,7 @@ class UnixListener:
         self.spares = zmtp.Spares()
         self.grants = Grants(SEGMENTS)
         self.due = math.inf
-        self._read_before = self._written_before = 0  # bytes of peers that are gone
+        self._received_before = self._sent_before = 0  # bytes of peers that are gone
         self.complain = complain
         self._receive = receive
         self._refuse = refuse
@@ -282,13 +283,13 @@ class UnixListener:
 
     @property
     def received_bytes(self) -> int:
-        """Bytes read from clients."""
-        return self._read_before + sum(peer.read_bytes for peer in self._peers.values())
+        """Bytes of messages of clients."""
+        return self._received_before + sum(peer.received_bytes for peer in self._peers.values())
 
     @property
     def sent_bytes(self) -> int:
         """Bytes written to clients."""
-        return self._written_before + sum(peer.written for peer in self._peers.values())
+        return self._sent_before + sum(peer.sent_bytes for peer in self._peers.values())
 
     def open(self, path: str) -> None:
         """Listen at ``path``, for its owner alone. The path's `IpcLock` must be held. Raises OSError."""
@@ -382,8 +383,8 @@ class UnixListener:
         """Close a connection that has ended."""
         if self._peers.pop(peer.fd, None) is not None:
             self._poller.unregister(peer.fd)
-            self._written_before += peer.written
-            self._read_before += peer.read_bytes
+            self._sent_before += peer.sent_bytes
+            self._received_before += peer.received_bytes
         peer.close()
 
     def look(self, now: float) -> None:

@@ -191,7 +191,7 @@ class Incoming:
 
     __slots__ = (
         "_block", "_buffer", "_bytes", "_count", "_end", "_got", "_greeted", "_large", "_large_flags", "_large_from",
-        "_lacks", "_max_bytes", "_parts", "_skip", "_skipped", "_spares", "_start", "_view", "answers", "count", "fed",
+        "_lacks", "_max_bytes", "_parts", "_skip", "_skipped", "_spares", "_start", "_view", "answers", "count",
         "lacks_memory", "news", "offers", "ready", "refusal", "segment", "size",
     )  # fmt: skip
 
@@ -203,7 +203,6 @@ class Incoming:
         self._large_from = LARGE_BYTES if max_bytes is None else min(LARGE_BYTES, max_bytes + 1)
         self._bytes = self._count = 0  # of the message that is not whole yet
         self.size = self.count = 0  # of the one taken last
-        self.fed = 0  # bytes so far
         self._start = self._end = 0  # of what was read and not taken
         self._parts: list[Frame] = []  # the message that is not whole yet
         self._large: memoryview | None = None  # the frame that is being read, and how much of it has come
@@ -258,7 +257,6 @@ class Incoming:
 
     def filled(self, count: int) -> None:
         """``count`` bytes were read into `space`."""
-        self.fed += count
         if self._large is not None:
             self._got += count
         elif self._skip:
@@ -309,7 +307,6 @@ class Incoming:
         except MemoryError:
             self._parts = []
             raise
-        self.fed += len(data)
         self._got = min(size, len(data) - start - 9)
         self._large[: self._got] = data[start + 9 :]
         self._large_flags = 0

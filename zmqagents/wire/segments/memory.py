@@ -45,7 +45,7 @@ def is_offered() -> bool:
 class Segment:
     """See the module's docstring. ``memory`` is mapped; belongs to the thread that has the connection."""
 
-    __slots__ = ("_counts", "_in", "_memory", "_mine", "_out", "_ring", "_taken", "_theirs", "_views")
+    __slots__ = ("_counts", "_in", "_memory", "_mine", "_out", "_ring", "_taken", "_theirs", "_views", "put_bytes")
 
     def __init__(self, memory: mmap.mmap, *, of_host: bool) -> None:
         self._memory = memory
@@ -59,6 +59,7 @@ class Segment:
         self._views = (self._counts, page, up, down, whole)
         self._ring = Ring(CAPACITY_BYTES)
         self._taken = 0
+        self.put_bytes = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Segment [out: {self._ring!r}, taken: {self._taken}]>"
@@ -72,6 +73,7 @@ class Segment:
         if type(frame) is memoryview and frame.format != "B":
             frame = frame.cast("B")
         self._out[start : start + size] = frame
+        self.put_bytes += size
         return _REFERENCE.pack(type(frame) is bytes, start, size)
 
     def take(self, reference: Frame, most: int) -> Frame:

@@ -12,9 +12,17 @@ import zmq
 from zmqagents.config import BrokerConfig
 from zmqagents.security.zap import Authenticator
 from zmqagents.wire import messages
-from zmqagents.wire.messages import Frame, Kind
+from zmqagents.wire.messages import Flag, Frame, Kind
 from zmqagents.wire.poller import new_poller
-from zmqagents.wire.router_listener import IN_FLIGHT_BYTES, RETRY_S, ROLL_CALLS, RouterListener, RouterPeer
+from zmqagents.wire.router_listener import (
+    DELAY_S,
+    IN_FLIGHT_BYTES,
+    LATE_S,
+    RETRY_S,
+    ROLL_CALLS,
+    RouterListener,
+    RouterPeer,
+)
 from zmqagents.wire.transport import Peer
 
 MIB = 1 << 20
@@ -99,6 +107,22 @@ def porter() -> Iterator[Porter]:
     porter = Porter(max_calls=1)
     yield porter
     porter.close()
+
+
+def test_a_short_delay_soon_after_a_long_pause_does_not_make_the_pause_shorter(porter: Porter) -> None:
+    dealer = porter.dealer()
+    porter.seated(dealer)
+    (call,) = messages.call_frames(1, 0, "agent", "method", (b"payload",), timeout_s=0.5)
+    porter.listener.note_delay(porter.now - 1.0, porter.now)
+    porter.now += DELAY_S
+    porter.listener.note_delay(porter.now - 2 * DELAY_S, porter.now)
+    for is_late in (True, False):
+        count = len(porter.received)
+        dealer.send(call)
+        porter.until(lambda: len(porter.received) > count)  # noqa: B023  # waits here
+        _, (first,) = porter.received[-1]
+        assert bool(messages.parse_header(first).flags & Flag.LATE) is is_late
+        porter.now += 2 * LATE_S
 
 
 def test_a_message_is_sent_whole_and_to_the_one_who_is_meant(porter: Porter) -> None:

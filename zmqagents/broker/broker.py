@@ -404,7 +404,10 @@ class Broker:
                 self._clients.gone(peer)
 
     def _poll_s(self, now: float) -> float:
-        """How long nothing is to be done, unless a message or an event comes."""
+        """How long nothing is to be done, unless a message or an event comes.
+
+        With a ROUTER `DELAY_S` at most: a pause of the host that ends before the wait does is not noted.
+        """
         router = self._listening.router
         due = min(self._clients.due, self._listening.unix.due, self._dispatcher.timers.due)
         wait = min(POLL_LIMIT_S if router is None else DELAY_S, due - now)

@@ -237,9 +237,11 @@ class RouterListener:
         The host was frozen, say. So that no call runs after its caller was told that it is over, those that are read
         next, also by libzmq's thread, are LATE if so long a wait would have used up their time. Nobody can tell one
         that was sent since: its caller is asked to send it again. A deadline that its caller gave as a time needs no
-        such help.
+        such help. After a long wait a short one changes nothing while what has waited so long may still come.
         """
-        self._late_s, self._late_until = now - looked, now + LATE_S
+        late_s = now - looked
+        if late_s > self._late_s or now >= self._late_until:
+            self._late_s, self._late_until = late_s, now + LATE_S
 
     def on_ready(self, fd: int, events: int) -> bool:
         """Note what the poller has said of ``fd``; False if that is no descriptor of this listener."""

@@ -24,7 +24,7 @@ from .records import AgentRecord, Peer, Ticket
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission", "cannot_settle"]
+__all__ = ["Admission", "cannot_settle", "unmade"]
 
 _UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts

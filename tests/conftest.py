@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,22 @@ def latch(client: RpcClient) -> Iterator[AgentProxy]:
     latch: Any = client.create_agent(Latch)
     yield latch
     latch.release()
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    """Where a Unix socket may be: its path may have 107 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="za") as directory:
+        yield f"{directory}/s"
+
+
+@pytest.fixture
+def listener(path: str) -> Iterator[socket.socket]:
+    """A bare socket at `path`, in the place of a host."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        yield listener
 
 
 @pytest.fixture(scope="session")

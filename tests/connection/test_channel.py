@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -37,12 +36,6 @@ from zmqagents.wire.messages import Kind
 pytestmark = pytest.mark.timeout(60)
 
 NOTHING = codec.encode_call((), {})
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="za") as directory:  # a Unix socket's path may have 107 bytes
-        yield f"{directory}/s"
 
 
 class Stub:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,26 +26,12 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-def path() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="za") as directory:  # a Unix socket's path may have 107 bytes
-        yield f"{directory}/s"
-
-
-@pytest.fixture
 def router(path: str) -> Iterator[zmq.Socket[bytes]]:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.linger = 0
         router.bind(f"ipc://{path}")
         router.bind("tcp://127.0.0.1:*")
         yield router
-
-
-@pytest.fixture
-def listener(path: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(1)
-        yield listener
 
 
 def attempt(wire: Transport, is_over: Callable[[], object]) -> None:

@@ -12,23 +12,20 @@ import re
 import socket
 import struct
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from zmqagents.security.zap import Authenticator
+from porters import Porter
 from zmqagents.wire import messages as frames
 from zmqagents.wire import transport, zmtp
 from zmqagents.wire.messages import Frame, Kind
-from zmqagents.wire.poller import new_poller
 from zmqagents.wire.segments import memory
-from zmqagents.wire.transport import Event, Peer
+from zmqagents.wire.transport import Event
 from zmqagents.wire.unix import LARGE_BEFORE, UnixTransport
-from zmqagents.wire.unix_listener import SEGMENTS, UnixListener, UnixPeer
+from zmqagents.wire.unix_listener import SEGMENTS, UnixPeer
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -40,56 +37,22 @@ LARGE = zmtp.LARGE_BYTES
 NAME = "/memfd:zmqagents"
 
 
-class Door:
-    """A listener that sends back what it gets, in the test's thread."""
+class Door(Porter):
+    """One that sends back what it gets, unless ``answers`` is false."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.poller = new_poller()
-        self.complaints: list[str] = []
-        self.received: list[list[Frame]] = []
-        self.refused: list[list[Frame]] = []
+        super().__init__(path, max_bytes=LIMIT)
         self.answers = True
-        self.door = UnixListener(
-            Authenticator(None, uids=None).admit, self.poller, LIMIT, time.monotonic,
-            receive=self._receive, complain=lambda peer, exc: self.complaints.append(str(exc)),
-            on_room=lambda peer: None, refuse=lambda peer, parts: self.refused.append(parts),
-        )  # fmt: skip
-        self.door.open(path)
+        self.on_message = self._send_back
 
-    def _receive(self, peer: Peer, parts: Sequence[Frame] | None, size: int, now: float) -> float:
-        self.received.append(list(parts or ()))
+    def _send_back(self, peer: UnixPeer, parts: list[Frame]) -> None:
         if self.answers:
-            peer.send(list(parts or ()))
-        return now
-
-    def turn(self) -> None:
-        for fd, events in self.poller.poll(0 if self.door.ready else 0.005, 64):
-            self.door.on_ready(fd, events)
-        self.door.read(100, time.monotonic(), time.monotonic() + 1)
-        while self.door.ended:
-            self.door.forget(self.door.ended.popleft())
-
-    def until(self, happened: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
-        while not happened():
-            assert time.monotonic() < end, "it does not happen"
-            self.turn()
-
-    def settle(self) -> None:
-        for _ in range(20):
-            self.turn()
+            peer.send(parts)
 
     @property
     def peer(self) -> UnixPeer:
-        (peer,) = self.door.peers
+        (peer,) = self.peers
         return peer
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="za") as directory:
-        yield f"{directory}/s"
 
 
 @pytest.fixture
@@ -97,8 +60,7 @@ def door(path: str) -> Iterator[Door]:
     before = mappings()
     door = Door(path)
     yield door
-    door.door.close(0)
-    door.poller.close()
+    door.close()
     assert mappings() == before
 
 
@@ -107,14 +69,6 @@ def wire(door: Door) -> Iterator[UnixTransport]:
     wire = UnixTransport(door.path)
     yield wire
     wire.close()
-
-
-@pytest.fixture
-def listener(path: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(1)
-        yield listener
 
 
 def mappings() -> int:
@@ -178,7 +132,7 @@ def shaken(door: Door) -> Iterator[socket.socket]:
         end.settimeout(15)
         end.connect(door.path)
         end.sendall(zmtp.GREETING + zmtp.READY)
-        door.until(lambda: door.door.peers and door.peer.has_shaken_hands)
+        door.until(lambda: door.peers and door.peer.has_shaken_hands)
         expected = zmtp.GREETING + zmtp.READY_WITH_SEGMENTS
         assert read_exactly(end, len(expected)) == expected
         yield end
@@ -212,7 +166,7 @@ def test_values_of_any_size_go_there_and_back(door: Door, wire: UnixTransport, s
         got = echo(door, wire, sent)
         assert same(got, sent)
         if size >= LARGE:
-            assert [type(got[1]), type(door.received[-1][1])] == [bytes if as_bytes else bytearray] * 2
+            assert [type(got[1]), type(door.received[-1][1][1])] == [bytes if as_bytes else bytearray] * 2
 
 
 def test_the_first_long_frames_go_by_the_socket_and_the_later_ones_do_not(door: Door, wire: UnixTransport) -> None:
@@ -233,7 +187,7 @@ def test_messages_of_several_long_and_short_frames_arrive_in_order(door: Door, w
         sent: list[Frame] = [b"%d" % number]
         sent += [os.urandom(size) for size in (5, LARGE, 300, 200_000, 0, LARGE)[: number % 6 + 1]]
         assert same(echo(door, wire, sent), sent)
-        assert same(echo(door, wire, [b"x" * 300, os.urandom(LARGE)]), door.received[-1])
+        assert same(echo(door, wire, [b"x" * 300, os.urandom(LARGE)]), door.received[-1][1])
 
 
 def test_what_finds_no_room_goes_by_the_socket_and_in_its_order(door: Door, wire: UnixTransport) -> None:
@@ -250,7 +204,7 @@ def test_what_finds_no_room_goes_by_the_socket_and_in_its_order(door: Door, wire
         return len(door.received) == len(sent)
 
     door.until(all_came)
-    assert [[bytes(frame) for frame in parts] for parts in door.received] == sent
+    assert door.messages == sent
     door.answers = True
     for message in sent[:6]:
         assert same(echo(door, wire, list[Frame](message)), list[Frame](message))
@@ -274,7 +228,7 @@ def test_a_value_that_was_received_does_not_change_with_the_memory(door: Door) -
             end.sendall(referring(0, LARGE))
             door.until(lambda: door.received)
             mapped[4096 : 4096 + LARGE] = b"b" * LARGE
-            assert door.received == [[b"head", b"a" * LARGE]]
+            assert door.messages == [[b"head", b"a" * LARGE]]
 
 
 def test_what_goes_by_the_memory_counts_as_received_and_as_sent(door: Door, wire: UnixTransport) -> None:
@@ -291,7 +245,7 @@ def test_what_goes_by_the_memory_counts_as_received_and_as_sent(door: Door, wire
     assert 0 <= door.door.sent_bytes - sent_bytes - 3 * size < 100, "and the references"
     sent_bytes = door.door.sent_bytes
     wire.close()
-    door.until(lambda: not door.door.peers)
+    door.until(lambda: not door.peers)
     assert (door.door.received_bytes, door.door.sent_bytes) == (received_bytes + 3 * size, sent_bytes)
 
 
@@ -353,7 +307,7 @@ def test_as_many_clients_as_there_are_segments_have_one_and_give_it_back(door: D
     assert sharing == len(door.door.grants) == SEGMENTS * 7 // 8, "the rest is for other users"
     for wire in wires:
         wire.close()
-    door.until(lambda: not door.door.peers)
+    door.until(lambda: not door.peers)
     assert not len(door.door.grants)
     assert not mappings()
     assert descriptors() == before
@@ -401,7 +355,7 @@ def test_a_reference_to_nothing_ends_the_connection_of_its_sender(door: Door, da
         os.close(given_to(door, end))
         end.sendall(data)
         door.until(lambda: door.complaints)
-        door.until(lambda: not door.door.peers)
+        door.until(lambda: not door.peers)
     assert not door.received
     assert not len(door.door.grants)
 
@@ -419,7 +373,7 @@ def test_frames_that_are_too_much_together_are_not_kept(door: Door) -> None:
         one = referring(0, LIMIT // 2)
         end.sendall(one[:6] + (bytes((9,)) + one[7:]) * 2 + one[6:])
         door.until(lambda: door.received)
-    assert door.received == [[b"head"]], "of a message that is too long the first frame tells its sender"
+    assert door.messages == [[b"head"]], "of a message that is too long the first frame tells its sender"
 
 
 def test_a_client_gets_one_segment_however_often_it_asks(door: Door) -> None:
@@ -620,7 +574,7 @@ def test_both_sides_unmap_it_with_the_end_of_the_connection(door: Door, wire: Un
     share(door, wire)
     assert mappings() == 2
     wire.close()
-    door.until(lambda: not door.door.peers)
+    door.until(lambda: not door.peers)
     assert not mappings()
     assert not len(door.door.grants)
     assert descriptors() == before - 1  # the socket

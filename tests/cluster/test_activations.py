@@ -302,6 +302,13 @@ def test_a_call_whose_effect_was_there_gets_its_outcome_and_the_others_are_lost(
     assert host.answer(had) == [Dropped(NAME, DroppedFor.REPEATED, ("read", "next"), ("again", b"first"))]
 
 
+def test_the_outcome_of_a_call_that_was_given_up_goes_to_no_other_call(host: Host) -> None:
+    host.save(b"one", "again", OnceOutcome("t1", b"second", 60))
+    host.see(host.machine.settle(NAME, "read"))
+    assert host.machine.give_up(NAME, "again")
+    assert host.answer(Saved(Verdict.HAD, b"first")) == [Dropped(NAME, DroppedFor.REPEATED, ("read",))]
+
+
 def test_who_waits_too_long_for_redis_is_given_up_and_the_save_goes_on(host: Host) -> None:
     host.save(b"one", "first")
     host.save(b"two", "second")

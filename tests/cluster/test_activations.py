@@ -348,6 +348,20 @@ def test_a_release_over_a_revision_that_redis_has_lost_heals_it(host: Host) -> N
     assert host.answer(Released(True, 100)) == [Gone(NAME, "", 100)]
 
 
+def test_a_release_before_the_look_at_another_server_takes_the_unchanged_state_along(host: Host) -> None:
+    host.save(b"one", "call")
+    host.answer(SAVED)
+    host.see(host.machine.look_again())
+    host.see(host.machine.release(NAME, "", b"one", 1))
+    assert host.answer(Located(ME, 100, 1, 3, "Account")) == []
+    assert host.sent == [Release(NAME, ME, 100, "", Save(NAME, ME, 100, 4, 1, b"one"))]
+    assert host.answer(Released(False, behind=True)) == []
+    [release] = host.sent
+    assert isinstance(release, Release)
+    assert release.last is not None
+    assert release.last.heal
+
+
 def test_a_release_whose_answer_was_lost_is_over_all_the_same(host: Host) -> None:
     host.see(host.machine.release(NAME, OTHER))
     assert host.answer(Released(False)) == [Gone(NAME, OTHER, 0)]

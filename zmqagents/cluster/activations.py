@@ -449,7 +449,8 @@ class Activations:
     def release(self, name: str, following: str = "", state: bytes | None = None, version: int = 0) -> list[Effect]:
         """Give the agent to the incarnation ``following``, or to nobody, when its saves are taken.
 
-        The host holds its turn. ``state``: as it is now, to be saved in the same step if it has changed.
+        The host holds its turn. ``state``: as it is now, to be saved in the same step if it has changed, or if Redis
+        may have lost it.
         """
         found = self._all[name]
         if found.phase is Phase.LEAVING:
@@ -458,7 +459,8 @@ class Activations:
             raise LookupError(f"{name} is not claimed yet")
         _check_size(name, state or b"")
         last = None
-        if state is not None and (found.behind or found.digest != _digest(state, version)):
+        may_be_behind = found.behind or found.suspect
+        if state is not None and (may_be_behind or found.digest != _digest(state, version)):
             last = Save(name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget))
             if found.behind:
                 last = self._healing(found, last)

@@ -302,6 +302,13 @@ def test_a_call_whose_effect_was_there_gets_its_outcome_and_the_others_are_lost(
     assert host.answer(had) == [Dropped(NAME, DroppedFor.REPEATED, ("read", "next"), ("again", b"first"))]
 
 
+def test_the_outcome_of_a_call_that_was_given_up_goes_to_no_other_call(host: Host) -> None:
+    host.save(b"one", "again", OnceOutcome("t1", b"second", 60))
+    host.see(host.machine.settle(NAME, "read"))
+    assert host.machine.give_up(NAME, "again")
+    assert host.answer(Saved(Verdict.HAD, b"first")) == [Dropped(NAME, DroppedFor.REPEATED, ("read",))]
+
+
 def test_who_waits_too_long_for_redis_is_given_up_and_the_save_goes_on(host: Host) -> None:
     host.save(b"one", "first")
     host.save(b"two", "second")
@@ -339,6 +346,20 @@ def test_a_release_over_a_revision_that_redis_has_lost_heals_it(host: Host) -> N
     assert release.last is not None
     assert release.last.heal
     assert host.answer(Released(True, 100)) == [Gone(NAME, "", 100)]
+
+
+def test_a_release_before_the_look_at_another_server_takes_the_unchanged_state_along(host: Host) -> None:
+    host.save(b"one", "call")
+    host.answer(SAVED)
+    host.see(host.machine.look_again())
+    host.see(host.machine.release(NAME, "", b"one", 1))
+    assert host.answer(Located(ME, 100, 1, 3, "Account")) == []
+    assert host.sent == [Release(NAME, ME, 100, "", Save(NAME, ME, 100, 4, 1, b"one"))]
+    assert host.answer(Released(False, behind=True)) == []
+    [release] = host.sent
+    assert isinstance(release, Release)
+    assert release.last is not None
+    assert release.last.heal
 
 
 def test_a_release_whose_answer_was_lost_is_over_all_the_same(host: Host) -> None:

@@ -31,7 +31,7 @@ from zmqagents.cluster.activations import (
 from zmqagents.cluster.lease import Admission, LeaseState, boot_time
 from zmqagents.cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from zmqagents.cluster.placement import MemberInfo
-from zmqagents.cluster.steward import Answered, Beaten, Event, Identity, ServerChanged, Steward, Told, Trouble
+from zmqagents.cluster.steward import Answered, Beaten, Declared, Event, Identity, ServerChanged, Steward, Told, Trouble
 from zmqagents.errors import ConfigError, StoreUnavailable
 from zmqagents.store.cluster import ClusterRecords, Locate, Save, Verdict
 
@@ -369,6 +369,18 @@ def test_a_full_redis_keeps_saves_waiting_and_takes_them_when_it_has_room() -> N
         seat.until(lambda: seat.got(Trouble)[-1].reason == "")
         seat.save(b"two", "two")
         seat.until(lambda: seat.taken() == ["two"])
+
+
+def test_trouble_is_over_when_a_question_gets_through_although_there_is_nothing_to_save(server: RedisServer) -> None:
+    """Else the next trouble would seem to have lasted since then, and all calls that wait would be lost at once."""
+    with Relay(server.port) as relay, seated(f"redis://127.0.0.1:{relay.port}", "quiet", lease_s=30) as seat:
+        relay.refuse()
+        relay.cut()
+        seat.steward.ask("b/1/1", None, watched=False)
+        seat.until(lambda: seat.got(Trouble))
+        relay.accept()
+        seat.until(lambda: seat.got(Declared))
+        seat.until(lambda: seat.got(Trouble)[-1].reason == "", 10)
 
 
 def test_a_slow_redis_costs_time_and_nothing_else(server: RedisServer) -> None:

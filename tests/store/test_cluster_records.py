@@ -13,6 +13,7 @@ import pytest
 from cluster_world import CLOCK
 from hosts import eventually
 from redis_server import RedisServer, running_redis
+from relay import Relay
 from zmqagents.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from zmqagents.store.cluster import (
     Beat,
@@ -436,6 +437,18 @@ def test_a_redis_that_drops_records_is_refused(shop: Clocked) -> None:
             shop.records.check_settings()
     finally:
         shop.client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_door_that_closes_each_connection_at_once_is_an_unavailable_redis_and_soon(server: RedisServer) -> None:
+    """A proxy whose Redis is gone, or a Redis at its maxclients."""
+    with Relay(server.port) as relay:
+        relay.refuse()
+        records = ClusterRecords(f"redis://127.0.0.1:{relay.port}", "door")
+        start = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            records.exchange([Locate(NAME)])
+        assert time.monotonic() - start < 10
+        records.close()
 
 
 def test_another_server_is_known_before_it_is_asked_anything(server: RedisServer) -> None:

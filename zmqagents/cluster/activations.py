@@ -249,13 +249,14 @@ class Counters:
 
 
 class _Pending:
-    """A save that has no answer."""
+    """A save that has no answer; it was begun by ``call``, if that is not None."""
 
-    __slots__ = ("calls", "request", "taken")
+    __slots__ = ("call", "calls", "request", "taken")
 
-    def __init__(self, request: Save, calls: list[Call]) -> None:
+    def __init__(self, request: Save, call: Call | None) -> None:
         self.request = request
-        self.calls = calls
+        self.call = call
+        self.calls: list[Call] = [call] if call is not None else []  # that wait for it
         self.taken = False
 
 
@@ -410,7 +411,7 @@ class Activations:
             found.behind = False
             request = self._healing(found, request)
         found.revision += 1
-        found.saves.append(_Pending(request, [call] if call is not None else []))
+        found.saves.append(_Pending(request, call))
         found.save_bytes += len(state)
         return [Send(request)]
 
@@ -448,7 +449,8 @@ class Activations:
     def release(self, name: str, following: str = "", state: bytes | None = None, version: int = 0) -> list[Effect]:
         """Give the agent to the incarnation ``following``, or to nobody, when its saves are taken.
 
-        The host holds its turn. ``state``: as it is now, to be saved in the same step if it has changed.
+        The host holds its turn. ``state``: as it is now, to be saved in the same step if it has changed, or if Redis
+        may have lost it.
         """
         found = self._all[name]
         if found.phase is Phase.LEAVING:
@@ -457,7 +459,8 @@ class Activations:
             raise LookupError(f"{name} is not claimed yet")
         _check_size(name, state or b"")
         last = None
-        if state is not None and (found.behind or found.digest != _digest(state, version)):
+        may_be_behind = found.behind or found.suspect
+        if state is not None and (may_be_behind or found.digest != _digest(state, version)):
             last = Save(name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget))
             if found.behind:
                 last = self._healing(found, last)
@@ -654,9 +657,9 @@ class Activations:
     ) -> list[Effect]:
         lost = [call for pending in found.saves for call in pending.calls]
         had = None
-        if repeated is not None and repeated.calls:
-            had = (repeated.calls[0], outcome)
-            lost.remove(repeated.calls[0])
+        if repeated is not None and repeated.call in repeated.calls:  # it was not given up
+            had = (repeated.call, outcome)
+            lost.remove(repeated.call)
         self._forget(found)
         effects: list[Effect] = [Dropped(found.name, why, tuple(lost), had)]
         if why is DroppedFor.FENCED:

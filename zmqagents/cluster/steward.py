@@ -312,6 +312,8 @@ class Steward:
                 while self._errands:
                     self._run_errand(self._errands[0])
                     self._errands.popleft()
+                if not self._backlog:  # else some may wait for room in Redis
+                    self._tell_end_of_trouble()
             except StoreUnavailable as exc:
                 self._tell_trouble(begun_at, str(exc))
                 self._refuse_inquiries(exc)
@@ -380,10 +382,8 @@ class Steward:
                 begun_at, str(next(answer for _, answer in pairs if isinstance(answer, StoreFull))), True
             )
             time.sleep(RETRY_S)
-        elif self._trouble:
-            self._trouble = ""
-            log.info("%s: Redis answers again", self._incarnation)
-            self._tell([Trouble(self._troubled_since, "")])
+        else:
+            self._tell_end_of_trouble()
 
     def _tell(self, events: Sequence[Event]) -> None:
         """Deliver ``events``, which Redis has answered; before them, that it is another server."""
@@ -399,6 +399,12 @@ class Steward:
             log.warning("%s: %s", self._incarnation, reason)
         self._trouble = reason
         self._deliver([Trouble(self._troubled_since, reason, full)])
+
+    def _tell_end_of_trouble(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            log.info("%s: Redis answers again", self._incarnation)
+            self._tell([Trouble(self._troubled_since, "")])
 
 
 def _first(backlog: Iterable[Request]) -> list[Request]:

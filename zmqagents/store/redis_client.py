@@ -53,7 +53,9 @@ class RedisClient:
         self._secrets = _secrets_in(url)
         self._is_cluster = url.partition("://")[0].endswith("+cluster")
         self._scripts = tuple(scripts)
-        self._redis = self._open(url, {"redis_connect_func": self._prepare} if self._scripts else {})
+        # No health check: its PING goes out within `_prepare`, and begins that again if the connection is closed.
+        more = {"redis_connect_func": self._prepare, "health_check_interval": 0}
+        self._redis = self._open(url, more if self._scripts else {})
 
     def run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
         """What ``script`` gives. Raises `StoreUnavailable` or `StoreFull`."""

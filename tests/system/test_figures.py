@@ -29,6 +29,10 @@ class Counted(AgentBase):
         raise ValueError("no")
 
     @async_func
+    def long_word(self) -> Any:
+        return type("A" * 100_000, (), {})()
+
+    @async_func
     def nap(self, seconds: float) -> float:
         time.sleep(seconds)
         return seconds
@@ -90,6 +94,13 @@ def test_every_call_counts_once_on_every_way_that_calls_take(client: RpcClient) 
     assert figures["agents"] == {each["class"]: 1 for each in figures["methods"]}
     for key in ("received_bytes", "sent_bytes"):
         assert sum(door[key] for door in figures["doors"].values()) > 509 * 28, "each message has a header at least"
+
+
+def test_an_error_that_is_longer_than_most_messages_ends_its_call_all_the_same(client: RpcClient) -> None:
+    agent = client.create_agent(Counted)
+    with pytest.raises(errors.SerializationError):
+        agent.long_word().result(timeout=WAIT_S)
+    assert method(client.get_metrics(), "long_word")["ends"]["error"] == 1
 
 
 def test_what_is_going_on_shows_by_its_state(client: RpcClient) -> None:

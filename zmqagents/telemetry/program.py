@@ -207,10 +207,8 @@ class LineWriter:
         self.dropped = 0
         self._threaded = threaded
         self._stream = stream
-        self._lines: deque[str] = deque()
+        self._lines: deque[str | threading.Event] = deque()  # an event is set when all before it is written
         self._some = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
         self._lock = threading.Lock()
         self._pid = 0  # of the process whose thread it is
         self._is_stuck = False  # nobody reads
@@ -223,14 +221,16 @@ class LineWriter:
         if len(self._lines) >= MAX_WAITING:
             self.dropped += 1
             return
-        self._idle.clear()
         self._lines.append(line)
         self._some.set()
 
     def flush(self, limit_s: float) -> None:
         """Wait until all is written, ``limit_s`` seconds at most, and not again if that was not enough."""
         if self._pid == os.getpid() and not self._is_stuck:
-            self._is_stuck = not self._idle.wait(limit_s)
+            written = threading.Event()
+            self._lines.append(written)
+            self._some.set()
+            self._is_stuck = not written.wait(limit_s)
 
     def _begin(self) -> bool:
         """Start the thread; False in a forked process, and where there is no thread to be had."""
@@ -249,11 +249,11 @@ class LineWriter:
             self._some.wait()
             self._some.clear()
             while self._lines:
-                self._write(self._lines.popleft())
-            self._idle.set()
-            if self._lines:  # one that came between the last look and the word that all is written
-                self._idle.clear()
-                self._some.set()
+                line = self._lines.popleft()
+                if isinstance(line, str):
+                    self._write(line)
+                else:
+                    line.set()
 
     def _write(self, line: str) -> None:
         try:

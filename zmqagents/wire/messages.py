@@ -77,7 +77,7 @@ __all__ = [
     "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
     "plain_meta", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
-    "want_bytes",
+    "told_by", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -271,6 +271,15 @@ def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_
     data = describe_briefly(exc, agent=agent, method=method, call_id=call_id)  # the host's own frames help no caller
     code = Code.BUSY if getattr(exc, "passes", False) else Code.HOST_ERROR
     return Reply(Code.REFUSED if exc.refuses_reference else code, (pack(data),))
+
+
+def told_by(reply: Reply) -> dict[str, Any]:
+    """What an error reply says, see `errors.describe`; never raises: {} for one that cannot be read."""
+    try:
+        data = unpack(reply.body[0], max_bytes=MAX_ERROR_BYTES)
+    except (RemoteProtocolError, IndexError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 _COUNT = struct.Struct(">BI")

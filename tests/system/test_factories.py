@@ -16,6 +16,7 @@ from hosts import eventually
 from made_agents import Hooked, Marked, Tally
 from zmqagents import AsyncRpcClient, RpcAgentServerLauncher, RpcClient
 from zmqagents.agents.factories.factory import Factory, as_maker, maker_name
+from zmqagents.agents.factories.made import Made
 from zmqagents.agents.factories.named import maker_named
 from zmqagents.errors import AgentCallError, ConfigError, LaunchError, LoadError, UnknownClass, UnknownMethod
 from zmqagents.server import private_host
@@ -116,6 +117,12 @@ def test_the_class_of_the_object_sets_the_options_that_were_not_said(client: Rpc
     """Three calls meet in an agent whose class allows three at a time."""
     agent: Any = client.create_agent(made_agents.hooked, str(tmp_path / "x"))
     assert [result.result(20) for result in [agent.meet() for _ in range(3)]] == [3, 3, 3]
+
+
+def test_agents_of_one_class_share_what_is_known_of_them() -> None:
+    """A host keeps for a spec which types its arguments may have: calls of two such agents do not find it out anew."""
+    assert Made.of(Tally(1), context=False).spec is Made.of(Tally(2), context=False).spec
+    assert Made.of(Tally(1), context=True).spec.hooks.context
 
 
 def test_the_state_of_what_a_function_makes_is_not_kept(client: RpcClient) -> None:

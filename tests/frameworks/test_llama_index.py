@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import fake_words
 from adapted import check_cancel, check_first_before_last, hosted, new_agent
+from hosts import eventually
 from zmqagents import RpcClient
 
 pytest.importorskip("llama_index.core")
@@ -74,6 +76,17 @@ def agent(*tools: Any) -> Any:
     return FunctionAgent(name="llama", llm=FakeModel(), tools=[shout, ask_person, *tools], system_prompt="be brief")
 
 
+class Counted(LlamaAgent):
+    """Tells how many tasks run on the event loop."""
+
+    async def tasks(self) -> int:
+        return len(asyncio.all_tasks())
+
+
+def counted() -> LlamaAgent:
+    return Counted(agent())
+
+
 def asks(other: Any) -> Any:
     async def ask_other(word: str) -> str:
         """Ask another agent."""
@@ -84,7 +97,7 @@ def asks(other: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with hosted(known=[asks], llama=agent, other=fake_langchain.langchain_model) as client:
+    with hosted(known=[asks, counted], llama=agent, other=fake_langchain.langchain_model) as client:
         yield client
 
 
@@ -127,6 +140,17 @@ def test_a_run_that_asks_a_person_goes_on_with_the_answer(llama: Any) -> None:
     assert llama.respond("no").result().response.content == "the tool gave a person who says no"
     with pytest.raises(ValueError, match="no run waits"):
         llama.respond("no").result()
+
+
+def test_a_run_that_asks_ends_when_a_later_one_asks(client: RpcClient) -> None:
+    """`LlamaAgent.respond` can no longer reach it."""
+    agent = new_agent(Counted, client, counted)
+    agent.reply("call ask_person one").result()
+    before = agent.tasks().result()
+    for word in ("two", "three"):
+        assert agent.reply(f"call ask_person {word}").result().prefix == word
+    assert eventually(lambda: agent.tasks().result() <= before, 20)
+    assert agent.respond("no").result().response.content == "the tool gave a person who says no"
 
 
 def test_a_cancelled_run_leaves_the_agent_free(llama: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
 pytest.importorskip("agentscope.event")
@@ -29,6 +30,7 @@ import fake_langchain
 from zmqagents.adapters.agentscope import ScopeAgent
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.program]
+agent_of = functools.partial(new_agent, ScopeAgent)
 
 
 class FakeModel(ChatModelBase):
@@ -92,10 +94,6 @@ def asks(other: Any) -> Any:
 def client() -> Iterator[RpcClient]:
     with hosted(known=[free, careful, asks], other=fake_langchain.langchain_model) as client:
         yield client
-
-
-def agent_of(client: RpcClient, factory: Any, *args: Any) -> Any:
-    return client.get_agent(client.create_agent(factory, *args).agent_id, ScopeAgent)
 
 
 def test_an_agent_answers_with_a_message(client: RpcClient) -> None:

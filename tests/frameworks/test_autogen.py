@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
 pytest.importorskip("autogen_agentchat")
@@ -28,6 +29,7 @@ import fake_langchain
 from zmqagents.adapters.autogen import AutogenAgent
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.program]
+agent_of = functools.partial(new_agent, AutogenAgent)
 
 
 class FakeModel(ChatCompletionClient):
@@ -115,10 +117,6 @@ def team() -> Any:
 def client() -> Iterator[RpcClient]:
     with hosted(known=[agent, asks, team], other=fake_langchain.langchain_model) as client:
         yield client
-
-
-def agent_of(client: RpcClient, factory: Any, *args: Any) -> Any:
-    return client.get_agent(client.create_agent(factory, *args).agent_id, AutogenAgent)
 
 
 def test_an_agent_answers_with_a_message(client: RpcClient) -> None:

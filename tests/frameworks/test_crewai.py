@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
 os.environ.update(CREWAI_DISABLE_TELEMETRY="true", OTEL_SDK_DISABLED="true", CREWAI_TRACING_ENABLED="false")
@@ -134,5 +134,5 @@ def test_a_cancelled_run_leaves_the_agent_free(agent: Any, tmp_path: Path) -> No
 
 
 def test_a_tool_asks_an_agent_of_another_framework(client: RpcClient) -> None:
-    agent: Any = client.get_agent(client.create_agent(asks, client.get_agent("other")).agent_id, CrewAgent)
+    agent = new_agent(CrewAgent, client, asks, client.get_agent("other"))
     assert agent.reply("call ask_other hey").result() == "the tool gave you said hey"

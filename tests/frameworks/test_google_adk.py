@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
 pytest.importorskip("google.adk")
@@ -144,5 +144,5 @@ def test_a_stream_that_nobody_reads_any_more_ends_the_run(adk: Any, tmp_path: Pa
 
 
 def test_a_tool_asks_an_agent_of_another_framework(client: RpcClient) -> None:
-    agent: Any = client.get_agent(client.create_agent(asks, client.get_agent("other")).agent_id, AdkAgent)
+    agent = new_agent(AdkAgent, client, asks, client.get_agent("other"))
     assert text_of(agent.reply("call ask_other hey").result()) == "ask_other gave you said hey"

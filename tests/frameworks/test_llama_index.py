@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
+from hosts import eventually
 from zmqagents import RpcClient
 
 pytest.importorskip("llama_index.core")
@@ -74,6 +76,17 @@ def agent(*tools: Any) -> Any:
     return FunctionAgent(name="llama", llm=FakeModel(), tools=[shout, ask_person, *tools], system_prompt="be brief")
 
 
+class Counted(LlamaAgent):
+    """Tells how many tasks run on the event loop."""
+
+    async def tasks(self) -> int:
+        return len(asyncio.all_tasks())
+
+
+def counted() -> LlamaAgent:
+    return Counted(agent())
+
+
 def asks(other: Any) -> Any:
     async def ask_other(word: str) -> str:
         """Ask another agent."""
@@ -84,7 +97,7 @@ def asks(other: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[RpcClient]:
-    with hosted(known=[asks], llama=agent, other=fake_langchain.langchain_model) as client:
+    with hosted(known=[asks, counted], llama=agent, other=fake_langchain.langchain_model) as client:
         yield client
 
 
@@ -129,6 +142,17 @@ def test_a_run_that_asks_a_person_goes_on_with_the_answer(llama: Any) -> None:
         llama.respond("no").result()
 
 
+def test_a_run_that_asks_ends_when_a_later_one_asks(client: RpcClient) -> None:
+    """`LlamaAgent.respond` can no longer reach it."""
+    agent = new_agent(Counted, client, counted)
+    agent.reply("call ask_person one").result()
+    before = agent.tasks().result()
+    for word in ("two", "three"):
+        assert agent.reply(f"call ask_person {word}").result().prefix == word
+    assert eventually(lambda: agent.tasks().result() <= before, 20)
+    assert agent.respond("no").result().response.content == "the tool gave a person who says no"
+
+
 def test_a_cancelled_run_leaves_the_agent_free(llama: Any, tmp_path: Path) -> None:
     check_cancel(llama.reply, lambda prompt: llama.reply(prompt).result(), tmp_path / "a")
 
@@ -140,5 +164,5 @@ def test_a_stream_that_nobody_reads_any_more_ends_the_run(llama: Any, tmp_path: 
 
 
 def test_a_tool_asks_an_agent_of_another_framework(client: RpcClient) -> None:
-    agent: Any = client.get_agent(client.create_agent(asks, client.get_agent("other")).agent_id, LlamaAgent)
+    agent = new_agent(LlamaAgent, client, asks, client.get_agent("other"))
     assert agent.reply("call ask_other hey").result().content == "the tool gave you said hey"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fake_words
-from adapted import check_cancel, check_first_before_last, hosted
+from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
 pytest.importorskip("smolagents")
@@ -107,7 +107,7 @@ def test_the_history_goes_out_and_in_as_steps(client: RpcClient, smol: Any) -> N
     smol.reply("one").result()
     steps = smol.get_steps()
     assert [type(step) for step in steps] == [TaskStep, ActionStep]
-    second: Any = client.get_agent(client.create_agent(agent).agent_id, SmolAgent)
+    second = new_agent(SmolAgent, client, agent)
     second.set_steps(steps)
     second.reply("two", reset=False).result()
     assert [step.task for step in second.get_steps() if type(step) is TaskStep] == ["one", "two"]
@@ -140,5 +140,5 @@ def test_a_stream_that_nobody_reads_any_more_ends_the_run(smol: Any, tmp_path: P
 
 
 def test_a_tool_asks_an_agent_of_another_framework(client: RpcClient) -> None:
-    agent: Any = client.get_agent(client.create_agent(asks, client.get_agent("other")).agent_id, SmolAgent)
+    agent = new_agent(SmolAgent, client, asks, client.get_agent("other"))
     assert agent.reply("call ask_other hey").result() == "the tool gave you said hey"

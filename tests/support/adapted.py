@@ -1,4 +1,4 @@
-"""What the tests of adapters have in common: a host for one factory, and what each of its agents must do."""
+"""What the tests of adapters have in common: a host for their factories, and what each of its agents must do."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ ROUNDS = 3  # the best counts: the machine has other work, too
 
 @contextmanager
 def hosted(
-    types: tuple[str, ...] = (), known: Sequence[Callable[..., Any]] = (), grace_s: float = 0.2,
-    **factories: Callable[..., Any],
-) -> Iterator[RpcClient]:  # fmt: skip
-    """A client of a host with an agent of each factory, by these names. ``types``: trusted on both sides.
-
-    ``known``: factories that the host knows besides.
-    """
+    known: Sequence[Callable[..., Any]] = (), grace_s: float = 0.2, **factories: Callable[..., Any]
+) -> Iterator[RpcClient]:
+    """A client of a host with an agent of each factory, by these names. ``known``: what the host knows besides."""
     launcher = RpcAgentServerLauncher(
         agents=factories,
         custom_agent_classes=known,
         local_mode=True,
         grace_s=grace_s,
-        types=types,
         launch_timeout_s=100.0,  # of which nearly all goes into the import of a framework
     )
-    with launcher, client_of(launcher, types=types) as client:
+    with launcher, client_of(launcher) as client:
         client.is_alive()
         yield client
+
+
+def new_agent(adapter: type, client: RpcClient, factory: Callable[..., Any], *args: Any) -> Any:
+    """A new agent that ``factory`` makes, whose messages are known by its ``adapter``."""
+    return client.get_agent(client.create_agent(factory, *args).agent_id, adapter)
 
 
 def check_first_before_last(stream: Callable[[str], Any], path: Path, text_of: Callable[[Any], str] = str) -> None:
@@ -51,8 +51,8 @@ def check_first_before_last(stream: Callable[[str], Any], path: Path, text_of: C
     assert LAST in "".join(rest)
 
 
-def check_cancel(begin: Callable[[str], Any], again: Callable[[str], Any], path: Path) -> float:
-    """A call that is cancelled in the middle leaves the agent free for the next one; in how many seconds."""
+def check_cancel(begin: Callable[[str], Any], again: Callable[[str], Any], path: Path) -> None:
+    """A call that is cancelled in the middle leaves the agent free for the next one."""
     took = []
     for turn in range(ROUNDS):
         gate = path.with_name(f"{path.name}-{turn}")
@@ -65,4 +65,3 @@ def check_cancel(begin: Callable[[str], Any], again: Callable[[str], Any], path:
         assert call.cancelled()
         gate.touch()  # for the thread of a model that cannot be broken off
     assert min(took) <= FREE_S, took
-    return min(took)

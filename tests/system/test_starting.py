@@ -80,6 +80,19 @@ def test_an_agent_is_made_with_literal_arguments(project: Path, more: list[str])
         assert client.get_agent("inv").look() == [3, ["a", "b"], 5]
 
 
+@pytest.mark.parametrize("more", [[], ["--restart"], ["--isolation", "pool"]], ids=["alone", "restart", "children"])
+def test_a_function_makes_an_agent_and_an_object_is_one(project: Path, more: list[str]) -> None:
+    (project / "flows.py").write_text(
+        "import functools\nfrom shop import Inventory\n\n"
+        "def made(limit: int) -> Inventory:\n    return Inventory(limit)\n\n"
+        "ready = Inventory(7)\npartial = functools.partial(made, 8)\n"
+    )
+    words = ["flows:made", "--agent", "m=flows:made(limit=3)", "--agent", "r=flows:ready", "--agent", "p=flows:partial"]
+    with host(*words, *more, cwd=project) as said, RpcClient(said["host"], said["port"]) as client:
+        assert [client.get_agent(each).look()[0] for each in "mrp"] == [3, 7, 8]
+        assert client.create_agent("made", 4).look()[0] == 4
+
+
 def test_modules_are_imported_from_the_app_dir_by_agent_files_too(project: Path, tmp_path_factory: Any) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     agents = elsewhere / "agents"

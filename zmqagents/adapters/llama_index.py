@@ -1,6 +1,7 @@
 """Agents and workflows of llama-index as agents.
 
-A run that needs a person's word stops with an ``InputRequiredEvent``; `LlamaAgent.respond` goes on with it.
+A run that needs a person's word stops with an ``InputRequiredEvent``; `LlamaAgent.respond` goes on with the last one
+that has. An earlier one ends.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class LlamaAgent(AgentBase):
                     break
                 yield _sendable(event)
                 if isinstance(event, InputRequiredEvent):
+                    await self._break_off()
                     self._asking = run
                     return
             yield _sendable(await run)
@@ -85,6 +87,9 @@ class LlamaAgent(AgentBase):
 
     async def on_stop(self) -> None:
         """Break off the run that waits for a person."""
+        await self._break_off()
+
+    async def _break_off(self) -> None:
         if self._asking is not None:
             await self._asking.cancel_run()
 

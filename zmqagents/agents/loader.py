@@ -26,8 +26,6 @@ A file that cannot be imported does not hide the others; `load_agents_from_dir` 
 from __future__ import annotations
 
 import binascii
-import contextlib
-import functools
 import importlib
 import logging
 import os
@@ -40,9 +38,10 @@ from types import ModuleType
 
 from ..codec.pickling import make_package
 from ..errors import LoadError, did_you_mean, safe_text
+from .factories.factory import member
 from .spec import is_agent_class
 
-__all__ = ["PACKAGE", "load_agents_from_dir", "load_class", "load_custom_class_from_file"]
+__all__ = ["PACKAGE", "load_agents_from_dir", "load_class", "load_custom_class_from_file", "load_named"]
 
 PACKAGE = "zmqagents_agents"  # parent of every module that is loaded here
 
@@ -71,8 +70,9 @@ def _classes_of(module: ModuleType) -> list[type]:
     return [cls for cls in dict.fromkeys(own) if not cls.__name__.startswith("_")]
 
 
-def load_class(text: str) -> type:
-    """The class that ``module:Class`` names, agent class or not; the module is imported as any other.
+def load_named(text: str) -> object:
+    """What ``module:name`` stands for: a class, agent class or not, a function, any object. The module is imported as
+    any other.
 
     Raises `LoadError`, one line that says what there is instead.
     """
@@ -85,16 +85,21 @@ def load_class(text: str) -> type:
         raise
     except BaseException as exc:  # a module may call sys.exit(), or raise what is no Exception
         raise LoadError(_why_no_module(name, exc)) from exc
-    found: object = None
-    with contextlib.suppress(AttributeError):
-        found = functools.reduce(getattr, qualified.split("."), module)
-    if isinstance(found, type):
-        return found
-    names = [cls.__name__ for cls in _classes_of(module)]
-    has = f"it has {', '.join(names)}" if names else "it has none"
-    raise LoadError(
-        f"{getattr(module, '__file__', name)} has no class {qualified!r}: {has}{did_you_mean(qualified, names)}"
-    )
+    found: object = member(module, qualified)
+    if found is None:
+        names = [cls.__name__ for cls in _classes_of(module)]
+        has = f"it has {', '.join(names)}" if names else "it has none"
+        near = did_you_mean(qualified, (public for public in vars(module) if public[0] != "_"))
+        raise LoadError(f"{getattr(module, '__file__', name)} has no class {qualified!r}: {has}{near}")
+    return found
+
+
+def load_class(text: str) -> type:
+    """The class that ``module:Class`` names. Raises `LoadError` as `load_named` does."""
+    found = load_named(text)
+    if not isinstance(found, type):
+        raise LoadError(f"{text} is no class, but of the type {type(found).__name__}")
+    return found
 
 
 def _why_no_module(name: str, exc: BaseException) -> str:

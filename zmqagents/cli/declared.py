@@ -1,4 +1,7 @@
-"""What ``start`` is told about classes and agents: ``module:Class``, and ``ID=module:Class(argument=value)``."""
+"""What ``start`` is told about classes and agents: ``module:Class``, and ``ID=module:Class(argument=value)``.
+
+A function that makes agents may stand for the class, or an object that is one.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from typing import Any
 
 import click
 
-from ..agents.loader import PACKAGE, load_class
-from ..agents.spec import class_name_of
+from ..agents.factories.factory import Maker, maker_name
+from ..agents.factories.named import maker_named
+from ..agents.loader import PACKAGE
 from ..errors import ConfigError
 
-__all__ = ["Declared", "classes_and_agents", "parse_agents", "put_on_path"]
+__all__ = ["Declared", "makers_and_agents", "parse_agents", "put_on_path"]
 
 
 @dataclass(frozen=True)
 class Declared:
-    """One ``--agent``: its id, its class as it was written, the arguments of its ``__init__``."""
+    """One ``--agent``: its id, what makes it as it was written, the arguments for that."""
 
     agent_id: str
     class_name: str
@@ -29,7 +33,7 @@ class Declared:
 
     @property
     def has_module(self) -> bool:
-        """Whether the class is to be imported, and not one of the agent directory."""
+        """Whether what makes it is to be imported, and is no class of the agent directory."""
         return ":" in self.class_name and not self.class_name.startswith(f"{PACKAGE}.")
 
 
@@ -81,16 +85,21 @@ def put_on_path(app_dir: str | None) -> None:
         sys.path.append(here)
 
 
-def classes_and_agents(
+def makers_and_agents(
     names: Iterable[str], declared: Iterable[Declared]
-) -> tuple[list[type], dict[str, tuple[str, dict[str, Any]]]]:
-    """The classes to import, and the agents as `BrokerConfig` takes them. Raises LoadError."""
-    classes = {name: load_class(name) for name in names}
-    agents = {}
-    for one in declared:
-        name = one.class_name
-        if one.has_module:
-            cls = classes.setdefault(name, load_class(name))
-            name = class_name_of(cls)
-        agents[one.agent_id] = (name, one.kwargs)
-    return list(dict.fromkeys(classes.values())), agents
+) -> tuple[list[Maker], dict[str, tuple[str, dict[str, Any]]]]:
+    """What the host is to make agents of, each once, and the agents as `BrokerConfig` takes them. Raises LoadError."""
+    makers: dict[str, Maker] = {}
+
+    def known_as(text: str) -> str:
+        maker = maker_named(text)
+        name = maker_name(maker)
+        makers.setdefault(name, maker)
+        return name
+
+    for text in names:
+        known_as(text)
+    agents = {
+        one.agent_id: (known_as(one.class_name) if one.has_module else one.class_name, one.kwargs) for one in declared
+    }
+    return list(makers.values()), agents

@@ -24,10 +24,10 @@ from ..hooks import Hooks
 from ..options import AgentOptions
 from ..spec import CREATE_NAMES, ClassSpec, MethodSpec, class_name_of
 
-__all__ = ["FACTORY_HOOKS", "Factory", "Maker", "as_maker", "is_factory", "maker_name", "member"]
+__all__ = ["FACTORY_END", "FACTORY_HOOKS", "Factory", "Maker", "as_maker", "is_factory", "maker_name", "member"]
 
 FACTORY_HOOKS = Hooks(context=True, on_start=True, on_stop=True, stops_on_loop=False)  # whichever the object has
-_END = MethodSpec("on_stop", "value", False, False, "(self)", "")
+FACTORY_END = MethodSpec("on_stop", "value", False, False, "(self)", "")
 _names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count(1)
 
@@ -60,8 +60,8 @@ class Factory:
             parameters = frozenset()
         word = re.sub(r"\W+", "", self.short.partition("#")[0]) or "agent"
         return ClassSpec(
-            self.name, word, inspect.getdoc(self.make) or "", AgentOptions(persist=None), {}, None, FACTORY_HOOKS, _END,
-            parameters.intersection(CREATE_NAMES),
+            self.name, word, inspect.getdoc(self.make) or "", AgentOptions(persist=None), {}, None, FACTORY_HOOKS,
+            FACTORY_END, parameters.intersection(CREATE_NAMES),
         )  # fmt: skip
 
 

@@ -7,13 +7,14 @@ made; if that is a child, it tells its host.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any, NamedTuple
 
 from ...codec import pack, unpack
 from ...errors import RemoteProtocolError
 from ..options import AgentOptions
 from ..spec import ClassSpec, MethodSpec, spec_of
-from .factory import Factory
+from .factory import FACTORY_END, FACTORY_HOOKS
 
 __all__ = ["Made"]
 
@@ -29,15 +30,19 @@ class Made(NamedTuple):
     own: AgentOptions
 
     @classmethod
-    def of(cls, agent: Any, factory: Factory, *, context: bool) -> Made:
+    def of(cls, agent: Any, *, context: bool) -> Made:
         """Read it off the object ``agent``. ``context``: it is to be left when it goes.
 
-        The hooks are called as the spec of the factory says.
+        The hooks are called as the spec of a factory says. Agents of one class share what is known, as hosts keep what
+        they have found out for a spec.
         """
-        own = spec_of(type(agent))
-        hooks = factory.spec.hooks._replace(names=own.hooks.names, context=context)
-        end = factory.spec.end if context or own.hooks.on_start or own.hooks.on_stop else None
-        return cls(dataclasses.replace(own, hooks=hooks, end=end, pace=None), own.options)
+        known = _made.setdefault(type(agent), {})
+        if context not in known:
+            own = spec_of(type(agent))
+            hooks = FACTORY_HOOKS._replace(names=own.hooks.names, context=context)
+            end = FACTORY_END if context or own.hooks.on_start or own.hooks.on_stop else None
+            known[context] = cls(dataclasses.replace(own, hooks=hooks, end=end, pace=None), own.options)
+        return known[context]
 
     def options(self, chosen: AgentOptions) -> AgentOptions:
         """Those of the agent: ``chosen`` where it was made, and for what was not said there those of its class."""
@@ -72,3 +77,6 @@ class Made(NamedTuple):
             hooks=before.hooks._replace(),  # no more those of one that is about to be made
         )
         return cls(spec, own)
+
+
+_made: weakref.WeakKeyDictionary[type, dict[bool, Made]] = weakref.WeakKeyDictionary()

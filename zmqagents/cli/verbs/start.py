@@ -16,13 +16,14 @@ from ... import errors
 from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
-from ..declared import Declared, classes_and_agents, parse_agents, put_on_path
+from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
 from ..output import say
 from ..settings import settings
 from ..values import json_line
 
 if TYPE_CHECKING:
+    from ...agents.factories.factory import Maker
     from ...broker.listening import Bound
     from ...server.systemd import Notifier
     from ...telemetry.program import Program
@@ -89,6 +90,7 @@ def start(
     \b
     as_server start shop:Inventory                          the class Inventory of shop.py, decorated or not
     as_server start --agent 'inv=shop:Inventory(limit=3)'   and an agent of it
+    as_server start --agent g=flows:graph                   what the function graph makes, or graph itself
     as_server start --agent-dir agents                      all agent classes in the files of a directory
 
     When it listens it prints one line with its address to stdout. SIGINT (Ctrl-C), SIGTERM and as_server stop let
@@ -110,11 +112,11 @@ def start(
     if log_settings.mistake:
         raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
     put_on_path(app_dir)
-    loaded, agents = classes_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
+    loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     return _start(BrokerConfig(**settings, agents=agents, logs=log_settings), loaded, restart, strict, as_json)
 
 
-def _start(config: BrokerConfig, classes: list[type], restart: bool, strict: bool, as_json: bool) -> int:
+def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, as_json: bool) -> int:
     """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
@@ -138,7 +140,7 @@ def _start(config: BrokerConfig, classes: list[type], restart: bool, strict: boo
     return _serve(config, classes, as_json, notifier, program)
 
 
-def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program) -> int:
+def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
@@ -164,7 +166,7 @@ def _serve(config: BrokerConfig, classes: list[type], as_json: bool, notifier: N
 
 
 def _keep_running(
-    config: BrokerConfig, classes: list[type], as_json: bool, notifier: Notifier, program: Program
+    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program
 ) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:

@@ -71,7 +71,7 @@ class Opening:
 
     def made(self) -> Made:
         """What is known of the agent now."""
-        return Made.of(self.agent, self._factory, context=self.context)
+        return Made.of(self.agent, context=self.context)
 
 
 def _is_context(value: Any) -> bool:

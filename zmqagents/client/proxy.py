@@ -335,10 +335,9 @@ class RemoteMethod:
 
         A failure is one line in the log of this program, with its traceback. The call goes on when the program ends.
         """
-        result = self.aio(*args, **kwargs)
-        if isinstance(result, Stream):
-            result.close()
+        if self._returns == "stream":
             raise errors.ConfigError(f"{self._label} gives a stream, which ends without a reader: call it instead")
+        self.aio(*args, **kwargs)
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""

@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import running_call
 from ..agents.origin import loaded_class
-from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute
+from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute, without_self
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -186,7 +186,7 @@ class AgentProxy:
         import html  # here: only notebooks need it
 
         rows = "".join(
-            f"<tr><td><code>{html.escape(name + spec[1].replace('(self, ', '(').replace('(self)', '()'))}</code></td>"
+            f"<tr><td><code>{html.escape(name + without_self(spec[1]))}</code></td>"
             f"<td>{html.escape(spec[2].partition(chr(10))[0])}</td></tr>"
             for name, spec in sorted(self._za_methods.items())
         )

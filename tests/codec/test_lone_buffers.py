@@ -167,15 +167,11 @@ def test_a_payload_in_memory_that_can_be_written_to_is_read_all_the_same() -> No
     assert same(got, ARRAY)
 
 
-def test_a_registered_form_of_arrays_is_taken_from_then_on() -> None:
-    restore = codec.registry.save()
-    try:
-        codec.encode(ARRAY)
-        assert codec.encode_plain(ARRAY) is not None
-        codec.register_type(np.ndarray, name="array", to_data=lambda array: array.tolist(), from_data=np.array)
-        assert codec.encode_plain(ARRAY) is None
-        encoded = codec.encode(ARRAY)
-        assert not encoded.buffers
-        assert codec.decode(encoded.payload, ()).tolist() == ARRAY.tolist()
-    finally:
-        restore()
+def test_a_registered_form_of_arrays_is_taken_from_then_on(registry: None) -> None:
+    codec.encode(ARRAY)
+    assert codec.encode_plain(ARRAY) is not None
+    codec.register_type(np.ndarray, name="array", to_data=lambda array: array.tolist(), from_data=np.array)
+    assert codec.encode_plain(ARRAY) is None
+    encoded = codec.encode(ARRAY)
+    assert not encoded.buffers
+    assert codec.decode(encoded.payload, ()).tolist() == ARRAY.tolist()

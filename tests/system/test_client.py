@@ -226,6 +226,15 @@ def test_without_a_port_the_one_host_here_is_found_and_several_are_named(
         RpcClient("localhost", 0)
 
 
+def test_a_host_that_a_program_names_is_not_replaced_by_that_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AS_SERVER_HOST", "far.example")
+    monkeypatch.setenv("AS_SERVER_PORT", "12010")
+    with RpcClient("127.0.0.1") as named, RpcClient() as unnamed:
+        assert (named.address, unnamed.address) == ("127.0.0.1:12010", "far.example:12010")
+
+
 def test_a_host_elsewhere_needs_its_port() -> None:
     with pytest.raises(ConfigError, match=r"a host on far\.example needs its port"):
         RpcClient("far.example")

@@ -15,7 +15,8 @@ import click
 import pytest
 
 from hosts import ROOT, environment
-from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, cli
+from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, cli, discovery, to_dist
+from zmqagents.server.private_host import stop_private_host
 
 pytestmark = pytest.mark.program
 
@@ -99,6 +100,15 @@ def test_what_there_is_not_is_refused_with_the_nearest_name(server: RpcAgentServ
 )
 def test_tab_completes_what_there_is_now(server: RpcAgentServerLauncher, line: str, offered: list[str]) -> None:
     assert completed(line) == offered
+
+
+def test_tab_offers_no_port_of_a_host_that_has_none(server: RpcAgentServerLauncher) -> None:
+    assert to_dist(Librarian("bob")).lend("Emma") == "Emma for 14 days"  # on a private host
+    try:
+        assert any(record.port is None for record in discovery.list_hosts())
+        assert completed("as_server status --port ") == [str(server.port)]
+    finally:
+        stop_private_host()
 
 
 def test_a_new_project_runs_as_it_says(tmp_path: Path) -> None:

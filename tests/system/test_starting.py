@@ -194,6 +194,11 @@ def test_a_file_that_is_missing_or_another_users_is_refused(project: Path) -> No
     assert "belongs to user 12345: say --config zmqagents.toml if it is meant all the same" in refused.stderr
     named = shell("status", "--config", "zmqagents.toml", cwd=project)
     assert named.returncode == 4
+    (project / "zmqagents.toml").rename(project / "mine.toml")
+    os.chown(project / "mine.toml", os.geteuid(), -1)
+    (project / "zmqagents.toml").symlink_to("mine.toml")  # paths in it would be those beside the link
+    os.chown(project / "zmqagents.toml", 12345, -1, follow_symlinks=False)
+    assert "belongs to user 12345" in shell("status", cwd=project).stderr
 
 
 def test_an_unknown_variable_is_named_with_the_nearest_option(project: Path) -> None:

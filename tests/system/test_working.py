@@ -51,6 +51,10 @@ class Reader(AgentBase):
     def look(self) -> list[Any]:
         return self.seen
 
+    def up_to(self, n: int) -> Iterator[int]:
+        self.seen.append("up_to")
+        yield from range(n)
+
     @async_func
     def fail(self, text: str) -> None:
         raise ValueError(text)
@@ -131,6 +135,8 @@ def test_a_pool_names_the_nearest_method_and_needs_an_agent(client: RpcClient) -
         readers.laod(1)
     with pytest.raises(ConfigError, match="a pool has at least one agent, not 0"):
         client.pool(Reader, 0)
+    with client.pool(Reader, 1) as readers, pytest.raises(ConfigError, match="up_to gives a stream"):
+        readers.up_to(3)
     before = len(client.get_agent_list())
     with pytest.raises(AgentCallError):
         client.pool("Reader", 3, "a", "b", "c")
@@ -191,6 +197,9 @@ def test_a_one_way_call_is_run_and_its_failure_is_logged(client: RpcClient, capl
         reader.fail.send("nobody sees this")
         assert eventually(lambda: "fail failed, and nobody has looked at its result" in caplog.text, 10)
     assert "ValueError: nobody sees this" in caplog.text
+    with pytest.raises(ConfigError, match="up_to gives a stream"):
+        reader.up_to.send(3)
+    assert reader.look() == [4]
 
 
 def test_any_object_becomes_an_agent_with_its_state() -> None:

@@ -27,6 +27,11 @@ from .timing import Pace
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
 
 
+def without_self(signature: str) -> str:
+    """The signature of a method as callers see it, of which `MethodSpec.signature` has the text."""
+    return signature.replace("(self, ", "(", 1).replace("(self)", "()", 1)
+
+
 def is_agent_class(value: object) -> bool:
     """True for a subclass of `AgentBase`, and for a class under ``@agent`` itself, but not for its subclasses."""
     if not isinstance(value, type) or value is AgentBase:

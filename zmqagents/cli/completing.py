@@ -60,5 +60,6 @@ def hosts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
 
 
 def ports(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Their ports."""
-    return sorted(str(record.port) for record in _records() if str(record.port or "").startswith(incomplete or ""))
+    """The ports of those that have one."""
+    found = [str(record.port) for record in _records() if record.port is not None]
+    return sorted(port for port in found if port.startswith(incomplete))

@@ -122,7 +122,7 @@ def _as_typed(value: Any, base: Path | None) -> Any:
 
 
 def _check_owner(path: Path) -> None:
-    """Raise ConfigError for a file that another user could have put here."""
-    info = path.stat() if path.exists() else None
-    if info is not None and hasattr(os, "geteuid") and info.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"{path} belongs to user {info.st_uid}: say --config {path} if it is meant all the same")
+    """Raise ConfigError for a file, or a link to one, that another user could have put here."""
+    for info in (path.lstat(), path.stat()) if path.exists() and hasattr(os, "geteuid") else ():
+        if info.st_uid not in (0, os.geteuid()):
+            raise ConfigError(f"{path} belongs to user {info.st_uid}: say --config {path} if it is meant all the same")

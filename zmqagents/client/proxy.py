@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, errors
 from ..agents.context import running_call
 from ..agents.origin import loaded_class
-from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute
+from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute, without_self
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
@@ -186,7 +186,7 @@ class AgentProxy:
         import html  # here: only notebooks need it
 
         rows = "".join(
-            f"<tr><td><code>{html.escape(name + spec[1].replace('(self, ', '(').replace('(self)', '()'))}</code></td>"
+            f"<tr><td><code>{html.escape(name + without_self(spec[1]))}</code></td>"
             f"<td>{html.escape(spec[2].partition(chr(10))[0])}</td></tr>"
             for name, spec in sorted(self._za_methods.items())
         )
@@ -335,10 +335,9 @@ class RemoteMethod:
 
         A failure is one line in the log of this program, with its traceback. The call goes on when the program ends.
         """
-        result = self.aio(*args, **kwargs)
-        if isinstance(result, Stream):
-            result.close()
+        if self._returns == "stream":
             raise errors.ConfigError(f"{self._label} gives a stream, which ends without a reader: call it instead")
+        self.aio(*args, **kwargs)
 
     def with_timeout(self, seconds: float | None) -> RemoteMethod:
         """The same method with a deadline of ``seconds`` (None: none), for one that takes a ``timeout`` itself."""

@@ -145,10 +145,14 @@ class AgentMaker:
 
 
 def _found(host: str) -> tuple[str, int]:
-    """The host that is meant where no port is given: that of the environment, or the only one here."""
+    """The host that is meant where no port is given: that of the environment, or the only one here.
+
+    A host that the program has named itself is kept: what is written wins over the environment, as in the shell.
+    """
     check_host(host)
     words = {name: os.environ.get(f"AS_SERVER_{name}", "") for name in ("HOST", "PORT", "SERVER_ID")}
-    host = words["HOST"] or host
+    if host == "localhost":  # the default
+        host = words["HOST"] or host
     if not words["PORT"] or words["SERVER_ID"]:
         return discovery.only_host(host, words["SERVER_ID"])
     if not words["PORT"].isdecimal():
@@ -159,8 +163,8 @@ def _found(host: str) -> tuple[str, int]:
 class RpcClient:
     """A host, from outside: make, find and delete agents, ask how it is, stop it. Any thread may use it.
 
-    Without ``port`` the host is found as the shell finds it: by ``AS_SERVER_HOST`` and ``AS_SERVER_PORT`` or
-    ``AS_SERVER_SERVER_ID``, or else it is the one host of this user that runs on this machine.
+    Without ``port`` the host is found as the shell finds it: by ``AS_SERVER_HOST`` (where ``host`` is left out) and
+    ``AS_SERVER_PORT`` or ``AS_SERVER_SERVER_ID``, or else it is the one host of this user that runs on this machine.
 
     All clients of one process to one host share a connection, which opens with the first request and closes with
     the last client: a client counts until it is closed, or dropped together with its proxies and their results. On

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ...client.result import AsyncResult
     from ...client.rpc import RpcClient
 
-ENDED = "had ended already"
-
 __all__ = ["call", "cancel", "create", "delete", "download", "result"]
 
 
@@ -199,15 +197,15 @@ def cancel(task_id: str, as_json: bool, **where: Any) -> None:
             with contextlib.suppress(errors.ZmqAgentsError):
                 ending.result()  # looked at, so that nobody is told that it was not
             raise
+        is_cancelled = False
         try:
             ending.result()
-            how = ENDED
         except errors.CallCancelled:
-            how = "cancelled"
+            is_cancelled = True
         except errors.AgentCallError:
-            how = ENDED
-    text = f"{task_id} {how}" if how == ENDED else f"{how} {task_id}"
-    show({"task_id": task_id, "cancelled": how != ENDED} if as_json else text, as_json)
+            pass
+    text = f"cancelled {task_id}" if is_cancelled else f"{task_id} had ended already"
+    show({"task_id": task_id, "cancelled": is_cancelled} if as_json else text, as_json)
 
 
 @click.command(cls=Verb)

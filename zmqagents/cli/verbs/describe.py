@@ -96,11 +96,12 @@ def _of_agent(proxy: Any, class_name: str) -> dict[str, Any]:
 
 
 def _rows(methods: Mapping[str, list[str]]) -> list[dict[str, str]]:
+    from ...agents.spec import without_self
+
     return [
-        {"name": name, "signature": signature.replace("(self, ", "(").replace("(self)", "()"),
-         "gives": mark.rstrip("!"), "doc": doc}
+        {"name": name, "signature": without_self(signature), "gives": mark.rstrip("!"), "doc": doc}
         for name, (mark, signature, doc) in sorted(methods.items())
-    ]  # fmt: skip
+    ]
 
 
 def _as_text(one: dict[str, Any]) -> str:

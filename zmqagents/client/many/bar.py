@@ -28,8 +28,8 @@ def progress(
 ) -> list[AsyncResult[R]]:
     """Wait until all ``results`` are there, with a bar that says how many are, and return them in their order.
 
-    Failed ones count, too, and are counted apart; their errors are raised by `AsyncResult.result`. CallTimeout after
-    ``timeout`` seconds, in a list of all that has come. ``file``: where the bar is drawn; default stderr.
+    Failed ones count, too, and are counted apart; their errors are raised by `AsyncResult.result`. CallTimeout when
+    ``timeout`` seconds are over before the last is there. ``file``: where the bar is drawn; default stderr.
     """
     everything = list(results)
     done = failed = 0

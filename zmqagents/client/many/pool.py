@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -38,8 +37,8 @@ class Pool(Generic[T]):
     def __getattr__(self, name: str) -> PoolMethod:
         if name.startswith("_"):
             raise AttributeError(f"{name!r} is private: the agents of {self!r} do not offer it")
-        offered = dir(self._agents[0])
         if self._agents[0].__zmqagents_method__(name) is None:
+            offered = dir(self._agents[0])
             near = errors.did_you_mean(name, offered)
             raise errors.UnknownMethod(f"{self!r} has no method {name!r}; it has: {', '.join(offered)}{near}")
         return PoolMethod(self, name)
@@ -62,15 +61,17 @@ class Pool(Generic[T]):
     def close(self) -> None:
         """Delete the replicas. Their running calls end, as `RpcClient.delete_agent` says."""
         for agent in self._agents:
-            with contextlib.suppress(errors.UnknownAgent):
-                agent.__exit__(None, None, None)
+            agent.__exit__(None, None, None)
 
     def __zmqagents_call__(self, name: str, args: Any, kwargs: Any) -> AsyncResult[Any]:
         with self._lock:
             index = min(range(len(self._open)), key=self._open.__getitem__)
             self._open[index] += 1
         try:
-            result: AsyncResult[Any] = getattr(self._agents[index], name).aio(*args, **kwargs)
+            method = getattr(self._agents[index], name)
+            if method.returns == "stream":
+                raise errors.ConfigError(f"{name} gives a stream, which no pool shares out: call it of one of `agents`")
+            result: AsyncResult[Any] = method.aio(*args, **kwargs)
         except BaseException:
             self._ended(index)
             raise

@@ -15,8 +15,6 @@ from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func
 
 from .cases import Options
 
-NAPPERS = 32  # the default capacity
-
 
 @lru_cache(maxsize=8)
 def ready(size: int) -> bytes:

@@ -158,7 +158,7 @@ class Wire:
                 incarnation, number, lease_s=LEASE_S, draining=draining, start=start, record=record
             )
         )
-        self.world.note_beat(self.host, beat)
+        self.world.counts["beats"] += 1
         if not beat.alive:
             self.is_dead = True
             return self.of_server("beat", [ToldDead(incarnation)])
@@ -535,9 +535,6 @@ class World:
                     f"host {other.index} lives and holds its lease"
                 )
         return dead
-
-    def note_beat(self, host: Host, beat: Any) -> None:
-        self.counts["beats"] += 1
 
     # -------------------------------------------------- callers
 

@@ -48,12 +48,6 @@ class Worker(AgentBase):
         time.sleep(seconds)
         return seconds
 
-    @async_func
-    def finish_at_its_time(self, seconds: float) -> float:
-        """The moment of its end, on the clock that all processes of a machine share."""
-        time.sleep(seconds)
-        return time.monotonic()
-
     def read_line(self) -> str:
         return sys.stdin.readline()
 

@@ -110,10 +110,6 @@ class Relay:
 
     # ------------------------------------------------------------ what a test does to the connections
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._pairs)
-
     def cut(self, *, host_too: bool = True) -> None:
         """End all connections; ``host_too`` False: the host's ends stay open, and silent. What is held back is lost."""
         with self._lock:

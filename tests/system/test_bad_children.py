@@ -313,7 +313,7 @@ def test_what_a_child_has_started_does_not_outlive_it(client: RpcClient, how: st
     assert eventually(lambda: is_gone(pid) and is_gone(started), 10.0)
 
 
-def test_a_fork_of_a_child_lets_go_of_the_listening_socket(client: RpcClient, bad: Any) -> None:
+def test_a_fork_of_a_child_lets_go_of_the_listening_socket(bad: Any) -> None:
     started = bad.start("fork")
     listening = {each.inode for each in _unix_sockets(bad.pid()) if each.listens}
     assert listening

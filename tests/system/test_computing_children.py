@@ -197,7 +197,6 @@ def computers(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
             yield found
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
 @pytest.mark.parametrize("package", ["numpy", "torch"])
 def test_children_compute_as_much_as_bare_processes(computers: list[Any], package: str) -> None:
     if importlib.util.find_spec(package) is None:

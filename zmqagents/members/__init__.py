@@ -6,7 +6,7 @@ The host keeps mailbox, turn, deadline and waits of such an agent, and a member 
     line         the connection to a member             forwarder    calls that run on a member, and their ends
     nursery      the processes of children              child        one child: its process, its agents, its crashes
     members      all of it, as the broker knows it      answers      what all of them say to one question
-    upward       the other end: a child's way to its host         board        which waits of a child go on
+    upward       a child's way to its host              board        which waits of a child go on
 
 May import execution, scheduler, connection, wire, process, codec, agents, models, config and errors.
 """

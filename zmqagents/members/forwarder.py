@@ -19,7 +19,7 @@ from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.factories.made import Made
 from ..agents.state import Snapshot
 from ..codec import Encoded, pack, unpack
-from ..connection.requests import Call
+from ..connection.requests import FAR_S, Call
 from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
@@ -255,8 +255,10 @@ class Forwarded(Call):
     def __init__(
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any], deadline: float | None
     ) -> None:
-        super().__init__(agent, method, body, flags, options, _left_s(deadline), None)
-        self.deadline = deadline  # the very time: what is left of it would be told too late
+        super().__init__(agent, method, body, flags, options, None, None)
+        if deadline is not None:
+            self.deadline = deadline  # the very time: what is left of it would be told too late
+            self.near = deadline - time.monotonic() < FAR_S
         self.behind = 0
 
     def takes(self, number: int) -> bool:
@@ -268,10 +270,6 @@ class Forwarded(Call):
             return super().takes(number)
         self.behind = number + 1
         return False
-
-
-def _left_s(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - time.monotonic()
 
 
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:

@@ -159,9 +159,8 @@ class Child:
         """End it at once, with what its agents started and did not put apart (its process group), and reap it."""
         if self.poll() is not None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group of its own yet
-            os.killpg(self.pid, signal.SIGKILL)
-        self.signal(signal.SIGKILL)
+        self.kill_group()
+        self.signal(signal.SIGKILL)  # it may have no group of its own yet
         self.wait(KILL_WAIT_S)
 
     def say(self, word: bytes) -> None:

@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable
 
 from .. import errors
-from ..codec import pack, unpack
+from ..codec import pack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
-from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply
+from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply, read_error
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
@@ -497,8 +497,8 @@ def _outcome_of(reply: Reply) -> Outcome:
         return Outcome.REFUSED
     if reply.code != Code.HOST_ERROR:
         return Outcome.ERROR
-    name = str(unpack(reply.body[0]).get("type", ""))
-    return _OUTCOMES.get(name.rpartition(":")[2], Outcome.ERROR)
+    name, _ = read_error(reply)
+    return _OUTCOMES.get(name, Outcome.ERROR)
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:

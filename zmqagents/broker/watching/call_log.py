@@ -15,13 +15,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ...codec import unpack
 from ...scheduler.calls import Observer
 from ...scheduler.records import END, AgentRecord, Ticket
 from ...security.zap import name_of
 from ...telemetry.lines import RateLimit, fields_of
 from ...telemetry.meters import Outcome
-from ...wire.messages import Reply
+from ...wire.messages import Reply, read_error
 
 __all__ = ["CallLog"]
 
@@ -30,7 +29,6 @@ log.addHandler(logging.NullHandler())  # else Python prints warnings to stderr w
 agents_log = logging.getLogger("zmqagents.agents")
 
 MESSAGE_CHARS = 500
-MAX_ERROR_BYTES = 1 << 30  # it has been through the codec already
 FAILURES = {Outcome.ERROR, Outcome.TIMEOUT, Outcome.DEADLOCK, Outcome.LOST}
 ENDS = {"HostStopping", "AgentDeleted", "HostLost"}  # of the host or the agent, which have lines of their own
 
@@ -48,8 +46,7 @@ class CallLog(Observer):
     def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
         if outcome not in FAILURES or ticket.op == END or not log.isEnabledFor(logging.WARNING):
             return
-        data = unpack(reply.body[0], max_bytes=MAX_ERROR_BYTES)
-        kind = str(data.get("type", "")).rpartition(":")[2]
+        kind, data = read_error(reply)
         spec = ticket.agent.spec
         if outcome is Outcome.LOST and kind in ENDS:
             return

@@ -83,6 +83,14 @@ def _frozen(launcher: RpcAgentServerLauncher) -> Iterator[None]:
         os.kill(launcher.pid, signal.SIGCONT)
 
 
+@pytest.fixture
+def remote(server: RpcAgentServerLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[RpcClient]:
+    """A client as on another machine, which reads another clock."""
+    monkeypatch.setattr("zmqagents.connection.session.clock_name", lambda: "")
+    with client_of(server, transport="tcp") as remote:
+        yield remote
+
+
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @pytest.mark.parametrize("seconds", [pick(1.0, 10.0)])
 def test_calls_that_were_made_before_and_during_a_pause_of_the_host_give_their_values(
@@ -121,21 +129,18 @@ def test_calls_whose_deadline_passes_in_the_pause_are_told_in_time_and_do_not_ru
 
 @pytest.mark.parametrize(("timeout", "pause_s"), [(0.25, 0.5), (0.9, 1.1)])
 def test_however_long_the_pause_and_whenever_it_begins_no_call_runs_that_is_over(
-    server: RpcAgentServerLauncher, client: RpcClient, monkeypatch: pytest.MonkeyPatch, timeout: float, pause_s: float
+    server: RpcAgentServerLauncher, remote: RpcClient, timeout: float, pause_s: float
 ) -> None:
-    monkeypatch.setattr("zmqagents.connection.session.clock_name", lambda: "")  # as on another machine
-    desk = client.create_agent(Desk)
-    with client_of(server, transport="tcp") as other:
-        late = other.get_agent(desk.agent_id)
-        for turn in range(1, 3):
-            assert late.bump(timeout=20) == turn
-            time.sleep(0.03 * turn)  # at other moments of the router's wait
-            with _frozen(server):
-                results = [late.bump.aio(timeout=timeout) for _ in range(20)]
-                began = time.monotonic()
-                assert {type(result.exception(5)) for result in results} == {CallTimeout}
-                time.sleep(max(0.0, began + pause_s - time.monotonic()))
-        assert late.bump(timeout=20) == 3
+    late: Any = remote.create_agent(Desk)
+    for turn in range(1, 3):
+        assert late.bump(timeout=20) == turn
+        time.sleep(0.03 * turn)  # at other moments of the router's wait
+        with _frozen(server):
+            results = [late.bump.aio(timeout=timeout) for _ in range(20)]
+            began = time.monotonic()
+            assert {type(result.exception(5)) for result in results} == {CallTimeout}
+            time.sleep(max(0.0, began + pause_s - time.monotonic()))
+    assert late.bump(timeout=20) == 3
 
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
@@ -155,17 +160,12 @@ def test_calls_that_queue_when_the_pause_begins_and_are_over_at_its_end_do_not_r
         assert [counter.count for counter in counters] == [0] * 20
 
 
-def test_a_call_that_is_sent_right_after_a_pause_runs(
-    server: RpcAgentServerLauncher, client: RpcClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zmqagents.connection.session.clock_name", lambda: "")  # as on another machine
-    desk = client.create_agent(Desk)
-    with client_of(server, transport="tcp") as other:
-        late = other.get_agent(desk.agent_id)
-        for count in range(1, 4):
-            with _frozen(server):
-                time.sleep(1.5)
-            assert late.bump(timeout=1) == count
+def test_a_call_that_is_sent_right_after_a_pause_runs(server: RpcAgentServerLauncher, remote: RpcClient) -> None:
+    late: Any = remote.create_agent(Desk)
+    for count in range(1, 4):
+        with _frozen(server):
+            time.sleep(1.5)
+        assert late.bump(timeout=1) == count
 
 
 def test_a_deadline_of_many_days_is_no_deadline_in_the_past(client: RpcClient) -> None:

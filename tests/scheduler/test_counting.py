@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from world import World, failed
+from zmqagents.broker.watching.call_log import CallLog
+from zmqagents.codec import MAX_TEXT, pack
+from zmqagents.errors import DeadlockError
 from zmqagents.scheduler.calls import Observer
 from zmqagents.scheduler.dispatcher import AgentRecord, Ticket
 from zmqagents.telemetry.meters import ATTRIBUTE, Outcome
-from zmqagents.wire.messages import Flag, Op, Reply
+from zmqagents.wire.messages import Code, Flag, Op, Reply
 
 PLAIN = "world:Plain"
 
@@ -66,6 +69,31 @@ def test_a_deadlock_counts_as_one_and_not_as_an_error(world: World) -> None:
     inner = world.nested(outer, "a", "n")
     assert inner.answered
     assert ends(world, "n") == {"deadlock": 1}
+
+
+def test_a_deadlock_of_many_calls_with_long_names_ends_as_any_other() -> None:
+    world = World(capacity=301)
+    names = [f"a{number}".ljust(MAX_TEXT, "x") for number in range(300)]
+    world.agents(*names)
+    call = world.running(names[0])
+    for name in names[1:]:
+        call = world.nested(call, name)
+    inner = world.nested(call, names[0], "n")
+    assert isinstance(inner.error, DeadlockError)
+    assert len(inner.replies[0].body[0]) > 65_536, "more than what is read of other values"
+    assert ends(world, "n") == {"deadlock": 1}
+
+
+@pytest.mark.parametrize("body", [(), (b"",), (b"\xc1",), (b"\xc0",), (pack({"type": 5}),)])
+@pytest.mark.parametrize("code", [Code.HOST_ERROR, Code.AGENT_ERROR])
+def test_an_error_of_another_process_that_cannot_be_read_is_an_error(code: Code, body: tuple[bytes, ...]) -> None:
+    world = World(observer=CallLog(lambda: 0.0))
+    world.agent("a")
+    call = world.send("a")
+    world.done(call, Reply(code, body))
+    assert call.replies == [Reply(code, body)]
+    assert ends(world) == {"error": 1}
+    world.assert_idle()
 
 
 def test_reads_of_attributes_count_under_one_name_whatever_callers_ask_for(world: World) -> None:

@@ -354,13 +354,12 @@ class Broker:
         lane.register_short()
         for _ in range(0, len(self._inbox), BATCH):  # what was posted before a client could connect
             self._read_inbox()
-        looked = clock()
+        now = looked = clock()
         while not self._stop:
             if router is not None and router.ready:
-                now = clock()
                 router.read(FEW if lane.queue else BATCH, now, now + TURN_S)
-            if unix.ready:
                 now = clock()
+            if unix.ready:
                 unix.read(FEW if lane.queue else BATCH, now, now + TURN_S)
             if self._inbox:
                 self._read_inbox()
@@ -387,12 +386,12 @@ class Broker:
                 wait_s = 0.0 if self._inbox else self._poll_s(now)
             ready = poll(wait_s, MAX_READY)
             self._asleep = False
-            if router is not None:
-                if (woken := clock()) - looked - wait_s >= DELAY_S:
-                    router.note_delay(looked, woken)
-                looked = woken
             for fd, events in ready:
                 beside.get(fd, on_unix)(fd, events)
+            now = clock()
+            if router is not None and now - looked - wait_s >= DELAY_S:
+                router.note_delay(looked, now)
+            looked = now
 
     def _see_off(self) -> None:
         """Look after the connections that have ended."""

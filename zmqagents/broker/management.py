@@ -53,7 +53,7 @@ from ..security.zap import name_of
 from ..telemetry import program
 from ..telemetry.lines import fields_of
 from ..version import __version__
-from ..wire.messages import Call, Code, Flag, Op, Reply, task_id_of
+from ..wire.messages import Call, Code, Flag, Op, Reply, read_error, task_id_of
 from .clients import Clients
 from .events import Post
 from .listening import Listening
@@ -522,8 +522,7 @@ def _ending(records: Iterable[AgentRecord], parent: Ticket | None) -> list[Agent
 
 def _failure_of(reply: Reply) -> str:
     """The error of a hook as one line: ``r1.on_stop failed: ValueError: no such file``."""
-    data = codec.unpack(reply.body[0])
-    kind = str(data.get("type", "")).rpartition(":")[2]
+    kind, data = read_error(reply)
     text = " ".join(str(data.get("message", "")).split())[:MESSAGE_CHARS]
     return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
 

@@ -44,7 +44,7 @@ from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
 from ..wire.transport import Event
 from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
 
-__all__ = ["Outstanding", "Session", "State"]
+__all__ = ["REMEDY", "Outstanding", "Session", "State"]
 
 log = logging.getLogger(__name__)
 

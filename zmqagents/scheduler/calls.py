@@ -24,7 +24,7 @@ from ..codec import pack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
-from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply, told_by
+from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply, read_error
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
@@ -497,8 +497,8 @@ def _outcome_of(reply: Reply) -> Outcome:
         return Outcome.REFUSED
     if reply.code != Code.HOST_ERROR:
         return Outcome.ERROR
-    name = str(told_by(reply).get("type", ""))
-    return _OUTCOMES.get(name.rpartition(":")[2], Outcome.ERROR)
+    name, _ = read_error(reply)
+    return _OUTCOMES.get(name, Outcome.ERROR)
 
 
 def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:

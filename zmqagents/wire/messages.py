@@ -65,6 +65,7 @@ import base64
 import enum
 import functools
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,8 +77,8 @@ __all__ = [
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
     "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
-    "plain_meta", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms",
-    "told_by", "want_bytes",
+    "plain_meta", "read_error", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of",
+    "to_time_ms", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -273,13 +274,16 @@ def error_reply(exc: ZmqAgentsError, *, agent: str = "", method: str = "", call_
     return Reply(Code.REFUSED if exc.refuses_reference else code, (pack(data),))
 
 
-def told_by(reply: Reply) -> dict[str, Any]:
-    """What an error reply says, see `errors.describe`; never raises: {} for one that cannot be read."""
+def read_error(reply: Reply) -> tuple[str, dict[str, Any]]:
+    """The name of the error in ``reply`` and the description that `errors.describe` gave; "" and {} if there is none.
+
+    The reply may come from another process, and the description may be long: it is in memory already.
+    """
     try:
-        data = unpack(reply.body[0], max_bytes=MAX_ERROR_BYTES)
+        data = unpack(reply.body[0], max_bytes=sys.maxsize)
     except (RemoteProtocolError, IndexError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        return "", {}
+    return (str(data.get("type", "")).rpartition(":")[2], data) if isinstance(data, dict) else ("", {})
 
 
 _COUNT = struct.Struct(">BI")

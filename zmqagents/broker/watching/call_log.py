@@ -20,7 +20,7 @@ from ...scheduler.records import END, AgentRecord, Ticket
 from ...security.zap import name_of
 from ...telemetry.lines import RateLimit, fields_of
 from ...telemetry.meters import Outcome
-from ...wire.messages import Reply, told_by
+from ...wire.messages import Reply, read_error
 
 __all__ = ["CallLog"]
 
@@ -46,8 +46,7 @@ class CallLog(Observer):
     def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
         if outcome not in FAILURES or ticket.op == END or not log.isEnabledFor(logging.WARNING):
             return
-        data = told_by(reply)
-        kind = str(data.get("type", "")).rpartition(":")[2]
+        kind, data = read_error(reply)
         spec = ticket.agent.spec
         if outcome is Outcome.LOST and kind in ENDS:
             return

@@ -158,7 +158,6 @@ class Wire:
                 incarnation, number, lease_s=LEASE_S, draining=draining, start=start, record=record
             )
         )
-        self.world.note_beat(self.host, beat)
         if not beat.alive:
             self.is_dead = True
             return self.of_server("beat", [ToldDead(incarnation)])
@@ -536,9 +535,6 @@ class World:
                 )
         return dead
 
-    def note_beat(self, host: Host, beat: Any) -> None:
-        self.counts["beats"] += 1
-
     # -------------------------------------------------- callers
 
     def call(self, name: str, once: bool) -> Call:
@@ -641,6 +637,3 @@ class World:
 
 def packed(state: list[str]) -> bytes:
     return json.dumps(state).encode()
-
-
-__all__ = ["CLOCK", "LEASE_S", "Call", "Claim", "Host", "World", "clocked_scripts"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zmqagents.cluster.activations import Activated, Dropped, Elsewhere, Gone, Readiness, Removed, Renew, Taken
-from zmqagents.cluster.lease import Admission
+from zmqagents.cluster.lease import Admission, boot_time
 from zmqagents.cluster.member import Died, HostEffect, Member
 from zmqagents.cluster.placement import MemberInfo
 from zmqagents.cluster.steward import Event, Identity, Steward
@@ -77,10 +77,7 @@ class Writer:
 
     def work(self) -> bool:
         """Count once more in some agent; False if it cannot be done now."""
-        if (
-            self.checks_lease
-            and self.member.lease.admits(time.clock_gettime(time.CLOCK_BOOTTIME)) is not Admission.START
-        ):
+        if self.checks_lease and self.member.lease.admits(boot_time()) is not Admission.START:
             return False
         activations, name = self.member.activations, self.chance.choice(self.names)
         readiness = activations.readiness(name)

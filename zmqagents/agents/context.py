@@ -214,9 +214,9 @@ class CallContext:
         """Save the state of the agent now, in the middle of the call: what its ``save_state`` gives.
 
         In a plain method it has been saved when this returns; a coroutine writes ``await current_call().save()``.
-        Nothing is done where nobody keeps states: for agents in threads of a host that is in no cluster. ConfigError:
-        the agent has no ``save_state`` and ``load_state``, or ``persist=None``; else it raises what ``save_state``
-        raises, SerializationError, and MessageTooLarge for a state of more than 1 MiB.
+        Nothing is done where nobody keeps states: for agents in threads of a plain host. ConfigError: the agent has no
+        ``save_state`` and ``load_state``, or ``persist=None``; else it raises what ``save_state`` raises,
+        SerializationError, and MessageTooLarge for a state of more than 1 MiB.
         """
         return self._call.host.save(self._call)
 

@@ -73,11 +73,6 @@ class Lease:
     def __repr__(self) -> str:
         return f"<Lease of {self.length_s:g} s, until {self.until:.3f}>"
 
-    @property
-    def beat_every_s(self) -> float:
-        """How long from one beat to the next."""
-        return self.length_s / BEATS
-
     def state(self, now: float) -> LeaseState:
         """Where this incarnation stands."""
         if self._dead:

@@ -193,7 +193,7 @@ local function keep(first)  -- ARGV[first]: how many ids are dropped; these; the
 end
 local function remove(ep)
     if tonumber(ep) > tonumber(call('GET', base .. 'floor') or 0) then call('SET', base .. 'floor', ep) end
-    call('DEL', key, outcomes, base .. 'r:' .. name)
+    call('DEL', key, outcomes)
     call('ZREM', base .. 'names', name)
 end
 """
@@ -263,7 +263,7 @@ if following ~= '' then
     call('HSET', key, 'own', following, 'act', -1, 'ep', text(ep))
     return {'released', text(ep)}
 end
-if r[4] or r[5] or call('EXISTS', outcomes, base .. 'r:' .. name) > 0 then
+if r[4] or r[5] or call('EXISTS', outcomes) > 0 then
     call('HSET', key, 'own', '')
 else
     remove(r[2])

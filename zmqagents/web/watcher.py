@@ -18,7 +18,6 @@ __all__ = ["LIVE_S", "Watcher"]
 
 LIVE_S = 30.0  # a host that has answered nothing for so long does not live
 READY_S = 1.0
-METRICS_S = 2.0
 
 
 class Watcher:

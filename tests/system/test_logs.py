@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hosts import eventually
 from zmqagents import RpcAgentServerLauncher, RpcClient, errors
 
 pytestmark = pytest.mark.timeout(180)
@@ -93,7 +94,7 @@ def started(tmp_path: Path, *words: str) -> Iterator[tuple[Program, RpcClient]]:
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
     try:
-        eventually(lambda: out.read_text().endswith("\n"))
+        assert eventually(lambda: out.read_text().endswith("\n"), LIMIT_S)
         said = json.loads(out.read_text())
         with RpcClient("localhost", said["port"]) as client:
             yield Program(process, said, out, err), client
@@ -103,13 +104,6 @@ def started(tmp_path: Path, *words: str) -> Iterator[tuple[Program, RpcClient]]:
     finally:
         process.kill()
         process.wait()
-
-
-def eventually(is_so: Callable[[], Any]) -> None:
-    end = time.monotonic() + LIMIT_S
-    while not is_so():
-        assert time.monotonic() < end, is_so
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process", "pool"])
@@ -284,7 +278,7 @@ def test_a_host_that_is_started_again_goes_on_with_its_log(tmp_path: Path) -> No
     with started(tmp_path, "--log-format", "json", "--restart") as (program, client):
         first = client.get_server_info()["pid"]
         os.kill(first, 9)
-        eventually(lambda: _pid(client) not in (None, first))
+        assert eventually(lambda: _pid(client) not in (None, first), LIMIT_S)
         agent = client.create_agent("Talker")
         agent.say("again")
         agent.run_program()

@@ -10,14 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hosts import free_port
+from hosts import eventually, free_port
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, current_call
 
 pytestmark = pytest.mark.timeout(120)
@@ -67,14 +66,6 @@ def web_of(port: int | None) -> Iterator[Web]:
             process.kill()
 
 
-def eventually(is_so: Callable[[], bool]) -> float:
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() < began + LIMIT_S
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
 def test_what_a_host_does_can_be_read_as_prometheus_reads_it() -> None:
     with (
         RpcAgentServerLauncher(custom_agent_classes=[Echo], local_mode=True) as launcher,
@@ -112,10 +103,10 @@ def test_a_host_that_goes_is_down_within_a_second_and_up_again_when_it_is_back()
         assert re.search(r"zmqagents_host_up\{.*\} 0", web.get("/metrics")[1])
         for _ in range(2):
             with RpcAgentServerLauncher(custom_agent_classes=[Echo], local_mode=True, port=port) as launcher:
-                assert eventually(lambda: web.get("/readyz")[0] == 200) < 10
+                assert eventually(lambda: web.get("/readyz")[0] == 200, 10)
                 assert launcher.pid is not None
                 os.kill(launcher.pid, signal.SIGKILL)
-                assert eventually(lambda: web.get("/readyz")[0] == 503) < 10
+                assert eventually(lambda: web.get("/readyz")[0] == 503, 10)
             assert web.get("/livez") == (200, "ok\n"), "it has answered within 30 s"
             assert re.search(r"zmqagents_host_up\{.*\} 0", web.get("/metrics")[1])
 

@@ -316,7 +316,8 @@ def _log_again(event: dict[str, Any]) -> None:
     level = logging.getLevelName(str(event.get("level", "INFO")))
     record = logging.LogRecord(logger.name, level if isinstance(level, int) else logging.INFO, "", 0, "%s",
                                (event["msg"],), None)  # fmt: skip
-    known = {name: event[name] for name in FIELDS if name in event and name not in ("class", "host")}
+    # Of users such a process knows one, that of its host, whoever the caller is.
+    known = {name: event[name] for name in FIELDS if name in event and name not in ("host", "user")}
     created = event.get("created")
     vars(record).update(
         fields_of(**known), remote_traceback=str(event.get("exc", "")),

@@ -127,6 +127,8 @@ def test_what_agents_print_and_log_has_the_ids_of_the_call_and_every_line_is_jso
         event = said[text]
         assert (event["agent"], event["host"]) == ("t", program.said["server_id"])
         assert event["method"] == ("slowly" if " " in text and ":" not in text else "say")
+        assert event["class"].endswith(":Talker")
+        assert ("user" in event) == (isolation == "thread"), "other processes do not know whose call it is"
         assert event["task_id"]
     assert said["one two"]["task_id"] != said["three four"]["task_id"]
     assert (said["hello"]["stream"], said["aside: hello"]["stream"]) == ("stdout", "stderr")

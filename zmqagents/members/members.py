@@ -249,6 +249,11 @@ class Members:
         for child in self._children:
             child.learn(lesson, answers)
 
+    @property
+    def processes(self) -> int:
+        """How many processes run agents of the host."""
+        return sum(child.process is not None for child in self._children)
+
     def rows(self) -> list[dict[str, Any]]:
         """What a list says of each process."""
         return [child.row() for child in self._children if child.process is not None]

@@ -263,8 +263,7 @@ class Process:
         for line in lines:
             if line.strip():
                 text = line.decode("utf-8", "replace")
-                program.relay(text, self.name, self.pid)
-                self._note(program.text_of_line(text)[:LINE_CHARS])
+                self._note(program.relay(text, self.name, self.pid)[:LINE_CHARS])
         return bool(data)
 
     def _note(self, line: str) -> None:

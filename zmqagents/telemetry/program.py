@@ -33,8 +33,7 @@ from .lines import FIELDS, JsonLines, TextLines, event_of, fields_of, json_line
 from .ring import Ring, RingHandler
 from .settings import LogSettings
 
-__all__ = ["MARK", "Program", "Speaker", "current", "lines_dropped", "output_log", "relay",
-           "text_of_line"]  # fmt: skip
+__all__ = ["MARK", "Program", "Speaker", "current", "lines_dropped", "output_log", "relay"]
 
 MARK = "\x1e"  # before a line of a process that runs agents, for its host
 MAX_WAITING = 10_000  # lines that are not written yet
@@ -292,25 +291,33 @@ class ChildHandler(WriterHandler):
         return MARK + json_line(event)
 
 
-def relay(line: str, child: str, pid: int) -> bool:
-    """Log a line that a process of this host has written; False if this process does not log as a program.
+def relay(line: str, child: str, pid: int) -> str:
+    """Log a line that a process of this host has written, if this process logs; what the line says, for people.
 
     A line without `MARK` was written past Python, and is output without a call.
     """
-    if _program is None:
-        return False
     event: dict[str, Any] = {}
     if line.startswith(MARK):
+        line = line[len(MARK) :]
         with contextlib.suppress(ValueError):
-            event = json.loads(line[len(MARK) :])
-    if not isinstance(event.get("msg"), str):
-        output_log.info("%s", line.removeprefix(MARK), extra=fields_of(child=child, pid=pid, stream="stderr"))
-        return True
+            event = json.loads(line)
+    if not (isinstance(event, dict) and isinstance(event.get("msg"), str)):
+        if _program is not None:
+            output_log.info("%s", line, extra=fields_of(child=child, pid=pid, stream="stderr"))
+        return line
+    if _program is not None:
+        _log_again(event)
+    return f"{event['msg']}\n{event['exc']}" if "exc" in event else str(event["msg"])
+
+
+def _log_again(event: dict[str, Any]) -> None:
+    """Log what a process of this host has logged."""
     logger = logging.getLogger(str(event.get("logger", output_log.name)))
     level = logging.getLevelName(str(event.get("level", "INFO")))
     record = logging.LogRecord(logger.name, level if isinstance(level, int) else logging.INFO, "", 0, "%s",
                                (event["msg"],), None)  # fmt: skip
-    known = {name: event[name] for name in FIELDS if name in event and name not in ("class", "host")}
+    # Of users such a process knows one, that of its host, whoever the caller is.
+    known = {name: event[name] for name in FIELDS if name in event and name not in ("host", "user")}
     created = event.get("created")
     vars(record).update(
         fields_of(**known), remote_traceback=str(event.get("exc", "")),
@@ -318,16 +325,6 @@ def relay(line: str, child: str, pid: int) -> bool:
     )  # fmt: skip
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
-    return True
-
-
-def text_of_line(line: str) -> str:
-    """What a line of a process of this host says, for people."""
-    if line.startswith(MARK):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            event = json.loads(line[len(MARK) :])
-            return f"{event['msg']}\n{event['exc']}" if "exc" in event else str(event["msg"])
-    return line
 
 
 class Capture(io.TextIOBase):

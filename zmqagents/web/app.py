@@ -11,7 +11,7 @@ so that no page of another site can read these by a name that leads here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -25,11 +25,11 @@ from .watcher import Watcher
 
 __all__ = ["build"]
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOOPBACK = ["127.0.0.1", "localhost", "[::1]", "::1"]
 
 
-def build(watcher: Watcher, allowed_hosts: Sequence[str] = LOOPBACK) -> Starlette:
-    """The application, for requests to one of ``allowed_hosts``."""
+def build(watcher: Watcher) -> Starlette:
+    """The application, for requests to a name in `LOOPBACK`."""
 
     async def metrics(request: Request) -> Response:
         def page() -> tuple[bytes, str]:
@@ -50,4 +50,4 @@ def build(watcher: Watcher, allowed_hosts: Sequence[str] = LOOPBACK) -> Starlett
     routes = [
         Route("/metrics", metrics), Route("/livez", told(watcher.not_live)), Route("/readyz", told(watcher.not_ready)),
     ]  # fmt: skip
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))])
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)])

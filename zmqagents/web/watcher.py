@@ -23,18 +23,15 @@ READY_S = 1.0
 class Watcher:
     """``connect`` gives a client of the host; it is called again after the host was lost."""
 
-    def __init__(
-        self, connect: Callable[[], RpcClient], *, name: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, connect: Callable[[], RpcClient], *, name: str) -> None:
         self.name = name  # of the host, as it last said
         self._connect = connect
-        self._clock = clock
         self._lock = threading.Lock()
         self._client: RpcClient | None = None
         self._answered: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Watcher of {self.name or 'a host'}>"
+        return f"<Watcher of {self.name}>"
 
     def figures(self) -> dict[str, Any] | None:
         """All figures of the host; None if it does not answer."""
@@ -67,7 +64,7 @@ class Watcher:
         answered = self._answered
         if answered is None:
             return ["it has never answered"]
-        silent_s = self._clock() - answered
+        silent_s = time.monotonic() - answered
         return [f"it has answered nothing for {silent_s:.0f} s"] if silent_s > LIVE_S else []
 
     def close(self) -> None:
@@ -86,7 +83,7 @@ class Watcher:
     def _note(self, exc: Exception | None) -> None:
         """The host has answered, or ``exc`` is what came instead."""
         if exc is None or isinstance(exc, (errors.HostBusy, errors.PermissionRefused)):
-            self._answered = self._clock()
+            self._answered = time.monotonic()
         elif not isinstance(exc, errors.CallTimeout):
             with contextlib.suppress(Exception):
                 self.close()

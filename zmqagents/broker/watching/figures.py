@@ -51,7 +51,7 @@ def take(
         "queued_bytes": dispatcher.queued_bytes, "queued_limit_bytes": config.max_queued_bytes,
         "streams_waiting": len(calls.starving), "capacity": config.capacity,
         "workers": {"busy": running, "waiting": blocked, "idle": max(0, pool.size - running - blocked)},
-        "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": len(members.rows()),
+        "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": members.processes,
         "child_restarts": members.restarts, **clients.figures(), **listening.figures(),
         "store_limit_bytes": config.max_pool_bytes, "draining": int(dispatcher.draining),
     }  # fmt: skip

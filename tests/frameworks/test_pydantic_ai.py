@@ -23,6 +23,7 @@ from pydantic_ai.messages import (
     ModelResponse,
     PartDeltaEvent,
     TextPart,
+    ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
@@ -48,8 +49,6 @@ async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator
 
 
 async def whole(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-    from pydantic_ai.messages import ToolCallPart
-
     items = [item async for item in stream(messages, info)]
     if isinstance(items[0], dict):
         return ModelResponse(parts=[ToolCallPart(items[0][0].name, items[0][0].json_args, "c1")])

@@ -43,6 +43,9 @@ class Adder(Base):
     def own_id(self) -> str:
         return self.agent_id
 
+    def apply(self, function: str) -> str:
+        return f"{function} applied"
+
     @sync_func
     def fail(self) -> None:
         raise LookupError("not today")

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from abc import ABCMeta
@@ -177,6 +178,19 @@ def test_a_client_tells_what_it_told_before(launcher: rpc.RpcAgentServerLauncher
     assert adder.model("m") == "x"
     with pytest.raises(ConfigError, match="no agent of one runs here"):
         rpc.get_model_config("m")
+
+
+def test_a_parameter_may_have_any_name(adder: Any) -> None:
+    assert adder.apply(function="add") == "add applied"
+
+
+def test_a_file_that_is_not_served_leaves_nothing_here(
+    adder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        adder.client.download_file("no such file")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_class_may_have_other_bases(where: dict[str, Any]) -> None:

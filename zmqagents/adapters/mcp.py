@@ -94,8 +94,8 @@ class McpServer:
 
     async def read(self, uri: str) -> list[dict[str, Any]]:
         """The contents of a resource."""
-        contents: Any = self.session.read_resource
-        return [_plain(part) for part in (await contents(uri)).contents]
+        read: Any = self.session.read_resource  # whose annotation is another one in each version of mcp
+        return [_plain(part) for part in (await read(uri)).contents]
 
 
 def _plain(model: Any) -> dict[str, Any]:

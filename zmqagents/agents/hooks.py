@@ -44,10 +44,6 @@ class Hooks(NamedTuple):
         """The hook that is called when an agent goes, "" if there is none."""
         return "on_stop" if self.on_stop else "__aexit__" if self.context else ""
 
-    def without_context(self) -> Hooks:
-        """The same of an object that is not to be entered."""
-        return self._replace(context=False)
-
     @property
     def saves(self) -> bool:
         """The state of its agents can be saved and put back."""

@@ -248,8 +248,8 @@ class RpcObject:
         value = self._guarded(method, *args, **kwargs)
         return AsyncResult(self.host, self.port, result=value) if isinstance(value, Result) else value
 
-    def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return _with_own_errors(self.host, self.port, lambda: function(*args, **kwargs))
+    def _guarded(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return _with_own_errors(self.host, self.port, function, *args, **kwargs)
 
     def __deepcopy__(self, memo: Any) -> RpcObject:
         return RpcObject(self._cls, self._id, self.host, self.port, proxy=self._remote())
@@ -269,10 +269,10 @@ def _object_of(data: list[Any]) -> RpcObject:
     return RpcObject(type(proxy), proxy.__zmqagents_places__()[0], host, port, proxy=proxy)
 
 
-def _with_own_errors(host: str, port: int | None, function: Callable[[], Any]) -> Any:
+def _with_own_errors(host: str, port: int | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call ``function``, whose errors are raised as those of 0.1.6."""
     try:
-        return function()
+        return function(*args, **kwargs)
     except errors.HostUnreachable as exc:
         raise AgentServerNotAliveError(host, port, str(exc)) from exc
     except AttributeError:
@@ -389,11 +389,17 @@ class RpcClient(rpc.RpcClient):
 
         Without ``local_path`` that is a new file in the directory for temporary ones.
         """
-        if local_path is None:
-            name = os.path.basename(os.fspath(path))
-            local_path = os.path.join(tempfile.mkdtemp(prefix="zmqagents-"), name)
-        super().download_file(path, local_path, **more)
-        return os.fspath(local_path)
+        if local_path is not None:
+            super().download_file(path, local_path, **more)
+            return os.fspath(local_path)
+        directory = tempfile.mkdtemp(prefix="zmqagents-")
+        local_path = os.path.join(directory, os.path.basename(os.fspath(path)))
+        try:
+            super().download_file(path, local_path, **more)
+        except BaseException:
+            os.rmdir(directory)
+            raise
+        return local_path
 
 
 def get_model_config(name: str) -> dict[str, Any]:

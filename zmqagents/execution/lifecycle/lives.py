@@ -387,7 +387,7 @@ class Lives:
         """
         call = _call_of(ticket)
         hooks = ticket.agent.spec.hooks
-        life = self._busy[ticket] = self._life(ticket, instance, hooks if context else hooks.without_context())
+        life = self._busy[ticket] = self._life(ticket, instance, hooks if context else hooks._replace(context=False))
         try:
             life.start(call, functools.partial(self._wait, call))
         finally:

@@ -20,8 +20,9 @@ AHEAD = 2  # calls of `map` that each replica has at most: one that runs, and th
 class Pool(Generic[T]):
     """Replicas of one agent: each call goes to the one that has the fewest open calls of this pool. Any thread.
 
-    `RpcClient.pool` makes it. Its methods are those of the agents and give an `AsyncResult` each, at once; `map` of a
-    method goes through many items. The replicas share nothing. ``with`` it, or `close`, deletes them.
+    `RpcClient.pool` makes it. Its methods are those of the agents and give an `AsyncResult` each, at once; one that
+    gives a stream is a ConfigError. `map` of a method goes through many items. The replicas share nothing. ``with`` it,
+    or `close`, deletes them.
     """
 
     def __init__(self, agents: Sequence[AgentProxy]) -> None:

@@ -326,7 +326,7 @@ def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path:
         assert host.end()[0] == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full, a disk that is always full")
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 
 from travelling import received
@@ -17,7 +18,6 @@ from zmqagents import codec, errors
 from zmqagents.codec import decode, encode
 from zmqagents.codec.forms import Scope
 
-np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.values
 
 
@@ -50,7 +50,7 @@ def test_masked_arrays_matrices_and_records_arrive_as_such() -> None:
     records = np.array([(1, 2.5, "x")], [("a", "<i4"), ("b", "<f8"), ("c", "<U3")])
     for sent in (
         np.ma.masked_array([1, 2], [True, False], fill_value=7), np.ma.masked_array([1.0, 2.0]), np.ma.masked,
-        np.ma.masked_array(records, [(True, False, True)]), np.ma.array([1, 2], mask=[0, 1], hard_mask=True),
+        np.ma.masked_array(records, [(True, False, True)]), np.ma.array([1, 2], mask=[False, True], hard_mask=True),
         np.array([[1, 2]]).view(np.matrix), np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
     ):  # fmt: skip
         got = round_trip(sent)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
+import numpy
 import pytest
 
 from zmqagents import codec
@@ -129,7 +130,6 @@ def test_long_texts_and_bytes_leave_a_payload_that_would_be_too_long(name: str) 
 
 
 def test_arrays_that_are_not_large_leave_it_too() -> None:
-    numpy = pytest.importorskip("numpy")
     arrays = [numpy.arange(i, i + 1000) for i in range(100)]
     encoded = codec.encode(arrays, max_structured_bytes=LIMIT)
     assert len(encoded.payload) <= LIMIT

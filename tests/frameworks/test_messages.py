@@ -18,7 +18,6 @@ from registrations import forgotten
 from zmqagents import AgentBase, RpcClient, SerializationError, codec
 from zmqagents.codec.forms import Scope
 
-pytest.importorskip("pydantic")
 pytestmark = pytest.mark.frameworks
 
 NOW = dt.datetime(2024, 1, 2, tzinfo=dt.timezone.utc)

@@ -6,6 +6,8 @@ import datetime as dt
 import decimal
 from typing import Any
 
+import attrs
+import numpy
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -14,8 +16,8 @@ from anything import VALUES
 from scale import pick
 from travelling import KNOWN_BY, every_way, found_by
 
-np = pytest.importorskip("numpy")
 pytestmark = pytest.mark.values
+np: Any = numpy  # its stubs know no call with a unit from a variable
 law = settings(deadline=None, max_examples=pick(20, 40), suppress_health_check=[HealthCheck.too_slow])
 
 INTS = st.integers(-(2**31), 2**31 - 1)
@@ -39,8 +41,6 @@ make_pools()
 
 
 # ---------------------------------------------------------------- attrs
-
-attrs: Any = pytest.importorskip("attrs")
 
 
 @attrs.define

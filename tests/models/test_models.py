@@ -377,7 +377,8 @@ def test_a_model_answers_and_sends_what_its_config_says(server: ChatServer, conf
 
 
 def test_the_raw_client_is_the_librarys_own(server: ChatServer, configs: ModelConfigs) -> None:
-    openai = pytest.importorskip("openai")
+    import openai
+
     configs.add(config(client_args={"base_url": server.url}, generate_args={"seed": 7}))
     model = configs.model("local")
     assert isinstance(model.client, openai.OpenAI)

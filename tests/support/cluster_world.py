@@ -576,7 +576,10 @@ class World:
         call.outcome = outcome
         self.counts[outcome] += 1
         if outcome == "value":
-            self.check_answered(call.name, self.record(call.name)[3])
+            state = self.record(call.name)[3]
+            self.check_answered(call.name, state)
+            if value and call.task_id not in self.excused:
+                assert state.index(call.task_id) + 1 == int(value), f"{call} was told {value} of {state}"
 
     # -------------------------------------------------- the end
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from hosts import ROOT
-from redis_server import RedisServer
+from redis_server import NO_SERVER, RedisServer
 from scope_agents import Adder, Base, Broken, Gatherer
 from zmqagents.compat import agentscope as rpc
 from zmqagents.errors import ConfigError
@@ -261,7 +261,7 @@ def test_a_pool_drops_the_oldest_value_and_an_old_one() -> None:
 
 def test_a_pool_in_redis(shared_redis: RedisServer | None) -> None:
     if shared_redis is None:
-        pytest.skip("there is no Redis here")
+        pytest.skip(NO_SERVER)
     fill_and_empty(rpc.get_pool("redis", redis_url=shared_redis.url))
     with pytest.raises(ConnectionError, match="no Redis answers"):
         rpc.get_pool("redis", redis_url="redis://localhost:1")

@@ -197,7 +197,7 @@ def test_over_curve_the_peers_that_have_tls_are_measured_beside_ours() -> None:
     }
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="peers have their certificates from the program openssl")
 def test_a_certificate_for_a_run_is_taken_by_both_sides_of_tls(tmp_path: Path) -> None:
     files = tls.make(str(tmp_path))
     sides = []

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy
 import psutil
 import pytest
 
@@ -325,7 +326,7 @@ def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path:
         assert host.end()[0] == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full, a disk that is always full")
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -962,7 +963,6 @@ def test_what_json_lacks_is_shown_as_what_says_most(value: Any, shown: Any) -> N
 
 
 def test_a_numpy_array_is_shown_as_a_list() -> None:
-    numpy = pytest.importorskip("numpy")
     assert plain({"a": numpy.arange(4).reshape(2, 2), "b": numpy.float32(0.5)}) == {"a": [[0, 1], [2, 3]], "b": 0.5}
 
 

@@ -15,7 +15,7 @@ from actors import Desk, host
 from hosts import output_of
 from zmqagents import ConfigError, LaunchError, RpcAgentServerLauncher, RpcClient
 
-with_gevent = pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="needs gevent")
+with_gevent = pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 
 PROGRAM = """
 import json, sys

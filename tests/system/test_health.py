@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hosts import freeze
-from redis_server import NO_SERVER, RedisServer, binaries, running_redis
+from redis_server import RedisServer, running_redis
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, errors
 
 pytestmark = pytest.mark.timeout(120)
@@ -124,8 +124,6 @@ def test_a_host_that_answers_nothing_for_the_time_given_does_not_live() -> None:
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
-    if not binaries():
-        pytest.skip(NO_SERVER)
     with running_redis() as server:
         yield server
 

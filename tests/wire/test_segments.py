@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import re
+import resource
 import socket
 import struct
 import sys
@@ -319,7 +320,6 @@ def test_a_host_without_a_descriptor_left_serves_its_clients_by_the_socket(
     echo(door, wire, value(LARGE))
     place = os.dup(0)
     os.close(place)
-    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (place, hard))
     try:

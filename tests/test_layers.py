@@ -51,8 +51,7 @@ FRAMEWORKS = {
     "crewai": ("", ("adapters.crewai",)), "mcp": ("", ("adapters.mcp",)),
 }  # fmt: skip
 MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES | FRAMEWORKS).items()}
-# Python documents or exports these for everybody, in spite of the underscore; two are of
-# named tuples, the last is IPython's.
+# For everybody, in spite of the underscore: what Python documents, two of named tuples, one of IPython.
 PUBLIC = {"os._exit", "sys._current_frames", "asyncio._get_running_loop", "_replace", "_asdict", "_repr_html_"}
 FOLDERS, FILES, MODULES_EACH = 22, 7, 12
 METHODS, CLASS_LINES, FUNCTION_LINES, BROKER_ATTRIBUTES = 45, 550, 60, 25
@@ -69,7 +68,7 @@ def faults(module: Module, homes: dict[str, set[str]]) -> Iterator[str]:
             yield f"imports {name}, which is private"
         if top in MAY_IMPORT and not any(f"{module.name}.".startswith(f"{door}.") for door in MAY_IMPORT[top]):
             yield f"imports {top}, whose door is {' and '.join(MAY_IMPORT[top])}"
-        if top not in {"zmqagents", *MAY_IMPORT, *sys.stdlib_module_names}:
+        if top not in {"zmqagents", *MAY_IMPORT, *sys.stdlib_module_names, "tomllib"}:  # 3.11 on
             yield f"imports {top}, which has no door"
     for node in module.nodes:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):

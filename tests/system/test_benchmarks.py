@@ -292,7 +292,7 @@ def test_a_floor_gives_back_what_it_gets_and_has_no_other_calls(name: str, trans
         try:
             assert client.hear() == "connected"
             found = client.ask("lat", calls=50, payload_bytes=1000)
-            assert 0 < found["p50_us"] <= found["p99_us"] < 1e6
+            assert 0 < found["p50_us"] <= found["p99_us"] < 1e7
             assert client.ask("thr", calls=500, in_flight=64, payload_bytes=10)["calls_per_s"] > 100
             with pytest.raises(NotOffered, match="an echo only"):
                 client.ask("late", seconds=0.1)

@@ -168,7 +168,8 @@ def test_what_takes_long_to_decode_does_not_take_the_fast_lane(runner: AgentProx
     assert runner.act("where_with", "x" * 100_000).startswith("zmqagents-worker")
     assert runner.act("where_with", ["x" * 100_000, bytes(100_000)]).startswith("zmqagents-worker")
     for soon_decoded in ("small", bytes(100_000), [bytes(100_000), "small"]):
-        assert is_router(runner.act("where_with", soon_decoded))
+        # A method that a busy machine has held up is quick again after some calls.
+        assert any(is_router(runner.act("where_with", soon_decoded)) for _ in range(10 * FORGIVEN_RUNS))
 
 
 def test_the_pace_of_a_method() -> None:

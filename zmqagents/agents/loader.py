@@ -59,9 +59,19 @@ def load_custom_class_from_file(path: str | os.PathLike[str]) -> list[type]:
     if not file.is_file():
         wrong = "is not a file" if file.exists() else "does not exist"
         raise LoadError(f"agent file '{file}' {wrong}; check the path", path=str(file))
-    importlib.invalidate_caches()  # the file may be newer than the directory listing Python remembers
+    _forget_listings()
     module = _import(file)
     return [cls for cls in _classes_of(module) if is_agent_class(cls)]
+
+
+def _forget_listings() -> None:
+    """Have Python list the directories of its path anew: a file may be newer than the listing that it remembers.
+
+    `importlib.invalidate_caches` does this and loads `importlib.metadata` for it (from Python 3.12 on, 8 ms).
+    """
+    for finder in sys.path_importer_cache.values():
+        if finder is not None and hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
 
 
 def _classes_of(module: ModuleType) -> list[type]:

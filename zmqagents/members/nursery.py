@@ -122,10 +122,11 @@ class Process:
         return f"<Process {self.name} [pid {self.pid or 'none'}, {self.memory_mb:.0f} MiB]>"
 
     def kill(self, why: str) -> None:
-        """End it at once, with what it has started; ``why`` is what its calls are told."""
-        self._why = self._why or why
-        self._stop.set()
+        """End it at once, with what it has started; its calls are told ``why``, unless it has ended by itself."""
         child = self._child
+        if child is None or not readable([child.pidfd], 0):
+            self._why = self._why or why
+        self._stop.set()
         if child is not None:
             child.kill_group()
             child.signal(signal.SIGKILL)

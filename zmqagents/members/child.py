@@ -10,8 +10,8 @@ the arguments that it was made with and its last state (see `agents.state`). An 
 agent of a process of its own in any case, counts a crash; beyond ``max_restarts`` within a minute its calls get
 `AgentCrashed` at once.
 
-An agent may crash the process by being made again. It counts that, too. So that of many agents only the one that does it
-is given up in the end, they are made one after the other in the next process.
+An agent may crash the process by being made again. It counts that, too. In the next process agents are made one after
+the other then, so that of many only the one that does it is given up in the end.
 """
 
 from __future__ import annotations
@@ -325,8 +325,8 @@ class Child:
                 self._end(ticket, _crashed(death))
         if set(self._agents.values()) - set(tired):
             self._yard.note_restart()
-            # What has crashed within its first moments was up all the same: agents are to be back soon, and a few starts
-            # cost a second of a core. What does not even start most likely will not a moment later either.
+            # Agents are to be back soon, and five starts cost a second of a core. What does not even start most likely
+            # will not a moment later either.
             at_once = pause_s is not None and (started or len(self._starts) == 1)
             self._ensure(0.0 if at_once else min(pause_s or LONGEST_S, LONGEST_S))
 

@@ -151,6 +151,7 @@ BUDGETS = (
     _more("B14", "agents made per second in a warm child", 3_000, 5_000, figure="create_per_s"),
     Budget("B14", "child killed: until calls are told, worst of 5, ms", "told_ms", 100, 20),
     Budget("B14", "child killed: until agents are back, worst of 5, ms", "back_ms", 500, 100),
+    Budget("B14", "killed again as soon as they are back: the same, ms", "back_at_once_ms", 500, 300),
     *(
         _more(
             "B16",

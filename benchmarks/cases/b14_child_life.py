@@ -4,7 +4,8 @@
 stands ready. ``idle_mib`` is the memory of a child with one agent. ``create_per_s`` is how many agents are made one
 after the other in a shared child that is warm. Then a child is killed `CRASHES` times within a minute, under calls to
 four agents of it: the worst of ``told_ms`` (until the calls that ran have their `AgentCrashed`) and of ``back_ms``
-(until an agent of it answers again, from the kill).
+(until an agent of it answers again, from the kill). ``back_at_once_ms`` is the same where it is killed again as soon as
+it is back, so that no spare process stands ready.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ NAP_S = 0.01
 MADE = 1000
 IDLE_S = 0.6  # memory is looked at twice a second
 BETWEEN_S = 0.6  # from one crash to the next
+AT_ONCE_S = 0.03  # the same, as soon as the next call runs
 
 
 class Sitter(AgentBase):
@@ -96,16 +98,21 @@ class Load:
         return len(errors)
 
 
-def crashes(client: Any, count: int) -> dict[str, float]:
-    """Kill the child of some agents ``count`` times under load."""
+def crashes(options: Options, between_s: float) -> dict[str, float]:
+    """Kill the child of some agents `CRASHES` times under load."""
+    with ours.host(options, Sitter, isolation="pool", processes=1) as (_, client):
+        return crashes_of(client, between_s)
+
+
+def crashes_of(client: Any, between_s: float) -> dict[str, float]:
     agents = [client.create_agent(Sitter) for _ in range(AGENTS)]
     load = Load(agents)
     told_ms, back_ms = [], []
-    for _ in range(count):
+    for _ in range(CRASHES):
         pid = agents[0].pid()
         running = client.create_agent(Sitter)
         victim = running.nap(60)  # it runs when the process is killed
-        time.sleep(BETWEEN_S)
+        time.sleep(between_s)
         began = time.perf_counter()
         os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(AgentCrashed):
@@ -116,19 +123,18 @@ def crashes(client: Any, count: int) -> dict[str, float]:
         back_ms.append((time.perf_counter() - began) * 1000)
         client.delete_agent(running.agent_id)
     lost = load.end()
-    return {
-        "told_ms": max(told_ms), "back_ms": max(back_ms), "calls": len(load.results), "lost_calls": lost,
-    }  # fmt: skip
+    return {"told_ms": max(told_ms), "back_ms": max(back_ms), "calls": len(load.results), "lost_calls": lost}
 
 
 def rounds(options: Options) -> Iterator[list[Measurement]]:
-    made, killed = options.scaled(MADE, MADE // 2), options.scaled(CRASHES, CRASHES)
+    made = options.scaled(MADE, MADE // 2)
     for number in range(options.first_round, options.first_round + options.rounds):
         figures = start_once(options)
-        with ours.host(options, Sitter, Plain, isolation="pool", processes=1) as (_, client):
+        with ours.host(options, Plain, isolation="pool", processes=1) as (_, client):
             made_per_s(client, made)  # warm
             figures["create_per_s"] = made_per_s(client, made)
-            figures |= crashes(client, killed)
+        figures |= crashes(options, BETWEEN_S)
+        figures["back_at_once_ms"] = crashes(options, AT_ONCE_S)["back_ms"]
         yield [{"subject": "zmqagents", "round": number, "figures": figures}]
 
 

@@ -43,7 +43,7 @@ demo: .venv/demo/.done
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \
-    tests/system/test_computing_children.py
+    tests/system/test_computing_children.py tests/system/test_many_children.py
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)
@@ -65,7 +65,7 @@ test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \
     cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py \
-    bad_children.py computing_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_*waits*.py tests/members
+    bad_children.py computing_children.py many_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_*waits*.py tests/members
 
 test-processes: .venv/test/.done
 	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)

@@ -39,6 +39,7 @@ CASES: dict[str, Case] = {
     "B11": Case("b11_coroutines", "10,000 coroutines sleep 1 s"),
     "B12": Case("b12_results", "10,000 results"),
     "B13": Case("b13_children", "agents in children"),
+    "B14": Case("b14_child_life", "the life of a child"),
     "B15": Case("b15_stack", "tables and tensors"),
     "B16": Case("b16_crowd", "200 clients at once", ("free",), True, ("echo", "workers"), ENCRYPTED_PEERS, "workers"),
 }
@@ -145,6 +146,12 @@ BUDGETS = (
     Budget("B13", "the same in 8 children, ms", "ping_p99_8_ms", 20, 10),
     Budget("B13", "a call of 64 bytes: child - thread, µs", "hop_us", 150, 100),
     Budget("B13", "an argument of 1 MiB: child - thread, µs", "hop_mib_us", 600, 400),
+    Budget("B14", "start of a child to the first answer, ms", "start_ms", 250, 150),
+    Budget("B14", "memory of an idle child, MiB", "idle_mib", 30, 20),
+    _more("B14", "agents made per second in a warm child", 3_000, 5_000, figure="create_per_s"),
+    Budget("B14", "child killed: until calls are told, worst of 5, ms", "told_ms", 100, 20),
+    Budget("B14", "child killed: until agents are back, worst of 5, ms", "back_ms", 500, 100),
+    Budget("B14", "killed again as soon as they are back: the same, ms", "back_at_once_ms", 500, 300),
     *(
         _more(
             "B16",

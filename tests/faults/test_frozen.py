@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -298,3 +299,28 @@ def test_a_pause_of_every_client_thread_but_the_io_thread_loses_nothing(
         result.add_done_callback(lambda result: seen.append(result.result()))
     assert [result.result() for result in results] == list(range(1, 2000))
     assert seen == list(range(1, 2000))
+
+
+def test_a_host_with_no_client_at_its_port_sleeps() -> None:
+    """With one it looks ten times a second, for it is to notice that it was frozen."""
+    with host(Clock) as launcher, client_of(launcher) as client:
+        client.is_alive()
+        time.sleep(0.5)
+        before = _switches(launcher.pid)
+        time.sleep(3.0)
+        asleep = _switches(launcher.pid) - before
+        with client_of(launcher, transport="tcp") as distant:
+            distant.is_alive()
+            before = _switches(launcher.pid)
+            time.sleep(3.0)
+            assert _switches(launcher.pid) - before > asleep + 15
+    assert asleep < 30
+
+
+def _switches(pid: int | None) -> int:
+    """How often the threads of a process have waited."""
+    found = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(FileNotFoundError):
+            found += int(status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return found

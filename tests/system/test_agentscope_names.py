@@ -252,6 +252,10 @@ def test_a_pool_drops_the_oldest_value_and_an_old_one() -> None:
     with pytest.raises(TimeoutError):
         pool.get(1, 0.01)
     assert pool.get(3) == b"x"
+    for none in (rpc.get_pool(max_len=0), rpc.get_pool(max_expire=-1.0)):  # they keep nothing
+        none.set(1, b"x")
+        with pytest.raises(TimeoutError):
+            none.get(1, 0.01)
     brief = rpc.get_pool(max_expire=0.01)
     brief.set(1, b"x")
     time.sleep(0.02)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(120)
 GRACE_S = 0.5
 P99_S = 0.5  # of the neighbours: 0.05 on a machine that is not busy
 BEFORE_S = 0.3  # for so long they are called before, to see how busy it is
+BACK_S = 3.0  # an agent whose process was killed answers again: 0.5 s on a machine that is not busy
 LONG_S = 3600
 
 
@@ -487,3 +488,109 @@ def test_a_host_whose_stderr_nobody_reads_notices_all_the_same_that_a_process_ha
         program.stdin.close()
         assert told(program) is True
     os.close(read)
+
+
+def test_agents_are_back_soon_after_each_of_five_crashes_and_the_sixth_is_one_too_many(
+    server: RpcAgentServerLauncher, client: RpcClient
+) -> None:
+    """200 calls a second to the agent of an own child, which is killed as soon as it is back."""
+    worker: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+    results: list[Any] = []
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.wait(0.005):
+            results.append(worker.later(len(results), 0.004))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        for _ in range(5):
+            pid = worker.pid()
+            begun = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            while (next_pid := _pid_of(worker)) in (pid, None):
+                assert time.monotonic() - begun < BACK_S
+            assert next_pid != pid
+        killed = worker.pid()
+        os.kill(killed, signal.SIGKILL)
+        assert eventually(lambda: _pid_of(worker) is None, 2.0)
+    finally:
+        over.set()
+        thread.join()
+    with pytest.raises(AgentCrashed, match="max_restarts=5"):
+        worker.echo(1)
+    crashed = [index for index, result in enumerate(results) if result.exception(10.0) is not None]
+    until = crashed[-1] if len(crashed) < 6 else crashed[5]
+    assert len([index for index in crashed if index < until]) <= 5, "one call ran at each crash"
+    client.restart_child(worker.agent_id)
+    assert worker.echo(1) == 1
+    client.delete_agent(worker.agent_id)
+
+
+def _pid_of(worker: Any) -> int | None:
+    try:
+        return int(worker.pid())
+    except AgentCrashed:
+        return None
+
+
+@agent(isolation="pool")
+class Mine(Quiet):
+    """Cannot be made a second time: that ends the process."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if os.path.exists(path):
+            os._exit(9)
+        with open(path, "w"):
+            pass
+
+
+def test_an_agent_that_crashes_when_it_is_made_again_is_given_up_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    with host(Quiet, Mine, isolation="pool", processes=1, grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        quiet: list[Any] = [client.create_agent(Quiet) for _ in range(5)]
+        mine: Any = client.create_agent(Mine, str(tmp_path / "made"))
+        quiet += [client.create_agent(Quiet) for _ in range(5)]
+        os.kill(mine.pid(), signal.SIGKILL)
+
+        def is_given_up() -> bool:
+            _pid_of(quiet[0])  # it has a call running at each crash
+            try:
+                mine.echo(1)
+            except AgentCrashed as exc:
+                return "max_restarts=5" in str(exc)
+            return False
+
+        assert eventually(is_given_up, 30.0)
+        pid = quiet[0].pid()
+        assert [each.echo(n) for n, each in enumerate(quiet)] == list(range(10))
+        assert is_given_up()
+        assert {each.pid() for each in quiet} == {pid}, "asking for it once more ends nothing"
+        (tmp_path / "made").unlink()
+        client.restart_child(mine.agent_id)
+        assert mine.echo(1) == 1
+
+
+@agent(isolation="pool")
+class Late(Quiet):
+    """Cannot be made as long as a file is there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if os.path.exists(path):
+            raise OSError("not now")
+
+
+def test_an_agent_that_could_not_be_made_again_is_when_it_is_called_later(tmp_path: Path) -> None:
+    with host(Late, isolation="pool", processes=1, grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        late: Any = client.create_agent(Late, str(tmp_path / "no"))
+        pid = late.pid()
+        (tmp_path / "no").touch()
+        os.kill(pid, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(AgentCrashed, match="not now"):
+                late.echo(1)
+        (tmp_path / "no").unlink()
+        assert late.echo(1) == 1
+        assert late.pid() != pid

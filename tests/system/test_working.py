@@ -80,7 +80,7 @@ class Plain:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RpcAgentServerLauncher]:
-    with host(Reader) as launcher:
+    with host(Reader, Stubborn) as launcher:
         yield launcher
 
 
@@ -142,6 +142,44 @@ def test_a_pool_names_the_nearest_method_and_needs_an_agent(client: RpcClient) -
         client.pool("Reader", 3, "a", "b", "c")
     assert len(client.get_agent_list()) == before
     assert Pool.__doc__
+
+
+class Stubborn(AgentBase):
+    """May end with an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = ""
+
+    def fail_at_end(self, word: str) -> None:
+        self.word = word
+
+    def on_stop(self) -> None:
+        if self.word:
+            raise ValueError(self.word)
+
+    def __call__(self) -> str:
+        return "called"
+
+
+def test_a_pool_that_is_closed_deletes_all_its_agents_whatever_their_ends_raise(client: RpcClient) -> None:
+    before = len(client.get_agent_list())
+    pool = client.pool(Stubborn, 4)
+    for agent, word in zip(pool.agents, ["", "second", "third", ""], strict=True):
+        agent.fail_at_end(word)
+    with pytest.raises(ValueError, match="second"):
+        pool.close()
+    assert len(client.get_agent_list()) == before
+    pool.close()
+
+
+def test_a_pool_lists_what_it_offers(client: RpcClient) -> None:
+    with client.pool(Stubborn, 1) as pool:
+        assert [name for name in dir(pool) if name.startswith("_")] == []
+        assert {"agents", "close", "fail_at_end"} <= set(dir(pool))
+        with pytest.raises(TypeError, match="not callable"):
+            pool()  # type: ignore[operator]
+        assert pool.agents[0]().result() == "called"
 
 
 # ---------------------------------------------------------------- one agent

@@ -78,6 +78,17 @@ class AgentOptions:
                 raise ConfigError(f"{name} needs isolation={needed}, and isolation is {self.isolation!r}")
         return self
 
+    def settled(self, isolation: Isolation) -> AgentOptions:
+        """These options with this ``isolation``; ConfigError if one of them needs another one."""
+        return (_settle_once if self.env is None else _settle)(self, isolation)  # an ``env`` has no hash
+
+
+def _settle(options: AgentOptions, isolation: Isolation) -> AgentOptions:
+    return (options if options.isolation == isolation else dataclasses.replace(options, isolation=isolation)).checked()
+
+
+_settle_once = functools.lru_cache(maxsize=256)(_settle)  # each agent that is made asks
+
 
 def _change(options: AgentOptions, given: Mapping[str, Any]) -> AgentOptions:
     changed = dict(given)

@@ -405,11 +405,11 @@ class Broker:
     def _poll_s(self, now: float) -> float:
         """How long nothing is to be done, unless a message or an event comes.
 
-        With a ROUTER `DELAY_S` at most: a pause of the host that ends before the wait does is not noted.
+        With a client at the ROUTER `DELAY_S` at most: a pause of the host that ends before the wait does is not noted.
         """
         router = self._listening.router
         due = min(self._clients.due, self._listening.unix.due, self._dispatcher.timers.due)
-        wait = min(POLL_LIMIT_S if router is None else DELAY_S, due - now)
+        wait = min(POLL_LIMIT_S if router is None or not router.peers else DELAY_S, due - now)
         if router is not None and router.due - now < wait:
             wait = router.due - now
         return max(0.0, wait)

@@ -50,7 +50,7 @@ class LocalPool:
         with self._changed:
             self._values[key] = now, value
             self._values.move_to_end(key)
-            while len(self._values) > self._max_len or self._is_old(next(iter(self._values)), now):
+            while self._values and (len(self._values) > self._max_len or self._is_old(next(iter(self._values)), now)):
                 self._values.popitem(last=False)
             self._changed.notify_all()
 

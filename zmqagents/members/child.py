@@ -9,6 +9,9 @@ process that has ended get `AgentCrashed`; those that queue go on in the next on
 the arguments that it was made with and its last state (see `agents.state`). An agent with a call that ran, and the
 agent of a process of its own in any case, counts a crash; beyond ``max_restarts`` within a minute its calls get
 `AgentCrashed` at once.
+
+An agent may crash the process by being made again. It counts that, too. In the next process agents are made one after
+the other then, so that of many only the one that does it is given up in the end.
 """
 
 from __future__ import annotations
@@ -39,10 +42,10 @@ __all__ = ["Child", "State", "Yard"]
 log = logging.getLogger(__name__)
 
 WINDOW_S = 60.0
+START_CRASHES = 5  # so often within the window a process is started again at once, or tried to be
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
 SILENT_S = 1.0  # a process that has not answered for so long is called silent
-START_CRASHES = 5  # a process that does not even start: how often it is tried within the window
 
 
 class State(enum.Enum):
@@ -104,6 +107,8 @@ class Child:
         self._agents: dict[str, Resident] = {}
         self._line: Line | None = None
         self._forwarder: Forwarder | None = None
+        self._to_make: dict[Resident, None] = {}  # they are to be made again: all at once, or each after the one before
+        self._one_by_one = False
         self._doomed: dict[Ticket, float] = {}  # calls that must have ended by then, or the process is killed
         self._starts = Crashes(START_CRASHES, WINDOW_S)
 
@@ -155,7 +160,10 @@ class Child:
             self._give_up(resident, ticket)
             return
         resident.held[ticket] = None
-        self._ensure(0.0)
+        if self.state is State.UP and record.made:  # it could not be made again, or was given up for a while
+            self._make_again(resident)
+        else:
+            self._ensure(0.0)
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """No caller waits for ``ticket`` any more."""
@@ -178,9 +186,15 @@ class Child:
             del self._agents[record.agent_id]
             if self.own is not None:
                 self.end("its agent was deleted")
-            elif resident.here and self._line is not None and record.end is None:
-                call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
-                self._line.ask(call, Ignored())
+            elif resident.here and record.end is None:
+                self._tell_to_delete(record)
+            elif resident not in self._being_made:
+                self._to_make.pop(resident, None)
+
+    def _tell_to_delete(self, record: AgentRecord) -> None:
+        if self._line is not None:
+            call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
+            self._line.ask(call, Ignored())
 
     def saw(self, call_id: int) -> None:
         """A request of its code has come, over the connection of its own."""
@@ -227,14 +241,28 @@ class Child:
         if line is None or line.is_cut:
             return
         began, self.state = self.state is not State.UP, State.UP
+        now = self._yard.clock()
         for resident in list(self._agents.values()):
             if not resident.record.made:
                 self._go_on(resident)
-            elif began:
-                self._make_again(line, resident)
+            elif began and not resident.crashes.too_many(now):
+                self._make_again(resident)
 
-    def _make_again(self, line: Line, resident: Resident) -> None:
-        state = resident.state
+    @property
+    def _being_made(self) -> Sequence[Resident]:
+        """The agents that its process makes again now."""
+        return list(self._to_make)[: 1 if self._one_by_one else None]
+
+    def _make_again(self, resident: Resident) -> None:
+        if resident not in self._to_make:
+            self._to_make[resident] = None
+            if resident in self._being_made:
+                self._tell_to_make(resident)
+
+    def _tell_to_make(self, resident: Resident) -> None:
+        line, state = self._line, resident.state
+        if line is None:
+            return
         if state is not None:
             payload, *buffers = state.frames
             resident.state = state = state._replace(number=0)  # this process counts anew
@@ -264,6 +292,8 @@ class Child:
         forwarder, self._forwarder = self._forwarder, None
         if line is not None and forwarder is not None:
             self._count(forwarder.sent)
+            self._one_by_one = bool(self._to_make)
+            self._to_make.clear()
             line.close(_crashed(death))
         self.state, self.process = State.NONE, None
         self._start_again(started, death)
@@ -272,7 +302,9 @@ class Child:
     def _count(self, ran: Sequence[Ticket]) -> None:
         """Note the crash for those that have to do with it."""
         now = self._yard.clock()
-        hit = {ticket.agent.agent_id for ticket in ran}
+        hit = {each.record.agent_id for each in self._being_made}
+        if not (hit and self._one_by_one):  # else it is that one, most likely, and no call that ran beside
+            hit |= {ticket.agent.agent_id for ticket in ran}
         for agent_id, resident in self._agents.items():
             if self.own is not None or agent_id in hit:
                 resident.crashes.pause(now)
@@ -293,12 +325,22 @@ class Child:
                 self._end(ticket, _crashed(death))
         if set(self._agents.values()) - set(tired):
             self._yard.note_restart()
-            self._ensure(0.0 if len(self._starts) == 1 else min(pause_s or LONGEST_S, LONGEST_S))
+            # Agents are to be back soon, and five starts cost a second of a core. What does not even start most likely
+            # will not a moment later either.
+            at_once = pause_s is not None and (started or len(self._starts) == 1)
+            self._ensure(0.0 if at_once else min(pause_s or LONGEST_S, LONGEST_S))
 
     # ------------------------------------------------------------ agents
 
     def remade(self, resident: Resident, reply: Reply) -> None:
         """An agent is made again, or could not be."""
+        self._to_make.pop(resident, None)
+        self._one_by_one = self._one_by_one and bool(self._to_make)
+        if self._one_by_one:
+            self._tell_to_make(next(iter(self._to_make)))
+        if self._agents.get(resident.record.agent_id) is not resident:  # it was deleted meanwhile
+            self._tell_to_delete(resident.record)
+            return
         if not reply.code:
             self._go_on(resident)
             return

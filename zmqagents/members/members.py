@@ -10,14 +10,13 @@ All of this belongs to the router thread.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
-from ..agents.options import check_platform
+from ..agents.options import AgentOptions, check_platform
 from ..codec import Encoded
 from ..config import Parent
 from ..scheduler.admission import cannot_settle
@@ -81,7 +80,8 @@ class Members:
         self._hatch = hatch
         self._parent: Parent | None = None  # this host, as its children know it
         self._post = post
-        self._children: dict[Child, None] = {}
+        self._children: dict[Child, AgentRecord | None] = {}  # with the agent that has it for itself
+        self._shared: list[Child] = []  # those of them that several agents share
         self._over: OrderedDict[str, Ticket] = OrderedDict()
         self._waits: dict[tuple[Peer, int], _Told] = {}
 
@@ -128,29 +128,39 @@ class Members:
 
     def settle(self, record: AgentRecord) -> None:
         """Give a new agent its home. Raises ConfigError, HostBusy."""
-        options, config = record.options, self._config
-        isolation = options.isolation or config.isolation
+        config = self._config
+        isolation = record.options.isolation or config.isolation
         check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
-        if options.isolation != isolation:
-            options = dataclasses.replace(options, isolation=isolation)
-        options.checked()
-        self._children = {child: None for child in self._children if child.count or child.own is None}
-        shared = [child for child in self._children if child.own is None]
+        options = record.options.settled(isolation)
+        shared = self._shared
         best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None
-        if best is None:
-            if len(self._children) >= config.max_children:
-                text = f"{len(self._children)} processes run agents of this host, limit {config.max_children}"
-                raise errors.HostBusy(f"{text} (max_children)")
-            from .child import Child  # here, see `nursery`
-
-            child = Child(self, options if isolation == "process" else None)
-            self._children[child] = None
-        else:
-            child = shared[best]
+        child = self._new_child(record, options) if best is None else shared[best]
         record.live_at(child)
         self.directory.put(record.agent_id, child)
+
+    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+        from .child import Child  # here, see `nursery`
+
+        children, most = self._children, self._config.max_children
+        for child in [each for each in children if each.process is None and not self._is_needed(each)]:
+            del children[child]
+        if (count := sum(map(self._is_needed, children))) >= most:
+            raise errors.HostBusy(f"{count} processes run agents of this host, limit {most} (max_children)")
+        if options.isolation == "process":
+            child = Child(self, options)
+            children[child] = record
+        else:
+            child = Child(self, None)
+            children[child] = None
+            self._shared.append(child)
+        return child
+
+    def _is_needed(self, child: Child) -> bool:
+        """Whether it is shared, or its agent is not deleted: it may be one that waits for its arguments."""
+        record = self._children[child]
+        return record is None or self.dispatcher.agents.get(record.agent_id) is record
 
     def forget(self, record: AgentRecord) -> None:
         """An agent is deleted; there may be another one of its id by now."""

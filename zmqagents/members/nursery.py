@@ -35,7 +35,7 @@ __all__ = ["Death", "Hatch", "Nursery", "Owner", "Process", "Upbringing"]
 
 log = logging.getLogger(__name__)
 
-SPARE_AFTER_S = 0.5  # the spare process is started when the one that was asked for is there, most likely
+SPARE_AFTER_S = 0.1  # after another process is up: its agents are made first
 LOOK_S = 0.5  # how often memory is looked at
 LAST_LINES, LINE_CHARS = 20, 400  # of stderr
 MAX_LINE_BYTES = 65_536  # a longer one is taken for several
@@ -113,6 +113,7 @@ class Process:
         self._ends_by = math.inf
         self._path = ""  # of its socket, once it listens
         self._stop = threading.Event()
+        self._pause_over = threading.Event()
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
         self._is_fatal = False  # `faulthandler` has written the stacks of a crash
         self._rest = b""  # of stderr: the line that is not complete
@@ -127,9 +128,14 @@ class Process:
         if child is None or not readable([child.pidfd], 0):
             self._why = self._why or why
         self._stop.set()
+        self._pause_over.set()
         if child is not None:
             child.kill_group()
             child.signal(signal.SIGKILL)
+
+    def hurry(self) -> None:
+        """Start it now, without the rest of its pause."""
+        self._pause_over.set()
 
     def limit_memory(self, memory_mb: int | None) -> None:
         """From now on it may have so many MiB; None: as many as there are."""
@@ -142,6 +148,7 @@ class Process:
         self._why = self._why or why
         self._ends_by = time.monotonic() + END_S
         self._stop.set()
+        self._pause_over.set()
         child = self._child
         if child is not None:
             self._tell_to_end(child)
@@ -156,7 +163,8 @@ class Process:
     def _live(self) -> None:
         death = Death(0, self._why or "it was not started", 0.0, "")
         try:
-            if not self._stop.wait(self._pause_s):
+            self._pause_over.wait(self._pause_s)
+            if not self._stop.is_set():
                 death = self._run()
         except Exception as exc:  # it cannot be started
             death = Death(1, f"its process could not be started: {exc}", 0.0, self._last_words())
@@ -306,7 +314,7 @@ class Owner(Protocol):
 class Nursery:
     """All processes of one host's children. ``post`` hands an event to the router thread, which calls all methods.
 
-    Once there is a process there is a *spare* one as well, which the next child takes over: a start takes a while.
+    Once a process is up there is a *spare* one as well, which the next child takes over: a start takes a while.
     """
 
     def __init__(self, server_id: str, hatch: Hatching, post: Callable[..., None]) -> None:
@@ -334,14 +342,10 @@ class Nursery:
             self._owners[process] = owner
             process.limit_memory(upbringing.memory_mb)
             if process in self._paths:
-                self._post(owner.on_up, process, self._paths[process])
-        self._post(self._see_to_spare)
+                self._post(self._on_up, process, self._paths[process])
+            else:
+                process.hurry()
         return process
-
-    def _see_to_spare(self) -> list[Any]:
-        if not self._ends and None not in self._owners.values():
-            self._start(Upbringing(), SPARE_AFTER_S, None)
-        return []
 
     def _start(self, upbringing: Upbringing, pause_s: float, owner: Owner | None) -> Process:
         self._count += 1
@@ -356,9 +360,15 @@ class Nursery:
         return process
 
     def _on_up(self, process: Process, path: str) -> list[Any]:
+        if process not in self._owners:  # it has ended meanwhile
+            return []
         self._paths[process] = path
-        owner = self._owners.get(process)
-        return [] if owner is None else owner.on_up(process, path)
+        owner = self._owners[process]
+        if owner is None:
+            return []
+        if not self._ends and None not in self._owners.values():
+            self._start(Upbringing(), SPARE_AFTER_S, None)
+        return owner.on_up(process, path)
 
     def _on_gone(self, process: Process, death: Death) -> list[Any]:
         self._paths.pop(process, None)

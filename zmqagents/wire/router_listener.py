@@ -158,6 +158,7 @@ class RouterListener:
         self.due = math.inf
         self.next_look = 0.0  # when `look` is to be called while the host is awake anyway
         self.ended: deque[RouterPeer] = deque()
+        self.peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
         self.received_bytes = self.sent_bytes = 0  # of messages read, and of those that libzmq was given
         self._poller = poller
         self._clock = clock
@@ -168,7 +169,6 @@ class RouterListener:
         self._auth = auth
         self._message_limit = message_limit
         self._unfinished = Unfinished(message_limit, resident_bytes)
-        self._peers: dict[bytes, RouterPeer] = {}  # those with a session, by routing id
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0
         self._late_s = self._late_until = 0.0  # see `note_delay`
@@ -285,7 +285,7 @@ class RouterListener:
                 parts, size = self._read_frames(frame)
             if late_s and parts:
                 parts = (messages.doubted(bytes(parts[0]), late_s, now), *parts[1:])
-            peer = self._peers.get(routing_id) or self._stranger(routing_id, frame)
+            peer = self.peers.get(routing_id) or self._stranger(routing_id, frame)
             peer.heard = now
             self.received_bytes += size
             now = self._receive(peer, parts, size, now)
@@ -329,9 +329,9 @@ class RouterListener:
     def remember(self, peer: RouterPeer) -> None:
         """Keep ``peer`` as the same object while it has a session. Others are not kept: their end could not be seen."""
         if peer.session is not None:
-            self._peers[peer.routing_id] = peer
-        elif self._peers.get(peer.routing_id) is peer:
-            del self._peers[peer.routing_id]
+            self.peers[peer.routing_id] = peer
+        elif self.peers.get(peer.routing_id) is peer:
+            del self.peers[peer.routing_id]
 
     def send(self, peer: RouterPeer, message: Sequence[Any]) -> bool:
         """Give ``message`` to libzmq; False if it has no room for more of this peer. Raises zmq.ZMQError."""

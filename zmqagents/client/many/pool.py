@@ -54,15 +54,24 @@ class Pool(Generic[T]):
         self.close()
 
     def __dir__(self) -> list[str]:
-        return sorted({"agents", "close", *dir(self._agents[0])} - {"agent_id"})
+        return sorted({"agents", "close", *dir(self._agents[0])} - {"agent_id", "__call__"})
 
     def __repr__(self) -> str:
         return f"<Pool of {len(self._agents)}: {self._agents[0]!r} ...>"
 
     def close(self) -> None:
-        """Delete the replicas. Their running calls end, as `RpcClient.delete_agent` says."""
+        """Delete the replicas. Their running calls end, as `RpcClient.delete_agent` says.
+
+        All of them, also if that fails for some; then this raises the first of these errors.
+        """
+        failed: list[Exception] = []
         for agent in self._agents:
-            agent.__exit__(None, None, None)
+            try:
+                agent.__exit__(None, None, None)
+            except Exception as exc:
+                failed.append(exc)
+        if failed:
+            raise failed[0]
 
     def __zmqagents_call__(self, name: str, args: Any, kwargs: Any) -> AsyncResult[Any]:
         with self._lock:

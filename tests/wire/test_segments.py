@@ -195,8 +195,8 @@ def test_what_finds_no_room_goes_by_the_socket_and_in_its_order(door: Door, wire
     share(door, wire)
     door.received.clear()
     door.answers = False
-    sent = [[b"%d" % number, os.urandom(1 << 20)] for number in range(12)]
-    for message in sent:  # three times what the ring holds
+    sent = [[b"%d" % number, os.urandom(1 << 20)] for number in range(2 * memory.CAPACITY_BYTES >> 20)]
+    for message in sent:  # twice what the ring holds
         assert wire.send(list[Frame](message))
     assert wire.pending
 

@@ -35,17 +35,19 @@ from .forms import (
 
 
 def encode_plain(value: Any) -> tuple[Buffer, ...] | None:
-    """Payload and buffer that `encode` makes for None, a bool, a number, text, bytes or a long buffer: most results.
+    """Payload and buffer that `encode` makes for None, a bool, a number, text, bytes, a short list or map of these
+    but bytes, or a long buffer: most results.
 
     None: ``value`` is something else, or cannot be encoded.
     """
     kind = type(value)
     if kind not in FLAT_TYPES:
-        if kind is not bytes:
+        if kind is bytes:
+            if len(value) > INLINE_LIMIT_BYTES:
+                return LONE_VALUE, value
+        elif not (kind in _CONTAINERS and _is_flat(value)):
             form = lone_forms.get(kind)
             return None if form is None else form(value)
-        if len(value) > INLINE_LIMIT_BYTES:
-            return LONE_VALUE, value
     try:
         return (pack(value),)
     except LocalProtocolError:  # a long int, a lone surrogate
@@ -61,9 +63,10 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     for value in args:
         kind = type(value)
         if kind not in FLAT_TYPES:
-            if kind is not bytes:
+            if kind is bytes:
+                large = large or len(value) > INLINE_LIMIT_BYTES
+            elif not (kind in _CONTAINERS and _is_flat(value)):
                 return _encode_lone_argument(args, max_bytes)
-            large = large or len(value) > INLINE_LIMIT_BYTES
     if large:
         return _encode_call_with_buffers(args, max_bytes)
     try:
@@ -73,6 +76,20 @@ def encode_plain_call(args: tuple[Any, ...], max_bytes: int) -> Encoded | None:
     return new_tuple(Encoded, (payload, (), ())) if len(payload) <= max_bytes else None
 
 
+def _is_flat(value: dict[Any, Any] | list[Any]) -> bool:
+    """Whether a map or list is short, and holds nothing but None, bools, numbers and text.
+
+    So few of them take no more memory than `check_structure` allows, whatever the limit of a payload is.
+    """
+    if len(value) > MAX_FLAT:
+        return False
+    if type(value) is list:
+        return FLAT_TYPES.issuperset(map(type, value))
+    return FLAT_TYPES.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value))  # type: ignore[union-attr]
+
+
+MAX_FLAT = 32
+_CONTAINERS, _TEXT = frozenset({dict, list}), frozenset({str})
 _NO_KEYWORDS: dict[str, Any] = {}
 NO_CALL = "the arguments of a call must be a list that ends with a map"
 NO_NAME = "the name of a keyword argument must be text"

@@ -72,8 +72,8 @@ class UnixStream:
             if not self.queue(parts):
                 return False
         else:
-            if len(parts) == 1 and len(parts[0]) < 256:
-                data: Frame = bytes((0, len(parts[0]))) + parts[0]
+            if len(parts) == 1 and (size := len(parts[0])) < zmtp.LARGE_BYTES:
+                data: Frame = (bytes((0, size)) if size < 256 else zmtp.LONG_HEAD.pack(zmtp.LONG, size)) + parts[0]
             else:
                 pieces = zmtp.enclosed(parts, self._put)
                 if len(pieces) > 1:

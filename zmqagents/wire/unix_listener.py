@@ -46,7 +46,7 @@ HANDSHAKE_S = 5.0
 PAUSE_S = 0.1  # how long nothing is accepted after the process had no free descriptor
 COMPLAINT_S = 60.0  # how often that is logged
 READ_BYTES = 1_048_576  # of a long message in one turn
-SEGMENTS = 32  # of shared memory that the clients of a host may have, `memory.SEGMENT_BYTES` each
+SEGMENTS = 16  # of shared memory that the clients of a host may have, `memory.SEGMENT_BYTES` each
 QUEUE_PIECES = 64  # short messages that may wait here for room; the sender keeps the others
 _REFUSAL = zmtp.GREETING + zmtp.refused(b"400")  # the status that libzmq's ZAP has for a refused client
 

@@ -28,6 +28,8 @@ from .messages import Frame, want_bytes
 __all__ = [
     "GREETING",
     "LARGE_BYTES",
+    "LONG",
+    "LONG_HEAD",
     "READY",
     "MAPPED",
     "NO_SEGMENT",
@@ -60,7 +62,7 @@ BUFFER_BYTES = 2 * LARGE_BYTES
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 _SIGNED = len(GREETING)
-_LONG_HEAD = struct.Struct(">BQ")
+LONG_HEAD = struct.Struct(">BQ")
 
 
 @functools.cache
@@ -81,7 +83,7 @@ def head(size: int, flags: int = 0) -> bytes:
     """What stands before the body of a frame of ``size`` bytes."""
     if size < 256:
         return bytes((flags, size))
-    return bytes((flags | LONG,)) + size.to_bytes(8, "big")
+    return LONG_HEAD.pack(flags | LONG, size)
 
 
 def enclosed(parts: Sequence[Frame], put: Callable[[Frame], bytes | None] | None = None) -> list[Frame]:
@@ -95,7 +97,7 @@ def enclosed(parts: Sequence[Frame], put: Callable[[Frame], bytes | None] | None
             start = bytes((MORE, len(parts[0])))
             return [b"".join((start, parts[0], bytes((SHARED, len(reference))), reference))]
         keep_freed_blocks()
-        return [b"".join((bytes((MORE, len(parts[0]))), parts[0], _LONG_HEAD.pack(LONG, size))), parts[1]]
+        return [b"".join((bytes((MORE, len(parts[0]))), parts[0], LONG_HEAD.pack(LONG, size))), parts[1]]
     pieces: list[Frame] = []
     short: list[Frame] = []  # for the next piece
     last = len(parts) - 1

@@ -30,7 +30,7 @@ if hasattr(os, "memfd_create"):  # not on Windows, where there are clients, too
 __all__ = ["CAPACITY_BYTES", "SEGMENT_BYTES", "Segment", "is_offered", "make", "take_over"]
 
 COUNTS_BYTES = 4096
-CAPACITY_BYTES = 4 << 20  # of each ring; only what was written to takes memory
+CAPACITY_BYTES = 17 << 20  # of each ring: a value of 16 MiB and a little; only what was written to takes memory
 SEGMENT_BYTES = COUNTS_BYTES + 2 * CAPACITY_BYTES
 _OF_HOST, _OF_CLIENT = 0, 16  # where their counts are, in numbers of four bytes
 _REFERENCE = struct.Struct(">?II")  # whether bytes are wanted, start, size

@@ -69,6 +69,7 @@ from ..scheduler.effects import (
 )  # fmt: skip
 from ..scheduler.records import Peer, Ticket
 from ..store import SharedStore, StoreLimits, open_store
+from ..tracing import switch
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Kind, Reply
@@ -134,10 +135,14 @@ class Broker:
             url=config.redis_url, namespace=config.redis_namespace, owner=f"{config.server_id}/{epoch}",
         )  # fmt: skip
         shared = store if isinstance(store, SharedStore) else None
+        traces = switch.host_traces(
+            config.server_id, lambda: self.link.address, clock, messages.read_error, is_member=config.parent is not None
+        )
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
-            observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
-            end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
+            observer=None if config.parent is not None else CallLog(clock, traces),  # the host that has started it logs
+            traces=traces, end_waits=lambda stuck: self._members.end_waits(stuck),
+            expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
@@ -154,7 +159,9 @@ class Broker:
         loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
         known = config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver
         services = LocalServices(*known) if parent is None else _services_of_child(parent, *known)
-        host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
+        host = agent_host(
+            saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler, traces=traces
+        )
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
@@ -576,6 +583,8 @@ class Broker:
         """Send an item of a stream to its reader."""
         if ticket.settled or ticket.peer.gone:
             return []
+        if not number and self._dispatcher.traces is not None:
+            self._dispatcher.traces.first_item(ticket)
         reader = ticket.parent
         if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.home is not None:
             self._dispatcher.on_unwait(reader, [ticket.task_id])  # its wait is over with this item

@@ -66,7 +66,7 @@ class Collector:
 
     def one(self, name: str, kind: str) -> Seen:
         """The one span of this name, whose end may be awaited."""
-        found = [span for span in self.wait_for(lambda spans: any(_is(s, name, kind) for s in spans))]
+        found = self.wait_for(lambda spans: any(_is(span, name, kind) for span in spans))
         (span,) = [span for span in found if _is(span, name, kind)]
         return span
 
@@ -121,5 +121,3 @@ def collecting() -> Iterator[Collector]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-

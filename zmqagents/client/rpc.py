@@ -544,9 +544,9 @@ class RpcClient:
         short = name.rpartition(":")[2]
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
-        with switch.request(Op.CREATE, link.address, options) as options:
+        with switch.request(Op.CREATE, link.address, options) as told:
             body = request_body(link, short, args, kwargs)
-            reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
+            reply = link.call("", Op.CREATE, body, options=told, timeout=time_left(timeout))
             return self.proxy_from(value_of(link, reply, self._scope), cls=cls, timeout=timeout)
 
     def proxy_from(

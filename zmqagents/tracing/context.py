@@ -1,4 +1,4 @@
-"""The names of spans, and the texts by which a call carries its trace: ``traceparent`` and ``tracestate``, as W3C has them.
+"""The names of spans, and the texts by which a call carries its trace, ``traceparent`` and ``tracestate`` of the W3C.
 
 Read and written here and not by OpenTelemetry's propagators, which take several times as long.
 """

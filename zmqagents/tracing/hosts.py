@@ -20,7 +20,6 @@ from opentelemetry import trace
 from opentelemetry.context import attach
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, set_span_in_context
 
-from . import switch
 from .context import ATTRIBUTES, SAMPLED, Parent, name_of, parent_in
 from .spans import SYSTEM, Tracing, context_of, ids_of, options_of, place_of, set_failed
 
@@ -66,9 +65,10 @@ class HostTraces:
     """
 
     def __init__(
-        self, server_id: str, address: Callable[[], str], clock: Callable[[], float], read_error: Failure, *,
-        is_member: bool,
+        self, tracing: Tracing, server_id: str, address: Callable[[], str], clock: Callable[[], float],
+        read_error: Failure, *, is_member: bool,
     ) -> None:  # fmt: skip
+        self._tracing = tracing
         self._server_id = server_id
         self._address = address
         self._clock = clock
@@ -91,9 +91,9 @@ class HostTraces:
 
     def refused(self, options: Mapping[str, Any], class_name: str, method: str, error: Exception) -> None:
         """A call was not accepted."""
-        tracing, parent = switch.active, parent_in(options)
-        if tracing is not None and (parent is None or parent.flags & SAMPLED) and not self._is_member:
-            span = self._span(tracing, parent, name_of(class_name, method), {}, time.time_ns())
+        parent = parent_in(options)
+        if self._tracing.is_on and (parent is None or parent.flags & SAMPLED) and not self._is_member:
+            span = self._span(parent, name_of(class_name, method), {}, time.time_ns())
             set_failed(span, type(error).__name__, str(error), "", "HOST_ERROR")
             span.end()
 
@@ -167,8 +167,8 @@ class HostTraces:
 
     def _begin(self, ticket: Accepted, *, is_over: bool = False) -> _Open | None:
         """Make the span of a call, if it is sampled. ``is_over``: its code has not begun, and never will."""
-        tracing, opened = switch.active, self._open.get(ticket)
-        if tracing is None or ticket.op == END or (self._is_member and opened is None):
+        opened = self._open.get(ticket)
+        if not self._tracing.is_on or ticket.op == END or (self._is_member and opened is None):
             return opened
         if opened is None:
             opened = _Open(None)
@@ -184,7 +184,7 @@ class HostTraces:
         about = {"zmqagents.agent.id": ticket.agent.agent_id, "zmqagents.task.id": ticket.task_id}
         if self._is_member:
             about["zmqagents.child"] = self._server_id
-        span = self._span(tracing, parent, _name(ticket), about, began_ns, self._links(ticket))
+        span = self._span(parent, _name(ticket), about, began_ns, self._links(ticket))
         if not span.is_recording():
             context = span.get_span_context()
             opened.parent = Parent(context.trace_id, context.span_id, 0) if context.is_valid else None
@@ -197,16 +197,15 @@ class HostTraces:
             span.add_event("zmqagents.started", {"zmqagents.queue.seconds": queued_s})
         return opened
 
-    def _span(
-        self, tracing: Tracing, parent: Parent | None, name: str, about: dict[str, Any], began_ns: int, links: Any = ()
-    ) -> Any:
+    def _span(self, parent: Parent | None, name: str, about: dict[str, Any], began_ns: int, links: Any = ()) -> Any:
         about = {"rpc.system.name": SYSTEM, "rpc.method": name, **place_of(self._address()), **about}
         under = trace.INVALID_SPAN
         if parent is not None and parent.links:
             links = [*links, Link(context_of(parent), {"zmqagents.link": "call"})]
         elif parent is not None:
             under = NonRecordingSpan(context_of(parent))
-        return tracing.tracer.start_span(name, set_span_in_context(under), self._kind, about, links, began_ns)
+        tracer = self._tracing.tracer
+        return tracer.start_span(name, set_span_in_context(under), self._kind, about, links, began_ns)
 
     def _links(self, ticket: Accepted) -> list[Link]:
         found = (self._ended.get(task_id) for task_id in ticket.dep_replies or ())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from . import switch
 
 __all__ = ["ZmqAgentsInstrumentor"]
 
 
-class ZmqAgentsInstrumentor(BaseInstrumentor):
+class ZmqAgentsInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """``ZmqAgentsInstrumentor().instrument(tracer_provider=...)`` is `zmqagents.instrument`."""
 
     def instrumentation_dependencies(self) -> Collection[str]:

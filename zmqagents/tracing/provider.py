@@ -37,11 +37,12 @@ def begin(server_id: str) -> None:
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         switch.instrument()
         return
-    given = {"service.name": SERVICE, "service.instance.id": server_id, "process.pid": os.getpid()}
+    given: dict[str, str | int] = {"service.name": SERVICE, "service.instance.id": server_id}
+    given["process.pid"] = os.getpid()
     said = Resource.create().attributes
     if os.environ.get("OTEL_SERVICE_NAME") or not str(said["service.name"]).startswith("unknown_service"):
         del given["service.name"]
-    provider = TracerProvider(resource=Resource.create(given), shutdown_on_exit=False)
+    provider = TracerProvider(resource=Resource.create({**given}), shutdown_on_exit=False)
     for exporter in _exporters():
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

@@ -92,8 +92,10 @@ class ClientCall:
         self._over = True
         kind = _kind_of(error)
         if self.span is not None:
-            stack = error.remote_traceback if isinstance(error, AgentCallError) else ""
-            set_failed(self.span, kind, str(error), stack, _code_of(error))
+            message, stack = str(error), ""
+            if isinstance(error, AgentCallError):
+                message, stack = error.message, error.remote_traceback
+            set_failed(self.span, kind, message, stack, _code_of(error))
         self._tracing.over(self, time.perf_counter() - self._began_s, kind)
 
     def end_as(self, error: BaseException | None, **attributes: Any) -> None:
@@ -143,6 +145,7 @@ class Tracing:
     """What `switch.active` is while calls are traced. Any thread."""
 
     def __init__(self, tracer_provider: Any, meter_provider: Any, *, metrics: bool, async_links: bool) -> None:
+        self.is_on = True
         self.provider = tracer_provider or trace.get_tracer_provider()
         self.tracer = trace.get_tracer(SYSTEM, __version__, tracer_provider, SCHEMA)
         self._async_links = async_links
@@ -152,6 +155,10 @@ class Tracing:
 
     def __repr__(self) -> str:
         return f"<Tracing [{len(self._open)} open calls]>"
+
+    def end(self) -> None:
+        """No further call is traced."""
+        self.is_on = False
 
     def begin(self, name: str, address: str, *, later: bool = False, links: Any = ()) -> ClientCall:
         """A call of this thread or coroutine begins; ``later``: its result is taken later."""

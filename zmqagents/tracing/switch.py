@@ -42,6 +42,8 @@ def instrument(
 def uninstrument() -> None:
     """Trace no further call of this process. Calls that are open are traced to their end."""
     global active
+    if active is not None:
+        active.end()
     active = None
 
 
@@ -74,4 +76,4 @@ def host_traces(
         return None
     from .hosts import HostTraces
 
-    return HostTraces(server_id, address, clock, read_error, is_member=is_member)
+    return HostTraces(active, server_id, address, clock, read_error, is_member=is_member)

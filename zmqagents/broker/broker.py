@@ -287,6 +287,10 @@ class Broker:
         """Set ``alive`` in the router thread: it still handles events. Any thread."""
         self.post(_set, alive)
 
+    def settle_counts(self) -> None:
+        """Put the times of calls that have ended into the histograms, a few times a second. Any thread."""
+        self._dispatcher.calls.meters.settle()
+
     def renew_files(self) -> None:
         """Have the files that others find the host by made again, if they are gone. Any thread."""
         self.post(self._listening.renew)

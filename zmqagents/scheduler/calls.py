@@ -248,7 +248,10 @@ class Calls:
         """
         ticket.settled = True
         self.counters.answered += 1
-        self.count(ticket, reply, now)
+        if reply.code or ticket.op:
+            self.count(ticket, reply, now)
+        else:
+            ticket.agent.meters.ended[ticket.name]((ticket.started - ticket.accepted, now - ticket.started))
         if self.traces is not None:
             self.traces.ended(ticket, reply)
         ticket.account.calls -= 1
@@ -279,7 +282,7 @@ class Calls:
                 link.returns.pop(ticket, None)
 
     def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
-        """Count a call that ends in ``reply``."""
+        """Count a call that is no plain one that has ended well."""
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)

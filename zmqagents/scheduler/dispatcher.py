@@ -24,7 +24,6 @@ from .. import errors
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
@@ -269,10 +268,10 @@ class Dispatcher:
         if self.traces is not None:
             self.traces.ended(ticket, reply)
         ticket.context = None  # as in `Calls.release`
-        record, seconds = ticket.agent, now - ticket.accepted
+        record = ticket.agent
         record.calls += 1
-        if seconds < SHORT_S and not reply.code:
-            record.meters[ticket.name].note_short(seconds)
+        if not reply.code:
+            record.meters.at_once[ticket.name](now - ticket.accepted)
         else:
             self.counters.accepted += 1
             self.counters.answered += 1

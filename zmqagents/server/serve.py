@@ -314,6 +314,7 @@ def _attend(
         end = time.monotonic() + every_s
         while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
             _hear(broker, timer, min(left_s, SIGNAL_S))
+            broker.settle_counts()
             if broker.draining and waits is not None and not broker.finished.wait(SLOW_STOP_S):
                 waits()
                 waits = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.server
+import json
 import os
 import re
 import statistics
@@ -27,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from zmqagents import RpcAgentServerLauncher, RpcClient
-from zmqagents.telemetry.settings import LogSettings
 
+from . import loops, ours
 from .ours import Echo, own_keys
 
 PACKAGE = Path(__file__).parents[1] / "zmqagents"
@@ -83,7 +84,10 @@ def _is_telemetry(name: str, number: int) -> bool:
 
 
 def count(method: str, *, fast: bool) -> tuple[float, float]:
-    """Bytecodes of a host for one call, and those of telemetry among them. On a busy machine a quick method may not stay quick."""
+    """Bytecodes of a host for one call, and those of telemetry among them.
+
+    On a busy machine a quick method may not stay quick.
+    """
     tally = Tally()
     threading.settrace(tally.trace)
     given: dict[str, Any] = {"fast_lane": fast, "local_mode": True, "capacity": 1}
@@ -163,60 +167,38 @@ def run_sink() -> None:
     server.serve_forever()
 
 
-def measure(port: int, asks_figures: bool, sampled: str) -> dict[str, float]:
-    """Nanoseconds of a call in B1 and in B2, measured by this process."""
+def measure(port: int, sampled: str) -> tuple[float, float]:
+    """Nanoseconds of a call in B1 (the median) and in B2, measured by this process."""
     if sampled:
         from zmqagents.tracing import provider
 
         provider.begin("program")
-    with RpcClient("localhost", port) as client:
-        agent = client.create_agent(Echo)
-        ask_in_turn(agent, 500)
-        over = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(port, over))
-        if asks_figures:
-            watcher.start()
-        try:
-            start = time.perf_counter_ns()
-            ask_in_turn(agent, CALLS)
-            first = (time.perf_counter_ns() - start) / CALLS
-            start = time.perf_counter_ns()
-            _pipeline(agent, CALLS)
-            return {"B1": first, "B2": (time.perf_counter_ns() - start) / CALLS}
-        finally:
-            over.set()
-            if asks_figures:
-                watcher.join()
+    caller = ours.Ours({"host": "localhost", "port": port, "transport": "ipc"})
+    loops.lat(caller, CALLS // 4, PAYLOAD_BYTES)
+    found: float = loops.lat(caller, CALLS, PAYLOAD_BYTES)["p50_us"] * 1000
+    rate: float = loops.thr(caller, CALLS, IN_FLIGHT, PAYLOAD_BYTES)["calls_per_s"]
+    return found, 1e9 / rate
 
 
-def _pipeline(agent: Any, calls: int) -> None:
-    under_way = [agent.aecho(b"x" * PAYLOAD_BYTES) for _ in range(IN_FLIGHT)]
-    for number in range(calls - IN_FLIGHT):
-        under_way[number % IN_FLIGHT].result()
-        under_way[number % IN_FLIGHT] = agent.aecho(b"x" * PAYLOAD_BYTES)
-    for result in under_way:
-        result.result()
+def run_scraper(port: str) -> None:
+    """A program that asks for all figures, ten times a second."""
+    with RpcClient("localhost", int(port)) as client:
+        while client.get_metrics():
+            time.sleep(0.1)
 
 
-def _watch(port: int, over: threading.Event) -> None:
-    with RpcClient("localhost", port, transport="tcp") as client:
-        while not over.wait(1.0):
-            client.get_metrics()
-
-
-def run_measure(port: str, asks_figures: str, sampled: str) -> None:
+def run_measure(port: str, sampled: str) -> None:
     """The program of one measurement."""
-    found = measure(int(port), asks_figures == "True", sampled)
-    print(found["B1"], found["B2"], flush=True)
+    print(*measure(int(port), sampled), flush=True)
     os._exit(0)  # without waiting for the exporter
 
 
-KINDS = {  # logs, whether figures are asked for, which share of the calls is traced
-    "logs off": (None, False, ""),
-    "logs on": (LogSettings("info", "json"), False, ""),
-    "metrics on": (None, True, ""),
-    "traces, 1 %": (None, False, "0.01"),
-    "traces, all": (None, False, "1.0"),
+KINDS = {  # options of the host, whether figures are asked for, which share of the calls is traced
+    "logs off": (["--log-level", "off"], False, ""),
+    "logs on": (["--log-level", "info", "--log-format", "json"], False, ""),
+    "metrics on": (["--log-level", "off"], True, ""),
+    "traces, 1 %": (["--log-level", "off", "--otel"], False, "0.01"),
+    "traces, all": (["--log-level", "off", "--otel"], False, "1.0"),
 }
 
 
@@ -225,8 +207,8 @@ def print_table(rounds: int) -> None:
     figures: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
     with sink() as url:
         for _ in range(rounds):
-            for kind, (logs, asks, sampled) in KINDS.items():
-                figures[kind].append(_one(logs, asks, sampled, url))
+            for kind, (options, asks, sampled) in KINDS.items():
+                figures[kind].append(_one(options, asks, sampled, url))
     base = figures["logs off"]
     print(f"{'':14}{'B1 ns':>10}{'more':>10}{'%':>8}{'B2 ns':>10}{'more':>10}{'%':>8}")
     for kind, found in figures.items():
@@ -239,26 +221,23 @@ def print_table(rounds: int) -> None:
         print(f"{kind:14}{''.join(cells)}")
 
 
-def _one(logs: LogSettings | None, asks: bool, sampled: str, url: str) -> tuple[float, float]:
-    traced = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-        "OTEL_TRACES_SAMPLER_ARG": sampled, "OTEL_BSP_MAX_QUEUE_SIZE": "100000",
+def _one(options: list[str], asks: bool, sampled: str, url: str) -> tuple[float, float]:
+    environment = {
+        **os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": sampled or "0", "OTEL_BSP_MAX_QUEUE_SIZE": "100000",
     }  # fmt: skip
-    environment = {**os.environ, **(traced if sampled else {})}
-    program = "import sys, benchmarks.telemetry_cost as t; t.run_measure(*sys.argv[1:])"
-    before = {name: os.environ.get(name) for name in traced}
-    os.environ.update(traced if sampled else {})
-    try:
-        with RpcAgentServerLauncher(
-            custom_agent_classes=[Echo], local_mode=True, logs=logs, otel=bool(sampled), start_method="fresh"
-        ) as launcher:
-            command = [sys.executable, "-c", program, str(launcher.port), str(asks), sampled]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    start = [sys.executable, "-m", "zmqagents", "start", "benchmarks.ours:Echo", "--local-mode", "--json", *options]
+    program = "import sys, benchmarks.telemetry_cost as t; t.{}(*sys.argv[1:])"
+    quiet = {"stderr": subprocess.DEVNULL, "env": environment, "text": True}
+    with contextlib.ExitStack() as stack:
+        host = stack.enter_context(subprocess.Popen(start, stdout=subprocess.PIPE, **quiet))  # type: ignore[call-overload]
+        stack.callback(host.terminate)
+        port = str(json.loads(host.stdout.readline())["port"])
+        if asks:
+            scraper = [sys.executable, "-c", program.format("run_scraper"), port]
+            stack.callback(stack.enter_context(subprocess.Popen(scraper, **quiet)).kill)  # type: ignore[call-overload]
+        command = [sys.executable, "-c", program.format("run_measure"), port, sampled]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     first, second = map(float, done.stdout.split())
     return first, second
 

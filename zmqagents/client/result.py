@@ -240,7 +240,7 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
             link.fetch(task_id, _Sink(self), timeout=timeout, at_home=bool(home))
         else:
             self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
-        if span is not None:
+        if span is not None and span.awaited:
             span.note_task(self.task_id)
             self.add_done_callback(span.end_with)
 

@@ -109,10 +109,13 @@ class Call:
                 left -= time.monotonic()
         body, options = self.body, self.options
         if not (options or resent or body.tasks):
+            meta: bytes | None = messages.plain_meta(self.agent, self.method)
+        else:
+            meta = None if resent or body.tasks else messages.traced_meta(self.agent, self.method, options or {})
+        if meta is not None:
             buffers = body.buffers
             if buffers:
                 flags |= messages.bytes_flag(buffers)
-            meta = messages.plain_meta(self.agent, self.method)
             frame = messages.call_frame(call_id, token, meta, body.payload, flags, left, needed)
             if frame is not None:
                 return [frame, *buffers] if buffers else [frame]

@@ -231,7 +231,7 @@ class Dispatcher:
     def start_short(self, peer: Peer, call: Call, now: float) -> Ticket | None:
         """A running ticket, for the caller to run at once; None: it is a matter for `on_call`, and nothing is changed.
 
-        For what is common: a call from outside, without dependencies and options, of a quick method of an idle agent,
+        For what is common: a call from outside, without dependencies, of a quick method of an idle agent,
         while there is a free slot and nothing to refuse. That leaves out of `on_call` all that is about waiting: the
         mailbox, the wait-for graph, the bytes that are queued. The rest, turn and slot and deadline, follow by `enter`
         as soon as something else may happen before its end; otherwise its end is `end_short`.

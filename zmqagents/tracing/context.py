@@ -16,7 +16,8 @@ OTHER = "_OTHER"  # the name of calls whose class is not known here
 ATTRIBUTES = "_attribute"  # the method's name for all reads of attributes: their names are chosen by callers
 MAX_STATE_CHARS = 512
 SAMPLED = 1
-_TEXT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+TEXT_CHARS = 55  # of a ``traceparent`` of the version that is written here
+_TEXT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
 class Parent(NamedTuple):
@@ -45,10 +46,12 @@ def parent_in(options: Mapping[str, Any]) -> Parent | None:
     text, links = options.get("traceparent"), False
     if text is None and "tracelink" in options:
         text, links = options["tracelink"], True
-    found = _TEXT.fullmatch(text) if isinstance(text, str) and len(text) <= MAX_STATE_CHARS else None
-    if found is None or (found[1] == "00" and found[5]):
+    if not isinstance(text, str) or len(text) > MAX_STATE_CHARS or not _TEXT.fullmatch(text):
         return None
-    state = options.get("tracestate", "")
+    trace_id, span_id, version = int(text[3:35], 16), int(text[36:52], 16), text[:2]
+    if not (trace_id and span_id) or version == "ff" or (version == "00" and len(text) != TEXT_CHARS):
+        return None
+    state = options.get("tracestate", "") if len(options) > 1 else ""
     if not isinstance(state, str) or len(state) > MAX_STATE_CHARS:
         state = ""
-    return Parent(int(found[2], 16), int(found[3], 16), int(found[4], 16), state, links)
+    return Parent(trace_id, span_id, int(text[53:55], 16), state, links)

@@ -18,7 +18,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import metrics, trace
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+)
 
 from ..errors import AgentCallError, CallError, HostBusy, HostLost
 from ..version import __version__
@@ -31,6 +41,11 @@ SYSTEM = "zmqagents"
 TRACED_REQUESTS = frozenset({"create_agent", "delete_agent", "delete_all_agent", "stop"})
 MAX_KNOWN = 4096  # calls of this process whose spans a `get_result` can be linked to
 EDGES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)  # of the conventions
+
+
+@functools.lru_cache(maxsize=4096)
+def _about(name: str, address: str) -> dict[str, Any]:
+    return {"rpc.system.name": SYSTEM, "rpc.method": name, **place_of(address)}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -55,16 +70,18 @@ def set_failed(span: Any, kind: str, message: str, stack: str, code: str) -> Non
 class ClientCall:
     """One call of this process. ``options`` are what it carries beside its own, None: nothing.
 
-    ``span`` is None if it is not sampled. Any thread; `end` or `fail` counts once.
+    ``span`` is None if it is not sampled; then nothing need be told of its end, unless that is ``awaited`` for the
+    histogram. Any thread; `end` or `fail` counts once.
     """
 
-    __slots__ = ("_began_s", "_over", "_tracing", "about", "options", "span")
+    __slots__ = ("_began_s", "_over", "_tracing", "about", "awaited", "options", "span")
 
     def __init__(self, tracing: Tracing, span: Any, options: dict[str, Any] | None, about: dict[str, Any]) -> None:
         self.span = span
         self.options = options
         self.about = about
         self._tracing = tracing
+        self.awaited = span is not None or tracing.durations is not None
         self._began_s = time.perf_counter()
         self._over = False
 
@@ -79,7 +96,7 @@ class ClientCall:
 
     def end(self, **attributes: Any) -> None:
         """It has ended well."""
-        if not self._over:
+        if self.awaited and not self._over:
             self._over = True
             if self.span is not None:
                 self.span.set_attributes(attributes)
@@ -87,7 +104,7 @@ class ClientCall:
 
     def fail(self, error: BaseException) -> None:
         """It has ended in ``error``."""
-        if self._over:
+        if self._over or not self.awaited:
             return
         self._over = True
         kind = _kind_of(error)
@@ -149,7 +166,7 @@ class Tracing:
         self.provider = tracer_provider or trace.get_tracer_provider()
         self.tracer = trace.get_tracer(SYSTEM, __version__, tracer_provider, SCHEMA)
         self._async_links = async_links
-        self._durations = _histogram(meter_provider) if metrics else None
+        self.durations = _histogram(meter_provider) if metrics else None
         self._open: dict[str, Any] = {}  # spans of calls, by their ``traceparent``
         self._known: OrderedDict[str, SpanContext] = OrderedDict()  # by task id
 
@@ -162,17 +179,19 @@ class Tracing:
 
     def begin(self, name: str, address: str, *, later: bool = False, links: Any = ()) -> ClientCall:
         """A call of this thread or coroutine begins; ``later``: its result is taken later."""
-        current = trace.get_current_span().get_span_context()
-        about: dict[str, Any] = {"rpc.system.name": SYSTEM, "rpc.method": name, **place_of(address)}
+        about = _about(name, address)
         key = "tracelink" if later and self._async_links else "traceparent"
-        if current.is_valid and not current.trace_flags & SAMPLED:
-            return ClientCall(self, None, _options_of(current, key), about)
+        outer = get_current_span()
+        if outer is not INVALID_SPAN:
+            current = outer.get_span_context()
+            if current.is_valid and not current.trace_flags & SAMPLED:
+                return ClientCall(self, None, _options_of(current, key), about)
         span = self.tracer.start_span(name, None, SpanKind.CLIENT, about, links)
         context = span.get_span_context()
         if not context.is_valid:  # OpenTelemetry without an SDK
             return ClientCall(self, None, None, about)
         options = _options_of(context, key)
-        if not span.is_recording():
+        if type(span) is NonRecordingSpan or not span.is_recording():
             return ClientCall(self, None, options, about)
         self._open[options[key]] = span
         return ClientCall(self, span, options, about)
@@ -183,8 +202,8 @@ class Tracing:
             if call.options is not None:
                 self._open.pop(call.options.get("traceparent") or call.options.get("tracelink", ""), None)
             call.span.end()
-        if self._durations is not None:
-            self._durations.record(seconds, {**call.about, "error.type": error} if error else call.about)
+        if self.durations is not None:
+            self.durations.record(seconds, {**call.about, "error.type": error} if error else call.about)
 
     def note_task(self, call: ClientCall, task_id: str) -> None:
         """Remember the span of a call whose result may be asked for by its task id."""
@@ -224,7 +243,7 @@ class Tracing:
 
     def current_ids(self) -> dict[str, str]:
         """See `switch.current_ids`."""
-        context = trace.get_current_span().get_span_context()
+        context = get_current_span().get_span_context()
         return ids_of(context) if context.is_valid else {}
 
 

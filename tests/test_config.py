@@ -23,7 +23,7 @@ COUNTS = [
     "max_calls_per_client", "max_calls", "max_mailbox", "max_agents", "max_queued_bytes", "max_children",
 ]  # fmt: skip
 SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"]
-SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]
+SWITCHES = ["local_mode", "private", "fast_lane", "plain_types", "otel"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace",
           "types", "isolation", "processes", "parent", "logs"]  # fmt: skip

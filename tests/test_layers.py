@@ -18,9 +18,9 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
-    "version", "telemetry", "errors", "config", "security", "codec", "agents", "discovery", "models", "process", "wire",
-    "connection", "store", "cluster", "scheduler", "execution", "members", "broker", "client", "adapters", "server",
-    "web", "compat", "__init__", "cli", "__main__",
+    "version", "telemetry", "errors", "tracing", "config", "security", "codec", "agents", "discovery", "models",
+    "process", "wire", "connection", "store", "cluster", "scheduler", "execution", "members", "broker", "client",
+    "adapters", "server", "web", "compat", "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
@@ -32,6 +32,7 @@ DOORS = {
     "tomli": ("tomli", ("cli.config_file",)), "rich": ("rich", ("client.many", "cli.verbs.watch")),
     "starlette": ("starlette", ("web",)), "uvicorn": ("uvicorn", ("web.serve",)),
     "prometheus_client": ("prometheus_client", ("web.exposition",)),
+    "opentelemetry": ("opentelemetry", ("tracing",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
 VALUES = {
@@ -146,5 +147,6 @@ def test_what_setup_cfg_asks_for_is_what_has_a_door() -> None:
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
     asked = [config["options"]["install_requires"]]
-    asked += [extras[name].replace("-client", "_client") for name in ("bench", "models", "numpy", "rich", "web")]
+    names = ("bench", "models", "numpy", "otel", "rich", "web")
+    asked += [extras[name].replace("-client", "_client") for name in names]
     assert set(re.findall(r"^(\w+)", "\n".join(asked), re.M)) == {name for name, _ in DOORS.values()}

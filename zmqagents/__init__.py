@@ -33,6 +33,7 @@ _LAZY = {
     "Pool": "client.many.pool",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
+    "instrument": "tracing.switch",
     "load_agents_from_dir": "agents.loader",
     "load_custom_class_from_file": "agents.loader",
     "Stream": "client.stream",
@@ -42,6 +43,7 @@ _LAZY = {
     "register_types": "codec",
     "to_dist": "server.private_host",
     "trust_types": "codec",
+    "uninstrument": "tracing.switch",
     "wait": "client.waiting",
 }
 
@@ -89,6 +91,8 @@ if TYPE_CHECKING:
     from .config import BrokerConfig as BrokerConfig
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
     from .server.private_host import to_dist as to_dist
+    from .tracing.switch import instrument as instrument
+    from .tracing.switch import uninstrument as uninstrument
 else:
     from .agents.marks import async_func, concurrent, idempotent, method, stream_func, sync_func
 

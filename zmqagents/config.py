@@ -159,6 +159,7 @@ class BrokerConfig:
     processes: int = 0  # shared processes for agents of isolation "pool"; 0: one for each core
     max_children: int = 64  # processes of all kinds that run agents of this host
     parent: Parent | None = None  # the host that has started this one, to run agents of its own
+    otel: bool = False  # calls are traced, by OpenTelemetry's SDK as the variables OTEL_* set it up
     logs: LogSettings | None = None  # how it logs as a program; None: as a library, by what its program has set up
 
     types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
@@ -195,7 +196,7 @@ class BrokerConfig:
             raise ConfigError(f"isolation must be 'thread', 'process' or 'pool', not {self.isolation!r}")
         if self.isolation != "thread":
             _check_isolation(self.isolation)
-        for name in ("local_mode", "private", "fast_lane", "plain_types"):
+        for name in ("local_mode", "private", "fast_lane", "plain_types", "otel"):
             if not isinstance(getattr(self, name), bool):  # "False" would be true
                 raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         for name in ("max_expire_time", "max_timeout_seconds", "switch_interval_s", "resume_s"):

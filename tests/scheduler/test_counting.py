@@ -26,7 +26,7 @@ def world() -> World:
 
 
 def told(world: World, method: str = "m") -> dict[str, Any]:
-    (found,) = (each for meter in world.dispatcher.calls.meters if (each := meter.told())["method"] == method)
+    (found,) = (each for each in world.dispatcher.calls.meters.told() if each["method"] == method)
     assert found["class"] == PLAIN
     assert sum(found["queued"]["counts"]) == sum(found["took"]["counts"]) == sum(found["ends"].values())
     return found

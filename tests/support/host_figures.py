@@ -10,13 +10,13 @@ from zmqagents.telemetry.meters import EDGES_S, Meters, Outcome
 def figures(methods: int = 2) -> dict[str, Any]:
     meters = Meters()
     for number in range(methods):
-        meter = meters.of_class("m:A")[f"f{number}"]
-        meter.note_short(0.00002)
-        meter.note(Outcome.ERROR, 0.002, 0.02)
+        of_class = meters.of_class("m:A")
+        of_class.at_once[f"f{number}"](0.00002)
+        of_class[f"f{number}"].note(Outcome.ERROR, 0.002, 0.02)
     door = {"received_bytes": 500, "sent_bytes": 700}
     store = {"pending": 1, "done": 2, "bytes": 300, "expired": 4, "evicted": 5, "refused": 0}
     return {
-        "edges_s": list(EDGES_S), "methods": [meter.told() for meter in meters], "refused": {"HostBusy": 3},
+        "edges_s": list(EDGES_S), "methods": meters.told(), "refused": {"HostBusy": 3},
         "limits": {"mailbox": 3}, "calls": {"queued": 1, "running": 2}, "agents": {"m:A": 9}, "oldest_s": 1.5,
         "longest_mailbox": 1, "queued_bytes": 10, "queued_limit_bytes": 1000, "streams": 1, "streams_waiting": 0,
         "workers": {"busy": 2, "waiting": 1, "idle": 3}, "capacity": 4, "loop_tasks": 0, "loop_lag_s": None,

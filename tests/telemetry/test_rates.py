@@ -11,7 +11,7 @@ from zmqagents.telemetry.rates import rows_between, seconds_between
 
 
 def figures(meters: Meters, uptime_s: float, started: float = 1.0) -> dict[str, Any]:
-    methods = [meter.told() for meter in meters]
+    methods = meters.told()
     return {"methods": methods, "uptime_s": uptime_s, "started": started, "edges_s": list(EDGES_S)}
 
 
@@ -27,7 +27,7 @@ def test_only_what_is_new_counts(meters: Meters) -> None:
     before = figures(meters, 10.0)
     meter = meters.of_class("m:A")["g"]
     for _ in range(9):
-        meter.note_short(0.00005)
+        meters.of_class("m:A").at_once["g"](0.00005)
     meter.note(Outcome.ERROR, 0.0, 0.7)
     busy, idle = rows_between(before, figures(meters, 12.0))
     assert (busy.method, busy.per_s, busy.failed_per_s, busy.total) == ("g", 5.0, 0.5, 11)

@@ -538,3 +538,19 @@ def test_a_call_that_may_be_over_since_it_was_sent_is_marked(time_ms: int, late_
         assert (head.call_id, head.token, doubted[28:]) == (7, 9, rest)
         assert head.flags == Flag.DETACHED | Flag.UNTIL | Flag.LATE
         assert messages.left_s(head.time_ms, 1000.0) <= 0.002
+
+
+def test_a_call_that_carries_its_trace_alone_is_read_as_a_short_one() -> None:
+    options = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    meta = messages.traced_meta("traced", "m", options)
+    assert meta == pack(["traced", "m", None, options])
+    assert messages.traced_meta("traced", "m", {**options, "tracestate": "a=1"}) is None
+    assert messages.traced_meta("traced", "m", {"traceparent": "short"}) is None
+    frames = messages.call_frames(7, 3, "traced", "m", (b"body",), options=options, needed=7)
+    assert messages.parse_short_call(frames) is None  # of an agent that has never been called
+    read = messages.parse_client(frames)
+    assert messages.parse_short_call(frames) == (3, read)
+    assert isinstance(read, messages.Call)
+    assert (read.agent, read.method, read.options, read.body) == ("traced", "m", options, (b"body",))
+    plain = messages.call_frames(8, 3, "traced", "m", (b"body",), needed=8)
+    assert messages.parse_short_call(plain) == (3, messages.parse_client(plain))

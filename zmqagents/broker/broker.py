@@ -69,6 +69,7 @@ from ..scheduler.effects import (
 )  # fmt: skip
 from ..scheduler.records import Peer, Ticket
 from ..store import SharedStore, StoreLimits, open_store
+from ..tracing import switch
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Kind, Reply
@@ -88,6 +89,8 @@ from .watching.call_log import CallLog
 if TYPE_CHECKING:
     from ..members.nursery import Hatch
     from ..members.upward import ParentConnection
+    from ..scheduler.calls import Observer
+    from ..tracing.hosts import HostTraces
 
 __all__ = ["Broker"]
 
@@ -129,14 +132,12 @@ class Broker:
         self._open_inbox()
         self._leader = leader = Leader(self._route)
         epoch = os.urandom(8).hex()
-        store = open_store(
-            config.pool_type, StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time),
-            url=config.redis_url, namespace=config.redis_namespace, owner=f"{config.server_id}/{epoch}",
-        )  # fmt: skip
+        store = _store_of(config, epoch)
         shared = store if isinstance(store, SharedStore) else None
+        traces = _traces_of(config, lambda: self.link.address, clock)
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
-            observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
+            observer=_observer_of(config, clock, traces), traces=traces,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -154,7 +155,8 @@ class Broker:
         loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)
         known = config.server_id, models, self._events, own_client, dispatcher.seals, loop, saver
         services = LocalServices(*known) if parent is None else _services_of_child(parent, *known)
-        host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
+        told = {"unpickler": unpickler, "pickler": pickler, "traces": traces}
+        host = agent_host(saver, config, classes, services, bind_reference, loop, **told)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
@@ -284,6 +286,10 @@ class Broker:
     def beat(self, alive: threading.Event) -> None:
         """Set ``alive`` in the router thread: it still handles events. Any thread."""
         self.post(_set, alive)
+
+    def settle_counts(self) -> None:
+        """Put the times of calls that have ended into the histograms, a few times a second. Any thread."""
+        self._dispatcher.calls.meters.settle()
 
     def renew_files(self) -> None:
         """Have the files that others find the host by made again, if they are gone. Any thread."""
@@ -576,6 +582,8 @@ class Broker:
         """Send an item of a stream to its reader."""
         if ticket.settled or ticket.peer.gone:
             return []
+        if not number and self._dispatcher.traces is not None:
+            self._dispatcher.traces.first_item(ticket)
         reader = ticket.parent
         if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.home is not None:
             self._dispatcher.on_unwait(reader, [ticket.task_id])  # its wait is over with this item
@@ -647,6 +655,21 @@ class Broker:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
         self._events.note_fork()
+
+
+def _store_of(config: BrokerConfig, epoch: str) -> Any:
+    limits = StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time)
+    owner = f"{config.server_id}/{epoch}"
+    return open_store(config.pool_type, limits, url=config.redis_url, namespace=config.redis_namespace, owner=owner)
+
+
+def _traces_of(config: BrokerConfig, address: Callable[[], str], clock: Callable[[], float]) -> HostTraces | None:
+    is_member = config.parent is not None
+    return switch.host_traces(config.server_id, address, clock, messages.read_error, is_member=is_member)
+
+
+def _observer_of(config: BrokerConfig, clock: Callable[[], float], traces: HostTraces | None) -> Observer | None:
+    return CallLog(clock, traces) if config.parent is None else None  # else the host that has started it logs
 
 
 def _services_of_child(parent: ParentConnection, *known: Any) -> LocalServices:

@@ -113,6 +113,8 @@ class FastLane:
         delivery = self._delivery
         if delivery.unsent:
             delivery.push_some(now)
+        if call.options and self._dispatcher.traces is not None:
+            self._dispatcher.traces.accepted(ticket, call.options)
         self._short = ticket
         reply, now = self._run_here(ticket, now)
         self._short = None

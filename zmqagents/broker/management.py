@@ -31,7 +31,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
@@ -60,6 +60,9 @@ from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
 from .watching.health import Probe
+
+if TYPE_CHECKING:
+    from ..tracing.hosts import HostTraces
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
@@ -307,7 +310,8 @@ class Management:
 
         def rows() -> list[dict[str, Any]]:
             seen = (ticket for ticket in tickets if user is None or ticket.owner == user)
-            return [_row_of(ticket, now) for ticket in itertools.islice(seen, MAX_LISTED_CALLS)]
+            listed = itertools.islice(seen, MAX_LISTED_CALLS)
+            return [_row_of(ticket, now, self._dispatcher.traces) for ticket in listed]
 
         return rows
 
@@ -339,7 +343,7 @@ class Management:
         waited_for = dict.fromkeys(ticket.agent for ticket in listed if ticket.state is State.QUEUED)
         over = [holder for record in waited_for for holder in record.holders if holder.settled]
         for ticket in over + listed:
-            row = _row_of(ticket, now)
+            row = _row_of(ticket, now, self._dispatcher.traces)
             queued = ticket.state is State.QUEUED
             row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
             rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
@@ -527,7 +531,7 @@ def _failure_of(reply: Reply) -> str:
     return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
 
 
-def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
+def _row_of(ticket: Ticket, now: float, traces: HostTraces | None) -> dict[str, Any]:
     """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
     parent, deadline = ticket.parent, ticket.deadline
     if ticket.op == END:
@@ -540,6 +544,7 @@ def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
         "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3), "child": ticket.agent.child,
         "time_left_s": None if deadline is None else round(deadline - now, 3),
         "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
+        "trace_id": None if traces is None else traces.ids(ticket).get("trace_id"),
     }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
         metavar="PACKAGE",
         help="Package whose classes arrive as themselves; it may be imported. May be given several times.",
     ),
+    _setting("otel", "--otel", is_flag=True, help="Trace calls by OpenTelemetry, set up by the variables OTEL_*."),
     _setting("plain_types", "--plain-types", is_flag=True, help="Classes that are not known arrive in plain form."),
     _setting("max_message_bytes", "--max-message-mb", type=megabytes, help="Largest message, arguments or result."),
     _setting(

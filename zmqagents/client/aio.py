@@ -18,6 +18,7 @@ from .. import errors
 from ..agents.options import Isolation, OnBusy, OnTimeout, Persist, chosen
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
+from ..tracing import switch
 from ..wire.link import Link
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, Unset, time_left
@@ -271,6 +272,7 @@ class AsyncRpcClient:
             timeout=timeout,
             client=self._client,
             scope=self._client.scope,
+            span=switch.fetch(task_id, self._link.address),
         )
 
     async def close(self) -> None:
@@ -309,9 +311,10 @@ class AsyncRpcClient:
 
     async def _send(self, op: str, body: Any, options: dict[str, Any] | None, timeout: float | None) -> Any:
         scope = self._client.scope
-        return await AsyncResult(
-            self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout, scope=scope
-        )
+        with switch.request(op, self._link.address, options) as options:
+            return await AsyncResult(
+                self._link, op, bind_awaited, body, method=op, options=options, timeout=timeout, scope=scope
+            )
 
     def _proxy(self, description: Any, cls: type | None = None, timeout: Timeout = UNSET) -> AgentProxy:
         return self._client.proxy_from(description, awaitable=True, cls=cls, timeout=timeout)

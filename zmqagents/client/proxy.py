@@ -12,7 +12,7 @@ import ast
 import contextlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import codec, errors
 from ..agents.context import running_call
@@ -21,12 +21,17 @@ from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute, without_sel
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
+from ..tracing import switch
+from ..tracing.context import ATTRIBUTES, name_of
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
 from .deadlines import UNSET, Timeout, current_deadline, time_left
 from .references import link_for
 from .result import AsyncResult, decode_reply, unpickler_of
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from ..tracing.spans import ClientCall, Tracing
 
 __all__ = ["AgentProxy", "bind_reference"]
 
@@ -199,8 +204,11 @@ class AgentProxy:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
         link, body = self._za_link, request_body(self._za_link, Op.DELETE, (), {})
-        with contextlib.suppress(errors.UnknownAgent):  # it is gone already
-            value_of(link, link.call("", Op.DELETE, body, options={"id": self._za_id}, timeout=DEFAULT_TIMEOUT_S))
+        with (
+            contextlib.suppress(errors.UnknownAgent),  # it is gone already
+            switch.request(Op.DELETE, link.address, {"id": self._za_id}) as options,
+        ):
+            value_of(link, link.call("", Op.DELETE, body, options=options, timeout=DEFAULT_TIMEOUT_S))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AgentProxy):
@@ -275,13 +283,19 @@ class AgentProxy:
     def _za_read(self, name: str) -> Any:
         link, body = self._za_link, codec.encode_call((), {})
         left, scope = time_left(self._za_timeout), self._za_scope_of_attribute(name)
+        span = None
+        if switch.active is not None:
+            span = switch.active.begin(name_of(self._za_class, ATTRIBUTES), link.address)
         if self._za_awaitable:
             return _AttributeResult(
                 link, f"{self._za_id}.{name}", bind_awaited, body, agent=self._za_id, method=name,
                 flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
-                scope=scope,
+                scope=scope, span=span,
             )  # fmt: skip
-        return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), scope)
+        with span or contextlib.nullcontext():
+            options = None if span is None else span.options
+            reply = link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, options=options, timeout=left)
+            return value_of(link, reply, scope)
 
 
 class RemoteMethod:
@@ -318,6 +332,8 @@ class RemoteMethod:
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if switch.active is not None:
+            return self._call_traced(switch.active, args, kwargs, self._returns == "value")
         body, left = self._prepare(args, kwargs)
         if self._returns == "value":
             link = self._link
@@ -328,7 +344,25 @@ class RemoteMethod:
 
     def aio(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
+        if switch.active is not None:
+            return self._call_traced(switch.active, args, kwargs, False)
         return self._submit(*self._prepare(args, kwargs))
+
+    def _call_traced(self, tracing: Tracing, args: tuple[Any, ...], kwargs: dict[str, Any], waits: bool) -> Any:
+        """Make the call in a span of its own; ``waits``: for the value."""
+        link, name = self._link, self.__name__
+        call = tracing.begin(name_of(self._class_name, name), link.address, later=not waits)
+        try:
+            body, left = self._prepare(args, kwargs)
+            if not waits:
+                return self._submit(body, left, call)
+            reply = link.call(self._agent_id, name, body, flags=self._flags, options=call.options, timeout=left)
+            value = value_of(link, reply, self._scope)
+        except BaseException as exc:
+            call.fail(exc)
+            raise
+        call.end()
+        return value
 
     def send(self, /, *args: Any, **kwargs: Any) -> None:
         """Call the method and wait for nothing: neither for its value nor until it has begun.
@@ -381,7 +415,7 @@ class RemoteMethod:
             check_results(self._label, body)
         return body, left
 
-    def _submit(self, body: codec.Encoded, left: float | None) -> Any:
+    def _submit(self, body: codec.Encoded, left: float | None, call: ClientCall | None = None) -> Any:
         link, agent_id, name = self._link, self._agent_id, self.__name__
         if self._returns == "stream":
             return Stream(
@@ -394,10 +428,11 @@ class RemoteMethod:
                 timeout=left,
                 client=self._client,
                 scope=self._scope,
+                span=call,
             )
         return AsyncResult(
             link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
-            timeout=left, home=self._home, client=self._client, scope=self._scope,
+            timeout=left, home=self._home, client=self._client, scope=self._scope, span=call,
         )  # fmt: skip
 
     def _takes_timeout(self) -> bool:

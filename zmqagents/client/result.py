@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     import asyncio  # at run time only where a loop is running: 20 ms that other programs need not pay
 
+    from ..tracing.spans import ClientCall
+
 __all__ = ["AsyncResult", "decode_reply"]
 
 _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
@@ -213,13 +215,13 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self, link: Link, label: str, bind: Bind, body: Encoded | None, *,
         agent: str = "", method: str = "", flags: int = 0, options: dict[str, Any] | None = None,
         timeout: float | None = None, task_id: str = "", home: str = "", client: object | None = None,
-        scope: codec.Scope = codec.NO_SCOPE,
+        scope: codec.Scope = codec.NO_SCOPE, span: ClientCall | None = None,
     ) -> None:  # fmt: skip
         """Send the call ``agent.method`` with the arguments ``body``; without them, ask for the result of ``task_id``.
 
         ``home``: the id of the host that has the call, where it is known before the link is first used. ``client``:
         kept, so that its connection stays open as long as the result is there. ``scope``: which classes the value may
-        have.
+        have. ``span``: of the call, where calls are traced.
         """
         super().__init__()
         self._condition = Condition()  # type: ignore[assignment]  # all that `Future` asks of one
@@ -232,10 +234,15 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         self._decode_lock = threading.Lock()
         self._decoded = False
         self.task_id = task_id
+        if span is not None:
+            options = span.with_options(options)
         if body is None:
             link.fetch(task_id, _Sink(self), timeout=timeout, at_home=bool(home))
         else:
             self.task_id = link.submit(agent, method, body, _Sink(self), flags=flags, options=options, timeout=timeout)
+        if span is not None and span.awaited:
+            span.note_task(self.task_id)
+            self.add_done_callback(span.end_with)
 
     _unseen: _Unseen | None = None
     _is_passed_on = False

@@ -20,6 +20,7 @@ from ..agents.spec import own_names
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
+from ..tracing import switch
 from ..wire.link import Link
 from ..wire.messages import Op
 from .deadlines import UNSET, Timeout, Unset, deadline, time_left
@@ -460,8 +461,9 @@ class RpcClient:
         """
         checked_name(task_id, errors.UnknownTask)
         return AsyncResult(
-            self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self, scope=self._scope
-        )
+            self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self, scope=self._scope,
+            span=switch.fetch(task_id, self._link.address),
+        )  # fmt: skip
 
     def download_file(
         self, remote_path: str | os.PathLike[str], local_path: str | os.PathLike[str],
@@ -542,9 +544,10 @@ class RpcClient:
         short = name.rpartition(":")[2]
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
-        body = request_body(link, short, args, kwargs)
-        reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
-        return self.proxy_from(value_of(link, reply, self._scope), cls=cls, timeout=timeout)
+        with switch.request(Op.CREATE, link.address, options) as told:
+            body = request_body(link, short, args, kwargs)
+            reply = link.call("", Op.CREATE, body, options=told, timeout=time_left(timeout))
+            return self.proxy_from(value_of(link, reply, self._scope), cls=cls, timeout=timeout)
 
     def proxy_from(
         self, description: Any, *, awaitable: bool = False, cls: type | None = None, timeout: Timeout = UNSET
@@ -578,7 +581,8 @@ class RpcClient:
         link = self._link
         body = request_body(link, op, args, {})
         left = time_left(link.management_timeout_s if timeout is None else timeout)
-        return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
+        with switch.request(op, link.address, options) as options:
+            return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

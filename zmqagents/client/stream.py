@@ -22,6 +22,8 @@ from .result import Bind, Condition, decode_reply, unpickler_of
 if TYPE_CHECKING:
     import asyncio
 
+    from ..tracing.spans import ClientCall
+
 Y = TypeVar("Y")
 
 
@@ -31,8 +33,9 @@ class _Inlet:
     It has no reference to its `Stream`, so that a stream without a reader is collected, and so closed.
     """
 
-    def __init__(self, link: Link, scope: Scope) -> None:
+    def __init__(self, link: Link, scope: Scope, span: ClientCall | None) -> None:
         self.task_id = ""
+        self._span = span
         self._link = link
         self._scope = scope
         self.items: deque[Reply] = deque()
@@ -55,7 +58,8 @@ class _Inlet:
 
     def open(self, agent: str, method: str, body: Encoded, timeout: float | None) -> str:
         """Make the call whose items come here; its task id."""
-        self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, timeout=timeout)
+        options = None if self._span is None else self._span.options
+        self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, options=options, timeout=timeout)
         return self.task_id
 
     def chunk(self, item: Reply) -> None:
@@ -63,6 +67,8 @@ class _Inlet:
             if self.ended:
                 return
             self.received += 1
+            if self._span is not None and self.received == 1:
+                self._span.event("zmqagents.first_item")
             self.items.append(item)
             self._tell()
 
@@ -80,6 +86,7 @@ class _Inlet:
         """Drop what has come and what will; False if it had ended."""
         with self._changed:
             was_open = not self.ended
+            self._end_span(None)
             self.ended = True
             self.items.clear()
             self._tell()
@@ -140,9 +147,14 @@ class _Inlet:
     def _end(self, error: Exception | None) -> None:
         with self._changed:
             if not self.ended:
+                self._end_span(error)
                 self.error = error
                 self.ended = True
                 self._tell()
+
+    def _end_span(self, error: Exception | None) -> None:
+        if self._span is not None:
+            self._span.end_as(error, **{"zmqagents.stream.items": self.received})
 
     def _tell(self) -> None:
         on_item = self._on_item
@@ -173,10 +185,11 @@ class Stream(Generic[Y]):
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
         agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
+        span: ClientCall | None = None,
     ) -> None:  # fmt: skip
         """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
 
-        ``scope``: which classes the items may have.
+        ``scope``: which classes the items may have. ``span``: of the call, where calls are traced.
         """
         self._client = client
         self._link = link
@@ -185,7 +198,7 @@ class Stream(Generic[Y]):
         self._scope = scope
         self._taken = 0
         self._finished = False
-        self._inlet = _Inlet(link, scope)
+        self._inlet = _Inlet(link, scope, span)
         self.task_id = ""  # as `close` finds it if the call cannot be made
         self.task_id = self._inlet.open(agent, method, body, timeout)
 

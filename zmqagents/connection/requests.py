@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from .. import codec, errors
 from ..agents.context import RunningCall
 from ..codec import Encoded
+from ..tracing.switch import note_resent
 from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
 from ..wire.messages import Code, Flag, Frame, Kind, Reply
@@ -108,13 +109,18 @@ class Call:
                 left -= time.monotonic()
         body, options = self.body, self.options
         if not (options or resent or body.tasks):
+            meta: bytes | None = messages.plain_meta(self.agent, self.method)
+        else:
+            meta = None if resent or body.tasks else messages.traced_meta(self.agent, self.method, options or {})
+        if meta is not None:
             buffers = body.buffers
             if buffers:
                 flags |= messages.bytes_flag(buffers)
-            meta = messages.plain_meta(self.agent, self.method)
             frame = messages.call_frame(call_id, token, meta, body.payload, flags, left, needed)
             if frame is not None:
                 return [frame, *buffers] if buffers else [frame]
+        if resent:
+            note_resent(options)
         deps, far = places(body, server_id)
         if far:
             options = {**(options or {}), "far": far}
@@ -125,6 +131,10 @@ class Call:
             flags=flags | Flag.RESENT if resent else flags, timeout_s=left, deps=deps, options=options,
             needed=needed,
         )  # fmt: skip
+
+    def add_options(self, options: dict[str, Any]) -> None:
+        """Send these options, too."""
+        self.options = {**(self.options or {}), **options}
 
     def kept_as(self, task_id: str) -> str | None:
         return task_id if self.flags & Flag.DETACHED else None

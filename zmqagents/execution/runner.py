@@ -13,7 +13,7 @@ import inspect
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import codec, errors
 from ..agents.base import AgentBase
@@ -30,6 +30,9 @@ from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
 from .lifecycle.lives import Lives
 from .lifecycle.opening import Opening
+
+if TYPE_CHECKING:
+    from ..tracing.hosts import HostTraces
 
 __all__ = ["AgentHost", "NOTHING", "PARKED"]
 
@@ -53,15 +56,16 @@ class _Refused(Exception):
 
 class AgentHost:
     """Runs calls. ``bind`` makes a reference from the wire a live proxy or result; it may block. ``loop`` runs the
-    hooks of agents, and the coroutines that plain methods return.
+    hooks of agents, and the coroutines that plain methods return. ``traces``: None where calls are not traced.
     """
 
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, services: HostServices, bind: Callable[..., Any],
         loop: EventLoop, *, unpickler: Callable[[bytes], Any] | None = None,
-        pickler: Callable[[Any], bytes] | None = None,
+        pickler: Callable[[Any], bytes] | None = None, traces: HostTraces | None = None,
     ) -> None:  # fmt: skip
         self.config = config
+        self._traces = traces
         self.classes = classes
         self.services = services
         self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
@@ -85,6 +89,8 @@ class AgentHost:
         It runs to its end, or until it is a stream whose reader takes nothing: `PARKED`.
         """
         context.begin()
+        if self._traces is not None:
+            self._traces.begin(ticket)
         try:
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
@@ -129,6 +135,8 @@ class AgentHost:
         Never raises, but for the loop's own end.
         """
         context.begin()
+        if self._traces is not None:
+            self._traces.begin(ticket)
         try:
             if context.deadline is not None and time.monotonic() >= context.deadline:
                 return self.too_late(ticket)

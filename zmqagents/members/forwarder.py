@@ -93,6 +93,9 @@ class Forwarder:
         outlet.running[ticket.task_id] = ticket
         try:
             call = request_of(ticket, outlet.dispatcher)
+            traces = outlet.dispatcher.traces
+            if traces is not None:
+                call.add_options(traces.forwarded(ticket))
             self._sent[ticket] = self._line.ask(call, _Run(self, ticket, call))
         except ZmqAgentsError as exc:
             self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))

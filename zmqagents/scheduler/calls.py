@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import errors
 from ..codec import pack
@@ -32,6 +33,9 @@ from .records import END, AgentRecord, Counters, DrainEnd, Peer, State, Ticket, 
 from .shares import Shares
 from .slots import Slots
 from .timers import Timers
+
+if TYPE_CHECKING:
+    from ..tracing.hosts import HostTraces
 
 __all__ = ["Calls", "Observer"]
 
@@ -56,17 +60,19 @@ ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agen
 
 class Calls:
     """The calls and agents of one host. ``shares``: other hosts can find the results in its store. ``expects``: see
-    `Fetches`. ``observer`` is told what becomes of them.
+    `Fetches`. ``observer`` is told what becomes of them. ``traces``: None where calls are not traced.
 
     Each method appends its effects to the list that it is given. ``agents`` are by agent id; ``tasks`` holds every
     ticket that is not answered, by task id.
     """
 
     def __init__(
-        self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool], observer: Observer | None = None
-    ) -> None:
+        self, config: BrokerConfig, *, shares: bool, expects: Callable[[str], bool], observer: Observer | None = None,
+        traces: HostTraces | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self._observer = observer or Observer()
+        self.traces = traces
         self.agents: dict[str, AgentRecord] = {}
         self.tasks: dict[str, Ticket] = {}
         self.counters = Counters()
@@ -140,6 +146,8 @@ class Calls:
 
     def enqueue(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """A parked ``ticket`` has all its arguments: let it run, or queue it for its turn."""
+        if self.traces is not None:
+            self.traces.unparked(ticket, now)
         if ticket.turn or ticket.agent.try_to_seat(ticket):  # it has one if it makes the agent
             self._admit(ticket, now, effects)
         else:
@@ -240,7 +248,12 @@ class Calls:
         """
         ticket.settled = True
         self.counters.answered += 1
-        self.count(ticket, reply, now)
+        if reply.code or ticket.op:
+            self.count(ticket, reply, now)
+        else:
+            ticket.agent.meters.ended[ticket.name]((ticket.started - ticket.accepted, now - ticket.started))
+        if self.traces is not None:
+            self.traces.ended(ticket, reply)
         ticket.account.calls -= 1
         ticket.body = ()
         if ticket.queued_bytes:
@@ -269,7 +282,7 @@ class Calls:
                 link.returns.pop(ticket, None)
 
     def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
-        """Count a call that ends in ``reply``."""
+        """Count a call that is no plain one that has ended well."""
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)

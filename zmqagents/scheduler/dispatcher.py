@@ -18,12 +18,12 @@ records, the slots, the timers and the wait-for graph.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import errors
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission
@@ -50,6 +50,9 @@ from .waiting import EndWaits, Waiting
 
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
+if TYPE_CHECKING:
+    from ..tracing.hosts import HostTraces
+
 __all__ = [
     "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt", "Keep", "Lookup",
     "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
@@ -59,7 +62,8 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer``: see `Calls`.
+    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer`` and
+    ``traces``: see `Calls`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -69,9 +73,11 @@ class Dispatcher:
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
         settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
         expects: Callable[[str], bool] = lambda task_id: False, observer: Observer | None = None,
+        traces: HostTraces | None = None,
     ) -> None:  # fmt: skip
         self.config = config
-        self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer)
+        self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer, traces=traces)
+        self.traces = traces
         self.admission = Admission(config, find_class, calls, settle)
         self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
@@ -179,6 +185,8 @@ class Dispatcher:
             _take_over(self.tasks[task_id], peer)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
+        if self.traces is not None and call.options:
+            self.traces.accepted(ticket, call.options)
         if self._is_member and "given" in call.options:
             ticket.take_given()
         record = ticket.agent
@@ -200,6 +208,9 @@ class Dispatcher:
     ) -> None:
         self.counters.refused += 1
         self.calls.meters.refuse(type(exc).__name__)
+        if self.traces is not None:
+            record = self.agents.get(call.agent)
+            self.traces.refused(call.options, "" if record is None else record.spec.name, call.method, exc)
         task_id = task_id_of(peer.prefix, call.call_id)
         reply = error_reply(exc, agent=call.agent, method=call.method, call_id=task_id)
         if isinstance(exc, errors.CallCancelled):
@@ -220,7 +231,7 @@ class Dispatcher:
     def start_short(self, peer: Peer, call: Call, now: float) -> Ticket | None:
         """A running ticket, for the caller to run at once; None: it is a matter for `on_call`, and nothing is changed.
 
-        For what is common: a call from outside, without dependencies and options, of a quick method of an idle agent,
+        For what is common: a call from outside, without dependencies, of a quick method of an idle agent,
         while there is a free slot and nothing to refuse. That leaves out of `on_call` all that is about waiting: the
         mailbox, the wait-for graph, the bytes that are queued. The rest, turn and slot and deadline, follow by `enter`
         as soon as something else may happen before its end; otherwise its end is `end_short`.
@@ -254,11 +265,13 @@ class Dispatcher:
         """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
         ticket.settled = True
         ticket.state = State.DONE
+        if self.traces is not None:
+            self.traces.ended(ticket, reply)
         ticket.context = None  # as in `Calls.release`
-        record, seconds = ticket.agent, now - ticket.accepted
+        record = ticket.agent
         record.calls += 1
-        if seconds < SHORT_S and not reply.code:
-            record.meters[ticket.name].note_short(seconds)
+        if not reply.code:
+            record.meters.at_once[ticket.name](now - ticket.accepted)
         else:
             self.counters.accepted += 1
             self.counters.answered += 1

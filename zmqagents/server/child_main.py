@@ -27,6 +27,7 @@ from ..process.signals import (
     leave,
     show_stacks_on_request,
 )
+from ..tracing import provider
 from . import logs
 from .serve import serve
 
@@ -69,6 +70,8 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: 
         program = logs.begin(config)
         if program is not None:
             program.leave_stdout()
+        if config.otel:
+            provider.begin(config.server_id)
         if config.types:
             codec.registry.trust(config.types)  # for the results of the calls that agents make
         close_stdin(life_fd)
@@ -85,6 +88,7 @@ def run_child(load: Callable[[], tuple[BrokerConfig, Sequence[Maker]]], report: 
         report.say({"error": errors.describe(exc)})
         return 1
     finally:
+        provider.flush()
         logs.flush()
     if life.is_cut:
         log.warning("%s has ended because its parent process is gone", config.server_id)

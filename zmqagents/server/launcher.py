@@ -30,6 +30,7 @@ from .. import discovery, errors
 from ..agents.factories.factory import Factory, as_maker, is_factory, maker_name
 from ..config import END_WAIT_S, BrokerConfig, check_threads, generate_server_id, replaced_by_gevent
 from ..process import children
+from ..tracing import switch
 from . import stop
 
 __all__ = ["RpcAgentServerLauncher"]
@@ -188,6 +189,8 @@ class RpcAgentServerLauncher:
 
     def _begin(self) -> children.Child:
         config, classes, limit_s = self.config, self._classes, self.launch_timeout_s
+        if switch.active is not None and not config.otel:
+            config = config.replace(otel=True)
         if self._method() == "fresh":
             if self.restart:
                 return children.spawn("zmqagents.server.supervisor", config, classes, str(limit_s))

@@ -6,6 +6,7 @@ from ..agents.context import own_call
 from ..config import BrokerConfig
 from ..security.zap import name_of
 from ..telemetry.program import Program, Speaker, current
+from ..tracing.switch import current_ids
 
 __all__ = ["begin", "flush", "speaker"]
 
@@ -19,7 +20,7 @@ def speaker() -> Speaker | None:
     ticket = call.ticket
     if ticket is not None:
         fields |= {"class": ticket.agent.spec.name, "user": name_of(ticket.owner)}
-    return Speaker(call, fields, lambda: call.over)
+    return Speaker(call, fields | current_ids(), lambda: call.over)
 
 
 def begin(config: BrokerConfig, *, threaded: bool = True) -> Program | None:

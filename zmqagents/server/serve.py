@@ -42,6 +42,7 @@ from ..models.configs import ModelConfigs
 from ..process import descriptors, forks, memory, signals
 from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
+from ..tracing import switch
 from ..version import __version__
 from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
 from ..wire.messages import Op
@@ -139,7 +140,7 @@ def _hatch(
     config = config.replace(
         parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
         file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
-        logs=config.logs and config.logs._replace(child=name),
+        logs=config.logs and config.logs._replace(child=name), otel=switch.active is not None,
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)
 
@@ -313,6 +314,7 @@ def _attend(
         end = time.monotonic() + every_s
         while not broker.finished.is_set() and (left_s := end - time.monotonic()) > 0:
             _hear(broker, timer, min(left_s, SIGNAL_S))
+            broker.settle_counts()
             if broker.draining and waits is not None and not broker.finished.wait(SLOW_STOP_S):
                 waits()
                 waits = None

@@ -16,7 +16,8 @@ from typing import Any
 
 __all__ = ["FIELDS", "JsonLines", "RateLimit", "TextLines", "event_of", "fields_of", "json_line", "text_of"]
 
-FIELDS = ("host", "agent", "class", "method", "task_id", "user", "client", "child", "pid", "action", "stream")
+FIELDS = ("host", "agent", "class", "method", "task_id", "user", "client", "child", "pid", "action", "stream",
+          "trace_id", "span_id")  # fmt: skip
 _ATTRIBUTES = {name: f"za_{name}" for name in FIELDS}  # "class" cannot be one, and a program may use such names itself
 _SHOWN = [name for name in FIELDS if name not in ("host", "class")]  # in a line of text
 MAX_TEXT = 16_384  # characters of a message or a traceback

@@ -1,26 +1,28 @@
 """Counters of calls: by class and method how they ended, and how long they waited and ran.
 
 One thread (the router's) counts; any thread may read the numbers meanwhile, and then finds some of them a call ahead
-of others. A call that began and ended in one go, in less than the first edge, is the common one on a busy host: two
-numbers are all that is counted of it, and it is put into the histograms when they are read.
+of others. Of a call that ends well no more is done there than to append its times to an array, which is a function in C
+that has no frame. `Meters.settle` puts these into the histograms, in whatever thread calls it a few times a second.
 
 Names are bounded: `MAX_PAIRS` pairs of a class and a method are counted apart, all others together as `OTHER`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+import threading
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "SHORT_S", "ClassMeters", "Meter", "Meters", "Outcome"]
+__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "ClassMeters", "Meter", "Meters", "Outcome"]
 
 EDGES_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-SHORT_S = EDGES_S[0]
 MAX_PAIRS = 200
 OTHER = "_other"
 ATTRIBUTE = "_attribute"  # the method's name for all reads of attributes: their names are chosen by callers
+AT_ONCE = 1000  # calls that are put into the histograms before another thread may go on
 
 
 class Outcome(IntEnum):
@@ -35,76 +37,161 @@ class Outcome(IntEnum):
     LOST = 6  # with its agent, its process or the host
 
 
-class Meter:
-    """The counters of one method of one class."""
+class Histogram:
+    """How many durations lie between the edges, and their sum. A duration that is an edge counts below it."""
 
-    __slots__ = ("_queued", "_queued_s", "_ran", "_ran_s", "_took", "class_name", "ends", "method", "short", "short_s")
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(EDGES_S) + 1)
+        self.sum_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Histogram [{sum(self.counts)} durations]>"
+
+    def add(self, seconds: float) -> None:
+        """One duration."""
+        self.counts[bisect_left(EDGES_S, seconds)] += 1
+        self.sum_s += seconds
+
+    def add_many(self, durations: Iterable[float]) -> None:
+        """Many of them: sorting them costs less than to look for the place of each."""
+        row = sorted(durations)
+        self.sum_s += sum(row)
+        below = 0
+        for place, edge in enumerate(EDGES_S):
+            if below == len(row):
+                return
+            up_to = bisect_right(row, edge, below)
+            self.counts[place] += up_to - below
+            below = up_to
+        self.counts[-1] += len(row) - below
+
+    def add_short(self, other: Histogram) -> dict[str, Any]:
+        """This one and the other as one, as plain data."""
+        counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        return {"counts": counts, "sum_s": self.sum_s + other.sum_s}
+
+
+class Times:
+    """Of calls: queued, from accepted to the first line of the code, or to the end without one; ran, from there to the
+    answer; took, from accepted to the answer.
+    """
+
+    __slots__ = ("queued", "ran", "took")
+
+    def __init__(self) -> None:
+        self.queued, self.ran, self.took = Histogram(), Histogram(), Histogram()
+
+
+class Meter:
+    """The counters of one method of one class.
+
+    ``ended`` takes the times of calls that have ended well, one after the other: queued, ran. ``at_once`` takes how
+    long those ran that began when they came.
+    """
+
+    __slots__ = ("_apart", "_settled", "_settled_calls", "at_once", "class_name", "ended", "ends", "method", "short")
 
     def __init__(self, class_name: str, method: str) -> None:
         self.class_name = class_name
         self.method = method
-        self.ends = [0] * len(Outcome)  # without those that are `short`
-        # How many durations lie between the edges. Queued: from accepted to the first line of its code, or to its end
-        # without one; ran: from there to its answer; took: from accepted to its answer.
-        self._queued, self._ran, self._took = ([0] * (len(EDGES_S) + 1) for _ in range(3))
-        self._queued_s = self._ran_s = 0.0
-        self.short = 0
-        self.short_s = 0.0
+        self.ends = [0] * len(Outcome)  # of the calls that are counted by `note`
+        self.ended, self.at_once = array("d"), array("d")
+        self.short = 0  # calls that were in `at_once`
+        self._settled_calls = 0  # that were in `ended`
+        self._apart = Times()  # of `note`, which another thread calls
+        self._settled = Times()
 
     def __repr__(self) -> str:
-        return f"<Meter {self.class_name} {self.method} [{self.short + sum(self.ends)} calls]>"
+        return f"<Meter {self.class_name} {self.method} [{self.calls} calls]>"
 
-    def note_short(self, seconds: float) -> None:
-        """Count a call that began when it came, and ended well in less than `SHORT_S`."""
-        self.short += 1
-        self.short_s += seconds
+    @property
+    def calls(self) -> int:
+        """How many calls have ended."""
+        return sum(self.ends) + self.short + self._settled_calls + len(self.at_once) + len(self.ended) // 2
 
     def note(self, outcome: Outcome, queued_s: float, ran_s: float | None) -> None:
-        """Count a call; ``ran_s`` is None if its code never began. A duration that is an edge counts below it."""
+        """Count a call; ``ran_s`` is None if its code never began."""
         self.ends[outcome] += 1
-        self._queued[bisect_left(EDGES_S, queued_s)] += 1
-        self._queued_s += queued_s
+        times = self._apart
+        times.queued.add(queued_s)
         if ran_s is None:
-            self._took[bisect_left(EDGES_S, queued_s)] += 1
+            times.took.add(queued_s)
         else:
-            self._ran[bisect_left(EDGES_S, ran_s)] += 1
-            self._took[bisect_left(EDGES_S, queued_s + ran_s)] += 1
-            self._ran_s += ran_s
+            times.ran.add(ran_s)
+            times.took.add(queued_s + ran_s)
+
+    def settle(self) -> None:
+        """Put what lies in the arrays into the histograms. One thread at a time; another may append meanwhile."""
+        times = self._settled
+        while self.ended:
+            pairs = self.ended[: 2 * AT_ONCE]
+            queued, ran = pairs[::2], pairs[1::2]
+            times.queued.add_many(queued)
+            times.ran.add_many(ran)
+            times.took.add_many(map(float.__add__, queued, ran))
+            self._settled_calls += len(queued)
+            del self.ended[: len(pairs)]
+        while self.at_once:
+            row = self.at_once[:AT_ONCE]
+            times.queued.counts[0] += len(row)
+            times.ran.add_many(row)
+            times.took.add_many(row)
+            self.short += len(row)
+            del self.at_once[: len(row)]
 
     def told(self) -> dict[str, Any]:
-        """As plain data. Any thread."""
-        short, short_s, queued_s, ran_s = self.short, self.short_s, self._queued_s, self._ran_s
-        ends = self.ends.copy()
-        ends[Outcome.OK] += short
+        """As plain data, once it is settled."""
+        ends, apart, settled = self.ends.copy(), self._apart, self._settled
+        ends[Outcome.OK] += self.short + self._settled_calls
         return {
             "class": self.class_name, "method": self.method,
             "ends": {outcome.name.lower(): ends[outcome] for outcome in Outcome},
-            "queued": _told(self._queued, short, queued_s), "ran": _told(self._ran, short, ran_s + short_s),
-            "took": _told(self._took, short, queued_s + ran_s + short_s),
+            "queued": apart.queued.add_short(settled.queued), "ran": apart.ran.add_short(settled.ran),
+            "took": apart.took.add_short(settled.took),
         }  # fmt: skip
 
 
-def _told(row: list[int], short: int, sum_s: float) -> dict[str, Any]:
-    counts = row.copy()
-    counts[0] += short
-    return {"counts": counts, "sum_s": sum_s}
+class _Appenders(dict[str, Callable[[Any], None]]):
+    """A function for each method, made when it is first asked for."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[str], Callable[[Any], None]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, method: str) -> Callable[[Any], None]:
+        appender = self[method] = self._make(method)
+        return appender
 
 
-class ClassMeters(dict[str, Meter]):
-    """The meters of one class by the names of its methods, each made when it is first asked for, and how many agents of
-    the class there are.
+class ClassMeters:
+    """The meters of one class, and how many agents of it there are.
+
+    By the name of a method, ``ended`` has the function that takes the two times of a call that has ended well, and
+    ``at_once`` the one that takes how long such a call ran that began when it came.
     """
 
-    __slots__ = ("_meters", "agents", "class_name")
+    __slots__ = ("_by_name", "_meters", "agents", "at_once", "class_name", "ended")
 
     def __init__(self, class_name: str, meters: Meters) -> None:
-        super().__init__()
         self.class_name = class_name
         self.agents = 0
         self._meters = meters
+        self._by_name: dict[str, Meter] = {}
+        self.ended = _Appenders(lambda method: self[method].ended.extend)
+        self.at_once = _Appenders(lambda method: self[method].at_once.append)
 
-    def __missing__(self, method: str) -> Meter:
-        meter = self[method] = self._meters.add(self.class_name, method)
+    def __repr__(self) -> str:
+        return f"<ClassMeters of {self.class_name} [{len(self._by_name)} methods]>"
+
+    def __getitem__(self, method: str) -> Meter:
+        """The meter of a method, made when it is first asked for."""
+        meter = self._by_name.get(method)
+        if meter is None:
+            meter = self._by_name[method] = self._meters.add(self.class_name, method)
         return meter
 
     def count_agents(self, more: int) -> None:
@@ -119,6 +206,7 @@ class Meters:
         self._classes: dict[str, ClassMeters] = {}
         self._meters: list[Meter] = []
         self._other = Meter(OTHER, OTHER)
+        self._settling = threading.Lock()
         self.refused: dict[str, int] = {}  # calls that were not accepted, by the class of the error
 
     def __repr__(self) -> str:
@@ -139,10 +227,22 @@ class Meters:
         self._meters.append(meter)
         return meter
 
+    def settle(self) -> None:
+        """Put the times of calls that have ended into the histograms. Any thread."""
+        with self._settling:
+            for meter in (*self._meters, self._other):
+                meter.settle()
+
+    def told(self) -> list[dict[str, Any]]:
+        """All that has been counted, a map for each method. Any thread."""
+        self.settle()
+        with self._settling:
+            return [meter.told() for meter in self]
+
     @property
     def short(self) -> int:
-        """How many calls were short, of all methods."""
-        return sum(meter.short for meter in (*self._meters, self._other))
+        """How many calls began when they came, and ended well."""
+        return sum(meter.short + len(meter.at_once) for meter in (*self._meters, self._other))
 
     def refuse(self, error: str) -> None:
         """Count a call that is not accepted."""
@@ -150,7 +250,7 @@ class Meters:
 
     def __iter__(self) -> Iterator[Meter]:
         yield from self._meters.copy()
-        if self._other.ends != [0] * len(Outcome) or self._other.short:
+        if self._other.calls:
             yield self._other
 
     def agents(self) -> dict[str, int]:

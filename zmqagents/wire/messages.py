@@ -78,7 +78,7 @@ __all__ = [
     "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
     "plain_meta", "read_error", "reply_from_bytes", "reply_to", "reply_to_bytes", "split_answer", "task_id_of",
-    "to_time_ms", "want_bytes",
+    "to_time_ms", "traced_meta", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -528,6 +528,27 @@ def plain_meta(agent: str, method: str) -> bytes:
     return pack([agent, method, None, None])
 
 
+def traced_meta(agent: str, method: str, options: dict[str, Any]) -> bytes | None:
+    """The list of a CALL without dependencies, whose options are a ``traceparent`` alone; None: they are not."""
+    text = options.get("traceparent")
+    if len(options) != 1 or type(text) is not str or len(text) != _TRACE_CHARS:
+        return None
+    return b"".join((plain_meta(agent, method)[:-1], _TRACE, text.encode()))
+
+
+_TRACE_CHARS = 55
+_TRACE = pack({"traceparent": "x" * _TRACE_CHARS})[:-_TRACE_CHARS]  # all of the options but the text itself
+_TRACE_BYTES = len(_TRACE) + _TRACE_CHARS
+_NO_OPTIONS = pack(None)
+
+
+def _plain_part(meta: Frame) -> bytes:
+    """The list of the same CALL without its options, where these are a ``traceparent`` alone; b"": they are not."""
+    if len(meta) <= _TRACE_BYTES or meta[-_TRACE_BYTES:-_TRACE_CHARS] != _TRACE:
+        return b""
+    return bytes(meta[:-_TRACE_BYTES]) + _NO_OPTIONS
+
+
 def _too_large(meta_bytes: int, deps: int, frames: int) -> MessageTooLarge:
     limits = (
         ("bytes beside the arguments", meta_bytes, MAX_META_BYTES),
@@ -643,7 +664,7 @@ def _text(value: object, what: str) -> str:
 
 
 def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
-    """Token and CALL of a message without results among its arguments and without options.
+    """Token and CALL of a message without results among its arguments, and without options but a ``traceparent``.
 
     Its header, list and payload are one frame.
 
@@ -655,14 +676,18 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length
-    target = plain_targets.get(frame[JOINED_BYTES:end])
+    target, options = plain_targets.get(frame[JOINED_BYTES:end]), _NOTHING
+    if target is None:
+        target = plain_targets.get(_plain_part(frame[JOINED_BYTES:end]))
+        options = {"traceparent": frame[end - _TRACE_CHARS : end].decode("latin-1")}
     if target is None or end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
         return None
     needed = call_id - behind + 1 if behind else 0
     body = (frame[end:],) if len(frames) == 1 else (frame[end:], *frames[1:])
-    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), {}, body, needed))
+    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), options, body, needed))
 
 
+_NOTHING: dict[str, Any] = {}  # options are read, never written
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
 plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
 _MAX_PLAIN_TARGETS = 8_192
@@ -689,10 +714,12 @@ def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:
     if head.call_id == 0:
         raise RemoteProtocolError("CALL with id 0")
     target = _text(agent, "agent id"), _text(method, "method name")
-    if deps is None and not options and type(frames[1]) is bytes:
+    if deps is None and type(frames[1]) is bytes and (not options or options.keys() == {"traceparent"}):
+        plain_meta_of = frames[1] if not options else _plain_part(frames[1])
         if len(plain_targets) >= _MAX_PLAIN_TARGETS:
             plain_targets.clear()
-        plain_targets[frames[1]] = target
+        if plain_meta_of:
+            plain_targets[plain_meta_of] = target
     return Call(
         head.call_id, head.flags, head.time_ms, *target, _texts(deps, "deps", MAX_DEPS), options, frames[2:], needed
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...scheduler.calls import Observer
 from ...scheduler.records import END, AgentRecord, Ticket
@@ -21,6 +21,9 @@ from ...security.zap import name_of
 from ...telemetry.lines import RateLimit, fields_of
 from ...telemetry.meters import Outcome
 from ...wire.messages import Reply, read_error
+
+if TYPE_CHECKING:
+    from ...tracing.hosts import HostTraces
 
 __all__ = ["CallLog"]
 
@@ -34,10 +37,11 @@ ENDS = {"HostStopping", "AgentDeleted", "HostLost"}  # of the host or the agent,
 
 
 class CallLog(Observer):
-    """See the module's docstring."""
+    """See the module's docstring. ``traces``: None where calls are not traced."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], traces: HostTraces | None = None) -> None:
         self._clock = clock
+        self._traces = traces
         self._limit = RateLimit()
 
     def __repr__(self) -> str:
@@ -57,7 +61,7 @@ class CallLog(Observer):
         more = f" ({left_out} like it left out)" if left_out else ""
         ids = fields_of(
             agent=ticket.agent.agent_id, class_=spec.name, method=ticket.name, task_id=ticket.task_id,
-            user=name_of(ticket.owner),
+            user=name_of(ticket.owner), **({} if self._traces is None else self._traces.ids(ticket)),
         )  # fmt: skip
         trace = {"remote_traceback": str(data.get("traceback", ""))}
         log.warning("%s failed: %s: %s%s", ticket.label, kind, text, more, extra={**ids, **trace})

@@ -58,7 +58,7 @@ def take(
 
     def told() -> dict[str, Any]:
         return {
-            **numbers, **_of_calls(tickets, now), "methods": [meter.told() for meter in calls.meters],
+            **numbers, **_of_calls(tickets, now), "methods": calls.meters.told(),
             "agents": calls.meters.agents(), "store": results.figures(), "cpu_s": time.process_time(),
             "resident_bytes": resident_bytes(), "open_fds": descriptors.in_use(),
             "log_lines_dropped": lines_dropped(),

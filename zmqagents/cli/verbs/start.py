@@ -144,6 +144,7 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
+    from ...tracing import provider
 
     gc.enable()
     failures: list[errors.LoadError] = []
@@ -155,12 +156,15 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
     def waits() -> None:
         say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
 
+    if config.otel:
+        provider.begin(config.server_id)
     try:
         status = serve.serve(
             config, classes, ready, failures=failures, notifier=notifier, own_process=True, waits=waits
         )
     finally:
         _tell_failures(failures)
+        provider.flush()
     _exit_in_time(status)
     return status
 

@@ -214,9 +214,10 @@ class AsyncRpcClient:
         return facts(await self._manage(Op.LOGS, options=options))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note ...
 
-        ``child``: the pid of the process that runs it, None: the host itself.
+        ``child``: the pid of the process that runs it, None: the host itself. ``progress``: done, total and text, as
+        `CallContext.progress` was given them last; None: nothing was told.
         """
         return rows(await self._manage(Op.CALLS))
 

@@ -477,9 +477,10 @@ class Session:
             request = self.book.find(head.call_id)
             if request is None or request.sink is None:
                 return
-            if not isinstance(request.message, Call):
+            is_fetch = isinstance(request.message, Fetch)
+            if not isinstance(request.message, Call) and not (is_fetch and head.time_ms == messages.PROGRESS):
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
-            if request.message.takes(head.time_ms):
+            if is_fetch or request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)

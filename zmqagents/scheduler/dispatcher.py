@@ -44,7 +44,7 @@ from .effects import (
     Resume,
     Start,
 )
-from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
+from .records import AgentRecord, Later, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import EndWaits, Waiting
 
@@ -346,6 +346,8 @@ class Dispatcher:
                 calls.fetches.expire(late, effects, now)
             elif isinstance(late, Unfinished):
                 unfinished.append(late)
+            elif isinstance(late, Later):
+                late.do()
             else:
                 is_over = True
         if is_over:

@@ -24,7 +24,7 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "Timed",
+    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "Later", "ParkedFetch", "Peer", "State", "Ticket", "Timed",
     "Unfinished", "left_over", "phase",
 ]  # fmt: skip
 
@@ -82,6 +82,16 @@ class Unfinished:
     def __init__(self, tickets: Iterable[Ticket], finish: Callable[[Ticket, list[Any], float], None]) -> None:
         self.left = deque(tickets)
         self.finish = finish
+        self.settled = False
+
+
+class Later:
+    """Something to be done then, as the timers keep it."""
+
+    __slots__ = ("do", "settled")
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do = do
         self.settled = False
 
 
@@ -441,4 +451,4 @@ class ParkedFetch:
         ticket.fetches[self] = None
 
 
-Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep
+Timed = Ticket | ParkedFetch | DrainEnd | Unfinished | Later  # what the timers keep

@@ -73,7 +73,7 @@ class Trainer(AgentBase):
         other.go_on()
         assert result.result() == "trained"
         seen: Progress = result.progress
-        return tuple(seen)
+        return seen.done, seen.total, seen.text
 
 
 @pytest.fixture(scope="module", params=["thread", "pool"])

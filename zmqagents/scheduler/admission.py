@@ -242,6 +242,10 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
     """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
     if given.get("persist") == "auto":  # as the class has it
         del given["persist"]
+    if peer.local and given.get("lifetime") == "client":
+        raise errors.ConfigError(
+            "lifetime='client' is for a client outside of the host: an agent deletes what it makes, or gives idle_s"
+        )
     if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs
         raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
     options = spec.options.but(given).checked() if given else spec.options

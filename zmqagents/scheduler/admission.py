@@ -217,7 +217,9 @@ class Admission:
         if not is_name(name):
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
         if name in agents:
-            raise errors.AgentExists(f"there is already an agent {name!r} ({agents[name].spec.name})")
+            raise errors.AgentExists(
+                f"there is already an agent {name!r} ({agents[name].spec.name}): get_agent or if_exists='get' takes it"
+            )
         share = self._calls.shares.agents
         taken = len(agents) + self._calls.ending
         if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try

@@ -39,7 +39,7 @@ help:
 	@echo "make clean        remove .venv and everything else that is not source"
 
 demo: .venv/demo/.done
-	.venv/demo/bin/python examples/demo.py $(ARGS)
+	.venv/demo/bin/python examples/index/demo.py $(ARGS)
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \

@@ -6,7 +6,7 @@ import configparser
 import re
 from pathlib import Path
 
-USERS_EXTRAS = ("bench", "models", "numpy", "rich")
+USERS_EXTRAS = ("bench", "mcp", "models", "numpy", "rich", "top", "web")
 
 
 def constraints(setup_cfg: str) -> list[str]:
@@ -16,11 +16,11 @@ def constraints(setup_cfg: str) -> list[str]:
     extras = config["options.extras_require"]
     lines = [config["options"]["install_requires"], *(extras[name] for name in USERS_EXTRAS)]
     pins = []
-    for requirement in filter(None, "\n".join(lines).splitlines()):
-        found = re.fullmatch(r"([a-z-]+)>=([0-9.]+)(;.*)?", requirement)
+    for requirement in dict.fromkeys(filter(None, "\n".join(lines).splitlines())):
+        found = re.fullmatch(r"([a-z-]+)>=([0-9.]+)(,<[0-9.]+)?(;.*)?", requirement)
         if found is None:
             raise ValueError(f"setup.cfg: {requirement!r} is not of the form name>=version")
-        pins.append(f"{found[1]}=={found[2]}")
+        pins.append(f"{found[1]}=={found[2]}{found[4] or ''}")
     return pins
 
 

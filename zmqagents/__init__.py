@@ -31,6 +31,7 @@ _LAZY = {
     "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
     "Pool": "client.many.pool",
+    "Progress": "agents.context",
     "RpcClient": "client.rpc",
     "deadline": "client.deadlines",
     "instrument": "tracing.switch",
@@ -65,6 +66,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
+    from .agents.context import Progress as Progress
     from .agents.loader import load_agents_from_dir as load_agents_from_dir
     from .agents.loader import load_custom_class_from_file as load_custom_class_from_file
     from .agents.msg import Msg as Msg

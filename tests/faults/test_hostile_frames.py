@@ -84,7 +84,8 @@ options = st.none() | values | st.fixed_dictionaries(
         "id": texts | values, "class": st.sampled_from(["Desk", "Latch", "Nope", "", "os:system"]) | values,
         "max_concurrency": values, "reentrant": values, "on_busy": values, "name": values,
         "isolation": st.sampled_from(["thread", "pool", "fork"]) | values, "memory_mb": values, "env": values,
-        "max_restarts": values, "on_timeout": values, "persist": values, "grace_s": values,
+        "max_restarts": values, "on_timeout": values, "persist": values, "lifetime": values, "idle_s": values,
+        "grace_s": values,
         "items": values, "exclusive": values,
     },
 )  # fmt: skip

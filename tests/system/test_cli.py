@@ -358,12 +358,12 @@ def _hosts_if_no_others(pids: set[int]) -> list[discovery.ConnectionFile]:
 
 def test_exit_code_1_the_agent_raised_and_its_error_is_one_line(on: Here) -> None:
     ended = on("call", "w", "boom")
-    assert (ended.code, ended.out, ended.err) == (1, "", "KeyError: 'nope' (in w.boom)\n")
+    assert (ended.code, ended.out, ended.err) == (1, "", "KeyError: 'nope' (in w.boom); --traceback shows where\n")
 
 
 def test_exit_code_1_also_when_the_agent_raises_a_timeout_of_its_own(on: Here) -> None:
     ended = on("call", "w", "late")
-    assert (ended.code, ended.err) == (1, "TimeoutError: my own (in w.late)\n")
+    assert (ended.code, ended.err) == (1, "TimeoutError: my own (in w.late); --traceback shows where\n")
 
 
 def test_the_agents_traceback_is_shown_when_asked_for(on: Here) -> None:

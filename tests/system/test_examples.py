@@ -13,15 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
-from examples import demo
+from examples.index import demo
 from scale import pick
+from zmqagents import Progress
 from zmqagents.agents.context import RunningCall, running_call
 from zmqagents.agents.loader import load_agents_from_dir
 from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallCancelled
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-Coordinator, Indexer = load_agents_from_dir(EXAMPLES / "agents", strict=True)
+Coordinator, Indexer = load_agents_from_dir(EXAMPLES / "index" / "agents", strict=True)
 indexing: Any = sys.modules[Indexer.__module__]
 
 
@@ -60,9 +61,9 @@ def test_the_methods_return_what_the_demo_counts_on() -> None:
     methods = spec_of(Indexer).methods
     returns = {name: method.returns for name, method in methods.items() if name != "__call__"}
     assert returns == {
-        "index": "future", "progress": "value", "reply": "future", "search": "future", "statistics": "future",
+        "index": "future", "size": "value", "reply": "future", "search": "future", "statistics": "future",
     }  # fmt: skip
-    assert methods["progress"].concurrent
+    assert methods["size"].concurrent
     assert spec_of(Coordinator).methods["reply"].returns == "future"
 
 
@@ -77,11 +78,11 @@ def test_the_shares_divide_the_whole_library() -> None:
 
 def test_an_indexer_reads_its_share_once_and_reports_progress() -> None:
     indexer: Any = Indexer(share=5, shares=60)
-    total = indexer.progress()["total"]
-    assert indexer.progress() == {"done": 0, "total": total, "entries": 0}
+    total = indexer.size()["total"]
+    assert indexer.size() == {"done": 0, "total": total, "entries": 0}
     counts = indexer.index()
     assert counts == indexer.index()
-    assert indexer.progress() == {"done": total, "total": total, "entries": counts["entries"]}
+    assert indexer.size() == {"done": total, "total": total, "entries": counts["entries"]}
     assert counts["entries"] > 0
 
 
@@ -94,8 +95,8 @@ def test_a_cancelled_indexer_leaves_and_reads_the_rest_later() -> None:
     with pytest.raises(CallCancelled):
         indexer.index()
     running_call.reset(token)
-    assert indexer.progress()["done"] == 0
-    assert indexer.index()["modules"] == indexer.progress()["total"]
+    assert indexer.size()["done"] == 0
+    assert indexer.index()["modules"] == indexer.size()["total"]
 
 
 @pytest.mark.parametrize(
@@ -176,12 +177,12 @@ def test_a_host_that_never_listens_is_ended(monkeypatch: pytest.MonkeyPatch) -> 
 def test_progress_that_is_not_on_a_terminal_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with demo.lines(2) as update:
         for done in range(11):
-            update([{"done": done, "total": 10, "entries": 5}] * 2)
+            update([Progress(done, 10)] * 2)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["25", "50", "75", "100"]
 
 
 def test_the_demo_answers_its_questions_and_stops_its_host() -> None:
-    done = subprocess.run([sys.executable, EXAMPLES / "demo.py"], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, EXAMPLES / "index" / "demo.py"], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(question in done.stdout for question in demo.QUESTIONS)
     assert done.stdout.index("1. tempfile.TemporaryDirectory") < done.stdout.index("1. subprocess.run(")
@@ -192,7 +193,7 @@ def test_the_demo_answers_its_questions_and_stops_its_host() -> None:
 
 def test_the_example_on_all_cores_finds_the_same_in_threads_and_in_children() -> None:
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "all_cores.py"), "--numbers", "20000", "--workers", "2"],
+        [sys.executable, str(EXAMPLES / "all_cores" / "primes.py"), "--numbers", "20000", "--workers", "2"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -176,7 +176,7 @@ def test_the_name_of_a_class_is_a_text(peer: RawPeer, name: Any) -> None:
     "options",
     [{"max_concurrency": "9"}, {"max_concurrency": 0}, {"max_concurrency": True}, {"reentrant": 1}, {"on_busy": "x"},
      {"isolation": "fork"}, {"isolation": "process", "memory_mb": -1}, {"memory_mb": 64}, {"env": {"A": 1}},
-     {"max_restarts": []}, {"on_timeout": {}}, {"persist": "x"},
+     {"max_restarts": []}, {"on_timeout": {}}, {"persist": "x"}, {"lifetime": []}, {"idle_s": "x"},
      {"id": 7}, {"id": ""}, {"id": "a\0"}, {"id": "x" * 300}],
 )  # fmt: skip
 def test_options_of_an_agent_are_checked_on_the_host(peer: RawPeer, options: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from zmqagents import (
     progress,
     to_dist,
 )
-from zmqagents.client.many.bar import as_html
+from zmqagents.client.many.bar import Seen, as_html
 from zmqagents.server import private_host
 
 pytestmark = pytest.mark.program
@@ -278,8 +278,7 @@ def test_progress_draws_a_bar_in_a_terminal_and_counts_failures(client: RpcClien
     results = [reader.load.aio(n) for n in range(5)] + [reader.fail("no")]
     assert progress(results, "loading", file=screen) == results
     assert "loading" in screen.getvalue()
-    assert "6/6" in screen.getvalue()
-    assert "1 failed" in screen.getvalue()
+    assert "6 of 6, 1 failed" in screen.getvalue()
 
 
 def test_progress_without_rich_is_a_line_of_text(client: RpcClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,9 +295,18 @@ def test_progress_draws_nothing_where_there_is_no_terminal(client: RpcClient) ->
     assert nowhere.getvalue() == ""
 
 
+def test_progress_draws_nothing_in_a_program_without_a_console(
+    client: RpcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = client.create_agent(Reader).load.aio(1)  # type: ignore[attr-defined]
+    monkeypatch.setattr("sys.stderr", None)
+    assert progress([result, result]) == [result, result]
+
+
 def test_in_a_notebook_bars_proxies_and_clients_are_html(client: RpcClient) -> None:
-    assert '<progress value="2" max="4"' in as_html("a<b", 2, 1, 4, 0.5)
-    assert "a&lt;b: 2 of 4, 1 failed, 0.5 s" in as_html("a<b", 2, 1, 4, 0.5)
+    bar = as_html("a<b", Seen(4, 2, 1, 2.5, "<5> of 10"), 0.5)
+    assert '<progress value="2.5" max="4"' in bar
+    assert "a&lt;b: 2 of 4, 1 failed, 0.5 s, &lt;5&gt; of 10" in bar
     reader: Any = client.create_agent(Reader, agent_id="<i>")
     shown = reader._repr_html_()
     assert "Reader &#x27;&lt;i&gt;&#x27;" in shown

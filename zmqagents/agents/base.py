@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, own_call
 from .marks import host_only
-from .options import AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
+from .options import AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
 
 __all__ = ["AgentBase"]
 
@@ -96,12 +96,13 @@ class AgentBase:
         cls, *, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", **kwargs: Any,
+        persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init_subclass__(**kwargs)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+            lifetime=lifetime, idle_s=idle_s,
         )  # fmt: skip
         if given:
             base: AgentOptions = getattr(cls, "__zmqagents_options__", None) or AgentOptions()

@@ -13,15 +13,57 @@ all its steps; a coroutine that a plain method returns goes on in a copy of the 
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import CallCancelled, CallTimeout
 
-__all__ = ["CallContext", "HostServices", "RunningCall", "current_call", "own_call", "running_call"]
+__all__ = [
+    "CallContext", "HostServices", "Progress", "RunningCall", "Told", "current_call", "own_call", "running_call",
+]  # fmt: skip
+
+MAX_PROGRESS_TEXT = 200  # characters; what is longer is cut
+
+
+class Progress(NamedTuple):
+    """How far a call has come, as its code says: ``done`` of ``total`` (None: it cannot tell), and what it does."""
+
+    done: float
+    total: float | None = None
+    text: str = ""
+
+    @property
+    def fraction(self) -> float | None:
+        """``done / total`` from 0.0 to 1.0, None without a total."""
+        return None if not self.total else min(1.0, max(0.0, self.done / self.total))
+
+    def __str__(self) -> str:
+        of = f"{self.done:g}" if self.total is None else f"{self.done:g} of {self.total:g}"
+        return f"{of} {self.text}" if self.text else of
+
+
+class Told:
+    """What the code of a call has told of its progress; `CallContext.progress` writes it, the router thread sends it.
+
+    ``is_posted``: the router thread will look at ``progress``, which may change until it does. ``next_s``: when it may
+    send again.
+    """
+
+    __slots__ = ("is_posted", "next_s", "progress")
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.is_posted = False
+        self.next_s = 0.0
+
+    def send_next_at(self, when_s: float) -> None:
+        """The router thread sends what is there now."""
+        self.next_s = when_s
+        self.is_posted = False
 
 
 class HostServices(Protocol):
@@ -40,6 +82,7 @@ class HostServices(Protocol):
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
     def check_blocking(self, what: str) -> None: ...
+    def show_progress(self, call: RunningCall) -> None: ...
     def awaiting(
         self, call: RunningCall, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
     ) -> Callable[[], None]: ...
@@ -56,8 +99,8 @@ class RunningCall:
     """
 
     __slots__ = (
-        "_event", "_is_cancelled", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over", "rest",
-        "spares", "thread", "ticket",
+        "_event", "_is_cancelled", "_told", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over",
+        "rest", "spares", "thread", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +149,21 @@ class RunningCall:
         rest = self.rest
         del self.rest
         return rest
+
+    @property
+    def told(self) -> Told | None:
+        """What its code has told of its progress; None: nothing. Most calls tell nothing and keep no place for it."""
+        return getattr(self, "_told", None)
+
+    def tell(self, progress: Progress) -> None:
+        """Show that the code has come so far."""
+        told = self.told
+        if told is None:
+            told = self._told = Told(progress)
+        told.progress = progress
+        if not told.is_posted:
+            told.is_posted = True
+            self.host.show_progress(self)
 
     def begin_again(self) -> None:
         """The calling thread runs the code from now on, in the `contextvars.Context` of the first one."""
@@ -220,12 +278,36 @@ class CallContext:
         """
         return self._call.host.save(self._call)
 
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Tell how far the call has come: ``done`` of ``total`` (None: nobody knows), and in ``text`` what it does.
+
+        The caller reads it as ``AsyncResult.progress``, ``progress(results)`` draws it, `RpcClient.get_call_list` and
+        ``as_server calls`` list it. It takes a microsecond and waits for nothing, so a loop may tell of each turn; the
+        caller hears of ten a second at most, always of the last one. TypeError or ValueError: these are no finite
+        numbers.
+        """
+        self._call.tell(Progress(_number(done), None if total is None else _number(total), _short_text(text)))
+
     def client(self) -> Any:
         """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it.
 
         Its calls need no socket, and count as made by this call: they end when this call is cancelled or times out.
         """
         return self._call.host.client()
+
+
+def _number(value: float) -> float:
+    """``value`` as a number that every reader understands; also one of numpy's."""
+    number = value if type(value) is int and -(1 << 53) < value < 1 << 53 else float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"progress takes finite numbers, not {value!r}")
+    return number
+
+
+def _short_text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the text of a progress must be a str, not {text!r}")
+    return text[:MAX_PROGRESS_TEXT]
 
 
 # Set by the host. Public, so that the path of a call reads it without a function call in between.

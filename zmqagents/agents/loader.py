@@ -116,7 +116,10 @@ def _why_no_module(name: str, exc: BaseException) -> str:
     if not isinstance(exc, ModuleNotFoundError) or not f"{name}.".startswith(f"{exc.name}."):
         return _explain(Path(name), Path(getattr(exc, "filename", None) or name), exc)
     beside = [path.stem for place in sys.path for path in Path(place or ".").glob("*.py")][:10_000]
-    return f"there is no module {exc.name!r} in {os.getcwd()}, nor is one installed{did_you_mean(name, beside)}"
+    near = did_you_mean(name, beside)
+    return (
+        f"there is no module {exc.name!r} in {os.getcwd()}, nor is one installed{near}; --app-dir DIR looks elsewhere"
+    )
 
 
 def load_agents_from_dir(

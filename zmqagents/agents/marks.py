@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 from ..errors import ConfigError
-from .options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist
+from .options import OPTION_NAMES, AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -106,6 +106,7 @@ def agent(
     *, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy = "enqueue",
     isolation: Isolation | None = None, memory_mb: int | None = None, env: Mapping[str, str] | None = None,
     max_restarts: int = 5, on_timeout: OnTimeout = "cancel", persist: Persist | None = "auto",
+    lifetime: Lifetime = "host", idle_s: float | None = None,
 ) -> Callable[[C], C]: ...  # fmt: skip
 def agent(cls: Any = None, **options: Any) -> Any:
     """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
@@ -123,6 +124,10 @@ def agent(cls: Any = None, **options: Any) -> Any:
 
     ``persist="call"``: the agent's state is saved after each turn, ``"idle"``: when the agent leaves its host, None:
     never. Without it a subclass of `AgentBase` that has ``save_state`` is saved after each turn, any other never.
+
+    ``lifetime="client"``: the agent is deleted when the client that has made it goes: when the last client of its
+    process is closed, or the process has ended. ``idle_s``: it is deleted when nobody has called it for so many seconds
+    (up to a quarter more). Its hooks run as for `RpcClient.delete_agent`.
 
     ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of their own.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 
-__all__ = ["AgentOptions", "Isolation", "OnBusy", "OnTimeout", "Persist"]
+__all__ = ["AgentOptions", "Isolation", "Lifetime", "OnBusy", "OnTimeout", "Persist"]
 
 OnBusy = Literal["enqueue", "reject"]
 Isolation = Literal["thread", "process", "pool"]
 OnTimeout = Literal["cancel", "kill"]
 Persist = Literal["auto", "idle", "call"]
+Lifetime = Literal["host", "client"]
 
 MIN_MEMORY_MB = 32  # a child without an agent takes some 28 MiB
 MAX_ENV_BYTES = 32_768  # names and values; they travel in the head of a message
@@ -44,6 +46,8 @@ class AgentOptions:
     max_restarts: int = 5  # times in 60 s that its child is started again after a crash
     on_timeout: OnTimeout = "cancel"  # "kill": the child of a call that does not end at its deadline is killed
     persist: Persist | None = "auto"  # when its state is saved; "auto": see `agent`; None: never
+    lifetime: Lifetime = "host"  # "client": it is deleted when the client that has made it goes
+    idle_s: float | None = None  # it is deleted when nobody has called it for so long; None: never
 
     def __post_init__(self) -> None:
         _check_number("max_concurrency", self.max_concurrency, 1)
@@ -58,6 +62,9 @@ class AgentOptions:
         _check_number("max_restarts", self.max_restarts, 0)
         _check_word("on_timeout", self.on_timeout, ("cancel", "kill"))
         _check_word("persist", self.persist, ("auto", "idle", "call", None))
+        _check_word("lifetime", self.lifetime, ("host", "client"))
+        if self.idle_s is not None and not (type(self.idle_s) in (int, float) and 0 < self.idle_s < math.inf):
+            raise ConfigError(f"idle_s must be a number of seconds above 0, not {self.idle_s!r}")
 
     def but(self, given: Mapping[str, Any]) -> AgentOptions:
         """These options with those of ``given``; ConfigError for a value that is not allowed.

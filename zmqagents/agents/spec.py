@@ -92,7 +92,7 @@ def away(spec: ClassSpec) -> ClassSpec:
     return known[1]
 
 
-CREATE_NAMES = ("agent_id", "agent_options")  # keywords of ``create_agent`` that are the host's
+CREATE_NAMES = ("agent_id", "agent_options", "if_exists")  # keywords of ``create_agent`` that are the host's
 class_name_of = type_name_of  # a host knows a class by the name that the codec gives it
 
 

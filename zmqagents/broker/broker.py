@@ -148,8 +148,8 @@ class Broker:
         self._clients = Clients(config, dispatcher, self._carry_out, clock)
         self._out = self._clients.delivery
         self._events = Events(
-            dispatcher, self._clients, self.post, self._carry_out, clock,
-            leads=leader.leads, take_call=self._take_inside_call, pass_on=self._pass_on,
+            dispatcher, self._clients, self.post, self._carry_out, clock, leads=leader.leads,
+            take_call=self._take_inside_call, pass_on=self._pass_on, inside=lambda *item: self.link.chunk(*item),
         )  # fmt: skip
         self.link = LocalLink(config.server_id, config.max_message_bytes, config.structured_limit, self._events)
         loop, saver = EventLoop(), None if keeper is None else StateSaver(keeper)

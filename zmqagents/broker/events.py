@@ -30,6 +30,7 @@ from ..scheduler.effects import Effect, Resume, refusal_of
 from ..scheduler.records import Peer, Ticket
 from ..wire.messages import Call, Frame, Reply
 from .clients import Clients
+from .watching.progress import ProgressSender
 
 __all__ = ["Events", "Post"]
 
@@ -51,14 +52,15 @@ class Post(Protocol):
 class Events:
     """See the module's docstring, and `Router` for what each event says.
 
-    ``leads``: see `Router.leads`. ``take_call`` handles a call of the host's own code, ``pass_on`` an item of a stream.
+    ``leads``: see `Router.leads`. ``take_call`` handles a call of the host's own code, ``pass_on`` an item of a stream,
+    ``inside`` what a call tells of its progress to the host's own code.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, clients: Clients, post: Post, carry_out: Callable[[Effects], None],
         clock: Callable[[], float], *, leads: Callable[[], bool],
         take_call: Callable[[Peer, Call, Ticket | None, Wait | None], Effects],
-        pass_on: Callable[[Ticket, int, tuple[Frame, ...]], Effects],
+        pass_on: Callable[[Ticket, int, tuple[Frame, ...]], Effects], inside: Callable[[int, Sequence[Frame]], None],
     ) -> None:  # fmt: skip
         self.leads = leads
         self._dispatcher = dispatcher
@@ -68,6 +70,7 @@ class Events:
         self._clock = clock
         self._take_call = take_call
         self._pass_on = pass_on
+        self._show_progress = ProgressSender(dispatcher.timers, clients.delivery, inside, clock).show
         self._later: deque[tuple[Callable[..., Effects], tuple[Any, ...]]] = deque()  # events of streams
         self._reads_later = False  # `_read_later` is in the inbox
 
@@ -117,6 +120,9 @@ class Events:
 
     def note(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
         self._post(self._pass_on, ticket, number, body)
+
+    def progress(self, ticket: Ticket) -> None:
+        self._post(self._show_progress, ticket)
 
     def sent(self, done: threading.Event) -> None:
         self._post(self._on_sent, done)

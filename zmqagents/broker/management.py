@@ -538,13 +538,15 @@ def _row_of(ticket: Ticket, now: float, traces: HostTraces | None) -> dict[str, 
         caller = "the host"
     else:
         caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
-    waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
+    waits_for, deps, context = list(ticket.waits_for or ()), list(ticket.deps or ()), ticket.context
+    told = context.told if context is not None else None
     return {
         "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
         "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3), "child": ticket.agent.child,
         "time_left_s": None if deadline is None else round(deadline - now, 3),
         "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
         "trace_id": None if traces is None else traces.ids(ticket).get("trace_id"),
+        "progress": None if told is None else list(told.progress),
     }  # fmt: skip
 
 

@@ -43,11 +43,12 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
-# What to type next, where the host cannot know it.
-_HINTS: tuple[tuple[type[BaseException], str], ...] = (
-    (errors.UnknownAgent, "as_server agents lists those there are"),
-    (errors.UnknownTask, "as_server result --list lists the results that are kept"),
-    (errors.PermissionRefused, "as_server keys list there shows the roles"),
+# What to type next, where the host cannot know it; for texts that have the last word in them.
+_HINTS: tuple[tuple[type[BaseException], str, str], ...] = (
+    (errors.UnknownAgent, "as_server agents lists those there are", ""),
+    (errors.UnknownTask, "as_server result --list lists the results that are kept", ""),
+    (errors.PermissionRefused, "as_server keys list there shows the roles", "admin"),
+    (errors.CallTimeout, "--timeout gives it longer, as_server calls shows what it waits for", "timed out after"),
 )
 
 
@@ -67,11 +68,15 @@ class Failure(click.ClickException):
             return json_text(self._facts())
         if isinstance(error, errors.AgentCallError):
             trace = error.remote_traceback if self._context.params.get("traceback") else ""
-            return f"{trace.rstrip()}\n{error.with_name()}" if trace else error.with_name()
+            if trace:
+                return f"{trace.rstrip()}\n{error.with_name()}"
+            is_called_wrong = "; it takes " in error.message  # which says all that the traceback would
+            can_show = "traceback" in self._context.params and error.remote_traceback and not is_called_wrong
+            return f"{error.with_name()}; --traceback shows where" if can_show else error.with_name()
         text = " ".join(str(error).split())
         if isinstance(error, errors.ConfigError):
             text = name_the_option(self._context, text)
-        hint = next((f"; {hint}" for kind, hint in _HINTS if isinstance(error, kind)), "")
+        hint = next((f"; {hint}" for kind, hint, about in _HINTS if isinstance(error, kind) and about in text), "")
         return f"{self._context.command_path}: {text}{hint}"
 
     def _facts(self) -> dict[str, Any]:

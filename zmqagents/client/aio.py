@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
-from ..agents.options import Isolation, OnBusy, OnTimeout, Persist, chosen
+from ..agents.options import Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
 from ..config import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..tracing import switch
@@ -25,7 +25,18 @@ from .deadlines import UNSET, Timeout, Unset, time_left
 from .download import Incoming, Progress
 from .proxy import AgentProxy, bind_awaited, checked_name, request_body
 from .result import AsyncResult
-from .rpc import IfExists, RpcClient, check_if_exists, creation, facts, maker_of, next_page, rows, split_names
+from .rpc import (
+    IfExists,
+    RpcClient,
+    check_if_exists,
+    creation,
+    facts,
+    if_exists_of,
+    maker_of,
+    next_page,
+    rows,
+    split_names,
+)
 
 __all__ = ["AsyncRpcClient"]
 
@@ -58,17 +69,10 @@ class AsyncAgentMaker:
 
     async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments."""
-        while True:
-            try:
-                return await self._client.make_agent(
-                    cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
-                    timeout=self._timeout,
-                )  # fmt: skip
-            except errors.AgentExists:
-                if self._if_exists == "error" or self._agent_id is None:
-                    raise
-            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
-                return await self._client.get_agent(self._agent_id)
+        return await self._client.make_or_get(
+            self._if_exists, cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+            timeout=self._timeout,
+        )  # fmt: skip
 
 
 class AsyncRpcClient:
@@ -96,15 +100,31 @@ class AsyncRpcClient:
 
     async def create_agent(
         self, cls_or_name: type | Callable[..., Any] | str, /, *args: Any, agent_id: str | None = None,
-        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+        agent_options: Mapping[str, Any] | None = None, if_exists: IfExists | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy, all of whose methods are awaited.
 
         Arguments and errors as in `RpcClient.create_agent`. ``docs/typing.rst`` says how it gets a type.
         """
         maker = maker_of(cls_or_name)
+        if_exists = if_exists_of(maker, kwargs, if_exists)
         given = split_names(maker, kwargs, agent_id=agent_id, agent_options=agent_options)
-        return await self.make_agent(maker, args, kwargs, **given)
+        return await self.make_or_get(if_exists, maker, args, kwargs, **given)
+
+    async def make_or_get(
+        self, if_exists: IfExists, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, **given: Any,
+    ) -> Any:  # fmt: skip
+        """`make_agent`, but with ``if_exists="get"`` the agent of this id is taken if there is one."""
+        check_if_exists(if_exists, agent_id)
+        while True:
+            try:
+                return await self.make_agent(cls_or_name, args, kwargs, agent_id=agent_id, **given)
+            except errors.AgentExists:
+                if if_exists == "error" or agent_id is None:
+                    raise
+            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
+                return await self.get_agent(agent_id)
 
     async def make_agent(
         self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
@@ -129,13 +149,15 @@ class AsyncRpcClient:
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", timeout: Timeout = UNSET, if_exists: IfExists = "error",
+        persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None,
+        timeout: Timeout = UNSET, if_exists: IfExists = "error",
     ) -> AsyncAgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart; see `RpcClient.options`."""
         check_if_exists(if_exists, agent_id)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+            lifetime=lifetime, idle_s=idle_s,
         )  # fmt: skip
         return AsyncAgentMaker(self, agent_id, given, timeout, if_exists)
 
@@ -215,9 +237,10 @@ class AsyncRpcClient:
         return facts(await self._manage(Op.LOGS, options=options))
 
     async def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note ...
 
-        ``child``: the pid of the process that runs it, None: the host itself.
+        ``child``: the pid of the process that runs it, None: the host itself. ``progress``: done, total and text, as
+        `CallContext.progress` was given them last; None: nothing was told.
         """
         return rows(await self._manage(Op.CALLS))
 

@@ -108,6 +108,8 @@ def checked_name(name: str, error: type[errors.CallError]) -> str:
 
 # ---------------------------------------------------------------- proxies
 
+_ASYNC = Flag.DETACHED | Flag.WATCHED  # of a call that gives a result at once
+
 
 def _check_agent_id(agent_id: object) -> None:
     """A call to "" is a request to the host itself: only `RpcClient` makes those, whatever reference was passed in."""
@@ -431,7 +433,7 @@ class RemoteMethod:
                 span=call,
             )
         return AsyncResult(
-            link, self._label, self._bind, body, agent=agent_id, method=name, flags=Flag.DETACHED | self._flags,
+            link, self._label, self._bind, body, agent=agent_id, method=name, flags=_ASYNC | self._flags,
             timeout=left, home=self._home, client=self._client, scope=self._scope, span=call,
         )  # fmt: skip
 

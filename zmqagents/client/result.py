@@ -21,7 +21,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import codec, errors
-from ..agents.context import own_call
+from ..agents.context import Progress, own_call
 from ..codec import Encoded, TaskRef, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
@@ -38,7 +38,11 @@ __all__ = ["AsyncResult", "decode_reply"]
 
 _CANCELLED, _FINISHED = "CANCELLED", "FINISHED"  # states of `concurrent.futures.Future`
 R = TypeVar("R")
-_SHOWN = ["add_done_callback", "cancel", "cancelled", "done", "exception", "result", "running", "server_id", "task_id"]
+_SHOWN = [
+    "add_done_callback", "cancel", "cancelled", "done", "exception", "progress", "result", "running", "server_id",
+    "task_id",
+]  # fmt: skip
+MAX_PROGRESS_BYTES = 4096
 MAX_WAIT_S = 1e9  # 30 years; below what any platform's time_t can hold
 Bind = Callable[..., Any]  # proxy.bind_reference(ref, came_by, scope)
 
@@ -198,7 +202,7 @@ class _Sink:
         return True
 
     def chunk(self, item: Reply) -> None:
-        """Never comes: a result is no stream."""
+        self._result.hear(item)
 
 
 class AsyncResult(concurrent.futures.Future[R], Taskable):
@@ -257,6 +261,26 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
     def _look(self) -> None:
         if self._unseen is not None:
             self._unseen.seen()
+
+    _heard: Reply | None = None  # what the call has told of its progress
+
+    def hear(self, item: Reply) -> None:
+        """For the sink of this result: the call tells how far it has come."""
+        self._heard = item
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the call has come, as its code has told last by `CallContext.progress`; None: it has told nothing.
+
+        Waits for nothing. What comes is at most a tenth of a second old; after the end it stays what was heard last.
+        """
+        heard = self._heard
+        if heard is None:
+            return None
+        try:
+            return Progress(*codec.unpack(heard.body[0], max_bytes=MAX_PROGRESS_BYTES))
+        except (errors.RemoteProtocolError, IndexError, TypeError):  # no host of this package sends that
+            return None
 
     @property
     def server_id(self) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from .. import codec, discovery, errors
 from ..agents.factories.factory import Factory, Maker, as_maker, maker_name
-from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, OnBusy, OnTimeout, Persist, chosen
+from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import own_names
 from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
@@ -104,6 +104,14 @@ def check_if_exists(if_exists: object, agent_id: str | None) -> None:
         raise errors.ConfigError("if_exists='get' needs an agent_id: it says which agent is meant")
 
 
+def if_exists_of(cls_or_name: Maker | str, kwargs: dict[str, Any], given: IfExists | None) -> IfExists:
+    """``if_exists`` as `RpcClient.create_agent` got it; a class whose constructor has such a parameter gets it."""
+    if given is not None and "if_exists" in _own_names(cls_or_name, frozenset()):
+        kwargs["if_exists"] = given
+        return "error"
+    return given or "error"
+
+
 def _own_names(maker: Maker | str, unknown: frozenset[str]) -> frozenset[str]:
     if isinstance(maker, type):
         return own_names(maker)
@@ -129,17 +137,10 @@ class AgentMaker:
     def create_agent(self, name: str, /, *args: Any, **kwargs: Any) -> Any: ...
     def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Make an agent of ``cls_or_name``, whose ``__init__`` gets all the arguments; else as `RpcClient` does."""
-        while True:
-            try:
-                return self._client.make_agent(
-                    cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
-                    timeout=self._timeout,
-                )  # fmt: skip
-            except errors.AgentExists:
-                if self._if_exists == "error" or self._agent_id is None:
-                    raise
-            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
-                return self._client.get_agent(self._agent_id)
+        return self._client.make_or_get(
+            self._if_exists, cls_or_name, args, kwargs, agent_id=self._agent_id, agent_options=self._agent_options,
+            timeout=self._timeout,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<AgentMaker of {self._client!r}: agent_id={self._agent_id!r}, {', '.join(self._agent_options)}>"
@@ -220,7 +221,7 @@ class RpcClient:
     @overload
     def create_agent(
         self, cls: Callable[..., T], /, *args: Any, agent_id: str,
-        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+        agent_options: Mapping[str, Any] | None = None, if_exists: IfExists = "error", **kwargs: Any,
     ) -> T: ...  # fmt: skip
     @overload
     def create_agent(
@@ -231,26 +232,43 @@ class RpcClient:
     @overload
     def create_agent(
         self, name: str, /, *args: Any, agent_id: str | None = None,
-        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+        agent_options: Mapping[str, Any] | None = None, if_exists: IfExists = "error", **kwargs: Any,
     ) -> Any: ...  # fmt: skip
     def create_agent(  # type: ignore[misc]  # a constructor may have a parameter agent_id, too
         self, cls_or_name: Any, /, *args: Any, agent_id: str | None = None,
-        agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
+        agent_options: Mapping[str, Any] | None = None, if_exists: IfExists | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Make an agent on the host; returns its proxy when its ``__init__`` and its hooks have ended.
 
         ``cls_or_name``: a class, or a function (also ``async``) that gives any object, or the name of one that the
         host knows; a private host gets what it does not know. The remaining arguments go to its ``__init__`` or to
         the function. ``agent_id``: None lets the host choose one. ``agent_options`` override those of the class for
-        this agent: any that `agent` takes; ``env`` needs the role admin. A class whose ``__init__`` has a parameter of
-        one of these two names gets it; `options` keeps both apart.
+        this agent: any that `agent` takes; ``env`` needs the role admin. ``if_exists="get"``: an agent of this
+        ``agent_id`` that is there already is taken instead, as in `options`. A class whose ``__init__`` has a parameter
+        of one of these three names gets it; `options` keeps both apart.
         Raises UnknownClass (its text lists the classes that the host knows), AgentExists for an ``agent_id`` that is
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` or a hook raises.
         """
         maker = maker_of(cls_or_name)
+        if_exists = if_exists_of(maker, kwargs, if_exists)
         given = split_names(maker, kwargs, agent_id=agent_id, agent_options=agent_options)
-        return self.make_agent(maker, args, kwargs, **given)
+        return self.make_or_get(if_exists, maker, args, kwargs, **given)
+
+    def make_or_get(
+        self, if_exists: IfExists, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
+        agent_id: str | None = None, **given: Any,
+    ) -> Any:  # fmt: skip
+        """`make_agent`, but with ``if_exists="get"`` the agent of this id is taken if there is one."""
+        check_if_exists(if_exists, agent_id)
+        while True:
+            try:
+                return self.make_agent(cls_or_name, args, kwargs, agent_id=agent_id, **given)
+            except errors.AgentExists:
+                if if_exists == "error" or agent_id is None:
+                    raise
+            with contextlib.suppress(errors.UnknownAgent):  # deleted meanwhile: it is made after all
+                return self.get_agent(agent_id)
 
     def make_agent(
         self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *,
@@ -278,19 +296,22 @@ class RpcClient:
         self, *, agent_id: str | None = None, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", timeout: Timeout = UNSET, if_exists: IfExists = "error",
+        persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None,
+        timeout: Timeout = UNSET, if_exists: IfExists = "error",
     ) -> AgentMaker:  # fmt: skip
         """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
 
         ``client.options(agent_id="r1", max_concurrency=4).create_agent(Reader, "corpus")``. ``timeout``: for making the
         agent, and the default deadline of its calls, in seconds (None: none at all); default that of the client.
         ``if_exists="get"``: an agent of this ``agent_id`` that is there already is taken instead, whatever arguments it
-        was made with; of several clients that do so at once, one makes it.
+        was made with; of several clients that do so at once, one makes it. ``lifetime="client"``: the agent goes with
+        this process, ``idle_s=600``: when nobody has called it for ten minutes; see `agent`.
         """
         check_if_exists(if_exists, agent_id)
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+            lifetime=lifetime, idle_s=idle_s,
         )  # fmt: skip
         return AgentMaker(self, agent_id, given, timeout, if_exists)
 
@@ -403,9 +424,10 @@ class RpcClient:
         return facts(self._manage(Op.LOGS, options=options))
 
     def get_call_list(self) -> list[dict[str, Any]]:
-        """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
+        """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note ...
 
-        ``child``: the pid of the process that runs it, None: the host itself.
+        ``child``: the pid of the process that runs it, None: the host itself. ``progress``: done, total and text, as
+        `CallContext.progress` was given them last; None: nothing was told.
         """
         return rows(self._manage(Op.CALLS))
 

@@ -10,7 +10,7 @@ import concurrent.futures
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 from .. import errors
@@ -107,6 +107,22 @@ class _AsCompleted(Generic[R]):
         result = finished.done.popleft()
         del pending[result]
         return result
+
+    @property
+    def pending(self) -> Collection[AsyncResult[R]]:
+        """Those that are still to come, in the order in which they were given."""
+        return self._pending.keys()
+
+    def those_within(self, seconds: float) -> list[AsyncResult[R]]:
+        """All that have finished by now; if none has, those that do within ``seconds``, none perhaps."""
+        pending, finished = self._pending, self._finished
+        if pending and not finished.done:
+            finished.wait(next(iter(pending)), seconds)
+        found: list[AsyncResult[R]] = []
+        while finished.done:
+            found.append(finished.done.popleft())
+            del pending[found[-1]]
+        return found
 
 
 class _Finished:

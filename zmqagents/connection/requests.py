@@ -146,9 +146,11 @@ class Call:
     def takes(self, number: int) -> bool:
         """Whether the item ``number`` of a stream is the next one; another has come before, or comes again.
 
-        RemoteProtocolError if this is no stream.
+        Of any other call: True for what tells its progress. RemoteProtocolError for all else.
         """
         if not self.flags & Flag.STREAM:
+            if number == messages.PROGRESS:
+                return True
             raise errors.RemoteProtocolError("CHUNK for what is no stream")
         if number != self.expected:
             return False

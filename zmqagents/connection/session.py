@@ -477,9 +477,13 @@ class Session:
             request = self.book.find(head.call_id)
             if request is None or request.sink is None:
                 return
-            if not isinstance(request.message, Call):
+            if isinstance(request.message, Call):
+                is_due = request.message.takes(head.time_ms)
+            elif isinstance(request.message, Fetch) and head.time_ms == messages.PROGRESS:
+                is_due = True
+            else:
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
-            if request.message.takes(head.time_ms):
+            if is_due:
                 request.sink.chunk(Reply(Code.NONE, body))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)

@@ -67,7 +67,7 @@ class FileRoots:
         if not isinstance(path, str) or not 0 < len(path) <= MAX_PATH or "\0" in path:
             raise errors.PermissionRefused(f"a path is a text of 1 to {MAX_PATH} characters, not {str(path)[:80]!r}")
         if not self._roots:
-            raise errors.PermissionRefused("this host serves no files: it was started without --file-root")
+            raise errors.PermissionRefused("this host serves no files: it was started without --file-root DIR")
         for place in [path] if os.path.isabs(path) else [os.path.join(root, path) for root in self._roots]:
             try:
                 real = os.path.realpath(place)

@@ -106,5 +106,8 @@ class Router(Protocol):
     def note(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> None:
         """What a member tells its host of the running call ``ticket``, ahead of its end; see `members.upward`."""
 
+    def progress(self, ticket: Ticket) -> None:
+        """The code of ``ticket`` has told how far it has come: see `agents.context.Told`."""
+
     def sent(self, done: threading.Event) -> None:
         """Set ``done`` when what was said before has left this process, or waits for room in the socket."""

@@ -8,6 +8,7 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -19,7 +20,7 @@ from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
 from ..agents.factories.factory import Factory
-from ..agents.spec import ATTRIBUTE, ClassSpec, annotated
+from ..agents.spec import ATTRIBUTE, ClassSpec, annotated, without_self
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..scheduler.records import END
@@ -407,11 +408,30 @@ class AgentHost:
         where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         if isinstance(exc, _Refused):
             return error_reply(exc.error, **where)
+        if type(exc) is TypeError:
+            _say_what_it_takes(ticket, exc, self.classes)
         try:
             return Reply(Code.AGENT_ERROR, (codec.encode_error(exc, pickler=self._pickler, **where),))
         except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _say_what_it_takes(ticket: Ticket, exc: TypeError, classes: ClassTable) -> None:
+    """Arguments that a method or constructor does not take: add to Python's text which it takes."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_code.co_filename != __file__ or len(exc.args) != 1:
+        return  # it was raised by the code of the agent
+    name, signature = ticket.name, "" if ticket.method is None else ticket.method.signature
+    if ticket.op == Op.CREATE:
+        made_by = classes.find(ticket.agent.spec.name)
+        name = made_by.short if isinstance(made_by, Factory) else made_by.__name__
+        with contextlib.suppress(TypeError, ValueError):  # Python cannot tell
+            signature = str(inspect.signature(made_by.make if isinstance(made_by, Factory) else made_by.__init__))  # type: ignore[misc]
+    if signature and "argument" in str(exc.args[0]):
+        exc.args = (f"{exc.args[0]}; it takes {name}{without_self(signature)}",)
 
 
 def _of_call(ticket: Ticket, exc: errors.ZmqAgentsError) -> errors.ZmqAgentsError:

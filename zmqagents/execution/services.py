@@ -56,6 +56,10 @@ class LocalServices:
     def chain_of(self, call: RunningCall) -> list[str]:
         return self._seals.seal([*call.chain, call.call_id][-MAX_CHAIN:])
 
+    def show_progress(self, call: RunningCall) -> None:
+        """Have the callers of ``call`` told how far it has come."""
+        self._router.progress(call.ticket)
+
     def save(self, call: RunningCall) -> Awaitable[None]:
         """Save the state of the agent; see `CallContext.save`. Without a keeper nothing is to be done."""
         ticket: Ticket = call.ticket

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .. import errors
-from ..agents.context import HostServices, RunningCall
+from ..agents.context import HostServices, Progress, RunningCall
 from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.factories.made import Made
 from ..agents.state import Snapshot
@@ -24,7 +24,7 @@ from ..errors import ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import END, MAX_GIVEN_BYTES, AgentRecord, Ticket
-from ..wire.messages import SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
+from ..wire.messages import PROGRESS, SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
 from .line import Line
 
 __all__ = ["NO_ARGUMENTS", "Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "request_of", "snapshot_of"]
@@ -193,6 +193,11 @@ class _Run:
         if self._call.brings_state:
             self._forwarder.keep(self._ticket, item.body)
             return
+        if self._call.brings_progress:
+            context = self._ticket.context
+            if context is not None:
+                context.tell(Progress(*unpack(item.body[0])))
+            return
         number, self._items = self._items, self._items + 1
         self._forwarder.item(self._ticket, number, item.body)
 
@@ -250,10 +255,10 @@ class Forwarded(Call):
 
     Its code may have made calls without waiting for them, which travel over another connection. So the member says by
     CHUNK which request of its own was the last: ``behind``, 0 for none. Those must come before the end of the call.
-    Another CHUNK ``brings_state``: the agent's, as the call leaves it.
+    Another CHUNK ``brings_state``: the agent's, as the call leaves it; a third one ``brings_progress``.
     """
 
-    __slots__ = ("behind", "brings_state")
+    __slots__ = ("behind", "brings_progress", "brings_state")
 
     def __init__(
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any], deadline: float | None
@@ -266,8 +271,8 @@ class Forwarded(Call):
 
     def takes(self, number: int) -> bool:
         """Note the item of a stream that has come, or what `behind` is to be."""
-        self.brings_state = number == SNAPSHOT
-        if self.brings_state:
+        self.brings_state, self.brings_progress = number == SNAPSHOT, number == PROGRESS
+        if self.brings_state or self.brings_progress:
             return True
         if self.flags & Flag.STREAM:
             return super().takes(number)
@@ -300,4 +305,5 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
         options["given"] = True
         buffers.append(pack({task_id: reply_to_bytes(reply) for task_id, reply in ticket.dep_replies.items()}))
     body = Encoded(payload, buffers, ())  # type: ignore[arg-type]  # as it came
-    return Forwarded(agent, method, body, ticket.flags & KEPT_FLAGS, options, ticket.deadline)
+    flags = ticket.flags & KEPT_FLAGS | Flag.WATCHED  # also for those who list the calls of this host
+    return Forwarded(agent, method, body, flags, options, ticket.deadline)

@@ -217,7 +217,9 @@ class Admission:
         if not is_name(name):
             raise errors.ConfigError(f"agent_id must be a text of 1 to {MAX_TEXT} printable characters, not {name!r}")
         if name in agents:
-            raise errors.AgentExists(f"there is already an agent {name!r} ({agents[name].spec.name})")
+            raise errors.AgentExists(
+                f"there is already an agent {name!r} ({agents[name].spec.name}): get_agent or if_exists='get' takes it"
+            )
         share = self._calls.shares.agents
         taken = len(agents) + self._calls.ending
         if taken >= share.free and share.refuses(payer.agents, taken):  # no time makes room: no second try
@@ -242,6 +244,10 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
     """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
     if given.get("persist") == "auto":  # as the class has it
         del given["persist"]
+    if peer.local and given.get("lifetime") == "client":
+        raise errors.ConfigError(
+            "lifetime='client' is for a client outside of the host: an agent deletes what it makes, or gives idle_s"
+        )
     if "env" in given and not peer.is_admin:  # it steers the interpreter, and by that which code runs
         raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
     options = spec.options.but(given).checked() if given else spec.options

@@ -29,7 +29,7 @@ from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply, read_error
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
-from .records import END, AgentRecord, Counters, DrainEnd, Peer, State, Ticket, Timed, Unfinished, phase
+from .records import END, AgentRecord, Counters, DrainEnd, Idle, Peer, State, Ticket, Timed, Unfinished, phase
 from .shares import Shares
 from .slots import Slots
 from .timers import Timers
@@ -120,6 +120,8 @@ class Calls:
         record.account.agents += 1
         record.meters.count_agents(1)
         record.seat(ticket)
+        if record.options.lifetime == "client" and not (ticket.peer.local or self._is_member):
+            record.go_with(ticket.peer)
 
     def book(self, ticket: Ticket) -> None:
         """Note a ticket that was accepted."""
@@ -163,6 +165,9 @@ class Calls:
         """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
         record.made = True
         self._observer.made(record)
+        if record.options.idle_s is not None and not self._is_member:
+            idle = Idle(record, record.options.idle_s, now)
+            self.timers.add(idle.next_look(now), idle)
         for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
             self._leave_queue(ticket, State.QUEUED)
             record.seat(ticket)
@@ -377,9 +382,24 @@ class Calls:
             ticket.wait_error = ticket.ended
             self.wake(ticket, effects, now)
 
+    def look_at_idle(self, idle: Idle, effects: list[Effect], now: float) -> None:
+        """Delete an agent that nobody has called for long, or note when to look again."""
+        record = idle.record
+        if idle.is_over(now) and not any(ticket.agent is record for ticket in self.tasks.values()):  # a parked one
+            self.forget_agent(record, effects, now, "was deleted, for it was idle,")
+        else:
+            self.timers.add(idle.next_look(now), idle)
+
+    def let_go(self, record: AgentRecord, effects: list[Effect], now: float) -> None:
+        """The client with which this agent goes has gone."""
+        if not record.removed:
+            self.forget_agent(record, effects, now, "was deleted with its client")
+
     def forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
         """The agent is no more: its calls that run go on to their end, streams and all others end now."""
         record.removed = True
+        if record.client is not None and record.client.agents is not None:
+            record.client.agents.pop(record, None)
         is_known = self.agents.get(record.agent_id) is record
         if is_known:
             del self.agents[record.agent_id]
@@ -434,7 +454,7 @@ class Calls:
         effects.append(Removed(record))
 
     def end_some(self, calls: Unfinished, effects: list[Effect], now: float) -> None:
-        """End `ENDED_AT_ONCE` of these calls, and note the others for the next turn: there may be ten thousand."""
+        """End `ENDED_AT_ONCE` of these, and note the others for the next turn: there may be ten thousand."""
         for _ in range(min(ENDED_AT_ONCE, len(calls.left))):
             calls.finish(calls.left.popleft(), effects, now)
         if calls.left:

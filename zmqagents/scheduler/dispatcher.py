@@ -44,7 +44,7 @@ from .effects import (
     Resume,
     Start,
 )
-from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
+from .records import AgentRecord, Idle, Later, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import EndWaits, Waiting
 
@@ -319,13 +319,15 @@ class Dispatcher:
         return self.waiting.end(effects, now)
 
     def on_detach(self, peer: Peer, now: float) -> list[Effect]:
-        """The peer is gone for good: its plain calls are cancelled, its detached ones go on."""
+        """The peer is gone for good: its plain calls are cancelled, its detached ones go on; its own agents go."""
         effects: list[Effect] = []
         peer.leave()
         for fetch in list(peer.fetches.values()):
             self.calls.fetches.forget(fetch)
         plain = [ticket for ticket in peer.calls.values() if not ticket.flags & Flag.DETACHED]
         self.calls.end_some(Unfinished(plain, self.calls.cancel), effects, now)
+        if peer.agents:
+            self.calls.end_some(Unfinished(list(peer.agents), self.calls.let_go), effects, now)
         return self.waiting.end(effects, now)
 
     def on_revoke(self, peer: Peer, error: ZmqAgentsError, now: float) -> list[Effect]:
@@ -359,6 +361,10 @@ class Dispatcher:
                 calls.fetches.expire(late, effects, now)
             elif isinstance(late, Unfinished):
                 unfinished.append(late)
+            elif isinstance(late, Later):
+                late.do()
+            elif isinstance(late, Idle):
+                calls.look_at_idle(late, effects, now)
             else:
                 is_over = True
         if is_over:

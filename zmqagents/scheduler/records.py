@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..agents.context import RunningCall
 from ..agents.options import AgentOptions
@@ -24,10 +24,11 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "Timed",
-    "Unfinished", "left_over", "phase",
+    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "Idle", "Later", "ParkedFetch", "Peer", "State", "Ticket",
+    "Timed", "Unfinished", "left_over", "phase",
 ]  # fmt: skip
 
+T = TypeVar("T")
 END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
@@ -75,20 +76,59 @@ class DrainEnd:
 
 
 class Unfinished:
-    """Calls that are to be ended, some in each turn of the router thread, as the timers keep them."""
+    """Calls or agents that are to be ended, some in each turn of the router thread, as the timers keep them."""
 
     __slots__ = ("finish", "left", "settled")
 
-    def __init__(self, tickets: Iterable[Ticket], finish: Callable[[Ticket, list[Any], float], None]) -> None:
-        self.left = deque(tickets)
+    def __init__(self, what: Iterable[T], finish: Callable[[T, list[Any], float], None]) -> None:
+        self.left: deque[Any] = deque(what)
         self.finish = finish
         self.settled = False
+
+
+class Later:
+    """Something to be done then, as the timers keep it."""
+
+    __slots__ = ("do", "settled")
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do = do
+        self.settled = False
+
+
+class Idle:
+    """Looks now and then whether an agent is idle, as the timers keep it: nothing has to be noted when a call ends."""
+
+    __slots__ = ("_calls", "_idle_s", "_since", "record")
+
+    def __init__(self, record: AgentRecord, idle_s: float, now: float) -> None:
+        self.record = record
+        self._idle_s = idle_s
+        self._calls = -1
+        self._since = now
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more to look at."""
+        return self.record.removed
+
+    def next_look(self, now: float) -> float:
+        """When to look again."""
+        return now + self._idle_s / 4
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody has called the agent for so long."""
+        record = self.record
+        if record.calls != self._calls or record.holders or record.beside or record.mailbox:
+            self._calls = record.calls
+            self._since = now
+        return now - self._since >= self._idle_s
 
 
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
-    __slots__ = ("account", "calls", "fetches", "gone", "is_admin", "key", "local", "prefix", "user")
+    __slots__ = ("account", "agents", "calls", "fetches", "gone", "is_admin", "key", "local", "prefix", "user")
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
@@ -101,11 +141,18 @@ class Peer:
         self.is_admin = local
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
+        self.agents: dict[AgentRecord, None] | None = None  # those that go with it; None: it never had one
         self.gone = False
 
     def leave(self) -> None:
         """It gets no answers any more."""
         self.gone = True
+
+    def own(self, record: AgentRecord) -> None:
+        """The agent goes with this client."""
+        if self.agents is None:
+            self.agents = {}
+        self.agents[record] = None
 
     def trust(self, is_admin: bool) -> None:
         """Note whether it has the role admin."""
@@ -143,8 +190,8 @@ class AgentRecord:
     """
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance", "made",
-        "mailbox", "meters", "number", "options", "ours", "removed", "spec",
+        "account", "agent_id", "beside", "calls", "client", "created", "dropped", "end", "holders", "home", "instance",
+        "made", "mailbox", "meters", "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -161,6 +208,7 @@ class AgentRecord:
         self.home: Home | None = None
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
+        self.client: Peer | None = None  # it goes with this one
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
         # Made when first needed: most agents never queue.
@@ -246,6 +294,11 @@ class AgentRecord:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
         ticket.state = State.QUEUED
         self.end = ticket
+
+    def go_with(self, client: Peer) -> None:
+        """It is to be deleted when this client has gone."""
+        self.client = client
+        client.own(self)
 
     def become(self, spec: ClassSpec, options: AgentOptions) -> None:
         """Take the spec of the object that a factory has made, before it is held."""
@@ -441,4 +494,4 @@ class ParkedFetch:
         ticket.fetches[self] = None
 
 
-Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep
+Timed = Ticket | ParkedFetch | DrainEnd | Unfinished | Later | Idle  # what the timers keep

@@ -48,7 +48,10 @@ class Sink(Protocol):
         """There will be no answer of the host."""
 
     def chunk(self, item: Reply) -> None:
-        """One item of a stream; before the outcome, and only for calls with the flag STREAM."""
+        """One item of a stream, or what another call tells of its progress; before the outcome.
+
+        Only for calls with the flag STREAM or WATCHED, and for fetches.
+        """
 
 
 class Link(abc.ABC):
@@ -147,7 +150,7 @@ class Waiter:
         self._lock.release()
 
     def chunk(self, item: Reply) -> None:
-        """Never called: a call for a value asks for no stream."""
+        """Never called: a thread that blocks asks for no stream and no progress."""
 
     def wait(self, timeout: float | None) -> Reply:
         """The reply; raises what it failed with, or CallTimeout after ``timeout`` seconds without an answer."""
@@ -206,7 +209,7 @@ class Refetch:
         self._sink.fail(error)
 
     def chunk(self, item: Reply) -> None:
-        """Never comes: a FETCH gets one answer."""
+        self._sink.chunk(item)
 
 
 Fetcher = Callable[[str, Sink, "float | None"], None]

@@ -30,6 +30,8 @@ is never part of a message. A message is a header and, by kind, further frames:
     70 NEED_HELLO  broker   none: the token is unknown                              call_id
     71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
+                            [list: done, total, text]: how far the call has come    time_ms: `PROGRESS`; of a CALL that
+                                                                                    is WATCHED, and of every FETCH
 
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids
     of the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
@@ -41,6 +43,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     128 UNTIL (time_ms is the deadline itself, in milliseconds of the machine's monotonic clock, counted round)
     256 LATE (set by the host that reads it: it may have waited while the host was frozen, until it was over)
     512 BYTES (also of RESULT and CHUNK: the buffers are best received as ``bytes``)
+    1024 WATCHED (the caller wants to hear how far the call has come)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
@@ -91,6 +94,7 @@ MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest on
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
 SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state of the agent, beside all items
+PROGRESS = MAX_TIME_MS - 1  # the number of a CHUNK that says how far a call has come, beside all items
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
@@ -140,6 +144,7 @@ class Flag:
     UNTIL = 128
     LATE = 256  # set by the host itself
     BYTES = 512
+    WATCHED = 1024
 
 
 class Code(enum.IntEnum):

@@ -40,7 +40,7 @@ def create(
 ) -> None:  # fmt: skip
     """Make an agent of a class that the host knows, and print its id. ARGS: see call."""
     args, kwargs = read_arguments(arguments)
-    for name in {"agent_id", "cls_or_name"} & kwargs.keys():  # parameters of create_agent itself
+    for name in {"agent_id", "cls_or_name", "if_exists"} & kwargs.keys():  # parameters of create_agent itself
         raise click.UsageError(f"{name}= cannot be given here; the id of the agent is --agent-id")
     with open_client(timeout=timeout, **where) as client:
         made = client.create_agent(class_name, *args, agent_id=agent_id, **kwargs)

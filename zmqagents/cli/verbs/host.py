@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import errors
+from ...agents.context import Progress
 from ...config import END_WAIT_S, BrokerConfig
 from ..command import Verb
 from ..options import as_json, as_seconds, on_host, option
@@ -217,7 +218,11 @@ def calls(as_json: bool, **where: Any) -> None:
     with open_client(**where) as client:
         found = client.get_call_list()
     columns = ["task_id", "agent", "method", "state", "age_s", "caller", "waits_for"]
-    columns += ["note"] if any(call["note"] for call in found) else []
+    columns += [name for name in ("progress", "note") if any(call.get(name) for call in found)]
+    if not as_json:
+        found = [
+            {**call, "progress": str(Progress(*call["progress"])) if call.get("progress") else ""} for call in found
+        ]
     _show_placed(found, columns, as_json, "no open calls")
 
 

@@ -5,7 +5,7 @@ third, eleventh ... largest module. Sources are parsed, not imported; modules wr
 source, are imported for their docstrings. One *entry* is a documented module, class, function or method;
 entries are ranked by BM25, with the words of a name counting more than those of its text.
 
-    $ as_server start --port 7411 --agent-dir examples/agents
+    $ as_server start --port 7411 --agent-dir examples/index/agents
     $ as_server call indexer-1 search '"read a zip archive"' --port 7411
 """
 
@@ -67,14 +67,15 @@ class Indexer(AgentBase):
         for name, source in self.modules[self._done :]:
             if call is not None:
                 call.check()  # the caller may have cancelled: leave, the rest can be read later
+                call.progress(self._done, len(self.modules), f"{len(self._entries):,} entries")
             for entry, words in read(name, source):
                 self._add(entry, words)
             self._done += 1
         return {"modules": self._done, "entries": len(self._entries)}
 
     @concurrent  # answered while `index` runs; any other call waits for its turn
-    def progress(self) -> dict[str, int]:
-        """How far `index` has come: modules done, modules in total, entries found so far."""
+    def size(self) -> dict[str, int]:
+        """How much there is: modules read, modules in total, entries found so far."""
         return {"done": self._done, "total": len(self.modules), "entries": len(self._entries)}
 
     @async_func

@@ -1,6 +1,6 @@
 """A computation on all cores: agents in child processes of a host, a bar that shows how far they are, the speed-up.
 
-    python examples/all_cores.py [--numbers 400000] [--workers N]
+    python examples/all_cores/primes.py [--numbers 400000] [--workers N]
 
 Each agent counts the primes in parts of a range. In threads of one interpreter they would take turns; in children
 (``isolation="pool"``) each has a core of its own. `as_completed` gives the parts in the order in which they are done.

@@ -1,8 +1,8 @@
 """Eight agents read the documentation of the Python standard library; a ninth answers questions on it.
 
-    python examples/demo.py            start a host, ask three questions, stop the host
-    python examples/demo.py --keep     leave the host running until Ctrl-C, to call its agents from a shell
-    python examples/demo.py "How do I pick a random element?" ...      your own questions
+    python examples/index/demo.py            start a host, ask three questions, stop the host
+    python examples/index/demo.py --keep     leave the host running until Ctrl-C, to call its agents from a shell
+    python examples/index/demo.py "How do I pick a random element?" ...      your own questions
 
 What to look at, in the order in which it happens:
 
@@ -11,8 +11,9 @@ What to look at, in the order in which it happens:
 2. `make_agents` makes the agents on that host by the names of their classes and gets a *proxy* of each: an
    object here whose methods run there. The coordinator is made with the proxies of the indexers.
 3. ``indexer.index()`` returns an *AsyncResult* at once, so all eight read at the same time; `watch` shows
-   how far they are, by a method that is answered beside the work.
+   how far they are, which each call tells by ``current_call().progress(...)``: ``result.progress``.
 4. ``coordinator(question)`` makes the agents talk to each other; only the answers come back here.
+5. `draw_calls` draws what the host has counted meanwhile: the calls of each method, and how long they took.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zmqagents import RpcClient
+from zmqagents import Progress, RpcClient
 
 AGENTS = Path(__file__).resolve().parent / "agents"
 INDEXERS = 8
@@ -46,7 +47,8 @@ QUESTIONS = (
     "How do I compare two texts line by line?",
 )
 
-Update = Callable[[Sequence[dict[str, int]]], None]  # shows how far the indexers are
+Update = Callable[[Sequence[Progress]], None]  # shows how far the indexers are
+NOTHING = Progress(0, 1)
 
 
 def main() -> int:
@@ -85,7 +87,7 @@ def run(client: RpcClient, questions: Sequence[str]) -> None:
     say(f"Reading the standard library of Python {platform.python_version()}:")
     started = time.perf_counter()
     results = [indexer.index() for indexer in indexers]  # eight AsyncResults, at once
-    watch(indexers, results)
+    watch(results)
     counts = [result.result(timeout=INDEX_LIMIT_S) for result in results]
     took_s = time.perf_counter() - started
     modules, entries = (sum(count[key] for count in counts) for key in ("modules", "entries"))
@@ -95,6 +97,7 @@ def run(client: RpcClient, questions: Sequence[str]) -> None:
         started = time.perf_counter()
         found = coordinator(question, k=3).result(timeout=60)
         show_answers(found, (time.perf_counter() - started) * 1000)
+    draw_calls(client)
 
 
 def make_agents(client: RpcClient) -> tuple[list[Any], Any]:
@@ -166,40 +169,44 @@ def stop(process: subprocess.Popen[str], host: dict[str, Any] | None) -> None:
 # ---------------------------------------------------------------- what is shown
 
 
-def watch(indexers: Sequence[Any], results: Sequence[Any]) -> None:
-    """Show the indexers' progress until all results are there: bars on a terminal, else a few lines."""
+def watch(results: Sequence[Any]) -> None:
+    """Show how far the calls have come until all results are there: bars on a terminal, else a few lines."""
     show = bars if sys.stdout.isatty() else lines
-    with show(len(indexers)) as update:
+    with show(len(results)) as update:
         finished = False
         while not finished:
             finished = all(result.done() for result in results)  # before the last look, which then shows 100 %
-            update([indexer.progress() for indexer in indexers])
+            update([state_of(result) for result in results])
             if not finished:
                 time.sleep(0.1)
+
+
+def state_of(result: Any) -> Progress:
+    """How far a call has come. A finished one is whole, whatever it has told last."""
+    told: Progress = result.progress or NOTHING
+    return told._replace(done=told.total or 1) if result.done() else told
 
 
 @contextmanager
 def bars(count: int) -> Generator[Update, None, None]:
     """A progress bar for each indexer, drawn by rich (``pip install 'zmqagents[rich]'``), or else `lines`."""
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich import progress
     except ImportError:
         with lines(count) as plain:
             yield plain
         return
     columns = (
-        TextColumn("  {task.description:<10}"),
-        BarColumn(bar_width=32),
-        MofNCompleteColumn(),
-        TextColumn("[dim]{task.fields[entries]:>5,} entries"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns) as progress:
-        tasks = [progress.add_task(f"indexer-{number + 1}", total=None, entries=0) for number in range(count)]
+        progress.TextColumn("  {task.description:<10}"), progress.BarColumn(bar_width=32),
+        progress.MofNCompleteColumn(), progress.TextColumn("[dim]{task.fields[text]:>14}"),
+        progress.TimeElapsedColumn(),
+    )  # fmt: skip
+    with progress.Progress(*columns) as drawn:
+        tasks = [drawn.add_task(f"indexer-{number + 1}", total=None, text="") for number in range(count)]
 
-        def update(states: Sequence[dict[str, int]]) -> None:
+        def update(states: Sequence[Progress]) -> None:
             for task, state in zip(tasks, states, strict=True):
-                progress.update(task, completed=state["done"], total=state["total"], entries=state["entries"])
+                drawn.update(task, completed=state.done, total=state.total, text=state.text)
 
         yield update
 
@@ -209,15 +216,29 @@ def lines(count: int) -> Generator[Update, None, None]:
     """A line at every quarter of the way."""
     shown_quarters = 0
 
-    def update(states: Sequence[dict[str, int]]) -> None:
+    def update(states: Sequence[Progress]) -> None:
         nonlocal shown_quarters
-        done, total = (sum(state[key] for state in states) for key in ("done", "total"))
-        quarters = 4 * done // max(1, total)
+        quarters = int(4 * sum(state.fraction or 0.0 for state in states) / count)
         if quarters > shown_quarters:
             shown_quarters = quarters
-            say(f"  {25 * quarters:3} %  {done:4} of {total} modules")
+            say(f"  {25 * quarters:3} %  of {count} shares")
 
     yield update
+
+
+def draw_calls(client: RpcClient) -> None:
+    """A picture of what the agents have done: a bar for each method, as long as its calls took on average."""
+    found = {}
+    for row in client.get_metrics()["methods"]:
+        calls, seconds = sum(row["ran"]["counts"]), row["ran"]["sum_s"]
+        if calls:
+            found[f"{row['class'].rpartition(':')[2]}.{row['method']}"] = calls, 1000 * seconds / calls
+    say("\nWhat the host has counted, and how long a call took on average:")
+    most_ms = max(ms for _, ms in found.values())
+    for name, (calls, ms) in sorted(found.items(), key=lambda item: -item[1][1]):
+        length = max(1, round(8 * 30 * ms / most_ms))  # in eighths of a sign
+        bar = "█" * (length // 8) + " ▏▎▍▌▋▊▉"[length % 8].strip()
+        say(f"  {name:<24} {calls:>3} calls {ms:>9.2f} ms  {bar}")
 
 
 def show_answers(found: dict[str, Any], took_ms: float) -> None:
@@ -238,11 +259,11 @@ def show_shell(port: int, *, keep: bool) -> None:
     """How to do the same without Python."""
     say(
         "\nThe same agents from a shell"
-        + (":" if keep else ", while the host runs (try: python examples/demo.py --keep):")
+        + (":" if keep else ", while the host runs (try: python examples/index/demo.py --keep):")
     )
     say(f"  as_server agents --port {port}")
     say(f"""  as_server call coordinator reply '"How do I escape HTML?"' --port {port}""")
-    say(f"  as_server call indexer-1 progress --port {port}")
+    say(f"  as_server call indexer-1 size --port {port}")
 
 
 def shown(path: Path) -> str:

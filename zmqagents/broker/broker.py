@@ -138,6 +138,7 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
             observer=_observer_of(config, clock, traces), traces=traces,
+            find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -162,11 +163,15 @@ class Broker:
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
             starve=self._events.on_await_credit, clock=clock,
         )  # fmt: skip
-        welcome = {"epoch": epoch, "pickle": unpickler is not None}
+        if config.cluster:
+            self._members.be_one(host, self._pool, keeper, self._clients.hint)
+        welcome: dict[str, Any] = {"epoch": epoch, "pickle": unpickler is not None}
+        welcome |= {"cluster": config.cluster} if config.cluster else {}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
-            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, clock=clock,
+            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, stop=self._on_stop,
+            clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -213,11 +218,11 @@ class Broker:
         """
         try:
             bound = self._listening.open()
+            self.link.listens_at(bound.address)
+            self._members.open(self._listening.poller, bound)
         except BaseException:
             self._listening.close()
             raise
-        self.link.listens_at(bound.address)
-        self._members.open(self._listening.poller, bound)
         return bound
 
     def run(self) -> None:
@@ -274,9 +279,12 @@ class Broker:
 
     def _on_stop(self, grace_s: float) -> list[Effect]:
         now = self._clock()
+        end = now + grace_s
         if not self._dispatcher.draining:
             log.info("%s: stopping, %r", self.config.server_id, self._dispatcher)
-        return self._dispatcher.on_drain(now + grace_s, now)
+        if self._members.drain(end, lambda: self.post(lambda: self._dispatcher.on_drain(end, self._clock()))):
+            return []
+        return self._dispatcher.on_drain(end, now)
 
     @property
     def draining(self) -> bool:
@@ -320,6 +328,9 @@ class Broker:
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         if ticket.flags & _STREAM:
             return self._events.on_stream_done(ticket, reply)
+        home = ticket.agent.home
+        if home is not None:
+            return home.returned(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
@@ -585,7 +596,7 @@ class Broker:
         if not number and self._dispatcher.traces is not None:
             self._dispatcher.traces.first_item(ticket)
         reader = ticket.parent
-        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.home is not None:
+        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.away:
             self._dispatcher.on_unwait(reader, [ticket.task_id])  # its wait is over with this item
         if ticket.peer.local:
             self.link.chunk(ticket.call_id, body)

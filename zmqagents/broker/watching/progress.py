@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ...codec import pack
 from ...scheduler.effects import Effect
-from ...scheduler.records import Later, Peer, Ticket, Timed
+from ...scheduler.records import Alarm, Peer, Ticket, Timed
 from ...scheduler.timers import Timers
 from ...wire.messages import PROGRESS, Flag, Frame, Kind, answer_frames
 from ..delivery import Delivery
@@ -43,7 +43,7 @@ class ProgressSender:
             return []
         now = self._clock()
         if now < told.next_s:
-            self._timers.add(told.next_s, Later(lambda: self.show(ticket)))
+            self._timers.add(told.next_s, Alarm(lambda now: self.show(ticket)))
             return []
         told.send_next_at(now + EVERY_S)  # before the look: what is told after it is posted again
         body = (pack(list(told.progress)),)

@@ -89,7 +89,6 @@ from .watching.call_log import CallLog
 if TYPE_CHECKING:
     from ..members.nursery import Hatch
     from ..members.upward import ParentConnection
-    from ..scheduler.calls import Observer
     from ..tracing.hosts import HostTraces
 
 __all__ = ["Broker"]
@@ -135,10 +134,11 @@ class Broker:
         store = _store_of(config, epoch)
         shared = store if isinstance(store, SharedStore) else None
         traces = _traces_of(config, lambda: self.link.address, clock)
+        call_log = CallLog(clock, traces)
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
-            observer=_observer_of(config, clock, traces), traces=traces,
-            find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
+            observer=None if config.parent is not None else call_log,  # the host that has started it logs
+            traces=traces, find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -170,19 +170,19 @@ class Broker:
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
-            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, stop=self._on_stop,
-            clock=clock,
+            call_log.errors, unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put,
+            stop=self._on_stop, clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
             answer=self._answer, hand_in=self._hand_in, clock=clock,
         )  # fmt: skip
-        self._stop = False
         self._actions = self._actors()
         _brokers.add(self)
 
     def _open_inbox(self) -> None:
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
+        self._stop = False
         self._asleep = False  # a thread that posts must wake the router thread
         self._is_copy = False  # this process is a fork of the host's, made by an agent's code
         self._late: threading.Lock | None = None  # the router thread reads no more; held by the thread that does
@@ -442,7 +442,7 @@ class Broker:
             if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
                 short = messages.parse_short_call(parts)
             session: Session | None = peer.session
-            if short is None or session is None or session.token != short[0]:
+            if short is None or session is None or session.call_token != short[0]:
                 self._on_message(peer, parts, size, now)
             else:
                 call = short[1]
@@ -516,7 +516,9 @@ class Broker:
         except errors.RemoteProtocolError as exc:
             self._clients.complain(peer, exc)
             return
-        if type(message) is Call:
+        if session.call_token != head.token and (no := self._management.refusal(session.caller, session.role, message)):
+            self._carry_out(no)
+        elif type(message) is Call:
             caller = self._members.caller_of(session.caller, message) if message.options else None
             self._take_call(session, message, now, caller)
         elif isinstance(message, messages.Fetch):
@@ -677,10 +679,6 @@ def _store_of(config: BrokerConfig, epoch: str) -> Any:
 def _traces_of(config: BrokerConfig, address: Callable[[], str], clock: Callable[[], float]) -> HostTraces | None:
     is_member = config.parent is not None
     return switch.host_traces(config.server_id, address, clock, messages.read_error, is_member=is_member)
-
-
-def _observer_of(config: BrokerConfig, clock: Callable[[], float], traces: HostTraces | None) -> Observer | None:
-    return CallLog(clock, traces) if config.parent is None else None  # else the host that has started it logs
 
 
 def _services_of_child(parent: ParentConnection, *known: Any) -> LocalServices:

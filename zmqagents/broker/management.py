@@ -1,15 +1,17 @@
 """Management requests: questions and orders to the host itself.
 
-`REQUESTS` at the end of this module is the table of them: the name, the role that may ask, where the request runs and
-the function that answers it.
+`REQUESTS` at the end of this module is the table of them: the name, the clients that may ask, where the request runs
+and the function that answers it.
 
-    role "call"   every client                                    Runs.ROUTER  in the router thread
-    role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
-    role "admin"  admins                                          Runs.IN_TURN the same, one request after the other
-                                                                  Runs.ENDING  in the router thread, answered later
-                                                                  Runs.CALL    as a call, by the scheduler
+    "all"      every client                                       Runs.ROUTER  in the router thread
+    "callers"  all but those that only look                       Runs.APART   in a thread of its own
+    "owner"    the maker of the agent or call, and admins         Runs.IN_TURN the same, one request after the other
+    "seers"    admins, and those that only look                   Runs.ENDING  in the router thread, answered later
+    "admin"    admins                                             Runs.CALL    as a call, by the scheduler
                                                                   Runs.LATER   in the router thread, answered when
                                                                                another host or Redis has answered
+
+`security.roles` has the roles. Task ids are shortened in what is told to those that only look.
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
 runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
@@ -48,20 +50,22 @@ from ..process.memory import resident_bytes
 from ..scheduler.admission import unmade
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
-from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
+from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.wait_graph import ancestors
-from ..security.keys import Role
+from ..security.roles import CALLERS, ROLES, SEERS, Role, shortened
 from ..security.zap import name_of
 from ..telemetry import program
 from ..telemetry.lines import fields_of
 from ..version import __version__
-from ..wire.messages import Call, Code, Flag, Op, Reply, read_error, task_id_of
+from ..wire.messages import Call, Code, Fetch, Flag, Op, Reply, read_error, task_id_of
 from .clients import Clients
 from .events import Post
 from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
+from .watching.error_log import ErrorLog
 from .watching.health import Probe
+from .watching.pages import MAX_AROUND, agents_page, call_row, calls_page, find_call, neighbours, oldest_waits
 
 if TYPE_CHECKING:
     from ..members.peers.inquiries import Tell
@@ -122,7 +126,7 @@ class Management:
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs,
-        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, *,
+        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, error_log: ErrorLog, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
         post: Post, told: Callable[[float], None], stop: Callable[[float], list[Effect]], clock: Callable[[], float],
     ) -> None:  # fmt: skip
@@ -143,6 +147,7 @@ class Management:
         self._clock = clock
         self._members = members
         self._keeper = keeper
+        self._error_log = error_log
         self._started, self._epoch_s = clock(), time.time()
         self._nobody = Peer("")
         self._listing = Listing()
@@ -154,8 +159,23 @@ class Management:
         """Whether a CANCEL may be carried out: for a call of the same user, or one that the client may yet make."""
         if role in ("admin", "member") or not task_id:  # "": one of its own calls, by number
             return True
+        if role not in CALLERS:
+            return False
         ticket = self._dispatcher.tasks.get(task_id)
         return task_id.startswith(f"{peer.prefix}-") if ticket is None else ticket.owner == peer.user
+
+    def refusal(self, peer: Peer, role: Role, message: object) -> list[Effect]:
+        """What answers a message of a client that only looks, and may not send it; empty if it may."""
+        if role in CALLERS or not isinstance(message, Call | Fetch):
+            return []
+        what = "a result"
+        if isinstance(message, Call):
+            request = _BY_OP.get(message.method) if message.agent == "" else None
+            if message.agent == "" and (request is None or role in _MAY_ASK[request.who]):
+                return []
+            what = f"{message.agent or 'the host'}.{message.method}"
+        text = f"{what} needs the role call; {name_of(peer.user)} has {role}, which only looks"
+        return [Answer(peer, message.call_id, error_reply(errors.PermissionRefused(text)))]
 
     # ------------------------------------------------------------ asking
 
@@ -169,9 +189,13 @@ class Management:
                 request = CLUSTER_LIST
             if request is None or request.handler is None:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
-            if request.role == "admin" and role != "admin":
-                raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
+            if role not in _MAY_ASK[request.who]:
+                needs = "admin or view" if request.who == "seers" else "admin" if role in CALLERS else "call"
+                text = f"{call.method} needs the role {needs}; {name_of(peer.user)} has {role}"
+                raise errors.PermissionRefused(text)
             answer = request.handler(self, Asked(peer, call, role, parent))
+            if role not in CALLERS and callable(answer) and request.runs is not Runs.LATER:
+                answer = _shortening(answer)
             if request.audited and not peer.local:
                 _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
@@ -322,21 +346,25 @@ class Management:
         return lambda: page(after if isinstance(after, int) else 0, agent if isinstance(agent, str) else None)
 
     def list_agents(self, asked: Asked) -> Callable[[], Any]:
-        """The agents: a page of them for the option ``after``, without it all."""
+        """The agents: a page of them by filter for the option ``most``, a long page for ``after``, without both all."""
         records, after, now = list(self._dispatcher.agents.values()), asked.option("after"), self._clock()
+        if asked.option("most") is not None:
+            return lambda: agents_page(records, asked.call.options, now)
         if isinstance(after, int):
             return lambda: page_of(records, after, now)
         return lambda: [row_of(record, now) for record in records]
 
-    def list_calls(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
-        """The open calls of the user; an admin sees those of all."""
-        now, user = self._clock(), None if asked.role == "admin" else asked.peer.user
+    def list_calls(self, asked: Asked) -> Callable[[], Any]:
+        """The open calls of the user; admins and those that only look see those of all."""
+        now, user = self._clock(), None if asked.role in SEERS else asked.peer.user
         tickets = list(self._dispatcher.tasks.values())
+        if asked.option("most") is not None:
+            return lambda: calls_page(tickets, asked.call.options, user, now, self._dispatcher.traces)
 
         def rows() -> list[dict[str, Any]]:
             seen = (ticket for ticket in tickets if user is None or ticket.owner == user)
             listed = itertools.islice(seen, MAX_LISTED_CALLS)
-            return [_row_of(ticket, now, self._dispatcher.traces) for ticket in listed]
+            return [call_row(ticket, now, self._dispatcher.traces) for ticket in listed]
 
         return rows
 
@@ -368,10 +396,8 @@ class Management:
         waited_for = dict.fromkeys(ticket.agent for ticket in listed if ticket.state is State.QUEUED)
         over = [holder for record in waited_for for holder in record.holders if holder.settled]
         for ticket in over + listed:
-            row = _row_of(ticket, now, self._dispatcher.traces)
-            queued = ticket.state is State.QUEUED
-            row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
-            rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
+            frame = frames.get(ticket.context.thread) if ticket.context is not None else None
+            rows.append((ticket, frame, _with_holders(ticket, now, self._dispatcher.traces)))
         elsewhere, silent = self._members.ask_all(Op.DUMP), self._members.silent()
 
         def answer() -> list[dict[str, Any]]:
@@ -382,6 +408,36 @@ class Management:
             return [row for _, _, row in rows]
 
         return answer
+
+    def call_graph(self, asked: Asked) -> Callable[[], dict[str, Any]]:
+        """A call with those around it and the stack of its code; without an id the oldest that wait for others."""
+        task_id, now, tasks = asked.option("id"), self._clock(), self._dispatcher.tasks
+        user = None if asked.role in SEERS else asked.peer.user
+        if not isinstance(task_id, str):
+            waiting = [each for each in oldest_waits(tasks.values()) if user is None or each.owner == user]
+            return lambda: {"calls": [_with_holders(each, now, self._dispatcher.traces, user) for each in waiting]}
+        ticket = find_call(tasks, task_id, self._clients.prefixes())
+        if ticket is None or (user is not None and ticket.owner != user):
+            raise errors.UnknownTask(f"there is no open call {task_id!r} on {self._config.server_id}")
+        around = [each for each in neighbours(ticket) if user is None or each.owner == user]
+        context = ticket.context
+        frame = sys._current_frames().get(context.thread) if context is not None else None
+        elsewhere, silent = None, self._members.silent()
+        if ticket.agent.child:
+            elsewhere = self._members.ask_all(Op.DUMP)
+
+        def answer() -> dict[str, Any]:
+            found, *others = (_with_holders(each, now, self._dispatcher.traces, user) for each in around)
+            rows = [] if elsewhere is None else elsewhere.rows(MEMBERS_WAIT_S)
+            stack = next((row.get("stack") for row in rows if row.get("task_id") == ticket.task_id), "")
+            found["stack"] = stack or _why_no_stack(found, silent) or self._stack_of(ticket, frame)
+            return {"calls": [found, *others]}
+
+        return answer
+
+    def list_errors(self, _: Asked) -> Callable[[], list[dict[str, Any]]]:
+        """The errors in which calls have ended lately, grouped."""
+        return self._error_log.told
 
     def _stack_of(self, ticket: Ticket, frame: Any) -> str:
         if ticket.on_loop:
@@ -566,6 +622,10 @@ class Management:
         return register
 
 
+def _shortening(answer: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: shortened(answer())
+
+
 def _audit(peer: Peer, call: Call, how: str) -> None:
     """One line for what a user has the host do."""
     about = call.options.get("id")
@@ -591,23 +651,11 @@ def _failure_of(reply: Reply) -> str:
     return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
 
 
-def _row_of(ticket: Ticket, now: float, traces: HostTraces | None) -> dict[str, Any]:
-    """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
-    parent, deadline = ticket.parent, ticket.deadline
-    if ticket.op == END:
-        caller = "the host"
-    else:
-        caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
-    waits_for, deps, context = list(ticket.waits_for or ()), list(ticket.deps or ()), ticket.context
-    told = context.told if context is not None else None
-    return {
-        "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
-        "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3), "child": ticket.agent.child,
-        "time_left_s": None if deadline is None else round(deadline - now, 3),
-        "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
-        "trace_id": None if traces is None else traces.ids(ticket).get("trace_id"),
-        "progress": None if told is None else list(told.progress),
-    }  # fmt: skip
+def _with_holders(ticket: Ticket, now: float, traces: HostTraces | None, user: str | None = None) -> dict[str, Any]:
+    """The row of a call, with those of ``user`` (None: of all) that have the turn for which it queues."""
+    holders = ticket.agent.holders[:MAX_AROUND] if ticket.state is State.QUEUED else []
+    behind = [each.task_id for each in holders if user is None or each.owner == user]
+    return {**call_row(ticket, now, traces), "behind": behind}
 
 
 def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
@@ -621,57 +669,55 @@ def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
     )
 
 
-def _note(ticket: Ticket) -> str:
-    """What a row of a call says beside its state; "" for most. Names no task id: who has it may read the result."""
-    if ticket.settled:
-        return "has ended and still runs"
-    left = left_over(ticket.agent) if ticket.state is State.QUEUED else ""
-    return f"behind {left}" if left else ""
-
-
 class Request(NamedTuple):
-    """One row of the table of management requests.
+    """One row of the table of management requests. ``who`` may ask: see the module's docstring.
 
     ``handler`` answers it: with the answer, or for `Runs.APART` with a function that gives the answer in a thread of
     its own. None for `Runs.CALL`. ``audited``: each such request of a client is a line of the log.
     """
 
     op: str
-    role: Literal["call", "owner", "admin"]
+    who: Literal["all", "callers", "owner", "seers", "admin"]
     runs: Runs
     handler: Callable[[Management, Asked], Any] | None
     audited: bool = False
 
 
 REQUESTS = (
-    Request(Op.CREATE, "call", Runs.CALL, None),
-    Request(Op.MEMORY, "call", Runs.CALL, None),
-    Request(Op.DOWNLOAD, "call", Runs.CALL, None),
-    Request(Op.HEALTH, "call", Runs.CALL, None),
-    Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
-    Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
-    Request(Op.INFO, "call", Runs.ROUTER, Management.info),
-    Request(Op.LOGS, "admin", Runs.APART, Management.logs),
-    Request(Op.METRICS, "call", Runs.APART, Management.metrics),
-    Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
+    Request(Op.CREATE, "callers", Runs.CALL, None),
+    Request(Op.MEMORY, "callers", Runs.CALL, None),
+    Request(Op.DOWNLOAD, "callers", Runs.CALL, None),
+    Request(Op.HEALTH, "all", Runs.CALL, None),
+    Request(Op.DESCRIBE, "all", Runs.ROUTER, Management.describe),
+    Request(Op.LIST, "all", Runs.IN_TURN, Management.list_agents),
+    Request(Op.INFO, "all", Runs.ROUTER, Management.info),
+    Request(Op.LOGS, "seers", Runs.APART, Management.logs),
+    Request(Op.METRICS, "all", Runs.APART, Management.metrics),
+    Request(Op.CALLS, "all", Runs.IN_TURN, Management.list_calls),  # seers see all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel, audited=True),
     Request(Op.DELETE, "owner", Runs.ENDING, Management.delete, audited=True),
     Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all, audited=True),
     Request(Op.STOP, "admin", Runs.ROUTER, Management.stop, audited=True),
-    Request(Op.DUMP, "admin", Runs.APART, Management.dump),
-    Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
+    Request(Op.DUMP, "seers", Runs.APART, Management.dump),
+    Request(Op.GRAPH, "all", Runs.APART, Management.call_graph),  # seers see all, others their own
+    Request(Op.ERRORS, "seers", Runs.APART, Management.list_errors),
+    Request(Op.RESULTS, "seers", Runs.APART, Management.list_results),
     Request(Op.MODELS, "admin", Runs.APART, Management.add_models, audited=True),
     Request(Op.REGISTER, "admin", Runs.APART, Management.register_class, audited=True),
-    Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
+    Request(Op.CHILDREN, "all", Runs.ROUTER, Management.list_children),
     Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child, audited=True),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
-    Request(Op.HOSTS, "call", Runs.ROUTER, Management.list_hosts),
-    Request(Op.WHERE, "call", Runs.LATER, Management.where_is_agent),
-    Request(Op.EVENTS, "call", Runs.LATER, Management.list_events),
+    Request(Op.HOSTS, "all", Runs.ROUTER, Management.list_hosts),
+    Request(Op.WHERE, "all", Runs.LATER, Management.where_is_agent),
+    Request(Op.EVENTS, "all", Runs.LATER, Management.list_events),
     Request(Op.MOVE, "owner", Runs.LATER, Management.move_agent, audited=True),
     Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
 )
-CLUSTER_LIST = Request(Op.LIST, "call", Runs.LATER, Management.list_cluster)  # with the option cluster
+CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
+_MAY_ASK: dict[str, frozenset[Role]] = {
+    "all": frozenset(ROLES), "callers": CALLERS, "owner": CALLERS, "seers": SEERS,
+    "admin": frozenset({"admin"}),
+}  # fmt: skip
 _BY_OP = {request.op: request for request in REQUESTS}
 RUN_AS_CALLS = frozenset(request.op for request in REQUESTS if request.runs is Runs.CALL)
-ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.role == "admin")
+ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.who in ("seers", "admin"))

@@ -8,19 +8,21 @@ import os
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ... import errors
 from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
+from ..beside import WebBeside
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
 from ..output import say
 from ..settings import settings
 from ..values import json_line
+from .web import listen_address
 
 if TYPE_CHECKING:
     from ...agents.factories.factory import Maker
@@ -78,12 +80,16 @@ class StartVerb(Verb):
     help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",
 )  # fmt: skip
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
+@option(
+    "--web", metavar="[HOST:]PORT", callback=listen_address,
+    help="Also serve a page that shows the host, on this machine alone; the start line has its link. See the verb web.",
+)  # fmt: skip
 @as_json
 @click.pass_context
 def start(
     ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
     app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, log_format: str,
-    agent_output: str, no_log: bool, as_json: bool, **settings: Any,
+    agent_output: str, no_log: bool, web: tuple[str, int] | None, as_json: bool, **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
 
@@ -113,10 +119,14 @@ def start(
         raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
     put_on_path(app_dir)
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
-    return _start(BrokerConfig(**settings, agents=agents, logs=log_settings), loaded, restart, strict, as_json)
+    config = BrokerConfig(**settings, agents=agents, logs=log_settings)
+    if web is None:
+        return _start(config, loaded, restart, strict, Announcer(config, as_json))
+    with WebBeside(config.server_id, web, log_format) as beside:
+        return _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
 
 
-def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, as_json: bool) -> int:
+def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, announcer: Announcer) -> int:
     """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
@@ -134,13 +144,15 @@ def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bo
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, classes, as_json, notifier, program)
+        return _keep_running(config, classes, announcer, notifier, program)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
-    return _serve(config, classes, as_json, notifier, program)
+    return _serve(config, classes, announcer, notifier, program)
 
 
-def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program) -> int:
+def _serve(
+    config: BrokerConfig, classes: list[Maker], announcer: Announcer, notifier: Notifier, program: Program
+) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
@@ -151,7 +163,7 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config, as_json, program)
+        announcer.announce(bound, os.getpid(), program)
 
     def waits() -> None:
         say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
@@ -170,7 +182,7 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
 
 
 def _keep_running(
-    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program
+    config: BrokerConfig, classes: list[Maker], announcer: Announcer, notifier: Notifier, program: Program
 ) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
@@ -181,7 +193,7 @@ def _keep_running(
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config, as_json, program)
+        announcer.announce(Bound(*report["bound"]), pid, program)
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
@@ -203,20 +215,30 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool, program: Program) -> None:
-    server_id, host, port, ipc, _ = bound
-    if config.open_to:
-        say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
-    if as_json:
-        text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
-    else:
-        keys = "without keys" if config.insecure else "with keys"
-        where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
-    try:
-        program.say_first(text)
-    except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
-        raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
+class Announcer(NamedTuple):
+    """Prints the line that says where the host listens, and where the page is."""
+
+    config: BrokerConfig
+    as_json: bool
+    web: WebBeside | None = None
+
+    def announce(self, bound: Bound, pid: int, program: Program) -> None:
+        """Print it to the real stdout."""
+        server_id, host, port, ipc, _ = bound
+        config, link = self.config, {} if self.web is None else {"web": self.web.link}
+        if config.open_to:
+            say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
+        if self.as_json:
+            text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc, **link})
+        else:
+            keys = "without keys" if config.insecure else "with keys"
+            where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
+            text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
+            text += "".join(f"; page {url}" for url in link.values())
+        try:
+            program.say_first(text)
+        except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
+            raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
 
 
 def _exit_in_time(status: int) -> None:

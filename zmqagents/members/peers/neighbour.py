@@ -9,7 +9,7 @@ from __future__ import annotations
 from ... import discovery
 from ...connection.channel import Channel
 from ...connection.requests import Call, Credit, Plain
-from ...connection.target import target_of
+from ...connection.target import Target, target_of
 from ...security.keys import KeyStore
 from ...wire.addresses import endpoint_of
 from ...wire.link import Sink
@@ -18,13 +18,24 @@ from ...wire.messages import Flag, Kind
 __all__ = ["Neighbour"]
 
 
+class _Member(Target):
+    """A host that has the server key of this cluster."""
+
+    def resolve(self) -> tuple[str, str | None]:
+        assert self.port is not None
+        found = discovery.find_host(self.host, self.port)
+        if found is not None:
+            return f"ipc://{found.ipc}", None
+        return endpoint_of(self.host, self.port), KeyStore.open().server_keypair().public
+
+
 class Neighbour:
     """See the module's docstring. For the router thread, but for `join`."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._target = target_of(address)
-        self._channel = Channel(self._resolve, address)
+        target = target_of(address)
+        self._channel = Channel(_Member(target.host, target.port))
 
     def __repr__(self) -> str:
         return f"<Neighbour at {self.address}>"
@@ -33,14 +44,6 @@ class Neighbour:
     def is_open(self) -> bool:
         """Whether it can be used."""
         return not self._channel.closing
-
-    def _resolve(self) -> tuple[str, str | None]:
-        host, port = self._target.host, self._target.port
-        assert port is not None
-        found = discovery.find_host(host, port)
-        if found is not None:
-            return f"ipc://{found.ipc}", None
-        return endpoint_of(host, port), KeyStore.open().server_keypair().public
 
     def ask(self, call: Call, sink: Sink) -> int:
         """Pass a call on, or ask for something; the number that it has on this connection."""

@@ -1,0 +1,60 @@
+"""``start --web``: the web process beside a host. It begins before the host and ends with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from types import TracebackType
+
+from .. import errors
+
+__all__ = ["WebBeside"]
+
+END_S = 3.0  # in which it ends once its stdin has ended
+
+
+class WebBeside:
+    """A web process for the host ``server_id``; within a ``with`` block. ``log_format`` as of `LogSettings`."""
+
+    def __init__(self, server_id: str, listen: tuple[str, int], log_format: str) -> None:
+        host, port = listen
+        # Of a host the id alone: its port may be any. What the environment says is meant for the host.
+        words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--json", "--end-with-stdin"]
+        words += ["--listen", f"{host}:{port}", "--log-format", log_format]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "zmqagents", "web", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith("AS_SERVER_")},
+            start_new_session=True,  # a Ctrl-C is for the host, which may take a while to end
+        )  # fmt: skip
+        self._link = ""
+
+    def __repr__(self) -> str:
+        return f"<WebBeside {self._process.pid}>"
+
+    @property
+    def link(self) -> str:
+        """The address of the page with its token, once the process listens. LaunchError: it has ended."""
+        stdout = self._process.stdout
+        if not self._link and stdout is not None:
+            line = stdout.readline()  # ends with the process
+            if not line:
+                raise errors.LaunchError(f"--web: the web process has ended with exit code {self._process.wait(END_S)}")
+            self._link = json.loads(line)["web"]
+        return self._link
+
+    def __enter__(self) -> WebBeside:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        process = self._process
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

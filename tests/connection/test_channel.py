@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -82,7 +82,7 @@ def connects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     tries: list[float] = []
     resolve = Target.resolve
 
-    def counted(target: Target) -> tuple[str, str | None]:
+    def counted(target: Target) -> tuple[str, Sequence[str]]:
         tries.append(time.monotonic())
         return resolve(target)
 
@@ -365,7 +365,7 @@ def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(cli
 
 def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
-    channel = Channel(lambda: (f"ipc://{path}", None), "nowhere")
+    channel = Channel(lambda: (f"ipc://{path}", ()), "nowhere", print)
     channel.close()
     channel.join()
     assert not channel.is_alive()

@@ -631,7 +631,8 @@ class Broker:
         self._read_late(self._late)
 
     def _say_goodbye(self) -> None:
-        self._clients.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
+        said = {"message": "the host has stopped", **self._listening.keys_told()}
+        self._clients.close([messages.header(Kind.GOODBYE), codec.pack(said)])
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these

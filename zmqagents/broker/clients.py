@@ -81,16 +81,16 @@ class Clients:
         self._next_roles = math.inf  # while no client has a key
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
-        self._welcome = b""
+        self._welcome: Callable[[], bytes] = bytes
         self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
 
-    def open(self, role_of: Callable[[str], Role | None], welcome: bytes) -> None:
+    def open(self, role_of: Callable[[str], Role | None], welcome: Callable[[], bytes]) -> None:
         """Begin to accept clients.
 
-        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` is the body of a WELCOME.
+        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` the body of a WELCOME.
         """
         self._role_of = role_of
         self._welcome = welcome
@@ -139,7 +139,7 @@ class Clients:
             self._next_roles = min(self._next_roles, now + ROLES_EVERY_S)
             self.due = min(self.due, self._next_roles)
         head = messages.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        peer.send([head, self._welcome])
+        peer.send([head, self._welcome()])
 
     def bye(self, session: Session) -> None:
         """End the session of a client that goes and will not come back."""

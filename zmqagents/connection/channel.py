@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import errors
 from ..security.keys import KeyStore
@@ -32,6 +32,7 @@ from ..wire.link import Sink, Waiter
 from ..wire.messages import Frame, Kind, Reply
 from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
+from .host_keys import HostKeys
 from .requests import Message, Plain, Request
 from .session import BATCH, Session, State
 
@@ -39,7 +40,7 @@ __all__ = ["Channel", "Resolve", "after_fork", "close_all", "is_over"]
 
 log = logging.getLogger(__name__)
 
-Resolve = Callable[[], "tuple[str, str | None]"]  # the ZeroMQ endpoint now, and the host's CURVE key (None on ipc)
+Resolve = Callable[[], "tuple[str, Sequence[str]]"]  # the ZeroMQ endpoint now, and the host's CURVE keys (none on ipc)
 
 FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
@@ -51,10 +52,12 @@ LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before
 class Channel:
     """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
 
-    def __init__(self, resolve: Resolve, address: str) -> None:
+    def __init__(self, resolve: Resolve, address: str, keep: Callable[[Sequence[str]], None]) -> None:
+        """``keep`` stores the keys by which the host says that it may be known."""
         self.pid = os.getpid()
         self.address = address
-        self.session = Session(address)
+        self._host_keys = HostKeys(keep)
+        self.session = Session(address, learn=self._host_keys.learn)
         self.closing = False
         self.resting = False  # the I/O thread leaves the socket to callers
         self.io_thread = 0  # the ident of the thread that runs the done-callbacks
@@ -415,9 +418,10 @@ class Channel:
         session = self.session
         session.connect(time.monotonic())
         try:
-            endpoint, server_key = self._resolve()
+            endpoint, known = self._resolve()
             session.dial(endpoint)
-            keys = KeyStore.open().client_keypair() if server_key is not None else None
+            keys = KeyStore.open().client_keypair() if known else None
+            server_key = self._host_keys.choose(known)
             path = endpoint.removeprefix("ipc://")
             self._wire = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:

@@ -225,7 +225,7 @@ class Connection(Link):
                     raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
                 check_threads()
                 try:
-                    channel = self._channel = Channel(self.target.resolve, self.target.address)
+                    channel = self._channel = Channel(self.target.resolve, self.target.address, self.target.keep_keys)
                 except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
                     raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
                 self._finalizer = weakref.finalize(self, channel.close)

@@ -337,7 +337,11 @@ class Session:
     a number between two others.
     """
 
-    def __init__(self, address: str, *, jitter: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self, address: str, *, jitter: Callable[[float, float], float] = random.uniform,
+        learn: Callable[[list[str]], object] = len,
+    ) -> None:  # fmt: skip
+        """``learn`` gets the public keys by which the host says that it may be known from now on."""
         self.address = address
         self.book = Outstanding()
         self.prefix_bytes = os.urandom(CLIENT_ID_BYTES)
@@ -351,6 +355,7 @@ class Session:
         self.max_structured_bytes = BrokerConfig.max_structured_bytes
         self.next_try = 0.0  # no attempt to connect is made earlier
         self._jitter = jitter
+        self._learn = learn
         self._secret = os.urandom(16)
         self._epoch = ""  # of the host's process; "" if there is nothing to recover
         self._on_tcp = False
@@ -496,6 +501,7 @@ class Session:
             if head.code:  # it ends this session alone, and says why
                 self.end(rebuild_error(Reply(head.code, parts[1:])))
             else:
+                self._learn(messages.server_keys_of_goodbye(parts))
                 self.end(errors.HostStopping(f"{self.address}: it has stopped"))
         elif kind == Kind.NEED_HELLO:
             self.lost("it does not know this connection any more", errors.CallLost, now)
@@ -655,6 +661,7 @@ class Session:
         self._epoch = epoch
         self._settle_down()
         self._pause_s = RETRY_S[0]
+        self._learn(messages.server_keys_in(welcome))
         if former:
             self._ask_again(bool(head.flags & Flag.RESUMED), same_results=epoch == former)
 

@@ -26,7 +26,7 @@ SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resum
 SWITCHES = ["local_mode", "private", "fast_lane", "plain_types"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace",
-          "types", "isolation", "processes", "parent", "logs"]  # fmt: skip
+          "types", "isolation", "processes", "parent", "logs", "cluster", "lease_s", "labels"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:
@@ -110,6 +110,18 @@ def test_a_hang_limit_is_a_number_of_seconds_or_none_at_all() -> None:
     assert BrokerConfig(hang_limit_s=0.5).hang_limit_s == 0.5
     for wrong in (0, -1, "1", True):
         refused("hang_limit_s must be a number of seconds, more than 0", hang_limit_s=wrong)
+
+
+def test_a_member_of_a_cluster_shares_its_results_and_has_a_lease_and_labels() -> None:
+    config = BrokerConfig(cluster="shop", lease_s=1, labels={"zone": "a"})
+    assert (config.cluster, config.pool_type, config.lease_s, config.labels) == ("shop", "redis", 1, {"zone": "a"})
+    assert (BrokerConfig().cluster, BrokerConfig().pool_type, BrokerConfig().lease_s) == ("", "local", 15.0)
+    for wrong in ("a b", "sh/op", "{a}", "x" * 41, 7, None):
+        refused(f"a cluster's name must be 1 to 40 letters, digits, '.', '_' or '-', not {wrong!r}", cluster=wrong)
+    for seconds in (0.5, 301):
+        refused(f"lease_s must be 1 to 300 seconds, not {seconds!r}", lease_s=seconds)
+    refused("labels must be a dictionary of texts, such as {'zone': 'a'}, not {'zone': 1}", labels={"zone": 1})
+    refused("a private host cannot be a member of a cluster", cluster="shop", private=True)
 
 
 def test_the_threads_are_enough_for_the_capacity() -> None:

@@ -40,6 +40,8 @@ MEBIBYTE = 1024 * 1024
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
+LEASE_S = (1.0, 300.0)  # of a member of a cluster: least and most
+_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,40}")  # between braces in the keys of Redis, and before a slash in references
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -96,6 +98,13 @@ def _check_isolation(isolation: object) -> None:
         raise ConfigError(
             f"isolation={isolation!r} needs Linux (pidfd, /proc), and this is {sys.platform}: use isolation='thread'"
         )
+
+
+def check_cluster_name(text: object) -> str:
+    """``text`` if a cluster can be called so; raises `ConfigError`."""
+    if not isinstance(text, str) or not _CLUSTER.fullmatch(text):
+        raise ConfigError(f"a cluster's name must be 1 to 40 letters, digits, '.', '_' or '-', not {text!r}")
+    return text
 
 
 def without_password(url: str) -> str:
@@ -164,6 +173,10 @@ class BrokerConfig:
     types: tuple[str, ...] = ()  # packages whose classes arrive as themselves, as `trust_types` takes them
     plain_types: bool = False  # arguments of classes that the host does not know arrive in their plain form
 
+    cluster: str = ""  # the cluster that this host is a member of; "": none
+    lease_s: float = 15.0  # of a member: for so long others take it for alive after its last sign of life
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)  # of a member, for agents that ask for them
+
     redis_namespace: str = "zmqagents"  # hosts with the same one in one Redis share their results
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
     insecure: bool | str = False  # TCP without keys: True with local_mode, "yes-i-mean-it" on every interface
@@ -209,6 +222,7 @@ class BrokerConfig:
         object.__setattr__(self, "types", check_packages(self.types))
         if self.logs is not None and (not isinstance(self.logs, LogSettings) or self.logs.mistake):
             raise ConfigError(f"logs: {self.logs.mistake if isinstance(self.logs, LogSettings) else repr(self.logs)}")
+        self._check_cluster()
         if self.pool_type not in ("local", "redis"):
             raise ConfigError(f"pool_type must be 'local' or 'redis', not {self.pool_type!r}")
         for name in ("agent_dir", "model_config_path"):
@@ -259,6 +273,22 @@ class BrokerConfig:
             url = getattr(self, name)
             if url is not None and (not isinstance(url, str) or "://" not in url):
                 raise ConfigError(f"{name} must be a URL such as http://127.0.0.1:5000 or redis://127.0.0.1:6379")
+
+    def _check_cluster(self) -> None:
+        labels = self.labels
+        if not isinstance(labels, dict) or not all(isinstance(text, str) for item in labels.items() for text in item):
+            raise ConfigError(f"labels must be a dictionary of texts, such as {{'zone': 'a'}}, not {labels!r}")
+        self._check_seconds("lease_s", above_zero=True)
+        if not LEASE_S[0] <= self.lease_s <= LEASE_S[1]:
+            raise ConfigError(f"lease_s must be {LEASE_S[0]:g} to {LEASE_S[1]:g} seconds, not {self.lease_s!r}")
+        if self.cluster == "":
+            return
+        check_cluster_name(self.cluster)
+        if not sys.platform.startswith("linux"):
+            raise ConfigError(f"a member of a cluster needs Linux, and this is {sys.platform}; clients work everywhere")
+        if self.private or self.parent is not None:
+            raise ConfigError("a private host cannot be a member of a cluster: other hosts do not reach it")
+        object.__setattr__(self, "pool_type", "redis")  # a result must be found wherever its reader asks
 
     def _check_insecure(self) -> None:
         if not isinstance(self.insecure, bool) and self.insecure != MEAN_IT:

@@ -41,8 +41,10 @@ __all__ = [
     "CallError",
     "CallLost",
     "CallTimeout",
+    "CannotServe",
     "ConfigError",
     "DeadlockError",
+    "Fenced",
     "HostBusy",
     "HostLost",
     "HostStopping",
@@ -52,6 +54,7 @@ __all__ = [
     "LocalProtocolError",
     "MessageTooLarge",
     "MissingExtra",
+    "NoHost",
     "PermissionRefused",
     "ProtocolError",
     "RemoteProtocolError",
@@ -60,8 +63,10 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreUnavailable",
+    "TooOld",
     "UnknownAgent",
     "UnknownClass",
+    "UnknownCluster",
     "UnknownFile",
     "UnknownMethod",
     "UnknownTask",
@@ -272,6 +277,10 @@ class AgentCrashed(CallLost):
     stderr: str = ""
 
 
+class Fenced(CallLost):
+    """The agent of a cluster has another home by now: what this call has done to its state is not kept."""
+
+
 class BlockingCallError(CallError, RuntimeError):
     """Code on the host's event loop would block it; ``await`` the call or the result instead."""
 
@@ -303,6 +312,25 @@ class HostBusy(CallError, RuntimeError):
 
 class HostStopping(CallError, ConnectionError):
     """The host is draining and takes no new calls; nothing was executed."""
+
+
+# ---------------------------------------------------------------- clusters
+
+
+class UnknownCluster(CallError, LookupError):
+    """The host is no member of this cluster, or this program has not opened it."""
+
+
+class NoHost(CallError, ConnectionError):
+    """No member of the cluster can run the agent; nothing was executed. The text says why."""
+
+
+class CannotServe(CallError, RuntimeError):
+    """This member cannot run the agent, others may: from one member to another. Callers get `NoHost` in the end."""
+
+
+class TooOld(CallError, RuntimeError):
+    """The state of the agent was written by a later version of its class than the host has; nothing was executed."""
 
 
 # ---------------------------------------------------------------- results

@@ -24,9 +24,20 @@ def _insecure(ctx: click.Context, param: click.Parameter, text: Any) -> bool | s
     return str(text)  # which BrokerConfig judges
 
 
+def _labels(ctx: click.Context, param: click.Parameter, texts: Any) -> dict[str, str]:
+    """The callback of ``--label``."""
+    found = {}
+    for text in texts:
+        name, mark, value = text.partition("=")
+        if not name or not mark:
+            raise click.BadParameter(f"a label is NAME=VALUE, such as zone=a, not {text!r}", ctx, param)
+        found[name] = value
+    return found
+
+
 def _setting(name: str, words: str, *others: str, **attributes: Any) -> Callable[[F], F]:
     """The option for one field of `BrokerConfig`; the field's default is the option's."""
-    default = getattr(BrokerConfig, name)
+    default = getattr(BrokerConfig, name, ())  # a field with a factory is an option that may be given several times
     shown: bool | str = default not in (None, "", False, ())
     if attributes.get("type") is megabytes:
         shown = f"{default / MEBIBYTE:g}"
@@ -48,6 +59,21 @@ _SETTINGS: tuple[Callable[[Any], Any], ...] = (
     _setting("pool_type", "--pool-type", type=click.Choice(["local", "redis"]), help="Where results are kept."),
     _setting("redis_url", "--redis-url", help="Redis for --pool-type redis."),
     _setting("redis_namespace", "--redis-namespace", metavar="NAME", help="Keeps the results of projects apart."),
+    _setting(
+        "cluster",
+        "--cluster",
+        metavar="NAME",
+        help="Join the cluster NAME, whose hosts act as one; with --redis-url.",
+    ),
+    _setting("lease_s", "--lease", type=float, help="Seconds after which a member that is silent is taken for dead."),
+    _setting(
+        "labels",
+        "--label",
+        multiple=True,
+        callback=_labels,
+        metavar="NAME=VALUE",
+        help="Says what this member has, for agents that ask for it; may be given several times.",
+    ),
     _setting("max_pool_size", "--max-pool-size", type=int, help="Finished results kept."),
     _setting("max_expire_time", "--max-expire-time", "--max-expire", type=float, help="Seconds a result is kept."),
     _setting("max_timeout_seconds", "--max-timeout-seconds", type=float, help="Longest one fetch may wait, seconds."),

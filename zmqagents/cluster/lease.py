@@ -23,6 +23,7 @@ from __future__ import annotations
 import enum
 import time
 
+from ..config import LEASE_S
 from ..errors import ConfigError
 
 __all__ = ["BEATS", "MARGIN", "PATIENCE_S", "Admission", "Lease", "LeaseState", "boot_time"]
@@ -30,7 +31,6 @@ __all__ = ["BEATS", "MARGIN", "PATIENCE_S", "Admission", "Lease", "LeaseState", 
 BEATS = 4  # in a lease
 MARGIN = 0.2
 PATIENCE_S = 2.0
-LEASE_S = (1.0, 300.0)  # least and most
 
 
 def boot_time() -> float:

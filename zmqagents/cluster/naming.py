@@ -6,16 +6,15 @@ name that another class is known by.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
+from ..config import check_cluster_name
 from ..errors import ConfigError
 
-__all__ = ["MAX_NAME_CHARS", "AgentName", "Reference", "agent_name", "cluster_name", "parse_name", "parse_reference"]
+__all__ = ["MAX_NAME_CHARS", "SCHEME", "AgentName", "Reference", "agent_name", "parse_name", "parse_reference"]
 
 MAX_NAME_CHARS = 200
-_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it stands between braces in the keys of Redis, and before a slash
-_SCHEME = "cluster:"
+SCHEME = "cluster:"
 
 
 class AgentName(NamedTuple):
@@ -35,14 +34,7 @@ class Reference(NamedTuple):
     agent: AgentName
 
     def __str__(self) -> str:
-        return f"{_SCHEME}{self.cluster}/{self.agent}"
-
-
-def cluster_name(text: str) -> str:
-    """``text`` if a cluster can be called so; raises `ConfigError`."""
-    if not isinstance(text, str) or not _CLUSTER.fullmatch(text):
-        raise ConfigError(f"a cluster's name must be 1 to 64 letters, digits, '.', '_' or '-', not {text!r}")
-    return text
+        return f"{SCHEME}{self.cluster}/{self.agent}"
 
 
 def agent_name(cls: str, key: str) -> AgentName:
@@ -64,7 +56,7 @@ def parse_name(text: str) -> AgentName:
 
 def parse_reference(text: str) -> Reference:
     """What ``cluster:shop/Class/key`` names. Raises `ConfigError`."""
-    if not text.startswith(_SCHEME):
-        raise ConfigError(f"a proxy of a cluster is {_SCHEME}NAME/Class/key, not {text!r}")
-    cluster, _, agent = text.removeprefix(_SCHEME).partition("/")
-    return Reference(cluster_name(cluster), parse_name(agent))
+    if not text.startswith(SCHEME):
+        raise ConfigError(f"a proxy of a cluster is {SCHEME}NAME/Class/key, not {text!r}")
+    cluster, _, agent = text.removeprefix(SCHEME).partition("/")
+    return Reference(check_cluster_name(cluster), parse_name(agent))

@@ -30,6 +30,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     70 NEED_HELLO  broker   none: the token is unknown                              call_id
     71 GOODBYE     broker   [map: message, server_keys]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
+    73 HINT        broker   [list: agent, address, epoch]: where an agent of a cluster is; see `cluster.protocol`
 
     deps of CALL: the task ids of the results among its arguments, or nil. options, or nil: "chain" (the sealed task ids
     of the calls that it was made in, outermost first), "far" (where the deps of other hosts are: {task id: [server id,
@@ -75,11 +76,11 @@ from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, descr
 __all__ = [
     "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
     "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
-    "client_prefix", "doubted", "error_reply", "header", "parse_client", "parse_header", "parse_short_call",
-    "plain_meta", "read_error", "reply_from_bytes", "reply_to", "reply_to_bytes", "server_keys_in",
-    "server_keys_of_goodbye", "split_answer", "task_id_of",
-    "to_time_ms", "want_bytes",
+    "Home", "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
+    "client_prefix", "doubted", "elsewhere_reply", "error_reply", "header", "hint_frames", "home_in", "parse_client",
+    "parse_header", "parse_hint", "parse_short_call", "plain_meta", "read_error", "reply_from_bytes", "reply_to",
+    "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer", "task_id_of", "to_time_ms",
+    "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -125,6 +126,7 @@ class Kind(enum.IntEnum):
     NEED_HELLO = 70
     GOODBYE = 71
     CHUNK = 72
+    HINT = 73
 
 
 _CALL = int(Kind.CALL)  # comparing and packing a member of an enum costs several times as much
@@ -151,6 +153,7 @@ class Code(enum.IntEnum):
     HOST_ERROR = 2  # rebuilt as exactly the class named
     BUSY = 3  # the same: HostBusy at a limit of the host's; nothing was executed, time_ms says when to try again
     REFUSED = 4  # the same: a reference among the arguments is none that this peer may send
+    ELSEWHERE = 5  # to a member of the cluster: the agent is not here, nothing was executed; a map, see `Home`
 
 
 class Op:
@@ -177,6 +180,11 @@ class Op:
     RESTART = "restart_child"
     STATE = "put_state"
     STOP = "stop"
+    HOSTS = "get_host_list"
+    WHERE = "where_is_agent"
+    EVENTS = "get_event_list"
+    MOVE = "move_agent"
+    DRAIN = "drain_host"
 
 
 class Header(NamedTuple):
@@ -392,6 +400,44 @@ class Waits(NamedTuple):
     any_of: bool = False
     received: int = -1
     place: Place | None = None
+
+
+class Home(NamedTuple):
+    """Where an agent of a cluster is: what a HINT says, and an ERROR with the code ELSEWHERE.
+
+    ``address``: of the host, "" if it is not known. ``epoch``: of the agent's activation there: of two hints the one
+    with the higher epoch counts.
+    """
+
+    agent: str
+    address: str
+    epoch: int
+
+
+def hint_frames(token: int, home: Home) -> list[Frame]:
+    """A HINT message."""
+    return [header(Kind.HINT, 0, token), pack(list(home))]
+
+
+def parse_hint(frames: Sequence[Frame]) -> Home:
+    """What a HINT says, given with its header; RemoteProtocolError for anything else."""
+    return _home(_meta(frames)) if len(frames) == 2 else _home(None)
+
+
+def elsewhere_reply(home: Home) -> Reply:
+    """The answer to a member whose call is for an agent that is not here."""
+    return Reply(Code.ELSEWHERE, (pack(list(home)),))
+
+
+def home_in(reply: Reply) -> Home:
+    """What an answer with the code ELSEWHERE says; RemoteProtocolError for anything else."""
+    return _home(unpack(reply.body[0], max_bytes=MAX_META_BYTES) if reply.body else None)
+
+
+def _home(value: object) -> Home:
+    if not isinstance(value, list) or len(value) != 3 or type(value[2]) is not int:
+        raise RemoteProtocolError("the home of an agent is not [agent, address, epoch]")
+    return Home(_text(value[0], "agent id"), _text(value[1], "address"), value[2])
 
 
 ClientMessage = Hello | Call | Fetch | Cancel | Ping | Bye | Credit | Ack | Waits

@@ -29,7 +29,7 @@ from ..security.keys import KeyStore
 from ..wire import dealer, transport
 from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter
-from ..wire.messages import Frame, Kind, Reply
+from ..wire.messages import Frame, Home, Kind, Reply
 from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
 from .host_keys import HostKeys
@@ -52,12 +52,15 @@ LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before
 class Channel:
     """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
 
-    def __init__(self, resolve: Resolve, address: str, keep: Callable[[Sequence[str]], None]) -> None:
-        """``keep`` stores the keys by which the host says that it may be known."""
+    def __init__(
+        self, resolve: Resolve, address: str, keep: Callable[[Sequence[str]], None],
+        on_hint: Callable[[Home], object] = len,
+    ) -> None:  # fmt: skip
+        """``keep`` stores the keys by which the host says that it may be known; ``on_hint``: see `Session`."""
         self.pid = os.getpid()
         self.address = address
         self._host_keys = HostKeys(keep)
-        self.session = Session(address, learn=self._host_keys.learn)
+        self.session = Session(address, learn=self._host_keys.learn, on_hint=on_hint)
         self.closing = False
         self.resting = False  # the I/O thread leaves the socket to callers
         self.io_thread = 0  # the ident of the thread that runs the done-callbacks

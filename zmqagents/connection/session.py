@@ -40,7 +40,7 @@ from ..config import BrokerConfig
 from ..wire import messages
 from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
-from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
+from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Home, Kind, Reply
 from ..wire.transport import Event
 from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
 
@@ -339,9 +339,12 @@ class Session:
 
     def __init__(
         self, address: str, *, jitter: Callable[[float, float], float] = random.uniform,
-        learn: Callable[[list[str]], object] = len,
+        learn: Callable[[list[str]], object] = len, on_hint: Callable[[Home], object] = len,
     ) -> None:  # fmt: skip
-        """``learn`` gets the public keys by which the host says that it may be known from now on."""
+        """``learn`` gets the public keys by which the host says that it may be known from now on.
+
+        ``on_hint`` gets what it says of where an agent of its cluster is.
+        """
         self.address = address
         self.book = Outstanding()
         self.prefix_bytes = os.urandom(CLIENT_ID_BYTES)
@@ -356,6 +359,7 @@ class Session:
         self.next_try = 0.0  # no attempt to connect is made earlier
         self._jitter = jitter
         self._learn = learn
+        self._on_hint = on_hint
         self._secret = os.urandom(16)
         self._epoch = ""  # of the host's process; "" if there is nothing to recover
         self._on_tcp = False
@@ -486,6 +490,8 @@ class Session:
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
             if request.message.takes(head.time_ms):
                 request.sink.chunk(Reply(Code.NONE, body))
+        elif kind == Kind.HINT:
+            self._on_hint(messages.parse_hint((parts[0], *body)))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)
         elif kind == Kind.PONG:
@@ -615,7 +621,7 @@ class Session:
         if event is Event.READY:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
-            said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret, "hints": True}
             return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {LET_IN}"))

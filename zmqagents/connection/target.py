@@ -30,6 +30,9 @@ class Target:
     ``referred``: it stands in a reference, so whoever sent that has chosen it. Then it leads only to a host of this
     user on this machine, or to one whose key was added; every other address is refused with the same text, and nothing
     is sent there.
+
+    ``seed``: the host is one of a cluster, which is known by the keys of that one: the ``(host, port)`` that the user
+    has named. Others may be reached instead of it.
     """
 
     host: str
@@ -37,6 +40,7 @@ class Target:
     transport: Transport | None = None
     ipc: str | None = None
     referred: bool = False
+    seed: tuple[str, int] | None = None
 
     @property
     def address(self) -> str:
@@ -61,7 +65,7 @@ class Target:
             raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
         if found is not None:
             return endpoint_of(self.host, self.port), () if found.server_key is None else (found.server_key,)
-        known = keys.KeyStore.open().server_keys_for(self.host, self.port)
+        known = keys.KeyStore.open().server_keys_for(*self._keyed())
         if not known:
             self._check_that_somebody_listens()
             raise errors.AuthenticationError(
@@ -72,7 +76,11 @@ class Target:
     def keep_keys(self, public_keys: Sequence[str]) -> None:
         """The host has told by which keys it may be known from now on. Raises ConfigError if that cannot be stored."""
         if self.port is not None:
-            keys.KeyStore.open(create=False).learn_host(self.host, self.port, public_keys)
+            keys.KeyStore.open(create=False).learn_host(*self._keyed(), public_keys)
+
+    def _keyed(self) -> tuple[str, int]:
+        assert self.port is not None
+        return self.seed or (self.host, self.port)
 
     def _is_known(self) -> bool:
         if self.ipc is not None:

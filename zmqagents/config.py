@@ -40,6 +40,7 @@ MEBIBYTE = 1024 * 1024
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
+CLUSTER = "cluster:"  # how the ids of agents of clusters begin, and no others
 LEASE_S = (1.0, 300.0)  # of a member of a cluster: least and most
 _CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,40}")  # between braces in the keys of Redis, and before a slash in references
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -20,6 +20,10 @@ class MemoryKeeper:
             size = sum(len(frame) for snapshot in self._kept.values() for frame in snapshot.frames)
         return f"<MemoryKeeper [{count} snapshots, {size} bytes]>"
 
+    def keeps(self, agent_id: str) -> bool:
+        """See `Keeper`."""
+        return True
+
     def keep(self, agent_id: str, snapshot: Snapshot) -> None:
         """See `Keeper`."""
         with self._lock:

@@ -22,7 +22,7 @@ from .base import AgentBase
 from .hooks import NO_HOOKS, Hooks, hooks_of, persistence
 from .marks import Returns
 from .options import AgentOptions
-from .timing import Pace
+from .timing import NEVER_QUICK, Pace
 
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
 
@@ -89,6 +89,18 @@ def away(spec: ClassSpec) -> ClassSpec:
         }
         end = spec.end and dataclasses.replace(spec.end, on_loop=True, in_thread=not spec.end.on_loop)
         known = _away[spec.name] = spec, dataclasses.replace(spec, methods=methods, end=end)
+    return known[1]
+
+
+_unhurried: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # the same for agents whose calls need a look before each
+
+
+def unhurried(spec: ClassSpec) -> ClassSpec:
+    """``spec`` for agents whose calls the router thread never runs itself, however short they are."""
+    known = _unhurried.get(spec.name)
+    if known is None or (spec is not known[0] and spec is not known[1]):
+        methods = {name: dataclasses.replace(method, pace=NEVER_QUICK) for name, method in spec.methods.items()}
+        known = _unhurried[spec.name] = spec, dataclasses.replace(spec, methods=methods, pace=None)
     return known[1]
 
 

@@ -29,6 +29,9 @@ class Snapshot(NamedTuple):
 class Keeper(Protocol):
     """Keeps the last snapshot of each agent. Any thread may call it; no method may block for long."""
 
+    def keeps(self, agent_id: str) -> bool:
+        """Whether it takes the states of this agent: others are not asked for theirs."""
+
     def keep(self, agent_id: str, snapshot: Snapshot) -> None:
         """Take a snapshot, inside the turn of the call that may have changed the agent.
 

@@ -9,7 +9,7 @@ that is long by itself holds up the other callers.
 
 from __future__ import annotations
 
-__all__ = ["LONG_S", "Pace"]
+__all__ = ["LONG_S", "NEVER_QUICK", "Pace"]
 
 SHORT_S = 0.0002  # decoding, code and encoding: about what the hand-off costs
 LONG_S = 0.001
@@ -43,3 +43,18 @@ class Pace:
         if self._row < FORGIVEN_RUNS:
             self.quick = False
         self._row = 0
+
+
+class _NeverQuick(Pace):
+    """Of methods that the router thread never runs itself."""
+
+    __slots__ = ()
+
+    def note(self, seconds: float) -> None:
+        """Take no notice."""
+
+    def disappoint(self) -> None:
+        """Take no notice."""
+
+
+NEVER_QUICK = _NeverQuick()

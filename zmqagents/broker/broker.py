@@ -137,6 +137,7 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
             observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
+            find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -160,6 +161,8 @@ class Broker:
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
             starve=self._events.on_await_credit, clock=clock,
         )  # fmt: skip
+        if config.cluster:
+            self._members.be_one(host, self._pool, keeper, self._clients.hint)
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
@@ -211,11 +214,11 @@ class Broker:
         """
         try:
             bound = self._listening.open()
+            self.link.listens_at(bound.address)
+            self._members.open(self._listening.poller, bound)
         except BaseException:
             self._listening.close()
             raise
-        self.link.listens_at(bound.address)
-        self._members.open(self._listening.poller, bound)
         return bound
 
     def run(self) -> None:
@@ -314,6 +317,9 @@ class Broker:
     def _on_done(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         if ticket.flags & _STREAM:
             return self._events.on_stream_done(ticket, reply)
+        home = ticket.agent.home
+        if home is not None:
+            return home.returned(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _wake(self) -> None:
@@ -577,7 +583,7 @@ class Broker:
         if ticket.settled or ticket.peer.gone:
             return []
         reader = ticket.parent
-        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.home is not None:
+        if reader is not None and reader.waits_for and ticket in reader.waits_for and reader.agent.away:
             self._dispatcher.on_unwait(reader, [ticket.task_id])  # its wait is over with this item
         if ticket.peer.local:
             self.link.chunk(ticket.call_id, body)

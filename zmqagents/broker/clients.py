@@ -27,6 +27,7 @@ from ..errors import ZmqAgentsError
 from ..process.watching import has_ended
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect, Report
+from ..scheduler.records import Peer as Caller
 from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
 from ..security.keys import Role
@@ -270,6 +271,12 @@ class Clients:
             self.due = min(self.due, self._next_probe)
         if self._lost:
             self.due = min(self.due, next(iter(self._lost)).last_seen + self._config.resume_s)
+
+    def hint(self, peer: Caller, home: messages.Home) -> None:
+        """Tell a client where an agent of the cluster is, if it wants to know."""
+        session: Session = peer.key
+        if session.hints and session.seated:
+            self.delivery.unsent.append((session, messages.hint_frames(session.token, home)))
 
     def call_roll(self) -> None:
         """Find the clients whose connection has ended, where the listener cannot tell."""

@@ -132,6 +132,9 @@ class Events:
         return []
 
     def _on_stream_over(self, ticket: Ticket, reply: Reply) -> Effects:
+        home = ticket.agent.home
+        if home is not None:
+            return home.returned(ticket, reply)
         return self._dispatcher.on_done(ticket, reply, self._clock())
 
     def _post_later(self, handler: Callable[P, Effects], /, *args: P.args, **_: P.kwargs) -> None:

@@ -35,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
-from ..config import MEBIBYTE
+from ..config import CLUSTER, MEBIBYTE
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
@@ -143,7 +143,7 @@ class Management:
 
     def may_cancel(self, peer: Peer, role: Role, task_id: str) -> bool:
         """Whether a CANCEL may be carried out: for a call of the same user, or one that the client may yet make."""
-        if role == "admin" or not task_id:  # "": one of its own calls, by number
+        if role in ("admin", "member") or not task_id:  # "": one of its own calls, by number
             return True
         ticket = self._dispatcher.tasks.get(task_id)
         return task_id.startswith(f"{peer.prefix}-") if ticket is None else ticket.owner == peer.user
@@ -152,6 +152,8 @@ class Management:
 
     def answer(self, peer: Peer, call: Call, role: Role, parent: Ticket | None = None) -> list[Effect]:
         """Answer a request now or later. For the router thread; ``call`` is none of `RUN_AS_CALLS`."""
+        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+            return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
             request = _BY_OP.get(call.method)
             if request is None or request.handler is None:
@@ -183,6 +185,8 @@ class Management:
         if parent is None or wait is None:
             return self.answer(peer, call, "admin", parent)
         now = self._clock()
+        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+            return self._dispatcher.on_call(peer, call, now, parent=parent, wait=True)
         request = _BY_OP.get(call.method)
         if request is not None and request.runs is Runs.ENDING:
             answered = self.answer(peer, call, "admin", parent)
@@ -272,6 +276,7 @@ class Management:
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
             "calls": dispatcher.totals, "store": self._results.figures(),
+            "cluster": None if self._members.room is None else self._members.room.figures(),
             "settings": self._config.public(),
         }  # fmt: skip
 

@@ -44,8 +44,8 @@ class Session:
     """
 
     __slots__ = (
-        "_complain", "caller", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
-        "token", "unread_bytes", "user",
+        "_complain", "caller", "hints", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role",
+        "seated", "token", "unread_bytes", "user",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Session:
         may_grow: Callable[[Account], bool] | None = None, complain: Callable[[Session, Reply], None] | None = None,
     ) -> None:  # fmt: skip
         self.resume: Any = hello.options.get("resume")
+        self.hints = hello.options.get("hints") is True  # it wants to know where agents of the cluster are
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
         self.take_role(role)
@@ -70,7 +71,7 @@ class Session:
     def take_role(self, role: Role) -> None:
         """What the client may do, from now on."""
         self.role: Role = role
-        self.caller.trust(role == "admin")
+        self.caller.trust(role == "admin", role in ("admin", "member"))
 
     def take_seat(self, peer: Peer, now: float, pid: object = None) -> None:
         """From now on the client, which says that it is the process ``pid``, is reached by ``peer``."""

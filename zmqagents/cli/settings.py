@@ -37,7 +37,7 @@ def _labels(ctx: click.Context, param: click.Parameter, texts: Any) -> dict[str,
 
 def _setting(name: str, words: str, *others: str, **attributes: Any) -> Callable[[F], F]:
     """The option for one field of `BrokerConfig`; the field's default is the option's."""
-    default = getattr(BrokerConfig, name, ())  # a field with a factory is an option that may be given several times
+    default: Any = getattr(BrokerConfig, name, ())  # one with a factory may be given several times
     shown: bool | str = default not in (None, "", False, ())
     if attributes.get("type") is megabytes:
         shown = f"{default / MEBIBYTE:g}"

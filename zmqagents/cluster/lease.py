@@ -81,6 +81,11 @@ class Lease:
             return LeaseState.JOINING
         return LeaseState.HELD if now < self.until else LeaseState.LAPSED
 
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis does not answer."""
+        return self._away_since is not None
+
     def left(self, now: float) -> float:
         """The part of the lease that is left, 0 to 0.8."""
         return 0.0 if self._dead else max(0.0, (self.until - now) / self.length_s)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..config import check_cluster_name
+from ..config import CLUSTER, check_cluster_name
 from ..errors import ConfigError
 
-__all__ = ["MAX_NAME_CHARS", "SCHEME", "AgentName", "Reference", "agent_name", "parse_name", "parse_reference"]
+__all__ = ["MAX_NAME_CHARS", "AgentName", "Reference", "agent_name", "parse_name", "parse_reference"]
 
 MAX_NAME_CHARS = 200
-SCHEME = "cluster:"
 
 
 class AgentName(NamedTuple):
@@ -34,7 +33,7 @@ class Reference(NamedTuple):
     agent: AgentName
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.cluster}/{self.agent}"
+        return f"{CLUSTER}{self.cluster}/{self.agent}"
 
 
 def agent_name(cls: str, key: str) -> AgentName:
@@ -56,7 +55,7 @@ def parse_name(text: str) -> AgentName:
 
 def parse_reference(text: str) -> Reference:
     """What ``cluster:shop/Class/key`` names. Raises `ConfigError`."""
-    if not text.startswith(SCHEME):
-        raise ConfigError(f"a proxy of a cluster is {SCHEME}NAME/Class/key, not {text!r}")
-    cluster, _, agent = text.removeprefix(SCHEME).partition("/")
+    if not text.startswith(CLUSTER):
+        raise ConfigError(f"a proxy of a cluster is {CLUSTER}NAME/Class/key, not {text!r}")
+    cluster, _, agent = text.removeprefix(CLUSTER).partition("/")
     return Reference(check_cluster_name(cluster), parse_name(agent))

@@ -53,7 +53,7 @@ class Channel:
     """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
 
     def __init__(
-        self, resolve: Resolve, address: str, keep: Callable[[Sequence[str]], None],
+        self, resolve: Resolve, address: str, keep: Callable[[Sequence[str]], object] = len,
         on_hint: Callable[[Home], object] = len,
     ) -> None:  # fmt: skip
         """``keep`` stores the keys by which the host says that it may be known; ``on_hint``: see `Session`."""

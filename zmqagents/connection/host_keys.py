@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class HostKeys:
     """The keys of one host, as one client knows them. ``keep`` stores what the host has told. For one thread."""
 
-    def __init__(self, keep: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, keep: Callable[[Sequence[str]], object]) -> None:
         self._keep = keep
         self._told: tuple[str, ...] = ()
         self._proved = self._asked = ""

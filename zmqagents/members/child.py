@@ -182,6 +182,10 @@ class Child:
                 call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
                 self._line.ask(call, Ignored())
 
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """None of its calls runs in a thread of this host; but one that was started there before has its end."""
+        return self._yard.dispatcher.on_done(ticket, reply, self._yard.clock())
+
     def saw(self, call_id: int) -> None:
         """A request of its code has come, over the connection of its own."""
         if self._forwarder is not None:

@@ -27,7 +27,10 @@ from ..scheduler.records import END, MAX_GIVEN_BYTES, AgentRecord, Ticket
 from ..wire.messages import SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
 from .line import Line
 
-__all__ = ["NO_ARGUMENTS", "Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "request_of", "snapshot_of"]
+__all__ = [
+    "NO_ARGUMENTS", "Credits", "Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "forwarded", "request_of",
+    "snapshot_of",
+]  # fmt: skip
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
 NO_ARGUMENTS = pack([[], {}])
@@ -84,7 +87,7 @@ class Forwarder:
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket`` there."""
         outlet = self._outlet
-        sender = _Credits(self, ticket) if ticket.flags & Flag.STREAM else None
+        sender = Credits(self, ticket) if ticket.flags & Flag.STREAM else None
         ticket.begin(
             RunningCall(
                 outlet.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, (), ticket, sender
@@ -204,10 +207,17 @@ def _learned(record: AgentRecord, reply: Reply) -> Reply:
     return Reply(reply.code, (pack(description),))
 
 
-class _Credits:
+class Grants(Protocol):
+    """What passes credit on to the producer of a stream."""
+
+    def grant(self, ticket: Ticket, items: int) -> None:
+        """Allow it to send ``items`` more."""
+
+
+class Credits:
     """The producer of a stream, as its reader reaches it."""
 
-    def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
+    def __init__(self, forwarder: Grants, ticket: Ticket) -> None:
         self._forwarder = forwarder
         self._ticket = ticket
         self._credit = STREAM_WINDOW
@@ -289,6 +299,11 @@ def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     elif ticket.op == END:  # a member runs the hooks of an agent when it deletes it
         agent, method = "", Op.DELETE
         options["id"] = record.agent_id
+    return forwarded(ticket, agent, method, options, dispatcher)
+
+
+def forwarded(ticket: Ticket, agent: str, method: str, options: dict[str, Any], dispatcher: Dispatcher) -> Forwarded:
+    """The CALL that passes ``ticket`` on, as ``method`` of ``agent`` there."""
     chain = ticket.chain
     if chain:
         options["chain"] = dispatcher.seals.seal(chain)

@@ -32,11 +32,15 @@ from .directory import LocalDirectory
 from .placement import least_loaded
 
 if TYPE_CHECKING:
+    from ..agents.state import Keeper
     from ..connection.requests import Call
+    from ..execution.runner import AgentHost
+    from ..execution.threads import WorkerPool
     from ..process import children
     from .child import Child
     from .forwarder import PassOn, Starve
     from .nursery import Hatch, Nursery
+    from .peers.room import Room
 
 __all__ = ["Bound", "Members"]
 
@@ -84,6 +88,7 @@ class Members:
         self._children: dict[Child, None] = {}
         self._over: OrderedDict[str, Ticket] = OrderedDict()
         self._waits: dict[tuple[Peer, int], _Told] = {}
+        self.room: Room | None = None  # of this host as a member of a cluster
 
     def __repr__(self) -> str:
         return f"<Members [{len(self.running)} calls] {self.directory!r} {self._nursery!r}>"
@@ -97,11 +102,37 @@ class Members:
             self._nursery = Nursery(self._config.server_id, self._begin_process, self._post)
         return self._nursery
 
+    def be_one(
+        self, host: AgentHost, pool: WorkerPool, keeper: Keeper | None, tell: Callable[[Peer, messages.Home], None]
+    ) -> None:
+        """This host is to be a member of a cluster: what serves that is loaded. ``tell``: see `Room`."""
+        from .peers.keeper import ClusterKeeper
+        from .peers.room import Room
+
+        assert isinstance(keeper, ClusterKeeper)
+        self.room = Room(
+            self.dispatcher, host, self.services, keeper, pool, post=self._post, carry_out=self.carry_out,
+            pass_on=self.pass_on, starve=self.starve, tell=tell, clock=self.clock,
+        )  # fmt: skip
+
+    def find(self, peer: Peer, call: messages.Call, agent_id: str) -> tuple[AgentRecord, str]:
+        """See `Room.find`."""
+        assert self.room is not None
+        return self.room.find(peer, call, agent_id)
+
     def open(self, poller: Any, bound: Bound) -> None:
-        """The router thread polls with ``poller``, and the host can be reached."""
+        """The router thread polls with ``poller``, and the host can be reached.
+
+        Raises what `Room.open` raises, and LaunchError without a Redis.
+        """
         self.poller = poller
         config, key = self._config, self.dispatcher.seals.key
         self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles)
+        if self.room is not None:
+            try:
+                self.room.open(bound.address, bound.ipc)
+            except errors.StoreUnavailable as exc:
+                raise errors.LaunchError(f"the cluster {config.cluster} cannot be joined: {exc}") from None
 
     def _begin_process(self, name: str, stderr: int, env: Mapping[str, str] | None) -> children.Child:
         assert self._hatch is not None
@@ -294,6 +325,8 @@ class Members:
 
     def close(self, timeout_s: float) -> bool:
         """Close the connections; end what has not ended within ``timeout_s`` seconds. False: some did not."""
+        if self.room is not None:
+            self.room.close()
         for child in self._children:
             child.close()
         return self._nursery is None or self._nursery.close(timeout_s)

@@ -102,6 +102,10 @@ class ParentKeeper:
     def __init__(self) -> None:
         self._given: dict[str, Snapshot] = {}
 
+    def keeps(self, agent_id: str) -> bool:
+        """Of all that it runs."""
+        return True
+
     def keep(self, agent_id: str, snapshot: Snapshot) -> None:
         """Send a state to the parent, ahead of the end of the call; or take one that the parent gives back."""
         call = own_call()

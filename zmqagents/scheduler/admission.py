@@ -16,7 +16,7 @@ from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..codec import MAX_TEXT, is_name
-from ..config import BrokerConfig
+from ..config import CLUSTER, BrokerConfig
 from ..wire.messages import Call, Flag, Op, left_s
 from .calls import Calls
 from .effects import Effect
@@ -24,7 +24,10 @@ from .records import AgentRecord, Peer, Ticket
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission", "cannot_settle", "unmade"]
+__all__ = ["Admission", "Find", "cannot_settle", "unknown_method", "unmade"]
+
+Find = Callable[[Peer, Call, str], tuple[AgentRecord, str]]
+_OF_CLUSTER = (Op.CREATE, Op.DELETE)
 
 _UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
@@ -40,15 +43,17 @@ class Admission:
 
     ``find_class``: a class by its name and, if the client tells it, the origin of its own; raises `UnknownClass`.
     ``settle`` gives an agent that is not to run in threads of this host its home; it raises what speaks against that.
+    ``find`` gives the agent of a cluster that a call is for, and what is to be done with it if that is no method.
     """
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls,
-        settle: Callable[[AgentRecord], None] | None = None,
+        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
         self._settle = settle or _settle_nowhere
+        self._find = find or _find_nowhere
         self._calls = calls
         self._max_body = config.max_message_bytes + HEAD_BYTES
         self._max_structured = config.structured_limit
@@ -93,7 +98,7 @@ class Admission:
         else:
             method = record.spec.methods.get(call.method)
             if method is None:
-                raise _unknown_method(record, call.method)
+                raise unknown_method(record, call.method)
         exclusive = not method.concurrent if method is not None else op == Op.CREATE
         has_turn = op == Op.CREATE or (
             record.made and (not exclusive or len(record.holders) < record.options.max_concurrency)
@@ -182,7 +187,9 @@ class Admission:
         The record of an agent to be made is new; it is the dispatcher that puts it among the agents.
         """
         if call.agent != "":
-            raise self.unknown_agent(call.agent)
+            return self._of_cluster(peer, call, call.agent)
+        if call.method in _OF_CLUSTER and str(call.options.get("id")).startswith(CLUSTER):
+            return self._of_cluster(peer, call, call.options["id"])
         if call.method in self._own:
             record, method = self._own[call.method]
             return record, method.name, method
@@ -195,6 +202,15 @@ class Admission:
         if call.method != Op.CREATE:
             raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
         return self._new_agent(peer, call, name, now, payer), Op.CREATE, None
+
+    def _of_cluster(self, peer: Peer, call: Call, agent_id: str) -> tuple[AgentRecord, str, MethodSpec | None]:
+        """The agent of a cluster that a call is for, wherever it is."""
+        if not agent_id.startswith(CLUSTER):
+            raise self.unknown_agent(agent_id)
+        record, op = self._find(peer, call, agent_id)
+        if not op and call.flags & Flag.ATTRIBUTE:
+            op = _attribute(record, call)
+        return record, op, record.spec.methods.get(call.method) if not op else None
 
     def _new_agent(self, peer: Peer, call: Call, name: Any, now: float, payer: Account) -> AgentRecord:
         class_name = call.options.get("class")
@@ -227,6 +243,10 @@ class Admission:
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
             self._settle(record)
         return record
+
+
+def _find_nowhere(peer: Peer, call: Call, agent_id: str) -> tuple[AgentRecord, str]:
+    raise errors.UnknownCluster(f"{agent_id} is an agent of a cluster, and this host is a member of none")
 
 
 def cannot_settle(record: AgentRecord) -> errors.ConfigError:
@@ -291,7 +311,7 @@ def _too_large(call: Call, size: int, limit: int, name: str) -> errors.MessageTo
 
 def _attribute(record: AgentRecord, call: Call) -> str:
     if call.method.startswith("_") or not call.method.isidentifier():
-        raise _unknown_method(record, call.method)
+        raise unknown_method(record, call.method)
     return "attribute"
 
 
@@ -306,7 +326,7 @@ def unmade(record: AgentRecord) -> errors.HostBusy | None:
     return errors.HostBusy.of_host(f"{record.agent_id} is being made, and what it offers is not known yet")
 
 
-def _unknown_method(record: AgentRecord, name: str) -> errors.ZmqAgentsError:
+def unknown_method(record: AgentRecord, name: str) -> errors.ZmqAgentsError:
     if name.startswith("_"):
         return errors.UnknownMethod(f"{name!r} of {record.agent_id} ({record.spec.short}) is private")
     if not name.isidentifier():

@@ -17,14 +17,15 @@ code may neither call nor wait.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import errors
+from ..agents.spec import MethodSpec
 from ..codec import pack
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
-from ..wire.messages import Call, Code, Flag, Op, Reply, error_reply, read_error
+from ..wire.messages import Call, Code, Flag, Frame, Op, Reply, error_reply, read_error
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
@@ -72,8 +73,8 @@ class Calls:
         self.counters = Counters()
         self.meters = Meters()
         self._made = 0  # agents, so far
-        self._ends = 0  # calls that end agents, so far
-        self._host = Peer("host")  # makes the calls that end agents
+        self._ends = 0  # calls of the host's own, so far
+        self._host = Peer("host")  # makes the calls that begin and end agents
         self._host.leave()  # and reads no answers
         self.ending = 0  # agents that are deleted, and whose hooks have not run
         self.shares = Shares(config)
@@ -114,6 +115,20 @@ class Calls:
         record.account.agents += 1
         record.meters.count_agents(1)
         record.seat(ticket)
+
+    def begin_agent(self, record: AgentRecord, body: Sequence[Frame], effects: list[Effect], now: float) -> Ticket:
+        """Make an agent that no call asks for by itself; all its calls queue behind that."""
+        ticket = self._own_call(record, Op.CREATE, body, Op.CREATE, None, now)
+        self.add_agent(ticket)
+        self.open(ticket, now, effects)
+        return ticket
+
+    def _own_call(
+        self, record: AgentRecord, name: str, body: Sequence[Frame], op: str, method: MethodSpec | None, now: float
+    ) -> Ticket:
+        self._ends += 1
+        call = Call(self._ends, 0, 0, record.agent_id, name, (), {}, body)
+        return Ticket(self._host, call, f"{self._host.prefix}-{self._ends}", record, op, method, True, None, now)
 
     def book(self, ticket: Ticket) -> None:
         """Note a ticket that was accepted."""
@@ -189,6 +204,34 @@ class Calls:
         if ticket in self.starving:
             self.starving.remove(ticket)
             ticket.account.streams -= 1
+
+    def hold(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """``ticket`` was started, and its code cannot begin yet: it keeps its turn, others may have its slot."""
+        ticket.state = State.PARKED
+        if self.slots.free(ticket) and self.slots.wanted:
+            self._fill_slots(effects, now)
+
+    def go_on(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The code of a ticket that was held may begin."""
+        self._admit(ticket, now, effects)
+
+    def move(
+        self, ticket: Ticket, record: AgentRecord, method: MethodSpec | None, effects: list[Effect], now: float
+    ) -> None:
+        """``ticket`` is for another agent now, which has the name of the former one; its code has not begun."""
+        former = ticket.agent
+        if ticket.state < State.RUNNING:
+            self._leave_queue(ticket, ticket.state)
+        if ticket.seat >= 0:
+            former.unseat(ticket)
+        if self.slots.free(ticket) and self.slots.wanted:
+            self._fill_slots(effects, now)
+        former.calls -= 1
+        record.calls += 1
+        ticket.move(record, method)
+        if not ticket.queued_bytes:
+            self.count_bytes(ticket)
+        self.enqueue(ticket, now, effects)
 
     def wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """What ``ticket`` waited for is there: it goes on as soon as it has a slot again."""
@@ -305,6 +348,13 @@ class Calls:
         if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)
 
+    def leave(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
+        """The code of ``ticket`` has returned, and its answer waits for something: turn and slot are free."""
+        parent = ticket.parent
+        if parent is not None and parent.spawned is not None:
+            parent.spawned.pop(ticket, None)
+        self.release(ticket, effects, now)
+
     def drop(self, ticket: Ticket, reply: Reply, effects: list[Effect], now: float) -> None:
         """Answer a call that has not started and never will."""
         self.settle(ticket, reply, effects, now)
@@ -354,6 +404,8 @@ class Calls:
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
+            if ticket.state is State.DONE:  # only its answer was missing
+                continue
             self.lingering += 1
             self._break_off(ticket, effects, now, alone=alone)
 
@@ -393,10 +445,8 @@ class Calls:
         """Note the call that will run the hooks of a deleted agent."""
         method = record.spec.end
         assert method is not None
-        self._ends += 1
-        call = Call(self._ends, 0, 0, record.agent_id, method.name, (), {}, ())
-        ticket = Ticket(self._host, call, f"{self._host.prefix}-{self._ends}", record, END, method, True, None, now)
-        ticket.account = record.account
+        ticket = self._own_call(record, method.name, (), END, method, now)
+        ticket.pay_by(record.account)
         self.book(ticket)
         self.ending += 1
         record.end_by(ticket)

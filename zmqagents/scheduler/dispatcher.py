@@ -26,7 +26,7 @@ from ..errors import ZmqAgentsError
 from ..telemetry.meters import SHORT_S
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
-from .admission import Admission
+from .admission import Admission, Find, unknown_method
 from .calls import Calls, Observer
 from .effects import (
     Answer,
@@ -44,7 +44,7 @@ from .effects import (
     Resume,
     Start,
 )
-from .records import AgentRecord, ParkedFetch, Peer, State, Ticket, Unfinished
+from .records import AgentRecord, Alarm, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .waiting import EndWaits, Waiting
 
@@ -59,7 +59,8 @@ __all__ = [
 class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
-    ``settle``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer``: see `Calls`.
+    ``settle``, ``find``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer``: see
+    `Calls`.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -67,12 +68,13 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None, end_waits: EndWaits | None = None,
-        expects: Callable[[str], bool] = lambda task_id: False, observer: Observer | None = None,
+        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
+        end_waits: EndWaits | None = None, expects: Callable[[str], bool] = lambda task_id: False,
+        observer: Observer | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer)
-        self.admission = Admission(config, find_class, calls, settle)
+        self.admission = Admission(config, find_class, calls, settle, find)
         self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
         self.tasks = calls.tasks
@@ -173,14 +175,18 @@ class Dispatcher:
         if parent is not None and parent.state is State.DONE:  # a thread that the agent left behind
             parent = None
         task_id = f"{peer.prefix}-{call.call_id}"
-        if self._is_member and "task" in call.options:
+        is_told = bool(call.options) and (self._is_member or peer.is_member)
+        if is_told and "task" in call.options:
             task_id = str(call.options["task"])
         if task_id in self.tasks:
             _take_over(self.tasks[task_id], peer)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
-        if self._is_member and "given" in call.options:
-            ticket.take_given()
+        if is_told:
+            if "given" in call.options:
+                ticket.take_given()
+            if "user" in call.options:
+                ticket.pay_by(self.shares.account(str(call.options["user"])))
         record = ticket.agent
         if parent is not None:
             ticket.account = parent.account
@@ -283,6 +289,31 @@ class Dispatcher:
         calls.release(ticket, effects, now)
         return self.waiting.end(effects, now) if calls.news or calls.drain is not None else effects
 
+    def on_returned(self, ticket: Ticket, now: float) -> list[Effect]:
+        """The code of ``ticket`` has returned, and the answer is not to leave before `on_kept`."""
+        effects: list[Effect] = []
+        self.calls.leave(ticket, effects, now)
+        return self.waiting.end(effects, now)
+
+    def on_kept(self, ticket: Ticket, reply: Reply, now: float) -> list[Effect]:
+        """The answer that `on_returned` has put off may leave."""
+        effects: list[Effect] = []
+        if not ticket.settled:
+            self.calls.settle(ticket, reply, effects, now)
+        return self.waiting.end(effects, now)
+
+    def on_move(self, ticket: Ticket, record: AgentRecord, now: float) -> list[Effect]:
+        """The agent of ``ticket``, whose code has not begun, is ``record`` by now."""
+        effects: list[Effect] = []
+        method = None
+        if not ticket.op and not ticket.settled:
+            method = record.spec.methods.get(ticket.name)
+            if method is None:
+                self.calls.refuse(ticket, unknown_method(record, ticket.name), effects, now)
+        if not ticket.settled:
+            self.calls.move(ticket, record, method, effects, now)
+        return self.waiting.end(effects, now)
+
     def on_go_to_loop(self, ticket: Ticket, now: float) -> list[Effect]:
         """The code of ``ticket`` has left its thread, and the rest of it is a coroutine. It needs no slot any more."""
         effects: list[Effect] = []
@@ -339,6 +370,7 @@ class Dispatcher:
         calls = self.calls
         is_over = False
         unfinished: list[Unfinished] = []
+        alarms: list[Alarm] = []
         for late in self.timers.take_due(now):
             if isinstance(late, Ticket):
                 calls.time_out(late, effects, now)
@@ -346,8 +378,12 @@ class Dispatcher:
                 calls.fetches.expire(late, effects, now)
             elif isinstance(late, Unfinished):
                 unfinished.append(late)
+            elif isinstance(late, Alarm):
+                alarms.append(late)
             else:
                 is_over = True
+        for alarm in alarms:
+            effects += alarm.ring(now)
         if is_over:
             cut = calls.give_up_all(effects, now)
             self.waiting.spread(effects, now)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from ..agents.context import RunningCall
 from ..agents.options import AgentOptions
-from ..agents.spec import ClassSpec, MethodSpec, away
+from ..agents.spec import ClassSpec, MethodSpec, away, unhurried
 from ..agents.timing import Pace
 from ..codec import unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
@@ -24,7 +24,7 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "Timed",
+    "END", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "ParkedFetch", "Peer", "State", "Ticket", "Timed",
     "Unfinished", "left_over", "phase",
 ]  # fmt: skip
 
@@ -74,6 +74,20 @@ class DrainEnd:
         self.settled = False
 
 
+class Alarm:
+    """Something that is to be done at a time, as the timers keep it: ``ring`` gets the time, and gives effects."""
+
+    __slots__ = ("ring", "settled")
+
+    def __init__(self, ring: Callable[[float], list[Any]]) -> None:
+        self.ring = ring
+        self.settled = False
+
+    def stop(self) -> None:
+        """It is not to be done any more."""
+        self.settled = True
+
+
 class Unfinished:
     """Calls that are to be ended, some in each turn of the router thread, as the timers keep them."""
 
@@ -88,7 +102,9 @@ class Unfinished:
 class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
-    __slots__ = ("account", "calls", "fetches", "gone", "is_admin", "key", "local", "prefix", "user")
+    __slots__ = (
+        "account", "calls", "fetches", "gone", "is_admin", "is_member", "key", "local", "prefix", "user",
+    )  # fmt: skip
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
@@ -99,6 +115,7 @@ class Peer:
         self.key = key  # the broker's handle
         self.local = local
         self.is_admin = local
+        self.is_member = False  # a host of the same cluster: it may pass on the calls of others
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
         self.gone = False
@@ -107,16 +124,18 @@ class Peer:
         """It gets no answers any more."""
         self.gone = True
 
-    def trust(self, is_admin: bool) -> None:
-        """Note whether it has the role admin."""
+    def trust(self, is_admin: bool, is_member: bool) -> None:
+        """Note whether it has the role admin, and whether it may pass on the calls of others."""
         self.is_admin = is_admin
+        self.is_member = is_member
 
 
 class Home(Protocol):
-    """What runs the calls of agents: the threads of this host, or a process that it has started. See `members`.
+    """What runs the calls of agents: the threads of this host, a process that it has started, or another host. See
+    `members`.
 
-    The calls of an agent with a home beside this process count as coroutines: they hold no slot here, for that is a
-    matter of the process that runs them, and their code may wait for several things at a time.
+    The calls of an agent that is ``away``, beside this process, count as coroutines: they hold no slot here, for that
+    is a matter of the process that runs them, and their code may wait for several things at a time.
     """
 
     @property
@@ -132,6 +151,9 @@ class Home(Protocol):
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """These agents are deleted, and none of their calls runs."""
 
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Any]:
+        """The code of ``ticket`` has returned in a thread of this host; effects."""
+
     def saw(self, call_id: int) -> None:
         """A request of the agents' code has come, over a connection of its own."""
 
@@ -139,12 +161,12 @@ class Home(Protocol):
 class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host.
 
-    ``home``: where its calls run, None: in the threads of this host.
+    ``home``: where its calls run, None: in the threads of this host. ``away``: that is beside this process.
     """
 
     __slots__ = (
-        "account", "agent_id", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance", "made",
-        "mailbox", "meters", "number", "options", "ours", "removed", "spec",
+        "account", "agent_id", "away", "beside", "calls", "created", "dropped", "end", "holders", "home", "instance",
+        "made", "mailbox", "meters", "number", "options", "ours", "removed", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +181,7 @@ class AgentRecord:
         self.meters = Meters().of_class(spec.name) if meters is None else meters  # of its class
         self.instance: Any = None
         self.home: Home | None = None
+        self.away = False
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.made = False  # its __init__ has returned
@@ -174,7 +197,7 @@ class AgentRecord:
     @property
     def child(self) -> int | None:
         """The process of its home, 0 while that has none; None: its calls run in the threads of this host."""
-        return None if self.home is None else self.home.pid
+        return self.home.pid if self.home is not None and self.away else None
 
     @property
     def queued(self) -> int:
@@ -238,9 +261,20 @@ class AgentRecord:
         ticket.turn = False
 
     def live_at(self, home: Home) -> None:
-        """Have its calls run at ``home``, which is decided before the first of them."""
+        """Have its calls run at ``home``, beside this process, which is decided before the first of them."""
         self.home = home
+        self.away = True
         self.spec = away(self.spec)
+
+    def be_elsewhere(self, home: Home) -> None:
+        """Have its calls go to ``home``, of which it is not known what the agent offers."""
+        self.home = home
+        self.away = self.made = True
+
+    def live_under(self, home: Home) -> None:
+        """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""
+        self.home = home
+        self.spec = unhurried(self.spec)
 
     def end_by(self, ticket: Ticket) -> None:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
@@ -249,7 +283,7 @@ class AgentRecord:
 
     def become(self, spec: ClassSpec, options: AgentOptions) -> None:
         """Take the spec of the object that a factory has made, before it is held."""
-        self.spec = spec if self.home is None else away(spec)
+        self.spec = away(spec) if self.away else spec if self.home is None else unhurried(spec)
         self.options = options
 
     def hold(self, instance: Any) -> None:
@@ -290,7 +324,7 @@ class Ticket:
         # How long such runs take; None for what never takes the fast lane: streams, coroutines and attributes.
         self.pace: Pace | None
         if method is None:
-            self.on_loop = agent.home is not None
+            self.on_loop = agent.away
             self.pace = agent.spec.pace if op == Op.CREATE and not self.on_loop else None
         else:
             self.on_loop = method.on_loop
@@ -325,6 +359,20 @@ class Ticket:
         self.sealed: Sequence[str] = ()  # the same with the seals of the hosts whose calls they are
         self.returns: dict[Ticket, None] | None = None  # calls whose came_by names this one
 
+    def move(self, record: AgentRecord, method: MethodSpec | None) -> None:
+        """Be a call of ``record``: its code has not begun, and the agent is there by now."""
+        self.agent = record
+        self.method = method
+        self.on_loop = record.away if method is None else method.on_loop
+        self.pace = None if method is None or method.on_loop or method.returns == "stream" else method.pace
+        self.exclusive = method is not None and not method.concurrent
+        self.state = State.PARKED
+        self.context = None
+
+    def pay_by(self, account: Account) -> None:
+        """It counts for this user."""
+        self.account = account
+
     def begin(self, context: RunningCall) -> None:
         """Note what its code knows of the call: it is about to run."""
         self.context = context
@@ -350,7 +398,7 @@ class Ticket:
         """Whether its code waits for one thing at a time; the tasks of a coroutine may wait for several."""
         if not self.on_loop:
             return True
-        return self.agent.home is not None and (self.method is None or self.method.in_thread)
+        return self.agent.away and (self.method is None or self.method.in_thread)
 
     @property
     def label(self) -> str:
@@ -441,4 +489,4 @@ class ParkedFetch:
         ticket.fetches[self] = None
 
 
-Timed = Ticket | ParkedFetch | DrainEnd | Unfinished  # what the timers keep
+Timed = Ticket | ParkedFetch | DrainEnd | Unfinished | Alarm  # what the timers keep

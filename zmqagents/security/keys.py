@@ -28,7 +28,7 @@ The key store is made on first use and makes one user's host and clients trust e
         server.key                     key pair of every host of this user
         server.next.key                the pair that follows it, and from when hosts that start have it (`rotation`)
         client.key                     key pair of every client of this user
-        authorized/<name>.pub          a client that may connect: ``public = <Z85>`` and ``role = admin|call``
+        authorized/<name>.pub          a client that may connect: ``public = <Z85>`` and ``role = admin|call|member``
         known_hosts/<host>_<port>.pub  the public key of a host elsewhere, and the ``next`` one if it has told that
 
 A file is lines of ``name = value``; a line that begins with ``#`` is a comment. Keys are Z85, 40 characters.
@@ -62,7 +62,7 @@ __all__ = ["NEXT_KEY", "REFRESH_S", "KeyPair", "KeyStore", "Peer", "Role"]
 log = logging.getLogger(__name__)
 audit_log = logging.getLogger("zmqagents.audit")
 
-Role = Literal["admin", "call"]
+Role = Literal["admin", "call", "member"]
 
 SELF = "self"  # the name under which a store authorises its own client key
 REMEDY = "set ZMQAGENTS_KEYS to a directory for the keys"
@@ -85,7 +85,8 @@ class KeyPair(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """An authorised client: the name of its file and what it may do (``call``, or ``admin`` for all)."""
+    """An authorised client: the name of its file and what it may do: ``call``, ``admin`` for all, ``member`` for a host
+    of the same cluster."""
 
     name: str
     role: Role
@@ -491,4 +492,6 @@ def _checked_role(role: str, path: Path) -> Role:
         return "admin"
     if role == "call":
         return "call"
-    raise ConfigError(f"{path}: role must be admin or call, not {role!r}")
+    if role == "member":
+        return "member"
+    raise ConfigError(f"{path}: role must be admin, call or member, not {role!r}")

@@ -81,6 +81,10 @@ def build(
             table.add(cls)
     models = ModelConfigs()
     parent = None
+    if config.cluster:
+        from ..members.peers.keeper import ClusterKeeper
+
+        keeper = ClusterKeeper()
     if config.parent is not None:
         from ..members.upward import ParentConnection, ParentKeeper  # here: most hosts are no child
 

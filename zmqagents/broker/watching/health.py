@@ -69,5 +69,9 @@ class Probe:
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """Do nothing: its agent lives as long as the host."""
 
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """Never happens: its agent has no code."""
+        return []
+
     def saw(self, call_id: int) -> None:
         """Do nothing: its agent calls nobody."""

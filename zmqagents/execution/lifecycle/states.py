@@ -51,7 +51,7 @@ class KeepingHost(AgentHost):
         return self._save(ticket, context, lambda: reply) if self._is_due(ticket, reply) else reply
 
     def _save(self, ticket: Ticket, context: RunningCall, run: Callable[[], Reply]) -> Reply:
-        failed = self._save_here(ticket, context) if _has_state(ticket) else None
+        failed = self._save_here(ticket, context) if self._has_state(ticket) else None
         return self._with_error(ticket, run(), failed)
 
     def _save_here(self, ticket: Ticket, context: RunningCall) -> BaseException | None:
@@ -90,7 +90,7 @@ class KeepingHost(AgentHost):
         return self._with_error(ticket, reply, await self._save_on_loop(ticket, context))
 
     async def _save_on_loop(self, ticket: Ticket, context: RunningCall) -> BaseException | None:
-        if not _has_state(ticket):
+        if not self._has_state(ticket):
             return None
         context.begin_again()
         try:
@@ -105,11 +105,18 @@ class KeepingHost(AgentHost):
 
     # ------------------------------------------------------------ both
 
-    @staticmethod
-    def _is_due(ticket: Ticket, reply: Reply) -> bool:
+    def _is_due(self, ticket: Ticket, reply: Reply) -> bool:
         """Whether the state is to be saved, for the call is over and may have changed it."""
-        is_call = ticket.exclusive and ticket.op in ("", Op.CREATE)
-        return is_call and reply is not PARKED and ticket.agent.options.persist == "call"
+        record = ticket.agent
+        if record.options.persist != "call" or not self._saver.keeper.keeps(record.agent_id):
+            return False
+        return ticket.exclusive and ticket.op in ("", Op.CREATE) and reply is not PARKED
+
+    def _has_state(self, ticket: Ticket) -> bool:
+        record = ticket.agent
+        if record.options.persist is None or record.instance is None:
+            return False
+        return self._saver.keeper.keeps(record.agent_id)
 
     def _with_error(self, ticket: Ticket, reply: Reply, failed: BaseException | None) -> Reply:
         if failed is None:
@@ -149,7 +156,3 @@ class KeepingHost(AgentHost):
 def agent_host(saver: StateSaver | None, *given: Any, **more: Any) -> AgentHost:
     """The `AgentHost` for these parameters; with a ``saver`` it saves states."""
     return AgentHost(*given, **more) if saver is None else KeepingHost(*given, saver=saver, **more)
-
-
-def _has_state(ticket: Ticket) -> bool:
-    return ticket.agent.options.persist is not None and ticket.agent.instance is not None

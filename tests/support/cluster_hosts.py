@@ -1,0 +1,183 @@
+"""Hosts of one cluster for the tests, on a real Redis, and a plain client that calls agents by reference."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from hosts import eventually
+from redis_server import RedisServer
+from zmqagents import AgentBase, RpcAgentServerLauncher, codec, stream_func
+from zmqagents.agents.context import current_call
+from zmqagents.client.proxy import request_body
+from zmqagents.connection.connection import Connection
+from zmqagents.connection.target import target_of
+from zmqagents.wire.link import Waiter, rebuild_error
+from zmqagents.wire.messages import Op
+
+__all__ = ["Account", "Caller", "Forgetful", "Hosts", "Stubborn", "hosts_on"]
+
+CLUSTER = "shop"
+
+
+class Account(AgentBase):
+    """Counts cents, and keeps them across crashes."""
+
+    state_version = 2
+
+    def __init__(self, currency: str = "EUR") -> None:
+        self.currency, self.cents = currency, 0
+
+    def save_state(self) -> dict[str, Any]:
+        return {"currency": self.currency, "cents": self.cents}
+
+    def load_state(self, state: dict[str, Any], version: int) -> None:
+        self.currency, self.cents = state["currency"], state["cents"]
+
+    def add(self, cents: int) -> int:
+        self.cents += cents
+        return self.cents
+
+    def balance(self) -> int:
+        return self.cents
+
+    def fail_after(self, cents: int) -> None:
+        self.cents += cents
+        raise KeyError(cents)
+
+    def slow(self, seconds: float) -> int:
+        current_call().wait_cancelled(seconds)
+        return self.cents
+
+    def process(self) -> int:
+        return os.getpid()
+
+    @stream_func
+    def count(self, most: int) -> Iterator[int]:
+        yield from range(most)
+
+
+class Forgetful(AgentBase):
+    """Has no state that is kept."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+class Stubborn(AgentBase):
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise ValueError("not today")
+
+    def call(self) -> int:
+        return 1
+
+
+CLASSES = [Account, Forgetful, Stubborn]
+
+
+class Caller:
+    """A client that says what it wants in plain messages."""
+
+    def __init__(self, address: str, transport: Any = None) -> None:
+        self.link = Connection(dataclasses.replace(target_of(address), transport=transport))
+
+    def call(self, name: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0) -> Any:
+        """The result of a method of ``Class/key``."""
+        return self.ask(f"cluster:{CLUSTER}/{name}", method, *args, timeout=timeout, flags=flags)
+
+    def ask(
+        self, agent_id: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0, **options: Any
+    ) -> Any:
+        """The same for any agent, and for requests to the host."""
+        body = request_body(self.link, method, args, {})
+        reply = self.link.call(agent_id, method, body, options=options or None, timeout=timeout, flags=flags)
+        if reply.code:
+            raise rebuild_error(reply)
+        return codec.decode(reply.body[0], reply.body[1:])
+
+    def begin(self, name: str, method: str, *args: Any, timeout: float | None = 20.0) -> Waiter:
+        """Make a call without waiting for it."""
+        waiter = Waiter()
+        body = request_body(self.link, method, args, {})
+        self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout)
+        return waiter
+
+    def status(self) -> dict[str, Any]:
+        """The figures of the host as a member."""
+        figures: dict[str, Any] = self.ask("", Op.INFO)["cluster"]
+        return figures
+
+    def close(self) -> None:
+        self.link.close()
+
+
+def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
+    """What a call that was begun has ended in."""
+    reply = waiter.wait(within_s)
+    if reply.code:
+        raise rebuild_error(reply)
+    return codec.decode(reply.body[0], reply.body[1:])
+
+
+class Hosts:
+    """Hosts of one cluster, and a caller for each."""
+
+    def __init__(self, redis: RedisServer, **options: Any) -> None:
+        self.redis = redis
+        self._options = {"lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
+        self._stack = contextlib.ExitStack()
+        self.launchers: list[RpcAgentServerLauncher] = []
+        self.callers: list[Caller] = []
+
+    def start(self, **options: Any) -> Caller:
+        """Start one more."""
+        launcher = RpcAgentServerLauncher(
+            host="127.0.0.1", custom_agent_classes=CLASSES, cluster=CLUSTER, redis_url=self.redis.url,
+            **{**self._options, **options},
+        )  # fmt: skip
+        launcher.launch()
+        self._stack.callback(launcher.shutdown)
+        caller = Caller(f"127.0.0.1:{launcher.port}")
+        self._stack.callback(caller.close)
+        self.launchers.append(launcher)
+        self.callers.append(caller)
+        return caller
+
+    def kill(self, index: int) -> None:
+        """kill -9."""
+        os.kill(self.launchers[index].pid or 0, signal.SIGKILL)
+
+    def home_of(self, name: str) -> int:
+        """The index of the host that runs an agent which can tell its process."""
+        process = self.callers[0].call(name, "process")
+        return next(index for index, launcher in enumerate(self.launchers) if launcher.pid == process)
+
+    def all_know(self, count: int) -> bool:
+        """Whether each host has seen so many members."""
+        return all(caller.status()["members"] == count for caller in self.callers)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def hosts_on(redis: RedisServer, count: int, **options: Any) -> Iterator[Hosts]:
+    """So many hosts of one cluster that know each other."""
+    hosts = Hosts(redis, **options)
+    try:
+        for _ in range(count):
+            hosts.start()
+        assert eventually(lambda: hosts.all_know(count), 20)
+        yield hosts
+    finally:
+        hosts.close()

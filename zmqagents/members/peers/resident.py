@@ -1,0 +1,334 @@
+"""An agent of the cluster that lives on this host: its calls run in the host's threads, after a look and before one.
+
+*Before its code begins* a call is looked at: does this host hold its lease, is the record of the agent certain, are not
+too many of its saves under way? If not, the call is held: it keeps the agent's turn, but no worker slot.
+
+*Before its answer leaves*, the saves that were begun before must be taken, and the lease be held. The turn is free
+meanwhile: the next call runs.
+
+*It leaves* when it is given back, deleted or lost: no call begins any more, those that wait become calls of a `Way`
+again, those that run go on to their end, then the hooks at its end run. Only then is its record released, with the
+state that it has then.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ... import errors
+from ...agents.state import Snapshot
+from ...cluster.activations import Dropped, DroppedFor, Phase
+from ...cluster.naming import AgentName
+from ...errors import ZmqAgentsError
+from ...scheduler.effects import Effect
+from ...scheduler.records import END, AgentRecord, State, Ticket
+from ...wire.messages import Op, Reply, error_reply, reply_from_bytes
+from .keeper import packed
+from .way import MAKE, TRUE, UNMAKE, Passage
+
+if TYPE_CHECKING:
+    from .room import Room
+
+__all__ = ["Leaving", "Resident"]
+
+
+class Leaving(enum.Enum):
+    """Why an agent leaves this host."""
+
+    RELEASED = "released"
+    DELETED = "deleted"
+    LOST = "lost"  # it has another home, or this host was declared dead
+
+
+class Resident:
+    """See the module's docstring. A `Home`, of one agent. Belongs to the router thread."""
+
+    pid = 0
+
+    def __init__(self, room: Room, name: AgentName, record: AgentRecord) -> None:
+        self.record = record
+        self.name = str(name)
+        self.leaving: Leaving | None = None
+        self.following = ""  # who has it after this host
+        self.used = room.clock()
+        self._room = room
+        self._agent = name
+        self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
+        self._held: dict[Ticket, float] = {}
+        self._kept: dict[Ticket, Reply] = {}  # answers that wait for saves
+        self._withheld: dict[Ticket, tuple[Reply, float]] = {}  # answers that wait for the lease, and since when
+        self._makers: list[Passage] = []  # of create_agent, while it is made
+        self._breakers: list[Ticket] = []  # of delete_agent
+        record.live_under(self)
+
+    def __repr__(self) -> str:
+        return f"<Resident {self.name} [{len(self._held)} held, {len(self._kept)} answers wait]>"
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether no call is for it any more."""
+        return self.leaving is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        record = self.record
+        return record.made and not (record.holders or record.beside or record.mailbox or self._kept or self._withheld)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether calls wait here with the turn, or answers for the lease."""
+        return bool(self._held or self._withheld)
+
+    # ------------------------------------------------------------ calls come
+
+    def welcome(self, passage: Passage) -> None:
+        """A call that was on its way is for this agent."""
+        ticket, room = passage.ticket, self._room
+        assert ticket is not None
+        if ticket.op == MAKE:
+            self._greet_maker(passage, ticket)
+        elif ticket.op == UNMAKE:
+            self._breakers.append(ticket)
+            self.leave(Leaving.DELETED)
+        else:
+            room.carry_out(room.dispatcher.on_move(ticket, self.record, room.clock()))
+
+    def _greet_maker(self, passage: Passage, ticket: Ticket) -> None:
+        room, made = self._room, passage.made
+        if not self.record.made:
+            self._makers.append(passage)
+        elif made is not None and made.new:
+            self._finish(ticket, self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}")))
+        else:
+            self._finish(ticket, room.described(self.record))
+
+    def start(self, ticket: Ticket) -> None:
+        """Let the code of a call begin, or hold it."""
+        room = self._room
+        if ticket.op in (Op.CREATE, END) or room.may_start(self.name):
+            room.pool.start(ticket)
+            return
+        self._held[ticket] = room.clock()
+        effects: list[Effect] = []
+        room.dispatcher.calls.hold(ticket, effects, room.clock())
+        room.carry_out(effects)
+        room.watch()
+
+    def go_on(self) -> None:
+        """What has held calls may be over."""
+        room = self._room
+        held, self._held = self._held, {}
+        for ticket, since in held.items():
+            if ticket.settled:
+                continue
+            if not room.may_start(self.name):
+                self._held[ticket] = since
+                continue
+            effects: list[Effect] = []
+            room.dispatcher.calls.go_on(ticket, effects, room.clock())
+            room.carry_out(effects)
+        if self._withheld and room.may_answer:
+            withheld, self._withheld = self._withheld, {}
+            for ticket, (reply, _) in withheld.items():
+                self._settle(ticket, reply)
+
+    def refuse_held(self, error: ZmqAgentsError, before: float) -> None:
+        """What is held since ``before`` or longer ends in this error; nothing of it ran."""
+        room = self._room
+        for ticket, since in list(self._held.items()):
+            if since <= before or ticket.settled:
+                del self._held[ticket]
+                if not ticket.settled:
+                    room.carry_out(room.dispatcher.on_lost(ticket, error, room.clock()))
+        for ticket, (_, since) in list(self._withheld.items()):
+            if since <= before:
+                text = f"{ticket.label} ran; whether its host still had the agent is not known, for Redis is away"
+                self.lose(ticket, errors.CallLost(text))
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for ``ticket`` any more."""
+        self._room.pool.interrupt(ticket, alone=alone)
+
+    def saw(self, call_id: int) -> None:
+        """Its code is in this process."""
+
+    # ------------------------------------------------------------ calls end
+
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """The code of a call has returned."""
+        room = self._room
+        self.used = now = room.clock()
+        if ticket.op == Op.CREATE:
+            return self._made(ticket, reply)
+        if ticket.settled or ticket.op == END or room.member.activations.phase(self.name) is None:
+            return room.dispatcher.on_done(ticket, reply, now)
+        effects = room.dispatcher.on_returned(ticket, now)
+        if room.may_answer:
+            self._settle(ticket, reply)
+        else:
+            self._withheld[ticket] = reply, now
+            room.watch()
+        return effects
+
+    def _settle(self, ticket: Ticket, reply: Reply) -> None:
+        """Answer when all saves that were begun before are taken."""
+        room = self._room
+        self._kept[ticket] = reply
+        if room.member.activations.phase(self.name) in (Phase.STARTING, Phase.ACTIVE, Phase.LEAVING):
+            room.do(room.member.carry(room.member.activations.settle(self.name, ticket)))
+        else:
+            self.lose(ticket)
+
+    def taken(self, calls: Iterable[Ticket]) -> None:
+        """The answers of these may leave."""
+        for ticket in calls:
+            reply = self._kept.pop(ticket, None)
+            if reply is not None:
+                self._answer(ticket, reply)
+
+    def lose(self, ticket: Ticket, error: ZmqAgentsError | None = None) -> None:
+        """What ``ticket`` has done is not kept, as far as is known."""
+        self._kept.pop(ticket, None)
+        self._withheld.pop(ticket, None)
+        self._answer(
+            ticket, self._error(ticket, error or errors.Fenced(f"{ticket.label}: {self.name} has another home"))
+        )
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Its code has saved its state."""
+        room, activations = self._room, self._room.member.activations
+        if self.is_leaving:
+            self._state = snapshot
+        elif activations.phase(self.name) in (Phase.STARTING, Phase.ACTIVE):
+            try:
+                room.do(room.member.carry(activations.save(self.name, packed(snapshot.frames), snapshot.version)))
+            except errors.MessageTooLarge:
+                self.leave(Leaving.RELEASED)
+
+    # ------------------------------------------------------------ it is made
+
+    def _made(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        room, calls = self._room, self._room.dispatcher.calls
+        if reply.code:
+            failed: list[Effect] = []
+            for waiting in self._waiting():
+                calls.drop(waiting, reply, failed, room.clock())
+            room.carry_out(failed)
+            for passage in self._makers:
+                if passage.ticket is not None:
+                    self._finish(passage.ticket, reply)
+            self.leaving = self.leaving or Leaving.RELEASED
+            return room.dispatcher.on_done(ticket, reply, room.clock())
+        effects = room.dispatcher.on_done(ticket, reply, room.clock())
+        room.do(room.member.carry(room.member.activations.started(self.name)))
+        makers, self._makers = self._makers, []
+        for passage in makers:
+            if passage.ticket is not None:
+                self._finish(passage.ticket, reply)
+        return effects
+
+    # ------------------------------------------------------------ it leaves
+
+    def _waiting(self) -> list[Ticket]:
+        """Its calls whose code has not begun, but for that which makes it, in their order."""
+        record = self.record
+        seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
+        parked = [
+            ticket for ticket in self._room.dispatcher.tasks.values()
+            if ticket.agent is record and ticket.state is State.PARKED and ticket.deps
+        ]  # fmt: skip
+        return [ticket for ticket in (*seated, *(record.mailbox or ()), *parked) if ticket.op not in (Op.CREATE, END)]
+
+    def leave(self, why: Leaving, following: str = "") -> None:
+        """No call begins any more; see the module's docstring."""
+        room = self._room
+        if self.is_leaving:
+            return
+        self.leaving, self.following = why, following
+        if why is not Leaving.DELETED:
+            self._held.clear()
+            for ticket in self._waiting():
+                room.send_on(ticket, self._agent)
+        effects: list[Effect] = []
+        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}")
+        room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
+
+    def _cut(self, error: ZmqAgentsError) -> None:
+        """End the calls whose code runs."""
+        room, record = self._room, self.record
+        for ticket in [*record.holders, *(record.beside or ())]:
+            if ticket.op != END and ticket.state >= State.RUNNING and not ticket.settled:
+                room.carry_out(room.dispatcher.on_lost(ticket, error, room.clock()))
+
+    def give_up(self) -> None:
+        """This host was declared dead: what runs is cancelled, and the agent given back with its state."""
+        self._cut(errors.Fenced(f"{self.name}: {_REASONS[DroppedFor.DEAD]}"))
+        self.leave(Leaving.RELEASED)
+
+    def drop(self, dropped: Dropped) -> None:
+        """The activation is no more: nothing of the agent is to seem served here."""
+        if dropped.had is not None:
+            ticket, outcome = dropped.had
+            self._kept.pop(ticket, None)  # type: ignore[call-overload]
+            self._answer(ticket, reply_from_bytes(outcome))  # type: ignore[arg-type]  # calls are tickets here
+        lost = [*dropped.lost, *self._kept, *self._withheld]
+        error = _ERRORS[dropped.why](f"{self.name}: {_REASONS[dropped.why]}")
+        for ticket in lost:
+            self.lose(ticket, error)  # type: ignore[arg-type]
+        self._cut(error)
+        self.leave(Leaving.LOST)
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """None of its calls runs any more, and its hooks have run."""
+        room, activations = self._room, self._room.member.activations
+        room.pool.retire(records)
+        room.moved_out(self)
+        if activations.phase(self.name) not in (Phase.STARTING, Phase.ACTIVE):
+            self.gone()
+        elif self.leaving is Leaving.DELETED:
+            room.do(room.member.carry(activations.delete(self.name)))
+        else:
+            state = self._state
+            frames = packed(state.frames) if state is not None else None
+            version = state.version if state is not None else 0
+            try:
+                effects = activations.release(self.name, self.following, frames, version)
+            except errors.MessageTooLarge:
+                effects = activations.release(self.name, self.following)
+            room.do(room.member.carry(effects))
+
+    def gone(self) -> None:
+        """Its record is released, deleted or another's."""
+        for ticket in self._breakers:
+            self._finish(ticket, TRUE)
+        self._breakers.clear()
+        for ticket in [*self._kept, *self._withheld]:
+            self.lose(ticket)
+
+    # ------------------------------------------------------------ answers
+
+    def _answer(self, ticket: Ticket, reply: Reply) -> None:
+        room = self._room
+        room.carry_out(room.dispatcher.on_kept(ticket, reply, room.clock()))
+
+    def _finish(self, ticket: Ticket, reply: Reply) -> None:
+        room = self._room
+        room.carry_out(room.dispatcher.on_done(ticket, reply, room.clock()))
+
+    def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
+        return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+
+_ERRORS = {
+    DroppedFor.FENCED: errors.Fenced, DroppedFor.REPEATED: errors.CallLost, DroppedFor.RECORD: errors.CallLost,
+    DroppedFor.DEAD: errors.Fenced,
+}  # fmt: skip
+_REASONS = {
+    DroppedFor.FENCED: "it has another home by now, and what this call has changed is not kept",
+    DroppedFor.REPEATED: "it had executed a call a second time, and was dropped",
+    DroppedFor.RECORD: "its record in Redis is not understood, and what this call has changed is not kept",
+    DroppedFor.DEAD: "its host was declared dead, and what this call has changed is not kept",
+}

@@ -1,0 +1,509 @@
+"""The calls of this host for one agent of the cluster that does not live here, as far as is known.
+
+::
+
+                 +-------------------- word of another home, or none ---------------------+
+                 v                                                                        |
+    OPEN --> LOOKING --> CLAIMING (here: then its calls become calls of the `Resident`)   |
+      |         |            |                                                            |
+      |         +---> AWAY <-+  calls are passed on ---- ELSEWHERE, not reached ---> GATHERING
+      +-- known --^                                                                       |
+    PAUSED <------------------------------------------------------------------------------+
+
+While it is LOOKING, CLAIMING or PAUSED, calls are held. GATHERING waits until all that were passed on are answered or
+have come back, so that those which have come back are passed on again in the order in which they came.
+
+A call that another member has passed on (``hop``) is not passed on again: it is answered with the code ELSEWHERE.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ... import errors
+from ...agents.context import RunningCall
+from ...agents.options import AgentOptions
+from ...agents.spec import ClassSpec, MethodSpec
+from ...cluster.activations import Made
+from ...cluster.member import Whereabouts
+from ...cluster.naming import AgentName
+from ...codec import pack
+from ...errors import ZmqAgentsError
+from ...scheduler.effects import Effect
+from ...scheduler.records import AgentRecord, Alarm, Ticket
+from ...wire.link import rebuild_error
+from ...wire.messages import Code, Flag, Home, Reply, elsewhere_reply, error_reply, home_in
+from ..forwarder import Credits, forwarded
+
+if TYPE_CHECKING:
+    from .neighbour import Neighbour
+    from .room import Room
+
+__all__ = ["MAKE", "TRUE", "UNMAKE", "Passage", "Way", "WayState"]
+
+MAKE, UNMAKE = "make_agent", "unmake_agent"  # the ops of create_agent and delete_agent for agents of a cluster
+PAUSES_S = (0.005, 0.25)  # before a host is asked again: the first, and the longest
+
+
+class _AnyMethod(Mapping[str, MethodSpec]):
+    """The methods of an agent elsewhere: its home knows which there are."""
+
+    def __getitem__(self, name: str) -> MethodSpec:
+        return MethodSpec(name, "value", True, True, "", "")
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+_ELSEWHERE = ClassSpec("", "", "", AgentOptions(persist=None), _AnyMethod(), None)
+
+
+class WayState(enum.Enum):
+    """See the module's drawing."""
+
+    OPEN = "open"
+    LOOKING = "looking"
+    CLAIMING = "claiming"
+    AWAY = "away"
+    GATHERING = "gathering"
+    PAUSED = "paused"
+
+
+class Passage:
+    """One call on its way: the `Home` of its ticket, and the `Sink` of its answer when it is passed on."""
+
+    def __init__(self, way: Way, number: int, now: float) -> None:
+        self.way = way
+        self.number = number
+        self.hop = self.activate = False
+        self.made: Made | None = None  # for `create_agent`
+        self.options: dict[str, Any] = {}  # of the same
+        self.came = now
+        self.ticket: Ticket | None = None  # when it is under way
+        self.neighbour: Neighbour | None = None
+        self.sent = 0  # the number that it has there
+        self.record = AgentRecord(way.agent_id, _ELSEWHERE, _ELSEWHERE.options, now)
+        self.record.be_elsewhere(self)
+
+    pid = 0
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the agent is to be deleted."""
+        return self.ticket is not None and self.ticket.op == UNMAKE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.ticket is None or self.ticket.settled
+
+    # ------------------------------------------------------------ as a home
+
+    def start(self, ticket: Ticket) -> None:
+        """Take the call along."""
+        self.ticket = ticket
+        self.way.take(self)
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for it any more."""
+        if self.neighbour is not None:
+            self.neighbour.cancel(self.sent, alone=alone)
+        else:
+            self.way.let_go(self)
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """Nothing of the agent is here."""
+
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """Its code never runs here."""
+        return []
+
+    def saw(self, call_id: int) -> None:
+        """No code of the agent is here."""
+
+    # ------------------------------------------------------------ passed on
+
+    def send(self, neighbour: Neighbour, *, activate: bool) -> None:
+        """Pass the call on."""
+        ticket, room = self.ticket, self.way.room
+        assert ticket is not None
+        sender = Credits(self, ticket) if ticket.flags & Flag.STREAM else None
+        ticket.begin(
+            RunningCall(
+                room.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, (), ticket, sender
+            )
+        )
+        options = {"task": ticket.task_id, "user": ticket.account.key, "hop": 1, **self.options}
+        if activate:
+            options["activate"] = True
+        self.neighbour = neighbour
+        agent = "" if ticket.op in (MAKE, UNMAKE) else ticket.agent.agent_id
+        self.sent = neighbour.send(forwarded(ticket, agent, ticket.name, options, room.dispatcher), _Answers(self))
+
+    def grant(self, ticket: Ticket, items: int) -> None:
+        """The reader of a stream has taken some."""
+        if self.neighbour is not None:
+            self.neighbour.grant(self.sent, items)
+
+    def on_reply(self, reply: Reply) -> list[Effect]:
+        """It is answered."""
+        neighbour, self.neighbour = self.neighbour, None
+        if neighbour is not None:
+            self.way.answered(self, neighbour, reply)
+        return []
+
+    def on_fail(self, error: Exception) -> list[Effect]:
+        """It gets no answer."""
+        neighbour, self.neighbour = self.neighbour, None
+        if neighbour is not None:
+            self.way.failed(self, neighbour, error)
+        return []
+
+    def on_item(self, body: Any) -> list[Effect]:
+        """One item of a stream has come."""
+        ticket, room = self.ticket, self.way.room
+        sender: Credits | None = ticket.context.sender if ticket is not None and ticket.context is not None else None
+        if ticket is None or sender is None:
+            return []
+        effects = room.pass_on(ticket, sender.items, tuple(body))
+        if sender.spend():
+            effects += room.starve(ticket, lambda error: self._starved(ticket, error), lambda: False)
+        return effects
+
+    def _starved(self, ticket: Ticket, error: ZmqAgentsError) -> None:
+        room = self.way.room
+        room.later(lambda: room.carry_out(room.dispatcher.on_lost(ticket, error, room.clock())))
+
+
+class _Answers:
+    """Takes what comes of a call that is passed on, in the thread of the connection."""
+
+    def __init__(self, passage: Passage) -> None:
+        self._passage = passage
+        self._post = passage.way.room.post
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is not None:
+            self._post(self._passage.on_reply, reply)
+
+    def fail(self, error: Exception) -> None:
+        self._post(self._passage.on_fail, error)
+
+    def chunk(self, item: Reply) -> None:
+        self._post(self._passage.on_item, item.body)
+
+
+class Way:
+    """See the module's docstring. Belongs to the router thread."""
+
+    def __init__(self, room: Room, name: AgentName, agent_id: str) -> None:
+        self.room = room
+        self.name = name
+        self.agent_id = agent_id
+        self.state = WayState.OPEN
+        self._address = ""  # where it is AWAY
+        self._activates = False  # whoever is there is to claim it
+        self._held: list[Passage] = []
+        self._sent: dict[Passage, None] = {}
+        self._unable: dict[str, ZmqAgentsError] = {}  # incarnations that cannot run it, and why
+        self._pause_s = PAUSES_S[0]
+        self._numbers = 0
+
+    def __repr__(self) -> str:
+        return f"<Way to {self.name} [{self.state.value}, {len(self._held)} held, {len(self._sent)} passed on]>"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing depends on it."""
+        return not self._held and not self._sent and self.state is not WayState.CLAIMING
+
+    @property
+    def held(self) -> list[Passage]:
+        """The calls that wait here."""
+        return list(self._held)
+
+    def passage(self) -> Passage:
+        """For one more call."""
+        self._numbers += 1
+        return Passage(self, self._numbers, self.room.clock())
+
+    # ------------------------------------------------------------ calls come and go
+
+    def take(self, passage: Passage) -> None:
+        """A call has come."""
+        self._held.append(passage)
+        self.step()
+
+    def let_go(self, passage: Passage) -> None:
+        """A call that was held is over."""
+        if passage in self._held:
+            self._held.remove(passage)
+        self._finish(passage, _NOTHING)
+
+    def refuse(self, error: ZmqAgentsError, *, only: Iterable[Passage] | None = None) -> None:
+        """All that are held end in this error, or ``only`` these."""
+        for passage in list(self._held if only is None else only):
+            self._held.remove(passage)
+            self._refuse(passage, error)
+
+    def step(self) -> None:
+        """Do what can be done for those that are held."""
+        room = self.room
+        resident = room.residents.get(str(self.name))
+        if resident is not None and not resident.is_leaving:
+            self.state = WayState.OPEN
+            held, self._held = sorted(self._held, key=lambda passage: passage.number), []
+            for passage in held:
+                resident.welcome(passage)
+        elif self.state is WayState.AWAY:
+            self._send_all()
+        elif self.state is WayState.OPEN and self._held:
+            self._begin()
+        elif self.state in (WayState.LOOKING, WayState.PAUSED):
+            self._claim_or_answer()
+        elif self.state is WayState.GATHERING:
+            self._answer_members()
+        if self._held:
+            room.watch()
+        room.forget(self)
+
+    def _begin(self) -> None:
+        room = self.room
+        if room.is_leaving(self.name):
+            self._pause()
+            return
+        home = room.member.homes.find(str(self.name))
+        if any(passage.activate for passage in self._held):
+            self._claim()
+        elif home is not None and home.address != room.address:
+            self._go(home.address)
+        else:
+            self._answer_members()
+            if self._held:
+                self._look()
+
+    def _claim_or_answer(self) -> None:
+        if any(passage.activate for passage in self._held):
+            self._claim()
+        else:
+            self._answer_members()
+
+    def _answer_members(self) -> None:
+        """What another member has passed on does not wait here."""
+        for passage in [passage for passage in self._held if passage.hop]:
+            self._held.remove(passage)
+            self._tell_elsewhere(passage)
+
+    def _tell_elsewhere(self, passage: Passage) -> None:
+        known = self.room.member.homes.find(str(self.name))
+        home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
+        self._finish(passage, elsewhere_reply(home))
+
+    # ------------------------------------------------------------ looking, claiming
+
+    def _look(self) -> None:
+        self.state = WayState.LOOKING
+        self.room.member.locate(str(self.name))
+
+    def found(self, found: Whereabouts) -> None:
+        """Redis has said who has the agent."""
+        if self.state is not WayState.LOOKING:
+            return
+        if not found.epoch:  # there is no such agent
+            for passage in [passage for passage in self._held if passage.is_end]:
+                self._held.remove(passage)
+                self._finish(passage, TRUE)
+        if not self._held:
+            self.state = WayState.OPEN
+            self.room.forget(self)
+        elif found.address and found.owner != self.room.member.incarnation:
+            self._go(found.address)
+        else:
+            self._place()
+
+    def _place(self) -> None:
+        """Nobody has the agent, or one who may be dead."""
+        room, cls = self.room, self.name.cls
+        chosen = room.member.placement.choose(cls, 0, but=self._unable)
+        if chosen is None:
+            why = room.member.placement.why_none(cls, 0)
+            last = next(reversed(self._unable.values()), None)
+            self._unable.clear()
+            self.state = WayState.OPEN
+            self.refuse(last if isinstance(last, errors.TooOld) else errors.NoHost(f"{self.agent_id}: {last or why}"))
+            room.forget(self)
+        elif chosen.incarnation == room.member.incarnation:
+            self._claim()
+        else:
+            self._go(chosen.address, activates=True)
+
+    def _claim(self) -> None:
+        self.state = WayState.CLAIMING
+        made = next((passage.made for passage in self._held if passage.made is not None), None)
+        try:
+            self.room.activate(self.name, made)
+        except (errors.UnknownClass, errors.CannotServe) as exc:
+            self.cannot(errors.CannotServe(str(exc)))
+
+    def claimed(self) -> None:
+        """The agent is this host's, and is being made."""
+        self.state = WayState.OPEN
+        self._pause_s = PAUSES_S[0]
+        self.step()
+
+    def left(self) -> None:
+        """The agent was here, and is not any more."""
+        if self.state is WayState.PAUSED:
+            self.state = WayState.OPEN
+        self.step()
+
+    def not_claimable(self, error: ZmqAgentsError) -> None:
+        """No host can claim the agent as it was asked for."""
+        self.state = WayState.OPEN
+        makers = [passage for passage in self._held if passage.made is not None]
+        if isinstance(error, errors.AgentExists) and makers:  # the others may have what is there
+            self.refuse(error, only=makers)
+            self.step()
+        else:
+            self.refuse(error)
+            self.room.forget(self)
+
+    def cannot(self, error: ZmqAgentsError) -> None:
+        """This host cannot run the agent; others may."""
+        self._unable[self.room.member.incarnation] = error
+        for passage in [passage for passage in self._held if passage.hop]:
+            self._held.remove(passage)
+            self._refuse(passage, error)
+        self.state = WayState.OPEN
+        if self._held:
+            self._place()
+        self.room.forget(self)
+
+    def not_claimed(self, address: str) -> None:
+        """Another host has the agent; "": or will soon."""
+        self.state = WayState.OPEN
+        self._answer_members()
+        if address and address != self.room.address:
+            self._go(address)
+        elif self._held:
+            self._pause()
+        self.room.forget(self)
+
+    # ------------------------------------------------------------ passing on
+
+    def _go(self, address: str, *, activates: bool = False) -> None:
+        self.state = WayState.AWAY
+        self._address, self._activates = address, activates
+        self._send_all()
+
+    def _send_all(self) -> None:
+        self._answer_members()
+        held, self._held = sorted(self._held, key=lambda passage: passage.number), []
+        neighbour = self.room.neighbour(self._address) if held else None
+        for passage in held:
+            if passage.is_over:
+                self._finish(passage, _NOTHING)
+            elif neighbour is not None:
+                self._sent[passage] = None
+                self.room.count_relay()
+                passage.send(neighbour, activate=self._activates)
+
+    def answered(self, passage: Passage, neighbour: Neighbour, reply: Reply) -> None:
+        """The host that a call was passed on to has answered."""
+        self._sent.pop(passage, None)
+        room, name = self.room, str(self.name)
+        if reply.code == Code.ELSEWHERE:
+            room.member.homes.drop(name, neighbour.address)
+            home = home_in(reply)
+            if home.address not in ("", neighbour.address, room.address):
+                room.member.homes.note(name, home.address, home.epoch)
+            self._come_back(passage)
+            return
+        if reply.code == Code.HOST_ERROR:
+            error = rebuild_error(reply)
+            if isinstance(error, (errors.CannotServe, errors.TooOld, errors.HostStopping)):
+                room.member.homes.drop(name, neighbour.address)
+                incarnation = room.incarnation_at(neighbour.address)
+                if incarnation:
+                    self._unable[incarnation] = error
+                self._come_back(passage)
+                return
+        else:
+            self._pause_s = PAUSES_S[0]
+            room.met(name, neighbour.address)
+            room.hint(passage)
+        self._finish(passage, reply)
+        self._gathered()
+
+    def failed(self, passage: Passage, neighbour: Neighbour, error: Exception) -> None:
+        """There is no answer from there."""
+        self._sent.pop(passage, None)
+        ticket = passage.ticket
+        assert ticket is not None
+        self.room.member.homes.drop_all_at(neighbour.address)
+        never_sent = isinstance(error, (errors.HostUnreachable, errors.AuthenticationError))
+        if not passage.is_over and (never_sent or (ticket.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT)):
+            self._come_back(passage)
+            return
+        lost = error if isinstance(error, errors.CallLost) else errors.CallLost(str(error))
+        self._refuse(passage, lost)
+        if self.state is WayState.AWAY:
+            self.state = WayState.GATHERING
+        self._gathered()
+
+    def _come_back(self, passage: Passage) -> None:
+        """A call was not executed there."""
+        self._held.append(passage)
+        self.state = WayState.GATHERING
+        self._gathered()
+
+    def _gathered(self) -> None:
+        if self.state is WayState.GATHERING and not self._sent:
+            known = self.room.member.homes.find(str(self.name))
+            if not self._held:
+                self.state = WayState.OPEN
+            elif known is not None and known.address not in (self._address, self.room.address):
+                self._go(known.address)
+            else:
+                self._pause()
+        self.room.forget(self)
+
+    def _pause(self) -> None:
+        self.state = WayState.PAUSED
+        self.room.alarm(self._pause_s, Alarm(self._resume))
+        self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
+        self.room.watch()
+
+    def _resume(self, now: float) -> list[Effect]:
+        if self.state is WayState.PAUSED:
+            self.state = WayState.OPEN
+            for passage in [passage for passage in self._held if passage.is_over]:
+                self.let_go(passage)
+            if self._held and not self.room.is_leaving(self.name):
+                resident = self.room.residents.get(str(self.name))
+                if resident is None:
+                    self._look()
+            self.step()
+        return []
+
+    # ------------------------------------------------------------ ends
+
+    def _finish(self, passage: Passage, reply: Reply) -> None:
+        ticket, room = passage.ticket, self.room
+        if ticket is not None:
+            room.carry_out(room.dispatcher.on_done(ticket, reply, room.clock()))
+
+    def _refuse(self, passage: Passage, error: ZmqAgentsError) -> None:
+        ticket = passage.ticket
+        assert ticket is not None
+        where = {"agent": self.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        self._finish(passage, error_reply(error, **where))
+
+
+TRUE = Reply(Code.NONE, (pack(True),))
+_NOTHING = Reply(Code.NONE, ())

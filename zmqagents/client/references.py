@@ -28,6 +28,10 @@ def link_for(server_id: str, address: str) -> Link:
     """The way from this process to the host of a reference."""
     found = adopted(server_id)
     if found is None and address.startswith(CLUSTER):
+        from .cluster.link import opened  # here: few programs know a cluster
+
+        found = opened(server_id)
+    if found is None and address.startswith(CLUSTER):
         name = address.removeprefix(CLUSTER)
         raise errors.UnknownCluster.of_reference(
             f"a reference leads to the cluster {name!r}, and no Cluster of that name is open in this program"

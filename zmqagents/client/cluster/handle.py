@@ -228,8 +228,8 @@ class Cluster:
         return checked_name(str(Reference(self._known_name(), named(name, cls))), errors.UnknownAgent)
 
     def _manage(self, op: str, *, options: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
-        self._known_name()
         link = self._link
+        link.settle(time_left(self._timeout))  # also if its name was given: that may be another cluster's
         left = time_left(link.management_timeout_s if timeout is None else timeout)
         reply = link.call("", op, request_body(link, op, (), {}), options=options, timeout=left)
         return value_of(link, reply, self._client.scope)

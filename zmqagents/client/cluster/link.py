@@ -37,7 +37,7 @@ from .retries import Retries
 from .seeds import Seed, Seeds
 from .ways import Way, Ways
 
-__all__ = ["ClusterLink"]
+__all__ = ["ClusterLink", "opened"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.25
 GIVE_UP_S = 30.0  # for so long all hosts may be away, as with a connection to one host
@@ -504,6 +504,15 @@ def _sleep(seconds: float) -> None:
 
 _numbers = itertools.count(1)
 _links: weakref.WeakSet[ClusterLink] = weakref.WeakSet()
+
+
+def opened(server_id: str) -> Link | None:
+    """The link to the cluster ``cluster:NAME``, also by an object that has not asked for the cluster's name yet."""
+    for link in list(_links):
+        if adopted(server_id) is None and not link.is_closed and not link.name:
+            with contextlib.suppress(errors.ZmqAgentsError, ConnectionError):
+                link.settle()
+    return adopted(server_id)
 
 
 def _adopt_another(name: str) -> None:

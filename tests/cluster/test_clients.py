@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cluster_hosts import Account, Forgetful, Hosts, hosts_on
+from cluster_hosts import Account, Hosts, hosts_on
 from hosts import ENDS_WITHIN_S, eventually
 from redis_server import RedisServer, running_redis
 from scale import linux_only
@@ -77,9 +74,12 @@ def test_a_cluster_is_known_by_the_name_that_a_host_tells(cluster: Cluster, host
 
 
 def test_a_host_that_is_no_member_is_no_cluster() -> None:
-    with RpcAgentServerLauncher(local_mode=True) as alone:
-        with Cluster(f"127.0.0.1:{alone.port}") as cluster, pytest.raises(UnknownCluster, match="no member"):
-            cluster.get_agent("ann", cls=Account)
+    with (
+        RpcAgentServerLauncher(local_mode=True) as alone,
+        Cluster(f"127.0.0.1:{alone.port}") as cluster,
+        pytest.raises(UnknownCluster, match="no member"),
+    ):
+        cluster.get_agent("ann", cls=Account)
 
 
 def test_without_any_host_the_first_request_says_so_at_once() -> None:

@@ -401,7 +401,7 @@ class ClusterLink(Link):
         """The connection that calls of this way take. Raises HostLost after `close`."""
         if way.address:
             with contextlib.suppress(errors.ConfigError):  # no address at all: something is wrong with Redis
-                return self._connection_at(way.address)
+                return self.connection_at(way.address)
         return self._latest()
 
     def pause_after(
@@ -431,8 +431,11 @@ class ClusterLink(Link):
         found = self._connections.get(seed.address)
         return found or self._connect(Target(seed.host, seed.port, self._transport, seed=seed.named))
 
-    def _connection_at(self, address: str) -> Connection:
-        """To a host that was never named by the user: it is known by the keys of those that were."""
+    def connection_at(self, address: str) -> Connection:
+        """The connection to a host that the user has not named: it is known by the keys of those that were.
+
+        Raises ConfigError for what is no address.
+        """
         found = self._connections.get(address)
         if found is not None:
             return found

@@ -115,21 +115,22 @@ def test_names_that_are_none_are_refused(cluster: Cluster) -> None:
 
 
 def test_futures_streams_and_cancels_work_as_with_one_host(cluster: Cluster) -> None:
-    names = [cluster.get_agent(f"kinds-{number}", cls=Account) for number in range(6)]
-    results = [agent.add.aio(number) for number, agent in enumerate(names)]
+    agents: list[Any] = [cluster.get_agent(f"kinds-{number}", cls=Account) for number in range(6)]
+    results = [agent.add.aio(number) for number, agent in enumerate(agents)]
     assert [result.result() for result in results] == list(range(6))
-    for agent in names:
+    for agent in agents:
         assert list(agent.count(40)) == list(range(40))
-    slow = names[0].slow.aio(30)
+    slow = agents[0].slow.aio(30)
     time.sleep(0.1)
     assert slow.cancel()
-    assert names[0].add(0) == 0
+    assert agents[0].add(0) == 0
     with pytest.raises(CallTimeout):
-        names[1].slow(30, timeout=0.3)
+        agents[1].slow(30, timeout=0.3)
 
 
 def test_a_result_is_found_by_its_task_id_at_any_host(hosts: Hosts, cluster: Cluster) -> None:
-    result = cluster.get_agent("results", cls=Account).add.aio(7)
+    agent: Any = cluster.get_agent("results", cls=Account)
+    result = agent.add.aio(7)
     assert result.result() == 7
     for index in range(3):
         with Cluster(seeds(hosts, index)) as other:
@@ -137,7 +138,7 @@ def test_a_result_is_found_by_its_task_id_at_any_host(hosts: Hosts, cluster: Clu
 
 
 def test_calls_of_one_client_to_one_agent_keep_their_order(cluster: Cluster) -> None:
-    agent = cluster.get_agent("order", cls=Account)
+    agent: Any = cluster.get_agent("order", cls=Account)
     results = [agent.add.aio(1) for _ in range(200)]
     assert [result.result() for result in results] == list(range(1, 201))
     for _ in range(100):

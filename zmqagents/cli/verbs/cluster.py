@@ -144,8 +144,8 @@ def events(
     """Print what has happened to the hosts and agents of a cluster: who joined, died, drained, moved, was fenced."""
     with open_cluster(host, port, server_id) as cluster:
         found, after = _all_events(cluster)
-        for row in found[-lines:] if lines else []:
-            _show_event(row, as_json)
+        for event in found[-lines:] if lines else []:
+            _show_event(event, as_json)
         while follow:
             time.sleep(FOLLOW_S)
             page = cluster.events(after)

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hosts import eventually
@@ -16,8 +18,9 @@ from zmqagents.agents.context import current_call
 from zmqagents.client.proxy import request_body
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import target_of
+from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
-from zmqagents.wire.messages import Op
+from zmqagents.wire.messages import Flag, Op, Reply
 
 __all__ = ["Account", "Caller", "Forgetful", "Hosts", "Stubborn", "hosts_on"]
 
@@ -50,7 +53,11 @@ class Account(AgentBase):
         raise KeyError(cents)
 
     def slow(self, seconds: float) -> int:
-        current_call().wait_cancelled(seconds)
+        call = current_call()
+        assert call is not None
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not call.cancelled:
+            time.sleep(0.01)
         return self.cents
 
     def process(self) -> int:
@@ -85,15 +92,36 @@ class Stubborn(AgentBase):
 CLASSES = [Account, Forgetful, Stubborn]
 
 
+class _Items:
+    """Takes the items of a stream, and grants credit for each."""
+
+    def __init__(self, link: Connection) -> None:
+        self.end, self.task_id, self.found = Waiter(), "", list[Any]()
+        self.deliver, self.fail = self.end.deliver, self.end.fail
+        self._link = link
+
+    def chunk(self, item: Reply) -> None:
+        self.found.append(codec.decode(item.body[0], item.body[1:]))
+        self._link.credit(self.task_id, 1)
+
+
 class Caller:
     """A client that says what it wants in plain messages."""
 
     def __init__(self, address: str, transport: Any = None) -> None:
         self.link = Connection(dataclasses.replace(target_of(address), transport=transport))
+        self._open: dict[Waiter, str] = {}
 
     def call(self, name: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0) -> Any:
         """The result of a method of ``Class/key``."""
         return self.ask(f"cluster:{CLUSTER}/{name}", method, *args, timeout=timeout, flags=flags)
+
+    def sure(self, name: str, method: str, *args: Any) -> Any:
+        """The same for a method that may run twice: a call that was under way to a host which died is made again."""
+        for _ in range(5):
+            with contextlib.suppress(CallLost):
+                return self.call(name, method, *args)
+        raise AssertionError(f"{name} is lost for ever")
 
     def ask(
         self, agent_id: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0, **options: Any
@@ -109,8 +137,20 @@ class Caller:
         """Make a call without waiting for it."""
         waiter = Waiter()
         body = request_body(self.link, method, args, {})
-        self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout)
+        self._open[waiter] = self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout)
         return waiter
+
+    def cancel(self, waiter: Waiter) -> None:
+        """Cancel a call that was begun."""
+        self.link.cancel(self._open[waiter])
+
+    def stream(self, name: str, method: str, *args: Any) -> list[Any]:
+        """All items of a stream."""
+        items = _Items(self.link)
+        body = request_body(self.link, method, args, {})
+        items.task_id = self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, items, flags=Flag.STREAM)
+        result_of(items.end)
+        return items.found
 
     def status(self) -> dict[str, Any]:
         """The figures of the host as a member."""
@@ -134,7 +174,7 @@ class Hosts:
 
     def __init__(self, redis: RedisServer, **options: Any) -> None:
         self.redis = redis
-        self._options = {"lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
+        self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []
@@ -142,7 +182,7 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, cluster=CLUSTER, redis_url=self.redis.url,
+            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
             **{**self._options, **options},
         )  # fmt: skip
         launcher.launch()
@@ -156,6 +196,8 @@ class Hosts:
     def kill(self, index: int) -> None:
         """kill -9."""
         os.kill(self.launchers[index].pid or 0, signal.SIGKILL)
+        path = Path(self.launchers[index].ipc or "").with_suffix(".start")
+        self._stack.callback(path.unlink, missing_ok=True)  # as long as nobody else starts here
 
     def home_of(self, name: str) -> int:
         """The index of the host that runs an agent which can tell its process."""
@@ -164,7 +206,8 @@ class Hosts:
 
     def all_know(self, count: int) -> bool:
         """Whether each host has seen so many members."""
-        return all(caller.status()["members"] == count for caller in self.callers)
+        found = [caller.status() for caller in self.callers]
+        return all(figures is None or figures["members"] == count for figures in found)
 
     def close(self) -> None:
         self._stack.close()

@@ -163,11 +163,13 @@ class Broker:
         )  # fmt: skip
         if config.cluster:
             self._members.be_one(host, self._pool, keeper, self._clients.hint)
-        welcome = {"epoch": epoch, "pickle": unpickler is not None}
+        welcome: dict[str, Any] = {"epoch": epoch, "pickle": unpickler is not None}
+        welcome |= {"cluster": config.cluster} if config.cluster else {}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
-            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, clock=clock,
+            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, stop=self._on_stop,
+            clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -275,9 +277,12 @@ class Broker:
 
     def _on_stop(self, grace_s: float) -> list[Effect]:
         now = self._clock()
+        end = now + grace_s
         if not self._dispatcher.draining:
             log.info("%s: stopping, %r", self.config.server_id, self._dispatcher)
-        return self._dispatcher.on_drain(now + grace_s, now)
+        if self._members.drain(end, lambda: self.post(lambda: self._dispatcher.on_drain(end, self._clock()))):
+            return []
+        return self._dispatcher.on_drain(end, now)
 
     @property
     def draining(self) -> bool:

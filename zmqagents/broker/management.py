@@ -8,6 +8,8 @@ the function that answers it.
     role "admin"  admins                                          Runs.IN_TURN the same, one request after the other
                                                                   Runs.ENDING  in the router thread, answered later
                                                                   Runs.CALL    as a call, by the scheduler
+                                                                  Runs.LATER   in the router thread, answered when
+                                                                               another host or Redis has answered
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
 runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
@@ -31,7 +33,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
@@ -61,7 +63,11 @@ from .listing import Listing, page_of, row_of
 from .results import Results
 from .watching.health import Probe
 
-__all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
+if TYPE_CHECKING:
+    from ..members.peers.inquiries import Tell
+    from ..members.peers.room import Room
+
+__all__ = ["ADMIN_ONLY", "CLUSTER_LIST", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
 log = logging.getLogger(__name__)
 audit_log = logging.getLogger("zmqagents.audit")
@@ -82,6 +88,7 @@ class Runs(enum.Enum):
     IN_TURN = "in a thread for all such requests, one after the other"
     ENDING = "in the router thread, and answered when agents have ended"
     CALL = "as a call, by the scheduler"
+    LATER = "in the router thread, and answered when another host or Redis has answered"
 
 
 class Asked(NamedTuple):
@@ -109,14 +116,14 @@ class Management:
     """Answers the management requests of one host; see the module's docstring.
 
     ``carry_out`` runs effects of the dispatcher, ``post`` hands an event to the router thread, ``told`` tells the main
-    thread that a stop has begun, and its grace.
+    thread that a stop has begun, and its grace. ``stop`` begins it.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs,
         clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Post, told: Callable[[float], None], clock: Callable[[], float],
+        post: Post, told: Callable[[float], None], stop: Callable[[float], list[Effect]], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -129,8 +136,9 @@ class Management:
         self._post = post
         self._clients = clients
         self._listening = listening
-        Probe(dispatcher, results, post, clock)
+        Probe(dispatcher, results, post, members.why_not_ready, clock)
         self._told = told
+        self._stop = stop
         self._clock = clock
         self._members = members
         self._keeper = keeper
@@ -156,6 +164,8 @@ class Management:
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
             request = _BY_OP.get(call.method)
+            if call.method == Op.LIST and call.options.get("cluster"):
+                request = CLUSTER_LIST
             if request is None or request.handler is None:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
             if request.role == "admin" and role != "admin":
@@ -169,6 +179,9 @@ class Management:
                 answer = True
             if request.runs is Runs.APART:
                 self._begin_apart(peer, call, answer)
+                return []
+            if request.runs is Runs.LATER:
+                answer(functools.partial(self._tell, peer, call))
                 return []
             if request.runs is Runs.IN_TURN:
                 self._begin_in_turn(peer, call, answer)
@@ -200,6 +213,15 @@ class Management:
             return [Answer(peer, call.call_id, error_reply(refusal)), *effects]
         self._waits[call.call_id] = wait
         return [*effects, *self._end_wait(call.call_id, self.answer(peer, call, "admin"))]
+
+    def _tell(self, peer: Peer, call: Call, told: Any) -> None:
+        """Answer a request for which another host or Redis was asked. In the router thread."""
+        if isinstance(told, Exception):
+            known = told if isinstance(told, errors.ZmqAgentsError) else errors.HostLost(str(told))
+            reply = error_reply(known, method=call.method)
+        else:
+            reply = Reply(Code.NONE, (codec.pack(told),))
+        self._carry_out(self._on_answered(peer, call.call_id, reply))
 
     def _on_answered(self, peer: Peer, call_id: int, reply: Reply) -> list[Effect]:
         """A request that had a thread of its own is answered."""
@@ -267,8 +289,8 @@ class Management:
         return {
             "server_id": self._config.server_id, "version": __version__, "pid": os.getpid(),
             "python": ".".join(map(str, sys.version_info[:3])),
-            "state": "draining" if dispatcher.draining else "running", "host": self._config.host,
-            "port": None if bound is None else bound.port, **self._clients.where(),
+            "state": "draining" if dispatcher.draining or self._members.drains else "running",
+            "host": self._config.host, "port": None if bound is None else bound.port, **self._clients.where(),
             "uptime_s": round(self._clock() - self._started, 3), "cpu_s": round(time.process_time(), 3),
             "memory_mb": round(resident_bytes() / MEBIBYTE, 1), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "children": self._members.figures(),
@@ -364,9 +386,47 @@ class Management:
             return self._pool.stack_on_loop(ticket)[-STACK_CHARS:]
         return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
 
+    # ------------------------------------------------------------ the cluster
+
+    def _room(self) -> Room:
+        if self._members.room is None:
+            raise errors.UnknownCluster("this host is a member of no cluster")
+        return self._members.room
+
+    def list_hosts(self, _: Asked) -> list[Any]:
+        """The members of the cluster, see `cluster.protocol`."""
+        return list(self._room().inquiries.hosts())
+
+    def where_is_agent(self, asked: Asked) -> Callable[[Tell], None]:
+        """The host of an agent of the cluster."""
+        return functools.partial(self._room().inquiries.where, str(asked.option("id")))
+
+    def list_cluster(self, asked: Asked) -> Callable[[Tell], None]:
+        """A page of the agents of the cluster."""
+        pages = self._room().inquiries.agents
+        return functools.partial(pages, asked.option("prefix"), asked.option("after"), asked.option("most"))
+
+    def list_events(self, asked: Asked) -> Callable[[Tell], None]:
+        """What has happened in the cluster."""
+        return functools.partial(self._room().inquiries.events, asked.option("after"), asked.option("most"))
+
+    def move_agent(self, asked: Asked) -> Callable[[Tell], None]:
+        """Give an agent of the cluster to another host."""
+        if asked.role == "call":
+            raise errors.PermissionRefused(f"{Op.MOVE} needs the role admin; {name_of(asked.peer.user)} has call")
+        move, hop = self._room().inquiries.move, bool(asked.option("hop"))
+        return functools.partial(move, str(asked.option("id")), asked.option("to"), hop=hop)
+
+    def drain(self, asked: Asked) -> bool:
+        """Give the agents of the cluster to others, then end."""
+        self._room()
+        return self.stop(asked)
+
     def describe(self, asked: Asked) -> bytes:
         """An agent's class and methods, as clients make a proxy of them."""
         agent_id = asked.option("id")
+        if isinstance(agent_id, str) and agent_id.startswith(CLUSTER):
+            return self._room().describe(agent_id)
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
@@ -441,12 +501,9 @@ class Management:
         """Drain and end. At once, not as an event: when the answer arrives, no new call is accepted."""
         grace = asked.option("grace_s")
         good = isinstance(grace, (int, float)) and not isinstance(grace, bool) and grace >= 0
-        now = self._clock()
         grace_s = float(grace) if good and grace is not None else self._config.grace_s
         self._told(grace_s)
-        if not self._dispatcher.draining:
-            log.info("%s: stopping, %r", self._config.server_id, self._dispatcher)
-        self._carry_out(self._dispatcher.on_drain(now + grace_s, now))
+        self._carry_out(self._stop(grace_s))
         return True
 
     def add_models(self, asked: Asked) -> Callable[[], bool]:
@@ -603,7 +660,13 @@ REQUESTS = (
     Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
     Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child, audited=True),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
+    Request(Op.HOSTS, "call", Runs.ROUTER, Management.list_hosts),
+    Request(Op.WHERE, "call", Runs.LATER, Management.where_is_agent),
+    Request(Op.EVENTS, "call", Runs.LATER, Management.list_events),
+    Request(Op.MOVE, "owner", Runs.LATER, Management.move_agent, audited=True),
+    Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
 )
+CLUSTER_LIST = Request(Op.LIST, "call", Runs.LATER, Management.list_cluster)  # with the option cluster
 _BY_OP = {request.op: request for request in REQUESTS}
 RUN_AS_CALLS = frozenset(request.op for request in REQUESTS if request.runs is Runs.CALL)
 ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.role == "admin")

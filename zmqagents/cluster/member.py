@@ -66,6 +66,8 @@ from .steward import (
 
 __all__ = ["Died", "HostEffect", "Joined", "Member", "Unsaved", "Whereabouts"]
 
+LOOK_AROUND_S = 0.2  # between two questions which members there are, beside those of the beats
+
 
 class Died(NamedTuple):
     """This incarnation is dead; see the module's docstring."""
@@ -119,6 +121,7 @@ class Member:
         self._info = info
         self._clock = clock
         self._has_joined = False
+        self._looked = float("-inf")
         self._leaving_since: float | None = None
         self.activations = Activations(info.incarnation, self.observers, clock)
 
@@ -159,6 +162,13 @@ class Member:
         self._steward.close()
 
     # ------------------------------------------------------------ questions
+
+    def look_around(self) -> None:
+        """A member is not as it was known: ask which there are, unless that was just done."""
+        now = self._clock()
+        if now - self._looked >= LOOK_AROUND_S:
+            self._looked = now
+            self._steward.beat_soon()
 
     def locate(self, name: str) -> None:
         """Ask Redis where an agent is; `Whereabouts` comes out."""

@@ -31,6 +31,7 @@ class MemberInfo:
     draining: bool = False
     lease_left_s: float = 0.0
     number: int | None = None
+    figures: Mapping[str, int] = field(default_factory=dict)  # counts since its start, for people
 
     def takes(self, cls: str, version: int, labels: Mapping[str, str]) -> bool:
         """Whether an agent of this class, state version and labels may be placed here."""
@@ -45,7 +46,7 @@ def record_of(info: MemberInfo) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode()
 
 
-_SAID = ("address", "version", "labels", "classes", "load")
+_SAID = ("address", "version", "labels", "classes", "load", "figures")
 
 
 def info_of(row: MemberRow) -> MemberInfo | None:
@@ -57,6 +58,7 @@ def info_of(row: MemberRow) -> MemberInfo | None:
             {str(key): str(value) for key, value in said["labels"].items()},
             {str(key): int(value) for key, value in said["classes"].items()},
             float(said["load"]), row.draining, row.lease_left_us / 1e6, row.number,
+            {str(key): int(value) for key, value in said.get("figures", {}).items()},
         )  # fmt: skip
     except (ValueError, TypeError, LookupError, AttributeError):  # something else has written there
         return None

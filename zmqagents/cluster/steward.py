@@ -204,6 +204,10 @@ class Steward:
         if at_once:
             self._beat_soon.set()
 
+    def beat_soon(self) -> None:
+        """Beat now, for the answer tells which members there are."""
+        self._beat_soon.set()
+
     def send(self, request: Request) -> None:
         """Carry out ``request``, behind those that were sent before; `Answered` tells the answer."""
         self._inbox.put(request)
@@ -304,7 +308,7 @@ class Steward:
 
     def _exchange_on(self) -> None:
         end = None
-        while end is None or ((self._backlog or self._errands) and time.monotonic() < end):
+        while end is None or (self._has_work and time.monotonic() < end):
             self._gather()
             begun_at = boot_time()
             try:
@@ -323,6 +327,11 @@ class Steward:
                 time.sleep(RETRY_S)
             if end is None and self._ending.is_set():
                 end = time.monotonic() + CLOSE_S
+
+    @property
+    def _has_work(self) -> bool:
+        """Also what came between the last look into the inbox and the word that the end has begun."""
+        return bool(self._backlog or self._errands) or not self._inbox.empty()
 
     def _gather(self) -> None:
         """Take what has come; wait for it if there is nothing to do."""

@@ -115,6 +115,19 @@ class Members:
             pass_on=self.pass_on, starve=self.starve, tell=tell, clock=self.clock,
         )  # fmt: skip
 
+    def why_not_ready(self) -> list[str]:
+        """What speaks against sending calls to this host, as a member of a cluster."""
+        return [] if self.room is None else self.room.why_not_ready()
+
+    @property
+    def drains(self) -> bool:
+        """Whether this host gives the agents of its cluster away."""
+        return self.room is not None and self.room.drain is not None
+
+    def drain(self, end: float, then: Callable[[], None]) -> bool:
+        """Give the agents of a cluster to other hosts first, until the time ``end``. False: there is nothing to do."""
+        return self.room is not None and not self.dispatcher.draining and self.room.begin_drain(end, then)
+
     def find(self, peer: Peer, call: messages.Call, agent_id: str) -> tuple[AgentRecord, str]:
         """See `Room.find`."""
         assert self.room is not None

@@ -32,12 +32,19 @@ _CLASS = ClassSpec("zmqagents.broker.watching.health:Probe", "Probe", "", AgentO
 
 
 class Probe:
-    """The home (see `scheduler.records.Home`) of the one agent that answers ``health``; the agent is never listed."""
+    """The home (see `scheduler.records.Home`) of the one agent that answers ``health``; the agent is never listed.
 
-    def __init__(self, dispatcher: Dispatcher, results: Results, post: Post, clock: Callable[[], float]) -> None:
+    ``why_not``: what else speaks against sending calls to this host.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, results: Results, post: Post, why_not: Callable[[], list[str]],
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self._dispatcher = dispatcher
         self._results = results
         self._post = post
+        self._why_not = why_not
         self._clock = clock
         record = AgentRecord("host", _CLASS, _CLASS.options, 0.0, (), dispatcher.calls.meters.of_class(_CLASS.name))
         record.live_at(self)
@@ -59,6 +66,7 @@ class Probe:
     def _on_asked(self, ticket: Ticket, trouble: str) -> list[Effect]:
         config = self._dispatcher.config
         reasons = [f"the store for results: {trouble}"] if trouble else []
+        reasons += self._why_not()
         told = {"server_id": config.server_id, "ready": not reasons, "reasons": reasons}
         return self._dispatcher.on_done(ticket, Reply(Code.NONE, (pack(told),)), self._clock())
 

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 
 from ... import discovery
 from ...connection.channel import Channel
-from ...connection.requests import Credit, Plain
+from ...connection.requests import Call, Credit, Plain
 from ...connection.target import target_of
 from ...security.keys import KeyStore
 from ...wire.addresses import endpoint_of
 from ...wire.link import Sink
 from ...wire.messages import Flag, Kind
-from ..forwarder import Forwarded
 
 __all__ = ["Neighbour"]
 
@@ -45,8 +44,8 @@ class Neighbour:
             return f"ipc://{found.ipc}", ()
         return endpoint_of(host, port), KeyStore.open().server_keys()
 
-    def send(self, call: Forwarded, sink: Sink) -> int:
-        """Pass a call on; the number that it has on this connection."""
+    def ask(self, call: Call, sink: Sink) -> int:
+        """Pass a call on, or ask for something; the number that it has on this connection."""
         return self._channel.request(call, sink, None)
 
     def cancel(self, call_id: int, *, alone: bool) -> None:

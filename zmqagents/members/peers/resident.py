@@ -14,7 +14,7 @@ state that it has then.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ... import errors
@@ -54,13 +54,14 @@ class Resident:
         self.following = ""  # who has it after this host
         self.used = room.clock()
         self._room = room
-        self._agent = name
+        self.agent = name
         self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
         self._held: dict[Ticket, float] = {}
         self._kept: dict[Ticket, Reply] = {}  # answers that wait for saves
         self._withheld: dict[Ticket, tuple[Reply, float]] = {}  # answers that wait for the lease, and since when
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
+        self._told: list[Callable[[], None]] = []  # when it is gone
         record.live_under(self)
 
     def __repr__(self) -> str:
@@ -251,7 +252,7 @@ class Resident:
         if why is not Leaving.DELETED:
             self._held.clear()
             for ticket in self._waiting():
-                room.send_on(ticket, self._agent)
+                room.send_on(ticket, self.agent)
         effects: list[Effect] = []
         room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}")
         room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
@@ -288,6 +289,7 @@ class Resident:
         room.moved_out(self)
         if activations.phase(self.name) not in (Phase.STARTING, Phase.ACTIVE):
             self.gone()
+            room.on_way_out(self.name)
         elif self.leaving is Leaving.DELETED:
             room.do(room.member.carry(activations.delete(self.name)))
         else:
@@ -300,8 +302,14 @@ class Resident:
                 effects = activations.release(self.name, self.following)
             room.do(room.member.carry(effects))
 
+    def on_gone(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called when its record is released."""
+        self._told.append(tell)
+
     def gone(self) -> None:
         """Its record is released, deleted or another's."""
+        for tell in self._told:
+            tell()
         for ticket in self._breakers:
             self._finish(ticket, TRUE)
         self._breakers.clear()

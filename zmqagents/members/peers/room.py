@@ -16,11 +16,12 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ... import codec, errors
+from ... import codec, discovery, errors
 from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES
 from ...agents.state import Snapshot
@@ -44,6 +45,8 @@ from ...store.cluster import ClusterRecords, Refusal
 from ...version import __version__
 from ...wire.messages import Call, Code, Home, Op, Reply
 from ..forwarder import PassOn, Starve
+from .drain import Drain
+from .inquiries import Inquiries
 from .keeper import ClusterKeeper, packed, unpacked
 from .neighbour import Neighbour
 from .resident import Leaving, Resident
@@ -55,6 +58,8 @@ log = logging.getLogger(__name__)
 
 JOIN_S = 5.0  # for the first beat
 WATCH_S = 0.1  # how often what is held is looked at
+IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
+IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from other members alone
 MAX_OPTIONS_BYTES = 65_536
@@ -79,6 +84,8 @@ class Room:
         self.address = ""
         self.residents: dict[str, Resident] = {}
         self.member: Member  # see `open`
+        self.inquiries = Inquiries(self)
+        self.drain: Drain | None = None  # this host gives its agents away
         self._host = host
         self._classes: ClassTable = host.classes
         self._keeper = keeper
@@ -114,11 +121,10 @@ class Room:
         self.member = Member(steward, identity, self._info())
         self.member.start()
         self._start_file = path = Path(ipc).with_suffix(".start")
-        with contextlib.suppress(FileNotFoundError, errors.ConfigError):
-            former = read_private(path).decode("ascii", "replace")
-            if former.isalnum():  # its process is dead, for this one has its lock
-                steward.obituary(former)
-        write_private(path, start.encode(), lasting=False)
+        for former in _starts_of_the_dead(path, config.cluster):
+            steward.obituary(former)
+        write_private(path, f"{config.cluster} {start}".encode(), lasting=False)
+        self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
         if not self._joined.wait(JOIN_S):
             self.close()
             raise errors.StoreUnavailable("Redis does not take the first sign of life of this member")
@@ -128,8 +134,16 @@ class Room:
         for name in self._classes.names():
             spec = self._classes.spec(name)
             classes[spec.short] = spec.hooks.state_version
-        load = float(len(self.residents) + dispatcher.running)
-        return MemberInfo("", self.address, __version__, config.labels, classes, load, dispatcher.draining)
+        agents, running = len(self.residents), dispatcher.running
+        figures = {"agents": agents, "running": running, "capacity": config.capacity, "relayed": self._relayed}
+        draining = self.drain is not None or dispatcher.draining
+        return MemberInfo(
+            "", self.address, __version__, config.labels, classes, float(agents + running), draining,
+            figures={**figures, **self._counters()},
+        )  # fmt: skip
+
+    def _counters(self) -> dict[str, int]:
+        return asdict(self.member.activations.counters) if self._joined.is_set() else {}
 
     def _deliver(self, events: Sequence[Event]) -> None:
         """For the threads of the steward."""
@@ -172,7 +186,7 @@ class Room:
 
     def find(self, peer: Peer, call: Call, agent_id: str) -> tuple[AgentRecord, str]:
         """The agent that a call is for, which is not among those of this host, and what is to be done with it."""
-        name = self._name_in(agent_id)
+        name = self.name_in(agent_id)
         if not peer.is_member and any(option in call.options for option in OF_MEMBERS):
             self._refused += 1
             raise errors.PermissionRefused(f"{call.method} of {agent_id} has options that are taken from members alone")
@@ -187,7 +201,7 @@ class Room:
                 passage.made = self._made(name, call)
         return passage.record, op
 
-    def _name_in(self, agent_id: str) -> AgentName:
+    def name_in(self, agent_id: str) -> AgentName:
         """The name of an agent of this cluster. Raises `UnknownCluster`, `ConfigError`."""
         reference = parse_reference(agent_id)
         if reference.cluster != self._config.cluster:
@@ -245,6 +259,43 @@ class Room:
             known = self._neighbours[address] = Neighbour(address)
         return known
 
+    def address_of(self, incarnation: str) -> str:
+        """The address of a member, "" for one that is not known."""
+        return self.member.address_of(incarnation)
+
+    def agent_id(self, name: str) -> str:
+        """The reference to an agent of this cluster."""
+        return f"{self._prefix}{name}"
+
+    def left_of(self, info: MemberInfo) -> float:
+        """The part of a member's lease that was left at this host's latest beat."""
+        return min(1.0, max(0.0, info.lease_left_s / self._config.lease_s))
+
+    def state_version(self, cls: str) -> int:
+        """The newest state of this class that this host reads. Raises UnknownClass."""
+        return self._classes.spec(cls).hooks.state_version
+
+    def why_not_ready(self) -> list[str]:
+        """What speaks against sending calls to this host."""
+        reasons = [] if self.may_answer else [f"its lease in the cluster {self._config.cluster} is not held"]
+        return reasons + (["it gives its agents away"] if self.drain is not None else [])
+
+    @property
+    def leaving(self) -> int:
+        """How many agents are about to leave this host."""
+        return len(self._leaving) + sum(resident.is_leaving for resident in self.residents.values())
+
+    def begin_drain(self, end: float, then: Callable[[], None]) -> bool:
+        """Give the agents to others until the time ``end``, then call ``then``. False: there is nobody to take them."""
+        mine = self.member.incarnation
+        others = [info for info in self.member.placement.members if info.incarnation != mine and not info.draining]
+        if self.drain is not None or not others:
+            return False
+        self.drain = Drain(self, end, then)
+        self.member.describe(self._info())
+        self.later(self.drain.step)
+        return True
+
     def incarnation_at(self, address: str) -> str:
         """The member at this address, "" if none is known."""
         return next((info.incarnation for info in self.member.placement.members if info.address == address), "")
@@ -252,6 +303,8 @@ class Room:
     def activate(self, name: AgentName, made: acts.Made | None) -> None:
         """Claim an agent. Raises UnknownClass, CannotServe."""
         spec = self._classes.spec(name.cls)
+        if self.drain is not None:
+            raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
         if (spec.options.isolation or self._config.isolation) != "thread":
             raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")
         version = spec.hooks.state_version
@@ -267,11 +320,21 @@ class Room:
         """No code of the agent runs here any more."""
         if self.residents.get(resident.name) is resident:
             del self.residents[resident.name]
-            self._leaving[resident.name] = resident
+            if self.member.activations.phase(resident.name) is not None:
+                self._leaving[resident.name] = resident
 
     def described(self, record: AgentRecord) -> Reply:
         """What `create_agent` gives for an agent that is there."""
         return Reply(Code.NONE, (self._host.description(record),))
+
+    def describe(self, agent_id: str) -> bytes:
+        """What an agent of the cluster offers: of its class, for it may not be here. Raises UnknownClass."""
+        name = self.name_in(agent_id)
+        resident = self.residents.get(str(name))
+        if resident is not None and resident.record.made:
+            return self._host.description(resident.record)
+        spec = self._classes.spec(name.cls)
+        return self._host.description(AgentRecord(agent_id, spec, spec.options, self.clock()))
 
     def count_relay(self) -> None:
         """A call is passed on."""
@@ -321,6 +384,14 @@ class Room:
         starts = any(not resident.record.made for resident in self.residents.values())
         if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self.residents.values()):
             self.watch()
+        return []
+
+    def _look_for_idle(self, now: float) -> list[Effect]:
+        """Give agents back that nobody has called for long."""
+        self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        for resident in list(self.residents.values()):
+            if resident.is_idle and now - resident.used >= IDLE_S:
+                resident.leave(Leaving.RELEASED)
         return []
 
     # ------------------------------------------------------------ what the cluster says
@@ -415,6 +486,8 @@ class Room:
         resident = self._resident(dropped.name)
         if resident is not None:
             resident.drop(dropped)
+            if self._leaving.pop(dropped.name, None) is not None:
+                resident.gone()
 
     def on_gone(self, gone: acts.Gone | acts.Removed) -> None:
         """An agent is given back, or deleted."""
@@ -426,9 +499,15 @@ class Room:
             address = self.member.address_of(gone.following)
             if address:
                 self.member.homes.note(name, address, gone.epoch)
+        self.on_way_out(name)
+
+    def on_way_out(self, name: str) -> None:
+        """Nothing of the agent is here any more."""
         way = self._ways.get(name)
         if way is not None:
             way.left()
+        if self.drain is not None:
+            self.drain.step()
 
     def on_room(self, cleared: acts.Cleared | acts.Room) -> None:
         """Calls of an agent may start again."""
@@ -484,6 +563,18 @@ class Room:
             "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
             "refused": self._refused,
         }  # fmt: skip
+
+
+def _starts_of_the_dead(own: Path, cluster: str) -> Iterator[str]:
+    """The tokens of members of this user on this machine whose process has ended without a word; each once."""
+    for path in own.parent.glob("*.start"):
+        lock = discovery.IpcLock(str(path.with_suffix(".ipc")), wait_s=0)
+        with contextlib.suppress(OSError, errors.ConfigError, errors.AddressInUse):
+            name, _, start = read_private(path).decode("ascii", "replace").partition(" ")
+            if name == cluster and start.isalnum():
+                with lock if path != own else contextlib.nullcontext():  # its own lock this host has already
+                    path.unlink()
+                yield start
 
 
 def _do(step: Callable[[], None]) -> list[Effect]:

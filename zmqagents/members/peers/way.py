@@ -143,7 +143,7 @@ class Passage:
             options["activate"] = True
         self.neighbour = neighbour
         agent = "" if ticket.op in (MAKE, UNMAKE) else ticket.agent.agent_id
-        self.sent = neighbour.send(forwarded(ticket, agent, ticket.name, options, room.dispatcher), _Answers(self))
+        self.sent = neighbour.ask(forwarded(ticket, agent, ticket.name, options, room.dispatcher), _Answers(self))
 
     def grant(self, ticket: Ticket, items: int) -> None:
         """The reader of a stream has taken some."""
@@ -211,6 +211,7 @@ class Way:
         self._held: list[Passage] = []
         self._sent: dict[Passage, None] = {}
         self._unable: dict[str, ZmqAgentsError] = {}  # incarnations that cannot run it, and why
+        self._denied: set[str] = set()  # addresses where it was sought in vain since the last pause
         self._pause_s = PAUSES_S[0]
         self._numbers = 0
 
@@ -264,9 +265,9 @@ class Way:
             self._send_all()
         elif self.state is WayState.OPEN and self._held:
             self._begin()
-        elif self.state in (WayState.LOOKING, WayState.PAUSED):
-            self._claim_or_answer()
-        elif self.state is WayState.GATHERING:
+        elif self.state is WayState.LOOKING and any(passage.activate for passage in self._held):
+            self._claim()
+        elif self.state in (WayState.GATHERING, WayState.PAUSED) and not room.is_leaving(self.name):
             self._answer_members()
         if self._held:
             room.watch()
@@ -283,15 +284,7 @@ class Way:
         elif home is not None and home.address != room.address:
             self._go(home.address)
         else:
-            self._answer_members()
-            if self._held:
-                self._look()
-
-    def _claim_or_answer(self) -> None:
-        if any(passage.activate for passage in self._held):
-            self._claim()
-        else:
-            self._answer_members()
+            self._look()
 
     def _answer_members(self) -> None:
         """What another member has passed on does not wait here."""
@@ -318,18 +311,23 @@ class Way:
             for passage in [passage for passage in self._held if passage.is_end]:
                 self._held.remove(passage)
                 self._finish(passage, TRUE)
+        if found.owner == self.room.member.incarnation and self._held:  # it was given to this host
+            self._claim()
+            return
+        self._answer_members()
         if not self._held:
             self.state = WayState.OPEN
             self.room.forget(self)
-        elif found.address and found.owner != self.room.member.incarnation:
+        elif found.address and found.address not in self._denied:
             self._go(found.address)
-        else:
+        else:  # to claim it tells whether its owner is dead
             self._place()
 
     def _place(self) -> None:
         """Nobody has the agent, or one who may be dead."""
         room, cls = self.room, self.name.cls
-        chosen = room.member.placement.choose(cls, 0, but=self._unable)
+        without = [*self._unable, room.member.incarnation] if room.drain is not None else list(self._unable)
+        chosen = room.member.placement.choose(cls, 0, but=without)
         if chosen is None:
             why = room.member.placement.why_none(cls, 0)
             last = next(reversed(self._unable.values()), None)
@@ -388,7 +386,7 @@ class Way:
         """Another host has the agent; "": or will soon."""
         self.state = WayState.OPEN
         self._answer_members()
-        if address and address != self.room.address:
+        if address and address != self.room.address and address not in self._denied:
             self._go(address)
         elif self._held:
             self._pause()
@@ -419,6 +417,7 @@ class Way:
         room, name = self.room, str(self.name)
         if reply.code == Code.ELSEWHERE:
             room.member.homes.drop(name, neighbour.address)
+            self._deny(neighbour.address)
             home = home_in(reply)
             if home.address not in ("", neighbour.address, room.address):
                 room.member.homes.note(name, home.address, home.epoch)
@@ -446,6 +445,7 @@ class Way:
         ticket = passage.ticket
         assert ticket is not None
         self.room.member.homes.drop_all_at(neighbour.address)
+        self._deny(neighbour.address)
         never_sent = isinstance(error, (errors.HostUnreachable, errors.AuthenticationError))
         if not passage.is_over and (never_sent or (ticket.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT)):
             self._come_back(passage)
@@ -455,6 +455,11 @@ class Way:
         if self.state is WayState.AWAY:
             self.state = WayState.GATHERING
         self._gathered()
+
+    def _deny(self, address: str) -> None:
+        """The agent is not there, or nobody is."""
+        self._denied.add(address)
+        self.room.member.look_around()
 
     def _come_back(self, passage: Passage) -> None:
         """A call was not executed there."""
@@ -469,6 +474,9 @@ class Way:
                 self.state = WayState.OPEN
             elif known is not None and known.address not in (self._address, self.room.address):
                 self._go(known.address)
+            elif len(self._denied) == 1 and self._pause_s == PAUSES_S[0]:
+                self._pause_s *= 2
+                self._look()
             else:
                 self._pause()
         self.room.forget(self)
@@ -482,6 +490,7 @@ class Way:
     def _resume(self, now: float) -> list[Effect]:
         if self.state is WayState.PAUSED:
             self.state = WayState.OPEN
+            self._denied.clear()
             for passage in [passage for passage in self._held if passage.is_over]:
                 self.let_go(passage)
             if self._held and not self.room.is_leaving(self.name):

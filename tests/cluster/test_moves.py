@@ -1,0 +1,147 @@
+"""Agents of a cluster move: when their host is killed, when it ends, and when somebody says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster_hosts import Hosts, hosts_on, result_of
+from hosts import eventually
+from redis_server import RedisServer, running_redis
+from scale import linux_only
+from zmqagents.errors import AgentExists, CallLost, NoHost, ZmqAgentsError
+from zmqagents.wire.messages import Op
+
+pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+def homes(hosts: Hosts, names: list[str]) -> dict[str, int]:
+    return {name: hosts.home_of(name) for name in names}
+
+
+def test_an_agent_of_a_killed_host_goes_on_elsewhere_when_its_lease_is_over(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, lease_s=2.0) as hosts:
+        names = [f"Account/killed-{number}" for number in range(6)]
+        for name in names:
+            hosts.callers[0].call(name, "add", 7)
+        where = homes(hosts, names)
+        victim = next(index for index in where.values() if index != 0)
+        hosts.kill(victim)
+        killed = time.monotonic()
+        for name in names:
+            assert hosts.callers[0].sure(name, "balance") == 7, "a change that was told is lost"
+        assert time.monotonic() - killed < 2.0 * 1.25 + 3
+        assert [hosts.callers[0].call(name, "add", 1) for name in names] == [8] * len(names)
+
+
+def test_calls_that_run_on_a_killed_host_are_lost_and_say_so(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=2.0) as hosts:
+        name = next(f"Account/running-{number}" for number in range(50) if hosts.home_of(f"Account/running-{number}"))
+        waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
+        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        hosts.kill(1)
+        with pytest.raises(CallLost):
+            result_of(waiter)
+
+
+def test_agents_of_a_host_that_is_started_again_answer_within_a_second_or_two(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=30.0, restart=True) as hosts:
+        name = next(f"Account/again-{number}" for number in range(50) if hosts.home_of(f"Account/again-{number}"))
+        hosts.callers[0].call(name, "add", 3)
+        hosts.kill(1)
+        killed = time.monotonic()
+        assert hosts.callers[0].sure(name, "balance") == 3
+        assert time.monotonic() - killed < 10, "the lease of 30 s was waited for"
+
+
+def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        name = "Account/moved"
+        hosts.callers[0].call(name, "add", 5)
+        for _ in range(4):
+            before = hosts.home_of(name)
+            row = hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+            assert row["address"] == f"127.0.0.1:{hosts.launchers[1 - before].port}"
+            assert hosts.home_of(name) == 1 - before
+            assert [caller.call(name, "balance") for caller in hosts.callers] == [5, 5]
+
+
+def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:
+    with hosts_on(redis, 1) as hosts:
+        hosts.callers[0].call("Account/stays", "add", 5)
+        with pytest.raises(NoHost, match="stays"):
+            hosts.callers[0].ask("", Op.MOVE, id="cluster:shop/Account/stays")
+        assert hosts.callers[0].call("Account/stays", "balance") == 5
+
+
+def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, grace_s=10.0) as hosts:
+        names = [f"Account/drained-{number}" for number in range(60)]
+        for name in names:
+            hosts.callers[0].call(name, "add", 1)
+        waiters = []
+        hosts.callers[2].ask("", Op.DRAIN)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            waiters += [(name, hosts.callers[0].begin(name, "add", 1)) for name in names[::5]]
+            time.sleep(0.02)
+        for _, waiter in waiters:
+            assert isinstance(result_of(waiter), int)
+        assert eventually(lambda: not hosts.launchers[2].is_running, 15)
+        for name in names:
+            told = sum(each == name for each, _ in waiters)
+            assert hosts.callers[1].call(name, "balance") == 1 + told
+
+
+def test_agents_are_made_with_arguments_and_found_and_deleted_by_name(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        one, two = hosts.callers
+        about = {"id": "cluster:shop/Account/made", "class": "Account"}
+        one.ask("", Op.CREATE, "CHF", **about)
+        with pytest.raises(AgentExists):
+            two.ask("", Op.CREATE, "USD", **about)
+        two.ask("", Op.CREATE, "USD", **about, if_exists="get")
+        row = two.ask("", Op.WHERE, id=about["id"])
+        assert row["address"] in {f"127.0.0.1:{launcher.port}" for launcher in hosts.launchers}
+        one.ask("", Op.MOVE, id=about["id"])
+        one.ask(about["id"], "add", 5)
+        assert two.ask("", Op.DELETE, id=about["id"]) is True
+        assert two.ask("", Op.DELETE, id=about["id"]) is True
+        assert one.ask("", Op.WHERE, id=about["id"])["epoch"] == 0
+        assert one.call("Account/made", "balance") == 0
+
+
+def test_the_hosts_agents_and_events_of_a_cluster_are_listed(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        for number in range(20):
+            hosts.callers[0].call(f"Forgetful/listed-{number}", "call")
+        rows = hosts.callers[1].ask("", Op.HOSTS)
+        assert rows[0]["address"] == f"127.0.0.1:{hosts.launchers[1].port}"
+        assert {row["state"] for row in rows} == {"held"}
+        assert all(row["classes"]["Account"] == 2 for row in rows)
+        found, after = [], ""
+        while True:
+            page = hosts.callers[0].ask("", Op.LIST, cluster=True, prefix="Forgetful/listed-", after=after, most=7)
+            found += [row["agent"] for row in page["rows"]]
+            after = page["following"]
+            if not after:
+                break
+        assert sorted(found) == sorted(f"cluster:shop/Forgetful/listed-{number}" for number in range(20))
+        events = hosts.callers[0].ask("", Op.EVENTS)
+        assert "joined" in {row["kind"] for row in events["rows"]}
+        assert hosts.callers[0].ask("", Op.EVENTS, after=events["following"])["rows"] == []
+
+
+def test_a_host_without_a_cluster_answers_none_of_that(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, cluster="") as hosts:
+        for op in (Op.HOSTS, Op.WHERE, Op.EVENTS, Op.MOVE, Op.DRAIN):
+            with pytest.raises(ZmqAgentsError, match="member of no cluster"):
+                hosts.callers[0].ask("", op)

@@ -1,0 +1,129 @@
+"""What callers of a cluster's agents see while Redis is away, slow or gives way, and while a host stands still."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster_hosts import hosts_on, result_of
+from hosts import eventually, freeze, seconds_of
+from redis_server import RedisServer, running_redis
+from scale import linux_only
+from zmqagents import RpcClient
+from zmqagents.errors import CallLost, StoreUnavailable
+
+pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with running_redis(appendonly="yes") as server:
+        yield server
+
+
+def test_without_redis_calls_of_new_agents_end_within_seconds_and_others_go_on(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, lease_s=30.0) as hosts:
+        caller = hosts.callers[0]
+        with RpcClient("127.0.0.1", hosts.launchers[0].port) as client:
+            plain = client.create_agent("Forgetful", agent_id="plain")
+            caller.call("Account/here", "add", 1)
+            with redis.frozen():
+
+                def ask() -> None:
+                    with pytest.raises(StoreUnavailable, match="nothing was executed"):
+                        caller.call("Account/new", "add", 1)
+
+                assert 1.5 < seconds_of(ask) < 8
+                assert seconds_of(plain.call) < 1, "an agent without a name has noticed"
+                with pytest.raises(CallLost, match="ran"):
+                    caller.call("Account/here", "add", 1)
+        back = time.monotonic()
+        assert caller.call("Account/here", "add", 1) == 3, "what was to be saved is not kept in order"
+        assert caller.call("Account/new", "add", 1) == 1
+        assert time.monotonic() - back < 5
+
+
+def test_redis_that_was_away_for_longer_than_a_lease_kills_nobody(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=2.0) as hosts:
+        for caller in hosts.callers:
+            caller.call("Account/here", "add", 1)
+        before = [caller.status()["incarnation"] for caller in hosts.callers]
+        redis.kill()
+        time.sleep(5)
+        redis.start()
+        assert eventually(lambda: all(c.status()["state"] == "held" for c in hosts.callers), 10)
+        assert [caller.status()["incarnation"] for caller in hosts.callers] == before
+        assert [caller.call("Account/here", "add", 1) for caller in hosts.callers] == [3, 4]
+
+
+def test_a_host_that_stood_still_for_too_long_comes_back_as_another_and_no_change_is_lost(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=1.5) as hosts:
+        names = [f"Account/still-{number}" for number in range(8)]
+        for name in names:
+            hosts.callers[0].call(name, "add", 1)
+        there = [name for name in names if hosts.home_of(name) == 1]
+        assert there, "placement has put all on one host"
+        former = hosts.callers[1].status()["incarnation"]
+        pid = hosts.launchers[1].pid
+        freeze(pid)
+        try:
+            for name in there:
+                assert hosts.callers[0].call(name, "add", 1, timeout=30) == 2
+        finally:
+            os.kill(pid or 0, signal.SIGCONT)
+        assert eventually(lambda: hosts.callers[1].status()["incarnation"] != former, 15)
+        assert eventually(lambda: hosts.callers[1].status()["state"] == "held", 15)
+        for name in names:
+            assert len({caller.call(name, "balance") for caller in hosts.callers}) == 1
+            assert hosts.callers[1].call(name, "add", 1) == hosts.callers[0].call(name, "balance")
+
+
+def test_no_acknowledged_change_is_lost_or_made_twice_while_hosts_are_killed(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, lease_s=1.0, restart=True) as hosts:
+        names = [f"Account/ledger-{number}" for number in range(8)]
+        told: dict[str, list[int]] = {name: [] for name in names}
+        lost = dict.fromkeys(names, 0)
+        end = time.monotonic() + 12
+
+        def count(index: int) -> None:
+            caller = hosts.callers[0]
+            while time.monotonic() < end:
+                for name in names[index::4]:
+                    try:
+                        told[name].append(caller.call(name, "add", 1, timeout=15))
+                    except CallLost:
+                        lost[name] += 1
+
+        threads = [threading.Thread(target=count, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for victim in (1, 2, 1):
+            time.sleep(3)
+            hosts.kill(victim)
+        for thread in threads:
+            thread.join(60)
+        for name in names:
+            counts = told[name]
+            assert len(set(counts)) == len(counts), "one count was told twice"
+            assert counts == sorted(counts)
+            balance = hosts.callers[0].call(name, "balance")
+            assert max(counts) <= balance <= len(counts) + lost[name]
+        assert sum(map(len, told.values())) > 100
+
+
+def test_streams_and_cancels_go_through_another_host(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        name = next(f"Account/far-{n}" for n in range(50) if hosts.home_of(f"Account/far-{n}") == 1)
+        items = hosts.callers[0].stream(name, "count", 100)
+        assert items == list(range(100))
+        waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
+        assert eventually(lambda: hosts.callers[1].ask("", "get_server_info")["running"] == 1, 10)
+        hosts.callers[0].cancel(waiter)
+        assert eventually(lambda: hosts.callers[1].ask("", "get_server_info")["running"] == 0, 10)
+        with pytest.raises(Exception, match="cancelled"):
+            result_of(waiter)

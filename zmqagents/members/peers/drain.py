@@ -1,0 +1,65 @@
+"""A member gives its agents to others before it ends, so that their callers notice a moment's pause at most.
+
+No agent is placed here any more. Idle agents go first, `AT_ONCE` of them at a time: the last save, and the record that
+names the next home, in one step; calls that come meanwhile are passed on there. Agents with a call that runs follow,
+each when that has ended. What is left when the time is up ends with the host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...scheduler.effects import Effect
+from ...scheduler.records import Alarm
+from .resident import Leaving, Resident
+
+if TYPE_CHECKING:
+    from .room import Room
+
+__all__ = ["Drain"]
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64
+
+
+class Drain:
+    """See the module's docstring. ``then`` is called once, when all agents are gone or the time ``end`` has come."""
+
+    def __init__(self, room: Room, end: float, then: Callable[[], None]) -> None:
+        self._room = room
+        self._then: Callable[[], None] | None = then
+        self._alarm = Alarm(self._at_end)
+        room.alarm(max(0.0, end - room.clock()), self._alarm)
+
+    def step(self) -> None:
+        """Let some more go; end when all are gone."""
+        room = self._room
+        if self._then is None:
+            return
+        left = [resident for resident in room.residents.values() if not resident.is_leaving]
+        left.sort(key=lambda resident: not resident.is_idle)
+        for resident in left[: max(0, AT_ONCE - room.leaving)]:
+            self._let_go(resident)
+        if not room.residents and not room.leaving:
+            self._end()
+
+    def _let_go(self, resident: Resident) -> None:
+        room = self._room
+        cls = resident.agent.cls
+        chosen = room.member.placement.choose(cls, room.state_version(cls), but=[room.member.incarnation])
+        resident.leave(Leaving.RELEASED, chosen.incarnation if chosen is not None else "")
+
+    def _at_end(self, now: float) -> list[Effect]:
+        if self._room.residents:
+            log.warning("%d agents of the cluster end with this host: the time is up", len(self._room.residents))
+        self._end()
+        return []
+
+    def _end(self) -> None:
+        then, self._then = self._then, None
+        self._alarm.stop()
+        if then is not None:
+            then()

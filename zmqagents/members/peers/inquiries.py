@@ -1,0 +1,197 @@
+"""What clients ask of a cluster: its hosts, its agents, where one is, what has happened; and that an agent moves.
+
+Answers that only Redis has come later: `Tell` gets them, or the error instead, in the router thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ... import codec, errors
+from ...cluster.naming import AgentName
+from ...cluster.placement import MemberInfo
+from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, WhereRow
+from ...connection.requests import Call
+from ...scheduler.effects import Effect
+from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
+from ...wire.link import rebuild_error
+from ...wire.messages import Op, Reply
+from .resident import Leaving
+
+if TYPE_CHECKING:
+    from .room import Room
+
+__all__ = ["Inquiries", "Tell"]
+
+Tell = Callable[[Any], None]  # takes an answer, or a ZmqAgentsError
+MOST = 500  # rows of a page
+MAX_ANSWER_BYTES = 65_536
+
+
+class Inquiries:
+    """See the module's docstring. Belongs to the router thread."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+
+    # ------------------------------------------------------------ hosts
+
+    def hosts(self) -> list[HostRow]:
+        """The members, this one first."""
+        mine = self._room.member.incarnation
+        infos = sorted(self._room.member.placement.members, key=lambda info: (info.incarnation != mine, info.address))
+        return [self._host_row(info) for info in infos]
+
+    def _host_row(self, info: MemberInfo) -> HostRow:
+        figures = dict(info.figures)
+        agents, running, capacity = (figures.pop(name, 0) for name in ("agents", "running", "capacity"))
+        state = "draining" if info.draining else "held" if info.lease_left_s > 0 else "lapsed"
+        return {
+            "incarnation": info.incarnation, "server_id": info.incarnation.partition("/")[0], "address": info.address,
+            "version": info.version, "state": state, "lease_left": round(self._room.left_of(info), 3),
+            "labels": dict(info.labels), "classes": dict(info.classes), "load": info.load, "agents": agents,
+            "running": running, "capacity": capacity, "figures": figures,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------ agents
+
+    def where(self, agent_id: str, tell: Tell) -> None:
+        """Where an agent is; see `WhereRow`."""
+        name = self._room.name_in(agent_id)
+
+        def answer(found: Any) -> None:
+            tell(self._where_row(agent_id, found) if isinstance(found, Located) else found)
+
+        self._room.member.inquire(lambda records: records.exchange([Locate(str(name))])[0], answer)
+
+    def _where_row(self, agent_id: str, found: Located) -> WhereRow:
+        address = self._room.address_of(found.owner)
+        server_id, incarnation = (found.owner.partition("/")[0], found.owner) if address else ("", "")
+        return {
+            "agent": agent_id, "server_id": server_id, "address": address, "incarnation": incarnation,
+            "epoch": found.epoch, "revision": found.revision,
+        }  # fmt: skip
+
+    def agents(self, prefix: Any, after: Any, most: Any, tell: Tell) -> None:
+        """A page of the agents; see `AgentPage`."""
+        begins, behind, count = _text(prefix, "prefix"), _text(after, "after"), _count(most)
+
+        def answer(found: Any) -> None:
+            tell(self._page(found) if isinstance(found, NamePage) else found)
+
+        self._room.member.inquire(lambda records: records.names(begins, behind, count), answer)
+
+    def _page(self, found: NamePage) -> AgentPage:
+        room = self._room
+        rows: list[AgentRow] = []
+        for name, owner, epoch in found.rows:
+            address = room.address_of(owner)
+            server_id = owner.partition("/")[0] if address else ""
+            rows.append({"agent": room.agent_id(name), "server_id": server_id, "address": address, "epoch": epoch})
+        return {"rows": rows, "following": found.following}
+
+    # ------------------------------------------------------------ events
+
+    def events(self, after: Any, most: Any, tell: Tell) -> None:
+        """What has happened behind an event; see `EventPage`."""
+        behind, count = _text(after, "after"), _count(most)
+
+        def look(records: ClusterRecords) -> tuple[LogEntry, ...]:
+            return records.log(behind, count)
+
+        def answer(found: Any) -> None:
+            if not isinstance(found, tuple):
+                tell(found)
+                return
+            rows = [_event_row(entry) for entry in found]
+            page: EventPage = {"rows": rows, "following": rows[-1]["id"] if rows else behind}
+            tell(page)
+
+        self._room.member.inquire(look, answer)
+
+    # ------------------------------------------------------------ moving
+
+    def move(self, agent_id: str, to: Any, tell: Tell, *, hop: bool) -> None:
+        """Give an agent to another host; `WhereRow` when that is done."""
+        room, name = self._room, self._room.name_in(agent_id)
+        resident = room.residents.get(str(name))
+        if resident is not None and not resident.is_leaving:
+            following = self._following(name, _text(to, "to"))
+            resident.on_gone(lambda: self.where(agent_id, tell))
+            resident.leave(Leaving.RELEASED, following.incarnation)
+        elif hop:
+            tell(errors.UnknownAgent(f"{agent_id} is not on {room.address}"))
+        else:
+            self.where(agent_id, lambda row: self._pass_on(row, to, tell))
+
+    def _following(self, name: AgentName, to: str) -> MemberInfo:
+        """The member that is to have an agent. Raises `NoHost`."""
+        room = self._room
+        placement, mine = room.member.placement, room.member.incarnation
+        version = room.state_version(name.cls)
+        if not to:
+            chosen = placement.choose(name.cls, version, but=[mine])
+        else:
+            wanted = (info for info in placement.members if to in (info.address, info.incarnation.partition("/")[0]))
+            chosen = next((info for info in wanted if info.takes(name.cls, version, {})), None)
+        if chosen is None or chosen.incarnation == mine:
+            text = f"{to} cannot run {name}" if to else placement.why_none(name.cls, version)
+            raise errors.NoHost(f"{name} stays: {text}")
+        return chosen
+
+    def _pass_on(self, row: Any, to: Any, tell: Tell) -> None:
+        if not isinstance(row, dict):
+            tell(row)
+        elif not row["address"]:
+            tell(errors.UnknownAgent(f"{row['agent']} is on no host now"))
+        elif row["address"] == self._room.address:
+            tell(errors.UnknownAgent(f"{row['agent']} is being given away"))
+        else:
+            options = {"id": row["agent"], "to": to, "hop": 1}
+            call = Call("", Op.MOVE, codec.encode_call((), {}, what=""), 0, options, None, None)
+            self._room.neighbour(row["address"]).ask(call, _Answer(self._room, tell))
+
+
+class _Answer:
+    """Takes the answer of another member, and tells it in the router thread."""
+
+    def __init__(self, room: Room, tell: Tell) -> None:
+        self._room = room
+        self._tell = tell
+
+    def deliver(self, reply: Reply | None) -> None:
+        assert reply is not None  # None is for fetches
+        self._post(
+            rebuild_error(reply) if reply.code else codec.unpack(bytes(reply.body[0]), max_bytes=MAX_ANSWER_BYTES)
+        )
+
+    def fail(self, error: Exception) -> None:
+        self._post(error)
+
+    def chunk(self, item: Reply) -> None:
+        """Never comes."""
+
+    def _post(self, answer: Any) -> None:
+        self._room.post(self._on_answer, answer)
+
+    def _on_answer(self, answer: Any) -> list[Effect]:
+        self._tell(answer)
+        return []
+
+
+def _event_row(entry: LogEntry) -> EventRow:
+    time_s = int(entry.entry_id.partition("-")[0]) / 1000
+    return {"id": entry.entry_id, "time_s": time_s, "kind": entry.kind, "what": entry.what}
+
+
+def _text(value: Any, what: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise errors.RemoteProtocolError(f"{what} must be a text, not {value!r}")
+    return value
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 < value <= MOST else MOST

@@ -73,9 +73,9 @@ class Attacker:
         self.socket.linger = 0
         self.socket.setsockopt(zmq.SNDHWM, QUEUED)
         self.socket.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
-        endpoint, server_key = Target(where.host, where.port, where.transport).resolve()
-        if server_key is not None:
-            curve.client_curve(self.socket, KeyStore.open().client_keypair(), server_key)
+        endpoint, server_keys = Target(where.host, where.port, where.transport).resolve()
+        if server_keys:
+            curve.client_curve(self.socket, KeyStore.open().client_keypair(), server_keys[0])
         self.socket.connect(endpoint)
 
     def say_hello(self) -> None:

@@ -26,7 +26,9 @@ _LAZY = {
     "AgentProxy": "client.proxy",
     "AsyncResult": "client.result",
     "BrokerConfig": "config",
+    "AsyncCluster": "client.cluster.aio",
     "AsyncRpcClient": "client.aio",
+    "Cluster": "client.cluster.handle",
     "Msg": "agents.msg",
     "RemoteMethod": "client.proxy",
     "RpcAgentServerLauncher": "server.launcher",
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from .agents.loader import load_custom_class_from_file as load_custom_class_from_file
     from .agents.msg import Msg as Msg
     from .client.aio import AsyncRpcClient as AsyncRpcClient
+    from .client.cluster.aio import AsyncCluster as AsyncCluster
+    from .client.cluster.handle import Cluster as Cluster
     from .client.deadlines import deadline as deadline
     from .client.many.bar import progress as progress
     from .client.many.pool import Pool as Pool

@@ -31,7 +31,7 @@ class Lobby:
         self.lines: dict[str, Line] = {}
         self.roles: dict[str, Role] = {"uid:0": "admin"}
         self.clients = Clients(self.world.config, self.world.dispatcher, self.carry_out, lambda: self.world.now)
-        self.clients.open(self.roles.get, {"server_id": "here"})
+        self.clients.open(self.roles.get, lambda: codec.pack({"server_id": "here"}))
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in self.world.see(effects):

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -82,7 +82,7 @@ def connects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     tries: list[float] = []
     resolve = Target.resolve
 
-    def counted(target: Target) -> tuple[str, str | None]:
+    def counted(target: Target) -> tuple[str, Sequence[str]]:
         tries.append(time.monotonic())
         return resolve(target)
 

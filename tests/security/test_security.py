@@ -441,17 +441,17 @@ def test_nobody_is_authorised_while_the_directory_is_open_to_others(
 
 def test_the_server_key_for_this_machine_is_our_own_unless_another_is_remembered(keys: KeyStore) -> None:
     own, other = keys.server_keypair().public, new_pair().public
-    assert keys.server_key_for("localhost", 5555) == own
-    assert keys.server_key_for("::1", 5555) == own
-    assert keys.server_key_for("far.example.org", 5555) is None
+    assert keys.server_keys_for("localhost", 5555) == (own,)
+    assert keys.server_keys_for("::1", 5555) == (own,)
+    assert keys.server_keys_for("far.example.org", 5555) == ()
     keys.remember_host("Far.Example.org", 5555, other)
     keys.remember_host("localhost", 6666, other)  # a tunnel
     keys.remember_host("[2001:db8::1]", 5555, other)
-    assert keys.server_key_for("far.example.org", 5555) == other
-    assert keys.server_key_for("far.example.org", 5556) is None
-    assert keys.server_key_for("2001:db8::1", 5555) == other
-    assert keys.server_key_for("localhost", 6666) == other
-    assert keys.server_key_for("localhost", 5555) == own
+    assert keys.server_keys_for("far.example.org", 5555) == (other,)
+    assert keys.server_keys_for("far.example.org", 5556) == ()
+    assert keys.server_keys_for("2001:db8::1", 5555) == (other,)
+    assert keys.server_keys_for("localhost", 6666) == (other,)
+    assert keys.server_keys_for("localhost", 5555) == (own,)
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 5555), ("..", 5555), ("x" * 300, 5555), ("far", 0), ("far", 65536)])
@@ -459,7 +459,7 @@ def test_a_host_that_cannot_be_is_refused(keys: KeyStore, host: str, port: int) 
     with pytest.raises(ConfigError, match="a host name and a port are needed"):
         keys.remember_host(host, port, new_pair().public)
     with pytest.raises(ConfigError, match="a host name and a port are needed"):
-        keys.server_key_for(host, port)
+        keys.server_keys_for(host, port)
 
 
 def test_a_host_name_cannot_leave_its_directory(keys: KeyStore) -> None:
@@ -632,7 +632,7 @@ def test_known_hosts_are_listed_and_forgotten(keys: KeyStore) -> None:
     assert keys.forget_host("FAR.example", 7411)
     assert not keys.forget_host("far.example", 7411)
     assert keys.known_hosts() == [("::1", 80, two)]
-    assert keys.server_key_for("far.example", 7411) is None
+    assert keys.server_keys_for("far.example", 7411) == ()
 
 
 def test_a_user_that_is_let_in_beside_our_own_may_call_but_not_administrate() -> None:

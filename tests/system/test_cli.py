@@ -580,7 +580,7 @@ def test_every_option_can_come_from_the_environment() -> None:
     assert {key: name for key, name in options.items() if name != f"AS_SERVER_{key[1].upper()}"} == {}
 
 
-KEY_VERBS = ["path", "show", "add", "list", "remove", "forget"]
+KEY_VERBS = ["path", "show", "add", "list", "export", "import", "rotate", "retire", "remove", "forget"]
 
 
 @pytest.mark.parametrize(

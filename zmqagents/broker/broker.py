@@ -165,8 +165,7 @@ class Broker:
         )  # fmt: skip
         if config.cluster:
             self._members.be_one(host, self._pool, keeper, self._clients.hint)
-        welcome: dict[str, Any] = {"epoch": epoch, "pickle": unpickler is not None}
-        welcome |= {"cluster": config.cluster} if config.cluster else {}
+        welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
@@ -652,7 +651,8 @@ class Broker:
         self._read_late(self._late)
 
     def _say_goodbye(self) -> None:
-        self._clients.close([messages.header(Kind.GOODBYE), codec.pack({"message": "the host has stopped"})])
+        said = {"message": "the host has stopped", **self._listening.keys_told()}
+        self._clients.close([messages.header(Kind.GOODBYE), codec.pack(said)])
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 from .. import codec, errors
@@ -82,21 +82,19 @@ class Clients:
         self._next_roles = math.inf  # while no client has a key
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
-        self._told: Mapping[str, Any] = {}
-        self._welcome = b""
+        self._welcome: Callable[[], bytes] = bytes
         self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
 
-    def open(self, role_of: Callable[[str], Role | None], welcome: Mapping[str, Any]) -> None:
+    def open(self, role_of: Callable[[str], Role | None], welcome: Callable[[], bytes]) -> None:
         """Begin to accept clients.
 
-        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` is what a WELCOME says.
+        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` the body of a WELCOME.
         """
         self._role_of = role_of
-        self._told = welcome
-        self._welcome = codec.pack(welcome)
+        self._welcome = welcome
 
     # ------------------------------------------------------------ what clients say
 
@@ -144,7 +142,7 @@ class Clients:
             self._next_roles = min(self._next_roles, now + ROLES_EVERY_S)
             self.due = min(self.due, self._next_roles)
         head = messages.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        peer.send([head, self._welcome if acts_for is None else codec.pack({**self._told, "acts_for": acts_for})])
+        peer.send([head, self._welcome() if acts_for is None else _with(self._welcome(), acts_for=acts_for)])
 
     def _who(self, peer_user: str, hello: Hello) -> tuple[str, Role, ActsFor | None]:
         """The user of a connection, the role and, if the client has asked for either, what it has asked for."""
@@ -501,3 +499,7 @@ class _Quota:
             self._start, self._taken = now, 0
         self._taken += 1
         return self._taken <= self._limit
+
+
+def _with(welcome: bytes, **more: Any) -> bytes:
+    return codec.pack({**codec.unpack(welcome, max_bytes=len(welcome)), **more})

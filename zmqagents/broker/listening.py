@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import time
@@ -27,7 +28,7 @@ from .. import discovery, errors
 from ..config import BrokerConfig
 from ..execution.file_roots import hold_apart
 from ..scheduler.effects import Effect
-from ..security.keys import KeyStore
+from ..security.keys import REFRESH_S, KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
 from ..wire.clock import clock_name
@@ -126,6 +127,9 @@ class Listening:
         self._started = time.time()
         self._presence: Presence | None = None
         self._auth: Authenticator | None = None
+        self._keys: KeyStore | None = None
+        self._packed = b""  # the WELCOME, as of `_packed_at`
+        self._packed_at = -math.inf
         self._closing = contextlib.ExitStack()
 
     def __repr__(self) -> str:
@@ -137,7 +141,7 @@ class Listening:
         Raises AddressInUse, ConfigError, LaunchError.
         """
         config = self._config
-        keys = None if config.private else KeyStore.open()
+        keys = self._keys = None if config.private else KeyStore.open()
         if keys is not None:
             hold_apart(config.file_roots, keys.path)
         auth = self._auth = Authenticator(keys, insecure=bool(config.insecure))
@@ -162,8 +166,25 @@ class Listening:
             self._closing.callback(discovery.withdraw, record)
             discovery.publish(record)
             self._presence = Presence(record, lock, self.unix)
-        self._clients.open(auth.role_of, self._welcome_of(bound))
+        self._clients.open(auth.role_of, self._packed_welcome)
         return bound
+
+    def keys_told(self) -> dict[str, Any]:
+        """By which keys clients may know this host from now on, and its successor, for WELCOME and GOODBYE."""
+        proved = self.bound.server_key if self.bound is not None else None
+        if proved is None or self._keys is None:
+            return {}
+        try:
+            return {"server_keys": list(dict.fromkeys((proved, *self._keys.server_keys())))}
+        except errors.ConfigError as exc:  # a file that was damaged meanwhile
+            log.error("clients are not told of another server key: %s", exc)
+            return {}
+
+    def _packed_welcome(self) -> bytes:
+        now = self._clock()
+        if now - self._packed_at >= REFRESH_S and self.bound is not None:
+            self._packed, self._packed_at = codec.pack(self._welcome_of(self.bound)), now
+        return self._packed
 
     def _welcome_of(self, bound: Bound) -> dict[str, Any]:
         config = self._config
@@ -173,6 +194,7 @@ class Listening:
             "max_structured_bytes": config.structured_limit, "max_timeout_s": config.max_timeout_seconds,
             "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,
+            **self.keys_told(), **({"cluster": config.cluster} if config.cluster else {}),
         }  # fmt: skip
 
     def _open_unix(self, path: str, auth: Authenticator) -> None:

@@ -34,6 +34,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.MissingExtra, 2),
     (errors.UnknownAgent, 2),
     (errors.UnknownClass, 2),
+    (errors.UnknownCluster, 2),
     (errors.UnknownFile, 2),
     (errors.UnknownMethod, 2),
     (errors.UnknownTask, 2),

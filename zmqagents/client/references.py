@@ -16,6 +16,8 @@ from ..connection.target import target_of
 from ..wire.link import Link, Sink, adopted, rebuild_error
 from ..wire.messages import Reply
 
+CLUSTER = "cluster:"  # begins the address of a reference to an agent of a cluster, and its server id
+
 # As long as a host waits for a client whose connection broke (``resume_s``): the call may be on its way so long, and
 # longer behind a large one on a slow network. A task that nobody knows is therefore told so late.
 FAR_PATIENCE_S = 5.0
@@ -24,7 +26,17 @@ FAR_RETRY_S = 0.02  # the first time; then a half longer each time
 
 def link_for(server_id: str, address: str) -> Link:
     """The way from this process to the host of a reference."""
-    return adopted(server_id) or connect(target_of(address, referred=True))
+    found = adopted(server_id)
+    if found is None and address.startswith(CLUSTER):
+        from .cluster.link import opened  # here: few programs know a cluster
+
+        found = opened(server_id)
+    if found is None and address.startswith(CLUSTER):
+        name = address.removeprefix(CLUSTER)
+        raise errors.UnknownCluster.of_reference(
+            f"a reference leads to the cluster {name!r}, and no Cluster of that name is open in this program"
+        )
+    return found or connect(target_of(address, referred=True))
 
 
 def fetch_far(ref: TaskRef, sink: Sink) -> None:

@@ -22,14 +22,16 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 from .. import errors
 from ..wire import dealer, transport
 from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter
-from ..wire.messages import Frame, Kind, Reply
+from ..wire.messages import Frame, Home, Kind, Reply
 from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
+from .host_keys import HostKeys
 from .requests import Message, Plain, Request
 from .session import BATCH, Session, State
 from .target import Target
@@ -48,10 +50,13 @@ LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before
 class Channel:
     """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, on_hint: Callable[[Home], object] = len) -> None:
+        """``on_hint``: see `Session`."""
         self.pid = os.getpid()
         self.address = target.address
-        self.session = Session(target.address, acts_for=target.acts_for)
+        self._host_keys = HostKeys(target.keep_keys)
+        learn = self._host_keys.learn
+        self.session = Session(target.address, learn=learn, on_hint=on_hint, acts_for=target.acts_for)
         self.closing = False
         self.resting = False  # the I/O thread leaves the socket to callers
         self.io_thread = 0  # the ident of the thread that runs the done-callbacks
@@ -412,9 +417,10 @@ class Channel:
         session = self.session
         session.connect(time.monotonic())
         try:
-            endpoint, server_key = self._target.resolve()
+            endpoint, known = self._target.resolve()
             session.dial(endpoint)
-            keys = self._target.keys() if server_key is not None else None
+            keys = self._target.keys() if known else None
+            server_key = self._host_keys.choose(known)
             path = endpoint.removeprefix("ipc://")
             self._wire = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:

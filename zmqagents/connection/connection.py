@@ -13,8 +13,9 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from .. import codec, errors
 from ..agents.context import RunningCall, own_call, running_call
@@ -22,12 +23,12 @@ from ..codec import Encoded
 from ..config import BrokerConfig, check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
-from ..wire.messages import Flag, Kind, Reply
+from ..wire.messages import Flag, Home, Kind, Reply
 from .channel import LATE_S, Channel, after_fork, close_all, is_over
-from .requests import Call, Credit, Fetch, Plain
+from .requests import Call, CallOfMany, Credit, Fetch, Plain
 from .target import Target
 
-__all__ = ["Connection", "connect", "take_place", "trust"]
+__all__ = ["Connection", "Follower", "connect", "take_place", "trust"]
 
 
 # ---------------------------------------------------------------- the handle
@@ -48,17 +49,24 @@ def trust(address: str) -> None:
 def take_place(connection: Connection) -> None:
     """Make ``connection`` the one of this process to its address."""
     with _connections_lock:
-        _connections[connection.address, None, None] = connection
+        _connections[connection.address, None, None, None] = connection
 
 
 def connect(target: Target) -> Connection:
     """The one connection of this process to ``target``. Opens nothing yet."""
     with _connections_lock:
-        key = (target.address, target.transport, target.acts_for)
+        key = (target.address, target.transport, target.seed, target.acts_for)
         found = _connections.get(key)
         if found is None or (found.target.referred and not target.referred):  # what the user names is not refused
             found = _connections[key] = Connection(target)
         return found
+
+
+class Follower(Protocol):
+    """Wants to know where agents of a cluster are."""
+
+    def hinted(self, home: Home) -> None:
+        """An agent is there, as its host has said. On the thread that carries the replies; must not block or raise."""
 
 
 class Connection(Link):
@@ -72,6 +80,8 @@ class Connection(Link):
         self._finalizer: weakref.finalize[[], Connection] | None = None
         # One for each RpcClient that holds it; the last one to close closes it.
         self._holds: deque[None] = deque()
+        self._call = Call if target.seed is None else CallOfMany
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
 
     @property
     def channel(self) -> Channel | None:
@@ -83,6 +93,12 @@ class Connection(Link):
     @property
     def server_id(self) -> str:  # type: ignore[override]
         return str(self._known().get("server_id", ""))
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of which the host is a member; "": of none, or it is not known yet."""
+        name = self._known().get("cluster", "")
+        return name if isinstance(name, str) else ""
 
     @property
     def max_bytes(self) -> int:  # type: ignore[override]
@@ -129,7 +145,7 @@ class Connection(Link):
             channel = self.open_channel()
         if not channel.resting and channel.io_thread == threading.get_ident():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
-        message = Call(agent, method, body, flags, options, timeout, call)
+        message = self._call(agent, method, body, flags, options, timeout, call)
         try:
             if call is None:
                 return channel.ask(message)
@@ -150,7 +166,8 @@ class Connection(Link):
         channel = self._channel
         if channel is None or channel.closing:
             channel = self.open_channel()
-        call_id = channel.request(Call(agent, method, body, flags, options, timeout, own_call()), sink, timeout)
+        message = self._call(agent, method, body, flags, options, timeout, own_call())
+        call_id = channel.request(message, sink, timeout)
         return messages.task_id_of(channel.session.prefix, call_id)
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
@@ -187,6 +204,20 @@ class Connection(Link):
             )
         if channel is not None and channel.leading_caller == me:
             raise errors.BlockingCallError(f"{what} in a signal handler or finalizer, while its thread is in a call")
+
+    def follow(self, follower: Follower) -> None:
+        """Tell ``follower``, as long as it lives, where agents of the host's cluster are."""
+        self._followers.add(follower)
+
+    def _hints(self) -> Callable[[Home], None]:
+        """What passes hints on to those that follow. It does not keep the connection."""
+        followers = self._followers
+
+        def pass_on(home: Home) -> None:
+            for follower in list(followers):
+                follower.hinted(home)
+
+        return pass_on
 
     def take_up(self) -> None:
         """One more `RpcClient` uses it."""
@@ -225,7 +256,7 @@ class Connection(Link):
                     raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
                 check_threads()
                 try:
-                    channel = self._channel = Channel(self.target)
+                    channel = self._channel = Channel(self.target, self._hints())
                 except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
                     raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
                 self._finalizer = weakref.finalize(self, channel.close)

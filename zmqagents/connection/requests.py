@@ -19,7 +19,7 @@ from ..wire import messages
 from ..wire.link import Sink, places, rebuild_error
 from ..wire.messages import Code, Flag, Frame, Kind, Reply
 
-__all__ = ["Call", "Credit", "Fetch", "Message", "Plain", "Reask", "Repeat", "Request"]
+__all__ = ["Call", "CallOfMany", "Credit", "Fetch", "Message", "Plain", "Reask", "Repeat", "Request"]
 
 
 _UNTIL = Flag.UNTIL
@@ -160,6 +160,20 @@ class Call:
     def grant(self, items: int) -> None:
         """Credit for ``items`` of a stream is sent."""
         self.granted = (self.granted + items) & messages.MAX_TIME_MS
+
+
+class CallOfMany(Call):
+    """A CALL to a host of a cluster: what may run twice is not kept for that host alone, for others may have it."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
+        timeout: float | None, caller: RunningCall | None,
+    ) -> None:  # fmt: skip
+        super().__init__(agent, method, body, flags, options, timeout, caller)
+        if self.repeat is Repeat.SAFE:
+            self.repeat = Repeat.SOON
 
 
 class Plain:

@@ -40,7 +40,7 @@ from ..config import BrokerConfig
 from ..wire import messages
 from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
-from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Kind, Reply
+from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Home, Kind, Reply
 from ..wire.transport import Event
 from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
 
@@ -339,8 +339,13 @@ class Session:
 
     def __init__(
         self, address: str, *, jitter: Callable[[float, float], float] = random.uniform,
+        learn: Callable[[list[str]], object] = len, on_hint: Callable[[Home], object] = len,
         acts_for: tuple[str, str] | None = None,
     ) -> None:  # fmt: skip
+        """``learn`` gets the public keys by which the host says that it may be known from now on.
+
+        ``on_hint`` gets what it says of where an agent of its cluster is.
+        """
         self.address = address
         self._acts_for = acts_for
         self.book = Outstanding()
@@ -355,6 +360,8 @@ class Session:
         self.max_structured_bytes = BrokerConfig.max_structured_bytes
         self.next_try = 0.0  # no attempt to connect is made earlier
         self._jitter = jitter
+        self._learn = learn
+        self._on_hint = on_hint
         self._secret = os.urandom(16)
         self._epoch = ""  # of the host's process; "" if there is nothing to recover
         self._on_tcp = False
@@ -489,6 +496,8 @@ class Session:
                 raise errors.RemoteProtocolError("CHUNK for what is no stream")
             if is_due:
                 request.sink.chunk(Reply(Code.NONE, body))
+        elif kind == Kind.HINT:
+            self._on_hint(messages.parse_hint((parts[0], *body)))
         elif kind == Kind.PENDING:
             self._on_pending(head.call_id)
         elif kind == Kind.PONG:
@@ -504,6 +513,7 @@ class Session:
             if head.code:  # it ends this session alone, and says why
                 self.end(rebuild_error(Reply(head.code, parts[1:])))
             else:
+                self._learn(messages.server_keys_of_goodbye(parts))
                 self.end(errors.HostStopping(f"{self.address}: it has stopped"))
         elif kind == Kind.NEED_HELLO:
             self.lost("it does not know this connection any more", errors.CallLost, now)
@@ -618,6 +628,7 @@ class Session:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
             said: dict[str, Any] = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            said["hints"] = True
             if self._acts_for is not None:
                 said["acts_for"] = self._acts_for
             return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
@@ -669,6 +680,7 @@ class Session:
         self._epoch = epoch
         self._settle_down()
         self._pause_s = RETRY_S[0]
+        self._learn(messages.server_keys_in(welcome))
         if former:
             self._ask_again(bool(head.flags & Flag.RESUMED), same_results=epoch == former)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,9 @@ class Target:
     user on this machine, or to one whose key was added; every other address is refused with the same text, and nothing
     is sent there. ``acts_for``: the user in whose name the connection is, "" for this one, and the role that is asked
     for; by TCP that takes the key of this user's web processes, see `KeyStore.door_keypair`.
+
+    ``seed``: the host is one of a cluster, which is known by the keys of that one: the ``(host, port)`` that the user
+    has named. Others may be reached instead of it.
     """
 
     host: str
@@ -39,34 +43,47 @@ class Target:
     ipc: str | None = None
     referred: bool = False
     acts_for: ActsFor | None = None
+    seed: tuple[str, int] | None = None
 
     @property
     def address(self) -> str:
         return f"ipc:{self.ipc}" if self.ipc else f"{self.host}:{self.port}"
 
-    def resolve(self) -> tuple[str, str | None]:
-        """The ZeroMQ endpoint and the host's CURVE key (None on ipc). Raises HostUnreachable, AuthenticationError."""
+    def resolve(self) -> tuple[str, Sequence[str]]:
+        """The ZeroMQ endpoint and the host's CURVE keys (none on ipc), one of which it must prove.
+
+        Raises HostUnreachable, AuthenticationError.
+        """
         if self.referred and not self._is_known():
             raise _unknown(self.address)
         if self.ipc is not None:
-            return f"ipc://{self.ipc}", None
+            return f"ipc://{self.ipc}", ()
         assert self.port is not None
         if self.transport == "tcp-insecure":
-            return endpoint_of(self.host, self.port), None
+            return endpoint_of(self.host, self.port), ()
         found = discovery.find_host(self.host, self.port)
         if found is not None and self.transport != "tcp":
-            return f"ipc://{found.ipc}", None
+            return f"ipc://{found.ipc}", ()
         if self.transport == "ipc":
             raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
         if found is not None:
-            return endpoint_of(self.host, self.port), found.server_key
-        key = keys.KeyStore.open().server_key_for(self.host, self.port)
-        if key is None:
+            return endpoint_of(self.host, self.port), () if found.server_key is None else (found.server_key,)
+        known = keys.KeyStore.open().server_keys_for(*self._keyed())
+        if not known:
             self._check_that_somebody_listens()
             raise errors.AuthenticationError(
                 f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
             )
-        return endpoint_of(self.host, self.port), key
+        return endpoint_of(self.host, self.port), known
+
+    def keep_keys(self, public_keys: Sequence[str]) -> None:
+        """The host has told by which keys it may be known from now on. Raises ConfigError if that cannot be stored."""
+        if self.port is not None:
+            keys.KeyStore.open(create=False).learn_host(*self._keyed(), public_keys)
+
+    def _keyed(self) -> tuple[str, int]:
+        assert self.port is not None
+        return self.seed or (self.host, self.port)
 
     def keys(self) -> keys.KeyPair:
         """The key pair with which a host is called by TCP."""

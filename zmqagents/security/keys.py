@@ -26,10 +26,11 @@ The key store is made on first use and makes one user's host and clients trust e
 
     $ZMQAGENTS_KEYS, else $XDG_CONFIG_HOME/zmqagents, else ~/.config/zmqagents        (0700; files 0600)
         server.key                     key pair of every host of this user
+        server.next.key                the pair that follows it, and from when hosts that start have it (`rotation`)
         client.key                     key pair of every client of this user
         door.key                       key pair of this user's web processes, where they call hosts elsewhere
         authorized/<name>.pub          a client that may connect: ``public = <Z85>``, ``role = ``, see `roles`
-        known_hosts/<host>_<port>.pub  the public key of a host elsewhere
+        known_hosts/<host>_<port>.pub  the public key of a host elsewhere, and the ``next`` one if it has told that
 
 A file is lines of ``name = value``; a line that begins with ``#`` is a comment. Keys are Z85, 40 characters.
 Secrets never appear in a repr, a log line or an error.
@@ -46,7 +47,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -58,13 +59,14 @@ from ..telemetry.lines import fields_of
 from .private import StrPath, is_this_machine, one_at_a_time, private_dir, read_private, write_private
 from .roles import ROLES, Role, is_role
 
-__all__ = ["KeyPair", "KeyStore", "Peer"]
+__all__ = ["NEXT_KEY", "REFRESH_S", "KeyPair", "KeyStore", "Peer"]
 
 log = logging.getLogger(__name__)
 audit_log = logging.getLogger("zmqagents.audit")
 
 SELF = "self"  # the name under which a store authorises its own client key
 REMEDY = "set ZMQAGENTS_KEYS to a directory for the keys"
+NEXT_KEY = "server.next.key"
 REFRESH_S = 1.0  # how often the allow list on disk is looked at
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -123,9 +125,37 @@ class KeyStore:
                 raise
             raise ConfigError(f"key store: {exc}: {REMEDY}") from exc.__cause__
 
+    @staticmethod
+    def default_place() -> Path:
+        """Where the user's own store is, or is to be; see the module. Raises ConfigError if there is no such place."""
+        return _default_place()
+
     def server_keypair(self) -> KeyPair:
-        """The key pair of this user's hosts."""
-        return self._server
+        """The key pair of this user's hosts: what one that starts now proves to have."""
+        return self._server_pairs()[0]
+
+    def server_keys(self) -> tuple[str, ...]:
+        """The public keys by which clients may know a host of this store now, that of `server_keypair` first.
+
+        There are two while the key is exchanged for another one; see `rotation`.
+        """
+        return tuple(pair.public for pair in self._server_pairs())
+
+    def replace_server_pair(self, pair: KeyPair) -> None:
+        """Hosts that start from now on have ``pair``; for `rotation`."""
+        _write_pair(self.path / "server.key", pair)
+        self._server = pair
+
+    def _server_pairs(self) -> tuple[KeyPair, ...]:
+        """As the files say now: a host that runs must tell its clients of a key that was made since it started."""
+        try:
+            present, following = _read_pair(self.path / "server.key"), read_next(self.path)
+        except FileNotFoundError:
+            return (self._server,)
+        if following is None or following[0] == present:  # its exchange is about to end
+            return (present,)
+        pair, proved_from = following
+        return (pair, present) if time.time() >= proved_from else (present, pair)
 
     def client_keypair(self) -> KeyPair:
         """The key pair of this user's clients."""
@@ -213,8 +243,17 @@ class KeyStore:
 
     def remember_host(self, host: str, port: int, public_key: str) -> None:
         """Keep the public key (Z85) of the host at ``host:port``; replaces an earlier one."""
+        _write_host(self._host_file(host, port), (public_key,))
+
+    def learn_host(self, host: str, port: int, public_keys: Sequence[str]) -> None:
+        """The host at ``host:port`` has proved one of its keys and has told that these are valid: keep them.
+
+        Nothing is kept of a host that was not remembered before.
+        """
         path = self._host_file(host, port)
-        write_private(path, f"public = {_checked_key(public_key, path)}\n".encode())
+        with contextlib.suppress(FileNotFoundError):
+            if _read_host_keys(path) != tuple(public_keys):
+                _write_host(path, public_keys)
 
     def forget_host(self, host: str, port: int) -> bool:
         """Know the host at ``host:port`` no more; False if it was not known."""
@@ -237,16 +276,16 @@ class KeyStore:
                     found.append((urllib.parse.unquote(name), int(port), _read_host(path)))
         return sorted(found)
 
-    def server_key_for(self, host: str, port: int) -> str | None:
-        """The public key that the host at ``host:port`` must prove to have, None if none is known.
+    def server_keys_for(self, host: str, port: int) -> tuple[str, ...]:
+        """The public keys of which the host at ``host:port`` must prove to have one; none if none is known.
 
-        A remembered one comes first (``localhost`` may be a tunnel); otherwise, for this machine, our own. Raises
+        Remembered ones come first (``localhost`` may be a tunnel); otherwise, for this machine, our own. Raises
         ConfigError for a damaged file.
         """
         try:
-            return _read_host(self._host_file(host, port))
+            return _read_host_keys(self._host_file(host, port))
         except FileNotFoundError:
-            return self._server.public if is_this_machine(host) else None
+            return self.server_keys() if is_this_machine(host) else ()
 
     def __repr__(self) -> str:
         return f"<KeyStore {self.path}>"
@@ -319,13 +358,36 @@ def new_pair() -> KeyPair:
     return KeyPair(public.decode(), secret.decode())
 
 
-def _write_pair(path: Path, pair: KeyPair) -> None:
+def _write_pair(path: Path, pair: KeyPair, **more: str) -> None:
     text = f"# zmqagents key pair: keep the secret to yourself\npublic = {pair.public}\nsecret = {pair.secret}\n"
-    write_private(path, text.encode())
+    write_private(path, (text + "".join(f"{name} = {value}\n" for name, value in more.items())).encode())
+
+
+def write_next(directory: Path, pair: KeyPair, proved_from: float) -> None:
+    """Keep ``pair`` as the one that follows the server's key; hosts that start from then on, in epoch seconds, have it.
+
+    Raises ConfigError when it cannot be written.
+    """
+    _write_pair(directory / NEXT_KEY, pair, **{"from": f"{int(proved_from)}"})
+
+
+def read_next(directory: Path) -> tuple[KeyPair, float] | None:
+    """The reverse of `write_next`; None: the key is not being exchanged. Raises ConfigError for a damaged file."""
+    path = directory / NEXT_KEY
+    try:
+        fields = _fields(path, forbidden=0o077)
+    except FileNotFoundError:
+        return None
+    if not re.fullmatch(r"\d{1,12}", fields.get("from", "")):
+        raise ConfigError(f"{path} does not say from when its key is used")
+    return _pair_of(fields, path), float(fields["from"])
 
 
 def _read_pair(path: Path) -> KeyPair:
-    fields = _fields(path, forbidden=0o077)
+    return _pair_of(_fields(path, forbidden=0o077), path)
+
+
+def _pair_of(fields: Mapping[str, str], path: Path) -> KeyPair:
     public = _checked_key(fields.get("public", ""), path)
     secret = _checked_key(fields.get("secret", ""), path)
     if zmq.curve_public(secret.encode()).decode() != public:
@@ -385,7 +447,21 @@ def _read_peer(path: Path, seen: dict[str, str]) -> tuple[str, Peer]:
 
 
 def _read_host(path: Path) -> str:
-    return _checked_key(_fields(path, forbidden=0o022).get("public", ""), path)
+    return _read_host_keys(path)[0]
+
+
+def _read_host_keys(path: Path) -> tuple[str, ...]:
+    fields = _fields(path, forbidden=0o022)
+    names = [name for name in _KEYS_OF_HOST if name == "public" or name in fields]
+    return tuple(_checked_key(fields.get(name, ""), path) for name in names)
+
+
+def _write_host(path: Path, public_keys: Sequence[str]) -> None:
+    lines = (f"{name} = {_checked_key(key, path)}\n" for name, key in zip(_KEYS_OF_HOST, public_keys, strict=False))
+    write_private(path, "".join(lines).encode())
+
+
+_KEYS_OF_HOST = ("public", "next")  # the latter while its key is exchanged for another one
 
 
 def look_at(directory: Path) -> tuple[list[Path], tuple[object, ...], bool]:

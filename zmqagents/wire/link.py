@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from ..codec import Encoded
 from ..errors import CallTimeout
 from .messages import MAX_ERROR_BYTES, Code, Reply
 
-__all__ = ["Link", "Refetch", "Sink", "Waiter", "adopt", "adopted", "disown", "places", "rebuild_error"]
+__all__ = ["Link", "Refetch", "Sink", "Waiter", "adopt", "adopt_as", "adopted", "disown", "places", "rebuild_error"]
 
 
 LOADED = codec.Scope(imports=False)  # for the thread that carries the replies: an import may wait for another thread
@@ -112,6 +113,7 @@ class Link(abc.ABC):
 
 
 _inside: dict[str, Link] = {}  # hosts that live in this process, by server id
+_clusters: weakref.WeakValueDictionary[str, Link] = weakref.WeakValueDictionary()  # by ``cluster:NAME``
 
 
 def adopt(link: Link) -> None:
@@ -119,15 +121,21 @@ def adopt(link: Link) -> None:
     _inside[link.server_id] = link
 
 
+def adopt_as(name: str, link: Link) -> None:
+    """The same, as long as ``link`` lives, for all references that name a cluster, ``cluster:NAME``, and no host."""
+    _clusters[name] = link
+
+
 def adopted(server_id: str) -> Link | None:
-    """The way to a host that was adopted; None: there is none."""
-    return _inside.get(server_id)
+    """The way to a host or a cluster that was adopted; None: there is none."""
+    return _inside.get(server_id) or _clusters.get(server_id)
 
 
 def disown(link: Link) -> None:
-    """The reverse of `adopt`."""
-    if _inside.get(link.server_id) is link:
-        del _inside[link.server_id]
+    """The reverse of `adopt` and `adopt_as`."""
+    for row in (_inside, _clusters):
+        for name in [name for name, each in list(row.items()) if each is link]:
+            del row[name]
 
 
 class Waiter:

@@ -21,14 +21,14 @@ is never part of a message. A message is a header and, by kind, further frames:
      7 CREDIT      client   none                                                    call_id: the stream, time_ms: items
      8 ACK         client   none, or [list of ids above it that are not needed]     call_id: the lowest id needed
      9 WAITS       client   none: it is over, or [list: see Waits]                  call_id: the wait
-    65 WELCOME     broker   [map: server_id, host, port, epoch, limits ...]         token: for all that follows; flags
+    65 WELCOME     broker   [map: server_id, port, epoch, server_keys, limits ...]  token: for all that follows; flags
     66 RESULT      broker   [payload][buffer]*                                      call_id; of a stream also
                                                                                     time_ms: how many items it had
     67 ERROR       broker   [map: see errors.describe]                              call_id, code; the same
     68 PENDING     broker   none: a FETCH whose time is over                        call_id
     69 PONG        broker   none                                                    call_id: nonce
     70 NEED_HELLO  broker   none: the token is unknown                              call_id
-    71 GOODBYE     broker   [map: message]: the broker stops; with a code, why it ends this session alone
+    71 GOODBYE     broker   [map: message, server_keys]: the broker stops; with a code, why it ends this session alone
     72 CHUNK       broker   [payload][buffer]*: one item of a stream                call_id, time_ms: sequence number
                             [list: done, total, text]: how far the call has come    time_ms: `PROGRESS`; of a CALL that
                                                                                     is WATCHED, and of every FETCH
@@ -84,8 +84,8 @@ __all__ = [
     "Home", "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
     "client_prefix", "doubted", "elsewhere_reply", "error_reply", "header", "hint_frames", "home_in", "parse_client",
     "parse_header", "parse_hint", "parse_short_call", "plain_meta", "read_error", "reply_from_bytes", "reply_to",
-    "reply_to_bytes", "split_answer", "task_id_of", "to_time_ms", "traced_meta",
-    "want_bytes",
+    "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer", "task_id_of", "to_time_ms",
+    "traced_meta", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -97,6 +97,8 @@ MAX_DEPS = 4096  # unfinished results among the arguments of one call
 MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
 MAX_TIME_MS = 2**32 - 1
+MAX_SERVER_KEYS = 4
+KEY_CHARS = 40  # of Z85
 SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state of the agent, beside all items
 PROGRESS = MAX_TIME_MS - 1  # the number of a CHUNK that says how far a call has come, beside all items
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
@@ -552,10 +554,30 @@ def parse_welcome(frames: Sequence[Frame]) -> dict[str, Any]:
         count = welcome.get(name, 1)
         if type(count) is not int or count < 1:
             raise RemoteProtocolError(f"WELCOME with a wrong {name}")
+    server_keys_in(welcome)
     limit_s = welcome.get("max_timeout_s", 1.0)
     if type(limit_s) not in (int, float) or not 0 < limit_s < 1e9:
         raise RemoteProtocolError("WELCOME with a wrong max_timeout_s")
     return welcome
+
+
+def server_keys_in(said: dict[str, Any]) -> list[str]:
+    """The public keys by which the host may be known from now on, of a WELCOME or GOODBYE; empty if it does not say.
+
+    RemoteProtocolError for what are none.
+    """
+    keys = said.get("server_keys", [])
+    if not isinstance(keys, list) or len(keys) > MAX_SERVER_KEYS:
+        raise RemoteProtocolError("server_keys are not a short list")
+    if not all(isinstance(key, str) and len(key) == KEY_CHARS and key.isascii() for key in keys):
+        raise RemoteProtocolError("server_keys that are none")
+    return keys
+
+
+def server_keys_of_goodbye(frames: Sequence[Frame]) -> list[str]:
+    """The same for the frames of a GOODBYE, whose map an older host may have left out."""
+    said = unpack(frames[1], max_bytes=MAX_META_BYTES) if len(frames) > 1 else None
+    return server_keys_in(said) if isinstance(said, dict) else []
 
 
 def reply_to(call_id: int, frames: Sequence[Frame]) -> Reply | None:

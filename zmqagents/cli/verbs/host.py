@@ -192,10 +192,19 @@ def _duration(seconds: float) -> str:
 
 
 @click.command(cls=Verb)
+@option(
+    "--cluster", metavar="[NAME]", is_flag=False, flag_value="", default=None,
+    help="List those of the host's whole cluster; NAME says which it should be.",
+)  # fmt: skip
 @on_host
 @as_json
-def agents(as_json: bool, **where: Any) -> None:
+def agents(cluster: str | None, as_json: bool, **where: Any) -> None:
     """List the agents of a host."""
+    if cluster is not None:
+        from .cluster import agents_of_cluster
+
+        agents_of_cluster(cluster, as_json, where)
+        return
     with open_client(**where) as client:
         found = client.get_agent_list()
     columns = ["agent_id", "type", "calls", "running", "queued", "age_s"]

@@ -6,6 +6,8 @@ events it posts to the router thread. The other host must have this cluster's se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ... import discovery
 from ...connection.channel import Channel
 from ...connection.requests import Call, Credit, Plain
@@ -21,12 +23,15 @@ __all__ = ["Neighbour"]
 class _Member(Target):
     """A host that has the server key of this cluster."""
 
-    def resolve(self) -> tuple[str, str | None]:
+    def resolve(self) -> tuple[str, Sequence[str]]:
         assert self.port is not None
         found = discovery.find_host(self.host, self.port)
         if found is not None:
-            return f"ipc://{found.ipc}", None
-        return endpoint_of(self.host, self.port), KeyStore.open().server_keypair().public
+            return f"ipc://{found.ipc}", ()
+        return endpoint_of(self.host, self.port), KeyStore.open().server_keys()
+
+    def keep_keys(self, public_keys: Sequence[str]) -> None:
+        """Nothing: the keys of the cluster are this host's own."""
 
 
 class Neighbour:

@@ -1,0 +1,249 @@
+"""Programs call the agents of a cluster, whichever of its hosts they know, and go on when hosts come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster_hosts import Account, Hosts, hosts_on
+from hosts import ENDS_WITHIN_S, eventually
+from redis_server import RedisServer, running_redis
+from scale import linux_only
+from zmqagents import (
+    AgentExists,
+    AsyncCluster,
+    CallLost,
+    CallTimeout,
+    Cluster,
+    ConfigError,
+    HostUnreachable,
+    RpcAgentServerLauncher,
+    UnknownCluster,
+)
+
+pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hosts(redis: RedisServer) -> Iterator[Hosts]:
+    """Three hosts that no test harms."""
+    with hosts_on(redis, 3) as hosts:
+        yield hosts
+
+
+def seeds(hosts: Hosts, *indexes: int) -> str:
+    """The addresses of hosts, as a user gives them."""
+    chosen = [hosts.launchers[index] for index in indexes] if indexes else hosts.launchers
+    return ",".join(f"127.0.0.1:{launcher.port}" for launcher in chosen)
+
+
+@pytest.fixture
+def cluster(hosts: Hosts) -> Iterator[Cluster]:
+    with Cluster(seeds(hosts)) as cluster:
+        yield cluster
+
+
+# ---------------------------------------------------------------- agents by name
+
+
+def test_a_virtual_agent_always_exists_and_is_the_same_for_every_client(hosts: Hosts, cluster: Cluster) -> None:
+    ann = cluster.get_agent("ann", cls=Account)
+    assert ann.add(500) == 500
+    with Cluster(seeds(hosts, 2)) as other:
+        assert other.get_agent("Account/ann").add(1) == 501
+        assert other.get_agent("ann", cls="Account").balance() == 501
+    assert ann.agent_id == "cluster:shop/Account/ann"
+    assert ann.currency == "EUR"
+
+
+def test_a_cluster_is_known_by_the_name_that_a_host_tells(cluster: Cluster, hosts: Hosts) -> None:
+    assert cluster.name == "shop"
+    with Cluster(seeds(hosts), name="other") as wrong, pytest.raises(UnknownCluster, match="'shop', not of 'other'"):
+        wrong.hosts()
+
+
+def test_a_host_that_is_no_member_is_no_cluster() -> None:
+    with (
+        RpcAgentServerLauncher(local_mode=True) as alone,
+        Cluster(f"127.0.0.1:{alone.port}") as cluster,
+        pytest.raises(UnknownCluster, match="no member"),
+    ):
+        cluster.get_agent("ann", cls=Account)
+
+
+def test_without_any_host_the_first_request_says_so_at_once() -> None:
+    with Cluster("127.0.0.1:1,127.0.0.1:2") as cluster, pytest.raises(HostUnreachable):
+        cluster.hosts()
+
+
+@pytest.mark.parametrize("hosts", ["", "nowhere", "a:0", "a:70000", [], ["a:1", "b"]])
+def test_what_is_no_host_is_refused(hosts: list[str] | str) -> None:
+    with pytest.raises(ConfigError, match="host"):
+        Cluster(hosts)
+
+
+def test_an_agent_that_is_made_keeps_its_arguments(hosts: Hosts, cluster: Cluster) -> None:
+    usd = cluster.create_agent(Account, "USD", name="bob")
+    assert usd.currency == "USD"
+    assert usd.add(5) == 5
+    with pytest.raises(AgentExists):
+        cluster.create_agent(Account, "CHF", name="bob")
+    again = cluster.create_agent(Account, "CHF", name="bob", if_exists="get")
+    assert (again.currency, again.balance()) == ("USD", 5)
+    assert cluster.delete_agent("Account/bob") is True
+    assert cluster.delete_agent("bob", cls=Account) is True
+    assert cluster.get_agent("bob", cls=Account).balance() == 0
+
+
+def test_names_that_are_none_are_refused(cluster: Cluster) -> None:
+    for name in ("", "x\n", "y" * 300):
+        with pytest.raises(ConfigError, match="name"):
+            cluster.get_agent(name, cls=Account)
+    with pytest.raises(ConfigError, match="Class/key"):
+        cluster.get_agent("Account")
+
+
+def test_futures_streams_and_cancels_work_as_with_one_host(cluster: Cluster) -> None:
+    agents: list[Any] = [cluster.get_agent(f"kinds-{number}", cls=Account) for number in range(6)]
+    results = [agent.add.aio(number) for number, agent in enumerate(agents)]
+    assert [result.result() for result in results] == list(range(6))
+    for agent in agents:
+        assert list(agent.count(40)) == list(range(40))
+    slow = agents[0].slow.aio(30)
+    time.sleep(0.1)
+    assert slow.cancel()
+    assert agents[0].add(0) == 0
+    with pytest.raises(CallTimeout):
+        agents[1].slow(30, timeout=0.3)
+
+
+def test_a_result_is_found_by_its_task_id_at_any_host(hosts: Hosts, cluster: Cluster) -> None:
+    agent: Any = cluster.get_agent("results", cls=Account)
+    result = agent.add.aio(7)
+    assert result.result() == 7
+    for index in range(3):
+        with Cluster(seeds(hosts, index)) as other:
+            assert other.get_result(result.task_id).result(10) == 7
+
+
+def test_calls_of_one_client_to_one_agent_keep_their_order(cluster: Cluster) -> None:
+    agent: Any = cluster.get_agent("order", cls=Account)
+    results = [agent.add.aio(1) for _ in range(200)]
+    assert [result.result() for result in results] == list(range(1, 201))
+    for _ in range(100):
+        agent.add(1)
+    assert agent.balance() == 300
+
+
+def test_awaited_calls_are_as_those_of_threads(hosts: Hosts) -> None:
+    async def program() -> None:
+        async with AsyncCluster(seeds(hosts)) as cluster:
+            assert await cluster.get_name() == "shop"
+            eve = await cluster.get_agent("eve", cls=Account)
+            assert await eve.add(3) == 3
+            assert await (await cluster.get_agent("Account/eve")).balance() == 3
+            made = await cluster.create_agent(Account, "GBP", name="async", if_exists="get")
+            assert await made.currency == "GBP"
+            assert [item async for item in made.count(20)] == list(range(20))
+            assert (await cluster.where("Account/eve"))["address"]
+            assert len(await cluster.hosts()) == 3
+            assert "Account/eve" in [row["agent"] async for row in cluster.agents("Account/e")]
+            assert await cluster.delete_agent("eve", cls=Account) is True
+
+    asyncio.run(program())
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def test_hosts_and_agents_are_listed(hosts: Hosts, cluster: Cluster) -> None:
+    for number in range(5):
+        cluster.get_agent(f"list-{number}", cls=Account).add(1)
+    rows = list(cluster.agents("Account/list-"))
+    assert [row["agent"] for row in sorted(rows, key=lambda row: row["agent"])] == [
+        f"Account/list-{number}" for number in range(5)
+    ]
+    found = cluster.hosts()
+    assert {row["server_id"] for row in found} == {launcher.server_id for launcher in hosts.launchers}
+    assert {row["state"] for row in found} == {"held"}
+    here = cluster.where("Account/list-0")
+    assert here["address"] in {row["address"] for row in found}
+    nowhere = cluster.where("Account/never")
+    assert (nowhere["address"], nowhere["epoch"]) == ("", 0)
+
+
+def test_the_shorter_way_is_taken_and_then_the_relay_has_less_to_do(hosts: Hosts, cluster: Cluster) -> None:
+    names = [f"short-{number}" for number in range(9)]
+    for name in names:
+        cluster.get_agent(name, cls=Account).add(1)
+    homes = {cluster.where(f"Account/{name}")["address"] for name in names}
+    assert len(homes) == 3
+    before = [caller.status()["relayed"] for caller in hosts.callers]
+    for name in names * 5:
+        cluster.get_agent(name, cls=Account).add(1)
+    assert [caller.status()["relayed"] for caller in hosts.callers] == before
+
+
+def test_a_client_that_reaches_one_host_only_has_all_its_calls_relayed(hosts: Hosts) -> None:
+    with Cluster(seeds(hosts, 0), relay=True) as cluster:
+        names = [f"relay-{number}" for number in range(9)]
+        for name in names * 5:
+            cluster.get_agent(name, cls=Account).add(1)
+        assert hosts.callers[0].status()["relayed"] >= 9
+
+
+# ---------------------------------------------------------------- references
+
+
+def test_a_proxy_travels_as_the_name_of_its_agent(hosts: Hosts, cluster: Cluster) -> None:
+    ann = cluster.get_agent("travels", cls=Account)
+    ann.add(9)
+    data = pickle.dumps(ann)
+    assert b"cluster:shop/Account/travels" in data
+    assert pickle.loads(data).balance() == 9
+    assert pickle.loads(data) == ann
+    cluster.close()
+    with pytest.raises(UnknownCluster, match="no Cluster of that name is open"):
+        pickle.loads(data)
+    with Cluster(seeds(hosts)):
+        assert pickle.loads(data).balance() == 9
+
+
+def test_of_two_open_objects_one_may_be_closed(hosts: Hosts) -> None:
+    first, second = Cluster(seeds(hosts)), Cluster(seeds(hosts))
+    data = pickle.dumps(first.get_agent("two", cls=Account))
+    second.get_agent("two", cls=Account).add(1)
+    first.close()
+    assert pickle.loads(data).balance() == 1
+    second.close()
+
+
+# ---------------------------------------------------------------- hosts come and go
+
+
+def test_another_host_is_asked_when_one_dies() -> None:
+    with running_redis() as redis, hosts_on(redis, 2) as hosts, Cluster(seeds(hosts)) as cluster:
+        for number in range(10):
+            cluster.get_agent(f"dies-{number}", cls=Account).add(number)
+        hosts.kill(0)
+        for number in range(10):
+            assert eventually(lambda n=number: balance_of(cluster, f"dies-{n}") == n, ENDS_WITHIN_S)  # type: ignore[misc]
+
+
+def balance_of(cluster: Cluster, name: str) -> int | None:
+    try:
+        agent: Any = cluster.get_agent(name, cls=Account)
+        return int(agent.balance(timeout=5))
+    except (CallLost, CallTimeout):
+        return None

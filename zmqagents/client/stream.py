@@ -53,9 +53,11 @@ class _Inlet:
         """True for a call of a host's own code to an agent of the same host."""
         return self._link.inside
 
-    def open(self, agent: str, method: str, body: Encoded, timeout: float | None) -> str:
+    def open(
+        self, agent: str, method: str, body: Encoded, timeout: float | None, options: dict[str, Any] | None
+    ) -> str:
         """Make the call whose items come here; its task id."""
-        self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, timeout=timeout)
+        self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, options=options, timeout=timeout)
         return self.task_id
 
     def chunk(self, item: Reply) -> None:
@@ -173,10 +175,11 @@ class Stream(Generic[Y]):
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
         agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
+        options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
 
-        ``scope``: which classes the items may have.
+        ``scope``: which classes the items may have; ``options``: of the call, as its host takes them.
         """
         self._client = client
         self._link = link
@@ -187,7 +190,7 @@ class Stream(Generic[Y]):
         self._finished = False
         self._inlet = _Inlet(link, scope)
         self.task_id = ""  # as `close` finds it if the call cannot be made
-        self.task_id = self._inlet.open(agent, method, body, timeout)
+        self.task_id = self._inlet.open(agent, method, body, timeout, options)
 
     def __iter__(self) -> Stream[Y]:
         return self

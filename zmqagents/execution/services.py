@@ -53,8 +53,8 @@ class LocalServices:
         """An `RpcClient` on this host."""
         return self._client()
 
-    def chain_of(self, call: RunningCall) -> list[str]:
-        return self._seals.seal([*call.chain, call.call_id][-MAX_CHAIN:])
+    def chain_of(self, call: RunningCall, *further: str) -> list[str]:
+        return self._seals.seal([*call.chain, call.call_id, *further][-MAX_CHAIN:])
 
     def save(self, call: RunningCall) -> Awaitable[None]:
         """Save the state of the agent; see `CallContext.save`. Without a keeper nothing is to be done."""

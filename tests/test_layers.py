@@ -32,6 +32,7 @@ DOORS = {
     "tomli": ("tomli", ("cli.config_file",)), "rich": ("rich", ("client.many", "cli.verbs.watch")),
     "starlette": ("starlette", ("web",)), "uvicorn": ("uvicorn", ("web.serve",)),
     "prometheus_client": ("prometheus_client", ("web.exposition",)),
+    "jsonschema": ("jsonschema", ("web.gateway.offers",)),
 }  # fmt: skip
 # Those whose values the codec knows; the package asks for none of them.
 VALUES = {
@@ -48,7 +49,9 @@ FRAMEWORKS = {
     "agents": ("", ("adapters.openai_agents",)), "agentscope": ("", ("adapters.agentscope",)),
     "autogen_agentchat": ("", ("adapters.autogen",)), "autogen_core": ("", ("adapters.autogen",)),
     "llama_index": ("", ("adapters.llama_index",)), "smolagents": ("", ("adapters.smolagents",)),
-    "crewai": ("", ("adapters.crewai",)), "mcp": ("", ("adapters.mcp",)),
+    "crewai": ("", ("adapters.crewai",)),
+    "mcp": ("", ("adapters.mcp", "web.gateway.mcp_door")), "mcp_types": ("", ("web.gateway.mcp_door",)),
+    "a2a": ("", ("web.gateway.a2a_door",)),
 }  # fmt: skip
 MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES | FRAMEWORKS).items()}
 # Python documents or exports these for everybody, in spite of the underscore; two are of

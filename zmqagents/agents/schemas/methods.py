@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ..base import AgentBase
 from ..spec import ClassSpec, MethodSpec, annotated
 from .hints import ITEMS, resolved, schema_of
 from .texts import hint_of
@@ -18,6 +19,7 @@ __all__ = ["offered"]
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
 _JSON = (str, int, float, bool, type(None))
 _EMPTY = inspect.Parameter.empty
+_NO_DOC = inspect.getdoc(AgentBase.reply)  # what a subclass that writes no text for its reply inherits
 
 
 def offered(spec: ClassSpec, cls: type | None) -> dict[str, dict[str, Any]]:
@@ -61,7 +63,7 @@ def _offered(method: MethodSpec, cls: type | None) -> dict[str, Any]:
     if required:
         found["required"] = required
     return {
-        "returns": method.returns, "idempotent": method.idempotent, "doc": method.doc, "arguments": found,
+        "returns": method.returns, "idempotent": method.idempotent, "doc": "" if method.doc == _NO_DOC else method.doc, "arguments": found,
         "result": schema_of(_unwrapped(returned, scope, method.returns), scope), "positional": positional, "rest": rest,
     }  # fmt: skip
 

@@ -62,8 +62,9 @@ def _offered(method: MethodSpec, cls: type | None) -> dict[str, Any]:
         positional += before
     if required:
         found["required"] = required
+    doc = "" if method.doc == _NO_DOC else method.doc
     return {
-        "returns": method.returns, "idempotent": method.idempotent, "doc": "" if method.doc == _NO_DOC else method.doc, "arguments": found,
+        "returns": method.returns, "idempotent": method.idempotent, "doc": doc, "arguments": found,
         "result": schema_of(_unwrapped(returned, scope, method.returns), scope), "positional": positional, "rest": rest,
     }  # fmt: skip
 

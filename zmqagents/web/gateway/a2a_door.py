@@ -1,7 +1,7 @@
 """The Agent2Agent protocol: each agent has a card, and is sent messages at ``/a2a/ID``.
 
-A message is a task. Its text is for `Talk`; a data part ``{"method": NAME, "arguments": {...}}`` calls a method, each of
-which is a skill. A task goes on when its sender has hung up, and ends when it is cancelled: then its call is cancelled.
+A message is a task. Its text is for `Talk`; a data part ``{"method": NAME, "arguments": {...}}`` calls a method, each
+of which is a skill. A task goes on when its sender has hung up, and ends when it is cancelled, as its call is then.
 Tasks are known to their users alone, and to this process: it remembers the latest.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from a2a.auth.user import User
-from a2a.helpers import get_data_parts, get_text_parts, new_data_part, new_task_from_user_message, new_text_part
+from a2a.helpers import get_data_parts, get_text_parts, new_data_part, new_task, new_text_part
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.context import ServerCallContext
 from a2a.server.events import EventQueue
@@ -42,6 +42,7 @@ __all__ = ["A2ADoor"]
 
 MAX_TASKS = 10_000  # that one agent has had
 MAX_AGENTS = 1_000  # whose tasks are remembered
+_SUBMITTED = proto.TaskState.TASK_STATE_SUBMITTED
 CARD = ".well-known/agent-card.json"
 
 
@@ -156,8 +157,7 @@ class _Executor(AgentExecutor):
         assert message is not None
         assert call_context is not None
         if context.current_task is None:
-            task = new_task_from_user_message(message)
-            task.id, task.context_id = context.task_id or task.id, context.context_id or task.context_id
+            task = new_task(context.task_id or "", context.context_id or "", _SUBMITTED, history=[message])
             await event_queue.enqueue_event(task)
         else:
             task = context.current_task
@@ -227,7 +227,8 @@ def _card_of(offer: Offer, base: str) -> proto.AgentCard:
     url = f"{base.rstrip('/')}/a2a/{quote(offer.agent_id, safe='')}"
     for version in ("1.0", "0.3"):
         card.supported_interfaces.add(url=url, protocol_binding="JSONRPC", protocol_version=version)
-    card.security_schemes["bearer"].http_auth_security_scheme.scheme = "bearer"
+    bearer = proto.HTTPAuthSecurityScheme(scheme="bearer")
+    card.security_schemes["bearer"].http_auth_security_scheme.CopyFrom(bearer)
     card.security_requirements.add().schemes["bearer"].SetInParent()
     for name, method in offer.methods.items():
         tags = ["chat"] if is_chat(offer) and name == "reply" else ["method"]

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
 from ... import errors
-
 from .calls import Asker, Doors
 from .json_door import JsonDoor
 from .openai_door import OpenAIDoor
@@ -24,7 +23,10 @@ TIMEOUT_S = 300.0
 
 
 class Gateway:
-    """``doors``: which ways in there are. Other parameters as of `Shared`. MissingExtra: the library of a door is not installed."""
+    """``doors``: which ways in there are. Other parameters as of `Shared`.
+
+    MissingExtra: the library of a door is not installed.
+    """
 
     def __init__(
         self, connections: Doors, who: Callable[[Request], Asker], ids: Collection[str], *,

@@ -15,6 +15,7 @@ import click
 from ... import errors
 from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
+from ..beside import Beside
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
@@ -33,6 +34,19 @@ __all__ = ["start"]
 log = logging.getLogger(__name__)
 
 EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
+
+
+def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """The callback of ``--web``: ``PORT``, or ``HOST:PORT`` with another name of this machine."""
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    if not port.isdecimal() or int(port) > 65535 or host not in ("127.0.0.1", "localhost", "::1"):
+        raise click.BadParameter(
+            f"{text!r} is not the number of a port, or that behind a name of this machine", ctx, param
+        )
+    return host, int(port)
 
 
 class StartVerb(Verb):
@@ -78,12 +92,18 @@ class StartVerb(Verb):
     help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",
 )  # fmt: skip
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
+@option(
+    "--web", metavar="[HOST:]PORT", callback=_place,
+    help="Run as_server web beside the host, on this machine alone; its gateway shows the agents of --agent.",
+)  # fmt: skip
+@option("--expose", multiple=True, metavar="ID", help="An agent that the gateway of --web shows as well.")
 @as_json
 @click.pass_context
 def start(
     ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
     app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, log_format: str,
-    agent_output: str, no_log: bool, as_json: bool, **settings: Any,
+    agent_output: str, no_log: bool, web: tuple[str, int] | None, expose: tuple[str, ...], as_json: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
 
@@ -113,10 +133,19 @@ def start(
         raise click.UsageError(f"--log-format {log_format} with --agent-output {agent_output}: {log_settings.mistake}")
     put_on_path(app_dir)
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
-    return _start(BrokerConfig(**settings, agents=agents, logs=log_settings), loaded, restart, strict, as_json)
+    config = BrokerConfig(**settings, agents=agents, logs=log_settings)
+    if web is None:
+        return _start(config, loaded, restart, strict, as_json, None)
+    beside = Beside(*web, dict.fromkeys((*agents, *expose)))
+    try:
+        return _start(config, loaded, restart, strict, as_json, beside)
+    finally:
+        beside.end()
 
 
-def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, as_json: bool) -> int:
+def _start(
+    config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, as_json: bool, beside: Beside | None
+) -> int:
     """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
@@ -134,13 +163,16 @@ def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bo
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, classes, as_json, notifier, program)
+        return _keep_running(config, classes, as_json, notifier, program, beside)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
-    return _serve(config, classes, as_json, notifier, program)
+    return _serve(config, classes, as_json, notifier, program, beside)
 
 
-def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program) -> int:
+def _serve(
+    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program,
+    beside: Beside | None,
+) -> int:  # fmt: skip
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
@@ -151,6 +183,8 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
         _announce(bound, os.getpid(), config, as_json, program)
+        if beside is not None:
+            beside.begin(bound.server_id, bound.port)
 
     def waits() -> None:
         say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
@@ -166,8 +200,9 @@ def _serve(config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: 
 
 
 def _keep_running(
-    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program
-) -> int:
+    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program,
+    beside: Beside | None,
+) -> int:  # fmt: skip
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -177,7 +212,10 @@ def _keep_running(
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        _announce(Bound(*report["bound"]), pid, config, as_json, program)
+        bound = Bound(*report["bound"])
+        _announce(bound, pid, config, as_json, program)
+        if beside is not None:
+            beside.begin(bound.server_id, bound.port)
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)

@@ -15,7 +15,7 @@ export PYTHON
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint release docs bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint release docs vendor bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make lint         ruff and mypy, what mypy and pyright know of proxies, and that the archives are whole"
 	@echo "make release      lint, test, the archives in dist/, and a tag; all of it on this machine"
 	@echo "make docs         the site in build/docs: its drawings and tables are made from the source"
+	@echo "make vendor       fetch the libraries of the page of as_server web again, at their pinned versions; needs npm"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
 	@echo "make bench-peers  set up the other systems for make bench ARGS=\"--peers all\""
 	@echo "make soak-bench   ten minutes at half load"
@@ -110,6 +111,9 @@ docs: .venv/docs/.done
 	.venv/docs/bin/python docs/write_wire.py $(ARGS)
 	.venv/docs/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
+
+vendor:
+	python3 packaging/vendor.py
 
 bench: .venv/bench/.done
 	.venv/bench/bin/python -m benchmarks $(ARGS)

@@ -14,7 +14,7 @@ from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Clients
 from zmqagents.broker.session import Session
 from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
 from zmqagents.scheduler.effects import Answer, Effect
-from zmqagents.security.keys import Role
+from zmqagents.security.roles import Role
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import STREAM_WINDOW, Call, Flag, Hello, Kind
@@ -31,7 +31,7 @@ class Lobby:
         self.lines: dict[str, Line] = {}
         self.roles: dict[str, Role] = {"uid:0": "admin"}
         self.clients = Clients(self.world.config, self.world.dispatcher, self.carry_out, lambda: self.world.now)
-        self.clients.open(self.roles.get, b"welcome")
+        self.clients.open(self.roles.get, {"server_id": "here"})
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in self.world.see(effects):

@@ -365,7 +365,7 @@ def test_a_call_that_was_interrupted_while_it_was_submitted_is_not_left_open(cli
 
 def test_a_program_may_end_while_a_thread_is_just_about_to_connect(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
-    channel = Channel(lambda: (f"ipc://{path}", None), "nowhere")
+    channel = Channel(Target("", None, ipc=path))
     channel.close()
     channel.join()
     assert not channel.is_alive()

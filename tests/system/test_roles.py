@@ -36,6 +36,7 @@ from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
 from zmqagents.security import curve, keys
 from zmqagents.security.keys import KeyStore
+from zmqagents.security.roles import Role
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Kind, Op
 
@@ -87,11 +88,11 @@ class House:
                 link.settle(CALL_TIMEOUT_S)
                 yield client
 
-    def add(self, name: str, role: keys.Role) -> None:
+    def add(self, name: str, role: Role) -> None:
         self.store.authorize(name, self.users[name].client_keypair().public, role)
 
 
-def house_in(place: Path, **roles: keys.Role | None) -> Iterator[House]:
+def house_in(place: Path, **roles: Role | None) -> Iterator[House]:
     users = {name: KeyStore.open(place / name) for name in roles}
     store = KeyStore.open(place / "host")
     for name, role in roles.items():
@@ -109,7 +110,9 @@ def house_in(place: Path, **roles: keys.Role | None) -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from house_in(tmp_path_factory.mktemp("house"), ann="call", bob="call", boss="admin", new=None, gone="call")
+    yield from house_in(
+        tmp_path_factory.mktemp("house"), ann="call", bob="call", boss="admin", new=None, gone="call", eve="view",
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -174,7 +177,9 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
 def test_a_caller_is_refused_at_once_what_is_for_admins(bob: RpcClient, what: str) -> None:
     with (
         within(1),
-        pytest.raises(PermissionRefused, match=f"^{what} needs the role admin; key:bob has call$") as refused,
+        pytest.raises(
+            PermissionRefused, match=f"^{what} needs the role admin( or view)?; key:bob has call$"
+        ) as refused,
     ):
         REFUSED[what](bob)
     assert isinstance(refused.value, PermissionError)
@@ -302,6 +307,165 @@ def test_whoever_knows_a_task_id_may_have_its_result(ann: RpcClient, bob: RpcCli
     assert result.result(CALL_TIMEOUT_S) == "shared"
     assert bob.get_result(result.task_id).result(CALL_TIMEOUT_S) == "shared"
     assert bob.create_agent("Desk").echo(result) == "shared"
+
+
+# ---------------------------------------------------------------- those that only look
+
+
+@pytest.fixture
+def eve(house: House) -> Iterator[RpcClient]:
+    with house.open_to("eve") as client:
+        yield client
+
+
+def test_who_only_looks_sees_everything_with_task_ids_shortened(ann: RpcClient, eve: RpcClient) -> None:
+    latch = ann.create_agent("Latch")
+    held = latch.hold.aio("secret")
+    latch.entered()
+    prefix, _, number = held.task_id.rpartition("-")
+    shown = [eve.get_call_list(), eve.dump(), eve.get_result_list()[:1]]
+    assert [row["task_id"] for rows in shown for row in rows] == [f"{prefix[:4]}..-{number}"] * 3
+    assert "in hold" in shown[1][0]["stack"]
+    assert prefix not in str(shown)
+    assert latch.agent_id in {agent["agent_id"] for agent in eve.get_agent_list()}
+    assert eve.get_metrics()["calls"]["running"] == 1
+    assert eve.get_server_info()["state"] == "running"
+    assert eve.get_health()["ready"]
+    latch.release()
+    assert held.result(CALL_TIMEOUT_S) == "secret"
+
+
+def without_more(ask: Callable[[RpcClient], Any]) -> Callable[[RpcClient, str, str], Any]:
+    return lambda eve, agent, task: ask(eve)
+
+
+LOOKER_REFUSED: dict[str, Callable[[RpcClient, str, str], Any]] = {
+    "a method": lambda eve, agent, task: eve.get_agent(agent).echo(1),
+    "a method without waiting": lambda eve, agent, task: eve.get_agent(agent).later(1).result(CALL_TIMEOUT_S),
+    "an attribute": lambda eve, agent, task: eve.get_agent(agent).colour,
+    "a large argument": lambda eve, agent, task: eve.get_agent(agent).echo("x" * 200_000),
+    "a new agent": lambda eve, agent, task: eve.create_agent("Desk"),
+    "what an agent remembers": lambda eve, agent, task: eve.get_agent_memory(agent),
+    "a result": lambda eve, agent, task: eve.get_result(task).result(CALL_TIMEOUT_S),
+    "a file": lambda eve, agent, task: eve.download_file("/etc/passwd", os.devnull),
+    "a cancel": lambda eve, agent, task: eve.cancel(task),
+    "a deletion": lambda eve, agent, task: eve.delete_agent(agent),
+    **{name: without_more(ask) for name, ask in REFUSED.items() if name not in ("dump", "get_log", "get_result_list")},
+}
+
+
+@pytest.mark.parametrize("what", LOOKER_REFUSED)
+def test_who_only_looks_calls_and_changes_nothing(ann: RpcClient, eve: RpcClient, what: str) -> None:
+    desk = ann.create_agent("Desk")
+    kept = desk.later("mine")
+    assert kept.result(CALL_TIMEOUT_S) == "mine"
+    agents, calls = len(eve.get_agent_list()), eve.get_server_info()["calls"]["accepted"]
+    with pytest.raises(PermissionRefused, match="key:eve has view"):
+        LOOKER_REFUSED[what](eve, desk.agent_id, kept.task_id)
+    assert (len(eve.get_agent_list()), eve.get_server_info()["calls"]["accepted"]) == (agents, calls)
+    assert ann.delete_agent(desk.agent_id)
+
+
+def test_a_cancel_without_an_answer_of_who_only_looks_does_nothing(house: House, eve: RpcClient) -> None:
+    with client_of(house.launcher) as own, standing_for(house, "", "view") as looker:
+        latch = own.create_agent("Latch")
+        held = latch.hold.aio(1)
+        latch.entered()
+        for client in (eve, looker):  # the second is the same user as the one whose call it is
+            client.link.cancel(held.task_id)
+            assert client.is_alive()
+        assert [row["task_id"] for row in own.get_call_list()] == [held.task_id]
+        latch.release()
+        assert held.result(CALL_TIMEOUT_S) == 1
+
+
+# ---------------------------------------------------------------- connections in the name of others
+
+
+@contextlib.contextmanager
+def standing_for(house: House, user: str, role: Role, transport: Any = "ipc") -> Iterator[RpcClient]:
+    """A client whose connection is opened for the user ``user``, by its socket or by the key of a web process."""
+    public = house.users[user].client_keypair().public if user else ""
+    acts_for = (f"key:{user}:{public}" if user else "", role)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZMQAGENTS_KEYS", str(house.store.path))
+        link = Connection(Target("127.0.0.1", house.launcher.port, transport, acts_for=acts_for))
+        with RpcClient(link=link, timeout=CALL_TIMEOUT_S) as client:
+            yield client
+
+
+def test_a_program_of_the_hosts_user_connects_in_the_name_of_others(
+    house: House, ann: RpcClient, bob: RpcClient
+) -> None:
+    with standing_for(house, "ann", "call") as for_ann:
+        latch = for_ann.create_agent("Latch")
+        held = latch.hold.aio(1)
+        latch.entered()
+        assert [row["task_id"] for row in ann.get_call_list()] == [held.task_id]
+        assert bob.get_call_list() == []
+        with pytest.raises(PermissionRefused, match="key:ann has call"):
+            for_ann.dump()
+        latch.release()
+        assert held.result(CALL_TIMEOUT_S) == 1
+        assert ann.delete_agent(latch.agent_id)
+
+
+def test_a_connection_in_the_name_of_another_takes_no_more_than_that_one_has(house: House) -> None:
+    for user, role in (("ann", "admin"), ("ann", "view"), ("eve", "call"), ("eve", "admin"), ("new", "view")):
+        with (
+            standing_for(house, user, role) as client,  # type: ignore[arg-type]
+            pytest.raises(PermissionRefused, match=r"not part of the role|no user of this host"),
+        ):
+            client.get_server_info()
+    with standing_for(house, "boss", "view") as looker, pytest.raises(PermissionRefused, match="key:boss has view"):
+        looker.create_agent("Desk")
+
+
+def test_a_key_takes_the_name_of_no_other_unless_it_is_that_of_a_web_process(house: House) -> None:
+    door = house.store.door_keypair().public
+
+    def outcome() -> str:
+        with contextlib.suppress(AuthenticationError), standing_for(house, "ann", "call", "tcp") as client:
+            try:
+                return str(client.get_server_info()["state"])
+            except PermissionRefused as exc:
+                return str(exc)
+        return ""
+
+    roles: dict[Role, str] = {
+        "call": "may not connect in the name",
+        "admin": "may not connect in the name",
+        "door": "running",
+    }
+    try:
+        for role, expected in roles.items():
+            house.store.authorize("page", door, role)
+            assert eventually(lambda expected=expected: expected in outcome(), REVOKED_WITHIN_S), (role, outcome())  # type: ignore[misc]
+    finally:
+        house.store.revoke("page")
+
+
+def test_a_revoked_key_ends_what_was_opened_in_its_name(house: House) -> None:
+    house.add("gone", "call")
+
+    def opened() -> bool:
+        with contextlib.suppress(PermissionRefused), standing_for(house, "gone", "call") as client:
+            return client.is_alive()
+        return False
+
+    assert eventually(opened, REVOKED_WITHIN_S)
+    with standing_for(house, "gone", "call") as client:
+        assert client.is_alive()
+        house.store.revoke("gone")
+
+        def refused() -> bool:
+            try:
+                client.get_server_info()
+            except (AuthenticationError, PermissionRefused):
+                return True
+            return False
+
+        assert eventually(refused, REVOKED_WITHIN_S)
 
 
 # ---------------------------------------------------------------- keys that come, change and go

@@ -425,7 +425,7 @@ class Broker:
             if parts and len(parts[0]) < ZERO_COPY_BYTES and size <= self._listening.limit:
                 short = messages.parse_short_call(parts)
             session: Session | None = peer.session
-            if short is None or session is None or session.token != short[0]:
+            if short is None or session is None or session.call_token != short[0]:
                 self._on_message(peer, parts, size, now)
             else:
                 call = short[1]
@@ -499,7 +499,9 @@ class Broker:
         except errors.RemoteProtocolError as exc:
             self._clients.complain(peer, exc)
             return
-        if type(message) is Call:
+        if session.call_token != head.token and (no := self._management.refusal(session.caller, session.role, message)):
+            self._carry_out(no)
+        elif type(message) is Call:
             caller = self._members.caller_of(session.caller, message) if message.options else None
             self._take_call(session, message, now, caller)
         elif isinstance(message, messages.Fetch):

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from .. import errors
+from .. import codec, errors
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..process.watching import has_ended
@@ -29,7 +29,7 @@ from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
-from ..security.keys import Role
+from ..security.roles import ActsFor, Role, asked_of, lesser, may_stand_in
 from ..security.zap import INSECURE_USER, name_of
 from ..telemetry.lines import fields_of
 from ..wire import messages
@@ -81,28 +81,30 @@ class Clients:
         self._next_roles = math.inf  # while no client has a key
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
+        self._told: Mapping[str, Any] = {}
         self._welcome = b""
         self._sessions = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
 
-    def open(self, role_of: Callable[[str], Role | None], welcome: bytes) -> None:
+    def open(self, role_of: Callable[[str], Role | None], welcome: Mapping[str, Any]) -> None:
         """Begin to accept clients.
 
-        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` is the body of a WELCOME.
+        ``role_of`` gives the role of a user, None if the user may not come in; ``welcome`` is what a WELCOME says.
         """
         self._role_of = role_of
-        self._welcome = welcome
+        self._told = welcome
+        self._welcome = codec.pack(welcome)
 
     # ------------------------------------------------------------ what clients say
 
     def hello(self, peer: Peer, hello: Hello, now: float) -> None:
         """Connect ``peer`` with the session of its client, which is new or has come back."""
-        user = peer.user
-        role = self._role_of(user)
-        if role is None:
-            self._send_away(peer, errors.AuthenticationError("this key was revoked"))
+        try:
+            user, role, acts_for = self._who(peer.user, hello)
+        except ZmqAgentsError as exc:
+            self._send_away(peer, exc)
             return
         prefix = messages.client_prefix(hello.client_id)
         if user == INSECURE_USER:  # nothing but their own word tells such clients apart
@@ -115,6 +117,8 @@ class Clients:
                 hello, account, role, self._config.max_unread_bytes, self._may_cache_more,
                 # The references that come to a member are those of the clients of its host, which logs them.
                 self._refuses if self._config.parent is None else None,
+                door=peer.user if acts_for is not None and acts_for[0] else "",
+                asked=None if acts_for is None else acts_for[1],
             )  # fmt: skip
             self._clients[prefix] = session
             self._sessions += 1
@@ -139,7 +143,25 @@ class Clients:
             self._next_roles = min(self._next_roles, now + ROLES_EVERY_S)
             self.due = min(self.due, self._next_roles)
         head = messages.header(Kind.WELCOME, hello.call_id, session.token, flags=flags)
-        peer.send([head, self._welcome])
+        peer.send([head, self._welcome if acts_for is None else codec.pack({**self._told, "acts_for": acts_for})])
+
+    def _who(self, peer_user: str, hello: Hello) -> tuple[str, Role, ActsFor | None]:
+        """The user of a connection, the role and, if the client has asked for either, what it has asked for."""
+        role = self._role_of(peer_user)
+        if role is None:
+            raise errors.AuthenticationError("this key was revoked")
+        acts_for = asked_of(hello.options.get("acts_for"))
+        if acts_for is None:
+            return peer_user, role, None
+        user, wanted = acts_for
+        if not user:
+            return peer_user, lesser(role, wanted), acts_for
+        if not may_stand_in(peer_user, role):
+            raise errors.PermissionRefused(f"{name_of(peer_user)} may not connect in the name of others")
+        own = self._role_of(user)
+        if own is None or own == "door":
+            raise errors.PermissionRefused(f"{name_of(user)} is no user of this host")
+        return user, lesser(own, wanted), acts_for
 
     def bye(self, session: Session) -> None:
         """End the session of a client that goes and will not come back."""
@@ -313,7 +335,7 @@ class Clients:
     def _look_at_roles(self, now: float) -> None:
         """Apply changes of keys to their clients, also to those that are lost."""
         for session in [session for session in self._clients.values() if session.user.startswith("key:")]:
-            role = self._role_of(session.user)
+            role = self._role_now(session)
             if role is not None:
                 session.take_role(role)
                 self._next_roles = now + ROLES_EVERY_S
@@ -325,6 +347,20 @@ class Clients:
             if not session.lost:
                 self._send_away(session.peer, error)
             self._detach(session)
+
+    def _role_now(self, session: Session) -> Role | None:
+        """What its user may do now; None: the key is revoked, or may not do any more what the client has asked for."""
+        role = self._role_of(session.user)
+        if session.door:
+            of_door = self._role_of(session.door)
+            if of_door is None or not may_stand_in(session.door, of_door):
+                return None
+        if role is None or session.asked is None:
+            return role
+        try:
+            return lesser(role, session.asked)
+        except errors.PermissionRefused:
+            return None
 
     def _send_away(self, peer: Peer, error: ZmqAgentsError) -> None:
         code, body = error_reply(error)

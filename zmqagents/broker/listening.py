@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .. import codec, discovery, errors
+from .. import discovery, errors
 from ..config import BrokerConfig
 from ..execution.file_roots import hold_apart
 from ..scheduler.effects import Effect
@@ -162,7 +162,7 @@ class Listening:
             self._closing.callback(discovery.withdraw, record)
             discovery.publish(record)
             self._presence = Presence(record, lock, self.unix)
-        self._clients.open(auth.role_of, codec.pack(self._welcome_of(bound)))
+        self._clients.open(auth.role_of, self._welcome_of(bound))
         return bound
 
     def _welcome_of(self, bound: Bound) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Management requests: questions and orders to the host itself.
 
-`REQUESTS` at the end of this module is the table of them: the name, the role that may ask, where the request runs and
-the function that answers it.
+`REQUESTS` at the end of this module is the table of them: the name, the clients that may ask, where the request runs
+and the function that answers it.
 
-    role "call"   every client                                    Runs.ROUTER  in the router thread
-    role "owner"  the maker of the agent or call, and admins      Runs.APART   in a thread of its own
-    role "admin"  admins                                          Runs.IN_TURN the same, one request after the other
-                                                                  Runs.ENDING  in the router thread, answered later
-                                                                  Runs.CALL    as a call, by the scheduler
+    "all"      every client                                       Runs.ROUTER  in the router thread
+    "callers"  all but those that only look                       Runs.APART   in a thread of its own
+    "owner"    the maker of the agent or call, and admins         Runs.IN_TURN the same, one request after the other
+    "seers"    admins, and those that only look                   Runs.ENDING  in the router thread, answered later
+    "admin"    admins                                             Runs.CALL    as a call, by the scheduler
+
+`security.roles` has the roles. Task ids are shortened in what is told to those that only look.
 
 In the router thread a request is answered however busy the workers are. A request that reads files, asks the store or
 runs other people's code (a class body, an unpickler) takes a thread of its own; its handler runs in the router thread
@@ -48,12 +50,12 @@ from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
 from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
 from ..scheduler.wait_graph import ancestors
-from ..security.keys import Role
+from ..security.roles import CALLERS, ROLES, SEERS, Role, shortened
 from ..security.zap import name_of
 from ..telemetry import program
 from ..telemetry.lines import fields_of
 from ..version import __version__
-from ..wire.messages import Call, Code, Flag, Op, Reply, read_error, task_id_of
+from ..wire.messages import Call, Code, Fetch, Flag, Op, Reply, read_error, task_id_of
 from .clients import Clients
 from .events import Post
 from .listening import Listening
@@ -145,8 +147,23 @@ class Management:
         """Whether a CANCEL may be carried out: for a call of the same user, or one that the client may yet make."""
         if role == "admin" or not task_id:  # "": one of its own calls, by number
             return True
+        if role not in CALLERS:
+            return False
         ticket = self._dispatcher.tasks.get(task_id)
         return task_id.startswith(f"{peer.prefix}-") if ticket is None else ticket.owner == peer.user
+
+    def refusal(self, peer: Peer, role: Role, message: object) -> list[Effect]:
+        """What answers a message of a client that only looks, and may not send it; empty if it may."""
+        if role in CALLERS or not isinstance(message, Call | Fetch):
+            return []
+        what = "a result"
+        if isinstance(message, Call):
+            request = _BY_OP.get(message.method) if message.agent == "" else None
+            if message.agent == "" and (request is None or role in _MAY_ASK[request.who]):
+                return []
+            what = f"{message.agent or 'the host'}.{message.method}"
+        text = f"{what} needs the role call; {name_of(peer.user)} has {role}, which only looks"
+        return [Answer(peer, message.call_id, error_reply(errors.PermissionRefused(text)))]
 
     # ------------------------------------------------------------ asking
 
@@ -156,9 +173,13 @@ class Management:
             request = _BY_OP.get(call.method)
             if request is None or request.handler is None:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
-            if request.role == "admin" and role != "admin":
-                raise errors.PermissionRefused(f"{call.method} needs the role admin; {name_of(peer.user)} has {role}")
+            if role not in _MAY_ASK[request.who]:
+                needs = "admin or view" if request.who == "seers" else "admin" if role in CALLERS else "call"
+                text = f"{call.method} needs the role {needs}; {name_of(peer.user)} has {role}"
+                raise errors.PermissionRefused(text)
             answer = request.handler(self, Asked(peer, call, role, parent))
+            if role not in CALLERS and callable(answer):
+                answer = _shortening(answer)
             if request.audited and not peer.local:
                 _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
@@ -316,8 +337,8 @@ class Management:
         return lambda: offers_of(records, ids, after if isinstance(after, int) else 0, find)
 
     def list_calls(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
-        """The open calls of the user; an admin sees those of all."""
-        now, user = self._clock(), None if asked.role == "admin" else asked.peer.user
+        """The open calls of the user; admins and those that only look see those of all."""
+        now, user = self._clock(), None if asked.role in SEERS else asked.peer.user
         tickets = list(self._dispatcher.tasks.values())
 
         def rows() -> list[dict[str, Any]]:
@@ -517,6 +538,10 @@ class Management:
         return register
 
 
+def _shortening(answer: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: shortened(answer())
+
+
 def _audit(peer: Peer, call: Call, how: str) -> None:
     """One line for what a user has the host do."""
     about = call.options.get("id")
@@ -578,43 +603,47 @@ def _note(ticket: Ticket) -> str:
 
 
 class Request(NamedTuple):
-    """One row of the table of management requests.
+    """One row of the table of management requests. ``who`` may ask: see the module's docstring.
 
     ``handler`` answers it: with the answer, or for `Runs.APART` with a function that gives the answer in a thread of
     its own. None for `Runs.CALL`. ``audited``: each such request of a client is a line of the log.
     """
 
     op: str
-    role: Literal["call", "owner", "admin"]
+    who: Literal["all", "callers", "owner", "seers", "admin"]
     runs: Runs
     handler: Callable[[Management, Asked], Any] | None
     audited: bool = False
 
 
 REQUESTS = (
-    Request(Op.CREATE, "call", Runs.CALL, None),
-    Request(Op.MEMORY, "call", Runs.CALL, None),
-    Request(Op.DOWNLOAD, "call", Runs.CALL, None),
-    Request(Op.HEALTH, "call", Runs.CALL, None),
-    Request(Op.DESCRIBE, "call", Runs.ROUTER, Management.describe),
-    Request(Op.LIST, "call", Runs.IN_TURN, Management.list_agents),
-    Request(Op.OFFERS, "call", Runs.IN_TURN, Management.offers),
-    Request(Op.INFO, "call", Runs.ROUTER, Management.info),
-    Request(Op.LOGS, "admin", Runs.APART, Management.logs),
-    Request(Op.METRICS, "call", Runs.APART, Management.metrics),
-    Request(Op.CALLS, "call", Runs.IN_TURN, Management.list_calls),  # an admin sees all, others their own
+    Request(Op.CREATE, "callers", Runs.CALL, None),
+    Request(Op.MEMORY, "callers", Runs.CALL, None),
+    Request(Op.DOWNLOAD, "callers", Runs.CALL, None),
+    Request(Op.HEALTH, "all", Runs.CALL, None),
+    Request(Op.DESCRIBE, "all", Runs.ROUTER, Management.describe),
+    Request(Op.LIST, "all", Runs.IN_TURN, Management.list_agents),
+    Request(Op.OFFERS, "all", Runs.IN_TURN, Management.offers),
+    Request(Op.INFO, "all", Runs.ROUTER, Management.info),
+    Request(Op.LOGS, "seers", Runs.APART, Management.logs),
+    Request(Op.METRICS, "all", Runs.APART, Management.metrics),
+    Request(Op.CALLS, "all", Runs.IN_TURN, Management.list_calls),  # seers see all, others their own
     Request(Op.CANCEL, "owner", Runs.ROUTER, Management.cancel, audited=True),
     Request(Op.DELETE, "owner", Runs.ENDING, Management.delete, audited=True),
     Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all, audited=True),
     Request(Op.STOP, "admin", Runs.ROUTER, Management.stop, audited=True),
-    Request(Op.DUMP, "admin", Runs.APART, Management.dump),
-    Request(Op.RESULTS, "admin", Runs.APART, Management.list_results),
+    Request(Op.DUMP, "seers", Runs.APART, Management.dump),
+    Request(Op.RESULTS, "seers", Runs.APART, Management.list_results),
     Request(Op.MODELS, "admin", Runs.APART, Management.add_models, audited=True),
     Request(Op.REGISTER, "admin", Runs.APART, Management.register_class, audited=True),
-    Request(Op.CHILDREN, "call", Runs.ROUTER, Management.list_children),
+    Request(Op.CHILDREN, "all", Runs.ROUTER, Management.list_children),
     Request(Op.RESTART, "admin", Runs.ROUTER, Management.restart_child, audited=True),
     Request(Op.STATE, "admin", Runs.ROUTER, Management.put_state),
 )
+_MAY_ASK: dict[str, frozenset[Role]] = {
+    "all": frozenset(ROLES), "callers": CALLERS, "owner": CALLERS, "seers": SEERS,
+    "admin": frozenset({"admin"}),
+}  # fmt: skip
 _BY_OP = {request.op: request for request in REQUESTS}
 RUN_AS_CALLS = frozenset(request.op for request in REQUESTS if request.runs is Runs.CALL)
-ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.role == "admin")
+ADMIN_ONLY = frozenset(request.op for request in REQUESTS if request.who in ("seers", "admin"))

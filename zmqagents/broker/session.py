@@ -19,7 +19,7 @@ from typing import Any
 
 from ..scheduler.records import Peer as Caller
 from ..scheduler.shares import Account
-from ..security.keys import Role
+from ..security.roles import CALLERS, Role
 from ..wire import messages
 from ..wire.messages import Code, Frame, Hello, Kind, Reply
 from ..wire.transport import Peer
@@ -30,6 +30,7 @@ __all__ = ["ReplyCache", "Session"]
 STEP_BYTES = 16 << 20
 NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
+NO_TOKEN = -1
 BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 _BUSY, _REFUSED = int(Code.BUSY), int(Code.REFUSED)
@@ -39,22 +40,29 @@ class Session:
     """One client that has said HELLO.
 
     ``caller`` is the client as the scheduler knows it, ``peer`` the connection by which it is reached, or was reached
-    last. ``complain`` is told of answers that refuse a reference of the client's. ``outbox`` holds the messages for
+    last. ``door``: the user of a connection that was opened for another one; "": it is the client's own. ``asked``:
+    the role that the client has asked for, None: that of its user. ``call_token`` is the token of a client that may
+    call agents, and else one that no message has, so that what it sends takes the way on which it is judged.
+    ``complain`` is told of answers that refuse a reference of the client's. ``outbox`` holds the messages for
     which the connection had no room; None while nothing waits.
     """
 
     __slots__ = (
-        "_complain", "caller", "last_seen", "lost", "outbox", "peer", "pid", "replies", "resume", "role", "seated",
-        "token", "unread_bytes", "user",
+        "_complain", "asked", "call_token", "caller", "door", "last_seen", "lost", "outbox", "peer", "pid", "replies",
+        "resume", "role", "seated", "token", "unread_bytes", "user",
     )  # fmt: skip
 
     def __init__(
         self, hello: Hello, account: Account, role: Role, max_bytes: int,
         may_grow: Callable[[Account], bool] | None = None, complain: Callable[[Session, Reply], None] | None = None,
+        *, door: str = "", asked: Role | None = None,
     ) -> None:  # fmt: skip
         self.resume: Any = hello.options.get("resume")
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
+        self.door = door
+        self.asked = asked
+        self.token = 0
         self.take_role(role)
         self.replies = ReplyCache(max_bytes, None if may_grow is None else functools.partial(may_grow, account))
         self._complain = complain
@@ -64,12 +72,12 @@ class Session:
         self.lost = False  # its connection is gone; it may come back by another
         self.pid = 0  # of its process; 0: not known, or the connection is another's, which forwards it
         self.peer: Peer
-        self.token: int
         self.last_seen: float
 
     def take_role(self, role: Role) -> None:
         """What the client may do, from now on."""
         self.role: Role = role
+        self.call_token = self.token if role in CALLERS else NO_TOKEN
         self.caller.trust(role == "admin")
 
     def take_seat(self, peer: Peer, now: float, pid: object = None) -> None:
@@ -77,6 +85,7 @@ class Session:
         self.peer = peer
         self.pid = peer.pid if peer.pid == pid else 0
         self.token = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+        self.take_role(self.role)
         self.last_seen = now
         self.seated = True
         self.lost = False

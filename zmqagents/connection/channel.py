@@ -22,10 +22,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 
 from .. import errors
-from ..security.keys import KeyStore
 from ..wire import dealer, transport
 from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter
@@ -34,12 +32,11 @@ from ..wire.transport import Event, Transport
 from ..wire.unix import UnixTransport
 from .requests import Message, Plain, Request
 from .session import BATCH, Session, State
+from .target import Target
 
-__all__ = ["Channel", "Resolve", "after_fork", "close_all", "is_over"]
+__all__ = ["Channel", "after_fork", "close_all", "is_over"]
 
 log = logging.getLogger(__name__)
-
-Resolve = Callable[[], "tuple[str, str | None]"]  # the ZeroMQ endpoint now, and the host's CURVE key (None on ipc)
 
 FLUSH_S = 1.0  # how long a connection that is closed goes on trying to send
 LATE_S = 0.5  # how long after a deadline the client waits for the host's own, better worded, answer
@@ -51,16 +48,16 @@ LONE_CALLS = 4  # calls of one thread in a row, with nothing beside them, before
 class Channel:
     """See the module's docstring. `ask`, `request`, `forget` and `close` may be called from any thread."""
 
-    def __init__(self, resolve: Resolve, address: str) -> None:
+    def __init__(self, target: Target) -> None:
         self.pid = os.getpid()
-        self.address = address
-        self.session = Session(address)
+        self.address = target.address
+        self.session = Session(target.address, acts_for=target.acts_for)
         self.closing = False
         self.resting = False  # the I/O thread leaves the socket to callers
         self.io_thread = 0  # the ident of the thread that runs the done-callbacks
         self.leading_caller = 0  # the ident of the caller that leads: until its call returns, no other thread reads
         self._ended = False
-        self._resolve = resolve
+        self._target = target
         self._book = self.session.book
         self._lead = threading.RLock()  # an RLock knows its owner
         self._rest = threading.Lock()
@@ -78,7 +75,7 @@ class Channel:
         self._wire: Transport | None = None
         self._readable = True  # there may be something to receive
         self._due = 0.0  # when there is something to do whatever else happens
-        self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{address[-24:]}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"zmqagents-io-{self.address[-24:]}", daemon=True)
         channels.add(self)
         self._thread.start()
 
@@ -415,9 +412,9 @@ class Channel:
         session = self.session
         session.connect(time.monotonic())
         try:
-            endpoint, server_key = self._resolve()
+            endpoint, server_key = self._target.resolve()
             session.dial(endpoint)
-            keys = KeyStore.open().client_keypair() if server_key is not None else None
+            keys = self._target.keys() if server_key is not None else None
             path = endpoint.removeprefix("ipc://")
             self._wire = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
         except errors.ZmqAgentsError as exc:

@@ -33,7 +33,7 @@ __all__ = ["Connection", "connect", "take_place", "trust"]
 # ---------------------------------------------------------------- the handle
 
 
-_connections: weakref.WeakValueDictionary[tuple[str, str | None], Connection] = weakref.WeakValueDictionary()
+_connections: weakref.WeakValueDictionary[tuple[object, ...], Connection] = weakref.WeakValueDictionary()
 _connections_lock = threading.Lock()
 
 
@@ -48,13 +48,13 @@ def trust(address: str) -> None:
 def take_place(connection: Connection) -> None:
     """Make ``connection`` the one of this process to its address."""
     with _connections_lock:
-        _connections[connection.address, None] = connection
+        _connections[connection.address, None, None] = connection
 
 
 def connect(target: Target) -> Connection:
     """The one connection of this process to ``target``. Opens nothing yet."""
     with _connections_lock:
-        key = (target.address, target.transport)
+        key = (target.address, target.transport, target.acts_for)
         found = _connections.get(key)
         if found is None or (found.target.referred and not target.referred):  # what the user names is not refused
             found = _connections[key] = Connection(target)
@@ -225,7 +225,7 @@ class Connection(Link):
                     raise errors.HostUnreachable(f"{self.address}: this program is ending and opens no connection")
                 check_threads()
                 try:
-                    channel = self._channel = Channel(self.target.resolve, self.target.address)
+                    channel = self._channel = Channel(self.target)
                 except RuntimeError as exc:  # no thread: at exit, from Python 3.12 on, or no more of them
                     raise errors.HostUnreachable(f"{self.address}: cannot start a thread: {exc}") from exc
                 self._finalizer = weakref.finalize(self, channel.close)

@@ -334,11 +334,15 @@ class Session:
 
     After each call, ``linked`` says whether the transport is still to be used; a channel that has one closes it if not.
     Frames that a method returns are to be sent at once. Times are in seconds, on one monotonic clock. ``jitter`` draws
-    a number between two others.
+    a number between two others. ``acts_for``: see `Target`.
     """
 
-    def __init__(self, address: str, *, jitter: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self, address: str, *, jitter: Callable[[float, float], float] = random.uniform,
+        acts_for: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.address = address
+        self._acts_for = acts_for
         self.book = Outstanding()
         self.prefix_bytes = os.urandom(CLIENT_ID_BYTES)
         self.prefix = messages.client_prefix(self.prefix_bytes)
@@ -609,7 +613,9 @@ class Session:
         if event is Event.READY:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
-            said = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            said: dict[str, Any] = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
+            if self._acts_for is not None:
+                said["acts_for"] = self._acts_for
             return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {LET_IN}"))
@@ -642,6 +648,10 @@ class Session:
     def _on_welcome(self, head: messages.Header, parts: list[Frame]) -> None:
         welcome = messages.parse_welcome(parts)
         book = self.book
+        if self._acts_for is not None and welcome.get("acts_for") != list(self._acts_for):
+            text = f"{self.address}: this host is too old to let a connection have another user or less of a role"
+            self.end(errors.PermissionRefused(text))  # before it takes anything for the user of this process
+            return
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))
         self.max_bytes = int(welcome.get("max_message_bytes", 1 << 40))

@@ -14,6 +14,7 @@ from typing import Literal
 from .. import discovery, errors
 from ..config import check_host
 from ..security import keys
+from ..security.roles import ActsFor
 from ..wire.addresses import endpoint_of
 from .session import REMEDY
 
@@ -28,7 +29,8 @@ class Target:
 
     ``referred``: it stands in a reference, so whoever sent that has chosen it. Then it leads only to a host of this
     user on this machine, or to one whose key was added; every other address is refused with the same text, and nothing
-    is sent there.
+    is sent there. ``acts_for``: the user in whose name the connection is, "" for this one, and the role that is asked
+    for; by TCP that takes the key of this user's web processes, see `KeyStore.door_keypair`.
     """
 
     host: str
@@ -36,6 +38,7 @@ class Target:
     transport: Transport | None = None
     ipc: str | None = None
     referred: bool = False
+    acts_for: ActsFor | None = None
 
     @property
     def address(self) -> str:
@@ -64,6 +67,11 @@ class Target:
                 f"the key of {self.address} is not known: get it with `as_server keys show` there and add it here"
             )
         return endpoint_of(self.host, self.port), key
+
+    def keys(self) -> keys.KeyPair:
+        """The key pair with which a host is called by TCP."""
+        store = keys.KeyStore.open()
+        return store.door_keypair() if self.acts_for is not None and self.acts_for[0] else store.client_keypair()
 
     def _is_known(self) -> bool:
         if self.ipc is not None:

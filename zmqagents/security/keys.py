@@ -27,7 +27,8 @@ The key store is made on first use and makes one user's host and clients trust e
     $ZMQAGENTS_KEYS, else $XDG_CONFIG_HOME/zmqagents, else ~/.config/zmqagents        (0700; files 0600)
         server.key                     key pair of every host of this user
         client.key                     key pair of every client of this user
-        authorized/<name>.pub          a client that may connect: ``public = <Z85>`` and ``role = admin|call``
+        door.key                       key pair of this user's web processes, where they call hosts elsewhere
+        authorized/<name>.pub          a client that may connect: ``public = <Z85>``, ``role = ``, see `roles`
         known_hosts/<host>_<port>.pub  the public key of a host elsewhere
 
 A file is lines of ``name = value``; a line that begins with ``#`` is a comment. Keys are Z85, 40 characters.
@@ -47,7 +48,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, cast
 
 import zmq
 from zmq.utils import z85
@@ -55,13 +56,12 @@ from zmq.utils import z85
 from ..errors import ConfigError
 from ..telemetry.lines import fields_of
 from .private import StrPath, is_this_machine, one_at_a_time, private_dir, read_private, write_private
+from .roles import ROLES, Role, is_role
 
-__all__ = ["KeyPair", "KeyStore", "Peer", "Role"]
+__all__ = ["KeyPair", "KeyStore", "Peer"]
 
 log = logging.getLogger(__name__)
 audit_log = logging.getLogger("zmqagents.audit")
-
-Role = Literal["admin", "call"]
 
 SELF = "self"  # the name under which a store authorises its own client key
 REMEDY = "set ZMQAGENTS_KEYS to a directory for the keys"
@@ -83,7 +83,7 @@ class KeyPair(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """An authorised client: the name of its file and what it may do (``call``, or ``admin`` for all)."""
+    """An authorised client: the name of its file and what it may do."""
 
     name: str
     role: Role
@@ -130,6 +130,18 @@ class KeyStore:
     def client_keypair(self) -> KeyPair:
         """The key pair of this user's clients."""
         return self._client
+
+    def door_keypair(self) -> KeyPair:
+        """The key pair with which this user's web processes call hosts elsewhere, made when it is first asked for."""
+        path = self.path / "door.key"
+        with one_at_a_time(self.path / ".lock"):
+            if not os.path.lexists(path):
+                _write_pair(path, new_pair())
+            return _read_pair(path)
+
+    def has_door(self) -> bool:
+        """Whether a web process has asked for its key pair."""
+        return os.path.lexists(self.path / "door.key")
 
     def authorize(self, name: str, public_key: str, role: Role = "call") -> None:
         """Let clients with ``public_key`` (Z85) connect, as ``name``; replaces an earlier key of that name.
@@ -411,8 +423,6 @@ def _checked_key(key: str, path: Path) -> str:
 
 
 def _checked_role(role: str, path: Path) -> Role:
-    if role == "admin":
-        return "admin"
-    if role == "call":
-        return "call"
-    raise ConfigError(f"{path}: role must be admin or call, not {role!r}")
+    if is_role(role):
+        return cast(Role, role)
+    raise ConfigError(f"{path}: role must be {', '.join(ROLES[:-1])} or {ROLES[-1]}, not {role!r}")

@@ -19,7 +19,8 @@ from zmq.utils import z85
 
 from ..errors import ConfigError
 from .curve import Socket
-from .keys import KeyStore, Role
+from .keys import KeyStore
+from .roles import Role
 
 log = logging.getLogger(__name__)
 

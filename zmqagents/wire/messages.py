@@ -11,7 +11,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     frames of their own. Both forms are legal.
 
     kind           from     frames after the header
-     1 HELLO       client   [map: versions, client, resume, pid]                       token 0
+     1 HELLO       client   [map: versions, client, resume, pid, acts_for]             token 0
      2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
                                                                                     code: see needed
      3 FETCH       client   [str: task id]                                          time_ms: how long to wait
@@ -51,6 +51,8 @@ id that it still needs, comes as the call_id of ACK, and in CALL as code = call_
 than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
 secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
 ``pid`` is the client's process: if the system says the same of the connection, its end ends the session.
+``acts_for``, [user id, role], asks for a session of another user ("": the client's own) or with less than the user's
+role; the WELCOME repeats it, so that a host that knows nothing of it is not mistaken for one that has agreed.
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are

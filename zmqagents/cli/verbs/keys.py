@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,6 +14,7 @@ from ..output import show, show_facts, show_rows
 
 if TYPE_CHECKING:
     from ...security.keys import KeyStore
+    from ...security.roles import Role
 
 __all__ = ["keys"]
 
@@ -47,10 +48,13 @@ def keys_show(as_json: bool) -> None:
     """Print the public keys of this user.
 
     To call a host of another user or machine, add your client key there (keys add NAME KEY) and its server key
-    here (keys add HOST:PORT KEY).
+    here (keys add HOST:PORT KEY). The door key, once as_server web has made one, is that of this user's web processes
+    (keys add NAME KEY --role door, on the other machine).
     """
     store = _store()
     public = {"client": store.client_keypair().public, "server": store.server_keypair().public}
+    if store.has_door():
+        public["door"] = store.door_keypair().public
     if as_json:
         show(public, True)
     else:
@@ -60,7 +64,10 @@ def keys_show(as_json: bool) -> None:
 @keys.command("add", cls=KeyVerb)
 @click.argument("name")
 @click.argument("public_key", metavar="KEY")
-@option("--role", type=click.Choice(["call", "admin"]), default="call", show_default=True, help="What NAME may do.")
+@option(
+    "--role", type=click.Choice(["call", "view", "admin", "door"]), default="call", show_default=True,
+    help="What NAME may do: call agents; only see, everything; all; or, a web process, connect in the name of others.",
+)  # fmt: skip
 @as_json
 def keys_add(name: str, public_key: str, role: str, as_json: bool) -> None:
     """Let the client NAME with its public KEY call the hosts of this user; or, with HOST:PORT for NAME, know the
@@ -69,8 +76,24 @@ def keys_add(name: str, public_key: str, role: str, as_json: bool) -> None:
     if ":" in name:
         _store().remember_host(*_host_and_port(name), public_key)
     else:
-        _store().authorize(name, public_key, "admin" if role == "admin" else "call")
+        _store().authorize(name, public_key, cast("Role", role))
     _done("added", name, as_json)
+
+
+@keys.command("token")
+@click.argument("name", required=False)
+@as_json
+def keys_token(name: str | None, as_json: bool) -> None:
+    """Print a bearer token for web processes of this user: it stands for the key NAME, or for that of this user.
+
+    A request with it (Authorization: Bearer TOKEN, or pasted into the page of as_server web) may do what the key's role
+    allows. It ends when the key is removed or replaced. Who has the token needs no key: keep it as a password.
+    """
+    from ...security.keys import SELF
+    from ...security.tokens import token_of
+
+    token = token_of(_store(), name or SELF)
+    show({"name": name or SELF, "token": token} if as_json else token, as_json)
 
 
 @keys.command("list")

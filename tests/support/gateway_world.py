@@ -112,6 +112,6 @@ def gateway(*words: str, **settings: Any) -> Iterator[World]:
         web_process(launcher.port, *shown, *words) as url,
     ):
         for cls in shown_agents.CLASSES:
-            client.create_agent(cls, agent_id=cls.__name__.lower())  # type: ignore[arg-type]
+            client.create_agent(cls, agent_id=cls.__name__.lower())
         client.create_agent(shown_agents.Caller, agent_id="other caller")
         yield World(launcher, client, url, token_of())

@@ -7,17 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
-
-from gateway_world import World, gateway, in_loop
-
-pytest.importorskip("a2a")
-httpx = pytest.importorskip("httpx")
-
 from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
 from a2a.client.errors import A2AClientError
 from a2a.helpers import get_artifact_text, get_data_parts, new_data_message, new_text_message
 from a2a.types import a2a_pb2 as proto
+
+from gateway_world import World, gateway, in_loop
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 USER = proto.Role.ROLE_USER

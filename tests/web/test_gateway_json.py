@@ -117,14 +117,14 @@ def test_the_items_of_a_generator_are_events(world: World) -> None:
 
 
 def test_an_item_is_sent_before_the_next_one_is_made(world: World) -> None:
-    with hanging(world, "shop/ticks", {"count": 1000, "pause": 0.2}) as sock:
+    with Hanging(world, "shop/ticks", {"count": 1000, "pause": 0.2}) as sock:
         found = b""
         while b"data: 0\n\n" not in found:
             found += sock.recv(4096)
         assert b"data: 9" not in found
 
 
-class hanging:  # noqa: N801  # a context manager
+class Hanging:
     """A request whose answer is not waited for; at the end of the block the connection is closed."""
 
     def __init__(self, world: World, path: str, body: Any) -> None:
@@ -143,7 +143,7 @@ class hanging:  # noqa: N801  # a context manager
 @pytest.mark.parametrize(("path", "body"), [("slow", {}), ("ticks", {"count": 100_000, "pause": 0.1})])
 def test_who_hangs_up_cancels_the_call(world: World, path: str, body: dict[str, Any]) -> None:
     before = world.call("shop", "cancelled")[1]
-    with hanging(world, f"shop/{path}", body):
+    with Hanging(world, f"shop/{path}", body):
         deadline = time.monotonic() + 20
         while not world.client.get_call_list() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -8,14 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import mcp
 import pytest
+from mcp.client.streamable_http import streamable_http_client
 
 from gateway_world import World, gateway, in_loop, web_process
-
-mcp = pytest.importorskip("mcp")
-httpx2 = pytest.importorskip("httpx2")
-
-from mcp.client.streamable_http import streamable_http_client
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 

@@ -10,7 +10,9 @@ import pytest
 
 from gateway_world import World, gateway
 
-schemathesis = pytest.importorskip("schemathesis")
+pytest.importorskip("schemathesis")
+
+import schemathesis
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(300)]
 PATHS = "^/agents/(shop/(add|order|moments|echo|size|cancelled|ticks)|talker/(reply|tokens)|listener/reply)$"
@@ -31,7 +33,7 @@ def api(world: World) -> Any:
 schema = schemathesis.pytest.from_fixture("api")
 
 
-@schema.parametrize()
+@schema.parametrize()  # type: ignore[untyped-decorator]
 @hypothesis.settings(max_examples=30, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_every_answer_is_as_the_openapi_says(case: Any, world: World) -> None:
     if "ticks" in case.path and isinstance(case.body, dict):

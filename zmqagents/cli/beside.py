@@ -52,7 +52,7 @@ class Beside:
     def __repr__(self) -> str:
         return f"<Beside {self._ids}>"
 
-    def begin(self, server_id: str, port: int) -> None:
+    def begin(self, server_id: str, port: int | None) -> None:
         """Start it, once the host listens at ``port``. A second time, for the same host anew, nothing is done."""
         if self._process is not None:
             return

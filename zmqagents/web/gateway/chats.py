@@ -8,7 +8,7 @@ itself if it is a generator.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from .calls import Calls, Wish
@@ -56,7 +56,7 @@ class Talk:
         value = await self._calls.value(self._wish, self._agent, self._answers.name, args, kwargs)
         return text_of(value)
 
-    async def pieces(self) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncGenerator[str, None]:
         """The text of the answer, piece by piece; one piece of an agent that has no generator for it."""
         method = self._streams
         if method is None:

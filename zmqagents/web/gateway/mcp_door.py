@@ -44,8 +44,10 @@ class McpDoor:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        files = {"on_list_resource_templates": self._list_files, "on_list_resources": self._list_resources,
-                 "on_read_resource": self._read} if shared.files else {}  # fmt: skip
+        files: dict[str, Any] = {}
+        if shared.files:
+            files = {"on_list_resource_templates": self._list_files, "on_list_resources": self._list_resources,
+                     "on_read_resource": self._read}  # fmt: skip
         server: Server[Any] = Server(
             "zmqagents", version=__version__, on_list_tools=self._list_tools, on_call_tool=self._call, **files
         )

@@ -101,7 +101,7 @@ async def _chunks(talk: Talk, about: dict[str, Any], with_usage: bool) -> AsyncI
             yield event({**about, "object": "chat.completion.chunk", "choices": [], "usage": _NO_USAGE})
         yield b"data: [DONE]\n\n"
     finally:
-        await pieces.aclose()  # type: ignore[attr-defined]  # a generator
+        await pieces.aclose()
 
 
 def _model_of(offer: Offer) -> dict[str, Any]:

@@ -19,7 +19,9 @@ def test_a_request_has_a_handler_unless_the_scheduler_runs_it_as_a_call() -> Non
 
 def test_what_asks_the_store_or_runs_code_of_others_leaves_the_router_thread_alone() -> None:
     apart = {request.op for request in REQUESTS if request.runs is Runs.APART}
-    assert apart == {Op.DUMP, Op.LOGS, Op.METRICS, Op.RESULTS, Op.MODELS, Op.REGISTER}
+    assert apart == {
+        Op.DUMP, Op.ERRORS, Op.GRAPH, Op.LOGS, Op.METRICS, Op.RESULTS, Op.MODELS, Op.REGISTER,
+    }  # fmt: skip
 
 
 def test_what_changes_the_host_as_a_whole_is_for_admins() -> None:

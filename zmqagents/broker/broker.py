@@ -128,7 +128,7 @@ class Broker:
         self._clock = clock
         self._open_inbox()
         self._leader = leader = Leader(self._route)
-        epoch = os.urandom(8).hex()
+        call_log, epoch = CallLog(clock), os.urandom(8).hex()
         store = open_store(
             config.pool_type, StoreLimits(config.max_pool_size, config.max_pool_bytes, config.max_expire_time),
             url=config.redis_url, namespace=config.redis_namespace, owner=f"{config.server_id}/{epoch}",
@@ -136,7 +136,7 @@ class Broker:
         shared = store if isinstance(store, SharedStore) else None
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
-            observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
+            observer=None if config.parent is not None else call_log,  # the host that has started it logs
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -164,18 +164,19 @@ class Broker:
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
-            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, clock=clock,
+            call_log.errors, unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put,
+            clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
             answer=self._answer, hand_in=self._hand_in, clock=clock,
         )  # fmt: skip
-        self._stop = False
         self._actions = self._actors()
         _brokers.add(self)
 
     def _open_inbox(self) -> None:
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
+        self._stop = False
         self._asleep = False  # a thread that posts must wake the router thread
         self._is_copy = False  # this process is a fork of the host's, made by an agent's code
         self._late: threading.Lock | None = None  # the router thread reads no more; held by the thread that does

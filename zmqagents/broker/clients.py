@@ -306,6 +306,10 @@ class Clients:
         """Probe the reader of this stream no more: it has granted credit."""
         self._starving.discard(ticket)
 
+    def prefixes(self) -> list[str]:
+        """The first halves of the task ids of all clients, the lost ones too."""
+        return list(self._clients)
+
     def where(self) -> dict[str, int]:
         """How many clients there are, for `status`."""
         return {"clients": len(self._seated), "clients_lost": len(self._lost)}

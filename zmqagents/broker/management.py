@@ -48,7 +48,7 @@ from ..process.memory import resident_bytes
 from ..scheduler.admission import unmade
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
-from ..scheduler.records import END, AgentRecord, Peer, State, Ticket, left_over
+from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.wait_graph import ancestors
 from ..security.roles import CALLERS, ROLES, SEERS, Role, shortened
 from ..security.zap import name_of
@@ -61,7 +61,9 @@ from .events import Post
 from .listening import Listening
 from .listing import Listing, page_of, row_of
 from .results import Results
+from .watching.error_log import ErrorLog
 from .watching.health import Probe
+from .watching.pages import MAX_AROUND, agents_page, call_row, calls_page, find_call, neighbours, oldest_waits
 
 __all__ = ["ADMIN_ONLY", "REQUESTS", "RUN_AS_CALLS", "Asked", "Management", "Request", "Runs"]
 
@@ -116,7 +118,7 @@ class Management:
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs,
-        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, *,
+        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, error_log: ErrorLog, *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
         post: Post, told: Callable[[float], None], clock: Callable[[], float],
     ) -> None:  # fmt: skip
@@ -136,6 +138,7 @@ class Management:
         self._clock = clock
         self._members = members
         self._keeper = keeper
+        self._error_log = error_log
         self._started, self._epoch_s = clock(), time.time()
         self._nobody = Peer("")
         self._listing = Listing()
@@ -315,8 +318,10 @@ class Management:
         return lambda: page(after if isinstance(after, int) else 0, agent if isinstance(agent, str) else None)
 
     def list_agents(self, asked: Asked) -> Callable[[], Any]:
-        """The agents: a page of them for the option ``after``, without it all."""
+        """The agents: a page of them by filter for the option ``most``, a long page for ``after``, without both all."""
         records, after, now = list(self._dispatcher.agents.values()), asked.option("after"), self._clock()
+        if asked.option("most") is not None:
+            return lambda: agents_page(records, asked.call.options, now)
         if isinstance(after, int):
             return lambda: page_of(records, after, now)
         return lambda: [row_of(record, now) for record in records]
@@ -336,14 +341,16 @@ class Management:
         ids = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
         return lambda: offers_of(records, ids, after if isinstance(after, int) else 0, find)
 
-    def list_calls(self, asked: Asked) -> Callable[[], list[dict[str, Any]]]:
+    def list_calls(self, asked: Asked) -> Callable[[], Any]:
         """The open calls of the user; admins and those that only look see those of all."""
         now, user = self._clock(), None if asked.role in SEERS else asked.peer.user
         tickets = list(self._dispatcher.tasks.values())
+        if asked.option("most") is not None:
+            return lambda: calls_page(tickets, asked.call.options, user, now)
 
         def rows() -> list[dict[str, Any]]:
             seen = (ticket for ticket in tickets if user is None or ticket.owner == user)
-            return [_row_of(ticket, now) for ticket in itertools.islice(seen, MAX_LISTED_CALLS)]
+            return [call_row(ticket, now) for ticket in itertools.islice(seen, MAX_LISTED_CALLS)]
 
         return rows
 
@@ -375,10 +382,8 @@ class Management:
         waited_for = dict.fromkeys(ticket.agent for ticket in listed if ticket.state is State.QUEUED)
         over = [holder for record in waited_for for holder in record.holders if holder.settled]
         for ticket in over + listed:
-            row = _row_of(ticket, now)
-            queued = ticket.state is State.QUEUED
-            row["behind"] = [holder.task_id for holder in ticket.agent.holders] if queued else []
-            rows.append((ticket, frames.get(ticket.context.thread) if ticket.context is not None else None, row))
+            frame = frames.get(ticket.context.thread) if ticket.context is not None else None
+            rows.append((ticket, frame, _with_holders(ticket, now)))
         elsewhere, silent = self._members.ask_all(Op.DUMP), self._members.silent()
 
         def answer() -> list[dict[str, Any]]:
@@ -389,6 +394,36 @@ class Management:
             return [row for _, _, row in rows]
 
         return answer
+
+    def call_graph(self, asked: Asked) -> Callable[[], dict[str, Any]]:
+        """A call with those around it and the stack of its code; without an id the oldest that wait for others."""
+        task_id, now, tasks = asked.option("id"), self._clock(), self._dispatcher.tasks
+        user = None if asked.role in SEERS else asked.peer.user
+        if not isinstance(task_id, str):
+            waiting = [each for each in oldest_waits(tasks.values()) if user is None or each.owner == user]
+            return lambda: {"calls": [_with_holders(each, now, user) for each in waiting]}
+        ticket = find_call(tasks, task_id, self._clients.prefixes())
+        if ticket is None or (user is not None and ticket.owner != user):
+            raise errors.UnknownTask(f"there is no open call {task_id!r} on {self._config.server_id}")
+        around = [each for each in neighbours(ticket) if user is None or each.owner == user]
+        context = ticket.context
+        frame = sys._current_frames().get(context.thread) if context is not None else None
+        elsewhere, silent = None, self._members.silent()
+        if ticket.agent.child:
+            elsewhere = self._members.ask_all(Op.DUMP)
+
+        def answer() -> dict[str, Any]:
+            found, *others = (_with_holders(each, now, user) for each in around)
+            rows = [] if elsewhere is None else elsewhere.rows(MEMBERS_WAIT_S)
+            stack = next((row.get("stack") for row in rows if row.get("task_id") == ticket.task_id), "")
+            found["stack"] = stack or _why_no_stack(found, silent) or self._stack_of(ticket, frame)
+            return {"calls": [found, *others]}
+
+        return answer
+
+    def list_errors(self, _: Asked) -> Callable[[], list[dict[str, Any]]]:
+        """The errors in which calls have ended lately, grouped."""
+        return self._error_log.told
 
     def _stack_of(self, ticket: Ticket, frame: Any) -> str:
         if ticket.on_loop:
@@ -567,20 +602,10 @@ def _failure_of(reply: Reply) -> str:
     return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
 
 
-def _row_of(ticket: Ticket, now: float) -> dict[str, Any]:
-    """What a list says of one call. Any thread: each field is read once, for the call goes on meanwhile."""
-    parent, deadline = ticket.parent, ticket.deadline
-    if ticket.op == END:
-        caller = "the host"
-    else:
-        caller = f"client {ticket.peer.prefix}" if parent is None else f"{parent.agent.agent_id}.{parent.name}"
-    waits_for, deps = list(ticket.waits_for or ()), list(ticket.deps or ())
-    return {
-        "task_id": ticket.task_id, "agent": ticket.agent.agent_id, "method": ticket.name, "caller": caller,
-        "state": ticket.state.name.lower(), "age_s": round(now - ticket.accepted, 3), "child": ticket.agent.child,
-        "time_left_s": None if deadline is None else round(deadline - now, 3),
-        "waits_for": [target.task_id for target in waits_for] + sorted(deps), "note": _note(ticket),
-    }  # fmt: skip
+def _with_holders(ticket: Ticket, now: float, user: str | None = None) -> dict[str, Any]:
+    """The row of a call, with those of ``user`` (None: of all) that have the turn for which it queues."""
+    holders = ticket.agent.holders[:MAX_AROUND] if ticket.state is State.QUEUED else []
+    return {**call_row(ticket, now), "behind": [each.task_id for each in holders if user is None or each.owner == user]}
 
 
 def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
@@ -592,14 +617,6 @@ def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
         f"its process {pid} has not answered for {silent[pid]:.1f} s: code in C may keep its interpreter lock; "
         f"kill -USR2 {pid} has the stacks of its threads written to the stderr of the host"
     )
-
-
-def _note(ticket: Ticket) -> str:
-    """What a row of a call says beside its state; "" for most. Names no task id: who has it may read the result."""
-    if ticket.settled:
-        return "has ended and still runs"
-    left = left_over(ticket.agent) if ticket.state is State.QUEUED else ""
-    return f"behind {left}" if left else ""
 
 
 class Request(NamedTuple):
@@ -633,6 +650,8 @@ REQUESTS = (
     Request(Op.DELETE_ALL, "admin", Runs.ENDING, Management.delete_all, audited=True),
     Request(Op.STOP, "admin", Runs.ROUTER, Management.stop, audited=True),
     Request(Op.DUMP, "seers", Runs.APART, Management.dump),
+    Request(Op.GRAPH, "all", Runs.APART, Management.call_graph),  # seers see all, others their own
+    Request(Op.ERRORS, "seers", Runs.APART, Management.list_errors),
     Request(Op.RESULTS, "seers", Runs.APART, Management.list_results),
     Request(Op.MODELS, "admin", Runs.APART, Management.add_models, audited=True),
     Request(Op.REGISTER, "admin", Runs.APART, Management.register_class, audited=True),

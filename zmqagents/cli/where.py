@@ -13,6 +13,7 @@ from ..config import DEFAULT_TIMEOUT_S
 if TYPE_CHECKING:
     from ..client.rpc import RpcClient
     from ..discovery import ConnectionFile
+    from ..security.roles import ActsFor
 
 __all__ = ["locate", "open_client"]
 
@@ -41,21 +42,23 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
 
 def open_client(
     host: str, port: int | None, server_id: str | None, *, timeout: float | None = DEFAULT_TIMEOUT_S,
-    types: Sequence[str] = (), plain_types: bool = True,
+    types: Sequence[str] = (), plain_types: bool = True, acts_for: ActsFor | None = None,
 ) -> RpcClient:  # fmt: skip
-    """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request."""
+    """A client of the host that is meant; HostUnreachable if no address is known. Connects with its first request.
+
+    ``acts_for``: see `connection.target.Target`.
+    """
     from ..client.rpc import RpcClient
+    from ..connection.connection import connect
+    from ..connection.target import Target
 
     given: dict[str, Any] = {"timeout": timeout, "types": types, "plain_types": plain_types}
     if port and not server_id:
-        return RpcClient(host, port, **given)
+        return RpcClient(link=connect(Target(host, port, acts_for=acts_for)), **given)
     found = locate(host, port, server_id)
     if found is None:
         which = f"no host {server_id!r} of yours" if server_id else "no host of yours"
         raise errors.HostUnreachable(f"{which} is running on this machine; as_server start runs one")
     if found.port is None:
-        from ..connection.connection import connect
-        from ..connection.target import Target
-
-        return RpcClient(link=connect(Target("", None, ipc=found.ipc)), **given)
-    return RpcClient(found.host, found.port, **given)
+        return RpcClient(link=connect(Target("", None, ipc=found.ipc, acts_for=acts_for)), **given)
+    return RpcClient(link=connect(Target(found.host, found.port, acts_for=acts_for)), **given)

@@ -1,53 +1,87 @@
-"""The routes of the web process. They say what is so at that moment, and nothing is asked of the host otherwise.
+"""The routes of the web process.
 
-    /metrics   the figures of the host; ``zmqagents_host_up 0`` and no others if it does not answer
-    /livez     200 if the host has answered anything within 30 s, else 503
-    /readyz    200 if a call that does nothing goes through dispatch and store within 1 s, else 503
+    /metrics     the figures of the host; ``zmqagents_host_up 0`` and no others if it does not answer
+    /livez       200 if the host has answered anything within 30 s, else 503
+    /readyz      200 if a call that does nothing goes through dispatch and store within 1 s, else 503
+    /api/...     see `api`; needs a token
+    / and other  the page, which is an empty shell without a token
 
-The bodies of the last two are ``ok`` or the reasons, one a line. A request for another name than this machine's is 400,
-so that no page of another site can read these by a name that leads here.
+The bodies of /livez and /readyz are ``ok`` or the reasons, one a line. These three need no token, as they are served to
+this machine alone. The host is asked when somebody asks, and otherwise never.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 
+from ..security.keys import KeyStore
+from . import files
+from .access import Access
+from .api import Api
+from .doors import Doors
 from .exposition import encode
+from .guard import Guard
+from .live import Live
 from .watcher import Watcher
 
-__all__ = ["build"]
+__all__ = ["LOOPBACK", "Parts", "build"]
 
-LOOPBACK = ["127.0.0.1", "localhost", "[::1]", "::1"]
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-def build(watcher: Watcher) -> Starlette:
-    """The application, for requests to a name in `LOOPBACK`."""
+class Parts(NamedTuple):
+    """What the application is made of."""
 
+    watcher: Watcher
+    access: Access
+    doors: Doors
+    store: KeyStore
+
+
+def build(parts: Parts, port: int, gateways: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application, for requests to a name in `LOOPBACK` at ``port``. ``gateways``: further routes, which are behind
+    the same `Guard` and find with `principal_of` for whom a request is.
+    """
+    cookie = f"za_session_{port}"  # a browser knows cookies by name and address alone, whatever the port
+    api = Api(parts.access, parts.doors, Live(parts.watcher), parts.store, cookie)
+    return Starlette(
+        routes=[*_for_machines(parts.watcher), *api.routes, *gateways, *files.routes()],
+        middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
+        exception_handlers={HTTPException: _tell},
+    )
+
+
+def _for_machines(watcher: Watcher) -> list[Route]:
     async def metrics(request: Request) -> Response:
         def page() -> tuple[bytes, str]:
             figures = watcher.figures()
             return encode(watcher.name, figures, request.headers.get("accept", ""))
 
         body, content_type = await asyncio.to_thread(page)
-        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+        return Response(body, headers={"content-type": content_type})
 
-    def told(ask: Callable[[], list[str]]) -> Callable[[Request], object]:
+    def told(ask: Callable[[], list[str]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             reasons = await asyncio.to_thread(ask)
             text = "\n".join(" ".join(reason.split()) for reason in reasons) or "ok"
-            return PlainTextResponse(f"{text}\n", 503 if reasons else 200, headers={"cache-control": "no-store"})
+            return PlainTextResponse(f"{text}\n", 503 if reasons else 200)
 
         return answer
 
-    routes = [
+    return [
         Route("/metrics", metrics), Route("/livez", told(watcher.not_live)), Route("/readyz", told(watcher.not_ready)),
     ]  # fmt: skip
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)])
+
+
+async def _tell(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    return JSONResponse({"error": exc.detail}, exc.status_code, exc.headers)

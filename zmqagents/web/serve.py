@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
 
 from .. import errors
-from .app import build
-from .watcher import Watcher
+from .app import Parts, build
+from .running import Running, published
 
 __all__ = ["serve"]
 
 STOP_S = 2  # how long requests may go on after the signal
 
 
-def serve(watcher: Watcher, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve at an address of this machine until SIGINT or SIGTERM; ``ready`` gets the port. Raises AddressInUse,
-    LaunchError.
+def serve(parts: Parts, host: str, port: int, ready: Callable[[Running], None], *, parent: int | None = None) -> None:
+    """Serve at an address of this machine until SIGINT or SIGTERM; ``ready`` is told where. Raises AddressInUse,
+    LaunchError. ``parent``: a descriptor whose end of file ends it as well.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -28,11 +31,28 @@ def serve(watcher: Watcher, host: str, port: int, ready: Callable[[int], None]) 
         if exc.errno == errno.EADDRINUSE:
             raise errors.AddressInUse(f"port {port} is in use: choose another port (0: any free one)") from exc
         raise errors.LaunchError(f"cannot listen at {host}, port {port}: {exc.strerror}") from exc
+    bound = sock.getsockname()[1]
     config = uvicorn.Config(
-        build(watcher), log_config=None, access_log=False, lifespan="off", server_header=False,
+        build(parts, bound), log_config=None, access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=STOP_S, log_level="warning",
     )  # fmt: skip
-    with sock:
-        ready(sock.getsockname()[1])
-        uvicorn.Server(config).run(sockets=[sock])
-    watcher.close()
+    url = f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+    links = parts.access.links
+    running = Running(os.getpid(), url, parts.watcher.name, links["admin"], links["view"])
+    server = uvicorn.Server(config)
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent, server), name="zmqagents-parent", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more, after the end
+    try:
+        with sock, published(running):
+            ready(running)
+            server.run(sockets=[sock])
+    finally:
+        parts.watcher.close()
+        parts.doors.close()
+
+
+def _end_with(parent: int, server: uvicorn.Server) -> None:
+    while os.read(parent, 64):
+        pass
+    server.should_exit = True

@@ -173,6 +173,8 @@ class Op:
     DOWNLOAD = "download_file"
     RESULTS = "get_result_list"
     DUMP = "dump"
+    GRAPH = "get_call_graph"
+    ERRORS = "get_error_list"
     CHILDREN = "get_child_list"
     RESTART = "restart_child"
     STATE = "put_state"

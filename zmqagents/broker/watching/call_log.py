@@ -21,6 +21,7 @@ from ...security.zap import name_of
 from ...telemetry.lines import RateLimit, fields_of
 from ...telemetry.meters import Outcome
 from ...wire.messages import Reply, read_error
+from .error_log import ErrorLog
 
 __all__ = ["CallLog"]
 
@@ -39,16 +40,20 @@ class CallLog(Observer):
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._limit = RateLimit()
+        self.errors = ErrorLog()
 
     def __repr__(self) -> str:
         return f"<CallLog {self._limit!r}>"
 
     def failed(self, ticket: Ticket, reply: Reply, outcome: Outcome) -> None:
-        if outcome not in FAILURES or ticket.op == END or not log.isEnabledFor(logging.WARNING):
+        if outcome not in FAILURES or ticket.op == END:
             return
         kind, data = read_error(reply)
         spec = ticket.agent.spec
         if outcome is Outcome.LOST and kind in ENDS:
+            return
+        self.errors.note(spec.name, ticket.name, kind, ticket.agent.agent_id, ticket.task_id, data)
+        if not log.isEnabledFor(logging.WARNING):
             return
         left_out = self._limit.take((spec.name, ticket.name, kind), self._clock())
         if left_out is None:

@@ -1,4 +1,4 @@
-"""Many agents and many results at once: a pool of replicas, and a bar that shows how far results are.
+"""Many agents and many results at once: a pool of replicas, a bar that shows how far results are, lists in pages.
 
 May import what `client` may, and the other modules of `client`.
 """

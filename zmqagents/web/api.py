@@ -1,0 +1,312 @@
+"""``/api``: what the page shows and does, as JSON in the shapes of ``as_server ... --json``.
+
+Each request is made to the host in the name of the one who asks, over a connection of that user's (`doors`), so the
+host decides what is seen and done, writes its lines and looks after the limits. An error is ``{"error": text, "kind":
+class}``.
+
+    GET     me host hosts agents agent calls call graph results logs errors keys series dump stream
+    POST    cancel {id}   delete {id}   restart {id}   drain {grace_s}     role admin, or one's own calls and agents
+    POST    session {token}: a cookie for a token       DELETE session: the cookie ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from .. import errors
+from ..agents.spec import without_self
+from ..client.aio import AsyncRpcClient
+from ..client.many.pages import Pages
+from ..security.keys import KeyStore
+from ..telemetry.rates import rows_between
+from ..version import __version__
+from .access import SESSION_S, Access, Principal, need, principal_of
+from .doors import Doors
+from .live import Live
+
+__all__ = ["Api"]
+
+MOST_ROWS = 200
+MAX_BODY_BYTES = 16_384
+END_S = 0.2  # in which code that was told to end may do so, before the answer says what became of it
+SEARCH_S = 2.0  # how long a search goes on for one page
+STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (errors.PermissionRefused, 403), (errors.UnknownAgent, 404), (errors.UnknownTask, 404), (errors.ConfigError, 400),
+    (errors.HostBusy, 503), (ConnectionError, 503), (TimeoutError, 503),
+)  # fmt: skip
+
+
+class Host(NamedTuple):
+    """The host as one user may ask it."""
+
+    client: AsyncRpcClient
+    pages: Pages
+
+
+Answer = Callable[[Host, Request], Awaitable[Any]]
+
+
+class Api:
+    """The routes. ``cookie`` is the name of the cookie for a session."""
+
+    def __init__(self, access: Access, doors: Doors, live: Live, store: KeyStore, cookie: str) -> None:
+        self._access = access
+        self._doors = doors
+        self._live = live
+        self._store = store
+        self._cookie = cookie
+
+    def __repr__(self) -> str:
+        return f"<Api of {self._live!r}>"
+
+    @property
+    def routes(self) -> list[Route]:
+        """All routes of ``/api``."""
+        asked: dict[str, Answer] = {
+            "host": self._host, "agents": self._agents, "agent": self._agent, "calls": self._calls, "call": self._call,
+            "graph": self._graph, "results": self._results, "logs": self._logs, "errors": self._errors,
+            "dump": self._dump,
+        }  # fmt: skip
+        done: dict[str, Answer] = {
+            "cancel": self._cancel, "delete": self._delete, "restart": self._restart, "drain": self._drain,
+        }  # fmt: skip
+        return [
+            *(Route(f"/api/{name}", self._through(answer), methods=["GET"]) for name, answer in asked.items()),
+            *(Route(f"/api/{name}", self._through(answer), methods=["POST"]) for name, answer in done.items()),
+            Route("/api/me", self._me), Route("/api/hosts", self._hosts), Route("/api/series", self._series),
+            Route("/api/keys", self._keys), Route("/api/stream", self._stream),
+            Route("/api/session", self._open, methods=["POST"]),
+            Route("/api/session", self._close, methods=["DELETE"]),
+        ]  # fmt: skip
+
+    def _through(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        """A route that asks the host in the name of the user."""
+
+        async def respond(request: Request) -> Response:
+            principal = principal_of(request)
+            try:
+                link = self._doors.client(principal).link
+                return JSONResponse(await answer(Host(AsyncRpcClient(link=link), Pages(link)), request))
+            except (errors.ZmqAgentsError, OSError) as exc:
+                if isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError)):
+                    self._doors.drop(principal)
+                status = next((code for kind, code in STATUSES if isinstance(exc, kind)), 500)
+                return JSONResponse({"error": str(exc), "kind": type(exc).__name__}, status)
+
+        return respond
+
+    # ------------------------------------------------------------ sessions
+
+    async def _open(self, request: Request) -> Response:
+        token = (await _body_of(request)).get("token")
+        session = self._access.open(token) if isinstance(token, str) else None
+        if session is None:
+            return JSONResponse({"error": "this token stands for nobody here", "kind": "AuthenticationError"}, 401)
+        answer = JSONResponse({"opened": True})
+        secure = request.url.scheme == "https"
+        answer.set_cookie(
+            self._cookie, session, max_age=int(SESSION_S), httponly=True, samesite="strict", secure=secure
+        )
+        return answer
+
+    async def _close(self, request: Request) -> Response:
+        self._access.close(request.cookies.get(self._cookie, ""))
+        answer = JSONResponse({"closed": True})
+        answer.delete_cookie(self._cookie, httponly=True, samesite="strict")
+        return answer
+
+    async def _me(self, request: Request) -> Response:
+        principal = principal_of(request)
+        return JSONResponse({"name": principal.name, "role": principal.role, "version": __version__})
+
+    # ------------------------------------------------------------ what this process knows itself
+
+    async def _hosts(self, request: Request) -> Response:
+        principal_of(request)
+        await self._live.look()
+        return JSONResponse([self._live.host()])
+
+    async def _series(self, request: Request) -> Response:
+        principal_of(request)
+        await self._live.look()
+        return JSONResponse(self._live.series.told(request.query_params.get("span", "15m")))
+
+    async def _keys(self, request: Request) -> Response:
+        need(request, "admin", "view")
+        keys = [{"name": peer.name, "role": peer.role, "public": key} for key, peer in self._store.authorized().items()]
+        known = [
+            {"name": f"{host}:{port}", "role": "host", "public": key} for host, port, key in self._store.known_hosts()
+        ]
+        return JSONResponse(sorted(keys, key=lambda row: row["name"]) + known)
+
+    async def _stream(self, request: Request) -> Response:
+        principal_of(request)
+        again: Callable[[], Principal | None] = request.scope["state"]["ask_again"]
+        ticks = self._live.stream(lambda: again() is not None)
+        return StreamingResponse(ticks, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+    # ------------------------------------------------------------ what the host is asked
+
+    async def _host(self, host: Host, request: Request) -> Any:
+        return {**await host.client.get_server_info(), "processes": await host.client.get_child_list()}
+
+    async def _agents(self, host: Host, request: Request) -> Any:
+        query = request.query_params
+        after, most, end = _whole(query.get("after")), _most(query), time.monotonic() + SEARCH_S
+        found: list[Any] = []
+        while True:  # a search may pass thousands that do not match
+            page = await host.pages.agents(
+                query.get("q", ""), of_class=query.get("class"), sort=query.get("sort", ""), after=after,
+                most=most - len(found),
+            )  # fmt: skip
+            found += page["agents"]
+            if page["next"] is None or len(found) >= most or time.monotonic() >= end:
+                return {"agents": found, "next": page["next"], "total": page["total"]}
+            after = page["next"]
+
+    async def _agent(self, host: Host, request: Request) -> Any:
+        agent_id = request.query_params.get("id", "")
+        page = await host.pages.agents(agent_id=agent_id, most=1)
+        while not page["agents"] and page["next"] is not None:
+            page = await host.pages.agents(agent_id=agent_id, after=page["next"], most=1)
+        if not page["agents"]:
+            raise errors.UnknownAgent(f"the host has no agent {agent_id!r}")
+        row = page["agents"][0]
+        proxy = await host.client.get_agent(agent_id)
+        methods = []
+        for name, text in sorted(proxy.__zmqagents_ref__().methods.items()):
+            mark, _, signature = text.partition(" ")
+            bound = proxy.__zmqagents_method__(name)
+            doc = (bound.__doc__ or "") if bound is not None else ""
+            methods.append({"name": name, "signature": without_self(signature), "gives": mark.rstrip("!"), "doc": doc})
+        calls = await host.pages.calls(agent=agent_id, most=20)
+        return {**row, "doc": proxy.__doc__ or "", "methods": methods, "figures": self._of_class(row["class"]),
+                "open": calls["calls"]}  # fmt: skip
+
+    def _of_class(self, name: str) -> list[dict[str, Any]]:
+        """The figures of the methods of a class since the start of the host, as they were when it was last asked."""
+        names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
+        figures = self._live.figures
+        rows = [] if figures is None else rows_between(None, figures)
+        return [dict(zip(names, row, strict=True)) for row in rows if row.class_name == name]
+
+    async def _calls(self, host: Host, request: Request) -> Any:
+        query = request.query_params
+        after, most, end = _number(query.get("after")), _most(query), time.monotonic() + SEARCH_S
+        found: list[Any] = []
+        while True:
+            page = await host.pages.calls(
+                query.get("q", ""), state=query.get("state"), agent=query.get("agent"), method=query.get("method"),
+                of_user=query.get("user"), after=after, most=most - len(found),
+            )  # fmt: skip
+            found += page["calls"]
+            if page["next"] is None or len(found) >= most or time.monotonic() >= end:
+                return {"calls": found, "next": page["next"], "total": page["total"]}
+            after = page["next"]
+
+    async def _call(self, host: Host, request: Request) -> Any:
+        found = (await host.pages.around(request.query_params.get("id", "")))["calls"]
+        return {"call": found[0], "around": found[1:]}
+
+    async def _graph(self, host: Host, request: Request) -> Any:
+        around = request.query_params.get("around") or None
+        return await host.pages.around(around)
+
+    async def _results(self, host: Host, request: Request) -> Any:
+        skip, most = _whole(request.query_params.get("after")), _most(request.query_params)
+        found = await host.client.get_result_list(min(skip + most + 1, 9_999))
+        more = len(found) > skip + most
+        return {"results": found[skip : skip + most], "next": skip + most if more else None}
+
+    async def _logs(self, host: Host, request: Request) -> Any:
+        query = request.query_params
+        return await host.client.get_log(_whole(query.get("after"), low=-1000), query.get("agent") or None)
+
+    async def _errors(self, host: Host, request: Request) -> Any:
+        return await host.pages.errors()
+
+    async def _dump(self, host: Host, request: Request) -> Any:
+        return await host.client.dump()
+
+    # ------------------------------------------------------------ what the host is told
+
+    async def _cancel(self, host: Host, request: Request) -> Any:
+        task_id = _id_of(await _body_of(request))
+        if not await host.client.cancel(task_id):
+            return {"task_id": task_id, "cancelled": False, "text": "it had ended already"}
+        await asyncio.sleep(END_S)
+        text = "cancelled"
+        with contextlib.suppress(errors.PermissionRefused):  # the stacks of all calls are for admins
+            still = next((row for row in await host.client.dump() if row["task_id"] == task_id), None)
+            if still is not None:
+                frames = [line.strip() for line in still["stack"].splitlines() if line.strip().startswith("File ")]
+                text = "; ".join(["cancelled: its code was told, and still runs", *frames[-1:]])
+        return {"task_id": task_id, "cancelled": True, "text": text}
+
+    async def _delete(self, host: Host, request: Request) -> Any:
+        agent_id = _id_of(await _body_of(request))
+        await host.client.delete_agent(agent_id)
+        return {"deleted": agent_id}
+
+    async def _restart(self, host: Host, request: Request) -> Any:
+        agent_id = _id_of(await _body_of(request))
+        return {"restarted": agent_id, "done": await host.client.restart_child(agent_id)}
+
+    async def _drain(self, host: Host, request: Request) -> Any:
+        grace = (await _body_of(request)).get("grace_s")
+        is_number = isinstance(grace, int | float) and not isinstance(grace, bool) and 0 <= grace < 1e9
+        await host.client.stop(float(grace) if is_number and grace is not None else None)
+        return {"draining": True}
+
+
+async def _body_of(request: Request) -> dict[str, Any]:
+    """The JSON object that a request brings. HTTPException if it is none."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "the body must be JSON")
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY_BYTES:
+            raise HTTPException(413, "the body is too long")
+    try:
+        body = json.loads(data or b"{}")
+    except (ValueError, RecursionError) as exc:
+        raise HTTPException(400, "the body is no JSON") from exc
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return body
+
+
+def _id_of(body: Mapping[str, Any]) -> str:
+    found = body.get("id")
+    if not isinstance(found, str) or not found:
+        raise HTTPException(400, "the body must have an id")
+    return found
+
+
+def _whole(text: str | None, *, low: int = 0) -> int:
+    try:
+        return max(low, min(int(text or 0), 1 << 53))
+    except ValueError as exc:
+        raise HTTPException(400, f"{text!r} is no whole number") from exc
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0.0)
+    except ValueError as exc:
+        raise HTTPException(400, f"{text!r} is no number") from exc
+
+
+def _most(query: Mapping[str, str]) -> int:
+    return max(1, min(_whole(query.get("most")) or 50, MOST_ROWS))

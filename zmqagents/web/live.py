@@ -1,0 +1,143 @@
+"""The live stream: what a host does, told to every page that is open, once a second.
+
+The host is asked for its figures while somebody reads a stream, and otherwise never. All readers get the same text; one
+that is slow gets the newest when it is ready for it, and what came between is left out. No byte is sent for a call:
+rates and quantiles come from counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from ..telemetry.rates import rows_between
+from .series import Series, point_between
+from .watcher import Watcher
+
+__all__ = ["Live"]
+
+EVERY_S = 1.0
+SILENT_S = 1.5  # a host that has not answered for so long is shown as lost
+METHODS = 20  # of a tick, the busiest ones
+CLASSES = 50
+LATE_S = 3 * EVERY_S  # two answers further apart are not compared
+
+
+class Live:
+    """For the event loop. ``watcher`` asks the host, in threads."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.series = Series()
+        self._watcher = watcher
+        self._readers: set[_Reader] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._answer: asyncio.Task[dict[str, Any] | None] | None = None  # that is waited for
+        self._figures: Mapping[str, Any] | None = None  # the last that came
+        self._before: Mapping[str, Any] | None = None
+        self._at = 0.0  # when they came, in seconds since 1970
+        self._up = False
+
+    def __repr__(self) -> str:
+        return f"<Live [{len(self._readers)} readers, the host is {'up' if self._up else 'down'}]>"
+
+    @property
+    def figures(self) -> Mapping[str, Any] | None:
+        """The last figures of the host; None if it has not answered yet."""
+        return self._figures
+
+    async def stream(self, may_read: Callable[[], bool]) -> AsyncIterator[str]:
+        """Server-sent events for one reader, as long as ``may_read``."""
+        reader = _Reader()
+        self._readers.add(reader)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        elif self._at:
+            reader.put(self.tick())
+        try:
+            yield "retry: 1000\n\n"
+            while may_read():
+                yield f"data: {await reader.take()}\n\n"
+        finally:
+            self._readers.discard(reader)
+
+    async def look(self) -> None:
+        """Ask the host now, for a page without a stream; while there is a stream, its last answer will do."""
+        if not self._readers:
+            await self._take_figures()
+
+    async def _ask(self) -> None:
+        while self._readers:
+            began = time.monotonic()
+            await self._take_figures()
+            text = self.tick()
+            for reader in self._readers:
+                reader.put(text)
+            await asyncio.sleep(max(0.0, EVERY_S - (time.monotonic() - began)))
+
+    async def _take_figures(self) -> None:
+        answer = self._answer = self._answer or asyncio.ensure_future(asyncio.to_thread(self._watcher.figures))
+        done, _ = await asyncio.wait([answer], timeout=SILENT_S)
+        figures = None
+        if done:
+            figures, self._answer = answer.result(), None
+        self._up = figures is not None
+        if figures is not None:
+            self._before = self._figures if self._at and time.time() - self._at < LATE_S else None
+            self._figures, self._at = figures, time.time()
+            self.series.add(figures)
+
+    def tick(self) -> str:
+        """What every reader is told, as one line of JSON."""
+        return json.dumps({"at": round(time.time(), 3), "hosts": [self.host()]}, separators=(",", ":"))
+
+    def host(self) -> dict[str, Any]:
+        """The host as it was last seen; ``up`` says whether it answers now."""
+        seen = {"id": self._watcher.name, "up": self._up, "seen": round(self._at, 3) or None}
+        now, before = self._figures, self._before
+        if now is None:
+            return seen
+        found = rows_between(before, now)
+        names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
+        agents = sorted(now["agents"].items(), key=lambda pair: -pair[1])
+        taken = (
+            "version", "python", "pid", "started", "uptime_s", "capacity", "workers", "calls", "oldest_s", "streams",
+            "longest_mailbox", "queued_bytes", "queued_limit_bytes", "store", "store_limit_bytes", "loop_tasks",
+            "loop_lag_s", "children", "child_restarts", "clients", "resident_bytes", "cpu_s", "open_fds", "draining",
+            "refused", "limits", "auth_failures",
+        )  # fmt: skip
+        point = point_between(before, now) if before is not None and before["started"] == now["started"] else {}
+        return {
+            **seen, **{name: now[name] for name in taken if name in now}, "agents": dict(agents[:CLASSES]),
+            "agents_total": sum(now["agents"].values()), "methods_total": len(found),
+            "methods": [
+                {name: _short(value) for name, value in zip(names, row, strict=True)} for row in found[:METHODS]
+            ],
+            "point": {name: _short(value) for name, value in point.items()},
+        }  # fmt: skip
+
+
+class _Reader:
+    """A slot for the newest text."""
+
+    def __init__(self) -> None:
+        self._there = asyncio.Event()
+        self._text = ""
+
+    def put(self, text: str) -> None:
+        self._text = text
+        self._there.set()
+
+    async def take(self) -> str:
+        await self._there.wait()
+        self._there.clear()
+        return self._text
+
+
+def _short(value: Any) -> Any:
+    """Numbers with four figures; None for what is none."""
+    if isinstance(value, float):
+        return None if value != value else float(f"{value:.4g}")
+    return value

@@ -72,20 +72,20 @@ def test_the_error_of_an_agent_is_told_without_its_traceback(world: World) -> No
 
 
 def test_only_what_was_named_is_listed(world: World) -> None:
-    status, agents = world.ask("GET", "/agents")
+    status, agents = world.ask("GET", "/offers")
     assert status == 200
     assert [row["agent_id"] for row in agents] == ["caller", "listener", "other caller", "shop", "slow", "talker"]
     shop = next(row for row in agents if row["agent_id"] == "shop")
     assert shop["doc"] == "Sells things."
     assert "_private" not in shop["methods"]
     assert shop["methods"]["add"]["arguments"]["required"] == ["a"]
-    assert world.ask("GET", "/agents/shop") == (200, shop)
-    assert world.ask("GET", "/agents/hidden")[0] == 404
+    assert world.ask("GET", "/offers/shop") == (200, shop)
+    assert world.ask("GET", "/offers/hidden")[0] == 404
 
 
 def test_an_agent_that_comes_or_goes_is_noticed_within_a_second_or_so(world: World) -> None:
     def listed() -> bool:
-        return "late" in json.dumps(world.ask("GET", "/agents")[1])
+        return "late" in json.dumps(world.ask("GET", "/offers")[1])
 
     world.client.create_agent("Shop", agent_id="late")
     deadline = time.monotonic() + 20
@@ -226,4 +226,4 @@ def test_a_body_without_a_length_is_counted(world: World) -> None:
 def test_a_host_that_is_gone_is_told_and_found_again(world: World) -> None:
     with web_process(1) as url:
         lone = World(world.launcher, world.client, url, world.token)
-        assert lone.ask("GET", "/agents")[0] == 502
+        assert lone.ask("GET", "/offers")[0] == 502

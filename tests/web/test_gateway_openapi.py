@@ -33,7 +33,7 @@ def api(world: World) -> Any:
 schema = schemathesis.pytest.from_fixture("api")
 
 
-@schema.parametrize()  # type: ignore[untyped-decorator]
+@schema.parametrize()
 @hypothesis.settings(max_examples=30, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 def test_every_answer_is_as_the_openapi_says(case: Any, world: World) -> None:
     if "ticks" in case.path and isinstance(case.body, dict):

@@ -14,7 +14,7 @@ from zmqagents.security.keys import KeyStore
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 PATHS = [
-    ("GET", "/agents"), ("GET", "/openapi.json"), ("POST", "/agents/shop/add"), ("GET", "/v1/models"),
+    ("GET", "/offers"), ("GET", "/openapi.json"), ("POST", "/agents/shop/add"), ("GET", "/v1/models"),
     ("POST", "/v1/chat/completions"), ("POST", "/mcp"), ("GET", "/a2a/shop/.well-known/agent-card.json"),
     ("POST", "/a2a/shop"),
 ]  # fmt: skip

@@ -57,7 +57,7 @@ class Beside:
         if self._process is not None:
             return
         fd = self._socket.fileno()
-        command = [sys.executable, "-m", "zmqagents", "web", "--listen", f"fd:{fd}", "--until-stdin-ends"]
+        command = [sys.executable, "-m", "zmqagents", "web", "--listen", f"fd:{fd}", "--end-with-stdin"]
         command += ["--server-id", server_id, "--port", str(port)]
         command += [word for agent_id in self._ids for word in ("--expose", agent_id)]
         self._process = subprocess.Popen(

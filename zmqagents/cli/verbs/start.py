@@ -22,6 +22,7 @@ from ..options import as_json, option
 from ..output import say
 from ..settings import settings
 from ..values import json_line
+from .web import listen_address
 
 if TYPE_CHECKING:
     from ...agents.factories.factory import Maker
@@ -34,19 +35,6 @@ __all__ = ["start"]
 log = logging.getLogger(__name__)
 
 EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
-
-
-def _place(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
-    """The callback of ``--web``: ``PORT``, or ``HOST:PORT`` with another name of this machine."""
-    if text is None:
-        return None
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535 or host not in ("127.0.0.1", "localhost", "::1"):
-        raise click.BadParameter(
-            f"{text!r} is not the number of a port, or that behind a name of this machine", ctx, param
-        )
-    return host, int(port)
 
 
 class StartVerb(Verb):
@@ -93,7 +81,7 @@ class StartVerb(Verb):
 )  # fmt: skip
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
 @option(
-    "--web", metavar="[HOST:]PORT", callback=_place,
+    "--web", metavar="[HOST:]PORT", callback=listen_address,
     help="Run as_server web beside the host, on this machine alone; its gateway shows the agents of --agent.",
 )  # fmt: skip
 @option("--expose", multiple=True, metavar="ID", help="An agent that the gateway of --web shows as well.")

@@ -31,7 +31,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...version import __version__
-from .calls import Asker, Wish
+from ..access import Principal
+from .calls import Wish
 from .chats import Talk, is_chat
 from .failures import BadArguments, text_of, type_of
 from .offers import Offer
@@ -101,7 +102,7 @@ def _path(request: Request) -> str:
 
 
 class _User(User):
-    def __init__(self, who: Asker) -> None:
+    def __init__(self, who: Principal) -> None:
         self._who = who
 
     @property

@@ -10,47 +10,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from ... import codec
+from ... import codec, errors
 from ...agents.context import CHAIN_HEADER
 from ...client.proxy import request_body
 from ...client.result import AsyncResult
-from ...client.rpc import RpcClient
 from ...client.stream import Stream
+from ...connection.connection import Connection
 from ...wire.link import Link
 from ...wire.messages import MAX_CHAIN, MAX_TEXT, Flag, Op
+from ..access import Principal
+from ..doors import Doors
 from .failures import BadArguments
 
-__all__ = ["Asker", "Calls", "Doors", "Wish", "chain_in", "timeout_in"]
+__all__ = ["Calls", "Wish", "chain_in", "timeout_in"]
 
 TIMEOUT_HEADER = "x-zmqagents-timeout"
 _SCOPE = codec.Scope(plain=True)  # objects of all classes arrive as plain data
 
 
-class Asker(Protocol):
-    """The user of a request."""
-
-    @property
-    def user(self) -> str:
-        """The name by which the host knows the user."""
-
-    @property
-    def name(self) -> str:
-        """The same for people."""
-
-
-class Doors(Protocol):
-    """Gives the connections to the host."""
-
-    def client(self, principal: Any) -> RpcClient:
-        """A client of the host that acts for a user. Does not block."""
-
-
 class Wish(NamedTuple):
     """What goes with every call of one request."""
 
-    who: Asker
+    who: Principal
     timeout_s: float | None
     chain: Sequence[str] = ()
 
@@ -66,12 +49,26 @@ class Calls:
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
 
-    async def link(self, who: Asker) -> Link:
-        """The way to the host for a user, connected."""
+    @asynccontextmanager
+    async def _link(self, who: Principal) -> AsyncIterator[Link]:
+        """The way to the host for a user, connected; it stays open for the block, however long that takes.
+
+        A connection that turns out to be lost is given up: the next call makes a new one.
+        """
         link = self._doors.client(who).link
-        if not link.server_id:
-            await asyncio.to_thread(link.settle, link.management_timeout_s)
-        return link
+        held = link if isinstance(link, Connection) else None
+        if held is not None:
+            held.take_up()
+        try:
+            if not link.server_id:
+                await asyncio.to_thread(link.settle, link.management_timeout_s)
+            yield link
+        except (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError):
+            await asyncio.to_thread(self._doors.drop, who, link)
+            raise
+        finally:
+            if held is not None and held.let_go():
+                await asyncio.to_thread(held.close)
 
     async def value(
         self,
@@ -87,38 +84,40 @@ class Calls:
 
         Raises what the method has raised, and the errors of the connection.
         """
-        link, label = await self.link(wish.who), f"{agent}.{method}"
-        body = request_body(link, label, tuple(args), dict(kwargs))
-        result: AsyncResult[Any] = AsyncResult(
-            link, label, _as_it_is, body, agent=agent, method=method, flags=Flag.IDEMPOTENT if again else 0,
-            options=wish.options, timeout=wish.timeout_s, scope=_SCOPE,
-        )  # fmt: skip
-        return await result
+        label, flags = f"{agent}.{method}", Flag.IDEMPOTENT if again else 0
+        async with self._link(wish.who) as link:
+            body = request_body(link, label, tuple(args), dict(kwargs))
+            result: AsyncResult[Any] = AsyncResult(
+                link, label, _as_it_is, body, agent=agent, method=method, flags=flags, options=wish.options,
+                timeout=wish.timeout_s, scope=_SCOPE,
+            )  # fmt: skip
+            return await result
 
     @asynccontextmanager
     async def stream(
         self, wish: Wish, agent: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AsyncIterator[Stream[Any]]:
         """The items of a generator method, for the block."""
-        link, label = await self.link(wish.who), f"{agent}.{method}"
-        body = request_body(link, label, tuple(args), dict(kwargs))
-        stream: Stream[Any] = Stream(
-            link, label, _as_it_is, body, agent=agent, method=method, timeout=wish.timeout_s, scope=_SCOPE,
-            options=wish.options,
-        )  # fmt: skip
-        try:
-            yield stream
-        finally:
-            stream.close()
+        label = f"{agent}.{method}"
+        async with self._link(wish.who) as link:
+            body = request_body(link, label, tuple(args), dict(kwargs))
+            stream: Stream[Any] = Stream(
+                link, label, _as_it_is, body, agent=agent, method=method, timeout=wish.timeout_s, scope=_SCOPE,
+                options=wish.options,
+            )  # fmt: skip
+            try:
+                yield stream
+            finally:
+                stream.close()
 
-    async def ask(self, who: Asker, op: str, options: dict[str, Any], *args: Any) -> Any:
+    async def ask(self, who: Principal, op: str, options: dict[str, Any], *args: Any) -> Any:
         """The answer to a management request."""
-        link = await self.link(who)
-        body = request_body(link, op, args, {})
-        result: AsyncResult[Any] = AsyncResult(
-            link, op, _as_it_is, body, method=op, options=options, timeout=link.management_timeout_s, scope=_SCOPE
-        )
-        return await result
+        async with self._link(who) as link:
+            body = request_body(link, op, args, {})
+            result: AsyncResult[Any] = AsyncResult(
+                link, op, _as_it_is, body, method=op, options=options, timeout=link.management_timeout_s, scope=_SCOPE
+            )
+            return await result
 
     async def file(self, wish: Wish, path: str, most: int) -> bytes:
         """A file of the host. BadArguments: it has more than ``most`` bytes; UnknownFile, PermissionRefused."""
@@ -146,8 +145,8 @@ def chain_in(headers: Mapping[str, str]) -> tuple[str, ...]:
     return chain
 
 
-def timeout_in(headers: Mapping[str, str], most_s: float) -> float:
-    """For how many seconds a request may wait, by its header; ``most_s`` without it, and at most."""
+def timeout_in(headers: Mapping[str, str], most_s: float | None) -> float | None:
+    """For how many seconds a request may wait, by its header; ``most_s`` without it, and at most. None: no limit."""
     text = headers.get(TIMEOUT_HEADER)
     if text is None:
         return most_s
@@ -157,4 +156,4 @@ def timeout_in(headers: Mapping[str, str], most_s: float) -> float:
         seconds = -1.0
     if not seconds > 0:
         raise BadArguments(f"the header {TIMEOUT_HEADER} is a number of seconds above 0, not {text!r:.40}")
-    return min(seconds, most_s)
+    return seconds if most_s is None else min(seconds, most_s)

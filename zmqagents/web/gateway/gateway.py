@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
-from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
 from ... import errors
-from .calls import Asker, Doors
+from ..doors import Doors
 from .json_door import JsonDoor
 from .openai_door import OpenAIDoor
 from .shared import Shared
 
-__all__ = ["DOORS", "MAX_BODY_BYTES", "TIMEOUT_S", "Gateway"]
+__all__ = ["DOORS", "MAX_BODY_BYTES", "TIMEOUT_S", "Gateway", "installed"]
 
 DOORS = ("json", "openai", "mcp", "a2a")
 MAX_BODY_BYTES = 4 << 20
@@ -29,11 +29,10 @@ class Gateway:
     """
 
     def __init__(
-        self, connections: Doors, who: Callable[[Request], Asker], ids: Collection[str], *,
-        doors: Collection[str] = DOORS, timeout_s: float = TIMEOUT_S, max_bytes: int = MAX_BODY_BYTES,
-        files: bool = False,
+        self, connections: Doors, ids: Collection[str], *, doors: Collection[str] = DOORS,
+        timeout_s: float | None = TIMEOUT_S, max_bytes: int = MAX_BODY_BYTES, files: bool = False,
     ) -> None:  # fmt: skip
-        self._shared = shared = Shared(connections, who, ids, timeout_s=timeout_s, max_bytes=max_bytes, files=files)
+        self._shared = shared = Shared(connections, ids, timeout_s=timeout_s, max_bytes=max_bytes, files=files)
         self.routes: list[BaseRoute] = []
         self._lives: list[Callable[[], AbstractAsyncContextManager[None]]] = []
         if "json" in doors:
@@ -66,6 +65,14 @@ class Door(Protocol):
 
     def life(self) -> AbstractAsyncContextManager[None]:
         """The time in which it serves."""
+
+
+_LIBRARIES = {"mcp": "mcp_types", "a2a": "a2a"}  # of `mcp` the releases that the gateway needs have it
+
+
+def installed(door: str) -> bool:
+    """Whether the library of a door is there."""
+    return door not in _LIBRARIES or importlib.util.find_spec(_LIBRARIES[door]) is not None
 
 
 def _import_mcp(shared: Shared) -> Door:

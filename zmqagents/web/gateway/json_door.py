@@ -1,7 +1,7 @@
 """Plain JSON over HTTP: ``POST /agents/ID/METHOD`` with an object of the arguments.
 
 The answer is what the method gives, or, of a generator, server-sent events: each item a ``data:`` line of JSON, then
-the event ``end``; an error on the way is the event ``error``. ``GET /agents`` and ``GET /agents/ID`` say what there is,
+the event ``end``; an error on the way is the event ``error``. ``GET /offers`` and ``GET /offers/ID`` say what there is,
 and ``/openapi.json`` says the same as OpenAPI.
 """
 
@@ -44,8 +44,8 @@ class JsonDoor:
         """All of them."""
         route = self._shared.route
         return [
-            route("/openapi.json", self._openapi, ["GET"]), route("/agents", self._list, ["GET"]),
-            route("/agents/{rest:path}", self._describe, ["GET"]), route("/agents/{rest:path}", self._call, ["POST"]),
+            route("/openapi.json", self._openapi, ["GET"]), route("/offers", self._list, ["GET"]),
+            route("/offers/{rest:path}", self._describe, ["GET"]), route("/agents/{rest:path}", self._call, ["POST"]),
         ]  # fmt: skip
 
     async def _list(self, request: Request) -> Response:
@@ -90,11 +90,11 @@ def _json(value: Any) -> Response:
 
 
 def _places(request: Request, count: int) -> list[str]:
-    """The parts of the path behind ``/agents/``; an id may have a slash, written as %2F."""
+    """The parts of the path behind ``/agents/`` or ``/offers/``; an id may have a slash, written as %2F."""
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     parts = raw.partition(b"?")[0].decode("latin-1").split("/")[-count:]
     if raw.count(b"/") != 1 + count or not all(parts):
-        raise HTTPException(404, "a path is /agents/ID, or /agents/ID/METHOD for a call")
+        raise HTTPException(404, "a path is /offers/ID, or /agents/ID/METHOD for a call")
     try:
         return [unquote(part, errors="strict") for part in parts]
     except UnicodeDecodeError:

@@ -16,8 +16,9 @@ import jsonschema
 
 from ... import errors
 from ...wire.messages import Op
+from ..access import Principal
 from .bodies import APART_BYTES
-from .calls import Asker, Calls
+from .calls import Calls
 from .failures import BadArguments, NotShown
 from .revival import NotRevived, revive
 
@@ -120,12 +121,12 @@ class Offers:
         self._kept: dict[str, tuple[float, asyncio.Task[Any]]] = {}  # "": all
         self._known: dict[str, Offer] = {}
 
-    async def all(self, who: Asker) -> list[Offer]:
+    async def all(self, who: Principal) -> list[Offer]:
         """All agents that are shown, in the order of their ids."""
         found: list[Offer] = await self._fresh("", lambda: self._ask_all(who))
         return found
 
-    async def of(self, who: Asker, agent_id: str) -> Offer:
+    async def of(self, who: Principal, agent_id: str) -> Offer:
         """One of them. NotShown: it is none of them."""
         if not agent_id:
             raise _not_shown(agent_id)
@@ -142,7 +143,7 @@ class Offers:
             kept = self._kept[key] = now + FRESH_S, asyncio.ensure_future(ask())
         return await asyncio.shield(kept[1])
 
-    async def _ask_all(self, who: Asker) -> list[Offer]:
+    async def _ask_all(self, who: Principal) -> list[Offer]:
         found: dict[str, Offer] = {}
         after: Any = 0
         while after is not None:
@@ -152,7 +153,7 @@ class Offers:
         self._known = dict(found)
         return [found[agent_id] for agent_id in sorted(found)]
 
-    async def _ask_one(self, who: Asker, agent_id: str) -> Offer:
+    async def _ask_one(self, who: Principal, agent_id: str) -> Offer:
         try:
             row = await self._calls.ask(who, Op.OFFERS, {"id": agent_id})
         except errors.UnknownAgent:

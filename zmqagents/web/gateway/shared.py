@@ -13,8 +13,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ... import errors
+from ..access import Principal, need
+from ..doors import Doors
 from .bodies import Gone, Limited, while_there
-from .calls import Asker, Calls, Doors, Wish, chain_in, timeout_in
+from .calls import Calls, Wish, chain_in, timeout_in
 from .failures import respond
 from .offers import Offers
 
@@ -27,19 +29,21 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Shared:
-    """``who``: the user of a request, or it raises HTTPException. ``ids``: the agents that are shown by their ids."""
+    """``ids``: the agents that are shown by their ids."""
 
     def __init__(
-        self, doors: Doors, who: Callable[[Request], Asker], ids: Collection[str], *, timeout_s: float, max_bytes: int,
-        files: bool,
-    ) -> None:  # fmt: skip
-        self.who = who
+        self, doors: Doors, ids: Collection[str], *, timeout_s: float | None, max_bytes: int, files: bool
+    ) -> None:
         self.calls = Calls(doors)
         self.offers = Offers(self.calls, ids)
         self.timeout_s = timeout_s
         self.max_bytes = max_bytes
         self.limits = [Middleware(Limited, max_bytes=max_bytes)]
         self.files = files
+
+    def who(self, request: Request) -> Principal:
+        """The user of a request. HTTPException: nobody, or one who may call no agent."""
+        return need(request, "call", "admin")
 
     def wish(self, request: Request) -> Wish:
         """What goes with the calls of a request. HTTPException, BadArguments."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..base import AgentBase
-from ..spec import ClassSpec, MethodSpec, annotated
+from ..spec import ClassSpec, MethodSpec, annotated, spec_of
 from .hints import ITEMS, resolved, schema_of
 from .texts import hint_of
 
@@ -28,13 +28,16 @@ def offered(spec: ClassSpec, cls: type | None) -> dict[str, dict[str, Any]]:
     For each name: returns ("value", "future", "stream"), idempotent, doc, arguments and result (schemas), positional
     (names of arguments that have no keyword, in their order), rest (the name of ``*args``, "" if there is none).
     """
-    shown = {name: method for name, method in spec.methods.items() if name != "__call__" or _own_call(spec)}
-    return {name: _offered(method, cls) for name, method in shown.items()}
+    left_out = {"__call__"} if "reply" in spec.methods else set()  # which is another name of it
+    if _is_unwritten(spec.methods.get("reply")):
+        left_out.add("reply")
+    return {name: _offered(method, cls) for name, method in spec.methods.items() if name not in left_out}
 
 
-def _own_call(spec: ClassSpec) -> bool:
-    """Whether ``__call__`` is more than another name of ``reply``."""
-    return "reply" not in spec.methods
+def _is_unwritten(method: MethodSpec | None) -> bool:
+    """Whether this is the ``reply`` of `AgentBase`, which says only that there is none."""
+    base = spec_of(AgentBase).methods["reply"]
+    return method is not None and (method.signature, method.doc) == (base.signature, base.doc)
 
 
 def _offered(method: MethodSpec, cls: type | None) -> dict[str, Any]:

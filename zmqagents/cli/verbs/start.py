@@ -183,6 +183,8 @@ def _serve(
         )
     finally:
         _tell_failures(failures)
+    if beside is not None:
+        beside.end()
     _exit_in_time(status)
     return status
 
@@ -207,6 +209,8 @@ def _keep_running(
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
+    if beside is not None:
+        beside.end()
     _exit_in_time(status)
     return status
 

@@ -22,7 +22,7 @@ import zmq
 
 from gateway_world import World, token_of
 from hosts import ROOT, eventually, free_port
-from zmqagents import RpcClient
+from zmqagents import RpcClient, discovery
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180)]
 AS_SERVER = [sys.executable, "-m", "zmqagents"]
@@ -87,6 +87,7 @@ def test_the_web_process_ends_with_a_host_that_is_killed(agents: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait(LIMIT_S)
         assert eventually(lambda: not beside.is_running() or beside.status() == psutil.STATUS_ZOMBIE, 20)
+    discovery.sweep()  # the files of the host
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts(agents: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_failed_call_is_in_the_log_under_the_name_of_its_user(agents: Path) ->
         with started("--agent", "w=words:Words", cwd=agents, web=free_port()) as (_, world):
             assert world.ask("POST", "/agents/w/fail", {}, token=token_of("ann"))[0] == 500
             lines = [line for line in world.client.get_log()["lines"] if "it does not work" in str(line)]
-        assert [line["user"] for line in lines] == ["ann"]
+        assert [line["user"] for line in lines] == ["key:ann"]
     finally:
         subprocess.run([*AS_SERVER, "keys", "remove", "ann"], check=True, timeout=LIMIT_S)
 

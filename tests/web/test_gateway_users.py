@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from gateway_world import World, gateway, token_of
+from hosts import eventually
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 PATHS = [
@@ -49,7 +50,7 @@ def test_no_answer_lets_another_site_in(world: World) -> None:
 
 @contextlib.contextmanager
 def user(name: str, role: str) -> Iterator[str]:
-    """The token of a user whose key is in the key store for the block."""
+    """The token of a user whose key is in the key store for the block; running programs see it within a second."""
     run("keys", "add", name, zmq.curve_keypair()[0].decode(), "--role", role)
     try:
         yield token_of(name)
@@ -65,13 +66,14 @@ def run(*words: str) -> str:
 
 def test_the_role_of_a_user_counts(world: World) -> None:
     with user("a-caller", "call") as token:
-        assert world.ask("POST", "/agents/shop/add", {"a": 1}, token=token) == (200, 2)
+        assert eventually(lambda: world.ask("POST", "/agents/shop/add", {"a": 1}, token=token) == (200, 2), 20)
     with user("a-viewer", "view") as token:
+        assert eventually(lambda: world.ask("GET", "/offers", token=token)[0] != 401, 20)
         status, told = world.ask("POST", "/agents/shop/add", {"a": 1}, token=token)
         assert (status, told["error"]["message"]) == (403, "this needs the role call or admin; a-viewer has view")
 
 
 def test_a_user_whose_key_is_removed_is_out(world: World) -> None:
     with user("ann", "call") as token:
-        assert world.ask("POST", "/agents/shop/add", {"a": 1}, token=token) == (200, 2)
-    assert world.ask("POST", "/agents/shop/add", {"a": 1}, token=token)[0] == 401
+        assert eventually(lambda: world.ask("POST", "/agents/shop/add", {"a": 1}, token=token) == (200, 2), 20)
+    assert eventually(lambda: world.ask("POST", "/agents/shop/add", {"a": 1}, token=token)[0] == 401, 20)

@@ -15,7 +15,7 @@ export PYTHON
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster soak coverage lint release docs vendor bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster test-web soak coverage lint release docs vendor pictures bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,8 @@ help:
 	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
+	@echo "make test-web     the page of as_server web in a browser: Chromium must be on the PATH"
+	@echo "make pictures     pictures of the page for the documentation, in docs/pictures"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, what mypy and pyright know of proxies, and that the archives are whole"
@@ -44,7 +46,7 @@ demo: .venv/demo/.done
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \
-    tests/system/test_computing_children.py
+    tests/system/test_computing_children.py tests/browser
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)
@@ -76,6 +78,14 @@ CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/laws/test_clus
 
 test-cluster: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(CLUSTER) $(ARGS)
+
+# The page of as_server web, in the Chromium that this machine has.
+test-web: .venv/test-web/.done
+	.venv/test-web/bin/python -m pytest tests/browser $(ARGS)
+
+# The pictures of the documentation.
+pictures: .venv/test-web/.done
+	ZMQAGENTS_PICTURES=docs/pictures .venv/test-web/bin/python -m pytest -q tests/browser -k every_page
 
 coverage: .venv/test/.done
 	.venv/test/bin/python -m coverage erase

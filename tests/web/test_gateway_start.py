@@ -36,7 +36,9 @@ def started(*words: str, cwd: Path, web: int) -> Iterator[tuple[subprocess.Popen
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
         assert process.stdout is not None
         try:
-            assert "listening on" in process.stdout.readline()
+            line = process.stdout.readline()
+            assert "listening on" in line
+            assert f"http://127.0.0.1:{web}/#token=" in line
             with RpcClient("localhost", port) as client:
                 yield process, World(None, client, f"http://127.0.0.1:{web}", token_of())  # type: ignore[arg-type]
             process.terminate()
@@ -64,7 +66,7 @@ def agents(tmp_path: Path) -> Path:
 def test_the_agents_of_the_command_line_are_shown_as_soon_as_the_host_says_that_it_listens(agents: Path) -> None:
     web = free_port()
     with started("--agent", "w=words:Words", "--expose", "later", cwd=agents, web=web) as (process, world):
-        assert world.call("w", "reply", text="one two") == (200, 2)  # at once: the socket was there before the host
+        assert world.call("w", "reply", text="one two") == (200, 2)
         world.client.create_agent("Words", agent_id="hidden")
         world.client.create_agent("Words", agent_id="later")
         assert world.call("hidden", "reply", text="one")[0] == 404
@@ -78,11 +80,9 @@ def test_the_agents_of_the_command_line_are_shown_as_soon_as_the_host_says_that_
 def test_the_web_process_ends_with_a_host_that_is_killed(agents: Path) -> None:
     web = free_port()
     command = [*AS_SERVER, "start", "words:Words", "--port", str(free_port()), "--web", f"127.0.0.1:{web}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=agents) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=agents) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         assert "listening on" in process.stdout.readline()
-        assert f"http://127.0.0.1:{web}" in process.stderr.readline()
         (beside,) = [each for each in psutil.Process(process.pid).children() if "web" in each.cmdline()]
         process.send_signal(signal.SIGKILL)
         process.wait(LIMIT_S)

@@ -1,89 +1,65 @@
-"""``start --web``: a web process beside the host, which ends with it.
-
-The socket is opened here, before the host: that the port is taken is known at once, and a request that comes before the
-web process is there waits for it. The web process gets the socket, and a pipe at its stdin whose end it takes for its
-own, so that it never outlives what has started it.
-"""
+"""``start --web``: the web process beside a host. It begins before the host and ends with it."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import importlib.util
-import socket
+import json
+import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable
+from types import TracebackType
 
 from .. import errors
-from .output import say
 
-__all__ = ["Beside", "listen"]
+__all__ = ["WebBeside"]
 
-STOP_S = 3.0  # more than the web process lets its requests go on
-EXTRA = ("starlette", "uvicorn", "prometheus_client", "jsonschema")
+END_S = 3.0  # in which it ends once its stdin has ended
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address of this machine. Raises AddressInUse, LaunchError."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise errors.AddressInUse(f"port {port} is in use: choose another port (0: any free one)") from exc
-        raise errors.LaunchError(f"cannot listen at {host}, port {port}: {exc.strerror}") from exc
+class WebBeside:
+    """A web process for the host ``server_id``; within a ``with`` block. ``log_format`` as of `LogSettings`.
 
-
-class Beside:
-    """The web process of a host that is about to start. ``ids``: the agents that its gateway shows.
-
-    Raises AddressInUse, LaunchError, MissingExtra.
+    ``exposed``: the ids of the agents that its gateway shows.
     """
 
-    def __init__(self, host: str, port: int, ids: Iterable[str]) -> None:
-        missing = next((name for name in EXTRA if importlib.util.find_spec(name) is None), None)
-        if missing is not None:
-            raise errors.MissingExtra(f"{missing} is missing: pip install 'zmqagents[web]'")
-        self._socket = listen(host, port)
-        self._ids = list(ids)
-        self._process: subprocess.Popen[str] | None = None
+    def __init__(self, server_id: str, listen: tuple[str, int], log_format: str, exposed: Iterable[str] = ()) -> None:
+        host, port = listen
+        # Of a host the id alone: its port may be any. What the environment says is meant for the host.
+        words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--json", "--end-with-stdin"]
+        words += ["--listen", f"{host}:{port}", "--log-format", log_format]
+        words += [word for agent_id in exposed for word in ("--expose", agent_id)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "zmqagents", "web", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith("AS_SERVER_")},
+            start_new_session=True,  # a Ctrl-C is for the host, which may take a while to end
+        )  # fmt: skip
+        self._link = ""
 
     def __repr__(self) -> str:
-        return f"<Beside {self._ids}>"
+        return f"<WebBeside {self._process.pid}>"
 
-    def begin(self, server_id: str, port: int | None) -> None:
-        """Start it, once the host listens at ``port``. A second time, for the same host anew, nothing is done."""
-        if self._process is not None:
-            return
-        fd = self._socket.fileno()
-        command = [sys.executable, "-m", "zmqagents", "web", "--listen", f"fd:{fd}", "--end-with-stdin"]
-        command += ["--server-id", server_id, "--port", str(port)]
-        command += [word for agent_id in self._ids for word in ("--expose", agent_id)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[fd], start_new_session=True
-        )
-        self._socket.close()
-        threading.Thread(target=self._pass_on, args=(self._process,), name="zmqagents-web", daemon=True).start()
+    @property
+    def link(self) -> str:
+        """The address of the page with its token, once the process listens. LaunchError: it has ended."""
+        stdout = self._process.stdout
+        if not self._link and stdout is not None:
+            line = stdout.readline()  # ends with the process
+            if not line:
+                raise errors.LaunchError(f"--web: the web process has ended with exit code {self._process.wait(END_S)}")
+            self._link = json.loads(line)["web"]
+        return self._link
 
-    def end(self) -> None:
-        """End it, and wait for that."""
-        self._socket.close()
+    def __enter__(self) -> WebBeside:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         process = self._process
-        if process is None or process.stdin is None:
-            return
-        with contextlib.suppress(OSError):
+        if process.stdin is not None:
             process.stdin.close()
         try:
-            process.wait(STOP_S)
+            process.wait(END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-    @staticmethod
-    def _pass_on(process: subprocess.Popen[str]) -> None:
-        """What the web process prints goes to stderr: stdout is for the line of the host."""
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                say(line.rstrip("\n"))
+        if process.stdout is not None:
+            process.stdout.close()

@@ -26,11 +26,10 @@ def serve(
     gateway: Gateway | None = None,
 ) -> None:  # fmt: skip
     """Serve at an address of this machine until SIGINT or SIGTERM; ``ready`` is told where. Raises AddressInUse,
-    LaunchError. ``parent``: a descriptor whose end of file ends it as well. ``host`` "fd": the descriptor ``port`` is a
-    socket that listens already.
+    LaunchError. ``parent``: a descriptor whose end of file ends it as well.
     """
-    sock = _taken_over(port) if host == "fd" else _listening(host, port)
-    host, bound = sock.getsockname()[:2]
+    sock = _listening(host, port)
+    bound = sock.getsockname()[1]
     config = uvicorn.Config(
         build(parts, bound, gateway), log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=STOP_S, log_level="warning",
@@ -59,13 +58,6 @@ def _listening(host: str, port: int) -> socket.socket:
         if exc.errno == errno.EADDRINUSE:
             raise errors.AddressInUse(f"port {port} is in use: choose another port (0: any free one)") from exc
         raise errors.LaunchError(f"cannot listen at {host}, port {port}: {exc.strerror}") from exc
-
-
-def _taken_over(fd: int) -> socket.socket:
-    try:
-        return socket.socket(fileno=fd)
-    except OSError as exc:
-        raise errors.LaunchError(f"the descriptor {fd} is no socket: {exc.strerror}") from exc
 
 
 def _end_with(parent: int, server: uvicorn.Server) -> None:

@@ -8,14 +8,14 @@ import os
 import re
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ... import errors
 from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
-from ..beside import Beside
+from ..beside import WebBeside
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
@@ -82,7 +82,8 @@ class StartVerb(Verb):
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
 @option(
     "--web", metavar="[HOST:]PORT", callback=listen_address,
-    help="Run as_server web beside the host, on this machine alone; its gateway shows the agents of --agent.",
+    help="Also serve a page that shows the host, on this machine alone; the start line has its link. Its gateway shows "
+    "the agents of --agent. See the verb web.",
 )  # fmt: skip
 @option("--expose", multiple=True, metavar="ID", help="An agent that the gateway of --web shows as well.")
 @as_json
@@ -123,17 +124,12 @@ def start(
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     config = BrokerConfig(**settings, agents=agents, logs=log_settings)
     if web is None:
-        return _start(config, loaded, restart, strict, as_json, None)
-    beside = Beside(*web, dict.fromkeys((*agents, *expose)))
-    try:
-        return _start(config, loaded, restart, strict, as_json, beside)
-    finally:
-        beside.end()
+        return _start(config, loaded, restart, strict, Announcer(config, as_json))
+    with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
+        return _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
 
 
-def _start(
-    config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, as_json: bool, beside: Beside | None
-) -> int:
+def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, announcer: Announcer) -> int:
     """Begin to log, and run the host here or supervise it."""
     gc.disable()  # to load 100 modules leaves no garbage, but 40 looks for it: 3 ms
     from ... import codec
@@ -151,16 +147,15 @@ def _start(
         loader.load_agents_from_dir(config.agent_dir, strict=True)  # a file runs once: the host gets these classes
     notifier = Notifier.from_environment()
     if restart:
-        return _keep_running(config, classes, as_json, notifier, program, beside)
+        return _keep_running(config, classes, announcer, notifier, program)
     if config.types:
         codec.registry.trust(config.types)  # for the results of the calls that agents make
-    return _serve(config, classes, as_json, notifier, program, beside)
+    return _serve(config, classes, announcer, notifier, program)
 
 
 def _serve(
-    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program,
-    beside: Beside | None,
-) -> int:  # fmt: skip
+    config: BrokerConfig, classes: list[Maker], announcer: Announcer, notifier: Notifier, program: Program
+) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
     from ...server import serve
@@ -170,9 +165,7 @@ def _serve(
 
     def ready(bound: Bound) -> None:
         _tell_failures(failures)
-        _announce(bound, os.getpid(), config, as_json, program)
-        if beside is not None:
-            beside.begin(bound.server_id, bound.port)
+        announcer.announce(bound, os.getpid(), program)
 
     def waits() -> None:
         say(f"{config.server_id} lets running and queued calls end, up to {config.grace_s:g} s; Ctrl-C ends them now")
@@ -183,16 +176,13 @@ def _serve(
         )
     finally:
         _tell_failures(failures)
-    if beside is not None:
-        beside.end()
     _exit_in_time(status)
     return status
 
 
 def _keep_running(
-    config: BrokerConfig, classes: list[Maker], as_json: bool, notifier: Notifier, program: Program,
-    beside: Beside | None,
-) -> int:  # fmt: skip
+    config: BrokerConfig, classes: list[Maker], announcer: Announcer, notifier: Notifier, program: Program
+) -> int:
     """``start --restart``: this process supervises, and the host is its child."""
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
@@ -202,15 +192,10 @@ def _keep_running(
 
     def ready(report: dict[str, Any], pid: int) -> None:
         _tell_failures(report["left_out"])
-        bound = Bound(*report["bound"])
-        _announce(bound, pid, config, as_json, program)
-        if beside is not None:
-            beside.begin(bound.server_id, bound.port)
+        announcer.announce(Bound(*report["bound"]), pid, program)
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
-    if beside is not None:
-        beside.end()
     _exit_in_time(status)
     return status
 
@@ -229,20 +214,30 @@ def _tell_failures(failures: list[Any]) -> None:
         say(f"agent file left out: {failures.pop(0)}")
 
 
-def _announce(bound: Bound, pid: int, config: BrokerConfig, as_json: bool, program: Program) -> None:
-    server_id, host, port, ipc, _ = bound
-    if config.open_to:
-        say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
-    if as_json:
-        text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc})
-    else:
-        keys = "without keys" if config.insecure else "with keys"
-        where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
-        text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
-    try:
-        program.say_first(text)
-    except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
-        raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
+class Announcer(NamedTuple):
+    """Prints the line that says where the host listens, and where the page is."""
+
+    config: BrokerConfig
+    as_json: bool
+    web: WebBeside | None = None
+
+    def announce(self, bound: Bound, pid: int, program: Program) -> None:
+        """Print it to the real stdout."""
+        server_id, host, port, ipc, _ = bound
+        config, link = self.config, {} if self.web is None else {"web": self.web.link}
+        if config.open_to:
+            say(f"warning: --insecure: {config.open_to} can call the agents on port {port}")
+        if self.as_json:
+            text = json_line({"server_id": server_id, "host": host, "port": port, "pid": pid, "ipc": ipc, **link})
+        else:
+            keys = "without keys" if config.insecure else "with keys"
+            where = "on this machine alone" if config.local_mode else f"on all its addresses, {keys}"
+            text = f"zmqagents host {server_id} listening on {host}:{port} (pid {pid}), {where}"
+            text += "".join(f"; page {url}" for url in link.values())
+        try:
+            program.say_first(text)
+        except OSError as exc:  # a full disk: a program that waits for this line would wait for ever
+            raise errors.LaunchError(f"the address of the host cannot be written to stdout: {exc.strerror}") from exc
 
 
 def _exit_in_time(status: int) -> None:

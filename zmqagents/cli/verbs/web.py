@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import errors
+from ...telemetry.settings import FORMATS, LogSettings
 from ..command import Verb
 from ..options import as_json, on_host, option
 from ..output import show
 from ..showing import Shown, shown
+from ..values import json_line
 from ..where import locate, open_client
 
 if TYPE_CHECKING:
@@ -24,13 +26,11 @@ TIMEOUT_S = 5.0  # of what the host is asked
 
 
 def listen_address(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
-    """The callback of options that are ``[HOST:]PORT``, of this machine alone; or ``fd:N``, a socket that listens."""
+    """The callback of options that are ``[HOST:]PORT``, of this machine alone."""
     if text is None:
         return None
     host, _, port = text.rpartition(":")
     host = host.strip("[]") or (LOOPBACK[0] if ":" not in text else "")
-    if host == "fd" and port.isdecimal():
-        return host, int(port)
     if not host or not port.isdecimal() or int(port) > 65535:
         raise click.BadParameter(f"{text!r} is no HOST:PORT", ctx, param)
     if host not in LOOPBACK:
@@ -49,13 +49,18 @@ def listen_address(ctx: click.Context, param: click.Parameter, text: str | None)
     "--role", type=click.Choice(["admin", "view"]), default="admin", show_default=True,
     help="What the link that is printed lets its reader do: all that this user may, or look.",
 )  # fmt: skip
+@option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="How warnings are written to stderr: lines for people, or one JSON object a line.",
+)  # fmt: skip
 @option("--end-with-stdin", is_flag=True, help="End when stdin ends, as with the program that has started it.")
 @on_host
 @as_json
 @shown
 def web(
-    listen: tuple[str, int], show_url: bool, role: str, end_with_stdin: bool, as_json: bool, shown: Shown, **where: Any
-) -> None:
+    listen: tuple[str, int], show_url: bool, role: str, log_format: str, end_with_stdin: bool, as_json: bool,
+    shown: Shown, **where: Any,
+) -> None:  # fmt: skip
     """Serve a page that shows a host, and /metrics (for Prometheus), /livez and /readyz, until Ctrl-C.
 
     The link that is printed holds a token, which counts until the process ends; --url prints it again, with --role view
@@ -79,6 +84,7 @@ def web(
     except ImportError as exc:
         raise errors.MissingExtra(f"{exc.name} is missing: pip install 'zmqagents[web]'") from exc
     from ...security.keys import KeyStore
+    from ...telemetry.program import Program
 
     if show_url:
         _tell_again(found(), listen[1], role, as_json)
@@ -90,11 +96,14 @@ def web(
         Doors(lambda acts_for: open_client(**where, timeout=TIMEOUT_S, acts_for=acts_for)), store,
     )  # fmt: skip
 
+    program = Program.start(LogSettings(format=log_format), name, lambda: None)
+
     def ready(running: Running) -> None:
         if as_json:
-            show({"url": running.url, "web": running.link(role)}, True)
-        else:
-            click.echo(f"zmqagents web at {running.url}: /metrics /livez /readyz, and the page {running.link(role)}")
+            program.say_first(json_line({"url": running.url, "web": running.link(role)}))
+            return
+        text = f"zmqagents web at {running.url}: /metrics /livez /readyz, and the page {running.link(role)}"
+        program.say_first(text)
 
     serve(
         parts, *listen, ready, parent=sys.stdin.fileno() if end_with_stdin else None, gateway=shown.gateway(parts.doors)

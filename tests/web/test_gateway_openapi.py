@@ -12,10 +12,16 @@ from gateway_world import World, gateway
 
 pytest.importorskip("schemathesis")
 
+import requests
 import schemathesis
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(300)]
-PATHS = "^/agents/(shop/(add|order|moments|echo|size|cancelled|ticks)|talker/(reply|tokens)|listener/reply)$"
+# Without those that fail, wait or call others as they are told.
+METHODS = [
+    "shop/add", "shop/order", "shop/moments", "shop/echo", "shop/size", "shop/cancelled", "talker/reply",
+    "talker/tokens", "listener/reply",
+]  # fmt: skip
+EXAMPLES = 25
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +30,27 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def api(world: World) -> Any:
-    loaded = schemathesis.openapi.from_url(f"{world.url}/openapi.json", headers=world.bearer)
-    return loaded.include(path_regex=PATHS)
+@pytest.fixture(scope="module")
+def operations(world: World) -> dict[str, Any]:
+    schema = schemathesis.openapi.from_url(f"{world.url}/openapi.json", headers=world.bearer)
+    found = [each.ok() for each in schema.get_all_operations()]
+    return {operation.path.removeprefix("/agents/"): operation for operation in found}
 
 
-schema = schemathesis.pytest.from_fixture("api")
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+def test_every_answer_is_as_the_openapi_says(
+    world: World, operations: dict[str, Any], name: str, mode: schemathesis.GenerationMode
+) -> None:
+    operation = operations[name]
+    with requests.Session() as session:
+        session.headers.update(world.bearer)
 
+        @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+        @hypothesis.settings(
+            max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), database=None
+        )
+        def check(case: Any) -> None:
+            case.call_and_validate(session=session)
 
-@schema.parametrize()
-@hypothesis.settings(max_examples=30, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-def test_every_answer_is_as_the_openapi_says(case: Any, world: World) -> None:
-    if "ticks" in case.path and isinstance(case.body, dict):
-        case.body["count"] = min(case.body.get("count", 0) or 0, 3) if isinstance(case.body.get("count"), int) else "x"
-        case.body.pop("pause", None)
-    case.call_and_validate(headers=world.bearer)
+        check()

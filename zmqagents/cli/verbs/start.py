@@ -124,9 +124,12 @@ def start(
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     config = BrokerConfig(**settings, agents=agents, logs=log_settings)
     if web is None:
-        return _start(config, loaded, restart, strict, Announcer(config, as_json))
-    with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
-        return _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
+        status = _start(config, loaded, restart, strict, Announcer(config, as_json))
+    else:
+        with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
+            status = _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
+    _exit_in_time(status)  # only now, as the web process may take its time to end
+    return status
 
 
 def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, announcer: Announcer) -> int:
@@ -158,6 +161,7 @@ def _serve(
 ) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
+    from ...process import signals
     from ...server import serve
 
     gc.enable()
@@ -176,7 +180,7 @@ def _serve(
         )
     finally:
         _tell_failures(failures)
-    _exit_in_time(status)
+    signals.ignore_stops()  # one that comes only now is a stop like those before, and does not change the status
     return status
 
 
@@ -187,6 +191,7 @@ def _keep_running(
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
     from ...broker.listening import Bound
+    from ...process import signals
     from ...server.launcher import LAUNCH_TIMEOUT_S
     from ...server.supervisor import Supervisor
 
@@ -196,7 +201,7 @@ def _keep_running(
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
-    _exit_in_time(status)
+    signals.ignore_stops()  # one that comes only now is a stop like those before, and does not change the status
     return status
 
 
@@ -241,14 +246,8 @@ class Announcer(NamedTuple):
 
 
 def _exit_in_time(status: int) -> None:
-    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does.
-
-    The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
-    """
-    from ...process import signals
+    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
     from ...server.logs import flush
-
-    signals.ignore_stops()
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)

@@ -25,16 +25,15 @@ ORDER = [
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {
     "zmq": ("pyzmq", ("wire", "security")), "msgpack": ("msgpack", ("codec",)),
-    "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "cloudpickle": ("cloudpickle", ("codec.pickling",)), "cachetools": ("cachetools", ("store.memory",)),
-    "redis": ("redis", ("store.redis_client",)), "openai": ("openai", ("models.chat",)),
-    "click": ("click", ("cli",)), "hdrh": ("hdrhistogram", ("client.loadgen",)),
+    "redis": ("redis", ("store.redis_client",)), "openai": ("openai", ("models.chat",)), "click": ("click", ("cli",)),
+    "hdrh": ("hdrhistogram", ("client.loadgen",)), "numpy": ("numpy", ("codec.arrays", "codec.packages")),
     "tomli": ("tomli", ("cli.config_file",)), "rich": ("rich", ("client.many", "cli.verbs.watch")),
     "starlette": ("starlette", ("web",)), "uvicorn": ("uvicorn", ("web.serve",)),
     "prometheus_client": ("prometheus_client", ("web.exposition",)),
-    "opentelemetry": ("opentelemetry", ("tracing",)),
+    "opentelemetry": ("opentelemetry", ("tracing",)), "jsonschema": ("jsonschema", ("web.gateway.offers",)),
 }  # fmt: skip
-# Those whose values the codec knows; the package asks for none of them.
+# Those whose values the codec knows, and below those whose agents have an adapter; the package asks for none of them.
 VALUES = {
     "ml_dtypes": ("ml_dtypes", ("codec.arrays",)), "pandas": ("pandas", ("codec.packages.pandas_door",)),
     "polars": ("polars", ("codec.packages.polars_door",)), "PIL": ("pillow", ("codec.packages.pillow_door",)),
@@ -42,14 +41,14 @@ VALUES = {
     "pydantic": ("pydantic", ("codec.packages.pydantic_door",)), "torch": ("torch", ("codec.packages.torch_door",)),
     "pydantic_core": ("pydantic", ("codec.packages.pydantic_door",)),
 }  # fmt: skip
-# Those whose agents have an adapter; the package asks for none of them either.
 FRAMEWORKS = {
     "langgraph": ("", ("adapters.langgraph",)), "pydantic_ai": ("", ("adapters.pydantic_ai",)),
     "langchain_core": ("", ("adapters.langchain", "adapters.langgraph")), "google": ("", ("adapters.google_adk",)),
     "agents": ("", ("adapters.openai_agents",)), "agentscope": ("", ("adapters.agentscope",)),
     "autogen_agentchat": ("", ("adapters.autogen",)), "autogen_core": ("", ("adapters.autogen",)),
     "llama_index": ("", ("adapters.llama_index",)), "smolagents": ("", ("adapters.smolagents",)),
-    "crewai": ("", ("adapters.crewai",)), "mcp": ("", ("adapters.mcp",)),
+    "crewai": ("", ("adapters.crewai",)), "mcp": ("", ("adapters.mcp", "web.gateway.mcp_door")),
+    "mcp_types": ("", ("web.gateway.mcp_door",)), "a2a": ("", ("web.gateway.a2a_door",)),
 }  # fmt: skip
 MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES | FRAMEWORKS).items()}
 # For everybody, in spite of the underscore: what Python documents, two of named tuples, one of IPython.
@@ -105,8 +104,7 @@ BREACHES = [
     ("wire.link", "def f():\n  from ..broker.leader import Leader", "imports broker, which stands above it"),
     ("client.rpc", "from zmqagents import RpcClient", "imports __init__, which stands above it"),
     ("store.base", "import redis.asyncio", "imports redis, whose door is store.redis_client"),
-    ("wire.link", "n = importlib.import_module('numpy.lib')",
-     "imports numpy, whose door is codec.arrays and codec.packages"),
+    ("wire.link", "n = importlib.import_module('torch.nn')", "imports torch, whose door is codec.packages.torch_door"),
     ("client.aio", "import requests", "imports requests, which has no door"),
     ("client.aio", "from .rpc import _ask", "imports zmqagents.client.rpc._ask, which is private"),
     ("client.aio", "client._link", "reads client._link, which is private"),

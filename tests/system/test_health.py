@@ -164,3 +164,11 @@ def test_many_who_ask_at_once_are_all_answered() -> None:
         for thread in threads:
             thread.join()
         assert found == [True] * 200
+
+
+def test_probes_are_no_calls_of_agents() -> None:
+    with host() as (_, client):
+        for _ in range(3):
+            assert client.get_health()["ready"]
+        figures = client.get_metrics()
+    assert [row for row in figures["methods"] if "Probe" in row["class"]] == []

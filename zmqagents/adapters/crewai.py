@@ -28,11 +28,12 @@ class CrewAgent(AgentBase):
     """
 
     def __init__(self, crew: Any) -> None:
-        self._agent = None if isinstance(crew, Crew) else crew
-        if isinstance(crew, Agent):
+        self._agent = crew if isinstance(crew, Agent) else None  # agents of other libraries may know no `akickoff`
+        name = crew.name if isinstance(crew, Crew) else crew.role
+        if not isinstance(crew, Crew):
             task = Task(description="{message}", expected_output="an answer", agent=crew)
             crew = Crew(agents=[crew], tasks=[task])
-        super().__init__(self._agent.role if self._agent is not None else crew.name)
+        super().__init__(name)
         self._crew = crew.model_copy(update={"stream": False})
         self._streaming = crew.model_copy(update={"stream": True})
 

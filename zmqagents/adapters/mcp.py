@@ -24,6 +24,8 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from ..agents.context import current_call
+
 __all__ = ["McpServer", "ToolError"]
 
 
@@ -34,15 +36,20 @@ class ToolError(RuntimeError):
 class McpServer:
     """A server of MCP, an async context manager: the words of a command that is started, or the URL of one that runs.
 
-    ``env``: environment variables of the command; ``http_client``: the `httpx.AsyncClient` for a URL, with its headers.
+    ``env``: environment variables of the command; ``http_client``: the HTTP client for a URL, with its headers.
+    ``is_gateway``: the URL is that of a gateway to agents of the caller's own host (``as_server web``). Then a call
+    that comes back to its caller is a ToolError that tells of the deadlock, see `CallContext.outgoing`. Other servers
+    have no use for the ids of calls that this tells them.
     """
 
     def __init__(
-        self, server: str | Sequence[str], *, env: Mapping[str, str] | None = None, http_client: Any = None
-    ) -> None:
+        self, server: str | Sequence[str], *, env: Mapping[str, str] | None = None, http_client: Any = None,
+        is_gateway: bool = False,
+    ) -> None:  # fmt: skip
         self._server = server
         self._env = None if env is None else dict(env)
         self._http_client = http_client
+        self._is_gateway = is_gateway
         self._stack = contextlib.AsyncExitStack()
         self._session: ClientSession | None = None
 
@@ -82,7 +89,13 @@ class McpServer:
 
         ToolError: it says that it has failed.
         """
-        result = _plain(await self.session.call_tool(tool, arguments))
+        call = current_call() if self._is_gateway else None
+        if call is None:
+            result = _plain(await self.session.call_tool(tool, arguments))
+        else:
+            meta: Any
+            async with call.outgoing() as meta:
+                result = _plain(await self.session.call_tool(tool, arguments, meta=meta))
         contents = result.get("content") or []
         texts = [part["text"] for part in contents if part.get("type") == "text"]
         if result.get("isError"):

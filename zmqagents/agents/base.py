@@ -96,9 +96,11 @@ class AgentBase:
         cls, *, max_concurrency: int | None = None, reentrant: bool | None = None,
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
-        persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None, **kwargs: Any,
+        persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None,
+        expose: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init_subclass__(**kwargs)
+        cls.__zmqagents_exposed__ = expose  # type: ignore[attr-defined]
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,

@@ -13,17 +13,19 @@ all its steps; a coroutine that a plain method returns goes on in a copy of the 
 from __future__ import annotations
 
 import contextvars
+import itertools
 import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import CallCancelled, CallTimeout
 
 __all__ = [
-    "CallContext", "HostServices", "Progress", "RunningCall", "Told", "current_call", "own_call", "running_call",
+    "CHAIN_HEADER", "CallContext", "HostServices", "Outgoing", "Progress", "RunningCall", "Told", "current_call",
+    "own_call", "running_call",
 ]  # fmt: skip
 
 MAX_PROGRESS_TEXT = 200  # characters; what is longer is cut
@@ -87,8 +89,11 @@ class HostServices(Protocol):
         self, call: RunningCall, result: Any, fail: Callable[[Any], None], ready: Callable[[], bool]
     ) -> Callable[[], None]: ...
     def outside(self, call: RunningCall) -> AbstractContextManager[None]: ...
-    def chain_of(self, call: RunningCall) -> list[str]:
-        """The calls that a call made by ``call`` is made in, for another host: sealed, the nearest ones."""
+    def chain_of(self, call: RunningCall, *further: str) -> list[str]:
+        """The calls that a call made by ``call`` is made in, for another host: sealed, the nearest ones.
+
+        ``further``: names of what stands between the two.
+        """
 
 
 class RunningCall:
@@ -288,6 +293,19 @@ class CallContext:
         """
         self._call.tell(Progress(_number(done), None if total is None else _number(total), _short_text(text)))
 
+    def outgoing(self) -> Outgoing:
+        """For a request over HTTP that may lead back to agents of this host: a context manager for the headers of it.
+
+            with current_call().outgoing() as headers:
+                answer = requests.post(url, json=question, headers=headers)
+
+        A coroutine writes ``async with``. Inside the block the call waits for whatever is asked there: a plain method
+        gives its worker slot back meanwhile, and where an agent of this host is called by way of a gateway
+        (``as_server web``) and would wait for this call, that is a `DeadlockError` there. The header names calls of
+        this host: send it to your own gateway alone.
+        """
+        return Outgoing(self._call)
+
     def client(self) -> Any:
         """An `RpcClient` of the host that runs the call. It belongs to the host: do not close it.
 
@@ -308,6 +326,61 @@ def _short_text(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"the text of a progress must be a str, not {text!r}")
     return text[:MAX_PROGRESS_TEXT]
+
+
+CHAIN_HEADER = "x-zmqagents-chain"
+_numbers = itertools.count(1)
+
+
+class Outgoing:
+    """A request over HTTP in the middle of a call, see `CallContext.outgoing`. Entered once."""
+
+    server_id = ""  # of no host: what stands between the call and those that come back is a gateway
+    inside = False
+
+    def __init__(self, call: RunningCall) -> None:
+        self.task_id = f"out-{call.call_id}-{next(_numbers)}"
+        self._call = call
+        self._stack = ExitStack()
+        self._error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outgoing {self.task_id}>"
+
+    def __enter__(self) -> dict[str, str]:
+        """The headers that the request is to have."""
+        self._stack.enter_context(self._call.host.outside(self._call))
+        return self._headers()
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    async def __aenter__(self) -> dict[str, str]:
+        """The same for a coroutine."""
+        import asyncio  # a loop runs, so it is there
+
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def fail(error: Exception) -> None:
+            self._error = error
+            if task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+
+        self._stack.callback(self._call.host.awaiting(self._call, self, fail, self.ready))
+        return self._headers()
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
+        self._stack.close()
+        error, self._error = self._error, None
+        if error is not None:  # what came is the cancel that it has caused
+            raise error from None
+
+    def ready(self) -> bool:
+        """Whether the wait is over before it has begun: never."""
+        return False
+
+    def _headers(self) -> dict[str, str]:
+        return {CHAIN_HEADER: ",".join(self._call.host.chain_of(self._call, self.task_id))}
 
 
 # Set by the host. Public, so that the path of a call reads it without a function call in between.

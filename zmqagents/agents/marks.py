@@ -107,8 +107,9 @@ def agent(
     isolation: Isolation | None = None, memory_mb: int | None = None, env: Mapping[str, str] | None = None,
     max_restarts: int = 5, on_timeout: OnTimeout = "cancel", persist: Persist | None = "auto",
     lifetime: Lifetime = "host", idle_s: float | None = None,
+    expose: bool = False,
 ) -> Callable[[C], C]: ...  # fmt: skip
-def agent(cls: Any = None, **options: Any) -> Any:
+def agent(cls: Any = None, *, expose: bool = False, **options: Any) -> Any:
     """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
 
     Returns the class itself. ``max_concurrency``: how many calls of one agent may run at the same time, each in a
@@ -129,18 +130,23 @@ def agent(cls: Any = None, **options: Any) -> Any:
     process is closed, or the process has ended. ``idle_s``: it is deleted when nobody has called it for so many seconds
     (up to a quarter more). Its hooks run as for `RpcClient.delete_agent`.
 
+    ``expose``: ``as_server web`` shows agents of this class to programs that speak HTTP, with all public methods.
+
     ConfigError: an option is wrong, or what is decorated is not a class. Subclasses need a mark of their own.
     """
     try:
         chosen = AgentOptions(**options).checked()
     except TypeError:
         unknown = ", ".join(sorted(options.keys() - set(OPTION_NAMES)))
-        raise ConfigError(f"@agent has no option {unknown}; it has: {', '.join(OPTION_NAMES)}") from None
+        raise ConfigError(f"@agent has no option {unknown}; it has: {', '.join((*OPTION_NAMES, 'expose'))}") from None
+    if not isinstance(expose, bool):
+        raise ConfigError(f"expose must be True or False, not {expose!r}")
 
     def mark(target: C) -> C:
         if not isinstance(target, type):
             raise ConfigError(f"@agent goes on a class, not on {target!r}")
         target.__zmqagents_options__ = chosen  # type: ignore[attr-defined]
+        target.__zmqagents_exposed__ = expose  # type: ignore[attr-defined]  # read off this class alone, see spec_of
         target.__zmqagents_marked__ = target  # type: ignore[attr-defined]  # not inherited: see is_agent_class
         return target
 

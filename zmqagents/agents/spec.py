@@ -73,6 +73,7 @@ class ClassSpec:
     pace: Pace | None = field(default_factory=Pace, repr=False, compare=False)
     hooks: Hooks = NO_HOOKS
     end: MethodSpec | None = None  # what is to be done when an agent goes, as a call; None: nothing
+    exposed: bool = False  # a web process shows its agents to programs that speak HTTP, without being told
     own_names: frozenset[str] = frozenset()  # those of `CREATE_NAMES` that the constructor has as parameters
 
 
@@ -124,9 +125,10 @@ def spec_of(cls: type) -> ClassSpec:
         last = hooks.at_end or ("save_state" if options.persist is not None else "")
         on_loop = bool(hooks.at_end) and hooks.stops_on_loop
         end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
+        exposed = vars(cls).get("__zmqagents_exposed__") is True
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
-            None if hooks.starts else Pace(), hooks, end, own_names(cls),
+            None if hooks.starts else Pace(), hooks, end, exposed, own_names(cls),
         )  # fmt: skip
         _specs[cls] = spec
     return spec

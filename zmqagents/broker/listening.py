@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .. import discovery, errors
+from .. import codec, discovery, errors
 from ..config import BrokerConfig
 from ..execution.file_roots import hold_apart
 from ..scheduler.effects import Effect

@@ -354,6 +354,21 @@ class Management:
             return lambda: page_of(records, after, now)
         return lambda: [row_of(record, now) for record in records]
 
+    def offers(self, asked: Asked) -> Callable[[], Any]:
+        """What agents offer to programs that speak JSON, see `watching.offers.offers_of`."""
+        from .watching.offers import offers_of  # here: a host that nobody asks need not load it
+
+        agent_id, after = asked.option("id"), asked.option("after")
+        agents, find = self._dispatcher.agents, self._host.classes.find
+        if isinstance(agent_id, str):
+            if agent_id not in agents:
+                raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
+            record = agents[agent_id]
+            return lambda: offers_of([record], [agent_id], 0, find)["agents"][0]
+        named, records = asked.option("ids"), list(agents.values())
+        ids = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        return lambda: offers_of(records, ids, after if isinstance(after, int) else 0, find)
+
     def list_calls(self, asked: Asked) -> Callable[[], Any]:
         """The open calls of the user; admins and those that only look see those of all."""
         now, user = self._clock(), None if asked.role in SEERS else asked.peer.user
@@ -690,6 +705,7 @@ REQUESTS = (
     Request(Op.HEALTH, "all", Runs.CALL, None),
     Request(Op.DESCRIBE, "all", Runs.ROUTER, Management.describe),
     Request(Op.LIST, "all", Runs.IN_TURN, Management.list_agents),
+    Request(Op.OFFERS, "all", Runs.IN_TURN, Management.offers),
     Request(Op.INFO, "all", Runs.ROUTER, Management.info),
     Request(Op.LOGS, "seers", Runs.APART, Management.logs),
     Request(Op.METRICS, "all", Runs.APART, Management.metrics),

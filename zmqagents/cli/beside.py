@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 from .. import errors
@@ -16,13 +17,17 @@ END_S = 3.0  # in which it ends once its stdin has ended
 
 
 class WebBeside:
-    """A web process for the host ``server_id``; within a ``with`` block. ``log_format`` as of `LogSettings`."""
+    """A web process for the host ``server_id``; within a ``with`` block. ``log_format`` as of `LogSettings`.
 
-    def __init__(self, server_id: str, listen: tuple[str, int], log_format: str) -> None:
+    ``exposed``: the ids of the agents that its gateway shows.
+    """
+
+    def __init__(self, server_id: str, listen: tuple[str, int], log_format: str, exposed: Iterable[str] = ()) -> None:
         host, port = listen
         # Of a host the id alone: its port may be any. What the environment says is meant for the host.
         words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--json", "--end-with-stdin"]
         words += ["--listen", f"{host}:{port}", "--log-format", log_format]
+        words += [word for agent_id in exposed for word in ("--expose", agent_id)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "zmqagents", "web", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={name: value for name, value in os.environ.items() if not name.startswith("AS_SERVER_")},

@@ -56,9 +56,12 @@ class _Inlet:
         """True for a call of a host's own code to an agent of the same host."""
         return self._link.inside
 
-    def open(self, agent: str, method: str, body: Encoded, timeout: float | None) -> str:
+    def open(
+        self, agent: str, method: str, body: Encoded, timeout: float | None, options: dict[str, Any] | None
+    ) -> str:
         """Make the call whose items come here; its task id."""
-        options = None if self._span is None else self._span.options
+        if self._span is not None:
+            options = {**(self._span.options or {}), **(options or {})}
         self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, options=options, timeout=timeout)
         return self.task_id
 
@@ -185,11 +188,12 @@ class Stream(Generic[Y]):
     def __init__(
         self, link: Link, label: str, bind: Bind, body: Encoded, *,
         agent: str, method: str, timeout: float | None, client: object | None = None, scope: Scope = NO_SCOPE,
-        span: ClientCall | None = None,
+        options: dict[str, Any] | None = None, span: ClientCall | None = None,
     ) -> None:  # fmt: skip
         """Make the call ``agent.method``. ``client``: kept, so that its connection stays open as long as the stream.
 
-        ``scope``: which classes the items may have. ``span``: of the call, where calls are traced.
+        ``scope``: which classes the items may have; ``options``: of the call, as its host takes them; ``span``: of
+        the call, where calls are traced.
         """
         self._client = client
         self._link = link
@@ -200,7 +204,7 @@ class Stream(Generic[Y]):
         self._finished = False
         self._inlet = _Inlet(link, scope, span)
         self.task_id = ""  # as `close` finds it if the call cannot be made
-        self.task_id = self._inlet.open(agent, method, body, timeout)
+        self.task_id = self._inlet.open(agent, method, body, timeout, options)
 
     def __iter__(self) -> Stream[Y]:
         return self

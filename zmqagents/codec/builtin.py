@@ -29,6 +29,7 @@ from .forms import (
     MARK_EXCEPTION,
     MARK_FRACTION,
     MARK_FROZENSET,
+    MARK_OBJECT,
     MARK_RANGE,
     MARK_SET,
     MARK_SLICE,
@@ -43,6 +44,7 @@ from .forms import (
     NoForm,
     Reducer,
     TaskRef,
+    Unknown,
     all_str,
     bytearray_of,
     check_reference,
@@ -231,7 +233,13 @@ LEAVES: dict[int, Callable[[bytes], Any]] = {
 }
 
 
+def _reduce_unknown(_: Encoding, value: Unknown) -> Any:
+    """What has come as JSON is sent as an object of a class that this process need not have."""
+    return [MARK_OBJECT, value.name, value.plain]
+
+
 REDUCERS: dict[type, Reducer] = {
+    Unknown: _reduce_unknown,
     int: _reduce_int,
     float: _reduce_float,
     str: _reduce_str,

@@ -53,8 +53,8 @@ class LocalServices:
         """An `RpcClient` on this host."""
         return self._client()
 
-    def chain_of(self, call: RunningCall) -> list[str]:
-        return self._seals.seal([*call.chain, call.call_id][-MAX_CHAIN:])
+    def chain_of(self, call: RunningCall, *further: str) -> list[str]:
+        return self._seals.seal([*call.chain, call.call_id, *further][-MAX_CHAIN:])
 
     def show_progress(self, call: RunningCall) -> None:
         """Have the callers of ``call`` told how far it has come."""

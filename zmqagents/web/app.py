@@ -5,6 +5,7 @@
     /readyz      200 if a call that does nothing goes through dispatch and store within 1 s, else 503
     /api/...     see `api`; needs a token
     / and other  the page, which is an empty shell without a token
+    and those of the gateway, see `gateway`
 
 The bodies of /livez and /readyz are ``ok`` or the reasons, one a line. These three need no token, as they are served to
 this machine alone. The host is asked when somebody asks, and otherwise never.
@@ -13,7 +14,7 @@ this machine alone. The host is asked when somebody asks, and otherwise never.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from starlette.applications import Starlette
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from ..security.keys import KeyStore
 from . import files
@@ -29,6 +30,7 @@ from .access import Access
 from .api import Api
 from .doors import Doors
 from .exposition import encode
+from .gateway.gateway import Gateway
 from .guard import Guard
 from .live import Live
 from .watcher import Watcher
@@ -47,17 +49,18 @@ class Parts(NamedTuple):
     store: KeyStore
 
 
-def build(parts: Parts, port: int, gateways: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application, for requests to a name in `LOOPBACK` at ``port``. ``gateways``: further routes, which are behind
-    the same `Guard` and find with `principal_of` for whom a request is.
+def build(parts: Parts, port: int, gateway: Gateway | None = None) -> Starlette:
+    """The application, for requests to a name in `LOOPBACK` at ``port``.
+
+    The routes of a ``gateway`` are behind the same `Guard`, and find with `principal_of` for whom a request is.
     """
     cookie = f"za_session_{port}"  # a browser knows cookies by name and address alone, whatever the port
     api = Api(parts.access, parts.doors, Live(parts.watcher), parts.store, cookie)
     return Starlette(
-        routes=[*_for_machines(parts.watcher), *api.routes, *gateways, *files.routes()],
+        routes=[*_for_machines(parts.watcher), *api.routes, *files.routes(), *(gateway.routes if gateway else ())],
         middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
-        exception_handlers={HTTPException: _tell},
-    )
+        exception_handlers={HTTPException: _tell}, lifespan=None if gateway is None else lambda _: gateway.life(),
+    )  # fmt: skip
 
 
 def _for_machines(watcher: Watcher) -> list[Route]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ..client.aio import AsyncRpcClient
 from ..client.rpc import RpcClient
 from ..security.roles import ActsFor
+from ..wire.link import Link
 from .access import Principal
 
 __all__ = ["Doors"]
@@ -53,12 +54,18 @@ class Doors:
         """The same connection for the event loop; not to be closed, for others use it as well."""
         return AsyncRpcClient(link=self.client(principal).link)
 
-    def drop(self, principal: Principal) -> None:
-        """The connection has failed: the next request makes a new one, perhaps to another process of the host."""
+    def drop(self, principal: Principal, link: Link | None = None) -> None:
+        """The connection has failed: the next request makes a new one, perhaps to another process of the host.
+
+        ``link``: the one that has failed; another, which was opened meanwhile, is left alone.
+        """
+        acts_for = _acts_for(principal)
         with self._lock:
-            client, _ = self._open.pop(_acts_for(principal), (None, 0.0))
-        if client is not None:
-            client.close()
+            client, _ = self._open.get(acts_for, (None, 0.0))
+            if client is None or (link is not None and client.link is not link):
+                return
+            del self._open[acts_for]
+        client.close()
 
     def close(self) -> None:
         """Close all."""

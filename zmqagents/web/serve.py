@@ -13,6 +13,7 @@ import uvicorn
 
 from .. import errors
 from .app import Parts, build
+from .gateway.gateway import Gateway
 from .running import Running, published
 
 __all__ = ["serve"]
@@ -20,20 +21,17 @@ __all__ = ["serve"]
 STOP_S = 2  # how long requests may go on after the signal
 
 
-def serve(parts: Parts, host: str, port: int, ready: Callable[[Running], None], *, parent: int | None = None) -> None:
+def serve(
+    parts: Parts, host: str, port: int, ready: Callable[[Running], None], *, parent: int | None = None,
+    gateway: Gateway | None = None,
+) -> None:  # fmt: skip
     """Serve at an address of this machine until SIGINT or SIGTERM; ``ready`` is told where. Raises AddressInUse,
     LaunchError. ``parent``: a descriptor whose end of file ends it as well.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        sock = socket.create_server((host, port), family=family)
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise errors.AddressInUse(f"port {port} is in use: choose another port (0: any free one)") from exc
-        raise errors.LaunchError(f"cannot listen at {host}, port {port}: {exc.strerror}") from exc
+    sock = _listening(host, port)
     bound = sock.getsockname()[1]
     config = uvicorn.Config(
-        build(parts, bound), log_config=None, access_log=False, lifespan="off", server_header=False,
+        build(parts, bound, gateway), log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=STOP_S, log_level="warning",
     )  # fmt: skip
     url = f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
@@ -50,6 +48,16 @@ def serve(parts: Parts, host: str, port: int, ready: Callable[[Running], None], 
     finally:
         parts.watcher.close()
         parts.doors.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise errors.AddressInUse(f"port {port} is in use: choose another port (0: any free one)") from exc
+        raise errors.LaunchError(f"cannot listen at {host}, port {port}: {exc.strerror}") from exc
 
 
 def _end_with(parent: int, server: uvicorn.Server) -> None:

@@ -35,26 +35,30 @@ class Watcher:
 
     def figures(self) -> dict[str, Any] | None:
         """All figures of the host; None if it does not answer."""
+        client = None
         try:
-            figures = self._open().get_metrics()
+            client = self._open()
+            figures = client.get_metrics()
         except (errors.ZmqAgentsError, OSError) as exc:
-            self._note(exc)
+            self._note(client, exc)
             return None
-        self._note(None)
+        self._note(client)
         self.name = str(figures["server_id"])
         return figures
 
     def not_ready(self) -> list[str]:
         """Why the host cannot take calls now; empty if it can."""
+        client = None
         try:
-            told = self._open().get_health(READY_S)
+            client = self._open()
+            told = client.get_health(READY_S)
         except errors.HostStopping as exc:
-            self._note(None)
+            self._note(client)
             return [f"it is stopping: {exc}"]
         except (errors.ZmqAgentsError, OSError) as exc:
-            self._note(exc)
+            self._note(client, exc)
             return [f"{type(exc).__name__}: {exc}"]
-        self._note(None)
+        self._note(client)
         self.name = str(told["server_id"])
         return [str(reason) for reason in told["reasons"]]
 
@@ -80,10 +84,16 @@ class Watcher:
                 self._client = self._connect()
             return self._client
 
-    def _note(self, exc: Exception | None) -> None:
-        """The host has answered, or ``exc`` is what came instead."""
+    def _note(self, client: RpcClient | None, exc: Exception | None = None) -> None:
+        """The host has answered, or ``exc`` is what came instead: then ``client`` is of no more use.
+
+        By then another thread may have opened a new one, which is left alone.
+        """
         if exc is None or isinstance(exc, (errors.HostBusy, errors.PermissionRefused)):
             self._answered = time.monotonic()
-        elif not isinstance(exc, errors.CallTimeout):
+        elif client is not None and not isinstance(exc, errors.CallTimeout):
+            with self._lock:
+                if self._client is client:
+                    self._client = None
             with contextlib.suppress(Exception):
-                self.close()
+                client.close()

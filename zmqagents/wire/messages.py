@@ -171,6 +171,7 @@ class Op:
     DELETE_ALL = "delete_all_agent"
     DESCRIBE = "describe_agent"
     LIST = "get_agent_list"
+    OFFERS = "get_offers"
     INFO = "get_server_info"
     METRICS = "metrics"
     HEALTH = "health"

@@ -61,7 +61,7 @@ class Factory:
         word = re.sub(r"\W+", "", self.short.partition("#")[0]) or "agent"
         return ClassSpec(
             self.name, word, inspect.getdoc(self.make) or "", AgentOptions(persist=None), {}, None, FACTORY_HOOKS,
-            FACTORY_END, parameters.intersection(CREATE_NAMES),
+            FACTORY_END, own_names=parameters.intersection(CREATE_NAMES),
         )  # fmt: skip
 
 

@@ -56,13 +56,14 @@ class Made(NamedTuple):
             for m in self.spec.methods.values()
         ]
         options = [getattr(self.own, name) for name in _OF_THREADS]
-        return pack([self.spec.name, self.spec.short, self.spec.doc, methods, options, self.spec.end is not None])
+        spec = self.spec
+        return pack([spec.name, spec.short, spec.doc, methods, options, spec.end is not None, spec.exposed])
 
     @classmethod
     def unpacked(cls, data: bytes, before: ClassSpec) -> Made:
         """What another process has packed. ``before``: the spec of the factory, which has the hooks."""
         try:
-            name, short, doc, methods, options, has_end = unpack(data, max_bytes=MAX_BYTES)
+            name, short, doc, methods, options, has_end, exposed = unpack(data, max_bytes=MAX_BYTES)
             specs = {each[0]: MethodSpec(*each) for each in methods}
             own = AgentOptions(**dict(zip(_OF_THREADS, options, strict=True)))
         except (TypeError, ValueError) as exc:
@@ -73,6 +74,7 @@ class Made(NamedTuple):
             short=short,
             doc=doc,
             methods=specs,
+            exposed=bool(exposed),
             end=before.end if has_end else None,
             hooks=before.hooks._replace(),  # no more those of one that is about to be made
         )

@@ -46,7 +46,7 @@ class Probe:
         self._post = post
         self._why_not = why_not
         self._clock = clock
-        record = AgentRecord("host", _CLASS, _CLASS.options, 0.0, (), dispatcher.calls.meters.of_class(_CLASS.name))
+        record = AgentRecord("host", _CLASS, _CLASS.options, 0.0)  # with meters of its own: they are no calls of agents
         record.live_at(self)
         dispatcher.admission.serve(record, _METHOD)
 

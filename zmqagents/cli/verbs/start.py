@@ -82,14 +82,17 @@ class StartVerb(Verb):
 @option("--no-log", is_flag=True, help="The same as --log-level off.")
 @option(
     "--web", metavar="[HOST:]PORT", callback=listen_address,
-    help="Also serve a page that shows the host, on this machine alone; the start line has its link. See the verb web.",
+    help="Also serve a page that shows the host, on this machine alone; the start line has its link. Its gateway shows "
+    "the agents of --agent. See the verb web.",
 )  # fmt: skip
+@option("--expose", multiple=True, metavar="ID", help="An agent that the gateway of --web shows as well.")
 @as_json
 @click.pass_context
 def start(
     ctx: click.Context, /, classes: tuple[str, ...], more_classes: tuple[str, ...], declared: list[Declared],
     app_dir: str | None, restart: bool, reload: bool, strict: bool, log_level: str, log_format: str,
-    agent_output: str, no_log: bool, web: tuple[str, int] | None, as_json: bool, **settings: Any,
+    agent_output: str, no_log: bool, web: tuple[str, int] | None, expose: tuple[str, ...], as_json: bool,
+    **settings: Any,
 ) -> int:  # fmt: skip
     """Run a host in the foreground, for the agents of the classes that are named, and of those in --agent-dir.
 
@@ -121,9 +124,12 @@ def start(
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     config = BrokerConfig(**settings, agents=agents, logs=log_settings)
     if web is None:
-        return _start(config, loaded, restart, strict, Announcer(config, as_json))
-    with WebBeside(config.server_id, web, log_format) as beside:
-        return _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
+        status = _start(config, loaded, restart, strict, Announcer(config, as_json))
+    else:
+        with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
+            status = _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
+    _exit_in_time(status)  # only now, as the web process may take its time to end
+    return status
 
 
 def _start(config: BrokerConfig, classes: list[Maker], restart: bool, strict: bool, announcer: Announcer) -> int:
@@ -155,6 +161,7 @@ def _serve(
 ) -> int:
     """Run the host in this process until it is stopped."""
     gc.disable()  # as above
+    from ...process import signals
     from ...server import serve
     from ...tracing import provider
 
@@ -177,7 +184,7 @@ def _serve(
     finally:
         _tell_failures(failures)
         provider.flush()
-    _exit_in_time(status)
+    signals.ignore_stops()  # one that comes only now is a stop like those before, and does not change the status
     return status
 
 
@@ -188,6 +195,7 @@ def _keep_running(
     if notifier.watchdog_s is not None:
         raise click.UsageError("--restart hides the host from systemd's watchdog: leave it out, and set Restart= there")
     from ...broker.listening import Bound
+    from ...process import signals
     from ...server.launcher import LAUNCH_TIMEOUT_S
     from ...server.supervisor import Supervisor
 
@@ -197,7 +205,7 @@ def _keep_running(
 
     supervisor = Supervisor(config, classes, launch_timeout_s=LAUNCH_TIMEOUT_S, new_session=True, notifier=notifier)
     status = supervisor.run(ready)
-    _exit_in_time(status)
+    signals.ignore_stops()  # one that comes only now is a stop like those before, and does not change the status
     return status
 
 
@@ -242,14 +250,8 @@ class Announcer(NamedTuple):
 
 
 def _exit_in_time(status: int) -> None:
-    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does.
-
-    The host has ended: a signal that comes only now is a stop like those before, and does not change the status.
-    """
-    from ...process import signals
+    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
     from ...server.logs import flush
-
-    signals.ignore_stops()
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)

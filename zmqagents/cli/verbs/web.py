@@ -12,6 +12,7 @@ from ...telemetry.settings import FORMATS, LogSettings
 from ..command import Verb
 from ..options import as_json, on_host, option
 from ..output import show
+from ..showing import Shown, shown
 from ..values import json_line
 from ..where import locate, open_client
 
@@ -55,15 +56,23 @@ def listen_address(ctx: click.Context, param: click.Parameter, text: str | None)
 @option("--end-with-stdin", is_flag=True, help="End when stdin ends, as with the program that has started it.")
 @on_host
 @as_json
+@shown
 def web(
     listen: tuple[str, int], show_url: bool, role: str, log_format: str, end_with_stdin: bool, as_json: bool,
-    **where: Any,
+    shown: Shown, **where: Any,
 ) -> None:  # fmt: skip
     """Serve a page that shows a host, and /metrics (for Prometheus), /livez and /readyz, until Ctrl-C.
 
     The link that is printed holds a token, which counts until the process ends; --url prints it again, with --role view
     one that only looks. Tokens of as_server keys token count as well. The page and its data are served to this machine
     alone. The host is asked while somebody looks, as any client does; it may come and go meanwhile.
+
+    \b
+    as_server web --expose reader
+    curl -H "Authorization: Bearer $(as_server keys token)" http://127.0.0.1:8080/agents/reader/reply -d '{...}'
+
+    Agents that are named are offered to programs that are not Python: as JSON over HTTP, as models of OpenAI's chat
+    completions, as tools of MCP, and to agents of A2A. docs/gateway.rst has them.
     """
     try:
         from ...web.access import Access
@@ -96,7 +105,9 @@ def web(
         text = f"zmqagents web at {running.url}: /metrics /livez /readyz, and the page {running.link(role)}"
         program.say_first(text)
 
-    serve(parts, *listen, ready, parent=sys.stdin.fileno() if end_with_stdin else None)
+    serve(
+        parts, *listen, ready, parent=sys.stdin.fileno() if end_with_stdin else None, gateway=shown.gateway(parts.doors)
+    )
 
 
 def _tell_again(running: list[Running], port: int, role: str, as_json: bool) -> None:

@@ -60,6 +60,7 @@ __all__ = [
     "interruptible",
     "current_call",
     "method",
+    "once",
     "stream_func",
     "sync_func",
 ]  # fmt: skip
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from .client.method_types import concurrent as concurrent
     from .client.method_types import idempotent as idempotent
     from .client.method_types import method as method
+    from .client.method_types import once as once
     from .client.method_types import stream_func as stream_func
     from .client.method_types import sync_func as sync_func
     from .client.proxy import AgentProxy as AgentProxy
@@ -94,7 +96,7 @@ if TYPE_CHECKING:
     from .server.launcher import RpcAgentServerLauncher as RpcAgentServerLauncher
     from .server.private_host import to_dist as to_dist
 else:
-    from .agents.marks import async_func, concurrent, idempotent, method, stream_func, sync_func
+    from .agents.marks import async_func, concurrent, idempotent, method, once, stream_func, sync_func
 
 
 def __getattr__(name: str) -> Any:

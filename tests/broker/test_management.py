@@ -27,5 +27,7 @@ def test_what_changes_the_host_as_a_whole_is_for_admins() -> None:
 
 
 def test_what_changes_anything_is_a_line_of_the_log() -> None:
-    changing = {Op.CANCEL, Op.DELETE, Op.DELETE_ALL, Op.STOP, Op.MODELS, Op.REGISTER, Op.RESTART}
+    changing = {
+        Op.CANCEL, Op.DELETE, Op.DELETE_ALL, Op.STOP, Op.MODELS, Op.REGISTER, Op.RESTART, Op.MOVE, Op.DRAIN,
+    }  # fmt: skip
     assert {request.op for request in REQUESTS if request.audited} == changing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from cluster_hosts import Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer, running_redis
 from scale import linux_only
-from zmqagents.errors import AgentExists, CallLost, NoHost, ZmqAgentsError
+from zmqagents.errors import AgentExists, CallLost, NoHost, UnknownAgent, ZmqAgentsError
 from zmqagents.wire.messages import Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
@@ -104,7 +106,7 @@ def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisSe
 def test_agents_are_made_with_arguments_and_found_and_deleted_by_name(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         one, two = hosts.callers
-        about = {"id": "cluster:shop/Account/made", "class": "Account"}
+        about: dict[str, Any] = {"id": "cluster:shop/Account/made", "class": "Account"}
         one.ask("", Op.CREATE, "CHF", **about)
         with pytest.raises(AgentExists):
             two.ask("", Op.CREATE, "USD", **about)
@@ -145,3 +147,29 @@ def test_a_host_without_a_cluster_answers_none_of_that(redis: RedisServer) -> No
         for op in (Op.HOSTS, Op.WHERE, Op.EVENTS, Op.MOVE, Op.DRAIN):
             with pytest.raises(ZmqAgentsError, match="member of no cluster"):
                 hosts.callers[0].ask("", op)
+
+
+def test_calls_of_one_client_keep_their_order_while_the_agent_moves(redis: RedisServer) -> None:
+    with hosts_on(redis, 3) as hosts:
+        caller, waiters, moves = hosts.callers[0], [], 0
+        assert caller.call("Diary/ordered", "read") == []
+        for number in range(300):
+            waiters.append(caller.begin("Diary/ordered", "note", number))
+            if number % 60 == 59:
+                with contextlib.suppress(UnknownAgent):  # it is on its way
+                    hosts.callers[1].ask("", Op.MOVE, id="cluster:shop/Diary/ordered")
+                    moves += 1
+        assert moves
+        for waiter in waiters:
+            result_of(waiter)
+        assert caller.call("Diary/ordered", "read") == list(range(300))
+
+
+def test_agents_call_agents_on_other_hosts_also_while_they_are_made(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, capacity=4) as hosts:
+        waiters = [hosts.callers[n % 3].begin(f"Teller/{n}", "ask", "Account/of-tellers", "balance") for n in range(90)]
+        for waiter in waiters:
+            assert result_of(waiter) >= 1
+        assert hosts.callers[0].call("Account/of-tellers", "balance") == 90
+        names = [f"Teller/{n}" for n in range(12)]
+        assert hosts.callers[1].call("Teller/first", "chain", names) == 13

@@ -24,7 +24,7 @@ class MemoryKeeper:
         """See `Keeper`."""
         return True
 
-    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
+    def keep(self, agent_id: str, snapshot: Snapshot, of: object = None) -> None:
         """See `Keeper`."""
         with self._lock:
             kept = self._kept.get(agent_id)

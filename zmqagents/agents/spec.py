@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import type_name_of
+from ..errors import ConfigError, type_name_of
 from .base import AgentBase
 from .hooks import NO_HOOKS, Hooks, hooks_of, persistence
 from .marks import Returns
@@ -49,9 +49,10 @@ class MethodSpec:
     concurrent: bool
     signature: str  # "(self, question: str, *, k: int = 3) -> str", "" when Python cannot tell
     doc: str
-    idempotent: bool = False
+    idempotent: bool = False  # also of one with `once`: its callers send it again
     interruptible: bool = False  # an exception may be raised in its thread when the call is cancelled
     in_thread: bool = False  # on_loop, for another process runs it: there it has a thread, and does one thing at a time
+    once: bool = False  # its outcome is kept with the agent's state
     pace: Pace = field(default_factory=Pace, repr=False, compare=False)  # how long its runs in this process take
 
     @property
@@ -121,6 +122,7 @@ def spec_of(cls: type) -> ClassSpec:
         options = dataclasses.replace(options, persist=persistence(cls, hooks, options))
         found = ((name, _method_spec(cls, name)) for name in dir(cls) if name not in hooks.names)
         methods = {name: method for name, method in found if method is not None}
+        _check_once(cls, methods, options)
         last = hooks.at_end or ("save_state" if options.persist is not None else "")
         on_loop = bool(hooks.at_end) and hooks.stops_on_loop
         end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
@@ -244,11 +246,28 @@ def _spec_from(cls: type, name: str, function: Any, code: Any) -> MethodSpec:
         else:
             returns = "value"
     marked = getattr(code, "__zmqagents_interruptible__", False) or getattr(cls, "__zmqagents_interruptible__", False)
+    once = bool(getattr(code, "__zmqagents_once__", False))
     return MethodSpec(
         name, returns, on_loop, bool(getattr(code, "__zmqagents_concurrent__", False)), _signature_of(function),
-        inspect.getdoc(code) or "", bool(getattr(code, "__zmqagents_idempotent__", False)),
-        bool(marked) and not on_loop and returns != "stream",
+        inspect.getdoc(code) or "", once or bool(getattr(code, "__zmqagents_idempotent__", False)),
+        bool(marked) and not on_loop and returns != "stream", once=once,
     )  # fmt: skip
+
+
+def _check_once(cls: type, methods: Mapping[str, MethodSpec], options: AgentOptions) -> None:
+    """Raise ConfigError if a method of ``cls`` cannot be executed once."""
+    for method in methods.values():
+        if not method.once:
+            continue
+        if method.concurrent or method.returns == "stream":
+            why = "a generator has no one outcome" if method.returns == "stream" else "@concurrent has no turn"
+        elif options.persist != "call":
+            why = f"it needs persist='call', and persist is {options.persist!r}"
+        elif options.max_concurrency > 1 or options.reentrant:
+            why = "it goes with neither max_concurrency above 1 nor reentrant"
+        else:
+            continue
+        raise ConfigError(f"{cls.__name__}.{method.name} cannot be @once: {why}")
 
 
 # ---------------------------------------------------------------- signatures as text

@@ -32,9 +32,10 @@ class Keeper(Protocol):
     def keeps(self, agent_id: str) -> bool:
         """Whether it takes the states of this agent: others are not asked for theirs."""
 
-    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
+    def keep(self, agent_id: str, snapshot: Snapshot, of: object = None) -> None:
         """Take a snapshot, inside the turn of the call that may have changed the agent.
 
+        ``of``: the record of the agent on this host, which may have had another agent of that id before.
         A snapshot whose number is lower than that of the one that is kept came late, and is dropped.
         """
 

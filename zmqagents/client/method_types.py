@@ -145,3 +145,8 @@ def concurrent(function: F) -> F:
 def idempotent(function: F) -> F:
     """Mark a method, under any other decorator of these: running it twice does no harm."""
     raise NotImplementedError
+
+
+def once(function: F) -> F:
+    """Mark a method, under any other decorator of these: it changes its agent's state once, whatever is sent again."""
+    raise NotImplementedError

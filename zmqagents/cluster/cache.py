@@ -64,6 +64,10 @@ class Homes:
         del self._homes[name]
         return True
 
+    def forget(self, name: str) -> None:
+        """The agent is at this very host."""
+        self._homes.pop(name, None)
+
     def drop_all_at(self, address: str) -> int:
         """The host at ``address`` is gone; how many agents were thought to be there."""
         gone = [name for name, home in self._homes.items() if home.address == address]

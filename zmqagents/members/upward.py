@@ -106,7 +106,7 @@ class ParentKeeper:
         """Of all that it runs."""
         return True
 
-    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
+    def keep(self, agent_id: str, snapshot: Snapshot, of: object = None) -> None:
         """Send a state to the parent, ahead of the end of the call; or take one that the parent gives back."""
         call = own_call()
         if call is None:

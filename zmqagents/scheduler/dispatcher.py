@@ -179,7 +179,11 @@ class Dispatcher:
         if is_told and "task" in call.options:
             task_id = str(call.options["task"])
         if task_id in self.tasks:
-            _take_over(self.tasks[task_id], peer)
+            ticket = self.tasks[task_id]
+            if is_told and ticket.peer is not peer and ticket.method is not None and ticket.method.once:
+                self.calls.fetches.join(peer, call.call_id, ticket)
+            else:
+                _take_over(ticket, peer)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
         if is_told:

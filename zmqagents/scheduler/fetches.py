@@ -82,6 +82,11 @@ class Fetches:
         self._timers.add(now + patience_s, fetch)
         return []
 
+    def join(self, peer: Peer, call_id: int, ticket: Ticket) -> None:
+        """A call came by another way, too: it is answered as ``ticket`` is."""
+        fetch = peer.fetches[call_id] = ParkedFetch(peer, call_id)
+        fetch.meet(ticket)
+
     def on_found(self, fetch: ParkedFetch, reply: Reply | None) -> list[Effect]:
         """The shared store answers a fetch; None: the call is not finished."""
         if fetch.settled:

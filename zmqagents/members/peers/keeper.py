@@ -18,10 +18,10 @@ class ClusterKeeper:
     """The `Keeper` of a member. `open` says who takes the states."""
 
     def __init__(self) -> None:
-        self._take: Callable[[str, Snapshot], None] = _lose
+        self._take: Callable[[str, Snapshot, object], None] = _lose
         self._given: dict[str, Snapshot] = {}
 
-    def open(self, take: Callable[[str, Snapshot], None]) -> None:
+    def open(self, take: Callable[[str, Snapshot, object], None]) -> None:
         """Have ``take`` called with each state, by the thread that has saved it and before the end of its call."""
         self._take = take
 
@@ -29,10 +29,10 @@ class ClusterKeeper:
         """Agents of the host alone live and end with it."""
         return agent_id.startswith(CLUSTER)
 
-    def keep(self, agent_id: str, snapshot: Snapshot) -> None:
+    def keep(self, agent_id: str, snapshot: Snapshot, of: object = None) -> None:
         """Take the state of an agent of the cluster."""
         if self.keeps(agent_id):
-            self._take(agent_id, snapshot)
+            self._take(agent_id, snapshot, of)
 
     def give(self, agent_id: str, snapshot: Snapshot) -> None:
         """The state that an agent has, which is about to be made here."""
@@ -56,5 +56,5 @@ def unpacked(data: bytes) -> tuple[bytes, ...]:
     return tuple(unpack(data, max_bytes=MAX_BYTES))
 
 
-def _lose(agent_id: str, snapshot: Snapshot) -> None:
+def _lose(agent_id: str, snapshot: Snapshot, of: object) -> None:
     """Nobody takes it: the host has not begun."""

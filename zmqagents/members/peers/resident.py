@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from ... import errors
 from ...agents.state import Snapshot
-from ...cluster.activations import Dropped, DroppedFor, Phase
+from ...cluster.activations import Dropped, DroppedFor, OnceOutcome, Phase
 from ...cluster.naming import AgentName
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
-from ...wire.messages import Op, Reply, error_reply, reply_from_bytes
+from ...wire.messages import Op, Reply, error_reply, reply_from_bytes, reply_to_bytes
 from .keeper import packed
 from .way import MAKE, TRUE, UNMAKE, Passage
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .room import Room
 
 __all__ = ["Leaving", "Resident"]
+
+MAX_OUTCOME_BYTES = 65_536  # of an `@once` call
+OUTCOME_S = 30.0  # how long an outcome is kept beyond the deadline of its call
 
 
 class Leaving(enum.Enum):
@@ -47,18 +50,21 @@ class Resident:
 
     pid = 0
 
-    def __init__(self, room: Room, name: AgentName, record: AgentRecord) -> None:
+    def __init__(self, room: Room, name: AgentName, record: AgentRecord, epoch: int) -> None:
         self.record = record
         self.name = str(name)
         self.leaving: Leaving | None = None
         self.following = ""  # who has it after this host
         self.used = room.clock()
         self._room = room
+        self._activations, self._epoch = room.member.activations, epoch
         self.agent = name
         self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
         self._held: dict[Ticket, float] = {}
         self._kept: dict[Ticket, Reply] = {}  # answers that wait for saves
         self._withheld: dict[Ticket, tuple[Reply, float]] = {}  # answers that wait for the lease, and since when
+        self._once: Snapshot | None = None  # the state after the `@once` call that runs
+        self._is_spoiled = False  # its state could not be saved: it comes back as it was last saved
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
         self._told: list[Callable[[], None]] = []  # when it is gone
@@ -71,6 +77,15 @@ class Resident:
     def is_leaving(self) -> bool:
         """Whether no call is for it any more."""
         return self.leaving is not None
+
+    @property
+    def phase(self) -> Phase | None:
+        """Where its activation is; None: there is none, or it is another one by now."""
+        activations = self._room.member.activations
+        if activations is not self._activations:  # this host is another member since
+            return None
+        phase = activations.phase(self.name)
+        return phase if phase is not None and activations.epoch(self.name) == self._epoch else None
 
     @property
     def is_idle(self) -> bool:
@@ -109,14 +124,36 @@ class Resident:
     def start(self, ticket: Ticket) -> None:
         """Let the code of a call begin, or hold it."""
         room = self._room
-        if ticket.op in (Op.CREATE, END) or room.may_start(self.name):
+        if ticket.op in (Op.CREATE, END):
             room.pool.start(ticket)
+            return
+        if not self.is_leaving and room.may_start(self.name):
+            reply = self._known_outcome(ticket) if _is_once(ticket) else None
+            if reply is None:
+                room.pool.start(ticket)
+            else:
+                room.later(lambda: self._finish(ticket, reply))
+            return
+        if self.is_leaving and self.leaving is not Leaving.DELETED:
+            room.later(lambda: room.send_on(ticket, self.agent))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
         room.dispatcher.calls.hold(ticket, effects, room.clock())
         room.carry_out(effects)
         room.watch()
+
+    def _known_outcome(self, ticket: Ticket) -> Reply | None:
+        """What an ``@once`` call has ended in before, or what speaks against it; None: it is to be executed."""
+        activations = self._activations
+        kept = activations.outcome_of(self.name, ticket.task_id)
+        if kept is not None:
+            return reply_from_bytes(kept)
+        if ticket.deadline is None:
+            return self._error(ticket, errors.ConfigError(f"{ticket.label} is @once, and needs a timeout"))
+        if not activations.has_room_for_outcome(self.name):
+            return self._error(ticket, errors.HostBusy(f"{self.name} keeps as many outcomes of calls as it may"))
+        return None
 
     def go_on(self) -> None:
         """What has held calls may be over."""
@@ -164,8 +201,10 @@ class Resident:
         self.used = now = room.clock()
         if ticket.op == Op.CREATE:
             return self._made(ticket, reply)
-        if ticket.settled or ticket.op == END or room.member.activations.phase(self.name) is None:
+        if ticket.settled or ticket.op == END or self.phase is None:
             return room.dispatcher.on_done(ticket, reply, now)
+        if _is_once(ticket):
+            return self._returned_once(ticket, reply)
         effects = room.dispatcher.on_returned(ticket, now)
         if room.may_answer:
             self._settle(ticket, reply)
@@ -174,11 +213,46 @@ class Resident:
             room.watch()
         return effects
 
+    def _returned_once(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """Write state and outcome in one step; the answer waits for that."""
+        room, snapshot = self._room, self._once
+        self._once = None
+        effects = room.dispatcher.on_returned(ticket, room.clock())
+        if snapshot is None:  # it could not be saved, which is its error
+            self._answer(ticket, reply)
+            self._spoil()
+            return effects
+        outcome = reply_to_bytes(reply)
+        if len(outcome) > MAX_OUTCOME_BYTES:
+            text = f"{ticket.label} is @once, and its outcome has {len(outcome)} bytes, at most {MAX_OUTCOME_BYTES}"
+            reply = self._error(ticket, errors.MessageTooLarge(text, len(outcome), MAX_OUTCOME_BYTES))
+            outcome = reply_to_bytes(reply)
+        left_s = max(0.0, (ticket.deadline or 0.0) - room.clock()) + OUTCOME_S
+        self._kept[ticket] = reply
+        try:
+            room.do(
+                room.member.carry(
+                    self._activations.save(
+                        self.name, packed(snapshot.frames), snapshot.version, ticket,
+                        OnceOutcome(ticket.task_id, outcome, left_s),
+                    )
+                )
+            )  # fmt: skip
+        except errors.MessageTooLarge as exc:
+            self.lose(ticket, exc)
+            self._spoil()
+        return effects
+
+    def _spoil(self) -> None:
+        """The state that the agent has here was not saved, and cannot be: it comes back as it was last saved."""
+        self._is_spoiled = True
+        self.leave(Leaving.RELEASED)
+
     def _settle(self, ticket: Ticket, reply: Reply) -> None:
         """Answer when all saves that were begun before are taken."""
         room = self._room
         self._kept[ticket] = reply
-        if room.member.activations.phase(self.name) in (Phase.STARTING, Phase.ACTIVE, Phase.LEAVING):
+        if self.phase is not None:
             room.do(room.member.carry(room.member.activations.settle(self.name, ticket)))
         else:
             self.lose(ticket)
@@ -201,13 +275,17 @@ class Resident:
     def save(self, snapshot: Snapshot) -> None:
         """Its code has saved its state."""
         room, activations = self._room, self._room.member.activations
-        if self.is_leaving:
+        if self._is_spoiled:
+            return
+        if any(_is_once(ticket) and not ticket.settled for ticket in self.record.holders):
+            self._once = snapshot
+        elif self.is_leaving:
             self._state = snapshot
-        elif activations.phase(self.name) in (Phase.STARTING, Phase.ACTIVE):
+        elif self.phase in (Phase.STARTING, Phase.ACTIVE):
             try:
                 room.do(room.member.carry(activations.save(self.name, packed(snapshot.frames), snapshot.version)))
             except errors.MessageTooLarge:
-                self.leave(Leaving.RELEASED)
+                self._spoil()
 
     # ------------------------------------------------------------ it is made
 
@@ -224,7 +302,8 @@ class Resident:
             self.leaving = self.leaving or Leaving.RELEASED
             return room.dispatcher.on_done(ticket, reply, room.clock())
         effects = room.dispatcher.on_done(ticket, reply, room.clock())
-        room.do(room.member.carry(room.member.activations.started(self.name)))
+        if self.phase is Phase.STARTING:
+            room.do(room.member.carry(self._activations.started(self.name)))
         makers, self._makers = self._makers, []
         for passage in makers:
             if passage.ticket is not None:
@@ -287,7 +366,7 @@ class Resident:
         room, activations = self._room, self._room.member.activations
         room.pool.retire(records)
         room.moved_out(self)
-        if activations.phase(self.name) not in (Phase.STARTING, Phase.ACTIVE):
+        if self.phase not in (Phase.STARTING, Phase.ACTIVE):
             self.gone()
             room.on_way_out(self.name)
         elif self.leaving is Leaving.DELETED:
@@ -328,6 +407,10 @@ class Resident:
 
     def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
         return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+
+def _is_once(ticket: Ticket) -> bool:
+    return ticket.method is not None and ticket.method.once
 
 
 _ERRORS = {

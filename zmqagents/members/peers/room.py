@@ -320,8 +320,13 @@ class Room:
         """No code of the agent runs here any more."""
         if self.residents.get(resident.name) is resident:
             del self.residents[resident.name]
-            if self.member.activations.phase(resident.name) is not None:
+            if resident.phase is not None:
                 self._leaving[resident.name] = resident
+
+    def dismiss(self, resident: Resident) -> None:
+        """Another activation of the agent may be here, although the code of this one may run on."""
+        if self.residents.get(resident.name) is resident:
+            del self.residents[resident.name]
 
     def described(self, record: AgentRecord) -> Reply:
         """What `create_agent` gives for an agent that is there."""
@@ -396,13 +401,13 @@ class Room:
 
     # ------------------------------------------------------------ what the cluster says
 
-    def take_state(self, agent_id: str, snapshot: Snapshot) -> None:
+    def take_state(self, agent_id: str, snapshot: Snapshot, record: object) -> None:
         """Take the state of an agent. Any thread."""
-        self.post(self._on_state, agent_id, snapshot)
+        self.post(self._on_state, agent_id, snapshot, record)
 
-    def _on_state(self, agent_id: str, snapshot: Snapshot) -> list[Effect]:
+    def _on_state(self, agent_id: str, snapshot: Snapshot, record: object) -> list[Effect]:
         resident = self.residents.get(agent_id.removeprefix(self._prefix))
-        if resident is not None:
+        if resident is not None and resident.record is record:  # code of a former activation may still run
             resident.save(snapshot)
         return []
 
@@ -419,6 +424,7 @@ class Room:
     def on_activated(self, activated: acts.Activated) -> None:
         """The agent is this host's: make it."""
         name, mine, now = activated.name, activated.mine, self.clock()
+        self.member.homes.forget(name)
         agent_id = f"{self._prefix}{name}"
         way = self._ways.get(name)
         try:
@@ -436,7 +442,7 @@ class Room:
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self.residents[name] = Resident(self, agent, record)
+        self.residents[name] = Resident(self, agent, record, mine.epoch)
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
@@ -484,16 +490,19 @@ class Room:
     def on_dropped(self, dropped: acts.Dropped) -> None:
         """An activation is no more."""
         resident = self._resident(dropped.name)
+        self._leaving.pop(dropped.name, None)
         if resident is not None:
             resident.drop(dropped)
-            if self._leaving.pop(dropped.name, None) is not None:
-                resident.gone()
+            self.dismiss(resident)
+            resident.gone()
+        self.on_way_out(dropped.name)
 
     def on_gone(self, gone: acts.Gone | acts.Removed) -> None:
         """An agent is given back, or deleted."""
         name = gone.name
-        resident = self._leaving.pop(name, None)
+        resident = self._leaving.pop(name, None) or self.residents.get(name)
         if resident is not None:
+            self.dismiss(resident)
             resident.gone()
         if isinstance(gone, acts.Gone) and gone.following:
             address = self.member.address_of(gone.following)

@@ -98,6 +98,12 @@ class Passage:
         return self.ticket is not None and self.ticket.op == UNMAKE
 
     @property
+    def has_begun(self) -> bool:
+        """Whether items of the stream have come."""
+        context = self.ticket.context if self.ticket is not None else None
+        return context is not None and context.sender is not None and context.sender.items > 0
+
+    @property
     def is_over(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.ticket is None or self.ticket.settled
@@ -281,7 +287,7 @@ class Way:
         home = room.member.homes.find(str(self.name))
         if any(passage.activate for passage in self._held):
             self._claim()
-        elif home is not None and home.address != room.address:
+        elif home is not None and home.address != room.address and not any(passage.hop for passage in self._held):
             self._go(home.address)
         else:
             self._look()
@@ -293,7 +299,8 @@ class Way:
             self._tell_elsewhere(passage)
 
     def _tell_elsewhere(self, passage: Passage) -> None:
-        known = self.room.member.homes.find(str(self.name))
+        """Another member takes the agent for one of this host's, which may be news."""
+        known = self.room.member.homes.find(str(self.name)) if self.state is not WayState.AWAY else None
         home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
         self._finish(passage, elsewhere_reply(home))
 
@@ -314,9 +321,9 @@ class Way:
         if found.owner == self.room.member.incarnation and self._held:  # it was given to this host
             self._claim()
             return
+        self.state = WayState.OPEN
         self._answer_members()
         if not self._held:
-            self.state = WayState.OPEN
             self.room.forget(self)
         elif found.address and found.address not in self._denied:
             self._go(found.address)
@@ -446,8 +453,10 @@ class Way:
         assert ticket is not None
         self.room.member.homes.drop_all_at(neighbour.address)
         self._deny(neighbour.address)
-        never_sent = isinstance(error, (errors.HostUnreachable, errors.AuthenticationError))
-        if not passage.is_over and (never_sent or (ticket.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT)):
+        # A host that ends in order answers all that it has taken before it says so.
+        never_sent = isinstance(error, (errors.HostUnreachable, errors.AuthenticationError, errors.HostStopping))
+        repeatable = ticket.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT
+        if not passage.is_over and not passage.has_begun and (never_sent or repeatable):
             self._come_back(passage)
             return
         lost = error if isinstance(error, errors.CallLost) else errors.CallLost(str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import pytest
@@ -33,7 +33,7 @@ def world() -> Iterator[World]:
 @pytest.fixture(scope="module")
 def operations(world: World) -> dict[str, Any]:
     schema = schemathesis.openapi.from_url(f"{world.url}/openapi.json", headers=world.bearer)
-    found = [each.ok() for each in schema.get_all_operations()]
+    found: list[Any] = [cast(Any, each).ok() for each in schema.get_all_operations()]
     return {operation.path.removeprefix("/agents/"): operation for operation in found}
 
 

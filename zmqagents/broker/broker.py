@@ -132,20 +132,16 @@ class Broker:
         self._leader = leader = Leader(self._route)
         epoch = os.urandom(8).hex()
         store = _store_of(config, epoch)
-        shared = store if isinstance(store, SharedStore) else None
         traces = _traces_of(config, lambda: self.link.address, clock)
         call_log = CallLog(clock, traces)
         self._dispatcher = dispatcher = Dispatcher(
-            config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
+            config, classes.spec, shares_results=isinstance(store, SharedStore), traces=traces,
             observer=None if config.parent is not None else call_log,  # the host that has started it logs
-            traces=traces, find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
+            settle=lambda agent: self._members.settle(agent), find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
-        self._results: Results = (
-            LocalResults(store, config, dispatcher, far, clock) if shared is None
-            else SharedResults(shared, config, dispatcher, far, clock, self.post)
-        )  # fmt: skip
+        self._results = _results_of(store, config, dispatcher, far, clock, self.post)
         self._clients = Clients(config, dispatcher, self._carry_out, clock)
         self._out = self._clients.delivery
         self._events = Events(
@@ -181,8 +177,7 @@ class Broker:
 
     def _open_inbox(self) -> None:
         self._inbox: deque[tuple[Callable[..., list[Effect]], tuple[Any, ...]]] = deque()
-        self._stop = False
-        self._asleep = False  # a thread that posts must wake the router thread
+        self._stop = self._asleep = False  # asleep: a thread that posts must wake the router thread
         self._is_copy = False  # this process is a fork of the host's, made by an agent's code
         self._late: threading.Lock | None = None  # the router thread reads no more; held by the thread that does
         # Not a bare descriptor: a late write to a closed number could hit a file that is opened since.
@@ -196,7 +191,8 @@ class Broker:
         return {
             Start: self._start, GoOn: lambda effect: self._pool.go_on_loop(effect.ticket),
             Answer: self._answer, Pending: self._pending,
-            Begin: self._results.begin, Keep: self._results.keep, Lookup: self._look_up, Resume: self._resume,
+            Begin: self._results.begin, Keep: self._results.keep, Resume: _resume,
+            Lookup: lambda effect: self._carry_out(self._results.look_up(effect)),
             Interrupt: lambda effect: (effect.ticket.agent.home or pool).interrupt(effect.ticket, alone=effect.alone),
             Ended: lambda effect: self._carry_out(self._management.on_ended(effect)),
             Removed: lambda effect: (effect.agent.home or pool).retire([effect.agent]), Drained: self._drained,
@@ -610,14 +606,6 @@ class Broker:
             self._out.unsent.append((session, message))
         return []
 
-    def _look_up(self, effect: Lookup) -> None:
-        self._carry_out(self._results.look_up(effect))
-
-    def _resume(self, effect: Resume) -> None:
-        gate: Gate | None = effect.ticket.gate
-        if gate is not None and not effect.ticket.on_loop:
-            gate.open(effect.error)
-
     def _drained(self, effect: Drained) -> None:
         if effect.cut:
             log.warning("%s: %d calls were cut off by the stop", self.config.server_id, effect.cut)
@@ -668,6 +656,20 @@ class Broker:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
         self._events.note_fork()
+
+
+def _resume(effect: Resume) -> None:
+    gate: Gate | None = effect.ticket.gate
+    if gate is not None and not effect.ticket.on_loop:
+        gate.open(effect.error)
+
+
+def _results_of(
+    store: Any, config: BrokerConfig, dispatcher: Dispatcher, far: FarResults, clock: Callable[[], float], post: Any
+) -> Results:
+    if isinstance(store, SharedStore):
+        return SharedResults(store, config, dispatcher, far, clock, post)
+    return LocalResults(store, config, dispatcher, far, clock)
 
 
 def _store_of(config: BrokerConfig, epoch: str) -> Any:

@@ -419,7 +419,7 @@ class Management:
             stacks = {row.get("task_id"): row.get("stack") for row in elsewhere.rows(MEMBERS_WAIT_S)}
             for ticket, frame, row in rows:
                 row["stack"] = stacks.get(row["task_id"]) or _why_no_stack(row, silent)
-                row["stack"] = row["stack"] or self._stack_of(ticket, frame)
+                row["stack"] = row["stack"] or _stack_of(self._pool, ticket, frame)
             return [row for _, _, row in rows]
 
         return answer
@@ -445,7 +445,7 @@ class Management:
             found, *others = (_with_holders(each, now, self._dispatcher.traces, user) for each in around)
             rows = [] if elsewhere is None else elsewhere.rows(MEMBERS_WAIT_S)
             stack = next((row.get("stack") for row in rows if row.get("task_id") == ticket.task_id), "")
-            found["stack"] = stack or _why_no_stack(found, silent) or self._stack_of(ticket, frame)
+            found["stack"] = stack or _why_no_stack(found, silent) or _stack_of(self._pool, ticket, frame)
             return {"calls": [found, *others]}
 
         return answer
@@ -453,11 +453,6 @@ class Management:
     def list_errors(self, _: Asked) -> Callable[[], list[dict[str, Any]]]:
         """The errors in which calls have ended lately, grouped."""
         return self._error_log.told
-
-    def _stack_of(self, ticket: Ticket, frame: Any) -> str:
-        if ticket.on_loop:
-            return self._pool.stack_on_loop(ticket)[-STACK_CHARS:]
-        return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
 
     # ------------------------------------------------------------ the cluster
 
@@ -664,6 +659,12 @@ def _failure_of(reply: Reply) -> str:
     kind, data = read_error(reply)
     text = " ".join(str(data.get("message", "")).split())[:MESSAGE_CHARS]
     return f"{data.get('agent')}.{data.get('method')} failed: {kind}: {text}"
+
+
+def _stack_of(pool: WorkerPool, ticket: Ticket, frame: Any) -> str:
+    if ticket.on_loop:
+        return pool.stack_on_loop(ticket)[-STACK_CHARS:]
+    return "".join(traceback.format_stack(frame)[-STACK_FRAMES:])[-STACK_CHARS:] if frame is not None else ""
 
 
 def _with_holders(ticket: Ticket, now: float, traces: HostTraces | None, user: str | None = None) -> dict[str, Any]:

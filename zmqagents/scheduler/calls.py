@@ -16,6 +16,7 @@ code may neither call nor wait.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -79,7 +80,7 @@ class Calls:
         self.counters = Counters()
         self.meters = Meters()
         self._made = 0  # agents, so far
-        self._ends = 0  # calls of the host's own, so far
+        self._ends = itertools.count(1)  # calls of the host's own
         self._host = Peer("host")  # makes the calls that begin and end agents
         self._host.leave()  # and reads no answers
         self.ending = 0  # agents that are deleted, and whose hooks have not run
@@ -126,17 +127,10 @@ class Calls:
 
     def begin_agent(self, record: AgentRecord, body: Sequence[Frame], effects: list[Effect], now: float) -> Ticket:
         """Make an agent that no call asks for by itself; all its calls queue behind that."""
-        ticket = self._own_call(record, Op.CREATE, body, Op.CREATE, None, now)
+        ticket = _own_call(self._host, next(self._ends), record, Op.CREATE, body, Op.CREATE, None, now)
         self.add_agent(ticket)
         self.open(ticket, now, effects)
         return ticket
-
-    def _own_call(
-        self, record: AgentRecord, name: str, body: Sequence[Frame], op: str, method: MethodSpec | None, now: float
-    ) -> Ticket:
-        self._ends += 1
-        call = Call(self._ends, 0, 0, record.agent_id, name, (), {}, body)
-        return Ticket(self._host, call, f"{self._host.prefix}-{self._ends}", record, op, method, True, None, now)
 
     def book(self, ticket: Ticket) -> None:
         """Note a ticket that was accepted."""
@@ -386,18 +380,15 @@ class Calls:
         """Cancel ``ticket`` and (unless ``alone``) the calls that it has made."""
         if not ticket.settled:
             self.counters.cancelled += 1
-            error = errors.CallCancelled(f"{ticket.label} was cancelled: {self._phase(ticket, now)}")
+            error = errors.CallCancelled(f"{ticket.label} was cancelled: {_phase(self, ticket, now)}")
             self.give_up(ticket, error, effects, now, alone=alone)
 
     def time_out(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The deadline of ``ticket`` has passed."""
         spent = now - ticket.accepted
-        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {self._phase(ticket, now)}")
+        error = errors.CallTimeout(f"{ticket.label} timed out after {spent:.3g} s: {_phase(self, ticket, now)}")
         self.counters.timed_out += 1
         self.give_up(ticket, error, effects, now)
-
-    def _phase(self, ticket: Ticket, now: float) -> str:
-        return phase(ticket, now, self.config.capacity, self.lingering)
 
     def give_up(
         self, root: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float, *, alone: bool = False
@@ -478,7 +469,7 @@ class Calls:
         """Note the call that will run the hooks of a deleted agent."""
         method = record.spec.end
         assert method is not None
-        ticket = self._own_call(record, method.name, (), END, method, now)
+        ticket = _own_call(self._host, next(self._ends), record, method.name, (), END, method, now)
         ticket.pay_by(record.account)
         self.book(ticket)
         self.ending += 1
@@ -520,9 +511,6 @@ class Calls:
                 return
             self.drain.settled = True
             cut = self.drain.cut
-        self._drain_until(deadline, cut)
-
-    def _drain_until(self, deadline: float, cut: int | None) -> None:
         self.drain = DrainEnd(deadline, cut)
         self.timers.add(deadline, self.drain)
 
@@ -535,7 +523,7 @@ class Calls:
     def _give_up(self, tickets: list[Ticket], effects: list[Effect], now: float) -> None:
         for ticket in tickets:
             if not ticket.settled:
-                error = errors.HostStopping(f"the host stopped: {ticket.label} was {self._phase(ticket, now)}")
+                error = errors.HostStopping(f"the host stopped: {ticket.label} was {_phase(self, ticket, now)}")
                 self.give_up(ticket, error, effects, now)
 
     def end_agents(self, effects: list[Effect], now: float) -> bool:
@@ -550,7 +538,8 @@ class Calls:
         assert self.drain is not None
         if self.drain.cut is None:
             if self.end_agents(effects, now):
-                self._drain_until(now + ENDS_S, cut)
+                self.drain = DrainEnd(now + ENDS_S, cut)
+                self.timers.add(self.drain.deadline, self.drain)
                 return True
         else:
             self._give_up([ticket for ticket in self.tasks.values() if ticket.op == END], effects, now)
@@ -573,6 +562,18 @@ _OUTCOMES = {
     "HostBusy": Outcome.REFUSED, "HostStopping": Outcome.LOST, "AgentDeleted": Outcome.LOST, "CallLost": Outcome.LOST,
     "AgentCrashed": Outcome.LOST, "HostLost": Outcome.LOST,
 }  # fmt: skip
+
+
+def _own_call(
+    host: Peer, number: int, record: AgentRecord, name: str, body: Sequence[Frame], op: str, method: MethodSpec | None,
+    now: float,
+) -> Ticket:  # fmt: skip
+    call = Call(number, 0, 0, record.agent_id, name, (), {}, body)
+    return Ticket(host, call, f"{host.prefix}-{number}", record, op, method, True, None, now)
+
+
+def _phase(calls: Calls, ticket: Ticket, now: float) -> str:
+    return phase(ticket, now, calls.config.capacity, calls.lingering)
 
 
 def _outcome_of(reply: Reply) -> Outcome:

@@ -137,7 +137,8 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=isinstance(store, SharedStore), traces=traces,
             observer=None if config.parent is not None else call_log,  # the host that has started it logs
-            settle=lambda agent: self._members.settle(agent), find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
+            settle=lambda agent: self._members.settle(agent),
+            find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)

@@ -173,6 +173,7 @@ class Listening:
             "max_structured_bytes": config.structured_limit, "max_timeout_s": config.max_timeout_seconds,
             "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,
+            **({"cluster": config.cluster} if config.cluster else {}),
         }  # fmt: skip
 
     def _open_unix(self, path: str, auth: Authenticator) -> None:

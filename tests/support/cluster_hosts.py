@@ -187,6 +187,16 @@ class Caller:
         )
         return waiter
 
+    def task_of(self, waiter: Waiter) -> str:
+        """The id under which the result of a call is kept."""
+        return self._open[waiter]
+
+    def fetched(self, task_id: str) -> Any:
+        """A result that is kept."""
+        waiter = Waiter()
+        self.link.fetch(task_id, waiter, timeout=10)
+        return result_of(waiter)
+
     def cancel(self, waiter: Waiter) -> None:
         """Cancel a call that was begun."""
         self.link.cancel(self._open[waiter])

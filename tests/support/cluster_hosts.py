@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts import eventually
 from redis_server import RedisServer
-from zmqagents import AgentBase, RpcAgentServerLauncher, codec, once, stream_func
+from zmqagents import AgentBase, RpcAgentServerLauncher, codec, concurrent, idempotent, stream_func
 from zmqagents.agents.context import current_call
 from zmqagents.client.proxy import request_body
 from zmqagents.connection.connection import Connection
@@ -22,7 +22,7 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Teller", "hosts_on"]
+__all__ = ["Account", "Caller", "Forgetful", "Hosts", "Stubborn", "Till", "hosts_on"]
 
 CLUSTER = "shop"
 
@@ -45,14 +45,6 @@ class Account(AgentBase):
         self.cents += cents
         return self.cents
 
-    @once
-    def pay(self, cents: int) -> int:
-        """Pays once, whatever is sent again; what is odd is an error, and counts nevertheless."""
-        self.cents += cents
-        if cents % 2:
-            raise ValueError(self.cents)
-        return self.cents
-
     def balance(self) -> int:
         return self.cents
 
@@ -68,6 +60,18 @@ class Account(AgentBase):
             time.sleep(0.01)
         return self.cents
 
+    @concurrent
+    @idempotent
+    def slow_look(self, seconds: float) -> int:
+        current_call().wait_cancelled(seconds)
+        return self.cents
+
+    @stream_func
+    def drip(self, most: int) -> Iterator[int]:
+        for number in range(most):
+            yield number
+            current_call().wait_cancelled(0.05)
+
     def process(self) -> int:
         return os.getpid()
 
@@ -76,39 +80,30 @@ class Account(AgentBase):
         yield from range(most)
 
 
-class Teller(AgentBase):
-    """Calls other agents of the cluster, the first of them while it is made."""
+class Till(AgentBase):
+    """Knows accounts, wherever they are, and keeps that."""
 
     def __init__(self) -> None:
-        self.first = self.ask("Account/of-tellers", "add", 1)
+        self.accounts: list[Any] = []
 
-    def ask(self, name: str, method: str, *args: Any) -> Any:
-        call = current_call()
-        assert call is not None
-        return getattr(call.client().get_agent(f"cluster:{CLUSTER}/{name}"), method)(*args)
+    def save_state(self) -> list[Any]:
+        return self.accounts
 
-    def chain(self, names: list[str]) -> int:
-        """Each calls the next one, by its own host."""
-        return 1 if not names else 1 + self.ask(names[0], "chain", names[1:])
+    def load_state(self, state: list[Any]) -> None:
+        self.accounts = state
 
+    def remember(self, account: Any) -> int:
+        self.accounts.append(account)
+        return len(self.accounts)
 
-class Diary(AgentBase):
-    """Notes what it is told, in that order."""
+    def total(self) -> int:
+        return sum(account.balance() for account in self.accounts)
 
-    def __init__(self) -> None:
-        self.notes: list[int] = []
+    async def later_total(self) -> int:
+        return sum([await account.balance.aio() for account in self.accounts])
 
-    def save_state(self) -> list[int]:
-        return self.notes
-
-    def load_state(self, state: list[int]) -> None:
-        self.notes = state
-
-    def note(self, number: int) -> None:
-        self.notes.append(number)
-
-    def read(self) -> list[int]:
-        return self.notes
+    def first(self) -> Any:
+        return self.accounts[0]
 
 
 class Forgetful(AgentBase):
@@ -132,7 +127,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Stubborn, Teller]
+CLASSES = [Account, Till, Forgetful, Stubborn]
 
 
 class _Items:
@@ -176,15 +171,11 @@ class Caller:
             raise rebuild_error(reply)
         return codec.decode(reply.body[0], reply.body[1:])
 
-    def begin(
-        self, name: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0, **options: Any
-    ) -> Waiter:
+    def begin(self, name: str, method: str, *args: Any, timeout: float | None = 20.0) -> Waiter:
         """Make a call without waiting for it."""
         waiter = Waiter()
         body = request_body(self.link, method, args, {})
-        self._open[waiter] = self.link.submit(
-            f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout, options=options or None, flags=flags
-        )
+        self._open[waiter] = self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout)
         return waiter
 
     def cancel(self, waiter: Waiter) -> None:

@@ -20,6 +20,9 @@ from zmqagents import Cluster, RpcAgentServerLauncher
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
 
 
+COLUMNS = ["server_id", "address", "state", "agents", "running", "lease", "load", "version", "labels"]
+
+
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with running_redis() as server:
@@ -46,7 +49,7 @@ def test_hosts_are_listed_from_any_of_them(hosts: Hosts) -> None:
     [rows] = shell(hosts, "hosts")
     assert {row["server_id"] for row in rows} == {launcher.server_id for launcher in hosts.launchers}
     table = as_server("hosts", port=hosts.launchers[1].port).stdout.splitlines()
-    assert table[0].split() == "server_id address state agents running lease load version labels".split()
+    assert table[0].split() == COLUMNS
     assert len(table) == 3
     assert all("held" in line and "zone=a" in line for line in table[1:])
 

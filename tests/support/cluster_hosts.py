@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts import eventually
 from redis_server import RedisServer
-from zmqagents import AgentBase, RpcAgentServerLauncher, codec, concurrent, idempotent, stream_func
+from zmqagents import AgentBase, RpcAgentServerLauncher, codec, concurrent, idempotent, once, stream_func
 from zmqagents.agents.context import current_call
 from zmqagents.client.proxy import request_body
 from zmqagents.connection.connection import Connection
@@ -22,7 +22,7 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Forgetful", "Hosts", "Stubborn", "Till", "hosts_on"]
+__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Teller", "Till", "hosts_on"]
 
 CLUSTER = "shop"
 
@@ -43,6 +43,14 @@ class Account(AgentBase):
 
     def add(self, cents: int) -> int:
         self.cents += cents
+        return self.cents
+
+    @once
+    def pay(self, cents: int) -> int:
+        """Pays once, whatever is sent again; what is odd is an error, and counts nevertheless."""
+        self.cents += cents
+        if cents % 2:
+            raise ValueError(self.cents)
         return self.cents
 
     def balance(self) -> int:
@@ -106,6 +114,41 @@ class Till(AgentBase):
         return self.accounts[0]
 
 
+class Teller(AgentBase):
+    """Calls other agents of the cluster, the first of them while it is made."""
+
+    def __init__(self) -> None:
+        self.first = self.ask("Account/of-tellers", "add", 1)
+
+    def ask(self, name: str, method: str, *args: Any) -> Any:
+        call = current_call()
+        assert call is not None
+        return getattr(call.client().get_agent(f"cluster:{CLUSTER}/{name}"), method)(*args)
+
+    def chain(self, names: list[str]) -> int:
+        """Each calls the next one, by its own host."""
+        return 1 if not names else 1 + self.ask(names[0], "chain", names[1:])
+
+
+class Diary(AgentBase):
+    """Notes what it is told, in that order."""
+
+    def __init__(self) -> None:
+        self.notes: list[int] = []
+
+    def save_state(self) -> list[int]:
+        return self.notes
+
+    def load_state(self, state: list[int]) -> None:
+        self.notes = state
+
+    def note(self, number: int) -> None:
+        self.notes.append(number)
+
+    def read(self) -> list[int]:
+        return self.notes
+
+
 class Forgetful(AgentBase):
     """Has no state that is kept."""
 
@@ -127,7 +170,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Till, Forgetful, Stubborn]
+CLASSES = [Account, Diary, Forgetful, Stubborn, Teller, Till]
 
 
 class _Items:
@@ -171,12 +214,26 @@ class Caller:
             raise rebuild_error(reply)
         return codec.decode(reply.body[0], reply.body[1:])
 
-    def begin(self, name: str, method: str, *args: Any, timeout: float | None = 20.0) -> Waiter:
+    def begin(
+        self, name: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0, **options: Any
+    ) -> Waiter:
         """Make a call without waiting for it."""
         waiter = Waiter()
         body = request_body(self.link, method, args, {})
-        self._open[waiter] = self.link.submit(f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout)
+        self._open[waiter] = self.link.submit(
+            f"cluster:{CLUSTER}/{name}", method, body, waiter, timeout=timeout, options=options or None, flags=flags
+        )
         return waiter
+
+    def task_of(self, waiter: Waiter) -> str:
+        """The id under which the result of a call is kept."""
+        return self._open[waiter]
+
+    def fetched(self, task_id: str) -> Any:
+        """A result that is kept."""
+        waiter = Waiter()
+        self.link.fetch(task_id, waiter, timeout=10)
+        return result_of(waiter)
 
     def cancel(self, waiter: Waiter) -> None:
         """Cancel a call that was begun."""

@@ -13,8 +13,8 @@ from cluster_hosts import Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer, running_redis
 from scale import linux_only
-from zmqagents.errors import AgentExists, CallLost, NoHost, UnknownAgent, ZmqAgentsError
-from zmqagents.wire.messages import Op
+from zmqagents.errors import AgentExists, CallLost, DeadlockError, NoHost, UnknownAgent, ZmqAgentsError
+from zmqagents.wire.messages import Flag, Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
 
@@ -173,3 +173,26 @@ def test_agents_call_agents_on_other_hosts_also_while_they_are_made(redis: Redis
         assert hosts.callers[0].call("Account/of-tellers", "balance") == 90
         names = [f"Teller/{n}" for n in range(12)]
         assert hosts.callers[1].call("Teller/first", "chain", names) == 13
+
+
+def test_a_chain_of_calls_that_comes_back_over_another_host_is_refused_and_does_not_hang(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        for number in range(6):
+            for name in (f"Teller/a{number}", f"Teller/b{number}"):
+                hosts.callers[0].call(name, "chain", [])
+        rows = [hosts.callers[0].ask("", Op.WHERE, id=f"cluster:shop/Teller/{n}") for n in ("a0", "b0", "a1", "b1")]
+        assert all(row["address"] for row in rows)
+        for number in range(6):
+            with pytest.raises(DeadlockError):
+                hosts.callers[number % 2].call(
+                    f"Teller/a{number}", "chain", [f"Teller/b{number}", f"Teller/a{number}"], timeout=60
+                )
+
+
+def test_results_that_are_kept_are_found_from_every_host(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        for number in range(8):
+            waiter = hosts.callers[0].begin(f"Account/kept-{number}", "add", number, flags=Flag.DETACHED)
+            assert result_of(waiter) == number
+            task_id = hosts.callers[0].task_of(waiter)
+            assert [caller.fetched(task_id) for caller in hosts.callers] == [number, number]

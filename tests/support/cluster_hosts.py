@@ -27,6 +27,12 @@ __all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Tell
 CLUSTER = "shop"
 
 
+def _wait(seconds: float) -> None:
+    call = current_call()
+    assert call is not None
+    call.wait_cancelled(seconds)
+
+
 class Account(AgentBase):
     """Counts cents, and keeps them across crashes."""
 
@@ -71,14 +77,14 @@ class Account(AgentBase):
     @concurrent
     @idempotent
     def slow_look(self, seconds: float) -> int:
-        current_call().wait_cancelled(seconds)
+        _wait(seconds)
         return self.cents
 
     @stream_func
     def drip(self, most: int) -> Iterator[int]:
         for number in range(most):
             yield number
-            current_call().wait_cancelled(0.05)
+            _wait(0.05)
 
     def process(self) -> int:
         return os.getpid()

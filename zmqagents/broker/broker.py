@@ -116,10 +116,9 @@ class Broker:
     def __init__(
         self, config: BrokerConfig, classes: ClassTable, models: ModelConfigs, *,
         bind_reference: Callable[..., Any], own_client: Callable[[], Any],
-        fetch_far: Callable[[codec.TaskRef, Sink], None],
-        pickler: Callable[[Any], bytes] | None = None, unpickler: Callable[[bytes], Any] | None = None,
-        keeper: Keeper | None = None, clock: Callable[[], float] = time.monotonic, hatch: Hatch | None = None,
-        parent: ParentConnection | None = None,
+        fetch_far: Callable[[codec.TaskRef, Sink], None], pickler: Callable[[Any], bytes] | None = None,
+        unpickler: Callable[[bytes], Any] | None = None, keeper: Keeper | None = None, hatch: Hatch | None = None,
+        clock: Callable[[], float] = time.monotonic, parent: ParentConnection | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.crash: BaseException | None = None  # the error that ended the router thread
@@ -137,8 +136,8 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=shared is not None, settle=lambda agent: self._members.settle(agent),
             observer=None if config.parent is not None else CallLog(clock),  # the host that has started it logs
-            find=(lambda *asked: self._members.find(*asked)) if config.cluster else None,
-            end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
+            find=lambda *call: self._members.find(*call), end_waits=lambda stuck: self._members.end_waits(stuck),
+            expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results: Results = (
@@ -158,18 +157,14 @@ class Broker:
         host = agent_host(saver, config, classes, services, bind_reference, loop, unpickler=unpickler, pickler=pickler)
         self._pool = WorkerPool(host, loop, self._hand_in, config.capacity, self._events)
         self._members = Members(
-            dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on,
-            starve=self._events.on_await_credit, clock=clock,
+            dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on, clock=clock,
+            starve=self._events.on_await_credit, host=host, pool=self._pool, keeper=keeper, tell=self._clients.hint,
         )  # fmt: skip
-        if config.cluster:
-            self._members.be_one(host, self._pool, keeper, self._clients.hint)
-        welcome: dict[str, Any] = {"epoch": epoch, "pickle": unpickler is not None}
-        welcome |= {"cluster": config.cluster} if config.cluster else {}
+        welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
         self._management = Management(
             dispatcher, host, self._pool, self._results, models, self._clients, self._listening, self._members, keeper,
-            unpickler=unpickler, carry_out=self._carry_out, post=self.post, told=self.told.put, stop=self._on_stop,
-            clock=clock,
+            self._on_stop, self.told.put, unpickler=unpickler, carry_out=self._carry_out, post=self.post, clock=clock,
         )  # fmt: skip
         self._lane = FastLane(
             dispatcher, leader, host, self._pool, self._out, carry_out=self._carry_out, keep=self._results.keep,
@@ -280,9 +275,8 @@ class Broker:
         end = now + grace_s
         if not self._dispatcher.draining:
             log.info("%s: stopping, %r", self.config.server_id, self._dispatcher)
-        if self._members.drain(end, lambda: self.post(lambda: self._dispatcher.on_drain(end, self._clock()))):
-            return []
-        return self._dispatcher.on_drain(end, now)
+        drains = self._members.drain(end, lambda: self.post(lambda: self._dispatcher.on_drain(end, self._clock())))
+        return [] if drains else self._dispatcher.on_drain(end, now)
 
     @property
     def draining(self) -> bool:

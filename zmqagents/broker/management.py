@@ -121,9 +121,10 @@ class Management:
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, pool: WorkerPool, results: Results, models: ModelConfigs,
-        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None, *,
+        clients: Clients, listening: Listening, members: Members, keeper: Keeper | None,
+        stop: Callable[[float], list[Effect]], told: Callable[[float], None], *,
         unpickler: Callable[[bytes], Any] | None, carry_out: Callable[[list[Effect]], None],
-        post: Post, told: Callable[[float], None], stop: Callable[[float], list[Effect]], clock: Callable[[], float],
+        post: Post, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
         self._dispatcher = dispatcher
@@ -461,8 +462,9 @@ class Management:
         return True
 
     def delete_all(self, asked: Asked) -> list[AgentRecord]:
-        """Delete all agents; gives those whose hooks are to run."""
-        records = list(self._dispatcher.agents.values())
+        """Delete all agents but those of a cluster; gives those whose hooks are to run."""
+        every = self._dispatcher.agents.values()
+        records = [record for record in every if not record.agent_id.startswith(CLUSTER)]
         for record in records:
             self._carry_out(self._dispatcher.remove_agent(record.agent_id, self._clock()))
         return _ending(records, asked.parent)

@@ -61,11 +61,16 @@ class Bound(Protocol):
 
 
 class Members:
-    """See the module's docstring. ``hatch`` starts a process; None: this host has no children."""
+    """See the module's docstring. ``hatch`` starts a process; None: this host has no children.
+
+    ``host``, ``pool``, ``keeper`` and ``tell`` are for agents of a cluster that live here: see `peers.room.Room`.
+    """
 
     def __init__(
         self, dispatcher: Dispatcher, services: HostServices, hatch: Hatch | None, *, post: Callable[..., None],
         carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve, clock: Callable[[], float],
+        host: AgentHost | None = None, pool: WorkerPool | None = None, keeper: Keeper | None = None,
+        tell: Callable[[Peer, messages.Home], None] | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
@@ -89,6 +94,17 @@ class Members:
         self._over: OrderedDict[str, Ticket] = OrderedDict()
         self._waits: dict[tuple[Peer, int], _Told] = {}
         self.room: Room | None = None  # of this host as a member of a cluster
+        if self._config.cluster:
+            from .peers.keeper import ClusterKeeper  # here: a host without a cluster need not load it
+            from .peers.room import Room
+
+            assert isinstance(keeper, ClusterKeeper)
+            assert host is not None
+            assert pool is not None
+            self.room = Room(
+                dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
+                starve=starve, tell=tell, clock=clock,
+            )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<Members [{len(self.running)} calls] {self.directory!r} {self._nursery!r}>"
@@ -102,19 +118,6 @@ class Members:
             self._nursery = Nursery(self._config.server_id, self._begin_process, self._post)
         return self._nursery
 
-    def be_one(
-        self, host: AgentHost, pool: WorkerPool, keeper: Keeper | None, tell: Callable[[Peer, messages.Home], None]
-    ) -> None:
-        """This host is to be a member of a cluster: what serves that is loaded. ``tell``: see `Room`."""
-        from .peers.keeper import ClusterKeeper
-        from .peers.room import Room
-
-        assert isinstance(keeper, ClusterKeeper)
-        self.room = Room(
-            self.dispatcher, host, self.services, keeper, pool, post=self._post, carry_out=self.carry_out,
-            pass_on=self.pass_on, starve=self.starve, tell=tell, clock=self.clock,
-        )  # fmt: skip
-
     def why_not_ready(self) -> list[str]:
         """What speaks against sending calls to this host, as a member of a cluster."""
         return [] if self.room is None else self.room.why_not_ready()
@@ -122,15 +125,16 @@ class Members:
     @property
     def drains(self) -> bool:
         """Whether this host gives the agents of its cluster away."""
-        return self.room is not None and self.room.drain is not None
+        return self.room is not None and self.room.drains
 
     def drain(self, end: float, then: Callable[[], None]) -> bool:
         """Give the agents of a cluster to other hosts first, until the time ``end``. False: there is nothing to do."""
         return self.room is not None and not self.dispatcher.draining and self.room.begin_drain(end, then)
 
     def find(self, peer: Peer, call: messages.Call, agent_id: str) -> tuple[AgentRecord, str]:
-        """See `Room.find`."""
-        assert self.room is not None
+        """See `Room.find`. Raises UnknownCluster on a host that is a member of none."""
+        if self.room is None:
+            raise errors.UnknownCluster(f"{agent_id} is an agent of a cluster, and this host is a member of none")
         return self.room.find(peer, call, agent_id)
 
     def open(self, poller: Any, bound: Bound) -> None:

@@ -156,7 +156,7 @@ class Calls:
     def enqueue(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """A parked ``ticket`` has all its arguments: let it run, or queue it for its turn."""
         if ticket.turn or ticket.agent.try_to_seat(ticket):  # it has one if it makes the agent
-            self._admit(ticket, now, effects)
+            self.admit(ticket, now, effects)
         else:
             ticket.agent.queue(ticket)
 
@@ -164,7 +164,7 @@ class Calls:
         """A queued ``ticket`` comes back in its own chain: it runs beside the turn."""
         self._leave_queue(ticket, State.QUEUED)
         ticket.agent.seat(ticket, beside=True)
-        self._admit(ticket, now, effects)
+        self.admit(ticket, now, effects)
 
     def made(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         """The agent is there: what needs no turn may run. The turn itself is free when its maker is released."""
@@ -173,7 +173,7 @@ class Calls:
         for ticket in [ticket for ticket in record.mailbox or () if not ticket.exclusive]:
             self._leave_queue(ticket, State.QUEUED)
             record.seat(ticket)
-            self._admit(ticket, now, effects)
+            self.admit(ticket, now, effects)
 
     def lend_slot(self, ticket: Ticket, effects: list[Effect], now: float, *, parked: bool = False) -> None:
         """``ticket`` waits: another call may have its slot, and if it is ``parked`` its thread."""
@@ -211,10 +211,6 @@ class Calls:
         if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)
 
-    def go_on(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
-        """The code of a ticket that was held may begin."""
-        self._admit(ticket, now, effects)
-
     def move(
         self, ticket: Ticket, record: AgentRecord, method: MethodSpec | None, effects: list[Effect], now: float
     ) -> None:
@@ -241,7 +237,7 @@ class Calls:
             self.slots.reclaim(ticket)
             self._fill_slots(effects, now)
 
-    def _admit(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
+    def admit(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """``ticket`` may run as soon as there is a slot."""
         if ticket.on_loop or self.slots.take(ticket):
             self._start(ticket, now, effects)
@@ -272,7 +268,7 @@ class Calls:
         while mailbox and len(record.holders) < limit:
             ticket = record.next_queued()
             record.seat(ticket)
-            self._admit(ticket, now, effects)
+            self.admit(ticket, now, effects)
 
     # ------------------------------------------------------------ the two ends: answered, and returned
 
@@ -459,7 +455,7 @@ class Calls:
         if end is not None and end.state is State.QUEUED:
             if record.instance is not None:
                 record.seat(end)
-                self._admit(end, now, effects)
+                self.admit(end, now, effects)
                 return
             self.drop(end, _DONE, effects, now)  # it was never made
         if end is not None:

@@ -145,7 +145,9 @@ class Dispatcher:
             _go_on(waiting, effects)
             return effects
         if ticket.parent is None and "chain" in call.options:
-            forged = wait_graph.note_chain(ticket, call.options["chain"], self.tasks, self.seals)
+            forged = wait_graph.note_chain(
+                ticket, call.options["chain"], self.tasks, self.seals, trusted=peer.is_member
+            )
             if forged and not peer.local:
                 effects.append(Report(peer, "forged chains of calls", f"{forged} has not made {ticket.label}"))
         if self._early and ticket.task_id in self._early:

@@ -369,6 +369,11 @@ class Ticket:
         self.state = State.PARKED
         self.context = None
 
+    def go_outside(self, away: bool) -> None:
+        """It is passed on to another host, and cannot end before calls that come back from there; or is here again."""
+        self.state = State.WAITING if away else State.RUNNING
+        self.outside = frozenset() if away else None
+
     def pay_by(self, account: Account) -> None:
         """It counts for this user."""
         self.account = account

@@ -205,16 +205,18 @@ def drop_deps(ticket: Ticket) -> None:
             target.dependents.pop(ticket, None)
 
 
-def note_chain(ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals) -> str:
+def note_chain(
+    ticket: Ticket, chain: Sequence[str], tasks: Mapping[str, Ticket], seals: Seals, *, trusted: bool = False
+) -> str:
     """``ticket`` came through another host, made in ``chain``; those of its calls that are on this host learn of it.
 
     What names a call of ours without our seal is left out: anybody may have written that. Returns one such task id, ""
-    if there is none.
+    if there is none. ``trusted``: a member of the cluster has sent it, to which calls are passed on under their ids.
     """
     believed, forged = {}, ""
     for entry in chain:
         task_id = seals.task_id_of(entry)
-        if (task_id or entry) in tasks and not (task_id and seals.is_ours(entry)):
+        if (task_id or entry) in tasks and not (task_id and (trusted or seals.is_ours(entry))):
             forged = task_id or entry
         elif task_id:
             believed[task_id] = entry

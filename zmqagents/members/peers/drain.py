@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ...scheduler.effects import Effect
 from ...scheduler.records import Alarm
-from .resident import Leaving, Resident
-
-if TYPE_CHECKING:
-    from .room import Room
+from .quarters import Leaving, Lodger, Quarters
 
 __all__ = ["Drain"]
 
@@ -28,7 +24,7 @@ AT_ONCE = 64
 class Drain:
     """See the module's docstring. ``then`` is called once, when all agents are gone or the time ``end`` has come."""
 
-    def __init__(self, room: Room, end: float, then: Callable[[], None]) -> None:
+    def __init__(self, room: Quarters, end: float, then: Callable[[], None]) -> None:
         self._room = room
         self._then: Callable[[], None] | None = then
         self._alarm = Alarm(self._at_end)
@@ -39,22 +35,22 @@ class Drain:
         room = self._room
         if self._then is None:
             return
-        left = [resident for resident in room.residents.values() if not resident.is_leaving]
+        left = [resident for resident in room.lodgers if not resident.is_leaving]
         left.sort(key=lambda resident: not resident.is_idle)
         for resident in left[: max(0, AT_ONCE - room.leaving)]:
             self._let_go(resident)
-        if not room.residents and not room.leaving:
+        if not room.lodgers and not room.leaving:
             self._end()
 
-    def _let_go(self, resident: Resident) -> None:
+    def _let_go(self, resident: Lodger) -> None:
         room = self._room
         cls = resident.agent.cls
         chosen = room.member.placement.choose(cls, room.state_version(cls), but=[room.member.incarnation])
         resident.leave(Leaving.RELEASED, chosen.incarnation if chosen is not None else "")
 
     def _at_end(self, now: float) -> list[Effect]:
-        if self._room.residents:
-            log.warning("%d agents of the cluster end with this host: the time is up", len(self._room.residents))
+        if self._room.lodgers:
+            log.warning("%d agents of the cluster end with this host: the time is up", len(self._room.lodgers))
         self._end()
         return []
 

@@ -6,7 +6,7 @@ Answers that only Redis has come later: `Tell` gets them, or the error instead, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ... import codec, errors
 from ...cluster.naming import AgentName
@@ -17,10 +17,7 @@ from ...scheduler.effects import Effect
 from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
 from ...wire.link import rebuild_error
 from ...wire.messages import Op, Reply
-from .resident import Leaving
-
-if TYPE_CHECKING:
-    from .room import Room
+from .quarters import Leaving, Quarters
 
 __all__ = ["Inquiries", "Tell"]
 
@@ -32,7 +29,7 @@ MAX_ANSWER_BYTES = 65_536
 class Inquiries:
     """See the module's docstring. Belongs to the router thread."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Quarters) -> None:
         self._room = room
 
     # ------------------------------------------------------------ hosts
@@ -115,7 +112,7 @@ class Inquiries:
     def move(self, agent_id: str, to: Any, tell: Tell, *, hop: bool) -> None:
         """Give an agent to another host; `WhereRow` when that is done."""
         room, name = self._room, self._room.name_in(agent_id)
-        resident = room.residents.get(str(name))
+        resident = room.resident(name)
         if resident is not None and not resident.is_leaving:
             following = self._following(name, _text(to, "to"))
             resident.on_gone(lambda: self.where(agent_id, tell))
@@ -156,7 +153,7 @@ class Inquiries:
 class _Answer:
     """Takes the answer of another member, and tells it in the router thread."""
 
-    def __init__(self, room: Room, tell: Tell) -> None:
+    def __init__(self, room: Quarters, tell: Tell) -> None:
         self._room = room
         self._tell = tell
 

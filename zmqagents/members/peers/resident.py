@@ -13,9 +13,7 @@ state that it has then.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from ... import errors
 from ...agents.state import Snapshot
@@ -26,23 +24,13 @@ from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
 from ...wire.messages import Op, Reply, error_reply, reply_from_bytes, reply_to_bytes
 from .keeper import packed
+from .quarters import Leaving, Quarters
 from .way import MAKE, TRUE, UNMAKE, Passage
 
-if TYPE_CHECKING:
-    from .room import Room
-
-__all__ = ["Leaving", "Resident"]
+__all__ = ["Resident"]
 
 MAX_OUTCOME_BYTES = 65_536  # of an `@once` call
 OUTCOME_S = 30.0  # how long an outcome is kept beyond the deadline of its call
-
-
-class Leaving(enum.Enum):
-    """Why an agent leaves this host."""
-
-    RELEASED = "released"
-    DELETED = "deleted"
-    LOST = "lost"  # it has another home, or this host was declared dead
 
 
 class Resident:
@@ -50,7 +38,7 @@ class Resident:
 
     pid = 0
 
-    def __init__(self, room: Room, name: AgentName, record: AgentRecord, epoch: int) -> None:
+    def __init__(self, room: Quarters, name: AgentName, record: AgentRecord, epoch: int) -> None:
         self.record = record
         self.name = str(name)
         self.leaving: Leaving | None = None
@@ -76,7 +64,7 @@ class Resident:
     @property
     def is_leaving(self) -> bool:
         """Whether no call is for it any more."""
-        return self.leaving is not None
+        return self.leaving is not None or self.record.removed
 
     @property
     def phase(self) -> Phase | None:
@@ -166,7 +154,7 @@ class Resident:
                 self._held[ticket] = since
                 continue
             effects: list[Effect] = []
-            room.dispatcher.calls.go_on(ticket, effects, room.clock())
+            room.dispatcher.calls.admit(ticket, room.clock(), effects)
             room.carry_out(effects)
         if self._withheld and room.may_answer:
             withheld, self._withheld = self._withheld, {}
@@ -326,6 +314,7 @@ class Resident:
         """No call begins any more; see the module's docstring."""
         room = self._room
         if self.is_leaving:
+            self.leaving = self.leaving or why
             return
         self.leaving, self.following = why, following
         if why is not Leaving.DELETED:

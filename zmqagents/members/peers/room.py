@@ -15,9 +15,7 @@ import contextlib
 import hashlib
 import logging
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,11 @@ from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES
 from ...agents.state import Snapshot
 from ...cluster import activations as acts
-from ...cluster.lease import PATIENCE_S, Admission, boot_time
+from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
-from ...cluster.placement import MemberInfo
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
-from ...config import CLUSTER
 from ...errors import ZmqAgentsError
-from ...execution.classes import ClassTable
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool
 from ...scheduler.dispatcher import Dispatcher
@@ -42,22 +37,19 @@ from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
 from ...security.keys import KeyStore
 from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Refusal
-from ...version import __version__
-from ...wire.messages import Call, Code, Home, Op, Reply
-from ..forwarder import PassOn, Starve
+from ...wire.messages import Call, Op
 from .drain import Drain
 from .inquiries import Inquiries
 from .keeper import ClusterKeeper, packed, unpacked
-from .neighbour import Neighbour
-from .resident import Leaving, Resident
-from .way import MAKE, UNMAKE, Passage, Way, WayState
+from .quarters import Leaving, Lodger, Quarters
+from .resident import Resident
+from .way import MAKE, UNMAKE, Way, WayState
 
 __all__ = ["Room"]
 
 log = logging.getLogger(__name__)
 
 JOIN_S = 5.0  # for the first beat
-WATCH_S = 0.1  # how often what is held is looked at
 IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
 IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
@@ -65,45 +57,28 @@ OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from
 MAX_OPTIONS_BYTES = 65_536
 
 
-class Room:
-    """See the module's docstring. ``tell`` tells a client where an agent is."""
+class Room(Quarters):
+    """See the module's docstring."""
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, services: HostServices, keeper: ClusterKeeper, pool: WorkerPool,
-        *, post: Callable[..., None], carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve,
-        tell: Callable[[Peer, Home], None], clock: Callable[[], float],
+        **more: Any,
     ) -> None:  # fmt: skip
-        self.dispatcher = dispatcher
-        self.services = services
-        self.pool = pool
-        self.post = post
-        self.carry_out = carry_out
-        self.pass_on = pass_on
-        self.starve = starve
-        self.clock = clock
-        self.address = ""
-        self.residents: dict[str, Resident] = {}
-        self.member: Member  # see `open`
+        super().__init__(dispatcher, host, services, pool, **more)
         self.inquiries = Inquiries(self)
-        self.drain: Drain | None = None  # this host gives its agents away
-        self._host = host
-        self._classes: ClassTable = host.classes
+        self._residents: dict[str, Resident] = {}
+        self._drain: Drain | None = None
         self._keeper = keeper
-        self._tell = tell
-        self._config = config = dispatcher.config
-        self._prefix = f"{CLUSTER}{config.cluster}/"
         self._ways: dict[str, Way] = {}
         self._leaving: dict[str, Resident] = {}  # whose record is not released yet
-        self._neighbours: dict[str, Neighbour] = {}
-        self._addresses: set[str] = set()  # of the members, as of the latest beat
-        self._watch: Alarm | None = None
-        self._joined = threading.Event()
         self._start_file: Path | None = None
-        self._relayed = self._refused = 0
+        self._refused = 0
         keeper.open(self.take_state)
 
     def __repr__(self) -> str:
-        return f"<Room [{len(self.residents)} agents here, {len(self._ways)} ways, {len(self._neighbours)} neighbours]>"
+        return (
+            f"<Room [{len(self._residents)} agents here, {len(self._ways)} ways, {len(self._neighbours)} neighbours]>"
+        )
 
     # ------------------------------------------------------------ a member's life
 
@@ -129,22 +104,6 @@ class Room:
             self.close()
             raise errors.StoreUnavailable("Redis does not take the first sign of life of this member")
 
-    def _info(self) -> MemberInfo:
-        config, dispatcher, classes = self._config, self.dispatcher, {}
-        for name in self._classes.names():
-            spec = self._classes.spec(name)
-            classes[spec.short] = spec.hooks.state_version
-        agents, running = len(self.residents), dispatcher.running
-        figures = {"agents": agents, "running": running, "capacity": config.capacity, "relayed": self._relayed}
-        draining = self.drain is not None or dispatcher.draining
-        return MemberInfo(
-            "", self.address, __version__, config.labels, classes, float(agents + running), draining,
-            figures={**figures, **self._counters()},
-        )  # fmt: skip
-
-    def _counters(self) -> dict[str, int]:
-        return asdict(self.member.activations.counters) if self._joined.is_set() else {}
-
     def _deliver(self, events: Sequence[Event]) -> None:
         """For the threads of the steward."""
         if any(isinstance(event, Beaten) for event in events):
@@ -157,16 +116,9 @@ class Room:
             if isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
-                for resident in list(self.residents.values()):
+                for resident in list(self._residents.values()):
                     resident.go_on()
         return []
-
-    def _look_at_members(self) -> None:
-        """End the connections to members that are no more, and what waits for their answers."""
-        now = {info.address for info in self.member.placement.members}
-        for address in (self._addresses - now) & self._neighbours.keys():
-            self._neighbours.pop(address).close(errors.CallLost(f"the host at {address} was declared dead"))
-        self._addresses = now
 
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
@@ -201,14 +153,6 @@ class Room:
                 passage.made = self._made(name, call)
         return passage.record, op
 
-    def name_in(self, agent_id: str) -> AgentName:
-        """The name of an agent of this cluster. Raises `UnknownCluster`, `ConfigError`."""
-        reference = parse_reference(agent_id)
-        if reference.cluster != self._config.cluster:
-            text = f"this host is a member of the cluster {self._config.cluster}, not of {reference.cluster}"
-            raise errors.UnknownCluster(text)
-        return reference.agent
-
     def _made(self, name: AgentName, call: Call) -> acts.Made:
         """What `create_agent` says of an agent."""
         cls = call.options.get("class")
@@ -226,19 +170,19 @@ class Room:
 
     # ------------------------------------------------------------ for ways and residents
 
-    @property
-    def may_answer(self) -> bool:
-        """Whether this host holds its lease."""
-        return self.member.lease.admits(boot_time()) is Admission.START
-
-    def may_start(self, name: str) -> bool:
-        """Whether a call of an agent that lives here may begin."""
-        return self.may_answer and self.member.activations.readiness(name) is acts.Readiness.READY
-
     def is_leaving(self, name: AgentName) -> bool:
         """Whether the agent was here, and its record is not released."""
-        resident = self.residents.get(str(name))
+        resident = self._residents.get(str(name))
         return str(name) in self._leaving or (resident is not None and resident.is_leaving)
+
+    def resident(self, name: AgentName) -> Resident | None:
+        """An agent that lives here."""
+        return self._residents.get(str(name))
+
+    @property
+    def lodgers(self) -> list[Lodger]:
+        """All agents that live here."""
+        return list(self._residents.values())
 
     def way(self, name: AgentName) -> Way:
         """The way to an agent, made now if there is none."""
@@ -252,63 +196,22 @@ class Room:
         if way.is_empty and self._ways.get(str(way.name)) is way:
             del self._ways[str(way.name)]
 
-    def neighbour(self, address: str) -> Neighbour:
-        """The connection to another member."""
-        known = self._neighbours.get(address)
-        if known is None or not known.is_open:
-            known = self._neighbours[address] = Neighbour(address)
-        return known
-
-    def address_of(self, incarnation: str) -> str:
-        """The address of a member, "" for one that is not known."""
-        return self.member.address_of(incarnation)
-
-    def agent_id(self, name: str) -> str:
-        """The reference to an agent of this cluster."""
-        return f"{self._prefix}{name}"
-
-    def left_of(self, info: MemberInfo) -> float:
-        """The part of a member's lease that was left at this host's latest beat."""
-        return min(1.0, max(0.0, info.lease_left_s / self._config.lease_s))
-
-    def state_version(self, cls: str) -> int:
-        """The newest state of this class that this host reads. Raises UnknownClass."""
-        return self._classes.spec(cls).hooks.state_version
-
-    def why_not_ready(self) -> list[str]:
-        """What speaks against sending calls to this host."""
-        reasons = [] if self.may_answer else [f"its lease in the cluster {self._config.cluster} is not held"]
-        return reasons + (["it gives its agents away"] if self.drain is not None else [])
-
     @property
     def leaving(self) -> int:
         """How many agents are about to leave this host."""
-        return len(self._leaving) + sum(resident.is_leaving for resident in self.residents.values())
+        return len(self._leaving) + sum(resident.is_leaving for resident in self._residents.values())
 
     def begin_drain(self, end: float, then: Callable[[], None]) -> bool:
         """Give the agents to others until the time ``end``, then call ``then``. False: there is nobody to take them."""
         mine = self.member.incarnation
         others = [info for info in self.member.placement.members if info.incarnation != mine and not info.draining]
-        if self.drain is not None or not others:
+        if self.drains or not others:
             return False
-        self.drain = Drain(self, end, then)
+        self.drains = True
+        self._drain = Drain(self, end, then)
         self.member.describe(self._info())
-        self.later(self.drain.step)
+        self.later(self._drain.step)
         return True
-
-    def incarnation_at(self, address: str) -> str:
-        """The member at this address, "" if none is known."""
-        return next((info.incarnation for info in self.member.placement.members if info.address == address), "")
-
-    def activate(self, name: AgentName, made: acts.Made | None) -> None:
-        """Claim an agent. Raises UnknownClass, CannotServe."""
-        spec = self._classes.spec(name.cls)
-        if self.drain is not None:
-            raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
-        if (spec.options.isolation or self._config.isolation) != "thread":
-            raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")
-        version = spec.hooks.state_version
-        self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made)))
 
     def send_on(self, ticket: Ticket, name: AgentName) -> None:
         """A call of an agent that leaves is to be run wherever that goes."""
@@ -318,64 +221,22 @@ class Room:
 
     def moved_out(self, resident: Resident) -> None:
         """No code of the agent runs here any more."""
-        if self.residents.get(resident.name) is resident:
-            del self.residents[resident.name]
+        if self._residents.get(resident.name) is resident:
+            del self._residents[resident.name]
             if resident.phase is not None:
                 self._leaving[resident.name] = resident
 
     def dismiss(self, resident: Resident) -> None:
         """Another activation of the agent may be here, although the code of this one may run on."""
-        if self.residents.get(resident.name) is resident:
-            del self.residents[resident.name]
+        if self._residents.get(resident.name) is resident:
+            del self._residents[resident.name]
 
-    def described(self, record: AgentRecord) -> Reply:
-        """What `create_agent` gives for an agent that is there."""
-        return Reply(Code.NONE, (self._host.description(record),))
-
-    def describe(self, agent_id: str) -> bytes:
-        """What an agent of the cluster offers: of its class, for it may not be here. Raises UnknownClass."""
-        name = self.name_in(agent_id)
-        resident = self.residents.get(str(name))
-        if resident is not None and resident.record.made:
-            return self._host.description(resident.record)
-        spec = self._classes.spec(name.cls)
-        return self._host.description(AgentRecord(agent_id, spec, spec.options, self.clock()))
-
-    def count_relay(self) -> None:
-        """A call is passed on."""
-        self._relayed += 1
-
-    def met(self, name: str, address: str) -> None:
-        """A call was answered at this address."""
-        if self.member.homes.find(name) is None:
-            self.member.homes.note(name, address, 1)
-
-    def hint(self, passage: Passage) -> None:
-        """Tell a client the shorter way."""
-        home, ticket = self.member.homes.find(str(passage.way.name)), passage.ticket
-        if home is not None and ticket is not None and not (ticket.peer.local or ticket.peer.gone or passage.hop):
-            self._tell(ticket.peer, Home(passage.way.agent_id, home.address, home.epoch))
-
-    def alarm(self, delay_s: float, alarm: Alarm) -> None:
-        """Have ``alarm`` ring in ``delay_s``."""
-        self.dispatcher.timers.add(self.clock() + delay_s, alarm)
-
-    def later(self, step: Callable[[], None]) -> None:
-        """Do ``step`` when what is being done is done."""
-        self.post(_do, step)
-
-    def watch(self) -> None:
-        """Something is held: look at it now and then."""
-        if self._watch is None:
-            self._watch = Alarm(self._look)
-            self.alarm(WATCH_S, self._watch)
-
-    def _look(self, now: float) -> list[Effect]:
+    def look(self, now: float) -> list[Effect]:
         """End what has waited for Redis long enough; give places of activations that wait to others."""
         self._watch = None
         before, is_away = now - PATIENCE_S, self.member.lease.is_away
         gone = errors.StoreUnavailable(f"Redis does not answer for {PATIENCE_S:g} s: nothing was executed")
-        for resident in list(self.residents.values()):
+        for resident in list(self._residents.values()):
             if is_away:
                 resident.refuse_held(gone, before)
             resident.go_on()
@@ -383,18 +244,18 @@ class Room:
             if is_away and way.state in (WayState.LOOKING, WayState.CLAIMING):
                 way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
                 self.forget(way)
-        for name, resident in list(self.residents.items()):
+        for name, resident in list(self._residents.items()):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
-        starts = any(not resident.record.made for resident in self.residents.values())
-        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self.residents.values()):
+        starts = any(not resident.record.made for resident in self._residents.values())
+        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self._residents.values()):
             self.watch()
         return []
 
     def _look_for_idle(self, now: float) -> list[Effect]:
         """Give agents back that nobody has called for long."""
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
-        for resident in list(self.residents.values()):
+        for resident in list(self._residents.values()):
             if resident.is_idle and now - resident.used >= IDLE_S:
                 resident.leave(Leaving.RELEASED)
         return []
@@ -406,7 +267,7 @@ class Room:
         self.post(self._on_state, agent_id, snapshot, record)
 
     def _on_state(self, agent_id: str, snapshot: Snapshot, record: object) -> list[Effect]:
-        resident = self.residents.get(agent_id.removeprefix(self._prefix))
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if resident is not None and resident.record is record:  # code of a former activation may still run
             resident.save(snapshot)
         return []
@@ -418,8 +279,8 @@ class Room:
             if action is not None:
                 action(self, effect)
 
-    def _resident(self, name: str) -> Resident | None:
-        return self.residents.get(name) or self._leaving.get(name)
+    def _whose(self, name: str) -> Resident | None:
+        return self._residents.get(name) or self._leaving.get(name)
 
     def on_activated(self, activated: acts.Activated) -> None:
         """The agent is this host's: make it."""
@@ -442,7 +303,7 @@ class Room:
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self.residents[name] = Resident(self, agent, record, mine.epoch)
+        self._residents[name] = Resident(self, agent, record, mine.epoch)
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
@@ -483,13 +344,13 @@ class Room:
 
     def on_taken(self, taken: acts.Taken) -> None:
         """Saves are in Redis."""
-        resident = self._resident(taken.name)
+        resident = self._whose(taken.name)
         if resident is not None:
             resident.taken(taken.calls)  # type: ignore[arg-type]  # they are tickets
 
     def on_dropped(self, dropped: acts.Dropped) -> None:
         """An activation is no more."""
-        resident = self._resident(dropped.name)
+        resident = self._whose(dropped.name)
         self._leaving.pop(dropped.name, None)
         if resident is not None:
             resident.drop(dropped)
@@ -500,7 +361,7 @@ class Room:
     def on_gone(self, gone: acts.Gone | acts.Removed) -> None:
         """An agent is given back, or deleted."""
         name = gone.name
-        resident = self._leaving.pop(name, None) or self.residents.get(name)
+        resident = self._leaving.pop(name, None) or self._residents.get(name)
         if resident is not None:
             self.dismiss(resident)
             resident.gone()
@@ -515,18 +376,18 @@ class Room:
         way = self._ways.get(name)
         if way is not None:
             way.left()
-        if self.drain is not None:
-            self.drain.step()
+        if self._drain is not None:
+            self._drain.step()
 
     def on_room(self, cleared: acts.Cleared | acts.Room) -> None:
         """Calls of an agent may start again."""
-        resident = self.residents.get(cleared.name)
+        resident = self._residents.get(cleared.name)
         if resident is not None:
             resident.go_on()
 
     def on_renew(self, renew: acts.Renew) -> None:
         """Redis has lost what was written: the agent is given back, with its state, and the next call has it again."""
-        resident = self.residents.get(renew.name)
+        resident = self._residents.get(renew.name)
         if resident is not None:
             resident.leave(Leaving.RELEASED)
 
@@ -534,7 +395,7 @@ class Room:
         """Redis has not taken saves for too long."""
         error = errors.CallLost("Redis has not taken the state of the agent: the call ran, whether it is kept is open")
         for name, call in unsaved.calls:
-            resident = self._resident(name)
+            resident = self._whose(name)
             if resident is not None and isinstance(call, Ticket):
                 resident.lose(call, error)
 
@@ -556,7 +417,7 @@ class Room:
     def on_died(self, died: Died) -> None:
         """The others take this host for dead: give back what it has, and be another member."""
         log.warning("%s: was declared dead; its agents are given back", died.incarnation)
-        for resident in list(self.residents.values()):
+        for resident in list(self._residents.values()):
             resident.give_up()
         self.alarm(LAST_WORDS_S, Alarm(self._leave_dead))
 
@@ -584,11 +445,6 @@ def _starts_of_the_dead(own: Path, cluster: str) -> Iterator[str]:
                 with lock if path != own else contextlib.nullcontext():  # its own lock this host has already
                     path.unlink()
                 yield start
-
-
-def _do(step: Callable[[], None]) -> list[Effect]:
-    step()
-    return []
 
 
 _NO_ARGUMENTS = codec.encode_call((), {}, what="").payload

@@ -39,7 +39,7 @@ from ..forwarder import Credits, forwarded
 
 if TYPE_CHECKING:
     from .neighbour import Neighbour
-    from .room import Room
+    from .quarters import Quarters
 
 __all__ = ["MAKE", "TRUE", "UNMAKE", "Passage", "Way", "WayState"]
 
@@ -147,6 +147,7 @@ class Passage:
         options = {"task": ticket.task_id, "user": ticket.account.key, "hop": 1, **self.options}
         if activate:
             options["activate"] = True
+        ticket.go_outside(True)
         self.neighbour = neighbour
         agent = "" if ticket.op in (MAKE, UNMAKE) else ticket.agent.agent_id
         self.sent = neighbour.ask(forwarded(ticket, agent, ticket.name, options, room.dispatcher), _Answers(self))
@@ -207,7 +208,7 @@ class _Answers:
 class Way:
     """See the module's docstring. Belongs to the router thread."""
 
-    def __init__(self, room: Room, name: AgentName, agent_id: str) -> None:
+    def __init__(self, room: Quarters, name: AgentName, agent_id: str) -> None:
         self.room = room
         self.name = name
         self.agent_id = agent_id
@@ -261,7 +262,7 @@ class Way:
     def step(self) -> None:
         """Do what can be done for those that are held."""
         room = self.room
-        resident = room.residents.get(str(self.name))
+        resident = room.resident(self.name)
         if resident is not None and not resident.is_leaving:
             self.state = WayState.OPEN
             held, self._held = sorted(self._held, key=lambda passage: passage.number), []
@@ -333,7 +334,7 @@ class Way:
     def _place(self) -> None:
         """Nobody has the agent, or one who may be dead."""
         room, cls = self.room, self.name.cls
-        without = [*self._unable, room.member.incarnation] if room.drain is not None else list(self._unable)
+        without = [*self._unable, room.member.incarnation] if room.drains else list(self._unable)
         chosen = room.member.placement.choose(cls, 0, but=without)
         if chosen is None:
             why = room.member.placement.why_none(cls, 0)
@@ -442,7 +443,8 @@ class Way:
         else:
             self._pause_s = PAUSES_S[0]
             room.met(name, neighbour.address)
-            room.hint(passage)
+            if passage.ticket is not None and not passage.hop:
+                room.hint(passage.ticket, name)
         self._finish(passage, reply)
         self._gathered()
 
@@ -472,6 +474,8 @@ class Way:
 
     def _come_back(self, passage: Passage) -> None:
         """A call was not executed there."""
+        if passage.ticket is not None and not passage.ticket.settled:
+            passage.ticket.go_outside(False)
         self._held.append(passage)
         self.state = WayState.GATHERING
         self._gathered()
@@ -503,7 +507,7 @@ class Way:
             for passage in [passage for passage in self._held if passage.is_over]:
                 self.let_go(passage)
             if self._held and not self.room.is_leaving(self.name):
-                resident = self.room.residents.get(str(self.name))
+                resident = self.room.resident(self.name)
                 if resident is None:
                     self._look()
             self.step()

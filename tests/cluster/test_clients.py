@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Account, Hosts, hosts_on
+from cluster_hosts import Account, Hosts, Till, hosts_on
 from hosts import ENDS_WITHIN_S, eventually
 from redis_server import RedisServer, running_redis
 from scale import linux_only
@@ -25,6 +25,8 @@ from zmqagents import (
     RpcAgentServerLauncher,
     UnknownCluster,
 )
+from zmqagents.client.proxy import request_body, value_of
+from zmqagents.wire.messages import Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
 
@@ -229,6 +231,29 @@ def test_of_two_open_objects_one_may_be_closed(hosts: Hosts) -> None:
     second.close()
 
 
+def test_a_proxy_is_an_argument_a_part_of_the_state_and_used_in_agents(cluster: Cluster) -> None:
+    for number in range(4):  # on different hosts, most likely
+        cluster.get_agent(f"purse-{number}", cls=Account).add(10)
+    till: Any = cluster.get_agent("till", cls=Till)
+    for number in range(4):
+        assert till.remember(cluster.get_agent(f"purse-{number}", cls=Account)) == number + 1
+    assert till.total() == 40
+    where = cluster.where("Till/till")["address"]
+    moved = cluster.move("Till/till")
+    assert moved["address"] != where, "its references have travelled with its state"
+    assert till.total() == 40
+    first = till.first()
+    assert first.agent_id == "cluster:shop/Account/purse-0"
+    assert first.add(1) == 11
+    assert till.later_total().result(20) == 41
+
+
+def test_a_result_that_is_not_there_yet_is_an_argument(cluster: Cluster) -> None:
+    ann: Any = cluster.get_agent("args-ann", cls=Account)
+    bob: Any = cluster.get_agent("args-bob", cls=Account)
+    assert bob.add.aio(ann.add.aio(7)).result(20) == 7
+
+
 # ---------------------------------------------------------------- hosts come and go
 
 
@@ -239,6 +264,42 @@ def test_another_host_is_asked_when_one_dies() -> None:
         hosts.kill(0)
         for number in range(10):
             assert eventually(lambda n=number: balance_of(cluster, f"dies-{n}") == n, ENDS_WITHIN_S)  # type: ignore[misc]
+
+
+def test_a_host_is_drained_and_no_call_fails() -> None:
+    with running_redis() as redis, hosts_on(redis, 3, grace_s=20.0) as hosts, Cluster(seeds(hosts)) as cluster:
+        agents: list[Any] = [cluster.get_agent(f"drains-{number}", cls=Account) for number in range(30)]
+        for agent in agents:
+            agent.add(1)
+        gone = cluster.hosts()[0]
+        body = request_body(cluster.link, Op.DRAIN, (), {})
+        link = cluster.link.connection_at(gone["address"])
+        assert value_of(link, link.call("", Op.DRAIN, body, timeout=20)) is True
+        rounds = 0
+        while gone["server_id"] in {row["server_id"] for row in cluster.hosts()}:
+            rounds += 1
+            for agent in agents:
+                agent.add(1, timeout=20)
+        assert {agent.balance() for agent in agents} == {rounds + 1}
+        assert all(cluster.where(f"Account/drains-{number}")["address"] != gone["address"] for number in range(30))
+
+
+def test_a_call_whose_host_dies_is_lost_unless_it_does_no_harm_to_make_it_again() -> None:
+    with running_redis() as redis, hosts_on(redis, 2, lease_s=2.0) as hosts, Cluster(seeds(hosts)) as cluster:
+        for number in range(30):
+            cluster.get_agent(f"lost-{number}", cls=Account).add(1)
+        home = hosts.home_of("Account/lost-0")
+        here = [number for number in range(30) if hosts.home_of(f"Account/lost-{number}") == home]
+        agents: list[Any] = [cluster.get_agent(f"lost-{number}", cls=Account) for number in here[:3]]
+        once, again = agents[0].slow.aio(30), agents[1].slow_look.aio(2)
+        streamed = agents[2].drip(1000)
+        assert next(streamed) == 0
+        hosts.kill(home)
+        with pytest.raises(CallLost):
+            once.result(20)
+        with pytest.raises(CallLost):
+            list(streamed)
+        assert again.result(30) == 1
 
 
 def balance_of(cluster: Cluster, name: str) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts import eventually
 from redis_server import RedisServer
-from zmqagents import AgentBase, RpcAgentServerLauncher, codec, once, stream_func
+from zmqagents import AgentBase, RpcAgentServerLauncher, codec, concurrent, idempotent, once, stream_func
 from zmqagents.agents.context import current_call
 from zmqagents.client.proxy import request_body
 from zmqagents.connection.connection import Connection
@@ -22,9 +22,15 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Teller", "hosts_on"]
+__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Teller", "Till", "hosts_on"]
 
 CLUSTER = "shop"
+
+
+def _wait(seconds: float) -> None:
+    call = current_call()
+    assert call is not None
+    call.wait_cancelled(seconds)
 
 
 class Account(AgentBase):
@@ -68,12 +74,50 @@ class Account(AgentBase):
             time.sleep(0.01)
         return self.cents
 
+    @concurrent
+    @idempotent
+    def slow_look(self, seconds: float) -> int:
+        _wait(seconds)
+        return self.cents
+
+    @stream_func
+    def drip(self, most: int) -> Iterator[int]:
+        for number in range(most):
+            yield number
+            _wait(0.05)
+
     def process(self) -> int:
         return os.getpid()
 
     @stream_func
     def count(self, most: int) -> Iterator[int]:
         yield from range(most)
+
+
+class Till(AgentBase):
+    """Knows accounts, wherever they are, and keeps that."""
+
+    def __init__(self) -> None:
+        self.accounts: list[Any] = []
+
+    def save_state(self) -> list[Any]:
+        return self.accounts
+
+    def load_state(self, state: list[Any]) -> None:
+        self.accounts = state
+
+    def remember(self, account: Any) -> int:
+        self.accounts.append(account)
+        return len(self.accounts)
+
+    def total(self) -> int:
+        return sum(account.balance() for account in self.accounts)
+
+    async def later_total(self) -> int:
+        return sum([await account.balance.aio() for account in self.accounts])
+
+    def first(self) -> Any:
+        return self.accounts[0]
 
 
 class Teller(AgentBase):
@@ -132,7 +176,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Stubborn, Teller]
+CLASSES = [Account, Diary, Forgetful, Stubborn, Teller, Till]
 
 
 class _Items:

@@ -44,7 +44,7 @@ from ..process.collecting import Collector
 from ..process.end_timer import EndTimer
 from ..tracing import switch
 from ..version import __version__
-from ..wire.link import Link, Sink, Waiter, adopt, disown, rebuild_error
+from ..wire.link import Link, Sink, Waiter, adopt, adopt_as, disown, rebuild_error
 from ..wire.messages import Op
 from .systemd import Notifier
 
@@ -203,6 +203,8 @@ def _run(
 ) -> None:  # fmt: skip
     registration = None
     adopt(broker.link)
+    if broker.config.cluster:
+        adopt_as(f"cluster:{broker.config.cluster}", broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:

@@ -17,7 +17,7 @@ from ..deadlines import UNSET, Timeout, time_left
 from ..proxy import bind_awaited, checked_name, request_body
 from ..result import AsyncResult
 from ..rpc import IfExists, facts, rows
-from .handle import PAGE, Cluster, Creation, named, page_of, virtual
+from .handle import PAGE, Cluster, Creation, by_name, named, page_of, virtual
 
 __all__ = ["AsyncCluster"]
 
@@ -81,7 +81,7 @@ class AsyncCluster:
     async def where(self, name: str, cls: type | str | None = None) -> WhereRow:
         """Where an agent is; see `Cluster.where`."""
         options = {"id": await self._reference(name, cls)}
-        return cast(WhereRow, facts(await self._manage(Op.WHERE, options=options)))
+        return cast(WhereRow, by_name(self._link, facts(await self._manage(Op.WHERE, options=options))))
 
     async def hosts(self) -> list[HostRow]:
         """The hosts of the cluster; see `Cluster.hosts`."""
@@ -94,7 +94,7 @@ class AsyncCluster:
             asked = {"cluster": True, "prefix": prefix, "after": after, "most": PAGE}
             found, after = page_of(await self._manage(Op.LIST, options=asked))
             for row in found:
-                yield cast(AgentRow, row)
+                yield cast(AgentRow, by_name(self._link, row))
             if not after:
                 return
 
@@ -106,7 +106,8 @@ class AsyncCluster:
     async def move(self, name: str, to: str = "", cls: type | str | None = None) -> WhereRow:
         """Move an agent to another host; see `Cluster.move`."""
         options = {"id": await self._reference(name, cls), "to": to}
-        return cast(WhereRow, facts(await self._manage(Op.MOVE, options=options, timeout=DEFAULT_TIMEOUT_S)))
+        told = facts(await self._manage(Op.MOVE, options=options, timeout=DEFAULT_TIMEOUT_S))
+        return cast(WhereRow, by_name(self._link, told))
 
     async def close(self) -> None:
         """Give up the connections; calls that are open fail with HostLost."""

@@ -20,7 +20,7 @@ from ..rpc import IfExists, RpcClient, creation, facts, maker_of, rows
 from .link import ClusterLink
 from .seeds import Seeds, parse_hosts
 
-__all__ = ["Cluster", "Creation", "named", "page_of", "virtual"]
+__all__ = ["Cluster", "Creation", "by_name", "named", "page_of", "virtual"]
 
 T = TypeVar("T")
 PAGE = 1000  # agents that are asked for at once
@@ -64,6 +64,11 @@ class Creation:
         agent = named(name, maker)
         self.class_name, self.options = creation(maker, None, agent_options)
         self.options |= {"id": str(Reference(check_cluster_name(cluster), agent)), "if_exists": if_exists}
+
+
+def by_name(link: ClusterLink, row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose agent is named as users name it, Class/key; hosts tell references."""
+    return {**row, "agent": str(row.get("agent", "")).removeprefix(f"{link.server_id}/")}
 
 
 def page_of(value: Any) -> tuple[list[dict[str, Any]], str]:
@@ -177,7 +182,8 @@ class Cluster:
 
     def where(self, name: str, cls: type | str | None = None) -> WhereRow:
         """Where an agent is: agent, server_id, address, incarnation ("" if nobody has it now), epoch and revision."""
-        return cast(WhereRow, facts(self._manage(Op.WHERE, options={"id": self._reference(name, cls)})))
+        told = facts(self._manage(Op.WHERE, options={"id": self._reference(name, cls)}))
+        return cast(WhereRow, by_name(self._link, told))
 
     def hosts(self) -> list[HostRow]:
         """The hosts of the cluster, one dict for each: server_id, address, state, agents, running, capacity, ..."""
@@ -189,7 +195,8 @@ class Cluster:
         while True:
             asked = {"cluster": True, "prefix": prefix, "after": after, "most": PAGE}
             found, after = page_of(cast(AgentPage, self._manage(Op.LIST, options=asked)))
-            yield from cast("list[AgentRow]", found)
+            for row in found:
+                yield cast(AgentRow, by_name(self._link, row))
             if not after:
                 return
 
@@ -204,7 +211,8 @@ class Cluster:
         Its calls wait meanwhile. Needs the role admin. Raises NoHost if that host cannot have it.
         """
         options = {"id": self._reference(name, cls), "to": to}
-        return cast(WhereRow, facts(self._manage(Op.MOVE, options=options, timeout=DEFAULT_TIMEOUT_S)))
+        told = facts(self._manage(Op.MOVE, options=options, timeout=DEFAULT_TIMEOUT_S))
+        return cast(WhereRow, by_name(self._link, told))
 
     # ------------------------------------------------------------ life
 

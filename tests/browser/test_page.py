@@ -170,7 +170,7 @@ SHOWN = {
     "calls": "agent-11", "graph": "waiting ·", "charts": "Processor", "errors": "ValueError", "logs": "is made",
     "results": "pending", "host": "max_agents", "keys": "self",
 }  # fmt: skip
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "light": {}, "dark": {"color_scheme": "dark"}, "narrow": {"viewport": {"width": 400, "height": 800}},
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -77,9 +78,13 @@ def program(*words: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]
 
 
 def start(*words: str) -> contextlib.AbstractContextManager[tuple[dict[str, Any], subprocess.Popen[str]]]:
-    place = str(Path(library.__file__).parent)
+    place = Path(library.__file__).parent
+    if PICTURES:  # which show where it is
+        place = Path(tempfile.gettempdir(), "shelf")
+        place.mkdir(exist_ok=True)
+        shutil.copy(library.__file__, place)
     return program(
-        "start", "library:Reader", "--app-dir", place, "--server-id", "library", "--local-mode", "--grace", "0.2",
+        "start", "library:Reader", "--app-dir", str(place), "--server-id", "library", "--local-mode", "--grace", "0.2",
         "--max-agents", str(2 * AGENTS), *words,
     )  # fmt: skip
 
@@ -166,7 +171,7 @@ def picture(look: Look, path: Path) -> None:
     from PIL import Image  # here: only pictures need it
 
     image = Image.open(io.BytesIO(look.page.screenshot())).convert("RGB")
-    image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 PAGES = {

@@ -110,7 +110,8 @@ def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
 def test_the_page_has_a_host_and_a_program_whose_spans_arrive_where_they_are_to(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "client.py").write_text(CLIENT)
-    host, program = with_ports(blocks("sh")[1]).replace("ARG=0.01", "ARG=1").splitlines()
+    host, install, program = with_ports(blocks("sh")[1]).replace("ARG=0.01", "ARG=1").splitlines()
+    assert install == "pip install opentelemetry-distro"
     port = re.search(r"--port (\d+)", host)
     assert port is not None
     with collecting() as collector, shell(tmp_path) as background:

@@ -108,7 +108,7 @@ def count(method: str, *, fast: bool) -> tuple[float, float]:
             asker.stdout.readline()
             tally.is_on = False
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
         launcher.shutdown(0.0)
         server.join()
     total, telling = tally.shares()

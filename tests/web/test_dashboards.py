@@ -56,7 +56,8 @@ def parts(node: Any) -> Iterator[Any]:
         yield from parts(inner)
 
 
-def metric_of(name: str) -> Metric:
+def metric_of(name: str | None) -> Metric:
+    assert name is not None
     base = re.sub(r"_(bucket|sum|count)$", "", name)
     metric = KNOWN.get(name) or KNOWN[base]
     assert (metric.kind == "histogram") == (name != metric.name), name

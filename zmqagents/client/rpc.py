@@ -405,7 +405,7 @@ class RpcClient:
     def get_call_list(self) -> list[dict[str, Any]]:
         """The calls that are not answered yet, as dicts: task_id, agent, method, child, state, age_s, waits_for, note.
 
-        ``child``: the pid of the process that runs it, None: the host itself.
+        ``child``: the pid of the process that runs it, None: the host itself. ``trace_id``: None if not traced.
         """
         return rows(self._manage(Op.CALLS))
 

@@ -14,7 +14,7 @@ import pytest
 
 from zmqagents.telemetry.lines import FIELDS
 from zmqagents.telemetry.meters import ATTRIBUTE, EDGES_S, OTHER, Outcome
-from zmqagents.telemetry.metrics import HOST_UP, METRICS
+from zmqagents.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -126,16 +126,3 @@ def test_every_metric_and_every_field_of_a_log_line_is_in_its_page() -> None:
     assert edges is not None
     milliseconds, seconds = (re.findall(r"[\d.]+", group) for group in edges.groups())
     assert [float(edge) / 1000 for edge in milliseconds] + [float(edge) for edge in seconds] == list(EDGES_S)
-
-
-def test_the_alerts_ask_for_metrics_labels_and_values_that_there_are() -> None:
-    text = (ROOT / "packaging" / "prometheus-rules.yml").read_text(encoding="utf-8")
-    known = {metric.name: metric for metric in (*METRICS, HOST_UP)}
-    asked = re.findall(r"\b(zmqagents_\w+?)(_bucket)?(?:\{(\w+)!?=\"(\w+)\"\})?(?=[\[ )]|$)", text, re.MULTILINE)
-    assert len(asked) >= text.count("expr:")
-    for name, bucket, label, value in asked:
-        metric = known[name]
-        assert (metric.kind == "histogram") == bool(bucket), name
-        assert not label or label in metric.labels
-        assert value in {"", "busy", *(outcome.name.lower() for outcome in Outcome)}
-    assert "``zmqagents_host_up``" in (DOCS / "seeing.rst").read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ def figures(methods: int = 2) -> dict[str, Any]:
         "longest_mailbox": 1, "queued_bytes": 10, "queued_limit_bytes": 1000, "streams": 1, "streams_waiting": 0,
         "workers": {"busy": 2, "waiting": 1, "idle": 3}, "capacity": 4, "loop_tasks": 0, "loop_lag_s": None,
         "children": 0, "child_restarts": 0, "clients": {"connected": 2, "lost": 0}, "sessions": 2, "resent": 0,
+        "reconnects": 1, "breaches": {"malformed": 2},
         "auth_failures": 1, "doors": {"unix": door}, "store": store, "store_limit_bytes": 1000, "cpu_s": 0.5,
         "resident_bytes": 1_000_000, "open_fds": 20, "log_lines_dropped": 0, "draining": 0, "started": 1.7e9,
         "version": "1.0", "python": "3.11.1",

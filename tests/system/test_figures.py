@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, current_call, errors, stream_func
+from zmqagents.telemetry.meters import MAX_PAIRS
 from zmqagents.telemetry.metrics import METRICS, samples
 
 pytestmark = pytest.mark.timeout(120)
@@ -131,6 +133,38 @@ def test_a_live_host_has_every_metric_but_those_of_what_it_has_not(client: RpcCl
         gone.quick(1)
     found = {sample.metric.name for sample in samples(client.get_metrics())}
     assert {metric.name for metric in METRICS} - found == {"zmqagents_store_round_trip_seconds"}, "there is no Redis"
+
+
+METHODS = 1000
+Wide = type("Wide", (AgentBase,), {f"m{number}": lambda self: None for number in range(METHODS)})
+
+
+def test_a_scrape_of_a_host_with_a_thousand_methods_costs_its_router_thread_next_to_nothing() -> None:
+    launcher = RpcAgentServerLauncher(custom_agent_classes=[Wide], local_mode=True)
+    here = threading.Thread(target=launcher.launch, kwargs={"in_subprocess": False})
+    here.start()
+    try:
+        while not launcher.is_running or not launcher.port:
+            time.sleep(0.01)
+        with RpcClient("localhost", launcher.port) as client:
+            wide = client.create_agent(Wide)
+            for number in range(METHODS):
+                getattr(wide, f"m{number}")()
+            (router,) = (thread for thread in threading.enumerate() if thread.name == "zmqagents-router")
+            assert router.ident is not None
+            clock = time.pthread_getcpuclockid(router.ident)
+            before, scrapes = time.clock_gettime(clock), 50
+            for _ in range(scrapes):
+                figures = client.get_metrics()
+            spent_s = (time.clock_gettime(clock) - before) / scrapes
+    finally:
+        launcher.shutdown(0.0)
+        here.join()
+    ends = {each["method"]: each["ends"]["ok"] for each in figures["methods"]}
+    assert len(ends) == MAX_PAIRS + 1
+    assert sum(ends.values()) == METHODS + 1
+    print(f"{spent_s * 1000:.2f} ms of the router thread for a scrape")
+    assert spent_s < 0.01, "1 ms where nothing else runs"
 
 
 def test_top_shows_what_a_host_does_and_ends_when_it_was_told(client: RpcClient) -> None:

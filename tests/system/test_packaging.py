@@ -63,7 +63,10 @@ def test_the_wheel_says_what_it_is(wheel: dict[str, str]) -> None:
 
 
 def test_the_wheel_installs_the_command(wheel: dict[str, str]) -> None:
-    assert wheel[f"{INFO}/entry_points.txt"].split() == ["[console_scripts]", "as_server", "=", "zmqagents.cli:main"]
+    points = [line for line in wheel[f"{INFO}/entry_points.txt"].splitlines() if line]
+    assert points[:2] == ["[console_scripts]", "as_server = zmqagents.cli:main"]
+    tracing = "zmqagents = zmqagents.tracing.instrumentor:ZmqAgentsInstrumentor"
+    assert points[2:] == ["[opentelemetry_instrumentor]", tracing]
 
 
 def test_the_command_that_is_installed_can_be_loaded() -> None:

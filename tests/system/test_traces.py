@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
 import zmqagents
-from hosts import eventually, output_of
+from hosts import eventually, free_port, output_of
 from redis_server import NO_SERVER, running_redis
 from relay import Relay
 from span_collector import Collector, Seen, collecting
@@ -292,6 +292,31 @@ def trace_provider_of(tracer: trace.Tracer) -> TracerProvider:
     provider = switch.active.provider
     assert isinstance(provider, TracerProvider)
     return provider
+
+
+def test_questions_about_a_host_make_no_spans(collector: Collector, tracer: trace.Tracer) -> None:
+    with host() as client:
+        adder: Any = client.create_agent(Adder)
+        client.get_health(20.0)
+        client.get_metrics()
+        client.get_agent_memory(adder.agent_id)
+        with pytest.raises(errors.UnknownAgent):
+            client.get_agent_memory("nobody")
+        adder.add(1, 2)
+    collector.one("Adder/add", "SERVER")
+    assert {span.name.rpartition(".")[2] for span in collector.spans} == {"zmqagents/create_agent", "Adder/add"}
+
+
+def test_a_host_whose_collector_is_away_works_and_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    with RpcAgentServerLauncher(custom_agent_classes=[Adder], local_mode=True, otel=True) as launcher:
+        with RpcClient("localhost", launcher.port) as client:
+            adder: Any = client.create_agent(Adder)
+            assert [adder.add(number, 1) for number in range(20)] == list(range(1, 21))
+        began = time.monotonic()
+        launcher.shutdown(0.0)
+        assert time.monotonic() - began < 10, "1 s for what is not exported, and what a stop takes"
 
 
 def test_a_fork_of_a_program_sets_the_sdk_up_after_the_fork(collector: Collector) -> None:

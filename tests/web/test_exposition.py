@@ -59,11 +59,11 @@ def test_a_host_that_does_not_answer_is_down_and_no_more_is_said(accept: str) ->
 
 
 def test_the_page_of_a_full_host_takes_no_long_time() -> None:
-    told = figures(MAX_PAIRS)
+    told = figures(MAX_PAIRS + 1)
     took = []
     for _ in range(5):
         began = time.process_time()
         body, _ = encode("h1", told, "")
         took.append(time.process_time() - began)
     assert len(body) > 100_000
-    assert min(took) < 0.5
+    assert min(took) < 0.5, "0.15 s where nothing else runs"

@@ -83,7 +83,7 @@ class Clients:
         self._complaints = Complaints(clock)
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome: Callable[[], bytes] = bytes
-        self._sessions = self._resent = 0  # so far
+        self._sessions = self._resumed = self._resent = 0  # so far
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
@@ -130,6 +130,7 @@ class Clients:
         else:  # its former connection is lost, which it may have noticed before the host
             self._lose(session)
             session.take_role(role)
+            self._resumed += 1
             flags = Flag.RESUMED
         other: Session | None = peer.session
         if other is not None and other is not session:
@@ -322,7 +323,10 @@ class Clients:
     def figures(self) -> dict[str, Any]:
         """The same and what was counted, for `metrics`."""
         clients = {"connected": len(self._seated), "lost": len(self._lost)}
-        return {"clients": clients, "sessions": self._sessions, "resent": self._resent}
+        return {
+            "clients": clients, "sessions": self._sessions, "reconnects": self._resumed, "resent": self._resent,
+            "breaches": self._complaints.counts.copy(),
+        }  # fmt: skip
 
     def close(self, goodbye: list[Frame]) -> None:
         """Send every client what waits for it, and ``goodbye``."""
@@ -458,16 +462,24 @@ def _probe(sessions: Iterable[Session]) -> None:
         session.peer.probe([messages.header(Kind.PONG, 0, session.token)])
 
 
+BREACHES = {  # what is refused of peers, and its name in the figures
+    "malformed messages": "malformed", "references": "reference", "ids of other clients": "client",
+    "forged chains of calls": "chain", "names that are none": "name",
+}  # fmt: skip
+
+
 class Complaints:
     """Log lines about what is refused of peers: one for each peer and kind, though not for each of a flood of peers."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.counts = dict.fromkeys(BREACHES.values(), 0)  # all of them, also those without a line
         self._clock = clock
         self._seen: set[tuple[str, str]] = set()
         self._quota = _Quota(COMPLAINTS, COMPLAINTS_EVERY_S)
 
     def note(self, peer: Peer, kind: str, why: str) -> None:
         """Log that something of this ``kind`` is refused of ``peer``, and ``why``, if it is the first time."""
+        self.counts[BREACHES[kind]] += 1
         about = (_name_of(peer), kind)
         if about in self._seen:
             return

@@ -240,7 +240,7 @@ class AsyncRpcClient:
         """The calls that are not answered yet, as dicts: task_id, agent, method, state, age_s, waits_for, note ...
 
         ``child``: the pid of the process that runs it, None: the host itself. ``progress``: done, total and text, as
-        `CallContext.progress` was given them last; None: nothing was told.
+        `CallContext.progress` was given them last; None: nothing was told. ``trace_id``: None if not traced.
         """
         return rows(await self._manage(Op.CALLS))
 

@@ -78,7 +78,11 @@ _CHILDREN = _metric("children", "gauge", "Processes that run agents of the host.
 _RESTARTS = _metric("child_restarts_total", "counter", "Processes of agents that were started again.")
 _CLIENTS = _metric("clients", "gauge", "Clients, by whether they are connected or lost for a moment.", "state")
 _SESSIONS = _metric("sessions_total", "counter", "Clients that have come in for the first time.")
+_RECONNECTS = _metric("reconnects_total", "counter", "Clients that have come back after their connection broke.")
 _RESENT = _metric("calls_resent_total", "counter", "Calls that came a second time and were not run again.")
+_BREACHES = _metric(
+    "protocol_errors_total", "counter", "What clients have sent and may not send, by what was wrong.", "reason"
+)
 _AUTH = _metric("auth_failures_total", "counter", "Connections refused for their key or user.")
 _RECEIVED_BYTES = _metric("received_bytes_total", "counter", "Bytes of the messages of clients, by door.", "door")
 _SENT_BYTES = _metric("sent_bytes_total", "counter", "Bytes sent to clients, by door.", "door")
@@ -126,11 +130,13 @@ def samples(figures: Mapping[str, Any]) -> Iterator[Sample]:
 
 _BY_LABEL = {
     _REFUSED: "refused", _LIMITS: "limits", _OPEN: "calls", _AGENTS: "agents", _WORKERS: "workers", _CLIENTS: "clients",
+    _BREACHES: "breaches",
 }  # fmt: skip
 _SINGLE = {
     _OLDEST: "oldest_s", _MAILBOX: "longest_mailbox", _BYTES: "queued_bytes", _BYTES_LIMIT: "queued_limit_bytes",
     _STREAMS: "streams", _STARVING: "streams_waiting", _CAPACITY: "capacity", _LOOP_TASKS: "loop_tasks",
     _LOOP_LAG: "loop_lag_s", _CHILDREN: "children", _RESTARTS: "child_restarts", _SESSIONS: "sessions",
+    _RECONNECTS: "reconnects",
     _RESENT: "resent", _AUTH: "auth_failures", _CPU: "cpu_s", _MEMORY: "resident_bytes", _FDS: "open_fds",
     _LOST_LINES: "log_lines_dropped", _DRAINING: "draining", _STARTED: "started",
 }  # fmt: skip

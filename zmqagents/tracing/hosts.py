@@ -25,7 +25,8 @@ from .spans import SYSTEM, Tracing, context_of, ids_of, options_of, place_of, se
 
 __all__ = ["Accepted", "HostTraces"]
 
-END = "end_agent"  # the op of a call that ends an agent, which no client has made
+# Requests that run as calls and have no span: probes ask some of them every second, and no client asks for the end.
+UNTRACED = frozenset({"end_agent", "get_agent_memory", "health"})
 MAX_ENDED = 4096  # calls that later ones may have among their arguments
 CODES = {1: "AGENT_ERROR", 3: "BUSY"}  # every other is HOST_ERROR: see `wire.messages.Code`
 Failure = Callable[[Any], tuple[str, Mapping[str, Any]]]
@@ -92,7 +93,9 @@ class HostTraces:
     def refused(self, options: Mapping[str, Any], class_name: str, method: str, error: Exception) -> None:
         """A call was not accepted."""
         parent = parent_in(options)
-        if self._tracing.is_on and (parent is None or parent.flags & SAMPLED) and not self._is_member:
+        if not self._tracing.is_on or self._is_member or (parent is None and not class_name):
+            return
+        if parent is None or parent.flags & SAMPLED:
             span = self._span(parent, name_of(class_name, method), {}, time.time_ns())
             set_failed(span, type(error).__name__, str(error), "", "HOST_ERROR")
             span.end()
@@ -168,7 +171,7 @@ class HostTraces:
     def _begin(self, ticket: Accepted, *, is_over: bool = False) -> _Open | None:
         """Make the span of a call, if it is sampled. ``is_over``: its code has not begun, and never will."""
         opened = self._open.get(ticket)
-        if not self._tracing.is_on or ticket.op == END or (self._is_member and opened is None):
+        if not self._tracing.is_on or ticket.op in UNTRACED or (self._is_member and opened is None):
             return opened
         if opened is None:
             opened = _Open(None)

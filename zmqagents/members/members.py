@@ -101,7 +101,7 @@ class Members:
         """The router thread polls with ``poller``, and the host can be reached."""
         self.poller = poller
         config, key = self._config, self.dispatcher.seals.key
-        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles)
+        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles, config.grace_s)
 
     def _begin_process(self, name: str, stderr: int, env: Mapping[str, str] | None) -> children.Child:
         assert self._hatch is not None

@@ -196,8 +196,8 @@ class Child:
                 self.end("its agent was deleted")
             elif resident.here and record.end is None:
                 self._tell_to_delete(record)
-            elif resident not in self._being_made:
-                self._to_make.pop(resident, None)
+            elif self._one_by_one and next(iter(self._to_make), None) is not resident:
+                self._to_make.pop(resident, None)  # it is not told to make it yet
 
     def _tell_to_delete(self, record: AgentRecord) -> None:
         if self._line is not None:
@@ -268,7 +268,7 @@ class Child:
     def _make_again(self, resident: Resident) -> None:
         if resident not in self._to_make:
             self._to_make[resident] = None
-            if resident in self._being_made:
+            if not self._one_by_one or len(self._to_make) == 1:
                 self._tell_to_make(resident)
 
     def _tell_to_make(self, resident: Resident) -> None:

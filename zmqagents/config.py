@@ -35,6 +35,7 @@ __all__ = [
     "without_password",
 ]
 
+MIN_END_S = 1.0  # for the hooks at the end of an agent, on a host with less grace
 DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
 MEBIBYTE = 1024 * 1024
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
@@ -130,7 +131,8 @@ def _is_declared(item: Any) -> bool:
 class Parent(NamedTuple):
     """The host whose agents this host runs, in a process that it has started; ``address`` is what references say.
 
-    ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host.
+    ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host. ``grace_s``: that of the
+    host, which the hooks at the end of an agent have.
     """
 
     server_id: str
@@ -138,6 +140,7 @@ class Parent(NamedTuple):
     ipc: str
     seal_key: bytes
     pickles: bool = False
+    grace_s: float = 0.0
 
     def __repr__(self) -> str:
         """All but the key, which is a secret."""
@@ -310,6 +313,11 @@ class BrokerConfig:
     def pool_size(self) -> int:
         """How many shared processes there may be."""
         return self.processes or os.cpu_count() or 1
+
+    @property
+    def end_hooks_s(self) -> float:
+        """How long the hooks at the end of an agent may take."""
+        return max((self.parent or self).grace_s, MIN_END_S)
 
     @property
     def structured_limit(self) -> int:

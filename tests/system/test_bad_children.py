@@ -117,6 +117,40 @@ class Bad(Quiet):
             except OSError:
                 continue
 
+    def talk_nonsense(self) -> int:
+        """Write to all its connections what no host says."""
+        written = 0
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                    os.set_blocking(int(name), False)
+                    written += os.write(int(name), b"\xff" * 3000)
+            except OSError:
+                continue
+        return written
+
+    def remove(self, pattern: str) -> int:
+        """Files of the host."""
+        found = list(Path(os.environ["ZMQAGENTS_RUNTIME"]).glob(pattern))
+        for path in found:
+            path.unlink()
+        return len(found)
+
+    def start_daemon(self, in_c: bool) -> int:
+        """A process of a session of its own, whose parent has ended; its pid."""
+        fork = ctypes.CDLL(None).fork if in_c else os.fork
+        read, write = os.pipe()
+        between = fork()
+        if between == 0:
+            os.setsid()
+            if fork() == 0:
+                os.write(write, str(os.getpid()).encode())
+                while True:
+                    time.sleep(LONG_S)
+            os._exit(0)
+        os.waitpid(between, 0)
+        return int(os.read(read, 20))
+
     def flood_stderr(self, kib: int) -> None:
         for _ in range(kib):
             os.write(2, b"x" * 1023 + b"\n")
@@ -234,6 +268,24 @@ def test_a_process_that_closes_its_connections_is_ended(server: RpcAgentServerLa
         assert bad.pid() != pid
 
 
+def test_a_process_that_talks_nonsense_to_its_host_is_ended(server: RpcAgentServerLauncher, bad: Any) -> None:
+    with neighbours(server):
+        pid = bad.pid()
+        with pytest.raises(errors.ZmqAgentsError):
+            bad.talk_nonsense()
+        assert eventually(lambda: is_gone(pid), 10.0)
+        assert bad.pid() != pid
+
+
+def test_a_spare_process_that_cannot_be_reached_is_replaced() -> None:
+    with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher) as own:
+        bad: Any = own.create_agent(Bad)
+        spare = f"{launcher.server_id}.child-2.ipc"
+        assert eventually(lambda: bad.remove(spare) == 1, 10.0)
+        other: Any = own.create_agent(Bad)
+        assert other.echo(1) == bad.echo(1) == 1
+
+
 def test_a_recursion_without_an_end_is_an_error_or_a_crash_of_its_own(server: RpcAgentServerLauncher, bad: Any) -> None:
     with neighbours(server):
         with pytest.raises((RecursionError, AgentCrashed)):
@@ -314,6 +366,22 @@ def test_what_a_child_has_started_does_not_outlive_it(client: RpcClient, how: st
     assert eventually(lambda: is_gone(pid) and is_gone(started), 10.0)
 
 
+@pytest.mark.parametrize("in_c", [False, True])
+def test_a_daemon_that_an_agent_has_started_hides_no_end_of_its_process(bad: Any, in_c: bool) -> None:
+    """It holds all descriptors of that process, if it was started in C; else it ends with it, session or not."""
+    pid, daemon = bad.pid(), bad.start_daemon(in_c)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(AgentCrashed, match="exit status 7"):
+            bad.exit()
+        assert time.monotonic() - begun < 1.0
+        assert bad.pid() != pid
+        assert in_c != eventually(lambda: is_gone(daemon), 0.5 if in_c else 5.0)
+    finally:
+        if in_c:
+            os.kill(daemon, signal.SIGKILL)
+
+
 def test_a_fork_of_a_child_lets_go_of_the_listening_socket(bad: Any) -> None:
     started = bad.start("fork")
     listening = {each.inode for each in _unix_sockets(bad.pid()) if each.listens}
@@ -363,6 +431,62 @@ def test_the_host_stops_in_time_whatever_its_children_do(how: str, isolation: st
         assert took_s < GRACE_S + 2 + 1, "1 s for a machine that is busy"
         assert eventually(lambda: all(map(is_gone, pids)), 1.0)
         assert all(isinstance(each.exception(), errors.ZmqAgentsError) for each in running)
+
+
+def test_a_process_that_is_stopped_is_silent_and_gets_no_new_agent() -> None:
+    with host(Quiet, isolation="pool", processes=2, grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        stopped, other = [client.create_agent(Quiet) for _ in range(2)]
+        pid: int = stopped.pid()
+        client.delete_agent(stopped.agent_id)  # now its process has the fewest agents
+        os.kill(pid, signal.SIGSTOP)
+        assert eventually(lambda: {row["pid"]: row["state"] for row in client.get_child_list()}[pid] == "silent", 5.0)
+        assert client.create_agent(Quiet).pid() == other.pid()
+        os.kill(pid, signal.SIGCONT)
+        assert eventually(lambda: {row["pid"]: row["state"] for row in client.get_child_list()}[pid] == "up", 5.0)
+        assert client.create_agent(Quiet).pid() == pid
+
+
+def test_processes_that_are_stopped_end_with_their_agents_and_with_the_host() -> None:
+    with host(Quiet, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        agents: list[Any] = [client.create_agent(Quiet) for _ in range(2)]
+        pids = [each.pid() for each in agents]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        client.delete_agent(agents[0].agent_id)
+        assert eventually(lambda: is_gone(pids[0]), 5.0)
+        begun = time.monotonic()
+        launcher.shutdown()
+        assert time.monotonic() - begun < GRACE_S + 2 + 1, "1 s for a machine that is busy"
+        assert eventually(lambda: is_gone(pids[1]), 1.0)
+
+
+@agent(isolation="process")
+class Clinging(Quiet):
+    """Does not go."""
+
+    def on_stop(self) -> None:
+        time.sleep(LONG_S)
+
+    @async_func
+    def nap(self) -> None:
+        time.sleep(LONG_S)
+
+
+def test_a_process_of_its_own_goes_with_its_agent_whatever_its_code_does() -> None:
+    with host(Bad, Clinging, grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        clinging: Any = client.create_agent(Clinging)
+        pid = clinging.pid()
+        with pytest.raises(AgentCrashed, match="the end of its agent took too long"):
+            client.delete_agent(clinging.agent_id)
+        assert eventually(lambda: is_gone(pid), 1.0)
+        bad: Any = client.create_agent(Bad)
+        pid, running = bad.pid(), bad.hold_the_lock()
+        assert eventually(lambda: [row["state"] for row in client.get_call_list()] == ["running"], 5.0)
+        client.delete_agent(bad.agent_id)
+        assert not is_gone(pid), "the running call may end"
+        running.cancel()
+        assert eventually(lambda: is_gone(pid), 5.0), "nobody waits for it any more"
+        assert eventually(lambda: client.get_child_list() == [], 5.0)
 
 
 @pytest.mark.parametrize("how", ["hold_the_lock", "block_signals"])
@@ -588,6 +712,7 @@ def test_an_agent_that_could_not_be_made_again_is_when_it_is_called_later(tmp_pa
         pid = late.pid()
         (tmp_path / "no").touch()
         os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: pid not in [row["pid"] for row in client.get_child_list()], 5.0)
         for _ in range(3):
             with pytest.raises(AgentCrashed, match="not now"):
                 late.echo(1)

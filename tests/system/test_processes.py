@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -518,3 +519,30 @@ def test_an_agent_in_a_child_is_told_when_it_comes_and_when_it_goes(tmp_path: An
         assert log.read_text().split("\n") == [f"came {pid}", f"came {pid}", f"went {pid}", ""]
         assert other.pid() == pid
     assert log.read_text().count("went") == 2, "the other one goes with its host"
+
+
+@agent(isolation="pool")
+class Slow(AgentBase):
+    """Takes its time to go."""
+
+    async def on_stop(self) -> None:
+        await asyncio.sleep(1.3)
+
+
+def test_the_end_of_an_agent_in_a_child_has_the_grace_of_the_host() -> None:
+    with client_on_host(Slow, grace_s=10.0) as client:
+        assert client.delete_agent(client.create_agent(Slow).agent_id)
+
+
+def test_a_child_whose_agent_waits_for_its_arguments_counts() -> None:
+    with client_on_host(Worker, isolation="process", max_children=2) as client:
+        slow: Any = client.create_agent(Worker)
+        late: list[Any] = []
+        making = threading.Thread(target=lambda: late.append(client.create_agent(Worker, slow.nap(1.0))))
+        making.start()
+        assert eventually(lambda: len(client.get_agent_list()) == 2, 5.0)
+        with pytest.raises(HostBusy, match="max_children"):
+            client.create_agent(Worker)
+        making.join()
+        assert late[0].add(1) == 2.0
+        assert len(client.get_child_list()) == 2

@@ -15,7 +15,6 @@ from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Frame, Kind
 from zmqagents.wire.poller import new_poller
 from zmqagents.wire.router_listener import (
-    DELAY_S,
     IN_FLIGHT_BYTES,
     LATE_S,
     RETRY_S,
@@ -23,7 +22,7 @@ from zmqagents.wire.router_listener import (
     RouterListener,
     RouterPeer,
 )
-from zmqagents.wire.transport import Peer
+from zmqagents.wire.transport import DELAY_S, Peer
 
 MIB = 1 << 20
 

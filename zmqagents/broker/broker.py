@@ -73,8 +73,7 @@ from ..tracing import switch
 from ..wire import messages
 from ..wire.link import Sink
 from ..wire.messages import Call, Kind, Reply
-from ..wire.router_listener import DELAY_S
-from ..wire.transport import ZERO_COPY_BYTES, Listener
+from ..wire.transport import DELAY_S, ZERO_COPY_BYTES, Listener
 from ..wire.transport import Peer as Connection
 from .clients import Clients
 from .events import Events

@@ -22,7 +22,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import codec, discovery, errors
 from ..config import BrokerConfig
@@ -33,10 +33,12 @@ from ..security.zap import Authenticator
 from ..version import __version__
 from ..wire.clock import clock_name
 from ..wire.poller import IN, new_poller
-from ..wire.router_listener import RouterListener
 from ..wire.transport import Listener, Receive
 from ..wire.unix_listener import UnixListener
 from .clients import Clients
+
+if TYPE_CHECKING:
+    from ..wire.router_listener import RouterListener
 
 __all__ = ["Bound", "Listening"]
 
@@ -210,6 +212,8 @@ class Listening:
         self.unix.open(path)
 
     def _open_router(self, keys: KeyStore, auth: Authenticator) -> tuple[int, str | None]:
+        from ..wire.router_listener import RouterListener  # here: a private host has none
+
         pair = None if self._config.insecure else keys.server_keypair()
         self.router = RouterListener(
             self._config, auth, self.poller, self.limit, self._clock,

@@ -43,7 +43,6 @@ _NO_ERROR = int(Code.NONE)  # a member of an enum is slower to compare and to pa
 NOTHING = Reply(Code.NONE, (codec.pack(None),))  # the reply of a method that gives None
 # None yet: the generator waits for its reader, and `AgentHost.resume` goes on with it; or `AgentHost.run_rest` does.
 PARKED = Reply(Code.NONE, ())
-MIN_END_S = 1.0  # how long the hooks at the end of an agent may take on a host with less grace
 _LATER = b"later"  # instead of a description: `PARKED`
 
 
@@ -79,7 +78,7 @@ class AgentHost:
         self._packed_methods: dict[str, tuple[ClassSpec, bytes]] = {}
         self._scopes: dict[tuple[str, str], tuple[ClassSpec, codec.Scope]] = {}  # by class and method
         self._await_value = loop.await_value
-        self._lives = Lives(loop, services, max(config.grace_s, MIN_END_S))
+        self._lives = Lives(loop, services, config.end_hooks_s)
         self._own_scope = codec.Scope(trusted=config.types, plain=config.plain_types)
 
     # ------------------------------------------------------------ running

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 WINDOW_S = 60.0
 START_CRASHES = 5  # so often within the window a process is started again at once, or tried to be
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
-OBEY_S = 1.0  # for on_timeout="kill": how long a call may ignore that it was cancelled
+OBEY_S = 1.0  # how long a call may ignore that it was cancelled, where its process is killed then
 SILENT_S = 1.0  # a process that has not answered for so long is called silent
 
 
@@ -121,6 +122,11 @@ class Child:
         return len(self._agents)
 
     @property
+    def load(self) -> float:
+        """What speaks against another agent here: how many there are, or that it is silent."""
+        return len(self._agents) if self.silent_s < SILENT_S else math.inf
+
+    @property
     def pid(self) -> int:
         """Its process, 0 while there is none."""
         return self.process.pid if self.process is not None else 0
@@ -151,6 +157,8 @@ class Child:
         else:
             resident = self._agents[record.agent_id]
             if resident.here and self._forwarder is not None:
+                if ticket.op == END and self.own is not None:  # nobody else lives there
+                    self._doomed[ticket] = self._yard.clock() + self._yard.dispatcher.config.end_hooks_s + OBEY_S
                 self._forwarder.start(ticket)
                 return
         if ticket.op == END:  # there is nothing that could end
@@ -188,8 +196,8 @@ class Child:
                 self.end("its agent was deleted")
             elif resident.here and record.end is None:
                 self._tell_to_delete(record)
-            elif resident not in self._being_made:
-                self._to_make.pop(resident, None)
+            elif self._one_by_one and next(iter(self._to_make), None) is not resident:
+                self._to_make.pop(resident, None)  # it is not told to make it yet
 
     def _tell_to_delete(self, record: AgentRecord) -> None:
         if self._line is not None:
@@ -199,6 +207,10 @@ class Child:
     def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         """None of its calls runs in a thread of this host; but one that was started there before has its end."""
         return self._yard.dispatcher.on_done(ticket, reply, self._yard.clock())
+
+    def _is_listed(self, record: AgentRecord) -> bool:
+        """Whether an agent is not deleted."""
+        return self._yard.dispatcher.agents.get(record.agent_id) is record
 
     def saw(self, call_id: int) -> None:
         """A request of its code has come, over the connection of its own."""
@@ -260,7 +272,7 @@ class Child:
     def _make_again(self, resident: Resident) -> None:
         if resident not in self._to_make:
             self._to_make[resident] = None
-            if resident in self._being_made:
+            if not self._one_by_one or len(self._to_make) == 1:
                 self._tell_to_make(resident)
 
     def _tell_to_make(self, resident: Resident) -> None:
@@ -327,7 +339,8 @@ class Child:
             for ticket in list(resident.held):
                 del resident.held[ticket]
                 self._end(ticket, _crashed(death))
-        if set(self._agents.values()) - set(tired):
+        needed = {each for each in self._agents.values() if each.held or self._is_listed(each.record)}
+        if needed - set(tired):
             self._yard.note_restart()
             # Agents are to be back soon, and five starts cost a second of a core. What does not even start most likely
             # will not a moment later either.
@@ -398,17 +411,23 @@ class Child:
             self.silent_s = line.look()
         if self._forwarder is not None:
             self._forwarder.release()
-        if self._doomed:
-            self._kill_what_disobeys()
+        if self.own is not None and self._forwarder is not None:
+            self._kill_what_disobeys(self._forwarder.sent)
         return []
 
-    def _kill_what_disobeys(self) -> None:
-        now, sent = self._yard.clock(), set(self._forwarder.sent if self._forwarder is not None else ())
-        self._doomed = {ticket: end for ticket, end in self._doomed.items() if ticket in sent}
-        late = [ticket for ticket, end in self._doomed.items() if end <= now]
+    def _kill_what_disobeys(self, sent: Sequence[Ticket]) -> None:
+        now = self._yard.clock()
+        doomed = self._doomed = {ticket: end for ticket, end in self._doomed.items() if ticket in sent}
+        for ticket in sent:
+            if ticket.ended is not None and not self._is_listed(
+                ticket.agent
+            ):  # nothing needs the process but this call
+                doomed.setdefault(ticket, now + OBEY_S)
+        late = [ticket for ticket, end in doomed.items() if end <= now]
         if late:
-            self._doomed.clear()
-            self.kill(f"it was killed, for {late[0].label} went on although it had ended (on_timeout='kill')")
+            doomed.clear()
+            went_on = f"{late[0].label} went on although it had ended"
+            self.kill(f"it was killed, for {'the end of its agent took too long' if late[0].op == END else went_on}")
 
     def learn(self, lesson: Call, answers: Answers) -> None:
         """Tell the process what every process of the host is told."""

@@ -144,7 +144,7 @@ class Members:
         """
         self.poller = poller
         config, key = self._config, self.dispatcher.seals.key
-        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles)
+        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles, config.grace_s)
         if self.room is not None:
             try:
                 self.room.open(bound.address, bound.ipc)
@@ -183,7 +183,7 @@ class Members:
             raise cannot_settle(record)
         options = record.options.settled(isolation)
         shared = self._shared
-        best = least_loaded([child.count for child in shared], config.pool_size) if isolation == "pool" else None
+        best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
         child = self._new_child(record, options) if best is None else shared[best]
         record.live_at(child)
         self.directory.put(record.agent_id, child)

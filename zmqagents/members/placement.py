@@ -7,7 +7,7 @@ from collections.abc import Sequence
 __all__ = ["least_loaded"]
 
 
-def least_loaded(loads: Sequence[int], most: int) -> int | None:
+def least_loaded(loads: Sequence[float], most: int) -> int | None:
     """The index of the member that a new agent goes to; None: to a new one.
 
     ``loads``: how many agents each has. As long as there are fewer than ``most``, an idle one or a new one is taken.

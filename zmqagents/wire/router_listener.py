@@ -43,7 +43,6 @@ LINGER_MS = 500
 HANDSHAKE_MS = 5000
 MAX_ASKED = 64  # messages in one turn at most, after the ROUTER has said that there are some
 SINGLE_TURNS = 4  # in which one message was read and another one was there, before more are looked for in one turn
-DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine; see `RouterListener.note_delay`
 LATE_S = 0.5  # how long libzmq's thread may take after a pause to read what has waited, on a busy machine
 RETRY_S = 0.02  # how often a client that had no room is tried again
 ZAP_EVERY_S = 0.02  # how often handshakes are looked at while there is no pause in the traffic

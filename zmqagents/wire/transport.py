@@ -27,6 +27,7 @@ __all__ = [
 SHORT_MS = 1  # how long `Transport.receive_soon` waits
 CLOSE_S = 1.0  # how long what was sent may take to be written when the connection is closed
 ZERO_COPY_BYTES = 65_536  # a shorter frame is copied faster than it is shared
+DELAY_S = 0.1  # a shorter delay is no frozen host, but a busy machine; see `router_listener.RouterListener.note_delay`
 
 
 # ---------------------------------------------------------------- the client's end

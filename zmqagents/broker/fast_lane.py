@@ -103,8 +103,8 @@ class FastLane:
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
         conditions. Raises `Relieved`.
         """
-        ticket = self._dispatcher.start_short(session.caller, call, now)
-        if ticket is None or not self._leader.can_watch():
+        ticket, leader = self._dispatcher.start_short(session.caller, call, now), self._leader
+        if ticket is None or (leader.standby is None and not leader.can_watch()):
             return 0.0
         replies = session.replies
         session.last_seen = now

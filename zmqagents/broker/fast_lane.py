@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
+from ..agents.context import RunningCall
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.threads import Done, WorkerPool
 from ..scheduler.dispatcher import Dispatcher
@@ -53,7 +54,7 @@ class FastLane:
         self._short: Ticket | None = None  # runs now, and is not registered with the dispatcher
         self._dispatcher = dispatcher
         self._leader = leader
-        self._run, self._too_late = host.run, host.too_late
+        self._run, self._too_late, self._services = host.run, host.too_late, host.services
         self._pool = pool
         self._delivery = delivery
         self._carry_out = carry_out
@@ -89,7 +90,7 @@ class FastLane:
             elif ticket.deadline is not None and ticket.deadline <= now:  # as in `WorkerPool`
                 reply = self._too_late(ticket)
             else:
-                reply, now = self._run_here(ticket, now)
+                reply, now = self._run_here(ticket, self._pool.prepare(ticket), now)
             try:
                 self._carry_out(self._dispatcher.on_done(ticket, reply, now))
             except Exception:  # a bug of this package: the host goes on
@@ -114,7 +115,9 @@ class FastLane:
         if delivery.unsent:
             delivery.push_some(now)
         self._short = ticket
-        reply, now = self._run_here(ticket, now)
+        context = RunningCall(self._services, ticket.task_id, call.agent, call.method, ticket.deadline, (), ticket)
+        ticket.begin(context)  # as `WorkerPool.prepare`: it has no chain, and is no stream
+        reply, now = self._run_here(ticket, context, now)
         self._short = None
         self._dispatcher.end_short(ticket, reply, now)
         if call.flags & _DETACHED:
@@ -126,12 +129,12 @@ class FastLane:
         delivery.unsent.append((session, answer_frames(_RESULT, call.call_id, session.token, reply.body)))
         return now
 
-    def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
+    def _run_here(self, ticket: Ticket, context: RunningCall, now: float) -> tuple[Reply, float]:
         """Run agent code; the reply and the time then. Raises `Relieved` if another thread leads the loop by then."""
         pace = ticket.pace
         assert pace is not None
         self._leader.begin()
-        reply = Context().run(self._run, ticket, self._pool.prepare(ticket))
+        reply = Context().run(self._run, ticket, context)
         if not self._leader.end():
             pace.disappoint()
             self._hand_in(ticket, reply)

@@ -367,8 +367,11 @@ class Broker:
             if lane.queue:
                 lane.run(clock() + TURN_S)
             now = clock()
-            if now >= timers.due or now >= clients.due or now >= unix.due or (
-                router is not None and now >= router.next_look
+            if (
+                now >= timers.due
+                or now >= clients.due
+                or now >= unix.due
+                or (router is not None and now >= router.next_look)
             ):
                 try:
                     self._look_at_clock(now)

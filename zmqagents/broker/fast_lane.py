@@ -109,24 +109,25 @@ class FastLane:
             return 0.0
         replies = session.replies
         session.last_seen = now
-        if call.needed > replies.needed:
-            replies.acknowledge(call.needed)
+        call_id, flags, _, agent, method, _, _, _, needed = call
+        if needed > replies.needed:
+            replies.acknowledge(needed)
         delivery = self._delivery
         if delivery.unsent:
             delivery.push_some(now)
         self._short = ticket
-        context = RunningCall(self._services, ticket.task_id, call.agent, call.method, ticket.deadline, (), ticket)
+        context = RunningCall(self._services, ticket.task_id, agent, method, ticket.deadline, (), ticket)
         ticket.begin(context)  # as `WorkerPool.prepare`: it has no chain, and is no stream
         reply, now = self._run_here(ticket, context, now)
         self._short = None
         self._dispatcher.end_short(ticket, reply, now)
-        if call.flags & _DETACHED:
+        if flags & _DETACHED:
             self._keep(Keep(ticket.task_id, reply))
         if reply.code:
-            self._answer(Answer(session.caller, call.call_id, reply))
+            self._answer(Answer(session.caller, call_id, reply))
             return now
-        replies.note(call.call_id, reply)
-        delivery.unsent.append((session, answer_frames(_RESULT, call.call_id, session.token, reply.body)))
+        replies.note(call_id, reply)
+        delivery.unsent.append((session, answer_frames(_RESULT, call_id, session.token, reply.body)))
         return now
 
     def _run_here(self, ticket: Ticket, context: RunningCall, now: float) -> tuple[Reply, float]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 # Where the curve of a latency distribution is kept, as shares of the calls.
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999)
 
-WARM_UP = 3  # large values before the clock starts: the allocator gets its memory
+WARM_UP = 10  # values before the clock starts: the allocator gets its memory, a connection finds its pace
 _clock = time.perf_counter_ns
 
 

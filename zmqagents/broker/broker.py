@@ -354,6 +354,7 @@ class Broker:
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
         on_unix, clock = unix.on_ready, self._clock
+        timers, clients = self._dispatcher.timers, self._clients
         beside = self._members.beside
         beside[self._wake_r.fileno()] = self._empty_pipe
         if router is not None:
@@ -373,10 +374,16 @@ class Broker:
             if lane.queue:
                 lane.run(clock() + TURN_S)
             now = clock()
-            try:
-                self._look_at_clock(now)
-            except Exception:  # a bug of this package: the host goes on
-                log.exception("a timer that was due could not be handled")
+            if (
+                now >= timers.due
+                or now >= clients.due
+                or now >= unix.due
+                or (router is not None and now >= router.next_look)
+            ):
+                try:
+                    self._look_at_clock(now)
+                except Exception:  # a bug of this package: the host goes on
+                    log.exception("a timer that was due could not be handled")
             if out.unsent:
                 out.push_all()
             if unix.ended or (router is not None and router.ended):

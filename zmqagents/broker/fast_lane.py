@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
+from ..agents.context import RunningCall
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.threads import Done, WorkerPool
 from ..scheduler.dispatcher import Dispatcher
@@ -53,7 +54,7 @@ class FastLane:
         self._short: Ticket | None = None  # runs now, and is not registered with the dispatcher
         self._dispatcher = dispatcher
         self._leader = leader
-        self._run, self._too_late = host.run, host.too_late
+        self._run, self._too_late, self._services = host.run, host.too_late, host.services
         self._pool = pool
         self._delivery = delivery
         self._carry_out = carry_out
@@ -89,7 +90,7 @@ class FastLane:
             elif ticket.deadline is not None and ticket.deadline <= now:  # as in `WorkerPool`
                 reply = self._too_late(ticket)
             else:
-                reply, now = self._run_here(ticket, now)
+                reply, now = self._run_here(ticket, self._pool.prepare(ticket), now)
             try:
                 self._carry_out(self._dispatcher.on_done(ticket, reply, now))
             except Exception:  # a bug of this package: the host goes on
@@ -103,37 +104,40 @@ class FastLane:
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
         conditions. Raises `Relieved`.
         """
-        ticket = self._dispatcher.start_short(session.caller, call, now)
-        if ticket is None or not self._leader.can_watch():
+        ticket, leader = self._dispatcher.start_short(session.caller, call, now), self._leader
+        if ticket is None or (leader.standby is None and not leader.can_watch()):
             return 0.0
         replies = session.replies
         session.last_seen = now
-        if call.needed > replies.needed:
-            replies.acknowledge(call.needed)
+        call_id, flags, _, agent, method, _, _, _, needed = call
+        if needed > replies.needed:
+            replies.acknowledge(needed)
         delivery = self._delivery
         if delivery.unsent:
             delivery.push_some(now)
         if call.options and self._dispatcher.traces is not None:
             self._dispatcher.traces.accepted(ticket, call.options)
         self._short = ticket
-        reply, now = self._run_here(ticket, now)
+        context = RunningCall(self._services, ticket.task_id, agent, method, ticket.deadline, (), ticket)
+        ticket.begin(context)  # as `WorkerPool.prepare`: it has no chain, and is no stream
+        reply, now = self._run_here(ticket, context, now)
         self._short = None
         self._dispatcher.end_short(ticket, reply, now)
-        if call.flags & _DETACHED:
+        if flags & _DETACHED:
             self._keep(Keep(ticket.task_id, reply))
         if reply.code:
-            self._answer(Answer(session.caller, call.call_id, reply))
+            self._answer(Answer(session.caller, call_id, reply))
             return now
-        replies.note(call.call_id, reply)
-        delivery.unsent.append((session, answer_frames(_RESULT, call.call_id, session.token, reply.body)))
+        replies.note(call_id, reply)
+        delivery.unsent.append((session, answer_frames(_RESULT, call_id, session.token, reply.body)))
         return now
 
-    def _run_here(self, ticket: Ticket, now: float) -> tuple[Reply, float]:
+    def _run_here(self, ticket: Ticket, context: RunningCall, now: float) -> tuple[Reply, float]:
         """Run agent code; the reply and the time then. Raises `Relieved` if another thread leads the loop by then."""
         pace = ticket.pace
         assert pace is not None
         self._leader.begin()
-        reply = Context().run(self._run, ticket, self._pool.prepare(ticket))
+        reply = Context().run(self._run, ticket, context)
         if not self._leader.end():
             pace.disappoint()
             self._hand_in(ticket, reply)

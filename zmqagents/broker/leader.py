@@ -52,8 +52,8 @@ class Leader:
         self._runs = 0
         self._unwatched = True  # no thread looks: the standby sleeps, or there is none
         self._words: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes the standby
-        self._lock = threading.Lock()  # to write the four fields below; the standby clears `_standby` without it
-        self._standby: threading.Thread | None = None
+        self._lock = threading.Lock()  # to write the four fields below; the standby clears `standby` without it
+        self.standby: threading.Thread | None = None  # None: `can_watch` starts one
         self._threads: set[threading.Thread] = set()
         self._made = 0
         self._closed = False
@@ -66,23 +66,23 @@ class Leader:
 
     def can_watch(self) -> bool:
         """True if there is a standby, or one could be started. Called by the leader."""
-        return self._standby is not None or self._find_standby()
+        return self.standby is not None or self._find_standby()
 
     def _find_standby(self) -> bool:
         with self._lock:
-            if self._standby is not None:  # a former leader, since the look above
+            if self.standby is not None:  # a former leader, since the look above
                 return True
             if self._closed:
                 return False
             self._made += 1
             thread = threading.Thread(target=self._begin_by, name=f"zmqagents-standby-{self._made}", daemon=True)
-            self._standby = thread
+            self.standby = thread
             self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # no more threads
             with self._lock:
-                self._standby = None
+                self.standby = None
                 self._threads.discard(thread)
             return False
         return True
@@ -153,9 +153,9 @@ class Leader:
             except Relieved:
                 pass
             with self._lock:
-                if self._closed or self._standby is not None:
+                if self._closed or self.standby is not None:
                     return
-                self._standby = threading.current_thread()
+                self.standby = threading.current_thread()
             if not self.watch():
                 return
 
@@ -169,11 +169,11 @@ class Leader:
                 self.thread = threading.get_ident()
                 self._in_code = 0  # only now: with it cleared, the former leader would believe that it leads
                 self._unwatched = True
-                self._standby = None
+                self.standby = None
                 return True
             calm = calm + 1 if late and self._runs == seen else 0
             seen = self._runs if late else -1
-        self._standby = None
+        self.standby = None
         return False
 
     def take(self) -> bool:

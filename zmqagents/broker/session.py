@@ -262,6 +262,11 @@ class ReplyCache:
         if needed <= low:
             return
         self.needed = needed
+        if needed == low + 1 and not self.streams:  # most often
+            reply = notes.pop(low, None)
+            if reply is not None:
+                self.bytes -= _size(reply)
+            return
         ids = range(low, needed) if needed - low <= len(notes) else [each for each in notes if each < needed]
         for call_id in ids:
             reply = notes.pop(call_id, None)

@@ -72,6 +72,9 @@ def bind_awaited(ref: AgentRef | TaskRef, came_by: Link | None = None, scope: co
 def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> Any:
     if reply.code:
         raise rebuild_error(reply, scope, unpickler_of(link))
+    body = reply.body
+    if len(body) == 1 and len(body[0]) <= codec.INLINE_LIMIT_BYTES and body[0][:1] != codec.TAG:  # as `decode_reply`
+        return codec.decode_plain(body[0])
     return decode_reply(link, reply, bind_reference, scope)
 
 

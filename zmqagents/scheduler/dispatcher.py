@@ -48,6 +48,7 @@ from .records import AgentRecord, Alarm, Idle, ParkedFetch, Peer, State, Ticket,
 from .seals import Seals
 from .waiting import EndWaits, Waiting
 
+_DETACHED = int(Flag.DETACHED)
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 if TYPE_CHECKING:
@@ -246,15 +247,16 @@ class Dispatcher:
         mailbox, the wait-for graph, the bytes that are queued. The rest, turn and slot and deadline, follow by `enter`
         as soon as something else may happen before its end; otherwise its end is `end_short`.
         """
-        record = self.agents.get(call.agent)
+        call_id, flags, _, agent, name, _, _, _, _ = call  # a tuple is taken apart faster than it is read by names
+        record = self.agents.get(agent)
         if record is None or record.holders or not record.made:  # a call that queues has seen a holder
             return None
-        method = record.spec.methods.get(call.method)
-        if method is None or not method.pace.quick or method.concurrent or call.flags & _NOT_SHORT:
+        method = record.spec.methods.get(name)
+        if method is None or not method.pace.quick or method.concurrent or flags & _NOT_SHORT:
             return None
-        if self.calls.slots.running >= self.config.capacity or (call.flags & Flag.DETACHED and self._shares):
+        if self.calls.slots.running >= self.config.capacity or (flags & _DETACHED and self._shares):
             return None
-        task_id = f"{peer.prefix}-{call.call_id}"
+        task_id = f"{peer.prefix}-{call_id}"
         if task_id in self.tasks or (self._early and task_id in self._early):
             return None
         try:

@@ -355,10 +355,8 @@ class Ticket:
     ) -> None:  # fmt: skip
         self.peer = peer
         self.account = peer.account  # that it counts for: of the user whose call began the chain
-        self.call_id = call.call_id
-        self.flags = call.flags
-        self.name = call.method
-        self.body: Sequence[Frame] = call.body
+        self.body: Sequence[Frame]
+        self.call_id, self.flags, _, _, self.name, _, _, self.body, _ = call  # as `Dispatcher.start_short`
         self.queued_bytes = 0  # of the body, until the call starts
         self.task_id = task_id
         self.agent = agent

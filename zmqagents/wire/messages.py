@@ -763,7 +763,7 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
         return None
     needed = call_id - behind + 1 if behind else 0
     body = (frame[end:],) if len(frames) == 1 else (frame[end:], *frames[1:])
-    return token, new_tuple(Call, (call_id, flags, time_ms, *target, (), options, body, needed))
+    return token, new_tuple(Call, (call_id, flags, time_ms, target[0], target[1], (), options, body, needed))
 
 
 _NOTHING: dict[str, Any] = {}  # options are read, never written

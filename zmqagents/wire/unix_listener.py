@@ -338,8 +338,9 @@ class UnixListener:
             return fd == self._fd
         if events & ~OUT:
             peer.readable = True
-            if not peer.is_listed:
-                self.list(peer)
+            if not peer.is_listed:  # as `list`
+                peer.is_listed = True
+                self.ready.append(peer)
         if events & OUT and peer.pending:
             peer.flush()
             self._on_room(peer)

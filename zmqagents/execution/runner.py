@@ -319,7 +319,11 @@ class AgentHost:
 
     def _open(self, ticket: Ticket, record: AgentRecord, opening: Opening) -> bytes:
         """Start an agent that a factory makes: only then is it known what it offers."""
-        self._lives.start(ticket, opening, context=opening.context)
+        try:
+            self._lives.start(ticket, opening, context=opening.context)
+        except BaseException:
+            opening.discard()
+            raise
         made = opening.made()
         record.become(made.spec, made.options(record.options))
         record.hold(opening.agent)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.program
 
 ROOT = Path(__file__).parents[1]
 HOST_PACKAGES = ("adapters", "broker", "cli", "execution", "models", "process", "scheduler", "server", "store")
-OF_THE_HOST = {f"zmqagents.{name}" for name in HOST_PACKAGES}
+OF_THE_HOST = {f"zmqagents.{name}" for name in (*HOST_PACKAGES, "config", "telemetry")}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}
 FOREIGN = "import zmq, msgpack"
 CLIENT = f"{FOREIGN}; from zmqagents import AgentBase, AsyncResult, RpcClient, deadline"

@@ -17,6 +17,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from .checks import (
+    DEFAULT_TIMEOUT_S,
+    MAX_STRUCTURED_BYTES,
+    MEBIBYTE,
+    check_host,
+    check_packages,
+    check_threads,
+    replaced_by_gevent,
+)
 from .errors import ConfigError
 from .telemetry.settings import LogSettings
 
@@ -36,8 +45,6 @@ __all__ = [
 ]
 
 MIN_END_S = 1.0  # for the hooks at the end of an agent, on a host with less grace
-DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
-MEBIBYTE = 1024 * 1024
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
@@ -52,47 +59,6 @@ def generate_server_id(host: str, port: int | None) -> str:
     """A short id, new at each call: ``localhost-5000-3f9a1c``."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")[:24] or "host"
     return "-".join(part for part in (name, str(port) if port else "", os.urandom(3).hex()) if part)
-
-
-def check_host(host: object) -> None:
-    """Raise ConfigError for what cannot be the name or address of a machine."""
-    if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
-        raise ConfigError(f"host must be a host name or address, not {host!r}")
-
-
-def check_packages(names: object) -> tuple[str, ...]:
-    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
-    if isinstance(names, str):
-        names = (names,)
-    if not isinstance(names, Iterable):
-        raise ConfigError(f"types are a list of packages, not {names!r}")
-    found = tuple(names)
-    for name in found:
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
-    return found
-
-
-def replaced_by_gevent(*names: str) -> list[str]:
-    """Those modules of the standard library, among ``names``, that gevent has patched in this process."""
-    monkey = sys.modules.get("gevent.monkey")
-    return [] if monkey is None else [name for name in names if monkey.is_module_patched(name)]
-
-
-def check_threads() -> None:
-    """Raise ConfigError where gevent has replaced threads or sockets, and on a free-threaded build of Python.
-
-    A greenlet that waits in ZeroMQ stops all others, and a socket of gevent's never wakes a thread of ours.
-    """
-    if "t" in getattr(sys, "abiflags", ""):  # much here relies on single operations of lists and dicts in order
-        raise ConfigError(
-            f"{sys.executable} is a free-threaded build, for which zmqagents is not made: use the build with the GIL"
-        )
-    if replaced := replaced_by_gevent("threading", "socket"):
-        raise ConfigError(
-            f"gevent has patched {' and '.join(replaced)}, and zmqagents needs the real ones: call gevent's "
-            "monkey.patch_all(thread=False, socket=False), or use zmqagents in a process of its own"
-        )
 
 
 def _check_isolation(isolation: object) -> None:
@@ -188,7 +154,7 @@ class BrokerConfig:
     file_roots: tuple[str, ...] = ()  # directories below which `download_file` may read; none: nothing
     max_pool_bytes: int = 512 * MEBIBYTE  # bytes of finished results kept
     max_message_bytes: int = 256 * MEBIBYTE  # one message, arguments or result
-    max_structured_bytes: int = 16 * MEBIBYTE  # of it, what is not bytes, text or arrays beside; in memory 32 times it
+    max_structured_bytes: int = MAX_STRUCTURED_BYTES  # of it, what is not bytes, text or arrays; in memory 32 times it
     max_unread_bytes: int = 256 * MEBIBYTE  # replies that one client has not read; beyond it the client is dropped
     resume_s: float = 5.0  # how long the calls of a client whose connection broke go on until it is back
     max_calls_per_client: int = 16_384  # accepted and unanswered, of one connection

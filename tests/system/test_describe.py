@@ -62,8 +62,8 @@ def test_the_methods_of_an_agent_are_shown_with_signatures_and_docstrings(server
     said = shell("describe", "ann", "--port", str(server.port)).stdout
     assert said.startswith("ann, of class ")
     assert "  Keeps books." in said
-    assert "  lend(title: 'str', days: 'int' = 14) -> 'str'\n      Lend a book, and say until when." in said.replace(
-        "(title: str, days: int = 14) -> str", "(title: 'str', days: 'int' = 14) -> 'str'"
+    assert "  lend(title: str, days: int = 14) -> str\n      Lend a book, and say until when." in said.replace(
+        "(title: 'str', days: 'int' = 14) -> 'str'", "(title: str, days: int = 14) -> str"
     )
     assert "→ Stream\n      Name each book as it is put away." in said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,6 +20,7 @@ from zmqagents.agents.factories.factory import Factory, as_maker, maker_name
 from zmqagents.agents.factories.made import Made
 from zmqagents.agents.factories.named import maker_named
 from zmqagents.errors import AgentCallError, ConfigError, LaunchError, LoadError, UnknownClass, UnknownMethod
+from zmqagents.execution.lifecycle.opening import Opening
 from zmqagents.server import private_host
 
 pytestmark = pytest.mark.program
@@ -47,6 +49,17 @@ def test_what_a_function_gives_is_an_agent_with_its_public_methods(client: RpcCl
     assert tally.unit == "apples"
     with pytest.raises(UnknownMethod, match="has no public method 'subtract'; it has: add, count_to, later"):
         tally.subtract(1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_coroutine_whose_call_is_cancelled_before_it_begins_is_closed() -> None:
+    nowhere: Any = None
+    opening = Opening(as_maker(made_agents.slow_tally), (1,), {}, lambda made: made, "a", nowhere)  # type: ignore[arg-type]
+    assert opening.context
+    opening.discard()
+    opening.discard()
+    del opening
+    gc.collect()  # one that was never awaited would say so
 
 
 def test_an_agent_of_a_function_is_found_by_its_id_as_what_it_is(client: RpcClient) -> None:

@@ -250,7 +250,7 @@ def _spec_from(cls: type, name: str, function: Any, code: Any) -> MethodSpec:
     marked = getattr(code, "__zmqagents_interruptible__", False) or getattr(cls, "__zmqagents_interruptible__", False)
     once = bool(getattr(code, "__zmqagents_once__", False))
     return MethodSpec(
-        name, returns, on_loop, bool(getattr(code, "__zmqagents_concurrent__", False)), _signature_of(function),
+        name, returns, on_loop, bool(getattr(code, "__zmqagents_concurrent__", False)), signature_of(function),
         inspect.getdoc(code) or "", once or bool(getattr(code, "__zmqagents_idempotent__", False)),
         bool(marked) and not on_loop and returns != "stream", once=once,
     )  # fmt: skip
@@ -285,7 +285,7 @@ class _Text:
         return self._text
 
 
-def _signature_of(function: Any) -> str:
+def signature_of(function: Any) -> str:
     """The signature of a method as Python source; "" when Python cannot tell, as for builtins without one."""
     try:
         given = inspect.signature(function)
@@ -311,8 +311,10 @@ def _shown_default(value: Any) -> Any:
 
 def _shown(annotation: Any) -> Any:
     """An annotation as source; a class inside a function, say, by its last name."""
-    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+    if annotation is inspect.Parameter.empty:
         return annotation
+    if isinstance(annotation, str):  # in a module with `from __future__ import annotations` all are
+        return _Text(annotation) if _is_source(annotation) else annotation
     text = _text_of(annotation) if not isinstance(annotation, type) else inspect.formatannotation(annotation)
     if _is_source(text):
         return annotation

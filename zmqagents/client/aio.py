@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from .. import errors
 from ..agents.options import Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
-from ..config import DEFAULT_TIMEOUT_S
+from ..checks import DEFAULT_TIMEOUT_S
 from ..connection.target import Transport
 from ..tracing import switch
 from ..wire.link import Link

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .. import errors
 from ..agents.context import own_call
-from ..config import DEFAULT_TIMEOUT_S
+from ..checks import DEFAULT_TIMEOUT_S
 
 MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("inf") means
 

@@ -18,8 +18,8 @@ from .. import codec, errors
 from ..agents.context import running_call
 from ..agents.origin import loaded_class
 from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute, without_self
+from ..checks import DEFAULT_TIMEOUT_S
 from ..codec import AgentRef, TaskRef, pickling
-from ..config import DEFAULT_TIMEOUT_S
 from ..connection.connection import trust
 from ..tracing import switch
 from ..tracing.context import ATTRIBUTES, name_of

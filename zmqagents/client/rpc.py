@@ -17,7 +17,7 @@ from ..agents.factories.factory import Factory, Maker, as_maker, maker_name
 from ..agents.options import OPTION_NAMES, AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
 from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import own_names
-from ..config import DEFAULT_TIMEOUT_S, check_host, check_packages
+from ..checks import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
 from ..connection.target import Target, Transport
 from ..tracing import switch

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from .. import codec, errors
 from ..agents.context import RunningCall, own_call, running_call
+from ..checks import MAX_STRUCTURED_BYTES, check_threads
 from ..codec import Encoded
-from ..config import BrokerConfig, check_threads
 from ..wire import messages
 from ..wire.link import Link, Refetch, Sink, Waiter
 from ..wire.messages import Flag, Home, Kind, Reply
@@ -108,7 +108,7 @@ class Connection(Link):
     @property
     def max_structured_bytes(self) -> int:  # type: ignore[override]
         channel = self._channel
-        return channel.session.max_structured_bytes if channel is not None else BrokerConfig.max_structured_bytes
+        return channel.session.max_structured_bytes if channel is not None else MAX_STRUCTURED_BYTES
 
     @property
     def takes_pickles(self) -> bool:  # type: ignore[override]

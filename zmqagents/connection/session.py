@@ -35,8 +35,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import codec, errors
+from ..checks import MAX_STRUCTURED_BYTES
 from ..codec import new_tuple
-from ..config import BrokerConfig
 from ..wire import messages
 from ..wire.clock import clock_name
 from ..wire.link import Waiter, rebuild_error
@@ -357,7 +357,7 @@ class Session:
         self.server_id = ""
         self.welcome: dict[str, Any] = {}
         self.max_bytes = 1 << 40
-        self.max_structured_bytes = BrokerConfig.max_structured_bytes
+        self.max_structured_bytes = MAX_STRUCTURED_BYTES
         self.next_try = 0.0  # no attempt to connect is made earlier
         self._jitter = jitter
         self._learn = learn
@@ -670,7 +670,7 @@ class Session:
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))
         self.max_bytes = int(welcome.get("max_message_bytes", 1 << 40))
-        self.max_structured_bytes = int(welcome.get("max_structured_bytes", BrokerConfig.max_structured_bytes))
+        self.max_structured_bytes = int(welcome.get("max_structured_bytes", MAX_STRUCTURED_BYTES))
         book.max_calls = int(welcome.get("max_calls", 1 << 30))
         book.max_open_bytes = int(welcome.get("max_open_bytes", 1 << 62))
         self.welcome = welcome

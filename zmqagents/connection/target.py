@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .. import discovery, errors
-from ..config import check_host
+from ..checks import check_host
 from ..security import keys
 from ..security.roles import ActsFor
 from ..wire.addresses import endpoint_of
@@ -24,8 +23,7 @@ PROBE_S = 0.8  # a refused key is told within a second
 Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a user asked for: ``host:port``, or the socket path of a private host.
 
     ``referred``: it stands in a reference, so whoever sent that has chosen it. Then it leads only to a host of this

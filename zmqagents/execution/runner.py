@@ -8,7 +8,6 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import sys
@@ -20,7 +19,7 @@ from .. import codec, errors
 from ..agents.base import AgentBase
 from ..agents.context import HostServices, RunningCall
 from ..agents.factories.factory import Factory
-from ..agents.spec import ATTRIBUTE, ClassSpec, annotated, without_self
+from ..agents.spec import ATTRIBUTE, ClassSpec, annotated, signature_of, without_self
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..scheduler.records import END
@@ -326,7 +325,11 @@ class AgentHost:
 
     def _open(self, ticket: Ticket, record: AgentRecord, opening: Opening) -> bytes:
         """Start an agent that a factory makes: only then is it known what it offers."""
-        self._lives.start(ticket, opening, context=opening.context)
+        try:
+            self._lives.start(ticket, opening, context=opening.context)
+        except BaseException:
+            opening.discard()
+            raise
         made = opening.made()
         record.become(made.spec, made.options(record.options))
         record.hold(opening.agent)
@@ -427,8 +430,7 @@ def _say_what_it_takes(ticket: Ticket, exc: TypeError, classes: ClassTable) -> N
     if ticket.op == Op.CREATE:
         made_by = classes.find(ticket.agent.spec.name)
         name = made_by.short if isinstance(made_by, Factory) else made_by.__name__
-        with contextlib.suppress(TypeError, ValueError):  # Python cannot tell
-            signature = str(inspect.signature(made_by.make if isinstance(made_by, Factory) else made_by.__init__))  # type: ignore[misc]
+        signature = signature_of(made_by.make if isinstance(made_by, Factory) else made_by.__init__)  # type: ignore[misc]
     if signature and "argument" in str(exc.args[0]):
         exc.args = (f"{exc.args[0]}; it takes {name}{without_self(signature)}",)
 

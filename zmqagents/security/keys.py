@@ -55,7 +55,6 @@ import zmq
 from zmq.utils import z85
 
 from ..errors import ConfigError
-from ..telemetry.lines import fields_of
 from .private import StrPath, is_this_machine, one_at_a_time, private_dir, read_private, write_private
 from .roles import ROLES, Role, is_role
 
@@ -416,6 +415,8 @@ def read_peers(paths: list[Path]) -> Iterator[tuple[str, Peer]]:
 
 def _tell_of_change(before: Mapping[str, Peer], now: Mapping[str, Peer]) -> None:
     """One line for each client that may come in from now on, or in another role, and for each that may no more."""
+    from ..telemetry.lines import fields_of  # here: a client tells nobody
+
     for public in {**before, **now}:
         then, peer = before.get(public), now.get(public)
         if peer is None and then is not None:

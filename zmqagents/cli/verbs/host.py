@@ -229,10 +229,14 @@ def calls(as_json: bool, **where: Any) -> None:
     columns = ["task_id", "agent", "method", "state", "age_s", "caller", "waits_for"]
     columns += [name for name in ("progress", "note") if any(call.get(name) for call in found)]
     if not as_json:
-        found = [
-            {**call, "progress": str(Progress(*call["progress"])) if call.get("progress") else ""} for call in found
-        ]
+        found = [{**call, "waits_for": ", ".join(call["waits_for"]), "progress": _come(call)} for call in found]
     _show_placed(found, columns, as_json, "no open calls")
+
+
+def _come(call: dict[str, Any]) -> str:
+    """How far a call has come, as it has told."""
+    told = call.get("progress")
+    return str(Progress(*told)) if told else ""
 
 
 @click.command(cls=Verb)

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from msgpack import ExtType
 
 from ... import errors
-from ...config import check_packages
+from ...checks import check_packages
 from ...errors import ConfigError, SerializationError
 from .. import packages
 from ..builtin import BASES, REDUCERS, reduce_ref

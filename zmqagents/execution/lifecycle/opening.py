@@ -54,6 +54,11 @@ class Opening:
         entered, self._entered = self._entered, None
         return None if entered is None else await type(entered).__aexit__(entered, *error)
 
+    def discard(self) -> None:
+        """The agent is not made after all. A coroutine that has not begun never will, and must not complain of it."""
+        if inspect.iscoroutine(self._made) and inspect.getcoroutinestate(self._made) == inspect.CORO_CREATED:
+            self._made.close()
+
     def _take(self, made: Any) -> None:
         if made is None or isinstance(made, type):
             raise TypeError(f"{self._factory.name} has given {made!r}, which is no agent")

@@ -1,0 +1,62 @@
+"""What a client needs of the settings: a few defaults, and checks of what users give.
+
+They stand apart from `config`, whose class of forty settings costs as much to make as all of the wire: a program that
+only calls agents has no use for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from .errors import ConfigError
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S", "MAX_STRUCTURED_BYTES", "MEBIBYTE", "check_host", "check_packages", "check_threads",
+    "replaced_by_gevent",
+]  # fmt: skip
+
+DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
+MEBIBYTE = 1024 * 1024
+MAX_STRUCTURED_BYTES = 16 * MEBIBYTE  # of a message what is not beside the payload, unless its host says otherwise
+
+
+def check_host(host: object) -> None:
+    """Raise ConfigError for what cannot be the name or address of a machine."""
+    if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
+        raise ConfigError(f"host must be a host name or address, not {host!r}")
+
+
+def check_packages(names: object) -> tuple[str, ...]:
+    """``names`` as a tuple; ConfigError unless all are names of packages or modules."""
+    if isinstance(names, str):
+        names = (names,)
+    if not isinstance(names, Iterable):
+        raise ConfigError(f"types are a list of packages, not {names!r}")
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"types are trusted by the name of their package, such as 'pydantic_ai', not by {name!r}")
+    return found
+
+
+def replaced_by_gevent(*names: str) -> list[str]:
+    """Those modules of the standard library, among ``names``, that gevent has patched in this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return [] if monkey is None else [name for name in names if monkey.is_module_patched(name)]
+
+
+def check_threads() -> None:
+    """Raise ConfigError where gevent has replaced threads or sockets, and on a free-threaded build of Python.
+
+    A greenlet that waits in ZeroMQ stops all others, and a socket of gevent's never wakes a thread of ours.
+    """
+    if "t" in getattr(sys, "abiflags", ""):  # much here relies on single operations of lists and dicts in order
+        raise ConfigError(
+            f"{sys.executable} is a free-threaded build, for which zmqagents is not made: use the build with the GIL"
+        )
+    if replaced := replaced_by_gevent("threading", "socket"):
+        raise ConfigError(
+            f"gevent has patched {' and '.join(replaced)}, and zmqagents needs the real ones: call gevent's "
+            "monkey.patch_all(thread=False, socket=False), or use zmqagents in a process of its own"
+        )

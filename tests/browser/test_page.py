@@ -6,6 +6,7 @@ Run by ``make test-web``. With ``ZMQAGENTS_PICTURES=DIR`` the pictures of every 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -76,9 +78,13 @@ def program(*words: str) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]
 
 
 def start(*words: str) -> contextlib.AbstractContextManager[tuple[dict[str, Any], subprocess.Popen[str]]]:
-    place = str(Path(library.__file__).parent)
+    place = Path(library.__file__).parent
+    if PICTURES:  # which show where it is
+        place = Path(tempfile.gettempdir(), "shelf")
+        place.mkdir(exist_ok=True)
+        shutil.copy(library.__file__, place)
     return program(
-        "start", "library:Reader", "--app-dir", place, "--server-id", "library", "--local-mode", "--grace", "0.2",
+        "start", "library:Reader", "--app-dir", str(place), "--server-id", "library", "--local-mode", "--grace", "0.2",
         "--max-agents", str(2 * AGENTS), *words,
     )  # fmt: skip
 
@@ -160,6 +166,14 @@ def looking(link: str, **options: Any) -> Iterator[Look]:
             browser.close()
 
 
+def picture(look: Look, path: Path) -> None:
+    """Write what is seen, with few colours: a third of the size."""
+    from PIL import Image  # here: only pictures need it
+
+    image = Image.open(io.BytesIO(look.page.screenshot())).convert("RGB")
+    image.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 PAGES = {
     "overview": "/", "agents": "/agents?sort=queued", "agent": "/agent?id=agent-10", "calls": "/calls",
     "graph": "/graph",
@@ -170,7 +184,7 @@ SHOWN = {
     "calls": "agent-11", "graph": "waiting ·", "charts": "Processor", "errors": "ValueError", "logs": "is made",
     "results": "pending", "host": "max_agents", "keys": "self",
 }  # fmt: skip
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "light": {}, "dark": {"color_scheme": "dark"}, "narrow": {"viewport": {"width": 400, "height": 800}},
 }  # fmt: skip
 
@@ -189,7 +203,7 @@ def test_every_page_shows_the_host_and_asks_nobody_else(house: House, kind: str)
             assert width <= (400 if kind == "narrow" else 1100), f"{name} is {width} pixels wide"
             if PICTURES:
                 time.sleep(0.5)
-                look.page.screenshot(path=str(Path(PICTURES) / f"page-{name}-{kind}.png"))
+                picture(look, Path(PICTURES) / f"page-{name}-{kind}.png")
         assert look.said == []
         assert {url.split("/", 3)[2] for url in look.asked} == {house.url.split("/", 3)[2]}
         assert "#" not in look.page.url, "the token is gone from the address"

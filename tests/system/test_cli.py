@@ -580,7 +580,7 @@ def test_every_option_can_come_from_the_environment() -> None:
     assert {key: name for key, name in options.items() if name != f"AS_SERVER_{key[1].upper()}"} == {}
 
 
-KEY_VERBS = ["path", "show", "add", "list", "remove", "forget"]
+KEY_VERBS = ["path", "show", "add", "token", "list", "remove", "forget"]
 
 
 @pytest.mark.parametrize(
@@ -1035,6 +1035,12 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
     assert here("keys", "add", "bob", "-^fEzTFoCvFqgxg8+3)k5NmGI6i1(Qv^62kt4kzW").code == 0  # such keys there are
     assert here("keys", "remove", "bob").code == 0
     assert "ann               admin" in here("keys", "list").out
+    token = here("keys", "token", "ann").out
+    assert re.fullmatch(r"zat\.[\w-]+\.[\w-]{43}\n", token)
+    assert here("keys", "token", "ann", "--json").json == {"name": "ann", "token": token.strip()}
+    assert here("keys", "token").out == here("keys", "token", "self").out != token
+    assert here("keys", "add", "eve", own["server"], "--role", "view").code == 0
+    assert here("keys", "remove", "eve").code == 0
     assert here("keys", "remove", "ann").out == "removed ann\n"
     assert here("keys", "forget", "FAR.example:7411").out == "forgot FAR.example:7411\n"
     assert here("keys", "add", "far.example:7411", own["server"]).code == 0
@@ -1052,6 +1058,7 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
         (["remove", "far.example:1"], "there is no key of 'far.example:1'"),
         (["forget", "far.example:1"], "there is no key of 'far.example:1'"),
         (["forget", "nobody"], "'nobody' is no HOST:PORT"),
+        (["token", "nobody"], "there is no key of 'nobody'; as_server keys list shows those there are"),
     ],
 )
 def test_a_wrong_key_or_name_is_exit_code_2(

@@ -12,12 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hosts import eventually, free_port
-from zmqagents import AgentBase, RpcAgentServerLauncher, RpcClient, async_func, current_call
+from zmqagents import AgentBase, CallCancelled, RpcAgentServerLauncher, RpcClient, async_func, current_call
+from zmqagents.security.keys import KeyStore, new_pair
+from zmqagents.security.tokens import token_of
 
 pytestmark = pytest.mark.timeout(120)
 LIMIT_S = 30.0
@@ -26,6 +29,9 @@ LIMIT_S = 30.0
 class Echo(AgentBase):
     def echo(self, value: int) -> int:
         return value
+
+    def fail(self) -> None:
+        raise ValueError("<b>no</b>")
 
 
 class Sleeper(AgentBase):
@@ -39,8 +45,21 @@ class Sleeper(AgentBase):
 class Web:
     """The process, and requests to it."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, url: str, link: str) -> None:
+        self.port = int(url.rpartition(":")[2])
+        self.token = link.rpartition("#token=")[2]
+
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
+        """Status and JSON of an answer of the API; ``token``: default that of the link."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
+        try:
+            headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
+            headers |= {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, f"/api/{path}", None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
@@ -57,9 +76,9 @@ def web_of(port: int | None) -> Iterator[Web]:
     command = [sys.executable, "-m", "zmqagents", "web", "--listen", "127.0.0.1:0", "--json", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
+        told = json.loads(process.stdout.readline())
         try:
-            yield Web(int(url.rpartition(":")[2]))
+            yield Web(told["url"], told["web"])
             process.send_signal(signal.SIGTERM)
             assert process.wait(LIMIT_S) in (0, -signal.SIGTERM)
         finally:
@@ -144,3 +163,170 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "as_server web: uvicorn is missing: pip install 'zmqagents[web]'\n"
+
+
+# ---------------------------------------------------------------- the API
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[tuple[RpcAgentServerLauncher, RpcClient, Web]]:
+    with (
+        RpcAgentServerLauncher(custom_agent_classes=[Echo, Sleeper], local_mode=True, grace_s=0.2) as launcher,
+        RpcClient("localhost", launcher.port) as client,
+        web_of(launcher.port) as web,
+    ):
+        yield launcher, client, web
+
+
+def test_the_api_tells_what_the_shell_tells_in_the_same_shapes() -> None:
+    with watched() as (launcher, client, web):
+        echo, sleeper = client.create_agent(Echo), client.create_agent(Sleeper)
+        with contextlib.suppress(ValueError):
+            echo.fail()
+        held = sleeper.hold()
+        assert eventually(lambda: client.get_call_list()[0]["state"] == "running", LIMIT_S)
+        (call,) = web.ask("GET", "calls")[1]["calls"]
+        (same,) = client.get_call_list()
+        assert {**call, "age_s": 0, "time_left_s": 0} == {**same, "age_s": 0, "time_left_s": 0}
+        status, told = web.ask("GET", f"call?id={held.task_id}")
+        assert (status, told["call"]["task_id"], told["around"]) == (200, held.task_id, [])
+        assert "wait_cancelled" in told["call"]["stack"]
+        assert web.ask("GET", "graph") == (200, {"calls": []})
+        (error,) = web.ask("GET", "errors")[1]
+        assert (error["error"], error["message"], error["count"]) == ("ValueError", "<b>no</b>", 1)
+        agents = web.ask("GET", "agents?q=echo")[1]
+        assert [row["agent_id"] for row in agents["agents"]] == [echo.agent_id]
+        assert (agents["next"], agents["total"]) == (None, 2)
+        agent = web.ask("GET", f"agent?id={echo.agent_id}")[1]
+        methods = {row["name"]: row["signature"] for row in agent["methods"]}
+        assert methods["echo"].startswith("(value: ")
+        (host,) = web.ask("GET", "hosts")[1]
+        assert (host["id"], host["up"], host["agents_total"]) == (launcher.server_id, True, 2)
+        assert web.ask("GET", "host")[1]["settings"]["max_agents"] == 100_000
+        assert web.ask("GET", "results")[1]["results"][0]["task_id"] == held.task_id
+        assert web.ask("GET", "logs")[0] == 400, "this host was begun by a program, and keeps no lines"
+        assert set(web.ask("GET", "series")[1]) > {"t", "ok_per_s", "p99_s"}
+        assert {"name": "link", "role": "admin"}.items() <= web.ask("GET", "me")[1].items()
+        assert "self" in {row["name"] for row in web.ask("GET", "keys")[1]}
+        held.cancel()
+
+
+def test_what_the_page_has_done_is_done() -> None:
+    with watched() as (launcher, client, web):
+        sleeper = client.create_agent(Sleeper)
+        held = sleeper.hold()
+        status, told = web.ask("POST", "cancel", {"id": held.task_id})
+        assert (status, told["cancelled"]) == (200, True)
+        with pytest.raises(CallCancelled):
+            held.result(LIMIT_S)
+        assert web.ask("POST", "cancel", {"id": held.task_id})[1]["text"] == "it had ended already"
+        assert web.ask("POST", "delete", {"id": sleeper.agent_id})[0] == 200
+        assert web.ask("POST", "delete", {"id": sleeper.agent_id})[0] == 404
+        assert client.get_agent_list() == []
+        bodies: list[Any] = [{}, {"id": 5}, [], "x"]
+        for body in bodies:
+            assert web.ask("POST", "delete", body)[0] == 400
+        assert web.ask("POST", "drain", {"grace_s": 0.1}) == (200, {"draining": True})
+        assert launcher.pid is not None
+        assert eventually(lambda: not web.ask("GET", "hosts")[1][0]["up"], LIMIT_S)
+        assert web.ask("GET", "calls")[0] == 503
+
+
+def test_each_token_may_do_what_its_key_may_and_its_calls_are_that_users() -> None:
+    store = KeyStore.open()
+    with watched() as (_, client, web):
+        for name, role in (("ann", "call"), ("eve", "view")):
+            store.authorize(name, new_pair().public, role)  # type: ignore[arg-type]
+        try:
+            ann, eve = token_of(store, "ann"), token_of(store, "eve")
+            assert eventually(lambda: web.ask("GET", "calls", token=ann)[0] == 200, LIMIT_S)
+            assert eventually(lambda: web.ask("GET", "calls", token=eve)[0] == 200, LIMIT_S)
+            sleeper = client.create_agent(Sleeper)
+            held = sleeper.hold()
+            assert eventually(lambda: len(web.ask("GET", "calls", token=eve)[1]["calls"]) == 1, LIMIT_S)
+            (seen,) = web.ask("GET", "calls", token=eve)[1]["calls"]
+            assert seen["task_id"] == f"{held.task_id[:4]}..-{held.task_id.rpartition('-')[2]}"
+            assert web.ask("GET", f"call?id={seen['task_id']}", token=eve)[1]["call"]["method"] == "hold"
+            assert web.ask("GET", "calls", token=ann)[1]["calls"] == [], "the call of another user"
+            for token in (ann, eve):
+                for path, body in (
+                    ("cancel", {"id": held.task_id}),
+                    ("delete", {"id": sleeper.agent_id}),
+                    ("drain", {}),
+                ):
+                    assert web.ask("POST", path, body, token)[0] == 403, path
+            assert web.ask("GET", "errors", token=ann)[0] == web.ask("GET", "keys", token=ann)[0] == 403
+            assert len(client.get_call_list()) == 1
+            store.revoke("ann")
+            assert eventually(lambda: web.ask("GET", "calls", token=ann)[0] == 401, LIMIT_S)
+            held.cancel()
+        finally:
+            for name in ("ann", "eve"):
+                store.revoke(name)
+
+
+def test_without_a_token_nothing_is_told_and_the_page_is_empty() -> None:
+    with web_of(free_port()) as web:
+        for path in ("calls", "me", "stream", "nothing"):
+            assert web.ask("GET", path, token="wrong")[0] == 401
+        assert web.ask("POST", "session", {"token": "wrong"}, token="")[0] == 401
+        status, text = web.get("/agents")
+        assert (status, 'id="app"></div>' in text) == (200, True)
+
+
+def test_the_stream_tells_a_tick_a_second_and_that_a_host_is_away() -> None:
+    with web_of(free_port()) as web:
+        connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=LIMIT_S)
+        connection.request("GET", "/api/stream", headers={"Authorization": f"Bearer {web.token}"})
+        answer = connection.getresponse()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        ticks: list[Any] = []
+        while len(ticks) < 2:
+            line = answer.readline().decode()
+            if line.startswith("data: "):
+                assert len(line) < 8192
+                ticks.append(json.loads(line[6:]))
+        assert [tick["hosts"][0]["up"] for tick in ticks] == [False, False]
+        assert 0.5 < ticks[1]["at"] - ticks[0]["at"] < 10
+        connection.close()
+
+
+def test_the_link_is_printed_again_while_the_process_runs() -> None:
+    def url(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "zmqagents", "web", "--url", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+
+    assert url().returncode == 4
+    with web_of(free_port()) as web, web_of(free_port()) as other:
+        assert url().returncode == 2, "two run, and none at the default port"
+        at = ("--listen", str(web.port))
+        assert url(*at).stdout == f"http://127.0.0.1:{web.port}/#token={web.token}\n"
+        view = json.loads(url(*at, "--role", "view", "--json").stdout)["web"].rpartition("=")[2]
+        assert web.ask("GET", "me", token=view)[1]["role"] == "view"
+        assert other.ask("GET", "me", token=view)[0] == 401
+    assert url().returncode == 4
+
+
+def test_a_host_started_with_a_page_says_where_it_is_and_takes_it_along(tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "zmqagents", "start", "--port", "0", "--local-mode", "--json", "--web", "0"]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            told = json.loads(process.stdout.readline())
+            url = told["web"].partition("/#token=")[0]
+            web = Web(url, told["web"])
+            assert web.ask("GET", "host")[1]["server_id"] == told["server_id"]
+            assert "begins" in web.ask("GET", "logs")[1]["lines"][0]["msg"]
+            again = subprocess.run([*start[:-1], str(web.port)], capture_output=True, text=True, timeout=LIMIT_S)
+            assert (again.returncode, again.stdout) == (3, "")
+            assert f"port {web.port} is in use" in again.stderr
+            process.kill()  # it can take nothing along any more
+
+            def is_gone() -> bool:
+                with contextlib.suppress(OSError):
+                    return web.get("/livez")[0] == 0
+                return True
+
+            assert eventually(is_gone, LIMIT_S)
+        finally:
+            process.kill()

@@ -13,7 +13,7 @@ from .. import errors
 
 __all__ = ["WebBeside"]
 
-END_S = 3.0  # in which it ends once its stdin has ended
+END_S = 1.0  # in which it ends once its stdin has ended; part of the 2 s after the grace
 
 
 class WebBeside:

@@ -56,7 +56,7 @@ class Access:
     def of_token(self, token: str) -> Principal | None:
         """For whom a token stands now; None if it is none."""
         for role, link in self.links.items():
-            if hmac.compare_digest(token.encode(), link.encode()):
+            if hmac.compare_digest(token.encode(errors="replace"), link.encode()):
                 return Principal("", role, "link")
         holder = user_of_token(self._store, token)
         return None if holder is None else Principal(holder.user, holder.role, holder.name)

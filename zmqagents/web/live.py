@@ -80,6 +80,8 @@ class Live:
     async def _take_figures(self) -> None:
         answer = self._answer = self._answer or asyncio.ensure_future(asyncio.to_thread(self._watcher.figures))
         done, _ = await asyncio.wait([answer], timeout=SILENT_S)
+        if done and self._answer is not answer:
+            return  # another one that waited has taken them
         figures = None
         if done:
             figures, self._answer = answer.result(), None

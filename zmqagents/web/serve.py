@@ -18,7 +18,7 @@ from .running import Running, published
 
 __all__ = ["serve"]
 
-STOP_S = 2  # how long requests may go on after the signal
+STOP_S = 1  # how long requests may go on after the signal, the streams of open pages above all
 
 
 def serve(

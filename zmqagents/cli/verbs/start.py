@@ -15,7 +15,6 @@ import click
 from ... import errors
 from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
-from ..beside import WebBeside
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
 from ..options import as_json, option
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from ...broker.listening import Bound
     from ...server.systemd import Notifier
     from ...telemetry.program import Program
+    from ..beside import WebBeside
 
 __all__ = ["start"]
 
@@ -126,6 +126,8 @@ def start(
     if web is None:
         status = _start(config, loaded, restart, strict, Announcer(config, as_json))
     else:
+        from ..beside import WebBeside  # here: without --web the host need not load what starts programs
+
         with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
             status = _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
     _exit_in_time(status)  # only now, as the web process may take its time to end

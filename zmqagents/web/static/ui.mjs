@@ -126,7 +126,7 @@ export const may = () => me.get()?.role === "admin";
 
 export const State = ({ of: state }) => html`<span class="badge ${state}">${state}</span>`;
 export const AgentLink = ({ id }) => html`<a class="mono" href=${path("agent", id)}>${id}</a>`;
-export const CallLink = ({ id, children }) => html`<a class="mono" href=${path("call", id)}>${children || `…${id.slice(-8)}`}</a>`;
+export const CallLink = ({ id, children }) => html`<a class="mono whole" href=${path("call", id)}>${children || `…${id.slice(-8)}`}</a>`;
 
 export function Table({ columns, rows, none = "nothing here" }) {
   if (!rows) return html`<p class="soft">loading…</p>`;

@@ -10,8 +10,8 @@ const slow = (row) => {
 
 export const CALLS = [
   { label: "call", of: (row) => html`<${CallLink} id=${row.task_id} />` },
-  { label: "agent.method", of: (row) => html`<span class="mono"><${AgentLink} id=${row.agent} />.${row.method}</span>` },
   { label: "state", of: (row) => html`<${State} of=${row.state} />${slow(row) ? html` <span class="badge bad">stuck?</span>` : ""}` },
+  { label: "agent.method", of: (row) => html`<span class="mono"><${AgentLink} id=${row.agent} />.${row.method}</span>` },
   { label: "age", num: true, of: (row) => seconds(row.age_s) },
   { label: "left", num: true, wide: true, of: (row) => seconds(row.time_left_s) },
   { label: "waits for", of: (row) => row.waits_for.slice(0, 3).map((id) => html`<${CallLink} id=${id} /> `) },

@@ -9,7 +9,7 @@ export function Results() {
   const { data, error } = useAsked(`/api/results?${asked}`, 3000);
   const store = live.use()?.hosts[0]?.store;
   return html`<h1>Results <span class="soft">that are kept, the latest first</span></h1>
-    <div class="tools">${store && html`<span>${store.kind}: ${number(store.done)} finished, ${number(store.pending)} to come, ${bytes(store.bytes)}</span>`}<${Copy} words=${["result", "--list"]} /></div>
+    <div class="tools">${store && html`<span>${store.kind}: ${number(store.done)} finished, ${bytes(store.bytes)}</span>`}<${Copy} words=${["result", "--list"]} /></div>
     <${Problem} error=${error} />
     <div class="card"><${Table} rows=${data?.results} none="none is kept" columns=${[
       { label: "call", of: (row) => (row.state === "pending" ? html`<${CallLink} id=${row.task_id}>${row.task_id}<//>` : html`<span class="mono">${row.task_id}</span>`) }, { label: "state", of: (row) => html`<span class="badge ${row.state === "done" ? "up" : "waiting"}">${row.state}</span>` },

@@ -57,7 +57,7 @@ def build(parts: Parts, port: int, gateway: Gateway | None = None) -> Starlette:
     cookie = f"za_session_{port}"  # a browser knows cookies by name and address alone, whatever the port
     api = Api(parts.access, parts.doors, Live(parts.watcher), parts.store, cookie)
     return Starlette(
-        routes=[*_for_machines(parts.watcher), *api.routes, *files.routes(), *(gateway.routes if gateway else ())],
+        routes=[*(gateway.routes if gateway else ()), *_for_machines(parts.watcher), *api.routes, *files.routes()],
         middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
         exception_handlers={HTTPException: _tell}, lifespan=None if gateway is None else lambda _: gateway.life(),
     )  # fmt: skip

@@ -292,7 +292,7 @@ def test_hostile_names_are_text(house: House) -> None:
 
 def test_a_wrong_token_sees_nothing(house: House) -> None:
     with looking(f"{house.url}/#token=wrong") as look:
-        look.sees("This page needs a token")
+        look.sees("the token of this link counts no more")
         assert "library" not in look.page.content()
         assert look.page.locator("nav").count() == 0
         look.page.get_by_label("token").fill("wrong too")

@@ -31,6 +31,7 @@ from zmqagents import (
     codec,
     current_call,
 )
+from zmqagents.client.many.pages import Pages
 from zmqagents.client.proxy import request_body, value_of
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
@@ -165,6 +166,7 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "dump": lambda client: client.dump(),
     "get_log": lambda client: client.get_log(),
     "get_result_list": lambda client: client.get_result_list(),
+    "get_error_list": lambda client: Pages(client.link).errors().result(CALL_TIMEOUT_S),
     "register_class": lambda client: register(client, "Desk"),
     "restart_child": lambda client: client.restart_child("nobody"),
     "put_state": lambda client: value_of(
@@ -331,8 +333,14 @@ def test_who_only_looks_sees_everything_with_task_ids_shortened(ann: RpcClient, 
     assert eve.get_metrics()["calls"]["running"] == 1
     assert eve.get_server_info()["state"] == "running"
     assert eve.get_health()["ready"]
+    assert isinstance(Pages(eve.link).errors().result(CALL_TIMEOUT_S), list)
+    around = Pages(eve.link).around(f"{prefix[:4]}..-{number}").result(CALL_TIMEOUT_S)["calls"]
+    assert [row["method"] for row in around] == ["hold"]
     latch.release()
     assert held.result(CALL_TIMEOUT_S) == "secret"
+
+
+SEEN_BY_LOOKERS = ("dump", "get_log", "get_result_list", "get_error_list")
 
 
 def without_more(ask: Callable[[RpcClient], Any]) -> Callable[[RpcClient, str, str], Any]:
@@ -350,7 +358,7 @@ LOOKER_REFUSED: dict[str, Callable[[RpcClient, str, str], Any]] = {
     "a file": lambda eve, agent, task: eve.download_file("/etc/passwd", os.devnull),
     "a cancel": lambda eve, agent, task: eve.cancel(task),
     "a deletion": lambda eve, agent, task: eve.delete_agent(agent),
-    **{name: without_more(ask) for name, ask in REFUSED.items() if name not in ("dump", "get_log", "get_result_list")},
+    **{name: without_more(ask) for name, ask in REFUSED.items() if name not in SEEN_BY_LOOKERS},
 }
 
 

@@ -54,6 +54,14 @@ def test_what_nobody_saw_is_missing_and_what_was_seen_too_often_is_one_point() -
     json.dumps(story.series.told("15m"), allow_nan=False)
 
 
+def test_looks_that_are_far_apart_leave_the_points_that_there_are() -> None:
+    story = Story()
+    for seconds in (1.0, 1.0, *(15.0,) * 50):
+        story.look(seconds=seconds, ok=30)
+    assert story.series.told("15m")["ok_per_s"] == [30.0, None]
+    assert story.series.told("24h")["ok_per_s"][-1] == 2.0, "but by the minute they tell enough"
+
+
 def test_a_host_that_was_started_anew_is_compared_with_nothing() -> None:
     story = Story()
     story.look(ok=5)

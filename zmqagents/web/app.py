@@ -55,21 +55,24 @@ def build(parts: Parts, port: int, gateway: Gateway | None = None) -> Starlette:
     The routes of a ``gateway`` are behind the same `Guard`, and find with `principal_of` for whom a request is.
     """
     cookie = f"za_session_{port}"  # a browser knows cookies by name and address alone, whatever the port
-    api = Api(parts.access, parts.doors, Live(parts.watcher), parts.store, cookie)
+    live = Live(parts.watcher)
+    api = Api(parts.access, parts.doors, live, parts.store, cookie)
     return Starlette(
-        routes=[*(gateway.routes if gateway else ()), *_for_machines(parts.watcher), *api.routes, *files.routes()],
+        routes=[
+            *(gateway.routes if gateway else ()), *_for_machines(parts.watcher, live), *api.routes, *files.routes(),
+        ],
         middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
         exception_handlers={HTTPException: _tell}, lifespan=None if gateway is None else lambda _: gateway.life(),
     )  # fmt: skip
 
 
-def _for_machines(watcher: Watcher) -> list[Route]:
+def _for_machines(watcher: Watcher, live: Live) -> list[Route]:
     async def metrics(request: Request) -> Response:
-        def page() -> tuple[bytes, str]:
-            figures = watcher.figures()
-            return encode(watcher.name, figures, request.headers.get("accept", ""))
-
-        body, content_type = await asyncio.to_thread(page)
+        figures = await asyncio.to_thread(watcher.figures)
+        if figures is not None:
+            live.series.add(figures)  # so the charts know the time in which only Prometheus has looked
+        accept = request.headers.get("accept", "")
+        body, content_type = await asyncio.to_thread(encode, watcher.name, figures, accept)
         return Response(body, headers={"content-type": content_type})
 
     def told(ask: Callable[[], list[str]]) -> Callable[[Request], Awaitable[Response]]:

@@ -1,7 +1,7 @@
 """The last minutes and hours of a host as numbers for charts: what lies between two answers to ``metrics``.
 
 600 points of a second and 1,440 of a minute are kept, of fixed size in memory. A point that nobody was there to see is
-missing: a host is asked only while somebody looks.
+missing: a host is asked only while somebody looks, or Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class _Ring:
         if before is None or before["started"] != figures["started"]:
             return  # nothing to compare with
         if gap > LONGEST_GAP * self._step_s:
-            self._append(now - 1e-3, dict.fromkeys(NAMES, math.nan))
+            if self._times and not math.isnan(self._columns["ok_per_s"][-1]):
+                self._append(now - 1e-3, dict.fromkeys(NAMES, math.nan))
             return
         self._append(now, point_between(before, figures))
 

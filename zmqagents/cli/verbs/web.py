@@ -90,7 +90,8 @@ def web(
         _tell_again(found(), listen[1], role, as_json)
         return
     record, store = locate(**where), KeyStore.open()
-    name = record.server_id if record is not None else where["server_id"] or f"{where['host']}:{where['port']}"
+    named = where["server_id"] or (f"{where['host']}:{where['port']}" if where["port"] else "the host")
+    name = record.server_id if record is not None else named
     parts = Parts(
         Watcher(lambda: open_client(**where, timeout=TIMEOUT_S), name=name), Access(store),
         Doors(lambda acts_for: open_client(**where, timeout=TIMEOUT_S, acts_for=acts_for)), store,

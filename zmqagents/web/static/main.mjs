@@ -20,17 +20,19 @@ const LATE_MS = 4000;
 
 // ---------------------------------------------------------------- who looks
 
+let refused = "";
+
 async function enter() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token) {
     history.replaceState(null, "", location.pathname + location.search);
-    try { await send("/api/session", { token }); } catch { /* the form tells */ }
+    try { await send("/api/session", { token }); } catch { refused = "the token of this link counts no more: as_server web --url prints the one that does"; }
   }
   try { me.set(await ask("/api/me")); } catch { me.set(null); }
 }
 
 function Login() {
-  const [error, setError] = useState("");
+  const [error, setError] = useState(refused);
   const submit = async (event) => {
     event.preventDefault();
     try {

@@ -14,7 +14,7 @@ import pytest
 from gateway_world import World, gateway
 from hosts import ROOT
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 EXAMPLES = ROOT / "examples"
 
 

@@ -28,7 +28,7 @@ help:
 	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
-	@echo "make test-web     the page of as_server web in a browser: Chromium must be on the PATH"
+	@echo "make test-web     the page of as_server web in a browser, and its OpenAPI: Chromium must be on the PATH"
 	@echo "make pictures     pictures of the page for the documentation, in docs/pictures"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
@@ -46,7 +46,8 @@ demo: .venv/demo/.done
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \
-    tests/system/test_computing_children.py tests/system/test_many_children.py tests/browser
+    tests/system/test_computing_children.py tests/system/test_many_children.py tests/browser \
+    tests/web/test_gateway_openapi.py
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)
@@ -79,9 +80,9 @@ CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/laws/test_clus
 test-cluster: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(CLUSTER) $(ARGS)
 
-# The page of as_server web, in the Chromium that this machine has.
+# The page of as_server web, in the Chromium that this machine has; and what its gateway says of itself.
 test-web: .venv/test-web/.done
-	.venv/test-web/bin/python -m pytest tests/browser $(ARGS)
+	.venv/test-web/bin/python -m pytest tests/browser tests/web/test_gateway_openapi.py tests/web/test_gateway_start.py $(ARGS)
 
 # The pictures of the documentation.
 pictures: .venv/test-web/.done

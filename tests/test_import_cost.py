@@ -18,6 +18,7 @@ pytestmark = pytest.mark.program
 ROOT = Path(__file__).parents[1]
 HOST_PACKAGES = ("adapters", "broker", "cli", "execution", "models", "process", "scheduler", "server", "store")
 OF_THE_HOST = {f"zmqagents.{name}" for name in (*HOST_PACKAGES, "config", "telemetry")}
+WEB = {"starlette", "uvicorn", "jsonschema", "mcp", "mcp_types", "a2a", "langgraph", "langchain_core", "pydantic_ai"}
 HEAVY = {"click", "redis", "cachetools", "numpy", "pydantic", "openai", "rich", "cloudpickle", "hdrh", "asyncio"}
 FOREIGN = "import zmq, msgpack"
 CLIENT = f"{FOREIGN}; from zmqagents import AgentBase, AsyncResult, RpcClient, deadline"
@@ -52,7 +53,7 @@ def test_what_a_client_imports_is_nothing_heavy_and_nothing_of_the_host() -> Non
     loaded = loaded_by(CLIENT) - loaded_by(FOREIGN)
     assert "zmqagents.client.proxy" in loaded
     of_the_library = {"multiprocessing", "subprocess", "http", "email", "_hashlib", "ssl", "sqlite3", "xml"}
-    assert not loaded & (OF_THE_HOST | HEAVY | of_the_library)
+    assert not loaded & (OF_THE_HOST | HEAVY | WEB | of_the_library)
 
 
 AGENT = """
@@ -98,3 +99,9 @@ def test_a_host_loads_what_is_large_only_when_it_needs_it(tmp_path: Path) -> Non
     assert not later & set(loaded)
     assert "zmqagents.members.upward" in of_child
     assert not (later - {"zmqagents.connection"}) & set(of_child)  # over which it calls its host
+
+
+def test_the_package_alone_loads_no_framework_and_nothing_of_the_web() -> None:
+    loaded = loaded_by("import zmqagents, zmqagents.server.launcher, zmqagents.adapters")
+    assert not loaded & WEB
+    assert not [name for name in loaded if name.startswith("zmqagents.web")]

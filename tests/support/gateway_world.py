@@ -25,7 +25,7 @@ P = ParamSpec("P")
 class World:
     """``url`` and ``token`` are those of the web process; ``client`` is connected to the host."""
 
-    launcher: RpcAgentServerLauncher
+    launcher: RpcAgentServerLauncher | None
     client: RpcClient
     url: str
     token: str
@@ -33,6 +33,11 @@ class World:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    @property
+    def host_port(self) -> int | None:
+        """That of the host."""
+        return None if self.launcher is None else self.launcher.port
 
     @property
     def bearer(self) -> dict[str, str]:

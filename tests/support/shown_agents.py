@@ -108,7 +108,7 @@ class Listener(AgentBase):
     """Gets the whole conversation."""
 
     def reply(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"role": "assistant", "content": " ".join(str(message["role"]) for message in messages)}
+        return {"role": "assistant", "content": " ".join(str(message.get("role")) for message in messages)}
 
 
 class Slow(AgentBase):

@@ -191,7 +191,7 @@ def test_a_body_of_ten_megabytes_is_refused_unless_it_is_allowed(world: World) -
     body = json.dumps({"text": "x" * 10_000_000}).encode()
     status, told = world.ask("POST", "/agents/shop/size", raw=body)
     assert (status, "at most 4,194,304 bytes" in told["error"]["message"]) == (413, True)
-    with web_process(world.launcher.port, "--max-body-mb", "16") as url:
+    with web_process(world.host_port, "--max-body-mb", "16") as url:
         other = World(world.launcher, world.client, url, world.token)
         assert other.ask("POST", "/agents/shop/size", raw=body) == (200, 10_000_000)
 

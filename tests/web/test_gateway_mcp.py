@@ -128,7 +128,7 @@ async def test_files_of_the_host_are_resources(world: World, files: Path) -> Non
 
 @in_loop
 async def test_files_are_shown_only_where_that_was_said(world: World) -> None:
-    with web_process(world.launcher.port) as url:
+    with web_process(world.host_port) as url:
         async with session(World(world.launcher, world.client, url, world.token)) as client:
             with pytest.raises(mcp.MCPError):
                 await client.list_resource_templates()

@@ -40,7 +40,7 @@ def started(*words: str, cwd: Path, web: int) -> Iterator[tuple[subprocess.Popen
             assert "listening on" in line
             assert f"http://127.0.0.1:{web}/#token=" in line
             with RpcClient("localhost", port) as client:
-                yield process, World(None, client, f"http://127.0.0.1:{web}", token_of())  # type: ignore[arg-type]
+                yield process, World(None, client, f"http://127.0.0.1:{web}", token_of())
             process.terminate()
             assert process.wait(LIMIT_S) == 0
         finally:

@@ -59,7 +59,7 @@ def build(parts: Parts, port: int, gateway: Gateway | None = None) -> Starlette:
     api = Api(parts.access, parts.doors, live, parts.store, cookie)
     return Starlette(
         routes=[
-            *_for_machines(parts.watcher, live), *api.routes, *files.routes(), *(gateway.routes if gateway else ()),
+            *(gateway.routes if gateway else ()), *_for_machines(parts.watcher, live), *api.routes, *files.routes(),
         ],
         middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
         exception_handlers={HTTPException: _tell}, lifespan=None if gateway is None else lambda _: gateway.life(),

@@ -31,10 +31,11 @@ __all__ = ["ITEMS", "MARK", "resolved", "schema_of"]
 MARK = "x-python"
 MAX_DEPTH = 12
 _JSON = (str, int, float, bool, type(None))
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _SIMPLE: dict[Any, dict[str, Any]] = {
     str: {"type": "string"}, bool: {"type": "boolean"}, int: {"type": "integer"}, None: {"type": "null"},
     type(None): {"type": "null"}, float: {"type": "number", MARK: "float"},
-    bytes: {"type": "string", "contentEncoding": "base64", MARK: "bytes"},
+    bytes: {"type": "string", "contentEncoding": "base64", "pattern": _BASE64, MARK: "bytes"},
     datetime.datetime: {"type": "string", "format": "date-time", MARK: "datetime"},
     datetime.date: {"type": "string", "format": "date", MARK: "date"},
     datetime.time: {"type": "string", "format": "time", MARK: "time"},

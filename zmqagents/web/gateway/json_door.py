@@ -147,9 +147,18 @@ def openapi(offers: list[Offer]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_EVENT = {
+    "type": "object", "required": ["data"],
+    "properties": {
+        "event": {"enum": ["message", "end", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}  # fmt: skip
+
+
 def _operation(offer: Offer, method: Method) -> dict[str, Any]:
     kind = "text/event-stream" if method.streams else "application/json"
-    schema = {"type": "string"} if method.streams else method.result
+    schema = {**_EVENT, "x-item": method.result} if method.streams else method.result
     failed = {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}}
     return {
         "operationId": f"{offer.agent_id}.{method.name}", "tags": [offer.agent_id],

@@ -19,8 +19,8 @@ from source import PACKAGE, ROOT, Function, Module, circle, lines, modules, owne
 # From the ground up: a package imports those before it, and no other.
 ORDER = [
     "version", "telemetry", "errors", "tracing", "checks", "config", "security", "codec", "agents", "discovery",
-    "models", "process", "wire", "connection", "store", "cluster", "scheduler", "execution", "members", "broker", "client",
-    "adapters", "server", "web", "compat", "__init__", "cli", "__main__",
+    "models", "process", "wire", "connection", "store", "cluster", "scheduler", "execution", "members", "broker",
+    "client", "adapters", "server", "web", "compat", "__init__", "cli", "__main__",
 ]  # fmt: skip
 # An import name, the name on the package index, and the only packages or modules that may import it.
 DOORS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import time
@@ -196,7 +195,7 @@ class Caller:
     """A client that says what it wants in plain messages."""
 
     def __init__(self, address: str, transport: Any = None) -> None:
-        self.link = Connection(dataclasses.replace(target_of(address), transport=transport))
+        self.link = Connection(target_of(address)._replace(transport=transport))
         self._open: dict[Waiter, str] = {}
 
     def call(self, name: str, method: str, *args: Any, timeout: float | None = 20.0, flags: int = 0) -> Any:

@@ -83,7 +83,7 @@ def test_what_the_shortest_script_needs_comes_without_any_extra(wheel: dict[str,
 def test_the_extra_all_has_every_extra_of_a_running_program_and_no_tool_of_ours() -> None:
     extras = config["options.extras_require"]
     [parts] = re.findall(r"zmqagents\[(.*)\]", extras["all"])
-    tools = {"all", "benchmarks", "docs", "lint", "test", "test-crewai", "test-values", "test-frameworks"}
+    tools = {"all", "benchmarks", "docs", "lint", "test", "test-crewai", "test-values", "test-frameworks", "test-web"}
     assert set(parts.split(",")) == set(extras) - tools
 
 
@@ -99,8 +99,8 @@ def test_each_extra_that_an_error_or_a_page_names_is_there() -> None:
 
 def test_every_requirement_of_a_user_has_a_lower_bound() -> None:
     result = subprocess.run([sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True)
-    assert {line.partition("==")[0] for line in result.stdout.split()} == {
-        "cachetools", "click", "cloudpickle", "hdrhistogram", "mcp", "msgpack", "numpy", "openai", "prometheus-client",
+    assert {line.partition("==")[0] for line in result.stdout.splitlines()} == {
+        "cachetools", "click", "cloudpickle", "hdrhistogram", "jsonschema", "mcp", "msgpack", "numpy", "openai", "prometheus-client",
         "pyzmq", "redis", "rich", "starlette", "tomli", "uvicorn",
     }  # fmt: skip
 

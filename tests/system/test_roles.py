@@ -167,6 +167,9 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "get_log": lambda client: client.get_log(),
     "get_result_list": lambda client: client.get_result_list(),
     "get_error_list": lambda client: Pages(client.link).errors().result(CALL_TIMEOUT_S),
+    "drain_host": lambda client: value_of(
+        client.link, client.link.call("", Op.DRAIN, request_body(client.link, Op.DRAIN, (), {}))
+    ),
     "register_class": lambda client: register(client, "Desk"),
     "restart_child": lambda client: client.restart_child("nobody"),
     "put_state": lambda client: value_of(

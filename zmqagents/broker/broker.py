@@ -176,10 +176,7 @@ class Broker:
         self._stop = self._asleep = False  # asleep: a thread that posts must wake the router thread
         self._is_copy = False  # this process is a fork of the host's, made by an agent's code
         self._late: threading.Lock | None = None  # the router thread reads no more; held by the thread that does
-        # Not a bare descriptor: a late write to a closed number could hit a file that is opened since.
-        self._wake_r, self._wake_w = socket.socketpair()
-        self._wake_r.setblocking(False)
-        self._wake_w.setblocking(False)
+        self._wake_r, self._wake_w = _wake_pair()
 
     def _actors(self) -> dict[type, Callable[[Any], None]]:
         """How each effect of the dispatcher is carried out, by its type."""
@@ -658,6 +655,14 @@ class Broker:
         """In a forked child: if that was an agent's code, the child ends with it, and asks the host for nothing."""
         self._is_copy = self._asleep = own_call() is not None
         self._events.note_fork()
+
+
+def _wake_pair() -> tuple[socket.socket, socket.socket]:
+    """No bare descriptors: a late write to a closed number could hit a file that is opened since."""
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(False)
+    return pair
 
 
 def _resume(effect: Resume) -> None:

@@ -180,7 +180,7 @@ def test_a_colleague_is_let_in_and_shown_out(shell: Shell) -> None:
                        **{"my.machine": "127.0.0.1", "12010": port})  # fmt: skip
         assert "running" in status
         assert "ann" in typed("me$   as_server keys list")
-        assert shell.run("as_server keys token ann").startswith("zat_")
+        assert shell.run("as_server keys token ann").startswith("zat.")
         typed("me$   as_server keys rotate --after 86400")
         typed("me$    as_server keys export shop.keys")
         typed("me$   as_server keys remove ann")

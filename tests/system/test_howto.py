@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ class Shell:
         lines = [line.partition("  #")[0].strip() for line in joined.splitlines()]
         self.left = [line for line in lines if line]
         self.folder = folder
+        self.short = tempfile.mkdtemp(prefix="za")  # the path of a Unix socket must be short
         commands = folder / "bin"
         commands.mkdir()
         for name, words in {"as_server": "-m zmqagents", "python": ""}.items():
@@ -72,8 +74,7 @@ class Shell:
         return typed
 
     def variables(self, user: str = "me", **more: str) -> dict[str, str]:
-        place = self.folder / user
-        keys = {"ZMQAGENTS_RUNTIME": str(place / "run"), "ZMQAGENTS_KEYS": str(place / "keys")}
+        keys = {"ZMQAGENTS_RUNTIME": f"{self.short}/{user}", "ZMQAGENTS_KEYS": str(self.folder / user / "keys")}
         return environment(**{"PYTHONPATH": str(ROOT), "PATH": self.path} | keys | more)
 
     def run(self, command: str, user: str = "me", code: int = 0) -> str:
@@ -105,6 +106,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
     """The shell of the page that the test names; at its end no command of the page is left."""
     made = Shell(request.param, tmp_path)
     yield made
+    shutil.rmtree(made.short)
     assert made.left == [], "commands of the page that no test has run"
 
 

@@ -20,7 +20,7 @@ def constraints(setup_cfg: str) -> list[str]:
         found = re.fullmatch(r"([a-z-]+)>=([0-9.]+)(,<[0-9.]+)?(;.*)?", requirement)
         if found is None:
             raise ValueError(f"setup.cfg: {requirement!r} is not of the form name>=version")
-        pins.append(f"{found[1]}=={found[2]}{found[4] or ''}")
+        pins.append(f"{found[1]}=={found[2]}")
     return pins
 
 

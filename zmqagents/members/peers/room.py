@@ -363,6 +363,7 @@ class Room(Quarters):
         name = gone.name
         resident = self._leaving.pop(name, None) or self._residents.get(name)
         if resident is not None:
+            resident.leave(Leaving.LOST)  # if it was released without its doing, as on a host that was declared dead
             self.dismiss(resident)
             resident.gone()
         if isinstance(gone, acts.Gone) and gone.following:
@@ -417,6 +418,7 @@ class Room(Quarters):
     def on_died(self, died: Died) -> None:
         """The others take this host for dead: give back what it has, and be another member."""
         log.warning("%s: was declared dead; its agents are given back", died.incarnation)
+        self.do(self.member.carry(self.member.activations.stop_claiming()))
         for resident in list(self._residents.values()):
             resident.give_up()
         self.alarm(LAST_WORDS_S, Alarm(self._leave_dead))

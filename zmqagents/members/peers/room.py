@@ -122,7 +122,9 @@ class Room(Quarters):
 
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
-        for neighbour in self._neighbours.values():
+        self.is_closed = True  # what comes back from the connections, by their threads, finds no other way
+        neighbours = list(self._neighbours.values())
+        for neighbour in neighbours:
             neighbour.close(errors.HostStopping("the host has stopped"))
         activations = self.member.activations
         for name in activations:
@@ -131,7 +133,7 @@ class Room(Quarters):
         self.member.close()
         if self._start_file is not None:
             self._start_file.unlink(missing_ok=True)
-        for neighbour in self._neighbours.values():
+        for neighbour in neighbours:
             neighbour.join()
 
     # ------------------------------------------------------------ for admission

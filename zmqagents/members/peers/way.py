@@ -409,6 +409,9 @@ class Way:
 
     def _send_all(self) -> None:
         self._answer_members()
+        if self.room.is_closed:
+            self.refuse(errors.HostStopping("the host has stopped"))
+            return
         held, self._held = sorted(self._held, key=lambda passage: passage.number), []
         neighbour = self.room.neighbour(self._address) if held else None
         for passage in held:

@@ -5,6 +5,7 @@
     openai_api  /v1/models and /v1/chat/completions: an agent as a model
     mcp_tools   /mcp: each method a tool of the Model Context Protocol
     a2a_agents  /a2a/ID: each agent an agent of the Agent2Agent protocol
+    shared      what all protocols share
     chats       an agent that is talked to: which of its methods answer, and with what text
     offers      which agents are shown, and what their methods take
     calls       one call of an agent, for one user, with its end when nobody waits any more

@@ -13,11 +13,12 @@ import jsonschema
 import pydantic
 import pytest
 
-from zmqagents import AgentBase, ConfigError, agent
+from zmqagents import AgentBase, ConfigError, agent, codec
 from zmqagents.agents.schemas.hints import MARK, schema_of
 from zmqagents.agents.schemas.methods import offered
 from zmqagents.agents.schemas.texts import hint_of
 from zmqagents.agents.spec import spec_of
+from zmqagents.codec.forms import Unknown
 
 
 class Mode(enum.Enum):
@@ -172,3 +173,12 @@ def test_only_a_class_that_says_so_itself_is_exposed() -> None:
     assert [spec_of(cls).exposed for cls in (Open, Below, Base, Other, Shop)] == [True, False, True, False, False]
     with pytest.raises(ConfigError, match="expose must be True or False, not 'yes'"):
         agent(expose="yes")  # type: ignore[call-overload]
+
+
+def test_an_object_that_is_named_by_its_schema_arrives_as_one_of_its_class() -> None:
+    """As of a web process, which has JSON and the name of the class alone."""
+    named = Unknown(schema_of(Order)[MARK], {"item": "pen", "count": 2})
+    payload, buffers, _ = codec.encode_call((named, Unknown(schema_of(Mode)[MARK], "slow")), {})
+    scope = codec.Scope(expected=codec.expected_by(Shop.order))
+    args, _ = codec.decode_call(payload, buffers, scope=scope)
+    assert args == (Order("pen", 2), Mode.SLOW)

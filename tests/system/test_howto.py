@@ -229,6 +229,10 @@ def test_the_image_is_made_of_what_is_there_and_its_commands_work(shell: Shell) 
     build = shell.command("docker build -f packaging/Dockerfile -t zmqagents .")
     assert (ROOT / shlex.split(build)[3]).is_file()
     shell.command('docker run --name shop -d -p 12010:12010 -v keys:/keys -v "$PWD/agents:/agents:ro" zmqagents')
+    assert (
+        ROOT / shlex.split(shell.command("docker compose -f packaging/compose.yaml up --build --wait"))[3]
+    ).is_file()
+    shell.command("docker compose -f packaging/compose.yaml exec agents-1 as_server hosts")
     more = shell.command(
         "docker run -d -p 12010:12010 -v keys:/keys -e AS_SERVER_CAPACITY=8 "
         "zmqagents start --agent-dir /agents --isolation pool"

@@ -117,6 +117,20 @@ def test_a_command_that_as_server_does_not_have_would_be_found() -> None:
         understood(["start", "--clustre", "shop"])
 
 
+@pytest.mark.parametrize("page", ["cluster.rst", "kubernetes.rst"])
+def test_each_command_of_a_page_is_one_of_as_server_and_names_what_is_there(page: str) -> None:
+    """Their other commands are those of an engine that is not here."""
+    text = (ROOT / "docs" / "howto" / page).read_text(encoding="utf-8")
+    [block] = re.findall(r"code-block:: sh\n\n((?:    .*\n)+)", text)
+    found = [shlex.split(line.partition("$ ")[2] or line, comments=True) for line in block.splitlines()]
+    for words in found:
+        if words[0] == "as_server":
+            understood(words[1:])
+        for word in words:
+            assert not word.startswith("packaging/") or (ROOT / word).exists(), word
+    assert len([words for words in found if words[0] == "as_server"]) >= 1
+
+
 def test_each_variable_is_one_that_is_read() -> None:
     named = {variable["name"] for container in containers() for variable in container.get("env", ())}
     for service in compose()["services"].values():

@@ -20,7 +20,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with gateway("--door", "openai", "--door", "json") as world:
+    with gateway("--protocol", "openai", "--protocol", "json") as world:
         yield world
 
 

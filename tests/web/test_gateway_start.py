@@ -160,3 +160,10 @@ def test_one_command_serves_a_graph_to_curl_and_to_clients_of_mcp_and_openai(tmp
     assert "g.reply" in told[1].stdout
     assert "HELLO! (1)" in told[1].stdout
     assert told[2].stdout == "models: g\nHELLO! (1)\n"
+
+
+def test_agents_to_show_need_a_web_process() -> None:
+    command = [*AS_SERVER, "start", "--expose", "reader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--expose says what the gateway of --web shows" in done.stderr

@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 __all__ = ["Shown", "shown"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-WAYS = ("json", "openai", "mcp", "a2a")
+PROTOCOLS = ("json", "openai", "mcp", "a2a")
 
 
 class Shown(NamedTuple):
     """What the options say."""
 
     ids: tuple[str, ...]
-    ways: tuple[str, ...]
+    protocols: tuple[str, ...]
     max_body: int
     timeout_s: float | None
     files: bool
 
     def gateway(self, doors: Doors) -> Gateway:
-        """The gateway. Without ``--door`` it has all ways in whose libraries are installed; MissingExtra."""
+        """The gateway. Without ``--protocol`` it has all ways in whose libraries are installed; MissingExtra."""
         from ..web.gateway.gateway import Gateway, installed
 
+        spoken = self.protocols or [each for each in PROTOCOLS if installed(each)]
         return Gateway(
-            doors, self.ids, doors=self.ways or [way for way in WAYS if installed(way)], max_bytes=self.max_body,
-            timeout_s=self.timeout_s, files=self.files,
-        )  # fmt: skip
+            doors, self.ids, protocols=spoken, max_bytes=self.max_body, timeout_s=self.timeout_s, files=self.files
+        )
 
 
 def shown(function: F) -> F:
@@ -44,7 +44,7 @@ def shown(function: F) -> F:
 
     def gathered(*args: Any, **given: Any) -> Any:
         given["shown"] = Shown(
-            given.pop("expose"), given.pop("door"), given.pop("max_body_mb"), given.pop("call_timeout"),
+            given.pop("expose"), given.pop("protocol"), given.pop("max_body_mb"), given.pop("call_timeout"),
             given.pop("expose_files"),
         )  # fmt: skip
         return function(*args, **given)
@@ -66,8 +66,8 @@ def shown(function: F) -> F:
             help="Largest body of a request to the gateway; larger ones are refused.",
         ),
         option(
-            "--door", multiple=True, type=click.Choice(WAYS),
-            help="A way in at the gateway; may be given several times; default: all whose libraries are installed.",
+            "--protocol", multiple=True, type=click.Choice(PROTOCOLS),
+            help="What the gateway speaks; may be given several times; default: all whose libraries are installed.",
         ),
         option(
             "--expose", multiple=True, metavar="ID",

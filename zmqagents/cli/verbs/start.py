@@ -123,6 +123,8 @@ def start(
     put_on_path(app_dir)
     loaded, agents = makers_and_agents(dict.fromkeys((*classes, *more_classes)), declared)
     config = BrokerConfig(**settings, agents=agents, logs=log_settings)
+    if expose and web is None:
+        raise click.UsageError("--expose says what the gateway of --web shows: give that, too")
     if web is None:
         status = _start(config, loaded, restart, strict, Announcer(config, as_json))
     else:

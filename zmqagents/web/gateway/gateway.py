@@ -1,4 +1,4 @@
-"""The gateway as a whole: the routes of all doors, what they share, and its lifetime."""
+"""The gateway as a whole: the routes of all protocols, what they share, and its lifetime."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from starlette.routing import BaseRoute, Route
 
 from ... import errors
 from ..doors import Doors
-from .json_door import JsonDoor
-from .openai_door import OpenAIDoor
+from .json_api import JsonApi
+from .openai_api import OpenAIApi
 from .shared import Shared
 
-__all__ = ["DOORS", "MAX_BODY_BYTES", "TIMEOUT_S", "Gateway", "installed"]
+__all__ = ["MAX_BODY_BYTES", "PROTOCOLS", "TIMEOUT_S", "Gateway", "installed"]
 
-DOORS = ("json", "openai", "mcp", "a2a")
+PROTOCOLS = ("json", "openai", "mcp", "a2a")
 MAX_BODY_BYTES = 4 << 20
 TIMEOUT_S = 300.0
 
 
 class Gateway:
-    """``doors``: which ways in there are. Other parameters as of `Shared`.
+    """``protocols``: those that it speaks. Other parameters as of `Shared`.
 
-    MissingExtra: the library of a door is not installed.
+    MissingExtra: the library of a protocol is not installed.
     """
 
     def __init__(
-        self, connections: Doors, ids: Collection[str], *, doors: Collection[str] = DOORS,
+        self, connections: Doors, ids: Collection[str], *, protocols: Collection[str] = PROTOCOLS,
         timeout_s: float | None = TIMEOUT_S, max_bytes: int = MAX_BODY_BYTES, files: bool = False,
     ) -> None:  # fmt: skip
         self._shared = shared = Shared(connections, ids, timeout_s=timeout_s, max_bytes=max_bytes, files=files)
         self.routes: list[BaseRoute] = []
         self._lives: list[Callable[[], AbstractAsyncContextManager[None]]] = []
-        if "json" in doors:
-            self.routes += JsonDoor(shared).routes()
-        if "openai" in doors:
-            self.routes += OpenAIDoor(shared).routes()
-        if "mcp" in doors:
+        if "json" in protocols:
+            self.routes += JsonApi(shared).routes()
+        if "openai" in protocols:
+            self.routes += OpenAIApi(shared).routes()
+        if "mcp" in protocols:
             self._add(_loaded("mcp", lambda: _import_mcp(shared)))
-        if "a2a" in doors:
+        if "a2a" in protocols:
             self._add(_loaded("a2a", lambda: _import_a2a(shared)))
 
     @asynccontextmanager
@@ -52,13 +52,13 @@ class Gateway:
                 await stack.enter_async_context(life())
             yield
 
-    def _add(self, door: Door) -> None:
-        self.routes += door.routes()
-        self._lives.append(door.life)
+    def _add(self, part: Lasting) -> None:
+        self.routes += part.routes()
+        self._lives.append(part.life)
 
 
-class Door(Protocol):
-    """A door that has a lifetime."""
+class Lasting(Protocol):
+    """A protocol that has a lifetime."""
 
     def routes(self) -> list[Route]:
         """Its routes."""
@@ -70,24 +70,24 @@ class Door(Protocol):
 _LIBRARIES = {"mcp": "mcp_types", "a2a": "a2a"}  # of `mcp` the releases that the gateway needs have it
 
 
-def installed(door: str) -> bool:
-    """Whether the library of a door is there."""
-    return door not in _LIBRARIES or importlib.util.find_spec(_LIBRARIES[door]) is not None
+def installed(protocol: str) -> bool:
+    """Whether the library of a protocol is there."""
+    return protocol not in _LIBRARIES or importlib.util.find_spec(_LIBRARIES[protocol]) is not None
 
 
-def _import_mcp(shared: Shared) -> Door:
-    from .mcp_door import McpDoor  # here: the library takes a second to load
+def _import_mcp(shared: Shared) -> Lasting:
+    from .mcp_tools import McpTools  # here: the library takes a second to load
 
-    return McpDoor(shared)
-
-
-def _import_a2a(shared: Shared) -> Door:
-    from .a2a_door import A2ADoor  # here, as above
-
-    return A2ADoor(shared)
+    return McpTools(shared)
 
 
-def _loaded(extra: str, load: Callable[[], Door]) -> Door:
+def _import_a2a(shared: Shared) -> Lasting:
+    from .a2a_agents import A2AAgents  # here, as above
+
+    return A2AAgents(shared)
+
+
+def _loaded(extra: str, load: Callable[[], Lasting]) -> Lasting:
     try:
         return load()
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""What all doors share: who asks, what is shown, how calls are made, and how an endpoint answers."""
+"""What all protocols share: who asks, what is shown, how calls are made, and how an endpoint answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Shared:
         self, path: str, endpoint: Endpoint, methods: list[str],
         as_body: Callable[[BaseException], dict[str, Any]] | None = None,
     ) -> Route:  # fmt: skip
-        """A route to ``endpoint``, whose errors become answers; ``as_body``: in the form of that door."""
+        """A route to ``endpoint``, whose errors become answers; ``as_body``: in the form of that protocol."""
 
         async def answer(request: Request) -> Response:
             try:

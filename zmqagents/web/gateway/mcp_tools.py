@@ -31,7 +31,7 @@ from .offers import Method, Offer
 from .revival import dumps, plain
 from .shared import Shared
 
-__all__ = ["McpDoor"]
+__all__ = ["McpTools"]
 
 MAX_NAME = 128  # characters of the name of a tool
 SCHEME = "file"
@@ -39,7 +39,7 @@ SCHEME = "file"
 Tools = dict[str, tuple[Offer, Method]]
 
 
-class McpDoor:
+class McpTools:
     """The route ``/mcp``."""
 
     def __init__(self, shared: Shared) -> None:

@@ -18,14 +18,14 @@ from starlette.routing import Route
 from .bodies import object_of
 from .chats import Talk, is_chat
 from .failures import BadArguments, NotShown, failure, status_of, text_of, type_of
-from .json_door import EVENTS, event
+from .json_api import EVENTS, event
 from .offers import Offer
 from .shared import Shared
 
-__all__ = ["OpenAIDoor"]
+__all__ = ["OpenAIApi"]
 
 
-class OpenAIDoor:
+class OpenAIApi:
     """The routes under ``/v1``."""
 
     def __init__(self, shared: Shared) -> None:

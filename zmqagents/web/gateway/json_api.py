@@ -23,7 +23,7 @@ from .offers import Method, Offer
 from .revival import dumps
 from .shared import Shared
 
-__all__ = ["JsonDoor", "event"]
+__all__ = ["JsonApi", "event"]
 
 JSON = {"content-type": "application/json", "cache-control": "no-store"}
 EVENTS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -34,7 +34,7 @@ def event(data: Any, name: str = "") -> bytes:
     return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + dumps(data) + b"\n\n"
 
 
-class JsonDoor:
+class JsonApi:
     """The routes of plain JSON."""
 
     def __init__(self, shared: Shared) -> None:

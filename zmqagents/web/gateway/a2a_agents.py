@@ -39,7 +39,7 @@ from .offers import Offer
 from .revival import plain
 from .shared import Shared
 
-__all__ = ["A2ADoor"]
+__all__ = ["A2AAgents"]
 
 MAX_TASKS = 10_000  # that one agent has had
 MAX_AGENTS = 1_000  # whose tasks are remembered
@@ -47,7 +47,7 @@ _SUBMITTED = proto.TaskState.TASK_STATE_SUBMITTED
 CARD = ".well-known/agent-card.json"
 
 
-class A2ADoor:
+class A2AAgents:
     """The routes under ``/a2a``."""
 
     def __init__(self, shared: Shared) -> None:

@@ -196,3 +196,17 @@ def test_results_that_are_kept_are_found_from_every_host(redis: RedisServer) -> 
             assert result_of(waiter) == number
             task_id = hosts.callers[0].task_of(waiter)
             assert [caller.fetched(task_id) for caller in hosts.callers] == [number, number]
+
+
+def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        first = hosts.callers[0]
+        first.call("Lazy/moves", "put", 1)
+        assert first.ask("", Op.WHERE, id="cluster:shop/Lazy/moves")["revision"] == 0, "saved without being told to"
+        first.ask("", Op.MOVE, id="cluster:shop/Lazy/moves")
+        assert first.call("Lazy/moves", "get") == [1, 2], "the version that was written is state_writes"
+        first.call("Lazy/says", "put", 2)
+        first.call("Lazy/says", "save_now")
+        assert first.ask("", Op.WHERE, id="cluster:shop/Lazy/says")["revision"] == 1
+    with hosts_on(redis, 1) as hosts:
+        assert hosts.callers[0].call("Lazy/moves", "get") == [1, 2]

@@ -299,7 +299,7 @@ def test_a_key_that_is_none_is_refused(keys: KeyStore, key: str) -> None:
 
 
 def test_an_unknown_role_is_refused(keys: KeyStore) -> None:
-    with pytest.raises(ConfigError, match="admin or call"):
+    with pytest.raises(ConfigError, match="admin, call or member"):
         keys.authorize("bob", new_pair().public, role="root")  # type: ignore[arg-type]
 
 

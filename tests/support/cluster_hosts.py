@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts import eventually
 from redis_server import RedisServer
-from zmqagents import AgentBase, RpcAgentServerLauncher, codec, concurrent, idempotent, once, stream_func
+from zmqagents import AgentBase, RpcAgentServerLauncher, agent, codec, concurrent, idempotent, once, stream_func
 from zmqagents.agents.context import current_call
 from zmqagents.client.proxy import request_body
 from zmqagents.connection.connection import Connection
@@ -22,7 +22,9 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Stubborn", "Teller", "Till", "hosts_on"]
+__all__ = [
+    "Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on",
+]  # fmt: skip
 
 CLUSTER = "shop"
 
@@ -155,6 +157,33 @@ class Diary(AgentBase):
         return self.notes
 
 
+@agent(persist="idle")
+class Lazy(AgentBase):
+    """Is saved when it leaves its host, and when it says so."""
+
+    state_version, state_writes = 3, 2
+
+    def __init__(self) -> None:
+        self.number, self.version = 0, 0
+
+    def save_state(self) -> int:
+        return self.number
+
+    def load_state(self, state: int, version: int) -> None:
+        self.number, self.version = state, version
+
+    def put(self, number: int) -> None:
+        self.number = number
+
+    def save_now(self) -> None:
+        call = current_call()
+        assert call is not None
+        call.save()
+
+    def get(self) -> list[int]:
+        return [self.number, self.version]
+
+
 class Forgetful(AgentBase):
     """Has no state that is kept."""
 
@@ -176,7 +205,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Stubborn, Teller, Till]
+CLASSES = [Account, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
 
 
 class _Items:

@@ -3,7 +3,10 @@
     __aenter__, __aexit__    the agent is an async context manager: entered when it is made, left when it goes
     on_start(), on_stop()    called when it has been made (entered), and before it goes (is left); async or not
     save_state()             gives what is to be kept of the agent, async or not
-    load_state(state)        puts it back; ``load_state(state, version)`` gets the ``state_version`` of who saved it
+    load_state(state)        puts it back; ``load_state(state, version)`` gets the version of who saved it
+
+``state_version`` of a class is the newest version of states that it reads, ``state_writes`` the one that it saves (the
+same, if it is not given). Roll out first what reads 2 and writes 1, then what writes 2: each step can be taken back.
 
 They count in a subclass of `AgentBase`, and in a class under ``@agent`` and its subclasses; the last two in such a
 class only where ``persist`` is given. In any other class that a host is given they are methods like all others.
@@ -31,7 +34,8 @@ class Hooks(NamedTuple):
     on_stop: bool = False
     starts_on_loop: bool = False  # something is to be called at its beginning, and all of that is async
     stops_on_loop: bool = True  # all that is to be called at its end is async
-    state_version: int = 1
+    state_version: int = 1  # the newest that load_state reads
+    state_writes: int = 1  # that save_state gives
     takes_version: bool = False  # load_state has a parameter for it
 
     @property
@@ -68,12 +72,15 @@ def hooks_of(cls: type, options: AgentOptions) -> Hooks:
     version = getattr(cls, "state_version", 1) if has_state else 1
     if type(version) is not int or version < 0:
         raise ConfigError(f"{cls.__name__}.state_version must be a whole number of at least 0, not {version!r}")
+    writes = getattr(cls, "state_writes", version) if has_state else version
+    if type(writes) is not int or not 0 <= writes <= version:
+        raise ConfigError(f"{cls.__name__}.state_writes must be a whole number up to {version}, not {writes!r}")
     takes_version = "load_state" in names and _check_call(cls, "load_state", "state", "version") == 2
     starts, stops = "on_start" in names, "on_stop" in names
     return Hooks(
         frozenset(names), context, starts, stops,
         (starts or context) and (not starts or _is_async(cls, "on_start")), not stops or _is_async(cls, "on_stop"),
-        version, takes_version,
+        version, writes, takes_version,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class StateSaver:
         what = f"the state of {record.agent_id}: "
         encoded = codec.encode(value, root="state", max_bytes=MAX_STATE_BYTES, what=what)
         frames = (encoded.payload, *map(bytes, encoded.buffers))  # copies: the agent goes on changing its arrays
-        self.keeper.keep(record.agent_id, Snapshot(number, record.spec.hooks.state_version, frames), record)
+        self.keeper.keep(record.agent_id, Snapshot(number, record.spec.hooks.state_writes, frames), record)
 
 
 def check_saves(record: AgentRecord) -> None:

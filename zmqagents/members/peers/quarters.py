@@ -94,6 +94,7 @@ class Quarters(abc.ABC):
         self.clock = clock
         self.address = ""
         self.drains = False  # this host gives its agents away
+        self.is_closed = False  # it passes nothing on any more
         self._host = host
         self._classes: ClassTable = host.classes
         self._tell = tell

@@ -122,7 +122,9 @@ class Room(Quarters):
 
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
-        for neighbour in self._neighbours.values():
+        self.is_closed = True  # what comes back from the connections, by their threads, finds no other way
+        neighbours = list(self._neighbours.values())
+        for neighbour in neighbours:
             neighbour.close(errors.HostStopping("the host has stopped"))
         activations = self.member.activations
         for name in activations:
@@ -131,7 +133,7 @@ class Room(Quarters):
         self.member.close()
         if self._start_file is not None:
             self._start_file.unlink(missing_ok=True)
-        for neighbour in self._neighbours.values():
+        for neighbour in neighbours:
             neighbour.join()
 
     # ------------------------------------------------------------ for admission
@@ -363,6 +365,7 @@ class Room(Quarters):
         name = gone.name
         resident = self._leaving.pop(name, None) or self._residents.get(name)
         if resident is not None:
+            resident.leave(Leaving.LOST)  # if it was released without its doing, as on a host that was declared dead
             self.dismiss(resident)
             resident.gone()
         if isinstance(gone, acts.Gone) and gone.following:
@@ -417,6 +420,7 @@ class Room(Quarters):
     def on_died(self, died: Died) -> None:
         """The others take this host for dead: give back what it has, and be another member."""
         log.warning("%s: was declared dead; its agents are given back", died.incarnation)
+        self.do(self.member.carry(self.member.activations.stop_claiming()))
         for resident in list(self._residents.values()):
             resident.give_up()
         self.alarm(LAST_WORDS_S, Alarm(self._leave_dead))

@@ -326,7 +326,7 @@ class Way:
         self._answer_members()
         if not self._held:
             self.room.forget(self)
-        elif found.address and found.address not in self._denied:
+        elif found.address and found.address not in (*self._denied, self.room.address):
             self._go(found.address)
         else:  # to claim it tells whether its owner is dead
             self._place()
@@ -343,7 +343,7 @@ class Way:
             self.state = WayState.OPEN
             self.refuse(last if isinstance(last, errors.TooOld) else errors.NoHost(f"{self.agent_id}: {last or why}"))
             room.forget(self)
-        elif chosen.incarnation == room.member.incarnation:
+        elif chosen.address == room.address:  # also by a former incarnation of this host
             self._claim()
         else:
             self._go(chosen.address, activates=True)
@@ -409,6 +409,9 @@ class Way:
 
     def _send_all(self) -> None:
         self._answer_members()
+        if self.room.is_closed:
+            self.refuse(errors.HostStopping("the host has stopped"))
+            return
         held, self._held = sorted(self._held, key=lambda passage: passage.number), []
         neighbour = self.room.neighbour(self._address) if held else None
         for passage in held:

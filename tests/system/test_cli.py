@@ -786,6 +786,7 @@ def test_each_option_of_start_can_come_from_the_environment(here: Here, monkeypa
         "MAX_MESSAGE_MB": "2", "MAX_STRUCTURED_MB": "1",
             "MAX_POOL_MB": "2", "MAX_QUEUED_MB": "3", "MAX_AGENTS": "9", "HANG_LIMIT": "4.5",
         "TYPES": "shop", "PLAIN_TYPES": "true", "ISOLATION": "pool", "PROCESSES": "2", "OTEL": "true",
+            "CLUSTER": "shop", "LEASE": "9", "LABEL": "zone=a",
     }  # fmt: skip
     for name, value in given.items():
         monkeypatch.setenv(f"AS_SERVER_{name}", value)

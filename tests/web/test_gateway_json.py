@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway_world import World, gateway, web_process
+from hosts import eventually
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120)]
 
@@ -85,16 +86,13 @@ def test_only_what_was_named_is_listed(world: World) -> None:
 
 def test_an_agent_that_comes_or_goes_is_noticed_within_a_second_or_so(world: World) -> None:
     def listed() -> bool:
-        return "late" in json.dumps(world.ask("GET", "/offers")[1])
+        return "late" in [row["agent_id"] for row in world.ask("GET", "/offers")[1]]
 
     world.client.create_agent("Shop", agent_id="late")
-    deadline = time.monotonic() + 20
-    while not listed() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert eventually(listed, 20)
     assert world.call("late", "add", a=1) == (200, 2)
     world.client.delete_agent("late")
-    while listed() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert eventually(lambda: not listed(), 20)
     assert world.call("late", "add", a=1)[0] == 404
 
 

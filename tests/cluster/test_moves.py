@@ -54,6 +54,17 @@ def test_calls_that_run_on_a_killed_host_are_lost_and_say_so(redis: RedisServer)
             result_of(waiter)
 
 
+def test_a_running_call_that_a_drain_cuts_is_lost_and_does_not_run_again_elsewhere(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=2.0, grace_s=0.5) as hosts:
+        name = next(f"Account/cut-{number}" for number in range(50) if hosts.home_of(f"Account/cut-{number}"))
+        waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
+        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        hosts.callers[1].ask("", Op.DRAIN)
+        with pytest.raises(CallLost, match="the host stopped"):
+            result_of(waiter)
+        assert hosts.callers[0].ask("", Op.INFO)["running"] == 0
+
+
 def test_agents_of_a_host_that_is_started_again_answer_within_a_second_or_two(redis: RedisServer) -> None:
     with hosts_on(redis, 2, lease_s=30.0, restart=True) as hosts:
         name = next(f"Account/again-{number}" for number in range(50) if hosts.home_of(f"Account/again-{number}"))

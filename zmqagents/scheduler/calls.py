@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from .. import errors
 from ..agents.spec import MethodSpec
 from ..codec import pack
-from ..config import BrokerConfig
+from ..config import CLUSTER, BrokerConfig
 from ..errors import ZmqAgentsError
 from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
 from ..wire.messages import Call, Code, Flag, Frame, Op, Reply, error_reply, read_error
@@ -519,7 +519,10 @@ class Calls:
     def _give_up(self, tickets: list[Ticket], effects: list[Effect], now: float) -> None:
         for ticket in tickets:
             if not ticket.settled:
-                error = errors.HostStopping(f"the host stopped: {ticket.label} was {_phase(self, ticket, now)}")
+                # In a cluster HostStopping says that nothing was executed: such a call goes elsewhere.
+                begun = ticket.state >= State.RUNNING and ticket.agent.agent_id.startswith(CLUSTER)
+                cut = errors.CallLost if begun else errors.HostStopping
+                error = cut(f"the host stopped: {ticket.label} was {_phase(self, ticket, now)}")
                 self.give_up(ticket, error, effects, now)
 
     def end_agents(self, effects: list[Effect], now: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ import fake_words
 from adapted import check_cancel, check_first_before_last, hosted, new_agent
 from zmqagents import RpcClient
 
-os.environ.update(CREWAI_DISABLE_TELEMETRY="true", OTEL_SDK_DISABLED="true", CREWAI_TRACING_ENABLED="false")
+if importlib.util.find_spec("crewai") is not None:  # else other tests have this process
+    os.environ.update(CREWAI_DISABLE_TELEMETRY="true", OTEL_SDK_DISABLED="true", CREWAI_TRACING_ENABLED="false")
 pytest.importorskip("crewai")
 pytest.importorskip("langchain_core")
 

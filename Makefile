@@ -47,7 +47,7 @@ demo: .venv/demo/.done
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \
     tests/system/test_computing_children.py tests/system/test_many_children.py tests/browser \
-    tests/web/test_gateway_openapi.py
+    tests/system/test_processes.py tests/laws/test_waits_of_children.py $(wildcard tests/web/test_gateway_*.py)
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)
@@ -82,7 +82,7 @@ test-cluster: .venv/test/.done
 
 # The page of as_server web, in the Chromium that this machine has; and what its gateway says of itself.
 test-web: .venv/test-web/.done
-	.venv/test-web/bin/python -m pytest tests/browser tests/web/test_gateway_openapi.py tests/web/test_gateway_start.py $(ARGS)
+	.venv/test-web/bin/python -m pytest tests/browser $(wildcard tests/web/test_gateway_*.py) $(ARGS)
 
 # The pictures of the documentation.
 pictures: .venv/test-web/.done

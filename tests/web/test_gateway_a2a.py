@@ -101,7 +101,7 @@ async def test_a_task_goes_on_by_itself_and_is_cancelled_when_that_is_asked(worl
     before = (await asyncio.to_thread(world.call, "slow", "ended"))[1]
     async with agent(world, "slow", streaming=False) as client:
         task = await last_task(client, asking(new_text_message("go", role=USER), at_once=True))
-        while not await asyncio.to_thread(world.client.get_call_list):
+        while not any(row["state"] == "running" for row in await asyncio.to_thread(world.client.get_call_list)):
             await asyncio.sleep(0.01)
         seen = await client.get_task(proto.GetTaskRequest(id=task.id))
         assert seen.status.state in (State.TASK_STATE_SUBMITTED, State.TASK_STATE_WORKING)

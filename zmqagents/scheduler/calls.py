@@ -39,7 +39,7 @@ from .timers import Timers
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces
 
-__all__ = ["Calls", "Observer"]
+__all__ = ["Calls", "Observer", "error_of"]
 
 
 class Observer:
@@ -370,7 +370,7 @@ class Calls:
 
     def refuse(self, ticket: Ticket, error: ZmqAgentsError, effects: list[Effect], now: float) -> None:
         """The same with an error of the host's."""
-        self.drop(ticket, _error(ticket, error), effects, now)
+        self.drop(ticket, error_of(ticket, error), effects, now)
 
     def cancel(self, ticket: Ticket, effects: list[Effect], now: float, *, alone: bool = False) -> None:
         """Cancel ``ticket`` and (unless ``alone``) the calls that it has made."""
@@ -405,7 +405,7 @@ class Calls:
             if self._is_member and ticket.state >= State.RUNNING:  # its host waits for the end of its code
                 self._break_off(ticket, effects, now, alone=alone)
                 continue
-            self.settle(ticket, _error(ticket, ticket.ended), effects, now)
+            self.settle(ticket, error_of(ticket, ticket.ended), effects, now)
             if ticket.state < State.RUNNING:
                 self.release(ticket, effects, now)
                 continue
@@ -584,7 +584,8 @@ def _outcome_of(reply: Reply) -> Outcome:
     return _OUTCOMES.get(name, Outcome.ERROR)
 
 
-def _error(ticket: Ticket, exc: ZmqAgentsError) -> Reply:
+def error_of(ticket: Ticket, exc: ZmqAgentsError) -> Reply:
+    """``exc`` as the answer to ``ticket``."""
     return error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id)
 
 

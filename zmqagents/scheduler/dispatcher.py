@@ -27,7 +27,7 @@ from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission, Find, unknown_method
-from .calls import Calls, Observer
+from .calls import Calls, Observer, error_of
 from .effects import (
     Answer,
     Begin,
@@ -300,6 +300,8 @@ class Dispatcher:
         if ticket.settled:
             calls.lingering -= 1
         else:
+            if ticket.ended is not None and reply.code:  # in a child: its code was told to stop, for this reason
+                reply = error_of(ticket, ticket.ended)
             calls.settle(ticket, reply, effects, now)
             if ticket.op == Op.CREATE and not reply.code:
                 calls.made(ticket.agent, now, effects)

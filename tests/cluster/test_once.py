@@ -34,6 +34,7 @@ def task() -> str:
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
+        assert [caller.call("Account/twice", "balance") for caller in (first, second)] == [0, 0]
         for number in range(1, 101):
             same = task()
             waiters = [caller.begin("Account/twice", "pay", 2, task=same) for caller in (first, second)]

@@ -18,7 +18,7 @@ pytest.importorskip("pyright")
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-EXAMPLES = [ROOT / "examples" / "demo.py", *sorted((ROOT / "examples" / "agents").glob("*.py"))]
+EXAMPLES = [ROOT / "examples" / "index" / "demo.py", *sorted((ROOT / "examples" / "index" / "agents").glob("*.py"))]
 LIMIT_S = 300
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(2 * LIMIT_S)]

@@ -228,7 +228,7 @@ def lines(count: int) -> Generator[Update, None, None]:
 
 def draw_calls(client: RpcClient) -> None:
     """A picture of what the agents have done: a bar for each method, as long as its calls took on average."""
-    found = {}
+    found: dict[str, tuple[int, float]] = {}
     for row in client.get_metrics()["methods"]:
         calls, seconds = sum(row["ran"]["counts"]), row["ran"]["sum_s"]
         if calls:

@@ -34,12 +34,20 @@ def task() -> str:
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
-        assert [caller.call("Account/twice", "balance") for caller in (first, second)] == [0, 0]
         for number in range(1, 101):
             same = task()
             waiters = [caller.begin("Account/twice", "pay", 2, task=same) for caller in (first, second)]
             assert [result_of(waiter) for waiter in waiters] == [2 * number, 2 * number]
         assert first.call("Account/twice", "balance") == 200
+
+
+def test_the_first_call_of_an_agent_that_comes_by_two_ways_is_done_once_and_answered_twice(redis: RedisServer) -> None:
+    with hosts_on(redis, 3) as hosts:
+        for number in range(60):
+            same, name = task(), f"Account/first-{number}"
+            waiters = [caller.begin(name, "pay", 2, task=same) for caller in hosts.callers]
+            assert [result_of(waiter) for waiter in waiters] == [2, 2, 2]
+            assert hosts.callers[number % 3].call(name, "balance") == 2
 
 
 def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:

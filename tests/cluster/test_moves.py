@@ -87,6 +87,20 @@ def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) ->
             assert [caller.call(name, "balance") for caller in hosts.callers] == [5, 5]
 
 
+def test_an_agent_that_nobody_has_called_since_it_moved_does_not_move_again(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        name = "Account/to-and-fro"
+        hosts.callers[0].call(name, "add", 5)
+        before = hosts.home_of(name)
+        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        for caller in hosts.callers:
+            with pytest.raises(UnknownAgent, match="its next call makes it"):
+                caller.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        assert hosts.callers[0].call(name, "balance") == 5
+        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        assert hosts.home_of(name) == before
+
+
 def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:
     with hosts_on(redis, 1) as hosts:
         hosts.callers[0].call("Account/stays", "add", 5)

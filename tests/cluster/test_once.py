@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from cluster_hosts import hosts_on, result_of
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, agent, concurrent, once
 from zmqagents.agents.spec import spec_of
@@ -18,12 +16,6 @@ from zmqagents.errors import CallLost, ConfigError
 from zmqagents.wire.messages import Flag
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def task() -> str:
@@ -88,14 +80,7 @@ def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(
                     except CallLost:
                         continue
 
-        threads = [threading.Thread(target=pay, args=(name,)) for name in paid]
-        for thread in threads:
-            thread.start()
-        for victim in (1, 2, 1):
-            time.sleep(3)
-            hosts.kill(victim)
-        for thread in threads:
-            thread.join(90)
+        hosts.kill_in_turn(pay, paid)
         for name, told in paid.items():
             assert told == list(range(2, 2 * len(told) + 1, 2)), "one is missing, or was counted twice"
             assert caller.call(name, "balance") == 2 * len(told)

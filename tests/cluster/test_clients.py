@@ -12,7 +12,7 @@ import pytest
 
 from cluster_hosts import Account, Hosts, Till, hosts_on
 from hosts import ENDS_WITHIN_S, eventually
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import (
     AgentExists,
@@ -32,15 +32,9 @@ pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_B
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def hosts(redis: RedisServer) -> Iterator[Hosts]:
+def hosts(lasting_redis: RedisServer) -> Iterator[Hosts]:
     """Three hosts that no test harms."""
-    with hosts_on(redis, 3) as hosts:
+    with hosts_on(lasting_redis, 3) as hosts:
         yield hosts
 
 
@@ -257,8 +251,8 @@ def test_a_result_that_is_not_there_yet_is_an_argument(cluster: Cluster) -> None
 # ---------------------------------------------------------------- hosts come and go
 
 
-def test_another_host_is_asked_when_one_dies() -> None:
-    with running_redis() as redis, hosts_on(redis, 2) as hosts, Cluster(seeds(hosts)) as cluster:
+def test_another_host_is_asked_when_one_dies(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts, Cluster(seeds(hosts)) as cluster:
         for number in range(10):
             cluster.get_agent(f"dies-{number}", cls=Account).add(number)
         hosts.kill(0)
@@ -266,8 +260,8 @@ def test_another_host_is_asked_when_one_dies() -> None:
             assert eventually(lambda n=number: balance_of(cluster, f"dies-{n}") == n, ENDS_WITHIN_S)  # type: ignore[misc]
 
 
-def test_a_host_is_drained_and_no_call_fails() -> None:
-    with running_redis() as redis, hosts_on(redis, 3, grace_s=20.0) as hosts, Cluster(seeds(hosts)) as cluster:
+def test_a_host_is_drained_and_no_call_fails(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, grace_s=20.0) as hosts, Cluster(seeds(hosts)) as cluster:
         agents: list[Any] = [cluster.get_agent(f"drains-{number}", cls=Account) for number in range(30)]
         for agent in agents:
             agent.add(1)
@@ -284,8 +278,8 @@ def test_a_host_is_drained_and_no_call_fails() -> None:
         assert all(cluster.where(f"Account/drains-{number}")["address"] != gone["address"] for number in range(30))
 
 
-def test_a_call_whose_host_dies_is_lost_unless_it_does_no_harm_to_make_it_again() -> None:
-    with running_redis() as redis, hosts_on(redis, 2, lease_s=2.0) as hosts, Cluster(seeds(hosts)) as cluster:
+def test_a_call_whose_host_dies_is_lost_unless_it_does_no_harm_to_make_it_again(redis: RedisServer) -> None:
+    with hosts_on(redis, 2, lease_s=2.0) as hosts, Cluster(seeds(hosts)) as cluster:
         for number in range(30):
             cluster.get_agent(f"lost-{number}", cls=Account).add(1)
         home = hosts.home_of("Account/lost-0")

@@ -13,7 +13,7 @@ import pytest
 
 from cluster_hosts import Account, Hosts, hosts_on
 from hosts import as_server, environment
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import Cluster, RpcAgentServerLauncher
 
@@ -24,14 +24,8 @@ COLUMNS = ["server_id", "address", "state", "agents", "running", "lease", "load"
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def hosts(redis: RedisServer) -> Iterator[Hosts]:
-    with hosts_on(redis, 2, labels={"zone": "a"}) as hosts:
+def hosts(lasting_redis: RedisServer) -> Iterator[Hosts]:
+    with hosts_on(lasting_redis, 2, labels={"zone": "a"}) as hosts:
         with Cluster(f"127.0.0.1:{hosts.launchers[0].port}") as cluster:
             for number in range(4):
                 cluster.get_agent(f"shell-{number}", cls=Account).add(number)
@@ -127,7 +121,7 @@ def test_events_are_followed_as_they_come(hosts: Hosts) -> None:
 
 
 def test_a_host_is_drained_by_its_name(redis: RedisServer) -> None:
-    with running_redis() as own, hosts_on(own, 2, grace_s=20.0) as hosts:
+    with hosts_on(redis, 2, grace_s=20.0) as hosts:
         with Cluster(f"127.0.0.1:{hosts.launchers[0].port}") as cluster:
             for number in range(6):
                 cluster.get_agent(f"drained-{number}", cls=Account).add(number)
@@ -144,9 +138,8 @@ def test_a_host_is_drained_by_its_name(redis: RedisServer) -> None:
                 assert cluster.get_agent(f"drained-{number}", cls=Account).balance() == number
 
 
-def test_a_host_that_cannot_be_emptied_in_time_is_told_by_the_exit_code() -> None:
+def test_a_host_that_cannot_be_emptied_in_time_is_told_by_the_exit_code(redis: RedisServer) -> None:
     with (
-        running_redis() as redis,
         hosts_on(redis, 2, grace_s=20.0) as hosts,
         Cluster(f"127.0.0.1:{hosts.launchers[0].port}") as cluster,
     ):

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from hosts import ENDS_WITHIN_S, ROOT, environment, eventually, free_port
-from redis_server import binaries
+from redis_server import NO_SERVER, binaries
 from scale import linux_only
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
@@ -32,9 +33,10 @@ class Shell:
     def __init__(self, folder: Path, runtime: str) -> None:
         commands = folder / "bin"
         commands.mkdir()
-        for name, words in {"as_server": "-m zmqagents", "python": ""}.items():
+        programs = {"as_server": (sys.executable, "-m zmqagents"), "python": (sys.executable, "")}
+        for name, (program, words) in {**programs, "redis-server": (binaries()[0], "")}.items():
             script = commands / name
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec "{program}" {words} "$@"\n')
             script.chmod(0o755)
         path = f"{commands}:{os.environ['PATH']}"
         self.environment = environment(PYTHONPATH=str(ROOT), PATH=path, ZMQAGENTS_RUNTIME=runtime)
@@ -72,14 +74,14 @@ class Shell:
                 process.kill()
 
 
-@pytest.mark.skipif(not binaries() or shutil.which("redis-server") is None, reason="the page types redis-server")
+@pytest.mark.skipif(not binaries(), reason=NO_SERVER)
 def test_what_the_page_types_gives_what_it_says(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE / "agents", tmp_path / "agents", ignore=shutil.ignore_patterns("__pycache__"))
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="za") as runtime, contextlib.ExitStack() as stack:
         shell = Shell(tmp_path, f"{runtime}/run")
         (tmp_path / "add.py").write_text(shell.here((EXAMPLE / "add.py").read_text(encoding="utf-8")))
         shell.run('redis-server --port 6379 --appendonly yes --save "" --daemonize yes')
-        stack.callback(subprocess.run, ["redis-cli", "-p", shell.ports["6379"], "shutdown"], capture_output=True)
+        stack.callback(stack.enter_context(Redis(port=int(shell.ports["6379"]))).shutdown)
         starts = re.findall(r"^    (as_server start --cluster .*) &$", PAGE, re.MULTILINE)
         assert len(starts) == 3
         hosts = [stack.enter_context(shell.started(line)) for line in starts]

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from cluster_hosts import Caller, hosts_on
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents.errors import CallTimeout, NoHost, PermissionRefused, UnknownCluster, UnknownMethod
 from zmqagents.wire.messages import Flag
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def test_a_host_joins_its_cluster_and_leaves_it(redis: RedisServer) -> None:

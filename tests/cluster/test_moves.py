@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cluster_hosts import Hosts, hosts_on, result_of
 from hosts import eventually
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents.errors import AgentExists, CallLost, DeadlockError, NoHost, UnknownAgent, ZmqAgentsError
 from zmqagents.wire.messages import Flag, Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def homes(hosts: Hosts, names: list[str]) -> dict[str, int]:
@@ -85,6 +78,20 @@ def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) ->
             assert row["address"] == f"127.0.0.1:{hosts.launchers[1 - before].port}"
             assert hosts.home_of(name) == 1 - before
             assert [caller.call(name, "balance") for caller in hosts.callers] == [5, 5]
+
+
+def test_an_agent_that_nobody_has_called_since_it_moved_does_not_move_again(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        name = "Account/to-and-fro"
+        hosts.callers[0].call(name, "add", 5)
+        before = hosts.home_of(name)
+        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        for caller in hosts.callers:
+            with pytest.raises(UnknownAgent, match="its next call makes it"):
+                caller.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        assert hosts.callers[0].call(name, "balance") == 5
+        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        assert hosts.home_of(name) == before
 
 
 def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:

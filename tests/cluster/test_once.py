@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from cluster_hosts import hosts_on, result_of
-from redis_server import RedisServer, running_redis
+from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, agent, concurrent, once
 from zmqagents.agents.spec import spec_of
@@ -18,12 +16,6 @@ from zmqagents.errors import CallLost, ConfigError
 from zmqagents.wire.messages import Flag
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 def task() -> str:
@@ -34,12 +26,20 @@ def task() -> str:
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
-        assert [caller.call("Account/twice", "balance") for caller in (first, second)] == [0, 0]
         for number in range(1, 101):
             same = task()
             waiters = [caller.begin("Account/twice", "pay", 2, task=same) for caller in (first, second)]
             assert [result_of(waiter) for waiter in waiters] == [2 * number, 2 * number]
         assert first.call("Account/twice", "balance") == 200
+
+
+def test_the_first_call_of_an_agent_that_comes_by_two_ways_is_done_once_and_answered_twice(redis: RedisServer) -> None:
+    with hosts_on(redis, 3) as hosts:
+        for number in range(60):
+            same, name = task(), f"Account/first-{number}"
+            waiters = [caller.begin(name, "pay", 2, task=same) for caller in hosts.callers]
+            assert [result_of(waiter) for waiter in waiters] == [2, 2, 2]
+            assert hosts.callers[number % 3].call(name, "balance") == 2
 
 
 def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
@@ -80,14 +80,7 @@ def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(
                     except CallLost:
                         continue
 
-        threads = [threading.Thread(target=pay, args=(name,)) for name in paid]
-        for thread in threads:
-            thread.start()
-        for victim in (1, 2, 1):
-            time.sleep(3)
-            hosts.kill(victim)
-        for thread in threads:
-            thread.join(90)
+        hosts.kill_in_turn(pay, paid)
         for name, told in paid.items():
             assert told == list(range(2, 2 * len(told) + 1, 2)), "one is missing, or was counted twice"
             assert caller.call(name, "balance") == 2 * len(told)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 
@@ -100,14 +99,7 @@ def test_no_acknowledged_change_is_lost_or_made_twice_while_hosts_are_killed(red
                     except CallLost:
                         lost[name] += 1
 
-        threads = [threading.Thread(target=count, args=(index,)) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        for victim in (1, 2, 1):
-            time.sleep(3)
-            hosts.kill(victim)
-        for thread in threads:
-            thread.join(60)
+        hosts.kill_in_turn(count, range(4))
         for name in names:
             counts = told[name]
             assert len(set(counts)) == len(counts), "one count was told twice"

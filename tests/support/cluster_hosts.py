@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hosts import eventually
 from redis_server import RedisServer
@@ -24,6 +25,7 @@ from zmqagents.wire.messages import Flag, Op, Reply
 __all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on"]
 
 CLUSTER = "shop"
+T = TypeVar("T")
 
 
 def _wait(seconds: float) -> None:
@@ -325,6 +327,17 @@ class Hosts:
         os.kill(self.launchers[index].pid or 0, signal.SIGKILL)
         path = Path(self.launchers[index].ipc or "").with_suffix(".start")
         self._stack.callback(path.unlink, missing_ok=True)  # as long as nobody else starts here
+
+    def kill_in_turn(self, work: Callable[[T], None], shares: Iterable[T]) -> None:
+        """Kill hosts that start again, while each of ``shares`` is worked on by a thread that ends after 12 s or so."""
+        threads = [threading.Thread(target=work, args=(share,)) for share in shares]
+        for thread in threads:
+            thread.start()
+        for victim in (1, 2, 1):
+            time.sleep(3)  # the load itself, not a wait for something
+            self.kill(victim)
+        for thread in threads:
+            thread.join(90)
 
     def home_of(self, name: str) -> int:
         """The index of the host that runs an agent which can tell its process."""

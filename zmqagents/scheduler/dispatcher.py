@@ -24,7 +24,7 @@ from .. import errors
 from ..agents.spec import ClassSpec
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
-from ..wire.messages import Call, Flag, Op, Reply, error_reply, task_id_of
+from ..wire.messages import Call, Flag, Home, Op, Reply, elsewhere_reply, error_reply, task_id_of
 from . import wait_graph
 from .admission import Admission, Find, unknown_method
 from .calls import Calls, Observer, error_of
@@ -142,7 +142,7 @@ class Dispatcher:
         effects: list[Effect] = []
         waiting = parent if wait else None
         try:
-            ticket = self._accept(peer, call, now, parent, waiting)
+            ticket = self._accept(peer, call, now, parent, waiting, effects)
         except ZmqAgentsError as exc:
             self._refuse(peer, call, exc, waiting, effects)
             return effects
@@ -172,7 +172,7 @@ class Dispatcher:
         return self.waiting.end(effects, now) if self.calls.news or self.calls.drain is not None else effects
 
     def _accept(
-        self, peer: Peer, call: Call, now: float, parent: Ticket | None, waiting: Ticket | None
+        self, peer: Peer, call: Call, now: float, parent: Ticket | None, waiting: Ticket | None, effects: list[Effect]
     ) -> Ticket | None:
         """A ticket for ``call``, with its turn if that is free; None if it has one already. Raises what refuses it."""
         if waiting is not None:
@@ -186,11 +186,7 @@ class Dispatcher:
         if is_told and "task" in call.options:
             task_id = str(call.options["task"])
         if task_id in self.tasks:
-            ticket = self.tasks[task_id]
-            if is_told and ticket.peer is not peer and ticket.method is not None and ticket.method.once:
-                self.calls.fetches.join(peer, call.call_id, ticket)
-            else:
-                _take_over(ticket, peer)
+            self._meet(peer, call, self.tasks[task_id], effects, is_told=is_told)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
         if self.traces is not None and call.options:
@@ -213,6 +209,24 @@ class Dispatcher:
                 parent.spawned = {}
             parent.spawned[ticket] = None
         return ticket
+
+    def _meet(self, peer: Peer, call: Call, ticket: Ticket, effects: list[Effect], *, is_told: bool) -> None:
+        """``call`` is open as ``ticket``. Raises what refuses the copy.
+
+        Only a copy that has reached the agent waits for the answer. Two hosts that have passed the call on to each
+        other would wait for ever, so a host whose own copy is still on its way sends another host's copy elsewhere.
+        """
+        if not is_told or ticket.peer is peer:
+            _take_over(ticket, peer)
+        elif not ticket.agent.sought:
+            if ticket.method is None or not ticket.method.once:
+                _take_over(ticket, peer)
+            else:
+                self.calls.fetches.join(peer, call.call_id, ticket)
+        elif "hop" in call.options:
+            effects.append(Answer(peer, call.call_id, elsewhere_reply(Home(call.agent, "", 0))))
+        else:
+            raise errors.HostBusy.of_host(f"{ticket.task_id} is on its way to {ticket.agent.agent_id}: ask again")
 
     def _refuse(
         self, peer: Peer, call: Call, exc: ZmqAgentsError, waiting: Ticket | None, effects: list[Effect]

@@ -203,7 +203,7 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "holders", "home",
-        "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "spec",
+        "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -219,6 +219,7 @@ class AgentRecord:
         self.instance: Any = None
         self.home: Home | None = None
         self.away = False
+        self.sought = False  # which host of the cluster has it is not known for certain: this stands for one call to it
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.client: Peer | None = None  # it goes with this one
@@ -307,7 +308,7 @@ class AgentRecord:
     def be_elsewhere(self, home: Home) -> None:
         """Have its calls go to ``home``, of which it is not known what the agent offers."""
         self.home = home
-        self.away = self.made = True
+        self.away = self.made = self.sought = True
 
     def live_under(self, home: Home) -> None:
         """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""

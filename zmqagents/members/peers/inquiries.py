@@ -118,7 +118,7 @@ class Inquiries:
             resident.on_gone(lambda: self.where(agent_id, tell))
             resident.leave(Leaving.RELEASED, following.incarnation)
         elif hop:
-            tell(errors.UnknownAgent(f"{agent_id} is not on {room.address}"))
+            tell(_not_made(agent_id, room.address))
         else:
             self.where(agent_id, lambda row: self._pass_on(row, to, tell))
 
@@ -143,7 +143,7 @@ class Inquiries:
         elif not row["address"]:
             tell(errors.UnknownAgent(f"{row['agent']} is on no host now"))
         elif row["address"] == self._room.address:
-            tell(errors.UnknownAgent(f"{row['agent']} is being given away"))
+            tell(_not_made(row["agent"], self._room.address))
         else:
             options = {"id": row["agent"], "to": to, "hop": 1}
             call = Call("", Op.MOVE, codec.encode_call((), {}, what=""), 0, options, None, None)
@@ -175,6 +175,10 @@ class _Answer:
     def _on_answer(self, answer: Any) -> list[Effect]:
         self._tell(answer)
         return []
+
+
+def _not_made(agent_id: str, address: str) -> errors.UnknownAgent:
+    return errors.UnknownAgent(f"{agent_id} was given to {address}, where its next call makes it: only then it moves")
 
 
 def _event_row(entry: LogEntry) -> EventRow:

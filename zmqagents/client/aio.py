@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
@@ -38,7 +37,7 @@ from .rpc import (
     split_names,
 )
 
-__all__ = ["AsyncRpcClient"]
+__all__ = ["AsyncRpcClient", "awaited_result"]
 
 
 T = TypeVar("T")
@@ -52,6 +51,15 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+def awaited_result(client: RpcClient, task_id: str, timeout: float | None) -> AsyncResult[Any]:
+    """What `RpcClient.get_result` gives, to be awaited."""
+    checked_name(task_id, errors.UnknownTask)
+    return AsyncResult(
+        client.link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=client, scope=client.scope,
+        span=switch.fetch(task_id, client.address),
+    )  # fmt: skip
 
 
 class AsyncAgentMaker:
@@ -285,18 +293,7 @@ class AsyncRpcClient:
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
-        checked_name(task_id, errors.UnknownTask)
-        return AsyncResult(
-            self._link,
-            task_id,
-            bind_awaited,
-            None,
-            task_id=task_id,
-            timeout=timeout,
-            client=self._client,
-            scope=self._client.scope,
-            span=switch.fetch(task_id, self._link.address),
-        )
+        return awaited_result(self._client, task_id, timeout)
 
     async def close(self) -> None:
         """Give up the connection; the last client of this process to the host closes it."""
@@ -305,9 +302,7 @@ class AsyncRpcClient:
     async def __aenter__(self) -> AsyncRpcClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -235,7 +235,7 @@ class AsyncRpcClient:
         return facts(await self._manage(Op.HEALTH, timeout=timeout))
 
     async def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
-        """A page of the latest log lines of the host, of one agent or of all; for admins.
+        """A page of the latest log lines of the host, of one agent or of all. Needs the role admin or view.
 
         A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
         (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
@@ -269,7 +269,7 @@ class AsyncRpcClient:
         return bool(await self._manage(Op.RESTART, options={"id": checked_name(agent_id, errors.UnknownAgent)}))
 
     async def dump(self) -> list[dict[str, Any]]:
-        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin or view."""
         return rows(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:

@@ -414,7 +414,7 @@ class RpcClient:
         return facts(self._manage(Op.HEALTH, timeout=timeout))
 
     def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
-        """A page of the latest log lines of the host, of one agent or of all; for admins.
+        """A page of the latest log lines of the host, of one agent or of all. Needs the role admin or view.
 
         A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
         (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
@@ -442,12 +442,12 @@ class RpcClient:
         """The unfinished calls whose results will be kept, and the ``most`` latest results: one dict for each.
 
         A dict has task_id, state, age_s (seconds since the call, or since its end) and bytes. In a shared store they
-        are those of all hosts. Needs the role admin.
+        are those of all hosts. Needs the role admin or view.
         """
         return rows(self._manage(Op.RESULTS, options={"most": most}))
 
     def dump(self) -> list[dict[str, Any]]:
-        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin or view."""
         return rows(self._manage(Op.DUMP))
 
     def get_child_list(self) -> list[dict[str, Any]]:

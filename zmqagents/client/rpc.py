@@ -19,7 +19,7 @@ from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import own_names
 from ..checks import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
-from ..connection.target import Target, Transport
+from ..connection.target import Target, Transport, check_transport
 from ..tracing import switch
 from ..wire.link import Link
 from ..wire.messages import Op
@@ -192,8 +192,7 @@ class RpcClient:
             check_host(host)
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
-            if transport not in (None, "ipc", "tcp", "tcp-insecure"):
-                raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+            check_transport(transport)
             link = connect(Target(host, port, transport))
         self._link = link
         self._timeout = timeout

@@ -11,7 +11,7 @@ from ...agents.spec import spec_of
 from ...cluster.naming import AgentName, Reference, agent_name, parse_name
 from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
 from ...config import DEFAULT_TIMEOUT_S, check_cluster_name
-from ...connection.target import Transport
+from ...connection.target import Transport, check_transport
 from ...wire.messages import Op
 from ..deadlines import UNSET, Timeout, time_left
 from ..proxy import AgentProxy, checked_name, request_body, value_of
@@ -97,8 +97,7 @@ class Cluster:
         self, hosts: str | Iterable[str], *, name: str = "", relay: bool = False, transport: Transport | None = None,
         timeout: Timeout = UNSET, types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
-        if transport not in (None, "ipc", "tcp", "tcp-insecure"):
-            raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+        check_transport(transport)
         if name:
             check_cluster_name(name)
         self._link = ClusterLink(Seeds(parse_hosts(hosts)), name=name, transport=transport, relay=relay)

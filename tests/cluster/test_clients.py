@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,15 +17,20 @@ from scale import linux_only
 from zmqagents import (
     AgentExists,
     AsyncCluster,
+    CallCancelled,
     CallLost,
     CallTimeout,
     Cluster,
     ConfigError,
     HostUnreachable,
     RpcAgentServerLauncher,
+    RpcClient,
     UnknownCluster,
 )
+from zmqagents.client.cluster.link import ClusterLink
+from zmqagents.client.cluster.seeds import Seeds
 from zmqagents.client.proxy import request_body, value_of
+from zmqagents.wire.link import Waiter
 from zmqagents.wire.messages import Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
@@ -294,6 +299,26 @@ def test_a_call_whose_host_dies_is_lost_unless_it_does_no_harm_to_make_it_again(
         with pytest.raises(CallLost):
             list(streamed)
         assert again.result(30) == 1
+
+
+def test_a_call_that_is_cancelled_while_no_host_is_there_never_runs() -> None:
+    waiter, waiting = Waiter(), list[Callable[[], None]]()
+    with RpcAgentServerLauncher(agents={"ann": Account}, local_mode=True) as first:
+        assert (port := first.port) is not None
+        link = ClusterLink(Seeds([("127.0.0.1", port)]))
+        link.connection_at(f"127.0.0.1:{port}").settle(ENDS_WITHIN_S)
+    task_id = link.submit("ann", "add", request_body(link, "add", (5,), {}), waiter)
+    assert eventually(lambda: waiting.extend(link.retries.take_all()) or bool(waiting), ENDS_WITHIN_S)  # type: ignore[func-returns-value]
+    link.cancel(task_id)
+    with (
+        RpcAgentServerLauncher(agents={"ann": Account}, local_mode=True, port=port),
+        RpcClient("127.0.0.1", port) as client,
+    ):
+        waiting[0]()
+        with pytest.raises(CallCancelled):
+            waiter.wait(ENDS_WITHIN_S)
+        assert client.get_agent("ann").balance() == 0
+    link.close()
 
 
 def balance_of(cluster: Cluster, name: str) -> int | None:

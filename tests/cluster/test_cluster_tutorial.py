@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from redis import Redis
 from hosts import ENDS_WITHIN_S, ROOT, environment, eventually, free_port
 from redis_server import NO_SERVER, binaries
 from scale import linux_only
+from typed import path_with_commands
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
 
@@ -31,14 +31,7 @@ class Shell:
     """Types lines of the page, with other ports in the place of its own: those may be taken here."""
 
     def __init__(self, folder: Path, runtime: str) -> None:
-        commands = folder / "bin"
-        commands.mkdir()
-        programs = {"as_server": (sys.executable, "-m zmqagents"), "python": (sys.executable, "")}
-        for name, (program, words) in {**programs, "redis-server": (binaries()[0], "")}.items():
-            script = commands / name
-            script.write_text(f'#!/bin/sh\nexec "{program}" {words} "$@"\n')
-            script.chmod(0o755)
-        path = f"{commands}:{os.environ['PATH']}"
+        path = path_with_commands(folder, {"redis-server": str(binaries()[0])})
         self.environment = environment(PYTHONPATH=str(ROOT), PATH=path, ZMQAGENTS_RUNTIME=runtime)
         self.folder = folder
         self.ports = {page: str(free_port()) for page in ("6379", "12011", "12012", "12013")}

@@ -9,6 +9,7 @@ import pytest
 from zmqagents import ConfigError
 from zmqagents.security.keys import KeyStore, new_pair
 from zmqagents.security.roles import Role, shortened
+from zmqagents.security.rotation import retire, rotate
 from zmqagents.security.tokens import token_of, user_of_token
 
 
@@ -47,6 +48,15 @@ def test_a_token_ends_when_its_key_is_removed_or_replaced(store: KeyStore) -> No
     assert user_of_token(store, token) is None
     store.revoke("ann")
     assert user_of_token(store, token) is None
+
+
+def test_tokens_end_when_hosts_prove_another_server_key(store: KeyStore) -> None:
+    token = token_of(store)
+    rotate(store, 0)
+    assert user_of_token(store, token) is None
+    assert user_of_token(store, again := token_of(store)) is not None
+    retire(store, [])
+    assert user_of_token(store, again) is not None
 
 
 def test_the_token_of_one_store_is_none_of_another(store: KeyStore, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +22,9 @@ from pathlib import Path
 import pytest
 
 from hosts import ROOT, environment, eventually, free_port
-from redis_server import RedisServer
+from image import stages
+from redis_server import NO_SERVER, RedisServer
+from typed import path_with_commands
 
 pytestmark = pytest.mark.program
 
@@ -55,12 +56,7 @@ class Shell:
         lines = [line.partition("  #")[0].strip() for line in joined.splitlines()]
         self.left = [line for line in lines if line]
         self.folder, self.place = folder, place
-        commands = folder / "bin"
-        commands.mkdir()
-        for name, words in {"as_server": "-m zmqagents", "python": ""}.items():
-            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
-            (commands / name).chmod(0o755)
-        self.path = f"{commands}:{os.environ['PATH']}"
+        self.path = path_with_commands(folder)
         (folder / "shop.py").write_text(SHOP)
 
     def command(self, typed: str, **instead: str) -> str:
@@ -110,6 +106,13 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
     assert made.left == [], "commands of the page that no test has run"
 
 
+@pytest.fixture(scope="module")  # before the shell, which wants all commands to be run
+def redis_url(shared_redis: RedisServer | None) -> str:
+    if shared_redis is None:
+        pytest.skip(NO_SERVER)
+    return shared_redis.url
+
+
 of_page = pytest.mark.parametrize
 
 
@@ -132,13 +135,10 @@ def test_a_host_is_started_again_with_its_agents(shell: Shell) -> None:
 
 
 @of_page("shell", ["redis.rst"], indirect=True)
-def test_results_outlive_the_host(shell: Shell, shared_redis: RedisServer | None) -> None:
-    if shared_redis is None:
-        shell.left.clear()
-        pytest.skip("there is no redis-server on this machine")
-    url = shared_redis.url
+def test_results_outlive_the_host(redis_url: str, shell: Shell) -> None:
     typed = "as_server start --pool-type redis --redis-url redis://localhost:6379 --redis-namespace shop shop:Inventory"
-    start = shell.command(typed, **{"redis://localhost:6379": url, "namespace shop": f"namespace howto-{os.getpid()}"})
+    instead = {"redis://localhost:6379": redis_url, "namespace shop": f"namespace howto-{os.getpid()}"}
+    start = shell.command(typed, **instead)
     with shell.started(start) as host:
         shell.run(shell.command("as_server create Inventory --agent-id inv"))
         task_id = shell.run(shell.command("as_server call inv count --no-wait")).strip()
@@ -225,7 +225,7 @@ def test_what_the_page_of_systemd_installs_is_there_and_starts(shell: Shell) -> 
 @of_page("shell", ["docker.rst"], indirect=True)
 def test_the_image_is_made_of_what_is_there_and_its_commands_work(shell: Shell) -> None:
     """No engine is needed: the steps of the file are read, and its commands run with its variables."""
-    steps = dockerfile()
+    steps = dict(stages()[-1])
     build = shell.command("docker build -f packaging/Dockerfile -t zmqagents .")
     assert (ROOT / shlex.split(build)[3]).is_file()
     shell.command('docker run --name shop -d -p 12010:12010 -v keys:/keys -v "$PWD/agents:/agents:ro" zmqagents')
@@ -237,17 +237,17 @@ def test_the_image_is_made_of_what_is_there_and_its_commands_work(shell: Shell) 
         "docker run -d -p 12010:12010 -v keys:/keys -e AS_SERVER_CAPACITY=8 "
         "zmqagents start --agent-dir /agents --isolation pool"
     )
-    start = [*json.loads(dict(steps)["ENTRYPOINT"]), *json.loads(dict(steps)["CMD"])]
+    start = [*json.loads(steps["ENTRYPOINT"]), *json.loads(steps["CMD"])]
     (shell.folder / "agents").mkdir()
     shutil.copy(ROOT / "examples" / "tutorial" / "words.py", shell.folder / "agents")
     words = [str(shell.folder / "agents") if word == "/agents" else word for word in start]
     assert shlex.split(more)[-5:-2] == ["start", "--agent-dir", "/agents"]
     words += shlex.split(more)[-2:]
-    given = dict(re.findall(r"(AS_SERVER_\w+)=(\S+)", dict(steps)["ENV"]))
+    given = dict(re.findall(r"(AS_SERVER_\w+)=(\S+)", steps["ENV"]))
     given |= {"AS_SERVER_PORT": str(free_port()), "AS_SERVER_CAPACITY": "8", "PYTHONUNBUFFERED": "1"}
     with shell.started(shlex.join(words), **given) as host:
         health = subprocess.run(
-            json.loads(dict(steps)["HEALTHCHECK"].partition("CMD ")[2]), cwd=shell.folder, capture_output=True,
+            json.loads(steps["HEALTHCHECK"].partition("CMD ")[2]), cwd=shell.folder, capture_output=True,
             env=shell.variables(**given), text=True, timeout=60,
         )  # fmt: skip
         assert (health.returncode, health.stderr) == (0, "")
@@ -256,36 +256,9 @@ def test_the_image_is_made_of_what_is_there_and_its_commands_work(shell: Shell) 
         shell.run(add.removeprefix("docker exec shop ").replace(" me '", " me -- '"))
         shell.run(shell.command("docker exec shop as_server keys show").removeprefix("docker exec shop "))
         began = time.monotonic()
-        host.send_signal(getattr(signal, dict(steps)["STOPSIGNAL"]))
+        host.send_signal(getattr(signal, steps["STOPSIGNAL"]))
         assert host.wait(20) == 0
         assert time.monotonic() - began < 10  # what `docker stop` waits
-
-
-def dockerfile() -> list[tuple[str, str]]:
-    """The instructions of the Dockerfile, in their order."""
-    text = (ROOT / "packaging" / "Dockerfile").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [(line.split(None, 1)[0], line.split(None, 1)[1].strip()) for line in joined.splitlines() if line.strip()]
-
-
-def test_the_dockerfile_keeps_the_rules_of_its_linters() -> None:
-    """Of hadolint: a pinned base, the list form, absolute folders, no ADD, no root at the end, no cache of pip."""
-    steps = dockerfile()
-    names = [name for name, _ in steps]
-    assert names.count("FROM") == 2  # the image has no compiler and no sources
-    assert all(re.fullmatch(r"python:\d+\.\d+-slim-\w+( AS \w+)?", base) for name, base in steps if name == "FROM")
-    assert {"ADD", "MAINTAINER"}.isdisjoint(names)
-    assert [user for name, user in steps if name == "USER"] == ["10001:10001"]
-    assert names.index("USER") > max(at for at, name in enumerate(names) if name in ("RUN", "COPY"))
-    assert all(folder.startswith("/") for name, folder in steps if name == "WORKDIR")
-    assert all("--no-cache-dir" in run for name, run in steps if name == "RUN" and "pip install" in run)
-    assert not any("sudo" in run or "apt-get" in run for name, run in steps if name == "RUN")
-    assert all(isinstance(json.loads(dict(steps)[name]), list) for name in ("ENTRYPOINT", "CMD"))
-    sources = [word for name, copy in steps if name == "COPY" and "--from" not in copy for word in copy.split()[:-1]]
-    assert all((ROOT / source).exists() for source in sources)
-    kept = (ROOT / "packaging" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
-    assert {f"!{source}" for source in sources} == set(re.findall(r"^!.*$", kept, re.MULTILINE))
 
 
 def test_each_page_is_run_by_a_test() -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hosts import ROOT, environment, eventually
+from typed import path_with_commands
 
 pytestmark = pytest.mark.program
 
@@ -22,13 +21,7 @@ PAGE = (ROOT / "docs" / "tutorial.rst").read_text(encoding="utf-8")
 @pytest.fixture
 def typed(tmp_path: Path) -> dict[str, str]:
     """The environment of somebody who has only what the tutorial installs, and no other host."""
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, words in {"as_server": "-m zmqagents", "python": ""}.items():
-        script = commands / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
-        script.chmod(0o755)
-    path = f"{commands}:{os.environ['PATH']}"
+    path = path_with_commands(tmp_path)
     return environment(PYTHONPATH=str(ROOT), PATH=path, ZMQAGENTS_RUNTIME=str(tmp_path / "run"))
 
 

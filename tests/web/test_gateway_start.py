@@ -22,6 +22,7 @@ import zmq
 
 from gateway_world import World, token_of
 from hosts import ROOT, eventually, free_port
+from typed import path_with_commands
 from zmqagents import RpcClient, discovery
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180)]
@@ -135,10 +136,7 @@ def test_one_command_serves_a_graph_to_curl_and_to_clients_of_mcp_and_openai(tmp
     pytest.importorskip("langgraph")
     install, start, curl, by_mcp, by_openai = commands()
     assert install.startswith("pip install")
-    web, environment = free_port(), {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    for name, command in {"as_server": f'"{sys.executable}" -m zmqagents', "python": f'"{sys.executable}"'}.items():
-        (tmp_path / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (tmp_path / name).chmod(0o755)
+    web, environment = free_port(), {**os.environ, "PATH": path_with_commands(tmp_path)}
 
     def shell(text: str) -> dict[str, Any]:
         return {"args": text.replace("8080", str(web)), "shell": True, "cwd": ROOT, "text": True, "env": environment}

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import TracebackType
 from typing import Any, TypeVar
 
 from .. import errors
@@ -38,7 +37,7 @@ from .rpc import (
     split_names,
 )
 
-__all__ = ["AsyncRpcClient"]
+__all__ = ["AsyncRpcClient", "awaited_result"]
 
 
 T = TypeVar("T")
@@ -52,6 +51,15 @@ async def _to_its_end(function: Callable[..., T], *args: Any) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+def awaited_result(client: RpcClient, task_id: str, timeout: float | None) -> AsyncResult[Any]:
+    """What `RpcClient.get_result` gives, to be awaited."""
+    checked_name(task_id, errors.UnknownTask)
+    return AsyncResult(
+        client.link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=client, scope=client.scope,
+        span=switch.fetch(task_id, client.address),
+    )  # fmt: skip
 
 
 class AsyncAgentMaker:
@@ -227,7 +235,7 @@ class AsyncRpcClient:
         return facts(await self._manage(Op.HEALTH, timeout=timeout))
 
     async def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
-        """A page of the latest log lines of the host, of one agent or of all; for admins.
+        """A page of the latest log lines of the host, of one agent or of all. Needs the role admin or view.
 
         A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
         (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
@@ -261,7 +269,7 @@ class AsyncRpcClient:
         return bool(await self._manage(Op.RESTART, options={"id": checked_name(agent_id, errors.UnknownAgent)}))
 
     async def dump(self) -> list[dict[str, Any]]:
-        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin or view."""
         return rows(await self._manage(Op.DUMP))
 
     async def set_model_configs(self, configs: Mapping[str, Any] | list[Mapping[str, Any]]) -> bool:
@@ -285,18 +293,7 @@ class AsyncRpcClient:
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, to be awaited. Returns at once; see `RpcClient.get_result`."""
-        checked_name(task_id, errors.UnknownTask)
-        return AsyncResult(
-            self._link,
-            task_id,
-            bind_awaited,
-            None,
-            task_id=task_id,
-            timeout=timeout,
-            client=self._client,
-            scope=self._client.scope,
-            span=switch.fetch(task_id, self._link.address),
-        )
+        return awaited_result(self._client, task_id, timeout)
 
     async def close(self) -> None:
         """Give up the connection; the last client of this process to the host closes it."""
@@ -305,9 +302,7 @@ class AsyncRpcClient:
     async def __aenter__(self) -> AsyncRpcClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from ..agents.origin import loaded_class, origin_of
 from ..agents.spec import own_names
 from ..checks import DEFAULT_TIMEOUT_S, check_host, check_packages
 from ..connection.connection import Connection, connect
-from ..connection.target import Target, Transport
+from ..connection.target import Target, Transport, check_transport
 from ..tracing import switch
 from ..wire.link import Link
 from ..wire.messages import Op
@@ -192,8 +192,7 @@ class RpcClient:
             check_host(host)
             if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
                 raise errors.ConfigError(f"port must be a whole number from 1 to 65535, not {port!r}")
-            if transport not in (None, "ipc", "tcp", "tcp-insecure"):
-                raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+            check_transport(transport)
             link = connect(Target(host, port, transport))
         self._link = link
         self._timeout = timeout
@@ -414,7 +413,7 @@ class RpcClient:
         return facts(self._manage(Op.HEALTH, timeout=timeout))
 
     def get_log(self, after: int = 0, agent: str | None = None) -> dict[str, Any]:
-        """A page of the latest log lines of the host, of one agent or of all; for admins.
+        """A page of the latest log lines of the host, of one agent or of all. Needs the role admin or view.
 
         A dict: lines (each a dict), next (the ``after`` of the next page), more (there are further ones now), left_out
         (how many behind ``after`` are kept no more). ``after`` below 0: the last ``-after`` lines. Raises ConfigError
@@ -442,12 +441,12 @@ class RpcClient:
         """The unfinished calls whose results will be kept, and the ``most`` latest results: one dict for each.
 
         A dict has task_id, state, age_s (seconds since the call, or since its end) and bytes. In a shared store they
-        are those of all hosts. Needs the role admin.
+        are those of all hosts. Needs the role admin or view.
         """
         return rows(self._manage(Op.RESULTS, options={"most": most}))
 
     def dump(self) -> list[dict[str, Any]]:
-        """The open calls, one dict for each, with the stack of their code. Needs the role admin."""
+        """The open calls, one dict for each, with the stack of their code. Needs the role admin or view."""
         return rows(self._manage(Op.DUMP))
 
     def get_child_list(self) -> list[dict[str, Any]]:

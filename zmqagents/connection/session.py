@@ -627,11 +627,13 @@ class Session:
         if event is Event.READY:
             self.state = State.GREETING
             self._last_heard = self._last_ping = now
-            said: dict[str, Any] = {"client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret}
-            said["hints"] = True
+            said: dict[str, Any] = {
+                "client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret, "hints": True,
+                "pid": os.getpid(),
+            }  # fmt: skip
             if self._acts_for is not None:
                 said["acts_for"] = self._acts_for
-            return [messages.header(Kind.HELLO), codec.pack({**said, "pid": os.getpid()})]
+            return [messages.header(Kind.HELLO), codec.pack(said)]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {LET_IN}"))
         elif event in (Event.BROKEN_OFF, Event.FOREIGN):

@@ -23,6 +23,12 @@ PROBE_S = 0.8  # a refused key is told within a second
 Transport = Literal["ipc", "tcp", "tcp-insecure"]  # the last: to a host that was started so, which knows no keys
 
 
+def check_transport(transport: object) -> None:
+    """Raise ConfigError for what is no `Transport`, nor None, which leaves the choice to `Target.resolve`."""
+    if transport not in (None, "ipc", "tcp", "tcp-insecure"):
+        raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+
+
 class Target(NamedTuple):
     """What a user asked for: ``host:port``, or the socket path of a private host.
 

@@ -116,7 +116,7 @@ class KeyStore:
         for a missing store without ``create``, for a file or directory that others may read, that has another
         owner, or that does not hold what it should.
         """
-        place = Path(path) if path is not None else _default_place()
+        place = Path(path) if path is not None else cls.default_place()
         try:
             return cls(*_opened(place, create), clock)
         except ConfigError as exc:
@@ -127,7 +127,14 @@ class KeyStore:
     @staticmethod
     def default_place() -> Path:
         """Where the user's own store is, or is to be; see the module. Raises ConfigError if there is no such place."""
-        return _default_place()
+        chosen = os.environ.get("ZMQAGENTS_KEYS")
+        if chosen:
+            return Path(chosen)
+        xdg = os.environ.get("XDG_CONFIG_HOME", "")  # whose specification says to ignore a relative path
+        place = Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.config"), "zmqagents")
+        if not place.is_absolute():
+            raise ConfigError(f"the home directory is not known: {REMEDY}")
+        return place
 
     def server_keypair(self) -> KeyPair:
         """The key pair of this user's hosts: what one that starts now proves to have."""
@@ -299,18 +306,6 @@ class KeyStore:
         if not name or name.startswith(".") or len(name) > 240 or not 0 < port < 65536:
             raise ConfigError(f"a host name and a port are needed, not {host!r} and {port!r}")
         return self.path / "known_hosts" / f"{name}_{port}.pub"
-
-
-def _default_place() -> Path:
-    """By the XDG base directory specification, which says to ignore a relative path."""
-    chosen = os.environ.get("ZMQAGENTS_KEYS")
-    if chosen:
-        return Path(chosen)
-    xdg = os.environ.get("XDG_CONFIG_HOME", "")
-    place = Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.config"), "zmqagents")
-    if not place.is_absolute():
-        raise ConfigError(f"the home directory is not known: {REMEDY}")
-    return place
 
 
 def _opened(place: Path, create: bool) -> tuple[Path, KeyPair, KeyPair]:

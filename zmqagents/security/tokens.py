@@ -3,7 +3,7 @@
 A token is ``zat.<name>.<proof>``, both in base64url. The proof is an HMAC over the name and the public key, made with a
 secret that only the owner of the key store has. So nothing is kept of a token: it counts as long as the name has this
 very key, with the role that stands beside it at that moment, and ends when the key is removed or replaced. All tokens
-end with a new ``server.key``, from whose secret half their secret is made.
+end when hosts that start prove another server key: their secret is made from its secret half.
 """
 
 from __future__ import annotations

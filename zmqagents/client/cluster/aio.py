@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from types import TracebackType
 from typing import Any, cast
 
 from ... import errors
@@ -13,6 +12,7 @@ from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
 from ...config import DEFAULT_TIMEOUT_S
 from ...connection.target import Transport
 from ...wire.messages import Op
+from ..aio import awaited_result
 from ..deadlines import UNSET, Timeout, time_left
 from ..proxy import bind_awaited, checked_name, request_body
 from ..result import AsyncResult
@@ -72,11 +72,7 @@ class AsyncCluster:
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, to be awaited. Returns at once."""
-        checked_name(task_id, errors.UnknownTask)
-        return AsyncResult(
-            self._link, task_id, bind_awaited, None, task_id=task_id, timeout=timeout, client=self,
-            scope=self._client.scope,
-        )  # fmt: skip
+        return awaited_result(self._client, task_id, timeout)
 
     async def where(self, name: str, cls: type | str | None = None) -> WhereRow:
         """Where an agent is; see `Cluster.where`."""
@@ -116,9 +112,7 @@ class AsyncCluster:
     async def __aenter__(self) -> AsyncCluster:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -9,12 +9,12 @@ from ... import codec, errors
 from ...agents.factories.factory import Factory
 from ...agents.spec import spec_of
 from ...cluster.naming import AgentName, Reference, agent_name, parse_name
-from ...cluster.protocol import AgentPage, AgentRow, EventPage, HostRow, WhereRow
+from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
 from ...config import DEFAULT_TIMEOUT_S, check_cluster_name
-from ...connection.target import Transport
+from ...connection.target import Transport, check_transport
 from ...wire.messages import Op
 from ..deadlines import UNSET, Timeout, time_left
-from ..proxy import AgentProxy, bind_reference, checked_name, request_body, value_of
+from ..proxy import AgentProxy, checked_name, request_body, value_of
 from ..result import AsyncResult
 from ..rpc import IfExists, RpcClient, creation, facts, maker_of, rows
 from .link import ClusterLink
@@ -97,8 +97,7 @@ class Cluster:
         self, hosts: str | Iterable[str], *, name: str = "", relay: bool = False, transport: Transport | None = None,
         timeout: Timeout = UNSET, types: Iterable[str] = (), plain_types: bool = False,
     ) -> None:  # fmt: skip
-        if transport not in (None, "ipc", "tcp", "tcp-insecure"):
-            raise errors.ConfigError(f"transport must be 'ipc', 'tcp', 'tcp-insecure' or None, not {transport!r}")
+        check_transport(transport)
         if name:
             check_cluster_name(name)
         self._link = ClusterLink(Seeds(parse_hosts(hosts)), name=name, transport=transport, relay=relay)
@@ -172,11 +171,7 @@ class Cluster:
 
     def get_result(self, task_id: str, timeout: float | None = None) -> AsyncResult[Any]:
         """The result of the call ``task_id``, which any client may have made. See `RpcClient.get_result`."""
-        checked_name(task_id, errors.UnknownTask)
-        return AsyncResult(
-            self._link, task_id, bind_reference, None, task_id=task_id, timeout=timeout, client=self,
-            scope=self._client.scope,
-        )  # fmt: skip
+        return self._client.get_result(task_id, timeout)
 
     # ------------------------------------------------------------ the cluster
 
@@ -194,7 +189,7 @@ class Cluster:
         after = ""
         while True:
             asked = {"cluster": True, "prefix": prefix, "after": after, "most": PAGE}
-            found, after = page_of(cast(AgentPage, self._manage(Op.LIST, options=asked)))
+            found, after = page_of(self._manage(Op.LIST, options=asked))
             for row in found:
                 yield cast(AgentRow, by_name(self._link, row))
             if not after:

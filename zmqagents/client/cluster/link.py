@@ -153,6 +153,9 @@ class _Send:
         """The pause is over. On the thread of `Retries`."""
         if self._is_over:
             return
+        if self._is_given_up:
+            self._end_in(errors.CallCancelled("it was cancelled before it was sent again"))
+            return
         left_s = self._trouble.left_s()
         if left_s is not None and left_s <= 0:
             self._end_in(errors.CallTimeout("no host of the cluster has answered in time"))
@@ -353,9 +356,8 @@ class ClusterLink(Link):
         def go(connection: Connection, sink: Sink, timeout: float | None) -> str:
             sent = self._open.get(task_id)
             known_as = sent.task_id if sent is not None else task_id
-            connection.fetch(
-                known_as, sink, timeout=timeout, at_home=True
-            )  # so that it is not kept for this host alone
+            # at_home: so that it is not kept for this host alone.
+            connection.fetch(known_as, sink, timeout=timeout, at_home=True)
             return f"fetch {next(_numbers)}"
 
         _Send(self, "", go, sink, timeout, resend=True, rerun=False).begin()

@@ -33,7 +33,7 @@ from ..telemetry.rates import rows_between
 from ..version import __version__
 from .access import SESSION_S, Access, Principal, need, principal_of
 from .doors import Doors
-from .live import Live
+from .live import Live, told_of
 
 __all__ = ["Api"]
 
@@ -189,10 +189,9 @@ class Api:
 
     def _of_class(self, name: str) -> list[dict[str, Any]]:
         """The figures of the methods of a class since the start of the host, as they were when it was last asked."""
-        names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
         figures = self._live.figures
         rows = [] if figures is None else rows_between(None, figures)
-        return [dict(zip(names, row, strict=True)) for row in rows if row.class_name == name]
+        return [told_of(row) for row in rows if row.class_name == name]
 
     async def _calls(self, host: Host, request: Request) -> Any:
         query = request.query_params

@@ -15,7 +15,7 @@ from typing import Any
 from ..telemetry.metrics import percentile
 from ..telemetry.rates import seconds_between
 
-__all__ = ["NAMES", "Series"]
+__all__ = ["NAMES", "Series", "point_between", "short"]
 
 OUTCOMES = ("ok", "error", "timeout", "cancelled", "deadlock", "refused", "lost")
 NAMES = (
@@ -85,8 +85,15 @@ class _Ring:
     def told(self) -> dict[str, Any]:
         told: dict[str, Any] = {"t": [round(at, 1) for at in self._times]}
         for name, column in self._columns.items():
-            told[name] = [None if value != value else float(f"{value:.4g}") for value in column.tolist()]
+            told[name] = [short(value) for value in column.tolist()]
         return told
+
+
+def short(value: Any) -> Any:
+    """Numbers with four figures; None for what is none."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.4g}")
+    return value
 
 
 def point_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, float]:

@@ -94,13 +94,14 @@ class Api:
         """A route that asks the host in the name of the user."""
 
         async def respond(request: Request) -> Response:
-            principal = principal_of(request)
+            principal, link = principal_of(request), None
             try:
                 link = self._doors.client(principal).link
                 return JSONResponse(await answer(Host(AsyncRpcClient(link=link), Pages(link)), request))
             except (errors.ZmqAgentsError, OSError) as exc:
-                if isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError)):
-                    self._doors.drop(principal)
+                lost = isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError))
+                if lost and link is not None:
+                    self._doors.drop(principal, link)
                 status = next((code for kind, code in STATUSES if isinstance(exc, kind)), 500)
                 return JSONResponse({"error": str(exc), "kind": type(exc).__name__}, status)
 

@@ -148,9 +148,7 @@ def _of_class(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
         values = [member.value for member in cls]
         return {"enum": values, **mark} if all(isinstance(value, _JSON) for value in values) else {}
     if typing.is_typeddict(cls):
-        required: Iterable[str] = getattr(cls, "__required_keys__", ())
-        hints = inspect.get_annotations(cls)
-        named = [_Field(name, hint, _module_of(cls), name in required) for name, hint in hints.items()]
+        named = [_item_of(cls, name, hint) for name, hint in inspect.get_annotations(cls).items()]
         return {"title": cls.__name__, **_of_fields(named, (*within, cls))}
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         hints = inspect.get_annotations(cls)
@@ -158,6 +156,17 @@ def _of_class(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
         return {**_row(items), **mark}
     fields = _fields_of(cls)
     return {} if fields is None else {**_of_fields(fields, (*within, cls)), **mark}
+
+
+def _item_of(cls: type, name: str, hint: Any) -> _Field:
+    """An item of a typed dictionary. Of annotations that are text the class itself knows not which are required."""
+    scope = _module_of(cls)
+    hint = resolved(hint, scope)
+    marked = str(typing.get_origin(hint)).rpartition(".")[2]  # of `typing`, or before 3.11 of another module
+    if marked in ("Required", "NotRequired"):
+        return _Field(name, typing.get_args(hint)[0], scope, marked == "Required")
+    required: Iterable[str] = getattr(cls, "__required_keys__", ())
+    return _Field(name, hint, scope, name in required)
 
 
 def _of_fields(fields: list[_Field], within: tuple[Any, ...]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Api:
     async def _series(self, request: Request) -> Response:
         principal_of(request)
         await self._live.look()
-        return JSONResponse(self._live.series.told(request.query_params.get("span", "15m")))
+        return JSONResponse(self._live.series.told(request.query_params.get("span", "10m")))
 
     async def _keys(self, request: Request) -> Response:
         need(request, "admin", "view")

@@ -23,7 +23,7 @@ NAMES = (
     "waiting", "ready", "parked", "busy", "streams", "oldest_s", "loop_lag_s", "store_bytes", "queued_bytes",
     "resident_bytes", "cpu", "in_per_s", "out_per_s", "clients", "agents",
 )  # fmt: skip
-SPANS = {"15m": (600, 1.0), "24h": (1_440, 60.0)}  # how many points, and seconds between two
+SPANS = {"10m": (600, 1.0), "24h": (1_440, 60.0)}  # how many points, and seconds between two
 LONGEST_GAP = 10  # steps between two looks; what lies further apart is not joined
 
 
@@ -45,7 +45,7 @@ class Series:
 
     def told(self, span: str) -> dict[str, Any]:
         """``{"t": [...], NAME: [...]}``: times in seconds since 1970, and for each name a number or None."""
-        return self._rows.get(span, self._rows["15m"]).told()
+        return self._rows.get(span, self._rows["10m"]).told()
 
 
 class _Ring:

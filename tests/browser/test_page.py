@@ -252,8 +252,10 @@ def test_a_cancel_from_the_page_ends_a_call_and_is_a_line_of_the_log(house: Hous
     with house.client() as client, looking(house.link) as look:
         held = client.get_agent("agent-77").hold()
         look.go("/calls?agent=agent-77")
+        look.sees("3 of 10 pages")
         look.page.get_by_role("link", name=f"…{held.task_id[-8:]}").click()
         look.sees("wait_cancelled")  # the stack of its code
+        look.sees("3 of 10 pages")
         look.page.get_by_role("button", name="Cancel…").click()
         look.page.get_by_role("button", name="Cancel", exact=True).click()
         look.sees(re.compile("^cancelled"))

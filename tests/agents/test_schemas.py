@@ -12,6 +12,7 @@ import attrs
 import jsonschema
 import pydantic
 import pytest
+from typing_extensions import NotRequired, Required
 
 from zmqagents import AgentBase, ConfigError, agent, codec
 from zmqagents.agents.schemas.hints import MARK, schema_of
@@ -51,6 +52,12 @@ class Point(NamedTuple):
 
 class Note(TypedDict, total=False):
     text: str
+    by: Required[str]
+
+
+class Parcel(TypedDict):
+    size: int
+    label: NotRequired[str]
 
 
 class Shop:
@@ -133,7 +140,9 @@ def test_annotations_have_schemas(hint: Any, schema: dict[str, Any]) -> None:
     ("cls", "good", "bad"),
     [
         (Model, {"name": "n"}, {"weight": 1.0}), (Box, {"size": 1, "label": "x"}, {"label": "x"}),
-        (Point, [1, 2], [1]), (Note, {"text": "t"}, {"test": "t"}), (Mode, "fast", "FAST"),
+        (Point, [1, 2], [1]), (Note, {"by": "me"}, {"text": "t"}), (Note, {"text": "t", "by": "me"}, {"by": 1}),
+        (Parcel, {"size": 1}, {"label": "x"}), (Parcel, {"size": 1, "label": "x"}, {"size": 1, "label": 2}),
+        (Mode, "fast", "FAST"),
     ],
 )  # fmt: skip
 def test_classes_with_fields_have_schemas(cls: type, good: Any, bad: Any) -> None:

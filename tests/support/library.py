@@ -29,6 +29,7 @@ class Reader(AgentBase):
         print(f"waiting {seconds:g} s at most")
         call = current_call()
         assert call is not None
+        call.progress(3, 10, "pages")
         return call.wait_cancelled(seconds)
 
     @async_func

@@ -37,7 +37,7 @@ def test_rates_and_quantiles_are_those_of_the_time_between_two_looks() -> None:
     story = Story()
     story.look(ok=1000)
     story.look(ok=30, failed=10, seconds=2.0)
-    told = story.series.told("15m")
+    told = story.series.told("10m")
     assert told["t"] == [1003.0]
     assert (told["ok_per_s"], told["error_per_s"]) == ([15.0], [5.0])
     assert told["p50_s"][0] < 0.005 < 0.1 < told["p99_s"][0]
@@ -47,18 +47,18 @@ def test_what_nobody_saw_is_missing_and_what_was_seen_too_often_is_one_point() -
     story = Story()
     for _ in range(5):
         story.look(seconds=0.5, ok=5)
-    assert len(story.series.told("15m")["t"]) == 2
+    assert len(story.series.told("10m")["t"]) == 2
     story.look(seconds=60.0)
     story.look(ok=7)
-    assert story.series.told("15m")["ok_per_s"][-2:] == [None, 7.0]
-    json.dumps(story.series.told("15m"), allow_nan=False)
+    assert story.series.told("10m")["ok_per_s"][-2:] == [None, 7.0]
+    json.dumps(story.series.told("10m"), allow_nan=False)
 
 
 def test_looks_that_are_far_apart_leave_the_points_that_there_are() -> None:
     story = Story()
     for seconds in (1.0, 1.0, *(15.0,) * 50):
         story.look(seconds=seconds, ok=30)
-    assert story.series.told("15m")["ok_per_s"] == [30.0, None]
+    assert story.series.told("10m")["ok_per_s"] == [30.0, None]
     assert story.series.told("24h")["ok_per_s"][-1] == 2.0, "but by the minute they tell enough"
 
 
@@ -69,10 +69,10 @@ def test_a_host_that_was_started_anew_is_compared_with_nothing() -> None:
     story.meters, story.started = Meters(), 2.0
     story.look(ok=3)
     story.look(ok=4)
-    assert story.series.told("15m")["ok_per_s"] == [5.0, 4.0]
+    assert story.series.told("10m")["ok_per_s"] == [5.0, 4.0]
 
 
-@pytest.mark.parametrize(("span", "step_s", "most"), [("15m", 1.0, 600), ("24h", 60.0, 1440)])
+@pytest.mark.parametrize(("span", "step_s", "most"), [("10m", 1.0, 600), ("24h", 60.0, 1440)])
 def test_no_more_points_are_kept_than_there_is_room_for(span: str, step_s: float, most: int) -> None:
     story = Story()
     for _ in range(most + 5):

@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 import click
 
 from ..config import DEFAULT_TIMEOUT_S, MEBIBYTE
+from ..telemetry.settings import FORMATS
 from . import completing
 from .config_file import with_config
 
-__all__ = ["as_json", "as_seconds", "megabytes", "of_values", "on_host", "option", "with_traceback", "within"]
+__all__ = [
+    "as_json", "as_seconds", "log_format", "megabytes", "of_values", "on_host", "option", "with_traceback", "within",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,5 +93,10 @@ within = option(
     callback=as_seconds,
     help="Deadline in seconds, or none.",
 )
+
+log_format = option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
+    help="How log lines are written to stderr: for people, or one JSON object a line.",
+)  # fmt: skip
 
 with_traceback = option("--traceback", is_flag=True, help="Show the agent's traceback when it raises.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,7 +33,7 @@ from ..telemetry.rates import rows_between
 from ..version import __version__
 from .access import SESSION_S, Access, Principal, need, principal_of
 from .doors import Doors
-from .live import Live
+from .live import Live, told_of
 
 __all__ = ["Api"]
 
@@ -93,13 +94,14 @@ class Api:
         """A route that asks the host in the name of the user."""
 
         async def respond(request: Request) -> Response:
-            principal = principal_of(request)
+            principal, link = principal_of(request), None
             try:
                 link = self._doors.client(principal).link
                 return JSONResponse(await answer(Host(AsyncRpcClient(link=link), Pages(link)), request))
             except (errors.ZmqAgentsError, OSError) as exc:
-                if isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError)):
-                    self._doors.drop(principal)
+                lost = isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError))
+                if lost and link is not None:
+                    self._doors.drop(principal, link)
                 status = next((code for kind, code in STATUSES if isinstance(exc, kind)), 500)
                 return JSONResponse({"error": str(exc), "kind": type(exc).__name__}, status)
 
@@ -139,7 +141,7 @@ class Api:
     async def _series(self, request: Request) -> Response:
         principal_of(request)
         await self._live.look()
-        return JSONResponse(self._live.series.told(request.query_params.get("span", "15m")))
+        return JSONResponse(self._live.series.told(request.query_params.get("span", "10m")))
 
     async def _keys(self, request: Request) -> Response:
         need(request, "admin", "view")
@@ -162,17 +164,10 @@ class Api:
 
     async def _agents(self, host: Host, request: Request) -> Any:
         query = request.query_params
-        after, most, end = _whole(query.get("after")), _most(query), time.monotonic() + SEARCH_S
-        found: list[Any] = []
-        while True:  # a search may pass thousands that do not match
-            page = await host.pages.agents(
-                query.get("q", ""), of_class=query.get("class"), sort=query.get("sort", ""), after=after,
-                most=most - len(found),
-            )  # fmt: skip
-            found += page["agents"]
-            if page["next"] is None or len(found) >= most or time.monotonic() >= end:
-                return {"agents": found, "next": page["next"], "total": page["total"]}
-            after = page["next"]
+        ask = functools.partial(
+            host.pages.agents, query.get("q", ""), of_class=query.get("class"), sort=query.get("sort", "")
+        )
+        return await _searched("agents", ask, _whole(query.get("after")), _most(query))
 
     async def _agent(self, host: Host, request: Request) -> Any:
         agent_id = request.query_params.get("id", "")
@@ -195,24 +190,17 @@ class Api:
 
     def _of_class(self, name: str) -> list[dict[str, Any]]:
         """The figures of the methods of a class since the start of the host, as they were when it was last asked."""
-        names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
         figures = self._live.figures
         rows = [] if figures is None else rows_between(None, figures)
-        return [dict(zip(names, row, strict=True)) for row in rows if row.class_name == name]
+        return [told_of(row) for row in rows if row.class_name == name]
 
     async def _calls(self, host: Host, request: Request) -> Any:
         query = request.query_params
-        after, most, end = _number(query.get("after")), _most(query), time.monotonic() + SEARCH_S
-        found: list[Any] = []
-        while True:
-            page = await host.pages.calls(
-                query.get("q", ""), state=query.get("state"), agent=query.get("agent"), method=query.get("method"),
-                of_user=query.get("user"), after=after, most=most - len(found),
-            )  # fmt: skip
-            found += page["calls"]
-            if page["next"] is None or len(found) >= most or time.monotonic() >= end:
-                return {"calls": found, "next": page["next"], "total": page["total"]}
-            after = page["next"]
+        ask = functools.partial(
+            host.pages.calls, query.get("q", ""), state=query.get("state"), agent=query.get("agent"),
+            method=query.get("method"), of_user=query.get("user"),
+        )  # fmt: skip
+        return await _searched("calls", ask, _number(query.get("after")), _most(query))
 
     async def _call(self, host: Host, request: Request) -> Any:
         found = (await host.pages.around(request.query_params.get("id", "")))["calls"]
@@ -263,10 +251,21 @@ class Api:
         return {"restarted": agent_id, "done": await host.client.restart_child(agent_id)}
 
     async def _drain(self, host: Host, request: Request) -> Any:
-        grace = (await _body_of(request)).get("grace_s")
-        is_number = isinstance(grace, int | float) and not isinstance(grace, bool) and 0 <= grace < 1e9
-        await host.client.stop(float(grace) if is_number and grace is not None else None)
+        grace: Any = (await _body_of(request)).get("grace_s")
+        await host.client.stop(float(grace) if type(grace) in (int, float) and 0 <= grace < 1e9 else None)
         return {"draining": True}
+
+
+async def _searched(name: str, ask: Callable[..., Awaitable[Any]], after: float, most: int) -> dict[str, Any]:
+    """The rows ``name`` of a page, from as many pages of the host: each may pass thousands that do not match."""
+    found: list[Any] = []
+    end = time.monotonic() + SEARCH_S
+    while True:
+        page = await ask(after=after, most=most - len(found))
+        found += page[name]
+        after = page["next"]
+        if after is None or len(found) >= most or time.monotonic() >= end:
+            return {name: found, "next": after, "total": page["total"]}
 
 
 async def _body_of(request: Request) -> dict[str, Any]:

@@ -54,15 +54,15 @@ class Doors:
         """The same connection for the event loop; not to be closed, for others use it as well."""
         return AsyncRpcClient(link=self.client(principal).link)
 
-    def drop(self, principal: Principal, link: Link | None = None) -> None:
-        """The connection has failed: the next request makes a new one, perhaps to another process of the host.
+    def drop(self, principal: Principal, link: Link) -> None:
+        """The connection ``link`` has failed: the next request makes a new one, perhaps to another process of the host.
 
-        ``link``: the one that has failed; another, which was opened meanwhile, is left alone.
+        Another one, which was opened meanwhile, is left alone.
         """
         acts_for = _acts_for(principal)
         with self._lock:
             client, _ = self._open.get(acts_for, (None, 0.0))
-            if client is None or (link is not None and client.link is not link):
+            if client is None or client.link is not link:
                 return
             del self._open[acts_for]
         client.close()

@@ -13,11 +13,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from ..telemetry.rates import rows_between
-from .series import Series, point_between
+from ..telemetry.rates import Row, rows_between
+from .series import Series, point_between, short
 from .watcher import Watcher
 
-__all__ = ["Live"]
+__all__ = ["Live", "told_of"]
 
 EVERY_S = 1.0
 SILENT_S = 1.5  # a host that has not answered for so long is shown as lost
@@ -102,7 +102,6 @@ class Live:
         if now is None:
             return seen
         found = rows_between(before, now)
-        names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
         agents = sorted(now["agents"].items(), key=lambda pair: -pair[1])
         taken = (
             "version", "python", "pid", "started", "uptime_s", "capacity", "workers", "calls", "oldest_s", "streams",
@@ -114,10 +113,8 @@ class Live:
         return {
             **seen, **{name: now[name] for name in taken if name in now}, "agents": dict(agents[:CLASSES]),
             "agents_total": sum(now["agents"].values()), "methods_total": len(found),
-            "methods": [
-                {name: _short(value) for name, value in zip(names, row, strict=True)} for row in found[:METHODS]
-            ],
-            "point": {name: _short(value) for name, value in point.items()},
+            "methods": [told_of(row) for row in found[:METHODS]],
+            "point": {name: short(value) for name, value in point.items()},
         }  # fmt: skip
 
 
@@ -138,8 +135,7 @@ class _Reader:
         return self._text
 
 
-def _short(value: Any) -> Any:
-    """Numbers with four figures; None for what is none."""
-    if isinstance(value, float):
-        return None if value != value else float(f"{value:.4g}")
-    return value
+def told_of(row: Row) -> dict[str, Any]:
+    """The figures of a method, as pages read them."""
+    names = ("class", "method", "per_s", "failed_per_s", "p50_s", "p99_s", "queued_p99_s", "total")
+    return dict(zip(names, map(short, row), strict=True))

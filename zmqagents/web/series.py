@@ -15,7 +15,7 @@ from typing import Any
 from ..telemetry.metrics import percentile
 from ..telemetry.rates import seconds_between
 
-__all__ = ["NAMES", "Series"]
+__all__ = ["NAMES", "Series", "point_between", "short"]
 
 OUTCOMES = ("ok", "error", "timeout", "cancelled", "deadlock", "refused", "lost")
 NAMES = (
@@ -23,7 +23,7 @@ NAMES = (
     "waiting", "ready", "parked", "busy", "streams", "oldest_s", "loop_lag_s", "store_bytes", "queued_bytes",
     "resident_bytes", "cpu", "in_per_s", "out_per_s", "clients", "agents",
 )  # fmt: skip
-SPANS = {"15m": (600, 1.0), "24h": (1_440, 60.0)}  # how many points, and seconds between two
+SPANS = {"10m": (600, 1.0), "24h": (1_440, 60.0)}  # how many points, and seconds between two
 LONGEST_GAP = 10  # steps between two looks; what lies further apart is not joined
 
 
@@ -45,7 +45,7 @@ class Series:
 
     def told(self, span: str) -> dict[str, Any]:
         """``{"t": [...], NAME: [...]}``: times in seconds since 1970, and for each name a number or None."""
-        return self._rows.get(span, self._rows["15m"]).told()
+        return self._rows.get(span, self._rows["10m"]).told()
 
 
 class _Ring:
@@ -85,8 +85,15 @@ class _Ring:
     def told(self) -> dict[str, Any]:
         told: dict[str, Any] = {"t": [round(at, 1) for at in self._times]}
         for name, column in self._columns.items():
-            told[name] = [None if value != value else float(f"{value:.4g}") for value in column.tolist()]
+            told[name] = [short(value) for value in column.tolist()]
         return told
+
+
+def short(value: Any) -> Any:
+    """Numbers with four figures; None for what is none."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.4g}")
+    return value
 
 
 def point_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, float]:

@@ -20,17 +20,17 @@ import types
 import typing
 import uuid
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
+from ...codec.classes.expected import resolved
 from ...codec.classes.names import wire_name
 from .texts import hint_of
 
-__all__ = ["ITEMS", "MARK", "resolved", "schema_of"]
+__all__ = ["ITEMS", "JSON", "MARK", "schema_of"]
 
 MARK = "x-python"
 MAX_DEPTH = 12
-_JSON = (str, int, float, bool, type(None))
+JSON = (str, int, float, bool, type(None))
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _SIMPLE: dict[Any, dict[str, Any]] = {
     str: {"type": "string"}, bool: {"type": "boolean"}, int: {"type": "integer"}, None: {"type": "null"},
@@ -56,23 +56,10 @@ ITEMS = (
 )  # fmt: skip
 
 
-def resolved(hint: Any, scope: Mapping[str, Any]) -> Any:
-    """What an annotation says that is text, by the names of its module, or else by its text alone."""
-    if isinstance(hint, typing.ForwardRef):
-        hint = hint.__forward_arg__
-    if not isinstance(hint, str):
-        return hint
-    try:
-        holder = SimpleNamespace(__annotations__={"hint": hint})
-        return typing.get_type_hints(holder, dict(scope), include_extras=True)["hint"]
-    except Exception:  # a name that is only there for type checkers
-        return hint_of(hint)
-
-
 def schema_of(hint: Any, scope: Mapping[str, Any] | None = None, within: tuple[Any, ...] = ()) -> dict[str, Any]:
     """The schema of ``hint``, which may use the names of ``scope``; ``within``: the classes around it."""
     scope = scope or {}
-    hint = resolved(hint, scope)
+    hint = resolved(hint, scope, hint_of)
     if len(within) > MAX_DEPTH:
         return {}
     simple = _SIMPLE.get(hint) if _has_hash(hint) else None
@@ -85,10 +72,10 @@ def schema_of(hint: Any, scope: Mapping[str, Any] | None = None, within: tuple[A
         return _union([schema_of(part, scope, (*within, None)) for part in parts])
     if origin is typing.Literal:
         values = [part.value if isinstance(part, enum.Enum) else part for part in parts]
-        return {"enum": values} if all(isinstance(value, _JSON) for value in values) else {}
+        return {"enum": values} if all(isinstance(value, JSON) for value in values) else {}
     if origin is not None:
         return _of_container(origin, parts, scope, (*within, None))
-    if hint in _MAPPINGS if _has_hash(hint) else False:
+    if _has_hash(hint) and hint in _MAPPINGS:
         return {"type": "object"}
     if isinstance(hint, type) and hint not in within:
         return _of_class(hint, within)
@@ -146,11 +133,9 @@ def _of_class(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
     mark = {"title": cls.__name__, MARK: wire_name(cls)}
     if issubclass(cls, enum.Enum):
         values = [member.value for member in cls]
-        return {"enum": values, **mark} if all(isinstance(value, _JSON) for value in values) else {}
+        return {"enum": values, **mark} if all(isinstance(value, JSON) for value in values) else {}
     if typing.is_typeddict(cls):
-        required: Iterable[str] = getattr(cls, "__required_keys__", ())
-        hints = inspect.get_annotations(cls)
-        named = [_Field(name, hint, _module_of(cls), name in required) for name, hint in hints.items()]
+        named = [_item_of(cls, name, hint) for name, hint in inspect.get_annotations(cls).items()]
         return {"title": cls.__name__, **_of_fields(named, (*within, cls))}
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         hints = inspect.get_annotations(cls)
@@ -160,11 +145,22 @@ def _of_class(cls: type, within: tuple[Any, ...]) -> dict[str, Any]:
     return {} if fields is None else {**_of_fields(fields, (*within, cls)), **mark}
 
 
+def _item_of(cls: type, name: str, hint: Any) -> _Field:
+    """An item of a typed dictionary. Of annotations that are text the class itself knows not which are required."""
+    scope = _module_of(cls)
+    hint = resolved(hint, scope, hint_of)
+    marked = str(typing.get_origin(hint)).rpartition(".")[2]  # of `typing`, or before 3.11 of another module
+    if marked in ("Required", "NotRequired"):
+        return _Field(name, typing.get_args(hint)[0], scope, marked == "Required")
+    required: Iterable[str] = getattr(cls, "__required_keys__", ())
+    return _Field(name, hint, scope, name in required)
+
+
 def _of_fields(fields: list[_Field], within: tuple[Any, ...]) -> dict[str, Any]:
     properties = {}
     for each in fields:
         properties[each.name] = schema_of(each.hint, each.scope, within)
-        if isinstance(each.default, _JSON):
+        if isinstance(each.default, JSON):
             properties[each.name]["default"] = each.default
     required = [each.name for each in fields if each.required]
     return {

@@ -9,15 +9,15 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ...codec.classes.expected import resolved
 from ..base import AgentBase
 from ..spec import ClassSpec, MethodSpec, annotated, spec_of
-from .hints import ITEMS, resolved, schema_of
+from .hints import ITEMS, JSON, schema_of
 from .texts import hint_of
 
 __all__ = ["offered"]
 
 _AWAITED = (collections.abc.Awaitable, collections.abc.Coroutine)
-_JSON = (str, int, float, bool, type(None))
 _EMPTY = inspect.Parameter.empty
 _NO_DOC = inspect.getdoc(AgentBase.reply)  # what a subclass that writes no text for its reply inherits
 
@@ -55,7 +55,7 @@ def _offered(method: MethodSpec, cls: type | None) -> dict[str, Any]:
             rest, schema = each.name, {"type": "array", **({"items": schema} if schema else {})}
         elif each.default is _EMPTY:
             required.append(each.name)
-        elif isinstance(each.default, _JSON):
+        elif isinstance(each.default, JSON):
             schema["default"] = each.default
         if each.kind is each.POSITIONAL_ONLY:
             positional.append(each.name)
@@ -126,7 +126,7 @@ def _unwrapped(hint: Any, scope: Mapping[str, Any], returns: str) -> Any:
     """What a caller gets: the value that is awaited, the item of a stream."""
     if hint is _EMPTY:
         return Any
-    hint = resolved(hint, scope)
+    hint = resolved(hint, scope, hint_of)
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in _AWAITED and parts:
         return parts[-1]

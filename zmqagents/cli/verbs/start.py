@@ -14,10 +14,10 @@ import click
 
 from ... import errors
 from ...config import BrokerConfig, check_threads
-from ...telemetry.settings import FORMATS, LEVELS, OUTPUTS, LogSettings
+from ...telemetry.settings import LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
-from ..options import as_json, option
+from ..options import as_json, log_format, option
 from ..output import say
 from ..settings import settings
 from ..values import json_line
@@ -71,10 +71,7 @@ class StartVerb(Verb):
 @option(
     "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is logged to stderr."
 )
-@option(
-    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
-    help="How: lines for people, or one JSON object a line.",
-)  # fmt: skip
+@log_format
 @option(
     "--agent-output", type=click.Choice(OUTPUTS), default="log", show_default=True,
     help="What agents print: lines of the log with the ids of the call, lines on stderr as they are, or nothing.",

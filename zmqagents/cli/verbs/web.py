@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ... import errors
-from ...telemetry.settings import FORMATS, LogSettings
+from ...telemetry.settings import LogSettings
 from ..command import Verb
-from ..options import as_json, on_host, option
+from ..options import as_json, log_format, on_host, option
 from ..output import show
 from ..showing import Shown, shown
 from ..values import json_line
@@ -49,10 +49,7 @@ def listen_address(ctx: click.Context, param: click.Parameter, text: str | None)
     "--role", type=click.Choice(["admin", "view"]), default="admin", show_default=True,
     help="What the link that is printed lets its reader do: all that this user may, or look.",
 )  # fmt: skip
-@option(
-    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True,
-    help="How warnings are written to stderr: lines for people, or one JSON object a line.",
-)  # fmt: skip
+@log_format
 @option("--end-with-stdin", is_flag=True, help="End when stdin ends, as with the program that has started it.")
 @on_host
 @as_json

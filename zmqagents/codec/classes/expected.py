@@ -26,7 +26,7 @@ from typing import Any
 from ..forms import Known
 from .names import Names
 
-__all__ = ["Annotations", "Family"]
+__all__ = ["Annotations", "Family", "resolved"]
 
 MAX_CLASSES = 10_000  # of one family
 MAX_PLACES = 256  # of the arguments that ``*args`` takes
@@ -138,7 +138,7 @@ class Annotations:
 
 def _is_plain(hint: Any, scope: Mapping[str, Any]) -> bool:
     """Whether ``hint`` asks for a dict or list of plain data: ``dict``, ``list[Any]``, ``dict[str, int] | None``."""
-    hint = _resolved(hint, scope)
+    hint = resolved(hint, scope)
     parts = typing.get_args(hint) if _is_union(hint) else (hint,)
     kinds = [typing.get_origin(part) or part for part in parts]
     return any(kind in _PLAIN for kind in kinds) and all(_holds_plain(part, scope) for part in parts)
@@ -149,7 +149,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _holds_plain(hint: Any, scope: Mapping[str, Any]) -> bool:
-    hint = _resolved(hint, scope)
+    hint = resolved(hint, scope)
     kind = typing.get_origin(hint) or hint
     return (kind in _PLAIN or kind in _SCALARS or _is_union(hint)) and all(
         _holds_plain(part, scope) for part in typing.get_args(hint)
@@ -181,7 +181,7 @@ def _is_root(cls: type) -> bool:
 
 def _named(hint: Any, scope: Mapping[str, Any], depth: int = 0) -> Iterator[type]:
     """The classes that stand in one annotation."""
-    hint = _resolved(hint, scope)
+    hint = resolved(hint, scope)
     if depth > 32 or hint is None:
         return
     if isinstance(hint, type) and not typing.get_args(hint):
@@ -207,8 +207,11 @@ def _named(hint: Any, scope: Mapping[str, Any], depth: int = 0) -> Iterator[type
             yield from _named(each, scope, depth + 1)
 
 
-def _resolved(hint: Any, scope: Mapping[str, Any]) -> Any:
-    """What an annotation that is text, as with ``from __future__ import annotations``, says in its module."""
+def resolved(hint: Any, scope: Mapping[str, Any], otherwise: Callable[[str], Any] = lambda _: None) -> Any:
+    """What an annotation that is text, as with ``from __future__ import annotations``, says in its module.
+
+    ``otherwise`` is asked what a text says that uses a name which is only there for type checkers.
+    """
     if isinstance(hint, typing.ForwardRef):
         hint = hint.__forward_arg__
     if not isinstance(hint, str):
@@ -217,7 +220,7 @@ def _resolved(hint: Any, scope: Mapping[str, Any]) -> Any:
         holder = SimpleNamespace(__annotations__={"hint": hint})
         return typing.get_type_hints(holder, dict(scope), include_extras=True)["hint"]
     except Exception:
-        return None
+        return otherwise(hint)
 
 
 def _fields_of(cls: type) -> Iterator[tuple[Any, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@
     calls       one call of an agent, for one user, with its end when nobody waits any more
     revival     JSON into the values that a method takes, and back
     failures    errors as status codes
-    bodies      requests: how large they may be, and whether their sender is still there
+    bodies      requests: path, body, how large they may be, and whether their sender is still there
 
 Needs the extra ``web``; for MCP and A2A also ``mcp`` and ``a2a``. May import what its parent may, but not its
 parent's pages. A protocol imports what all share, and of the others no more than how events are written.

@@ -32,6 +32,7 @@ from starlette.routing import Route
 
 from ...version import __version__
 from ..access import Principal
+from .bodies import path_of
 from .calls import Wish
 from .chats import Talk, is_chat
 from .failures import BadArguments, text_of, type_of
@@ -96,9 +97,8 @@ class A2AAgents:
 
 
 def _path(request: Request) -> str:
-    """What follows ``/a2a/``, as it was sent: an id may have a slash, written as %2F."""
-    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    return raw.partition(b"?")[0].decode("latin-1").removeprefix("/a2a/").rstrip("/")
+    """What follows ``/a2a/``."""
+    return path_of(request).removeprefix("/a2a/").rstrip("/")
 
 
 class _User(User):

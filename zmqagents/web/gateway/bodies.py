@@ -1,4 +1,4 @@
-"""Requests: how large they may be, and whether their sender is still there."""
+"""Requests: their path and body, how large they may be, and whether their sender is still there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .failures import BadArguments, respond
 
-__all__ = ["APART_BYTES", "Gone", "Limited", "object_of", "while_there"]
+__all__ = ["APART_BYTES", "Gone", "Limited", "object_of", "path_of", "while_there"]
 
 APART_BYTES = 65_536  # what is longer is parsed in another thread, so that no other request waits for it
-MAX_DEPTH_ERRORS = (RecursionError, ValueError)
 
 T = TypeVar("T")
 
@@ -80,11 +79,17 @@ async def object_of(request: Request) -> tuple[dict[str, Any], int]:
         raise HTTPException(415, "the body of a request is JSON: say content-type: application/json")
     try:
         found = json.loads(body) if len(body) < APART_BYTES else await asyncio.to_thread(json.loads, body)
-    except MAX_DEPTH_ERRORS as exc:
+    except (RecursionError, ValueError) as exc:
         raise HTTPException(400, f"the body of the request is no JSON: {exc!s:.200}") from exc
     if not isinstance(found, dict):
         raise BadArguments("the body of a request is an object of JSON")
     return found, len(body)
+
+
+def path_of(request: Request) -> str:
+    """The path as it was sent: an id may have a slash, written as %2F."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return raw.partition(b"?")[0].decode("latin-1")
 
 
 async def while_there(request: Request, work: Awaitable[T]) -> T:

@@ -16,7 +16,7 @@ from .failures import BadArguments
 from .offers import Method, Offer
 from .revival import plain
 
-__all__ = ["Talk", "is_chat", "text_of"]
+__all__ = ["Talk", "is_chat"]
 
 _STREAMS = ("tokens", "stream", "reply", "__call__")
 _ANSWERS = ("reply", "__call__")
@@ -54,7 +54,7 @@ class Talk:
             return "".join([piece async for piece in self.pieces()])
         args, kwargs = await self._arguments(self._answers)
         value = await self._calls.value(self._wish, self._agent, self._answers.name, args, kwargs)
-        return text_of(value)
+        return _text_in(value)
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The text of the answer, piece by piece; one piece of an agent that has no generator for it."""
@@ -65,7 +65,7 @@ class Talk:
         args, kwargs = await self._arguments(method)
         async with self._calls.stream(self._wish, self._agent, method.name, args, kwargs) as items:
             async for item in items:
-                yield text_of(item)
+                yield _text_in(item)
 
     async def _arguments(self, method: Method) -> tuple[list[Any], dict[str, Any]]:
         names = method.names
@@ -79,7 +79,7 @@ class Talk:
         """The text of the last message of the user."""
         for message in reversed(self._messages):
             if message.get("role", "user") == "user":
-                return text_of(message.get("content"))
+                return _text_in(message.get("content"))
         raise BadArguments("messages: none of them is of the role user")
 
 
@@ -87,7 +87,7 @@ def _is_stream(offer: Offer, name: str) -> bool:
     return name in offer.methods and offer.methods[name].streams
 
 
-def text_of(value: Any) -> str:
+def _text_in(value: Any) -> str:
     """The text of an answer: of a message its content, of parts those that are text; JSON of anything else."""
     value = plain(value)
     if value is None:
@@ -97,7 +97,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, dict):
         for name in ("content", "text", "parts", "output"):
             if isinstance(value.get(name), (str, list)):
-                return text_of(value[name])
+                return _text_in(value[name])
     if isinstance(value, list) and value and all(isinstance(part, (str, dict)) for part in value):
         texts = [part if isinstance(part, str) else part.get("text") for part in value]
         if all(isinstance(text, (str, type(None))) for text in texts) and any(texts):

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ...version import __version__
-from .bodies import object_of
+from .bodies import object_of, path_of, while_there
 from .failures import NotShown, failure
 from .offers import Method, Offer
 from .revival import dumps
@@ -67,7 +67,7 @@ class JsonApi:
         if method.streams:
             return StreamingResponse(self._events(wish, agent_id, method, args, kwargs), headers=EVENTS,
                                      media_type="text/event-stream")  # fmt: skip
-        value = await shared.while_there(
+        value = await while_there(
             request, shared.calls.value(wish, agent_id, name, args, kwargs, again=method.idempotent)
         )
         return _json(value)
@@ -90,10 +90,10 @@ def _json(value: Any) -> Response:
 
 
 def _places(request: Request, count: int) -> list[str]:
-    """The parts of the path behind ``/agents/`` or ``/offers/``; an id may have a slash, written as %2F."""
-    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
-    parts = raw.partition(b"?")[0].decode("latin-1").split("/")[-count:]
-    if raw.count(b"/") != 1 + count or not all(parts):
+    """The parts of the path behind ``/agents/`` or ``/offers/``."""
+    path = path_of(request)
+    parts = path.split("/")[-count:]
+    if path.count("/") != 1 + count or not all(parts):
         raise HTTPException(404, "a path is /offers/ID, or /agents/ID/METHOD for a call")
     try:
         return [unquote(part, errors="strict") for part in parts]

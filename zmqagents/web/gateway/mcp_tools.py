@@ -28,7 +28,7 @@ from ...version import __version__
 from .calls import Wish, chain_in
 from .failures import BadArguments, NotShown, respond, text_of, type_of
 from .offers import Method, Offer
-from .revival import dumps, plain
+from .revival import plain
 from .shared import Shared
 
 __all__ = ["McpTools"]
@@ -90,7 +90,7 @@ class McpTools:
             value = await calls.value(wish, offer.agent_id, method.name, args, kwargs, again=method.idempotent)
         except (errors.ZmqAgentsError, HTTPException) as exc:
             return types.CallToolResult(content=[_text(f"{type_of(exc)}: {text_of(exc)}")], is_error=True)
-        return _result(value)
+        return _result(plain(value))
 
     async def _items(
         self, context: Any, wish: Wish, offer: Offer, method: Method, args: list[Any], kwargs: dict[str, Any]
@@ -102,7 +102,7 @@ class McpTools:
                 text = _shown(found[-1])
                 size += len(text)
                 if size > self._shared.max_bytes:
-                    raise BadArguments(f"{params_name(offer, method)} gives more than {self._shared.max_bytes:,} bytes")
+                    raise BadArguments(f"{_whole_name(offer, method)} gives more than {self._shared.max_bytes:,} bytes")
                 await context.session.report_progress(len(found), message=text)
         return _result(found)
 
@@ -154,7 +154,7 @@ class _Entry:
         await self._app(scope, receive, send)
 
 
-def params_name(offer: Offer, method: Method) -> str:
+def _whole_name(offer: Offer, method: Method) -> str:
     """``AGENT.METHOD``."""
     return f"{offer.agent_id}.{method.name}"
 
@@ -164,7 +164,7 @@ def _tools_of(offers: list[Offer]) -> Tools:
     found: Tools = {}
     for offer in offers:
         for method in offer.methods.values():
-            name = base = re.sub(r"[^A-Za-z0-9_.-]", "_", params_name(offer, method))[:MAX_NAME]
+            name = base = re.sub(r"[^A-Za-z0-9_.-]", "_", _whole_name(offer, method))[:MAX_NAME]
             number = 1
             while name in found:
                 number += 1
@@ -185,10 +185,10 @@ def _text(text: str) -> types.TextContent:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """The text of a plain value."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _result(value: Any) -> types.CallToolResult:
-    value = plain(value)
-    text = value if isinstance(value, str) else dumps(value).decode()
-    return types.CallToolResult(content=[_text(text)], structured_content={"result": value})
+    """A plain value as a result."""
+    return types.CallToolResult(content=[_text(_shown(value))], structured_content={"result": value})

@@ -140,6 +140,7 @@ class Offers:
         if kept is None or now > kept[0] or (kept[1].done() and (kept[1].cancelled() or kept[1].exception())):
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
+                self._known.clear()
             kept = self._kept[key] = now + FRESH_S, asyncio.ensure_future(ask())
         return await asyncio.shield(kept[1])
 

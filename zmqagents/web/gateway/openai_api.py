@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from .bodies import object_of
+from .bodies import object_of, while_there
 from .chats import Talk, is_chat
 from .failures import BadArguments, NotShown, failure, status_of, text_of, type_of
 from .json_api import EVENTS, event
@@ -67,7 +67,7 @@ class OpenAIApi:
             with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
             chunks = _chunks(talk, {"id": answer_id, "created": made, "model": model}, with_usage)
             return StreamingResponse(chunks, headers=EVENTS, media_type="text/event-stream")
-        text = await shared.while_there(request, talk.whole())
+        text = await while_there(request, talk.whole())
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text},

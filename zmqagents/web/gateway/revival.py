@@ -35,12 +35,17 @@ def _bytes_of(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
+def _without_z(text: str) -> str:
+    """A moment as every Python reads it: before 3.11 none knows the letter for the zone of UTC."""
+    return f"{text[:-1]}+00:00" if text.endswith(("Z", "z")) else text
+
+
 def _datetime_of(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in "Zz" else text)
+    return datetime.datetime.fromisoformat(_without_z(text))
 
 
 def _time_of(text: str) -> datetime.time:
-    return datetime.time.fromisoformat(text[:-1] + "+00:00" if text[-1:] in "Zz" else text)
+    return datetime.time.fromisoformat(_without_z(text))
 
 
 _MAKERS: dict[str, Callable[[Any], Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,7 +15,7 @@ from starlette.routing import Route
 from ... import errors
 from ..access import Principal, need
 from ..doors import Doors
-from .bodies import Gone, Limited, while_there
+from .bodies import Gone, Limited
 from .calls import Calls, Wish, chain_in, timeout_in
 from .failures import respond
 from .offers import Offers
@@ -24,7 +24,6 @@ __all__ = ["Endpoint", "Shared"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -49,10 +48,6 @@ class Shared:
         """What goes with the calls of a request. HTTPException, BadArguments."""
         who, headers = self.who(request), request.headers
         return Wish(who, timeout_in(headers, self.timeout_s), chain_in(headers))
-
-    async def while_there(self, request: Request, work: Awaitable[T]) -> T:
-        """See `bodies.while_there`."""
-        return await while_there(request, work)
 
     def route(
         self, path: str, endpoint: Endpoint, methods: list[str],

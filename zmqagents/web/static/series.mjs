@@ -2,7 +2,7 @@
 import { useEffect, useState } from "./vendor/hooks.mjs";
 import { ask, live } from "./ui.mjs";
 
-const MOST = { "15m": 600, "24h": 1440 };
+const MOST = { "10m": 600, "24h": 1440 };
 
 export function useSeries(span) {
   const [series, setSeries] = useState(null);
@@ -11,7 +11,7 @@ export function useSeries(span) {
     let over = false; let timer = 0;
     const look = async () => {
       try { const found = await ask(`/api/series?span=${span}`); if (!over) setSeries(found); } catch { /* the next look */ }
-      if (!over) timer = setTimeout(look, span === "15m" ? 30000 : 60000);
+      if (!over) timer = setTimeout(look, span === "10m" ? 30000 : 60000);
     };
     setSeries(null);
     look();
@@ -19,7 +19,7 @@ export function useSeries(span) {
   }, [span]);
   useEffect(() => {
     const host = tick?.hosts[0];
-    if (span !== "15m" || !series || !host?.up || host.point?.ok_per_s === undefined) return;
+    if (span !== "10m" || !series || !host?.up || host.point?.ok_per_s === undefined) return;
     const last = series.t[series.t.length - 1] ?? 0;
     if (host.seen <= last + 0.5) return;
     setSeries((old) => Object.fromEntries(Object.entries(old).map(([name, column]) =>

@@ -8,6 +8,8 @@ const slow = (row) => {
   return method?.p99_s && row.age_s > Math.max(1, STUCK * method.p99_s);
 };
 
+const come = ([done, total, text]) => `${number(done)}${total === null ? "" : ` of ${number(total)}`} ${text}`;
+
 export const CALLS = [
   { label: "call", of: (row) => html`<${CallLink} id=${row.task_id} />` },
   { label: "state", of: (row) => html`<${State} of=${row.state} />${slow(row) ? html` <span class="badge bad">stuck?</span>` : ""}` },
@@ -17,7 +19,7 @@ export const CALLS = [
   { label: "waits for", of: (row) => row.waits_for.slice(0, 3).map((id) => html`<${CallLink} id=${id} /> `) },
   { label: "caller", wide: true, of: (row) => row.caller },
   { label: "user", wide: true, of: (row) => row.user },
-  { label: "", wide: true, text: true, of: (row) => row.note },
+  { label: "", wide: true, text: true, of: (row) => [row.progress && come(row.progress), row.note].filter(Boolean).join("; ") },
 ];
 
 export function Calls() {
@@ -71,7 +73,7 @@ export function Call() {
       <${Copy} words=${["cancel", id]} /><a href=${`/graph?around=${encodeURIComponent(id)}`}>drawing</a><a href=${`/logs?agent=${encodeURIComponent(call.agent)}&task=${encodeURIComponent(id)}`}>log lines</a></div>
     <div class="card"><${Timeline} call=${call} /><${Facts} of=${[["agent.method", html`<span class="mono"><${AgentLink} id=${call.agent} />.${call.method}</span>`], ["state", html`<${State} of=${call.state} /> ${call.note}`], ["age", seconds(call.age_s)],
       ["deadline", call.time_left_s === null ? "none" : `in ${seconds(call.time_left_s)}`], ["caller", call.caller], ["user", call.user], ["class", html`<span class="mono">${call.class}</span>`], ["runs in", call.child === null ? "the host" : `the process ${call.child}`],
-      call.trace_id && ["trace", html`<span class="mono">${call.trace_id}</span>`], call.progress && ["progress", JSON.stringify(call.progress)]]} /></div>
+      call.trace_id && ["trace", html`<span class="mono">${call.trace_id}</span>`], call.progress && ["progress", come(call.progress)]]} /></div>
     <div class="halves">
       <div class="card"><h2>Waits for</h2><${Table} columns=${CALLS.slice(0, 4)} rows=${down} none=${call.waits_for.length ? "calls of another host" : "nothing"} /></div>
       <div class="card"><h2>Waited for by</h2><${Table} columns=${CALLS.slice(0, 4)} rows=${up} none="no call" /></div>

@@ -19,12 +19,12 @@ const CHARTS = [
 ];
 
 export function Charts() {
-  const span = route.use().query.get("span") === "24h" ? "24h" : "15m";
+  const span = route.use().query.get("span") === "24h" ? "24h" : "10m";
   const series = useSeries(span);
   return html`<h1>Charts</h1>
-    <div class="tools">${["15m", "24h"].map((each) => html`<a class="badge" href=${withQuery({ span: each })} aria-current=${each === span ? "true" : undefined}>${each === span ? "● " : ""}${each === "15m" ? "10 minutes" : "24 hours"}</a>`)}
+    <div class="tools">${["10m", "24h"].map((each) => html`<a class="badge" href=${withQuery({ span: each })} aria-current=${each === span ? "true" : undefined}>${each === span ? "● " : ""}${each === "10m" ? "10 minutes" : "24 hours"}</a>`)}
       <span class="soft">The host is asked while somebody looks, or Prometheus scrapes; drag to zoom, double click to see all.</span></div>
-    ${series && !series.t.length && html`<p class="soft">The first points come within ${span === "15m" ? "two seconds" : "two minutes"}.</p>`}
+    ${series && !series.t.length && html`<p class="soft">The first points come within ${span === "10m" ? "two seconds" : "two minutes"}.</p>`}
     <div class="halves">${series && CHARTS.map(([title, names, columns, format]) => html`<div class="card" key=${title + span}><h2>${title}</h2>
       <${Chart} title=${title} series=${names} format=${format} data=${[series.t, ...columns(series)]} /></div>`)}</div>`;
 }

@@ -18,7 +18,7 @@ export const METHODS = [
 export function Overview() {
   const tick = live.use();
   const host = tick?.hosts[0];
-  const series = useSeries("15m");
+  const series = useSeries("10m");
   const errors = useAsked("/api/errors", 5000);
   if (!host) return html`<p class="soft">loading…</p>`;
   if (host.calls === undefined) return html`<p class="soft">The host has told nothing yet.</p>`;

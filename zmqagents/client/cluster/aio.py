@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any, cast
 
 from ... import errors
+from ...checks import DEFAULT_TIMEOUT_S
 from ...cluster.naming import Reference
 from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
-from ...config import DEFAULT_TIMEOUT_S
 from ...connection.target import Transport
 from ...wire.messages import Op
 from ..deadlines import UNSET, Timeout, time_left

@@ -5,8 +5,8 @@ and those of them that belong to telemetry: all of ``zmqagents/telemetry``, and 
 number is the same on every machine, however busy.
 
 ``table`` measures B1 (one caller, calls in a row) and B2 (256 in flight) against hosts that differ in nothing but what
-they tell, in rounds that take turns: logs off; logs on; figures asked for once a second; calls traced, 1 % and all of
-them, by both sides, to a collector that throws the spans away.
+they tell, in rounds that take turns: logs off; logs on; figures asked for ten times a second; calls traced, 1 % and all
+of them, by both sides, to a collector that throws the spans away.
 """
 
 from __future__ import annotations
@@ -143,8 +143,10 @@ def sink() -> Iterator[str]:
     program = "import benchmarks.telemetry_cost as t; t.run_sink()"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.kill()
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
 
 
 class _Sink(http.server.BaseHTTPRequestHandler):

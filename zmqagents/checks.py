@@ -6,25 +6,35 @@ only calls agents has no use for it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 
 from .errors import ConfigError
 
 __all__ = [
-    "DEFAULT_TIMEOUT_S", "MAX_STRUCTURED_BYTES", "MEBIBYTE", "check_host", "check_packages", "check_threads",
-    "replaced_by_gevent",
+    "CLUSTER", "DEFAULT_TIMEOUT_S", "MAX_STRUCTURED_BYTES", "MEBIBYTE", "check_cluster_name", "check_host",
+    "check_packages", "check_threads", "replaced_by_gevent",
 ]  # fmt: skip
 
 DEFAULT_TIMEOUT_S = 300.0  # deadline of a call whose caller names none
+CLUSTER = "cluster:"  # how the ids of clusters and of their agents begin, and no others
 MEBIBYTE = 1024 * 1024
 MAX_STRUCTURED_BYTES = 16 * MEBIBYTE  # of a message what is not beside the payload, unless its host says otherwise
+_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,40}")  # between braces in the keys of Redis, and before a slash in references
 
 
 def check_host(host: object) -> None:
     """Raise ConfigError for what cannot be the name or address of a machine."""
     if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
         raise ConfigError(f"host must be a host name or address, not {host!r}")
+
+
+def check_cluster_name(text: object) -> str:
+    """``text`` if a cluster can be called so; raises `ConfigError`."""
+    if not isinstance(text, str) or not _CLUSTER.fullmatch(text):
+        raise ConfigError(f"a cluster's name must be 1 to 40 letters, digits, '.', '_' or '-', not {text!r}")
+    return text
 
 
 def check_packages(names: object) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from .checks import (
     DEFAULT_TIMEOUT_S,
     MAX_STRUCTURED_BYTES,
     MEBIBYTE,
+    check_cluster_name,
     check_host,
     check_packages,
     check_threads,
@@ -48,9 +49,7 @@ MIN_END_S = 1.0  # for the hooks at the end of an agent, on a host with less gra
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
-CLUSTER = "cluster:"  # how the ids of agents of clusters begin, and no others
 LEASE_S = (1.0, 300.0)  # of a member of a cluster: least and most
-_CLUSTER = re.compile(r"[A-Za-z0-9._-]{1,40}")  # between braces in the keys of Redis, and before a slash in references
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -66,13 +65,6 @@ def _check_isolation(isolation: object) -> None:
         raise ConfigError(
             f"isolation={isolation!r} needs Linux (pidfd, /proc), and this is {sys.platform}: use isolation='thread'"
         )
-
-
-def check_cluster_name(text: object) -> str:
-    """``text`` if a cluster can be called so; raises `ConfigError`."""
-    if not isinstance(text, str) or not _CLUSTER.fullmatch(text):
-        raise ConfigError(f"a cluster's name must be 1 to 40 letters, digits, '.', '_' or '-', not {text!r}")
-    return text
 
 
 def without_password(url: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from zmqagents.checks import check_cluster_name
 from zmqagents.cluster.naming import MAX_NAME_CHARS, agent_name, parse_name, parse_reference
-from zmqagents.config import check_cluster_name
 from zmqagents.errors import ConfigError
 
 

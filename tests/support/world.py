@@ -165,13 +165,15 @@ class World:
     """``capacity`` and every other setting of the host may be given."""
 
     def __init__(
-        self, *, capacity: int = 4, end_waits: EndWaits | None = None, observer: Any = None, **settings: Any
-    ) -> None:
+        self, *, capacity: int = 4, end_waits: EndWaits | None = None, observer: Any = None, traces: Any = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         self.config = BrokerConfig(capacity=capacity, server_id="world", **settings)
         self.expected: set[str] = set()  # task ids of calls that may be on their way
         self.dispatcher = Dispatcher(
             self.config, find_class, shares_results=self.config.pool_type == "redis",
             expects=self.expected.__contains__, end_waits=end_waits, observer=observer,
+            traces=traces,
         )  # fmt: skip
         self.now = 1000.0
         self.client = Peer("client")

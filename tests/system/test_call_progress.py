@@ -168,8 +168,8 @@ def test_a_bar_ends_with_its_time(trainer: Any) -> None:
 
 @pytest.mark.parametrize(
     ("told", "error"),
-    [(("x",), ValueError), ((float("nan"),), ValueError), ((1, float("inf")), ValueError), ((1, 2, 3), TypeError),
-     (([],), TypeError)],
+    [(("x",), ValueError), ((float("nan"),), ValueError), ((1, float("inf")), ValueError), ((10**400,), ValueError),
+     ((1, 2, 3), TypeError), (([],), TypeError)],
 )  # fmt: skip
 def test_what_is_no_progress_is_refused(trainer: Any, told: tuple[Any, ...], error: type[Exception]) -> None:
     with pytest.raises(error):

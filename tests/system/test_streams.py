@@ -44,6 +44,7 @@ from zmqagents import (
     sync_func,
 )
 from zmqagents.client.result import Condition
+from zmqagents.codec import encode
 from zmqagents.execution.router import Router
 from zmqagents.execution.stream_sender import StreamSender
 from zmqagents.wire.messages import MAX_TIME_MS, STREAM_WINDOW, Flag
@@ -756,6 +757,21 @@ def test_a_reader_cannot_grant_more_than_a_window_at_a_time() -> None:
     outlet.grant(1)
     assert outlet.acquire()
     assert not outlet.acquire()
+
+
+def test_an_item_counts_before_its_reader_can_have_it() -> None:
+    class Reader:
+        def chunk(self, ticket: Any, number: int, body: Any) -> None:
+            seen.append((number, outlet.items))
+
+    seen: list[tuple[int, int]] = []
+    world = World()
+    world.agent("a")
+    running = world.running("a", flags=Flag.STREAM).t
+    outlet = StreamSender(running, cast(Router, Reader()), lambda ticket: None)
+    for value in range(2):
+        outlet.send(encode(value))
+    assert seen == [(0, 1), (1, 2)]
 
 
 def test_no_python_runs_between_a_lock_and_its_block_where_ctrl_c_could_leave_it_locked() -> None:

@@ -316,7 +316,10 @@ class CallContext:
 
 def _number(value: float) -> float:
     """``value`` as a number that every reader understands; also one of numpy's."""
-    number = value if type(value) is int and -(1 << 53) < value < 1 << 53 else float(value)
+    try:
+        number = value if type(value) is int and -(1 << 53) < value < 1 << 53 else float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"progress takes finite numbers, not {value!r}")
     return number

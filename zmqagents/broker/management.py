@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
-from ..config import CLUSTER, MEBIBYTE
+from ..checks import CLUSTER, MEBIBYTE
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool

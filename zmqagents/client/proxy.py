@@ -297,9 +297,10 @@ class AgentProxy:
                 flags=Flag.ATTRIBUTE | Flag.DETACHED, timeout=left, client=self._za_client,
                 scope=scope, span=span,
             )  # fmt: skip
-        with span or contextlib.nullcontext():
-            options = None if span is None else span.options
-            reply = link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, options=options, timeout=left)
+        if span is None:
+            return value_of(link, link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, timeout=left), scope)
+        with span:
+            reply = link.call(self._za_id, name, body, flags=Flag.ATTRIBUTE, options=span.options, timeout=left)
             return value_of(link, reply, scope)
 
 

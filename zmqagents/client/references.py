@@ -10,13 +10,12 @@ import threading
 import time
 
 from .. import codec, errors
+from ..checks import CLUSTER
 from ..codec import TaskRef
 from ..connection.connection import connect
 from ..connection.target import target_of
 from ..wire.link import Link, Sink, adopted, rebuild_error
 from ..wire.messages import Reply
-
-CLUSTER = "cluster:"  # begins the address of a reference to an agent of a cluster, and its server id
 
 # As long as a host waits for a client whose connection broke (``resume_s``): the call may be on its way so long, and
 # longer behind a large one on a slow network. A task that nobody knows is therefore told so late.

@@ -61,7 +61,7 @@ class _Inlet:
     ) -> str:
         """Make the call whose items come here; its task id."""
         if self._span is not None:
-            options = {**(self._span.options or {}), **(options or {})}
+            options = self._span.with_options(options)
         self.task_id = self._link.submit(agent, method, body, self, flags=Flag.STREAM, options=options, timeout=timeout)
         return self.task_id
 

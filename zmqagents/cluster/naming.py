@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..config import CLUSTER, check_cluster_name
+from ..checks import CLUSTER, check_cluster_name
 from ..errors import ConfigError
 
 __all__ = ["MAX_NAME_CHARS", "AgentName", "Reference", "agent_name", "parse_name", "parse_reference"]

@@ -58,8 +58,9 @@ class StreamSender:
 
     def send(self, item: Encoded) -> None:
         """Send one item, for which a credit was acquired."""
-        self._router.chunk(self._ticket, self.items, (item.payload, *item.buffers))
-        self.items += 1
+        number = self.items
+        self.items += 1  # before the router thread can send it
+        self._router.chunk(self._ticket, number, (item.payload, *item.buffers))
 
     def acquire(self) -> bool:
         """Take a credit, in a worker thread; False: there is none. Raises what ends the stream: cancel, timeout."""

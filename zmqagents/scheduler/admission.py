@@ -15,8 +15,9 @@ from ..agents.base import new_agent_id
 from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
+from ..checks import CLUSTER
 from ..codec import MAX_TEXT, is_name
-from ..config import CLUSTER, BrokerConfig
+from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op, left_s
 from .calls import Calls
 from .effects import Effect

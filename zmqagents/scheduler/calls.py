@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..agents.spec import MethodSpec
+from ..checks import CLUSTER
 from ..codec import pack
-from ..config import CLUSTER, BrokerConfig
+from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..telemetry.meters import ATTRIBUTE, Meters, Outcome
 from ..wire.messages import Call, Code, Flag, Frame, Op, Reply, error_reply, read_error

@@ -291,9 +291,6 @@ class Dispatcher:
         """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
         ticket.settled = True
         ticket.state = State.DONE
-        if self.traces is not None:
-            self.traces.ended(ticket, reply)
-        ticket.context = None  # as in `Calls.release`
         record = ticket.agent
         record.calls += 1
         if not reply.code:
@@ -302,6 +299,9 @@ class Dispatcher:
             self.counters.accepted += 1
             self.counters.answered += 1
             self.calls.count(ticket, reply, now)
+        if self.traces is not None:  # after the count, whose line in the log has the ids of the trace
+            self.traces.ended(ticket, reply)
+        ticket.context = None  # as in `Calls.release`
 
     # ------------------------------------------------------------ a call ends
 

@@ -35,6 +35,7 @@ from ..agents.factories.factory import Maker
 from ..agents.state import Keeper
 from ..broker.broker import Broker
 from ..broker.listening import Bound
+from ..checks import CLUSTER
 from ..codec import AgentRef, TaskRef, pickling
 from ..config import BrokerConfig, Parent
 from ..execution.classes import ClassTable
@@ -204,7 +205,7 @@ def _run(
     registration = None
     adopt(broker.link)
     if broker.config.cluster:
-        adopt_as(f"cluster:{broker.config.cluster}", broker.link)
+        adopt_as(f"{CLUSTER}{broker.config.cluster}", broker.link)
     # A daemon, for an agent's code may be stuck in it.
     router = threading.Thread(target=broker.run, name="zmqagents-router", daemon=True)
     try:

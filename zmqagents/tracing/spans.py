@@ -185,12 +185,12 @@ class Tracing:
         if outer is not INVALID_SPAN:
             current = outer.get_span_context()
             if current.is_valid and not current.trace_flags & SAMPLED:
-                return ClientCall(self, None, _options_of(current, key), about)
+                return ClientCall(self, None, options_of(current, key), about)
         span = self.tracer.start_span(name, None, SpanKind.CLIENT, about, links)
         context = span.get_span_context()
         if not context.is_valid:  # OpenTelemetry without an SDK
             return ClientCall(self, None, None, about)
-        options = _options_of(context, key)
+        options = options_of(context, key)
         if type(span) is NonRecordingSpan or not span.is_recording():
             return ClientCall(self, None, options, about)
         self._open[options[key]] = span
@@ -233,13 +233,8 @@ class Tracing:
         if op not in TRACED_REQUESTS:
             yield options
             return
-        call = self.begin(f"{SYSTEM}/{op}", address)
-        try:
+        with self.begin(f"{SYSTEM}/{op}", address) as call:
             yield call.with_options(options)
-        except BaseException as exc:
-            call.fail(exc)
-            raise
-        call.end()
 
     def current_ids(self) -> dict[str, str]:
         """See `switch.current_ids`."""
@@ -258,12 +253,8 @@ def context_of(parent: Parent) -> SpanContext:
     return SpanContext(parent.trace_id, parent.span_id, True, TraceFlags(parent.flags), state)
 
 
-def options_of(context: SpanContext) -> dict[str, Any]:
-    """The options of a call that is made in the span of ``context``."""
-    return _options_of(context, "traceparent")
-
-
-def _options_of(context: SpanContext, key: str) -> dict[str, Any]:
+def options_of(context: SpanContext, key: str = "traceparent") -> dict[str, Any]:
+    """The options of a call that is made in the span of ``context``, or with ``tracelink`` linked to it."""
     options = {key: to_text(context.trace_id, context.span_id, context.trace_flags)}
     if context.trace_state:
         state = context.trace_state.to_header()

@@ -758,8 +758,10 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
     target, options = plain_targets.get(frame[JOINED_BYTES:end]), _NOTHING
     if target is None:
         target = plain_targets.get(_plain_part(frame[JOINED_BYTES:end]))
+        if target is None:
+            return None
         options = {"traceparent": frame[end - _TRACE_CHARS : end].decode("latin-1")}
-    if target is None or end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
+    if end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
         return None
     needed = call_id - behind + 1 if behind else 0
     body = (frame[end:],) if len(frames) == 1 else (frame[end:], *frames[1:])

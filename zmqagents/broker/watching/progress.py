@@ -43,7 +43,7 @@ class ProgressSender:
             return []
         now = self._clock()
         if now < told.next_s:
-            self._timers.add(told.next_s, Alarm(lambda now: self.show(ticket)))
+            self._timers.add(told.next_s, Alarm(lambda _: self.show(ticket)))
             return []
         told.send_next_at(now + EVERY_S)  # before the look: what is told after it is posted again
         body = (pack(list(told.progress)),)

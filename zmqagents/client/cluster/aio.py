@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, cast
 
 from ... import errors
+from ...checks import DEFAULT_TIMEOUT_S
 from ...cluster.naming import Reference
 from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
-from ...config import DEFAULT_TIMEOUT_S
 from ...connection.target import Transport
 from ...wire.messages import Op
 from ..aio import awaited_result

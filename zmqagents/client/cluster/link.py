@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from ... import errors
 from ...agents.context import own_call
+from ...checks import CLUSTER
 from ...codec import Encoded
 from ...connection.connection import Connection, connect
 from ...connection.target import Target, Transport, target_of
@@ -232,7 +233,7 @@ class ClusterLink(Link):
     @property
     def name(self) -> str:
         """The cluster's name; "" until a host was reached."""
-        return self.server_id.removeprefix("cluster:")
+        return self.server_id.removeprefix(CLUSTER)
 
     @property
     def address(self) -> str:  # type: ignore[override]
@@ -286,7 +287,7 @@ class ClusterLink(Link):
 
     def _take_name(self, name: str) -> None:
         with self._lock:
-            self.server_id = f"cluster:{name}"
+            self.server_id = f"{CLUSTER}{name}"
             if adopted(self.server_id) is None:  # else this is a host of the cluster, or another object has opened it
                 adopt_as(self.server_id, self)
 

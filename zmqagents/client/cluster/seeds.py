@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ... import errors
-from ...config import check_host
+from ...checks import check_host
 from ...security.private import is_this_machine
 
 __all__ = ["Seed", "Seeds", "parse_hosts"]

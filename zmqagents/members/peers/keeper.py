@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ...agents.state import Snapshot
+from ...checks import CLUSTER
 from ...cluster.activations import MAX_STATE_BYTES
 from ...codec import pack, unpack
-from ...config import CLUSTER
 
 __all__ = ["ClusterKeeper", "packed", "unpacked"]
 

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from ... import errors
 from ...agents.context import HostServices
+from ...checks import CLUSTER
 from ...cluster import activations as acts
 from ...cluster.lease import Admission, boot_time
 from ...cluster.member import HostEffect, Member
 from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import MemberInfo
-from ...config import CLUSTER
 from ...execution.classes import ClassTable
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool

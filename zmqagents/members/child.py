@@ -419,9 +419,7 @@ class Child:
         now = self._yard.clock()
         doomed = self._doomed = {ticket: end for ticket, end in self._doomed.items() if ticket in sent}
         for ticket in sent:
-            if ticket.ended is not None and not self._is_listed(
-                ticket.agent
-            ):  # nothing needs the process but this call
+            if ticket.ended is not None and not self._is_listed(ticket.agent):  # it alone keeps the process
                 doomed.setdefault(ticket, now + OBEY_S)
         late = [ticket for ticket, end in doomed.items() if end <= now]
         if late:

@@ -6,7 +6,7 @@
 VERSIONS = 3.10 3.11 3.12 3.13 3.14
 ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
-PARALLEL = -n 4 --dist worksteal
+PARALLEL = -n 6 --dist worksteal
 # Besides tests/faults and the laws, the modules with more to do in `make soak`.
 SOAK = descriptors examples launcher restart stop
 LAWS = tests/laws tests/contract tests/codec tests/wire tests/cluster
@@ -45,9 +45,9 @@ demo: .venv/demo/.done
 	.venv/demo/bin/python examples/index/demo.py $(ARGS)
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
-ELSEWHERE = tests/cluster tests/laws/test_cluster_model.py tests/system/test_bad_children.py \
-    tests/system/test_computing_children.py tests/system/test_many_children.py tests/browser \
-    tests/system/test_processes.py tests/laws/test_waits_of_children.py $(wildcard tests/web/test_gateway_*.py)
+ELSEWHERE = tests/cluster tests/store/test_cluster_records.py tests/laws/test_cluster_model.py \
+    tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
+    tests/system/test_processes.py $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)

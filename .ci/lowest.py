@@ -6,7 +6,7 @@ import configparser
 import re
 from pathlib import Path
 
-USERS_EXTRAS = ("bench", "mcp", "models", "numpy", "rich", "top", "web")
+USERS_EXTRAS = ("a2a", "bench", "mcp", "models", "numpy", "otel", "rich", "top", "web")
 
 
 def constraints(setup_cfg: str) -> list[str]:
@@ -17,7 +17,7 @@ def constraints(setup_cfg: str) -> list[str]:
     lines = [config["options"]["install_requires"], *(extras[name] for name in USERS_EXTRAS)]
     pins = []
     for requirement in dict.fromkeys(filter(None, "\n".join(lines).splitlines())):
-        found = re.fullmatch(r"([a-z-]+)>=([0-9.]+)(,<[0-9.]+)?(;.*)?", requirement)
+        found = re.fullmatch(r"([a-z0-9-]+)(?:\[[a-z-]+\])?>=([0-9.b]+)(,<[0-9.]+)?(;.*)?", requirement)
         if found is None:
             raise ValueError(f"setup.cfg: {requirement!r} is not of the form name>=version")
         pins.append(f"{found[1]}=={found[2]}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from zmqagents import AgentBase, AgentCrashed, async_func
+from zmqagents import AgentBase, AgentCrashed
 
 from .. import ours
 from . import Measurement, Options, run
@@ -35,16 +35,11 @@ BETWEEN_S = 0.6  # from one crash to the next
 AT_ONCE_S = 0.03  # the same, as soon as the next call runs
 
 
-class Sitter(AgentBase):
+class Sitter(ours.Napper):
     """Is called while its process is killed."""
 
     def pid(self) -> int:
         return os.getpid()
-
-    @async_func
-    def nap(self, seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
 
 
 class Plain(AgentBase):

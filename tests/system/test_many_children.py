@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from actors import client_of, host
-from hosts import eventually, is_gone
+from hosts import Worker, eventually, is_gone
 from scale import MIB, pick
-from zmqagents import AgentBase, HostBusy, RpcClient, async_func
+from zmqagents import HostBusy, RpcClient
 
 pytestmark = pytest.mark.timeout(300)
 MANY = 100
@@ -23,29 +23,19 @@ CYCLES = pick(40, 200)
 GROWN_MIB = 3.0  # of the host, over all cycles: caches and what the allocator keeps
 
 
-class Guest(AgentBase):
-    def pid(self) -> int:
-        return os.getpid()
-
-    @async_func
-    def hold(self, seconds: float) -> float:
-        time.sleep(seconds)
-        return seconds
-
-
 def test_a_hundred_children_start_at_once_answer_and_stop_within_the_grace() -> None:
     with (
-        host(Guest, isolation="process", max_children=MANY, grace_s=GRACE_S) as launcher,
+        host(Worker, isolation="process", max_children=MANY, grace_s=GRACE_S) as launcher,
         client_of(launcher, timeout=120) as client,
     ):
         with ThreadPoolExecutor(MANY) as threads:
-            agents: list[Any] = list(threads.map(lambda _: client.create_agent(Guest), range(MANY)))
+            agents: list[Any] = list(threads.map(lambda _: client.create_agent(Worker), range(MANY)))
             pids = list(threads.map(lambda agent: agent.pid(), agents))
         assert len(set(pids)) == MANY
         with pytest.raises(HostBusy, match="max_children"):
-            client.create_agent(Guest)
+            client.create_agent(Worker)
         assert len(client.get_child_list()) == MANY
-        running = [agent.hold(60) for agent in agents[:10]]
+        running = [agent.nap(60) for agent in agents[:10]]
         assert launcher.pid is not None
         everything = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
         begun = time.monotonic()
@@ -57,12 +47,12 @@ def test_a_hundred_children_start_at_once_answer_and_stop_within_the_grace() -> 
 
 @pytest.fixture
 def cycling() -> Iterator[tuple[psutil.Process, RpcClient]]:
-    with host(Guest, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+    with host(Worker, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
         yield psutil.Process(launcher.pid), client
 
 
 def _cycle(client: RpcClient) -> int:
-    agent: Any = client.create_agent(Guest)
+    agent: Any = client.create_agent(Worker)
     pid: int = agent.pid()
     client.delete_agent(agent.agent_id)
     return pid

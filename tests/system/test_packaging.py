@@ -100,8 +100,9 @@ def test_each_extra_that_an_error_or_a_page_names_is_there() -> None:
 def test_every_requirement_of_a_user_has_a_lower_bound() -> None:
     result = subprocess.run([sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True)
     assert {line.partition("==")[0] for line in result.stdout.splitlines()} == {
-        "cachetools", "click", "cloudpickle", "hdrhistogram", "jsonschema", "mcp", "msgpack", "numpy", "openai",
-        "prometheus-client", "pyzmq", "redis", "rich", "starlette", "tomli", "uvicorn",
+        "a2a-sdk", "cachetools", "click", "cloudpickle", "hdrhistogram", "jsonschema", "mcp", "msgpack", "numpy",
+        "openai", "opentelemetry-api", "opentelemetry-exporter-otlp-proto-http", "opentelemetry-instrumentation",
+        "opentelemetry-sdk", "prometheus-client", "pyzmq", "redis", "rich", "starlette", "tomli", "uvicorn",
     }  # fmt: skip
 
 

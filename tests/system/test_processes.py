@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -22,6 +23,7 @@ from zmqagents import (
     AgentBase,
     AgentCrashed,
     AgentProxy,
+    CallCancelled,
     CallLost,
     CallTimeout,
     ConfigError,
@@ -480,6 +482,11 @@ class Guest(AgentBase):
     def pid(self) -> int:
         return os.getpid()
 
+    @async_func
+    def stay(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
     def _write(self, word: str) -> None:
         with open(self.path, "a") as file:
             print(word, os.getpid(), file=file)
@@ -519,6 +526,26 @@ def test_an_agent_in_a_child_is_told_when_it_comes_and_when_it_goes(tmp_path: An
         assert log.read_text().split("\n") == [f"came {pid}", f"came {pid}", f"went {pid}", ""]
         assert other.pid() == pid
     assert log.read_text().count("went") == 2, "the other one goes with its host"
+
+
+def test_an_end_that_is_cancelled_before_it_begins_takes_the_agent_out_of_its_process_all_the_same(
+    tmp_path: Any,
+) -> None:
+    log = tmp_path / "log"
+    with client_on_host(Guest, isolation="pool", processes=1) as client, ThreadPoolExecutor(1) as thread:
+        guest: Any = client.create_agent(Guest, str(log), agent_id="guest")
+        running = guest.stay(0.5)
+        assert eventually(lambda: [row["state"] for row in client.get_call_list()] == ["running"], 5.0)
+        deletion = thread.submit(client.delete_agent, "guest")
+        assert eventually(lambda: len(client.get_call_list()) == 2, 5.0)
+        [end] = [row["task_id"] for row in client.get_call_list() if row["caller"] == "the host"]
+        assert client.cancel(end)
+        assert isinstance(deletion.exception(), CallCancelled)
+        pid = running.result()
+        assert eventually(lambda: client.get_child_list()[0]["agents"] == [], 5.0)
+        again: Any = client.create_agent(Guest, str(log), agent_id="guest")
+        assert again.pid() == pid
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["came", "came", "went"]
 
 
 @agent(isolation="pool")

@@ -515,7 +515,8 @@ class Management:
         if record is not None and asked.role != "admin" and record.owner != asked.peer.user:
             raise errors.PermissionRefused(f"{agent_id} was made by another user: only an admin may delete it")
         if is_known or record is None:
-            self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock()))
+            hooks = self._config.parent is None or asked.option("hooks") is not False
+            self._carry_out(self._dispatcher.remove_agent(agent_id, self._clock(), hooks=hooks))
         return [] if record is None else _ending([record], asked.parent)
 
     def cancel(self, asked: Asked) -> bool:

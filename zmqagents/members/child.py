@@ -157,8 +157,10 @@ class Child:
         else:
             resident = self._agents[record.agent_id]
             if resident.here and self._forwarder is not None:
-                if ticket.op == END and self.own is not None:  # nobody else lives there
-                    self._doomed[ticket] = self._yard.clock() + self._yard.dispatcher.config.end_hooks_s + OBEY_S
+                if ticket.op == END:
+                    resident.here = False  # its process deletes it
+                    if self.own is not None:  # nobody else lives there
+                        self._doomed[ticket] = self._yard.clock() + self._yard.dispatcher.config.end_hooks_s + OBEY_S
                 self._forwarder.start(ticket)
                 return
         if ticket.op == END:  # there is nothing that could end
@@ -194,14 +196,14 @@ class Child:
             del self._agents[record.agent_id]
             if self.own is not None:
                 self.end("its agent was deleted")
-            elif resident.here and record.end is None:
-                self._tell_to_delete(record)
+            elif resident.here:  # it has no hooks, or their call was cancelled before it began
+                self._tell_to_delete(record, hooks=False)
             elif self._one_by_one and next(iter(self._to_make), None) is not resident:
                 self._to_make.pop(resident, None)  # it is not told to make it yet
 
-    def _tell_to_delete(self, record: AgentRecord) -> None:
+    def _tell_to_delete(self, record: AgentRecord, *, hooks: bool) -> None:
         if self._line is not None:
-            call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id}, None, None)
+            call = Call("", Op.DELETE, _NO_ARGUMENTS, 0, {"id": record.agent_id, "hooks": hooks}, None, None)
             self._line.ask(call, Ignored())
 
     def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
@@ -356,7 +358,7 @@ class Child:
         if self._one_by_one:
             self._tell_to_make(next(iter(self._to_make)))
         if self._agents.get(resident.record.agent_id) is not resident:  # it was deleted meanwhile
-            self._tell_to_delete(resident.record)
+            self._tell_to_delete(resident.record, hooks=True)
             return
         if not reply.code:
             self._go_on(resident)
@@ -419,9 +421,7 @@ class Child:
         now = self._yard.clock()
         doomed = self._doomed = {ticket: end for ticket, end in self._doomed.items() if ticket in sent}
         for ticket in sent:
-            if ticket.ended is not None and not self._is_listed(
-                ticket.agent
-            ):  # nothing needs the process but this call
+            if ticket.ended is not None and not self._is_listed(ticket.agent):  # it alone keeps the process
                 doomed.setdefault(ticket, now + OBEY_S)
         late = [ticket for ticket, end in doomed.items() if end <= now]
         if late:

@@ -435,7 +435,9 @@ class Calls:
         if not record.removed:
             self.forget_agent(record, effects, now, "was deleted with its client")
 
-    def forget_agent(self, record: AgentRecord, effects: list[Effect], now: float, why: str) -> None:
+    def forget_agent(
+        self, record: AgentRecord, effects: list[Effect], now: float, why: str, *, hooks: bool = True
+    ) -> None:
         """The agent is no more: its calls that run go on to their end, streams and all others end now."""
         record.removed = True
         if record.client is not None and record.client.agents is not None:
@@ -444,7 +446,7 @@ class Calls:
         if is_known:
             del self.agents[record.agent_id]
             record.meters.count_agents(-1)
-        if record.spec.end is not None and (record.instance is not None or record.holders):
+        if hooks and record.spec.end is not None and (record.instance is not None or record.holders):
             self._plan_end(record, now)
         elif is_known:
             record.account.agents -= 1

@@ -439,16 +439,16 @@ class Dispatcher:
         self.calls.drain_by(deadline)
         return self.on_tick(now)
 
-    def remove_agent(self, agent_id: str, now: float) -> list[Effect]:
+    def remove_agent(self, agent_id: str, now: float, *, hooks: bool = True) -> list[Effect]:
         """Delete an agent: calls that run go on to their end, streams and all others get `AgentDeleted`.
 
-        Where its class has hooks for that, ``record.end`` is the call that runs them then.
+        Where its class has ``hooks`` for that, ``record.end`` is the call that runs them then.
         """
         record = self.agents.get(agent_id)
         if record is None:
             raise self.admission.unknown_agent(agent_id)
         effects: list[Effect] = []
-        self.calls.forget_agent(record, effects, now, "was deleted")
+        self.calls.forget_agent(record, effects, now, "was deleted", hooks=hooks)
         return self.waiting.end(effects, now)
 
 

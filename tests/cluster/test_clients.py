@@ -304,7 +304,8 @@ def test_a_call_whose_host_dies_is_lost_unless_it_does_no_harm_to_make_it_again(
 def test_a_call_that_is_cancelled_while_no_host_is_there_never_runs() -> None:
     waiter, waiting = Waiter(), list[Callable[[], None]]()
     with RpcAgentServerLauncher(agents={"ann": Account}, local_mode=True) as first:
-        assert (port := first.port) is not None
+        port = first.port
+        assert port is not None
         link = ClusterLink(Seeds([("127.0.0.1", port)]))
         link.connection_at(f"127.0.0.1:{port}").settle(ENDS_WITHIN_S)
     task_id = link.submit("ann", "add", request_body(link, "add", (5,), {}), waiter)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def path_with_commands(folder: Path, others: Mapping[str, str] = {}) -> str:  # noqa: B006 - it is read only
-    """A PATH with the ``as_server`` and ``python`` of this interpreter, and others; ``folder`` gets a ``bin`` for them."""
+def path_with_commands(folder: Path, others: Mapping[str, str] = {}) -> str:
+    """A PATH with this interpreter's ``as_server`` and ``python``, and others; ``folder`` gets a ``bin`` for them."""
     commands = folder / "bin"
     commands.mkdir()
     ours = {"as_server": f'"{sys.executable}" -m zmqagents', "python": f'"{sys.executable}"'}

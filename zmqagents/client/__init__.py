@@ -1,4 +1,4 @@
 """What callers hold: `RpcClient`, proxies, results, streams; for threads and for asyncio.
 
-May import connection, wire, codec, agents, errors and config. It loads no host.
+May import cluster, connection, wire, codec, agents, discovery, tracing, checks and errors. It loads no host.
 """

@@ -8,5 +8,5 @@ All modules but the last two are pure: they get the time and what has come, and 
     placement    which member a new agent goes to          activations  the agents that this host runs, and their saves
     steward      the threads between the router and Redis  member       all of it, as the broker knows it
 
-May import store, config and errors.
+May import store, config, checks and errors.
 """

@@ -1,4 +1,4 @@
 """A client's way to a host: one connection for each process and host, shared by all threads.
 
-May import wire, security, codec, agents, discovery and errors.
+May import wire, security, codec, agents, discovery, tracing, checks and errors.
 """

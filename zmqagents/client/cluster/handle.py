@@ -10,7 +10,7 @@ from ...agents.factories.factory import Factory
 from ...agents.spec import spec_of
 from ...checks import DEFAULT_TIMEOUT_S, check_cluster_name
 from ...cluster.naming import AgentName, Reference, agent_name, parse_name
-from ...cluster.protocol import AgentPage, AgentRow, EventPage, HostRow, WhereRow
+from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
 from ...connection.target import Transport, check_transport
 from ...wire.messages import Op
 from ..deadlines import UNSET, Timeout, time_left

@@ -571,7 +571,8 @@ class Session:
                 self._lost_at = None
         elif not self.token:
             if now >= self._connect_by:
-                self.lost(f"no answer within {CONNECT_TIMEOUT_S:g} s", errors.HostUnreachable, now)
+                reason = f"no answer within {CONNECT_TIMEOUT_S:g} s: a host that hangs, or none"
+                self.lost(reason, errors.HostUnreachable, now)
         elif now >= self._last_heard + DEAD_S and self._last_ping > self._last_heard:
             self.lost(f"silent for {DEAD_S:g} s", errors.CallLost, now)
         elif now >= self._ping_due():

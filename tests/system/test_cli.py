@@ -1033,14 +1033,15 @@ def test_keys_are_shown_added_listed_and_removed(here: Here, monkeypatch: pytest
         ("ann", "call"), ("self", "admin"), ("far.example:7411", "host"),
     ]  # fmt: skip
     assert here("keys", "add", "ann", own["server"], "--role", "admin").code == 0
-    assert here("keys", "add", "bob", "-^fEzTFoCvFqgxg8+3)k5NmGI6i1(Qv^62kt4kzW").code == 0  # such keys there are
+    other = "-^fEzTFoCvFqgxg8+3)k5NmGI6i1(Qv^62kt4kzW"  # such keys there are
+    assert here("keys", "add", "bob", other).code == 0
     assert here("keys", "remove", "bob").code == 0
     assert "ann               admin" in here("keys", "list").out
     token = here("keys", "token", "ann").out
     assert re.fullmatch(r"zat\.[\w-]+\.[\w-]{43}\n", token)
     assert here("keys", "token", "ann", "--json").json == {"name": "ann", "token": token.strip()}
     assert here("keys", "token").out == here("keys", "token", "self").out != token
-    assert here("keys", "add", "eve", own["server"], "--role", "view").code == 0
+    assert here("keys", "add", "eve", other, "--role", "view").code == 0
     assert here("keys", "remove", "eve").code == 0
     assert here("keys", "remove", "ann").out == "removed ann\n"
     assert here("keys", "forget", "FAR.example:7411").out == "forgot FAR.example:7411\n"

@@ -200,8 +200,8 @@ class Management:
             if request.audited and not peer.local:
                 _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
-                if self._await_ends(peer, call, answer):
-                    return []
+                if answer:
+                    return self._await_ends(peer, call, answer, parent)
                 answer = True
             if request.runs is Runs.APART:
                 self._begin_apart(peer, call, answer)
@@ -538,12 +538,20 @@ class Management:
             self._carry_out(self._dispatcher.remove_agent(record.agent_id, self._clock()))
         return _ending(records, asked.parent)
 
-    def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord]) -> bool:
-        """Answer a request when all of ``records`` have ended; False if there are none."""
+    def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord], parent: Ticket | None) -> list[Effect]:
+        """Answer a request when all of ``records`` have ended; at once if code on a member would wait for ever."""
         deletion = _Deletion(peer, call, dict.fromkeys(records))
         for record in records:
             self._ends.setdefault(record, []).append(deletion)
-        return bool(records)
+        if parent is None or not call.options.get("waits"):
+            return []
+        effects = self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), self._clock())
+        refusal = refusal_of(parent, effects)
+        if refusal is None:
+            return effects
+        for record in records:
+            self._ends[record].remove(deletion)
+        return [*effects, Answer(peer, call.call_id, error_reply(refusal, method=call.method))]
 
     def _awaited_by(self, peer: Peer, call_id: int) -> list[str]:
         """The calls that end the agents for which a request waits."""

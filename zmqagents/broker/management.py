@@ -197,7 +197,7 @@ class Management:
             answer = request.handler(self, Asked(peer, call, role, parent))
             if role not in CALLERS and callable(answer) and request.runs is not Runs.LATER:
                 answer = _shortening(answer)
-            if request.audited and not peer.local:
+            if request.audited and not (peer.local or self._config.parent):  # the parent tells for whom it is
                 _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
                 if answer:

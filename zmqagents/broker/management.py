@@ -113,7 +113,8 @@ class _Deletion(NamedTuple):
     """A request that has deleted agents, and those of them that have not ended."""
 
     peer: Peer
-    call: Call
+    call_id: int
+    method: str
     left: dict[AgentRecord, None]
 
 
@@ -540,7 +541,7 @@ class Management:
 
     def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord], parent: Ticket | None) -> list[Effect]:
         """Answer a request when all of ``records`` have ended; at once if code on a member would wait for ever."""
-        deletion = _Deletion(peer, call, dict.fromkeys(records))
+        deletion = _Deletion(peer, call.call_id, call.method, dict.fromkeys(records))
         for record in records:
             self._ends.setdefault(record, []).append(deletion)
         if parent is None or not call.options.get("waits"):
@@ -557,7 +558,7 @@ class Management:
         """The calls that end the agents for which a request waits."""
         return [
             record.end.task_id for record, deletions in self._ends.items() if record.end is not None
-            and any(deletion.peer is peer and deletion.call.call_id == call_id for deletion in deletions)
+            and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
         ]  # fmt: skip
 
     def on_ended(self, effect: Ended) -> list[Effect]:
@@ -565,13 +566,13 @@ class Management:
         record, reply = effect
         effects: list[Effect] = []
         is_told = False
-        for peer, call, left in self._ends.pop(record, ()):
+        for peer, call_id, method, left in self._ends.pop(record, ()):
             del left[record]
-            if call.method == Op.DELETE:
-                effects.append(Answer(peer, call.call_id, reply if reply.code else _DONE))
+            if method == Op.DELETE:
+                effects.append(Answer(peer, call_id, reply if reply.code else _DONE))
                 is_told = True
             elif not left:
-                effects.append(Answer(peer, call.call_id, _DONE))
+                effects.append(Answer(peer, call_id, _DONE))
         if reply.code == Code.AGENT_ERROR and not is_told:
             log.warning("%s", _failure_of(reply))
         return effects

@@ -50,7 +50,7 @@ class Admission:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls,
-        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
+        settle: Callable[[AgentRecord, Account], None] | None = None, find: Find | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
@@ -250,7 +250,7 @@ class Admission:
         options, config = _options_of(spec, peer, chosen), self._config
         record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
-            self._settle(record)
+            self._settle(record, payer)
         return record
 
 
@@ -263,7 +263,7 @@ def cannot_settle(record: AgentRecord) -> errors.ConfigError:
     return errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
 
 
-def _settle_nowhere(record: AgentRecord) -> None:
+def _settle_nowhere(record: AgentRecord, payer: Account) -> None:
     raise cannot_settle(record)
 
 

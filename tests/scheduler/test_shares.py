@@ -217,10 +217,11 @@ def test_the_task_ids_that_a_call_brings_count_among_its_arguments(name: str) ->
     world.agent("a", max_concurrency=1000)
     world.running("a", peer=world.ann)
     ids = [f"elsewhere-{number}" for number in range(100 if name == "chain" else 200)]
-    accepted = world.taken(world.send("a", peer=world.ann, **{name: ids}) for _ in range(1000))
+    brings: dict[str, Any] = {name: ids}
+    accepted = world.taken(world.send("a", peer=world.ann, **brings) for _ in range(1000))
     assert len(accepted) == 13, "seven eighths, less the arguments"
     assert {sent.started for sent in accepted} == {name == "chain"}
-    assert world.send("a", peer=world.bob, **{name: ids}).error is None
+    assert world.send("a", peer=world.bob, **brings).error is None
     for sent in accepted:
         world.cancel(sent)
     world.finish()

@@ -122,8 +122,8 @@ class Calls:
         elif ticket.on_loop or self.slots.take(ticket):
             ticket.state = State.RUNNING
             ticket.started = now
-            if ticket.sealed:
-                self._count_chain(ticket)
+            if ticket.sealed:  # kept to the end of the call, of which any number may run on the event loop
+                self._count(ticket, bytes_of_ids((), ticket.sealed, ()))
             effects.append(Start(ticket))
             return
         self.count_bytes(ticket)
@@ -169,10 +169,6 @@ class Calls:
         ticket.queued_bytes = size
         ticket.account.queued_bytes += size
         self.queued_bytes += size
-
-    def _count_chain(self, ticket: Ticket) -> None:
-        """It is kept to the end of the call, of which any number may run on the event loop."""
-        self._count(ticket, bytes_of_ids((), ticket.sealed, ()))
 
     def _uncount_bytes(self, ticket: Ticket) -> None:
         ticket.account.queued_bytes -= ticket.queued_bytes
@@ -279,8 +275,8 @@ class Calls:
         ticket.state = State.RUNNING
         ticket.started = now
         self._uncount_bytes(ticket)
-        if ticket.sealed:
-            self._count_chain(ticket)
+        if ticket.sealed:  # see `open`
+            self._count(ticket, bytes_of_ids((), ticket.sealed, ()))
         effects.append(Start(ticket))
 
     def _fill_slots(self, effects: list[Effect], now: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
@@ -25,13 +25,14 @@ from .shares import Account, FairQueue
 
 __all__ = [
     "END", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State", "Ticket",
-    "Timed", "Unfinished", "left_over", "phase",
+    "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
 END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
+ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -338,6 +339,11 @@ class AgentRecord:
         """Drop the object of a deleted agent, once no call runs on it."""
         if not self.holders:
             self.instance = None
+
+
+def bytes_of_ids(deps: Sized, chain: Sized, far: Sized) -> int:
+    """What the task ids in the options of a call count for, beside its arguments: kept in so many tables."""
+    return ID_BYTES * (len(deps) + 2 * len(chain) + 3 * len(far))
 
 
 class Ticket:

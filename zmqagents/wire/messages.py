@@ -93,6 +93,7 @@ VERSION = 1
 MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
 MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
 MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
+MAX_SECRET_BYTES = 64  # by which a client comes back; a session keeps it
 MAX_DEPS = 4096  # unfinished results among the arguments of one call
 MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
@@ -811,4 +812,7 @@ def _parse_hello(head: Header, frames: Sequence[Frame]) -> Hello:
     client_id = meta.get("client") if isinstance(meta, dict) else None
     if not isinstance(client_id, bytes) or len(client_id) != CLIENT_ID_BYTES:
         raise RemoteProtocolError("HELLO without a client id")
+    secret = meta.get("resume")
+    if secret is not None and (not isinstance(secret, bytes) or len(secret) > MAX_SECRET_BYTES):
+        raise RemoteProtocolError(f"resume of HELLO is no secret of at most {MAX_SECRET_BYTES} bytes")
     return Hello(head.call_id, client_id, meta)

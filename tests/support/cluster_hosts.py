@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hosts import eventually
+from redis_groups import RedisCluster, Watched
 from redis_server import RedisServer
 from zmqagents import AgentBase, RpcAgentServerLauncher, agent, codec, concurrent, idempotent, once, stream_func
 from zmqagents.agents.context import current_call
@@ -301,8 +302,8 @@ def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
 class Hosts:
     """Hosts of one cluster, and a caller for each."""
 
-    def __init__(self, redis: RedisServer, **options: Any) -> None:
-        self.redis = redis
+    def __init__(self, redis: RedisServer | Watched | RedisCluster, **options: Any) -> None:
+        self.redis: Any = redis
         self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
@@ -311,12 +312,12 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
-            **{**self._options, **options},
+            **{"host": "127.0.0.1", "custom_agent_classes": CLASSES, "redis_url": self.redis.url, **self._options,
+               **options},
         )  # fmt: skip
         launcher.launch()
         self._stack.callback(launcher.shutdown)
-        caller = Caller(f"127.0.0.1:{launcher.port}")
+        caller = Caller(f"{launcher.host}:{launcher.port}")
         self._stack.callback(caller.close)
         self.launchers.append(launcher)
         self.callers.append(caller)
@@ -354,7 +355,7 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts_on(redis: RedisServer, count: int, **options: Any) -> Iterator[Hosts]:
+def hosts_on(redis: RedisServer | Watched | RedisCluster, count: int, **options: Any) -> Iterator[Hosts]:
     """So many hosts of one cluster that know each other."""
     hosts = Hosts(redis, **options)
     try:

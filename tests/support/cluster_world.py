@@ -212,7 +212,7 @@ class Host:
         self.making: set[str] = set()  # agents whose constructors run
         self.at_work: dict[tuple[str, str], list[Call]] = {}  # by name and task id: an @once call, and its copies
         identity = Identity(f"h{self.index}", self.start, "key", LEASE_S)
-        info = MemberInfo("", f"address{self.index}", classes={CLS: 1})
+        info = MemberInfo("", f"address:{self.index + 1}", classes={CLS: 1})
         wire: Any = self.wire
         self.member = Member(wire, identity, info, clock=lambda: self.world.now, chance=random.Random(0))
         self.member.start()

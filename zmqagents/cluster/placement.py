@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from ..checks import check_host
+from ..errors import ConfigError
 from ..store.cluster import MemberRow
 
 __all__ = ["MemberInfo", "Placement", "info_of", "record_of"]
@@ -54,14 +56,30 @@ def info_of(row: MemberRow) -> MemberInfo | None:
     try:
         said = json.loads(row.record)
         return MemberInfo(
-            row.incarnation, str(said["address"]), str(said["version"]),
+            row.incarnation, _address(said["address"]), str(said["version"]),
             {str(key): str(value) for key, value in said["labels"].items()},
             {str(key): int(value) for key, value in said["classes"].items()},
             float(said["load"]), row.draining, row.lease_left_us / 1e6, row.number,
             {str(key): int(value) for key, value in said.get("figures", {}).items()},
         )  # fmt: skip
-    except (ValueError, TypeError, LookupError, AttributeError):  # something else has written there
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        ConfigError,
+    ):  # something else has written there
         return None
+
+
+def _address(said: str) -> str:
+    """An address that a connection can be made to. Raises what `info_of` takes for a record of something else."""
+    host, _, port = said.rpartition(":")
+    check_host(host)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
+        raise ValueError(said)
+    return said
 
 
 class Placement:

@@ -263,6 +263,7 @@ class Steward:
             pause_s = min(RETRY_S, every_s)
             try:
                 events = self._beat(sent_at)
+                self._beats.look()
                 if self._beats.identity != known:
                     known = self._beats.identity
                     events.insert(0, ServerChanged(known))

@@ -284,9 +284,13 @@ class ClusterRecords:
         """Names the server and its history, as of the latest connection; another one: writes may have been lost.
 
         That is its ``run_id`` and its ``master_replid``: a server that was replaced, followed its successor and was
-        made the master again has the same run id, and another history.
+        made the master again has the same run id, and another history. Of a Redis Cluster: of all its primaries.
         """
         return self._client.identity
+
+    def look(self) -> None:
+        """Notice if a node of a Redis Cluster is another one by now, without asking it anything; see `identity`."""
+        self._client.look()
 
     def close(self) -> None:
         """Close the connections."""

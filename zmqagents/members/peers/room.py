@@ -236,14 +236,15 @@ class Room(Quarters):
     def look(self, now: float) -> list[Effect]:
         """End what has waited for Redis long enough; give places of activations that wait to others."""
         self._watch = None
-        before, is_away = now - PATIENCE_S, self.member.lease.is_away
-        gone = errors.StoreUnavailable(f"Redis does not answer for {PATIENCE_S:g} s: nothing was executed")
+        before, is_stuck = now - PATIENCE_S, self.member.is_stuck
+        what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
+        gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
         for resident in list(self._residents.values()):
-            if is_away:
+            if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
         for way in list(self._ways.values()):
-            if is_away and way.state in (WayState.LOOKING, WayState.CLAIMING):
+            if is_stuck and way.state in (WayState.LOOKING, WayState.CLAIMING):
                 way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
                 self.forget(way)
         for name, resident in list(self._residents.items()):

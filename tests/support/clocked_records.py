@@ -40,7 +40,7 @@ class Clocked:
     def claim(self, owner: str, number: int = 1, **more: Any) -> Any:
         return self.one(Claim(NAME, owner, number, "Account", **{"version": 1, **more}))
 
-    def save(self, owner: str, epoch: int, revision: int, state: bytes = b"state", **more: Any) -> Any:
+    def save(self, owner: str, epoch: int, revision: int, state: bytes | None = b"state", **more: Any) -> Any:
         return self.one(Save(NAME, owner, epoch, revision, 1, state, **more))
 
     def release(self, owner: str, epoch: int, following: str = "", last: Save | None = None) -> Any:

@@ -22,7 +22,9 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on"]
+__all__ = [
+    "Account", "Alarmed", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on",
+]  # fmt: skip
 
 CLUSTER = "shop"
 T = TypeVar("T")
@@ -194,6 +196,52 @@ class Forgetful(AgentBase):
         return self.calls
 
 
+class Alarmed(AgentBase):
+    """Is reminded, and notes what of and how late."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[str, float]] = []
+        self.due = 0.0
+
+    def save_state(self) -> list[Any]:
+        return [self.ticks, self.due]
+
+    def load_state(self, state: list[Any]) -> None:
+        self.ticks, self.due = [tuple(tick) for tick in state[0]], state[1]
+
+    def remind(self, name: str, after: float | None, every: float | None, method: str = "tick", *args: Any) -> None:
+        self.due = time.time() + (after or every or 0.0)
+        call = current_call()
+        assert call is not None
+        call.remind(name, after=after, every=every, method=method, args=args or (name,))
+
+    def cancel(self, name: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.cancel_reminder(name)
+
+    def tick(self, text: str) -> None:
+        self.ticks.append((text, time.time() - self.due))
+
+    def fail(self, text: str) -> None:
+        self.ticks.append((text, 0.0))
+        raise ValueError(text)
+
+    def slow_tick(self, seconds: float) -> None:
+        _wait(seconds)
+        self.ticks.append(("slow", time.time() - self.due))
+
+    @concurrent
+    def look(self) -> int:
+        return len(self.ticks)
+
+    def ticks_so_far(self) -> list[tuple[str, float]]:
+        return self.ticks
+
+    def process(self) -> int:
+        return os.getpid()
+
+
 class Stubborn(AgentBase):
     """Cannot be made."""
 
@@ -204,7 +252,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
+CLASSES = [Account, Alarmed, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
 
 
 class _Items:

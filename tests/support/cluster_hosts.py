@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
 __all__ = [
-    "Account", "Alarmed", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on",
+    "Account", "Alarmed", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Punctual", "Sleeper", "Stubborn", "Teller",
+    "Till", "hosts_on",
 ]  # fmt: skip
 
 CLUSTER = "shop"
@@ -181,6 +182,11 @@ class Lazy(AgentBase):
         assert call is not None
         call.save()
 
+    def put_later(self, number: int) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("later", after=0.2, method="put", args=[number])
+
     def get(self) -> list[int]:
         return [self.number, self.version]
 
@@ -197,10 +203,10 @@ class Forgetful(AgentBase):
 
 
 class Alarmed(AgentBase):
-    """Is reminded, and notes what of and how late."""
+    """Is reminded, and notes what of, how late, and by which call."""
 
     def __init__(self) -> None:
-        self.ticks: list[tuple[str, float]] = []
+        self.ticks: list[tuple[str, float, str]] = []
         self.due = 0.0
 
     def save_state(self) -> list[Any]:
@@ -221,25 +227,53 @@ class Alarmed(AgentBase):
         call.cancel_reminder(name)
 
     def tick(self, text: str) -> None:
-        self.ticks.append((text, time.time() - self.due))
+        call = current_call()
+        assert call is not None
+        self.ticks.append((text, time.time() - self.due, call.call_id))
 
     def fail(self, text: str) -> None:
-        self.ticks.append((text, 0.0))
+        self.tick(text)
         raise ValueError(text)
 
     def slow_tick(self, seconds: float) -> None:
         _wait(seconds)
-        self.ticks.append(("slow", time.time() - self.due))
+        self.tick("slow")
 
     @concurrent
     def look(self) -> int:
         return len(self.ticks)
 
-    def ticks_so_far(self) -> list[tuple[str, float]]:
+    def ticks_so_far(self) -> list[tuple[str, float, str]]:
         return self.ticks
 
     def process(self) -> int:
         return os.getpid()
+
+
+class Punctual(Alarmed):
+    """Is reminded from its first moment on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remind("since", 600.0, 600.0)
+
+
+class Sleeper(AgentBase):
+    """Has no state that is kept, and reminders nevertheless."""
+
+    woken = 0
+
+    def sleep(self, seconds: float, text: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("wake", after=seconds, method="wake", args=[text])
+
+    def wake(self, text: str) -> None:
+        self.woken += 1
+        self.text = text
+
+    def ticks_so_far(self) -> list[Any]:
+        return [self.text] * self.woken if self.woken else []
 
 
 class Stubborn(AgentBase):
@@ -252,7 +286,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Alarmed, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
+CLASSES = [Account, Alarmed, Diary, Forgetful, Lazy, Punctual, Sleeper, Stubborn, Teller, Till]
 
 
 class _Items:
@@ -349,8 +383,9 @@ def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
 class Hosts:
     """Hosts of one cluster, and a caller for each."""
 
-    def __init__(self, redis: RedisServer, **options: Any) -> None:
+    def __init__(self, redis: RedisServer, classes: Sequence[type] = (), **options: Any) -> None:
         self.redis = redis
+        self._classes = [*CLASSES, *classes]
         self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
@@ -359,7 +394,7 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
+            host="127.0.0.1", custom_agent_classes=self._classes, redis_url=self.redis.url,
             **{**self._options, **options},
         )  # fmt: skip
         launcher.launch()

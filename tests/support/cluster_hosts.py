@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,10 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on"]
+__all__ = [
+    "Account", "Alarmed", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Punctual", "Sleeper", "Stubborn", "Teller",
+    "Till", "hosts_on",
+]  # fmt: skip
 
 CLUSTER = "shop"
 T = TypeVar("T")
@@ -180,6 +183,11 @@ class Lazy(AgentBase):
         assert call is not None
         call.save()
 
+    def put_later(self, number: int) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("later", after=0.2, method="put", args=[number])
+
     def get(self) -> list[int]:
         return [self.number, self.version]
 
@@ -195,6 +203,80 @@ class Forgetful(AgentBase):
         return self.calls
 
 
+class Alarmed(AgentBase):
+    """Is reminded, and notes what of, how late, and by which call."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[str, float, str]] = []
+        self.due = 0.0
+
+    def save_state(self) -> list[Any]:
+        return [self.ticks, self.due]
+
+    def load_state(self, state: list[Any]) -> None:
+        self.ticks, self.due = [tuple(tick) for tick in state[0]], state[1]
+
+    def remind(self, name: str, after: float | None, every: float | None, method: str = "tick", *args: Any) -> None:
+        self.due = time.time() + (after or every or 0.0)
+        call = current_call()
+        assert call is not None
+        call.remind(name, after=after, every=every, method=method, args=args or (name,))
+
+    def cancel(self, name: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.cancel_reminder(name)
+
+    def tick(self, text: str) -> None:
+        call = current_call()
+        assert call is not None
+        self.ticks.append((text, time.time() - self.due, call.call_id))
+
+    def fail(self, text: str) -> None:
+        self.tick(text)
+        raise ValueError(text)
+
+    def slow_tick(self, seconds: float) -> None:
+        _wait(seconds)
+        self.tick("slow")
+
+    @concurrent
+    def look(self) -> int:
+        return len(self.ticks)
+
+    def ticks_so_far(self) -> list[tuple[str, float, str]]:
+        return self.ticks
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class Punctual(Alarmed):
+    """Is reminded from its first moment on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remind("since", 600.0, 600.0)
+
+
+class Sleeper(AgentBase):
+    """Has no state that is kept, and reminders nevertheless."""
+
+    woken = 0
+
+    def sleep(self, seconds: float, text: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("wake", after=seconds, method="wake", args=[text])
+
+    def wake(self, text: str) -> None:
+        self.woken += 1
+        self.text = text
+
+    def ticks_so_far(self) -> list[Any]:
+        return [self.text] * self.woken if self.woken else []
+
+
 class Stubborn(AgentBase):
     """Cannot be made."""
 
@@ -205,7 +287,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
+CLASSES = [Account, Alarmed, Diary, Forgetful, Lazy, Punctual, Sleeper, Stubborn, Teller, Till]
 
 
 class _Items:
@@ -302,8 +384,11 @@ def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
 class Hosts:
     """Hosts of one cluster, and a caller for each."""
 
-    def __init__(self, redis: RedisServer | Watched | RedisCluster, **options: Any) -> None:
+    def __init__(
+        self, redis: RedisServer | Watched | RedisCluster, classes: Sequence[type] = (), **options: Any
+    ) -> None:  # fmt: skip
         self.redis: Any = redis
+        self._classes = [*CLASSES, *classes]
         self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
@@ -312,7 +397,7 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         launcher = RpcAgentServerLauncher(
-            **{"host": "127.0.0.1", "custom_agent_classes": CLASSES, "redis_url": self.redis.url, **self._options,
+            **{"host": "127.0.0.1", "custom_agent_classes": self._classes, "redis_url": self.redis.url, **self._options,
                **options},
         )  # fmt: skip
         launcher.launch()

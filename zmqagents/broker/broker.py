@@ -571,7 +571,7 @@ class Broker:
     def _answer(self, effect: Answer) -> None:
         peer, call_id, reply = effect
         if peer.local:
-            self.link.deliver(call_id, reply)
+            (peer.key or self.link).deliver(call_id, reply)
             return
         if peer.gone:
             return

@@ -43,6 +43,7 @@ from .activations import (
     Renew,
     Room,
     Send,
+    Soon,
     Taken,
 )
 from .cache import Homes
@@ -98,7 +99,7 @@ class Whereabouts(NamedTuple):
 
 HostEffect = (
     Activated | Elsewhere | NotActivated | Taken | Dropped | Gone | Removed | Renew | Cleared | Room | Died | Joined
-    | Unsaved | Whereabouts | Told
+    | Unsaved | Whereabouts | Told | Soon
 )  # fmt: skip
 
 

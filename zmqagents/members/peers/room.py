@@ -22,11 +22,12 @@ from typing import Any
 from ... import codec, discovery, errors
 from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES
-from ...agents.state import Snapshot
+from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
+from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
@@ -43,6 +44,7 @@ from .inquiries import Inquiries
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
+from .ticks import Ticks
 from .way import MAKE, UNMAKE, Way, WayState
 
 __all__ = ["Room"]
@@ -66,6 +68,7 @@ class Room(Quarters):
     ) -> None:  # fmt: skip
         super().__init__(dispatcher, host, services, pool, **more)
         self.inquiries = Inquiries(self)
+        self._ticks = Ticks(self)
         self._residents: dict[str, Resident] = {}
         self._drain: Drain | None = None
         self._keeper = keeper
@@ -73,7 +76,7 @@ class Room(Quarters):
         self._leaving: dict[str, Resident] = {}  # whose record is not released yet
         self._start_file: Path | None = None
         self._refused = 0
-        keeper.open(self.take_state)
+        keeper.open(self.take_state, self.take_reminder)
 
     def __repr__(self) -> str:
         return (
@@ -100,6 +103,7 @@ class Room(Quarters):
             steward.obituary(former)
         write_private(path, f"{config.cluster} {start}".encode(), lasting=False)
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        self._ticks.begin()
         if not self._joined.wait(JOIN_S):
             self.close()
             raise errors.StoreUnavailable("Redis does not take the first sign of life of this member")
@@ -116,6 +120,7 @@ class Room(Quarters):
             if isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
+                self._ticks.settle()
                 for resident in list(self._residents.values()):
                     resident.go_on()
         return []
@@ -275,6 +280,19 @@ class Room(Quarters):
             resident.save(snapshot)
         return []
 
+    def take_reminder(self, agent_id: str, reminder: Reminder, record: object) -> None:
+        """Take a reminder of an agent. Any thread. Raises HostBusy."""
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if reminder.method and resident is not None and resident.reminders >= MAX_REMINDERS:
+            raise errors.HostBusy(f"{agent_id} has {MAX_REMINDERS} reminders, which is as many as it may have")
+        self.post(self._on_reminder, agent_id, reminder, record)
+
+    def _on_reminder(self, agent_id: str, reminder: Reminder, record: object) -> list[Effect]:
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if resident is not None and resident.record is record:
+            resident.remind(reminder)
+        return []
+
     def do(self, effects: Iterable[HostEffect]) -> None:
         """Do what the cluster asks of this host."""
         for effect in effects:
@@ -395,6 +413,10 @@ class Room(Quarters):
         if resident is not None:
             resident.leave(Leaving.RELEASED)
 
+    def on_soon(self, soon: acts.Soon) -> None:
+        """A reminder of an agent is due soon."""
+        self._ticks.soon(soon.name, soon.after_s)
+
     def on_unsaved(self, unsaved: Unsaved) -> None:
         """Redis has not taken saves for too long."""
         error = errors.CallLost("Redis has not taken the state of the agent: the call ran, whether it is kept is open")
@@ -436,7 +458,7 @@ class Room(Quarters):
         """For `status`."""
         return {
             "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
-            "refused": self._refused,
+            "refused": self._refused, **self._ticks.figures(),
         }  # fmt: skip
 
 
@@ -457,5 +479,6 @@ _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Activated: Room.on_activated, acts.Elsewhere: Room.on_elsewhere, acts.NotActivated: Room.on_not_activated,
     acts.Taken: Room.on_taken, acts.Dropped: Room.on_dropped, acts.Gone: Room.on_gone, acts.Removed: Room.on_gone,
     acts.Cleared: Room.on_room, acts.Room: Room.on_room, acts.Renew: Room.on_renew, Unsaved: Room.on_unsaved,
+    acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip

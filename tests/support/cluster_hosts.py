@@ -22,7 +22,10 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on"]
+__all__ = [
+    "Account", "Brief", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Nearby", "Picky", "Stubborn", "Teller",
+    "Till", "Trainer", "hosts_on",
+]  # fmt: skip
 
 CLUSTER = "shop"
 T = TypeVar("T")
@@ -183,6 +186,63 @@ class Lazy(AgentBase):
         return [self.number, self.version]
 
 
+@agent(labels={"gpu": "yes"})
+class Trainer(AgentBase):
+    """Lives where there is a GPU."""
+
+    def __init__(self, name: str = "anonymous") -> None:
+        self.name = name
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def who(self) -> str:
+        return self.name
+
+
+@agent(placement="local")
+class Nearby(AgentBase):
+    """Lives where it is asked for first."""
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def neighbour(self, key: str) -> int:
+        """The process of another one, which this one is the first to call."""
+        call = current_call()
+        assert call is not None
+        return int(call.client().get_agent(f"cluster:{CLUSTER}/Nearby/{key}").process())
+
+
+class Brief(AgentBase, idle_s=0.4):
+    """Is saved and given back soon."""
+
+    def __init__(self) -> None:
+        self.count = self.lives = 0
+
+    def save_state(self) -> list[int]:
+        return [self.count, self.lives]
+
+    def load_state(self, state: list[int]) -> None:
+        self.count, self.lives = state[0], state[1] + 1
+
+    def add(self) -> list[int]:
+        self.count += 1
+        return [self.count, self.lives]
+
+
+class Picky(AgentBase):
+    """Can be made with some arguments only."""
+
+    def __init__(self, number: int) -> None:
+        if number < 0:
+            raise ValueError(number)
+        self.number = number
+
+    def get(self) -> int:
+        return self.number
+
+
 class Forgetful(AgentBase):
     """Has no state that is kept."""
 
@@ -204,7 +264,7 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
+CLASSES = [Account, Brief, Diary, Forgetful, Lazy, Nearby, Picky, Stubborn, Teller, Till, Trainer]
 
 
 class _Items:

@@ -173,7 +173,10 @@ Request = Claim | Save | Release | Delete | Locate
 
 
 class Mine(NamedTuple):
-    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved."""
+    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved.
+
+    ``fresh``: there was none before; False if an answer that said so was lost.
+    """
 
     epoch: int
     revision: int
@@ -182,6 +185,7 @@ class Mine(NamedTuple):
     arguments: bytes
     options: bytes
     outcomes: tuple[Outcome, ...]
+    fresh: bool = False
 
 
 class Other(NamedTuple):
@@ -240,13 +244,14 @@ class Deleted(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent."""
+    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent; ``options``: its own."""
 
     owner: str
     epoch: int
     number: int
     revision: int
     cls: str
+    options: bytes = b""
 
 
 Answer = Mine | Other | Unclaimed | Saved | Released | Deleted | Located | StoreError
@@ -443,11 +448,11 @@ def _answer(request: Request, answer: Any) -> Answer:
 def _claimed(answer: list[Any]) -> Mine | Other | Unclaimed:
     verdict, *rest = answer
     if verdict == b"mine":
-        epoch, revision, version, state, arguments, options, outcomes, now = rest
+        epoch, revision, version, state, arguments, options, outcomes, now, fresh = rest
         pairs = zip(outcomes[::2], outcomes[1::2], strict=True)
         kept = tuple(_outcome(task_id, value, int(now)) for task_id, value in pairs)
         number = None if version is None else int(version)
-        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept)
+        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept, bool(fresh))
     if verdict == b"other":
         return Other(rest[0].decode(), int(rest[1]))
     return Unclaimed(Refusal(verdict.decode()), rest[0].decode() if rest else "")
@@ -476,10 +481,11 @@ def _deleted(answer: bytes) -> Deleted:
 
 
 def _located(answer: list[Any]) -> Located:
-    owner, epoch, number, revision, cls = answer
+    owner, epoch, number, revision, cls, options = answer
     return Located(
-        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode()
-    )
+        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode(),
+        options or b"",
+    )  # fmt: skip
 
 
 _READERS: Mapping[type, Any] = {

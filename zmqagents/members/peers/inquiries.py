@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ... import codec, errors
-from ...cluster.naming import AgentName
 from ...cluster.placement import MemberInfo
 from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, WhereRow
 from ...connection.requests import Call
@@ -17,7 +16,7 @@ from ...scheduler.effects import Effect
 from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
 from ...wire.link import rebuild_error
 from ...wire.messages import Op, Reply
-from .quarters import Leaving, Quarters
+from .quarters import Leaving, Lodger, Quarters
 
 __all__ = ["Inquiries", "Tell"]
 
@@ -114,7 +113,7 @@ class Inquiries:
         room, name = self._room, self._room.name_in(agent_id)
         resident = room.resident(name)
         if resident is not None and not resident.is_leaving:
-            following = self._following(name, _text(to, "to"))
+            following = self._following(resident, _text(to, "to"))
             resident.on_gone(lambda: self.where(agent_id, tell))
             resident.leave(Leaving.RELEASED, following.incarnation)
         elif hop:
@@ -122,18 +121,18 @@ class Inquiries:
         else:
             self.where(agent_id, lambda row: self._pass_on(row, to, tell))
 
-    def _following(self, name: AgentName, to: str) -> MemberInfo:
+    def _following(self, resident: Lodger, to: str) -> MemberInfo:
         """The member that is to have an agent. Raises `NoHost`."""
-        room = self._room
+        room, name, labels = self._room, resident.agent, resident.labels
         placement, mine = room.member.placement, room.member.incarnation
         version = room.state_version(name.cls)
         if not to:
-            chosen = placement.choose(name.cls, version, but=[mine])
+            chosen = placement.choose(name.cls, version, labels, but=[mine])
         else:
             wanted = (info for info in placement.members if to in (info.address, info.incarnation.partition("/")[0]))
-            chosen = next((info for info in wanted if info.takes(name.cls, version, {})), None)
+            chosen = next((info for info in wanted if info.takes(name.cls, version, labels)), None)
         if chosen is None or chosen.incarnation == mine:
-            text = f"{to} cannot run {name}" if to else placement.why_none(name.cls, version)
+            text = f"{to} cannot run {name}" if to else placement.why_none(name.cls, version, labels, but=[mine])
             raise errors.NoHost(f"{name} stays: {text}")
         return chosen
 

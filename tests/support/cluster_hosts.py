@@ -370,10 +370,8 @@ class Hosts:
 
     def start(self, **options: Any) -> Caller:
         """Start one more."""
-        launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
-            **{**self._options, **options},
-        )  # fmt: skip
+        given: dict[str, Any] = {"custom_agent_classes": CLASSES, **self._options, **options}
+        launcher = RpcAgentServerLauncher(host="127.0.0.1", redis_url=self.redis.url, **given)
         launcher.launch()
         self._stack.callback(launcher.shutdown)
         caller = Caller(f"127.0.0.1:{launcher.port}")

@@ -5,10 +5,12 @@ Answers that only Redis has come later: `Tell` gets them, or the error instead, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ... import codec, errors
+from ...checks import CLUSTER
 from ...cluster.placement import MemberInfo
 from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, WhereRow
 from ...connection.requests import Call
@@ -22,7 +24,7 @@ __all__ = ["Inquiries", "Tell"]
 
 Tell = Callable[[Any], None]  # takes an answer, or a ZmqAgentsError
 MOST = 500  # rows of a page
-MAX_ANSWER_BYTES = 65_536
+MAX_ANSWER_BYTES = 1 << 24
 
 
 class Inquiries:
@@ -87,6 +89,28 @@ class Inquiries:
             rows.append({"agent": room.agent_id(name), "server_id": server_id, "address": address, "epoch": epoch})
         return {"rows": rows, "following": found.following}
 
+    def is_far(self, options: Mapping[str, Any]) -> bool:
+        """Whether a question for an agent's methods is for another member, which has the class."""
+        agent_id, room = options.get("id"), self._room
+        if not isinstance(agent_id, str) or not agent_id.startswith(CLUSTER) or options.get("hop"):
+            return False
+        with contextlib.suppress(errors.ZmqAgentsError):
+            return self._who_knows(room.name_in(agent_id).cls) not in (None, room.address)
+        return False
+
+    def _who_knows(self, cls: str) -> str | None:
+        """The address of a member that has a class: this one's, if it does."""
+        room = self._room
+        addresses = [info.address for info in room.member.placement.members if cls in info.classes]
+        return room.address if room.has_class(cls) else next(iter(addresses), None)
+
+    def describe(self, agent_id: str, tell: Tell) -> None:
+        """What an agent offers whose class another member has."""
+        address = self._who_knows(self._room.name_in(agent_id).cls)
+        assert address is not None  # see `is_far`
+        call = Call("", Op.DESCRIBE, codec.encode_call((), {}, what=""), 0, {"id": agent_id, "hop": 1}, None, None)
+        self._room.neighbour(address).ask(call, _Answer(self._room, tell))
+
     # ------------------------------------------------------------ events
 
     def events(self, after: Any, most: Any, tell: Tell) -> None:
@@ -109,17 +133,40 @@ class Inquiries:
     # ------------------------------------------------------------ moving
 
     def move(self, agent_id: str, to: Any, tell: Tell, *, hop: bool) -> None:
-        """Give an agent to another host; `WhereRow` when that is done."""
+        """Give an agent to another host; `WhereRow` when that is done.
+
+        An agent may have been given to this host, and nobody have called it since: then it is made here first.
+        """
         room, name = self._room, self._room.name_in(agent_id)
         resident = room.resident(name)
         if resident is not None and not resident.is_leaving:
-            following = self._following(resident, _text(to, "to"))
-            resident.on_gone(lambda: self.where(agent_id, tell))
-            resident.leave(Leaving.RELEASED, following.incarnation)
+            self._move(resident, to, tell)
         elif hop:
-            tell(_not_made(agent_id, room.address))
+            self._have(agent_id, to, tell)
         else:
             self.where(agent_id, lambda row: self._pass_on(row, to, tell))
+
+    def _move(self, resident: Lodger, to: Any, tell: Tell) -> None:
+        following = self._following(resident, _text(to, "to"))
+        resident.on_gone(lambda: self.where(resident.record.agent_id, tell))
+        resident.leave(Leaving.RELEASED, following.incarnation)
+
+    def _have(self, agent_id: str, to: Any, tell: Tell) -> None:
+        room, name = self._room, self._room.name_in(agent_id)
+
+        def claimed() -> None:
+            resident = room.resident(name)
+            try:
+                if resident is None or resident.is_leaving:
+                    raise errors.UnknownAgent(f"{agent_id} is on its way from one host to another: ask again")
+                self._move(resident, to, tell)
+            except errors.ZmqAgentsError as exc:
+                tell(exc)
+
+        if room.is_leaving(name):
+            claimed()
+        else:
+            room.way(name).have(claimed)
 
     def _following(self, resident: Lodger, to: str) -> MemberInfo:
         """The member that is to have an agent. Raises `NoHost`."""
@@ -142,7 +189,7 @@ class Inquiries:
         elif not row["address"]:
             tell(errors.UnknownAgent(f"{row['agent']} is on no host now"))
         elif row["address"] == self._room.address:
-            tell(_not_made(row["agent"], self._room.address))
+            self._have(row["agent"], to, tell)
         else:
             options = {"id": row["agent"], "to": to, "hop": 1}
             call = Call("", Op.MOVE, codec.encode_call((), {}, what=""), 0, options, None, None)
@@ -174,10 +221,6 @@ class _Answer:
     def _on_answer(self, answer: Any) -> list[Effect]:
         self._tell(answer)
         return []
-
-
-def _not_made(agent_id: str, address: str) -> errors.UnknownAgent:
-    return errors.UnknownAgent(f"{agent_id} was given to {address}, where its next call makes it: only then it moves")
 
 
 def _event_row(entry: LogEntry) -> EventRow:

@@ -133,6 +133,10 @@ class Quarters(abc.ABC):
         """Whether the agent was here, and its record is not released."""
 
     @abc.abstractmethod
+    def way(self, name: AgentName) -> Any:
+        """The way to an agent, made now if there is none."""
+
+    @abc.abstractmethod
     def forget(self, way: Any) -> None:
         """Drop a way that nothing depends on."""
 
@@ -245,6 +249,12 @@ class Quarters(abc.ABC):
         """The reference to an agent of this cluster."""
         return f"{self._prefix}{name}"
 
+    def has_class(self, cls: str) -> bool:
+        """Whether this host has a class of this short name."""
+        with contextlib.suppress(errors.UnknownClass):
+            return self._classes.spec(cls).short == cls
+        return False
+
     def state_version(self, cls: str) -> int:
         """The newest state of this class that this host reads. Raises UnknownClass."""
         return self._classes.spec(cls).hooks.state_version
@@ -263,8 +273,11 @@ class Quarters(abc.ABC):
         spec = self._classes.spec(name.cls)
         if self.drains:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
-        if (spec.options.isolation or self._config.isolation) != "thread":
-            raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")
+        isolation = spec.options.isolation or self._config.isolation
+        if isolation != "thread":
+            whose = "its class" if spec.options.isolation else self._config.server_id
+            text = f"{name}: agents of a cluster run in threads of their host, and {whose} has isolation={isolation!r}"
+            raise errors.CannotServe(text)
         if spec.options.lifetime == "client":
             raise errors.CannotServe(f"{name}: agents of a cluster go with no client (lifetime)")
         version = spec.hooks.state_version

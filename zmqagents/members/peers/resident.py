@@ -127,8 +127,12 @@ class Resident:
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return
-        if self.is_leaving and self.leaving is not Leaving.DELETED:
-            room.later(lambda: room.send_on(ticket, self.agent))
+        if self.is_leaving:
+            if self.leaving is Leaving.DELETED:
+                gone = errors.AgentDeleted(f"{self.name} was deleted before {ticket.name} could start")
+                room.later(lambda: self._finish(ticket, self._error(ticket, gone)))
+            else:
+                room.later(lambda: room.send_on(ticket, self.agent))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
@@ -328,7 +332,8 @@ class Resident:
             for ticket in self._waiting():
                 room.send_on(ticket, self.agent)
         effects: list[Effect] = []
-        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}")
+        streams = why is not Leaving.DELETED
+        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}", streams=streams)
         room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
 
     def _cut(self, error: ZmqAgentsError) -> None:

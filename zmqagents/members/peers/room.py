@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -168,7 +169,10 @@ class Room(Quarters):
             raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
         if chosen.get("lifetime") == "client":
             raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
-        AgentOptions().but(chosen)  # what no host could make is no agent
+        asked = AgentOptions().but(chosen)  # what no host could make is no agent
+        if asked.isolation not in (None, "thread"):
+            text = f"agents of a cluster run in threads of their host: {name} cannot have isolation={asked.isolation!r}"
+            raise errors.ConfigError(text)
         arguments, options = packed(call.body), codec.pack(chosen)
         if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
             size = len(arguments) + len(options)
@@ -265,6 +269,9 @@ class Room(Quarters):
     def _look_for_idle(self, now: float) -> list[Effect]:
         """Give agents back that nobody has called for long; for those that have a time of their own see `Idle`."""
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        if self._start_file is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._start_file)  # it tells when this host was seen last: see `discovery.sweep`
         for resident in list(self._residents.values()):
             if resident.record.options.idle_s is None and resident.is_idle and now - resident.used >= IDLE_S:
                 resident.leave(Leaving.RELEASED)

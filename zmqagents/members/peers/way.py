@@ -19,7 +19,7 @@ A call that another member has passed on (``hop``) is not passed on again: it is
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ... import errors
@@ -223,6 +223,7 @@ class Way:
         self._denied: set[str] = set()  # addresses where it was sought in vain since the last pause
         self._pause_s = PAUSES_S[0]
         self._numbers = 0
+        self._told: list[Callable[[], None]] = []  # when a claim that `have` has begun has come to something
 
     def __repr__(self) -> str:
         return f"<Way to {self.name} [{self.state.value}, {len(self._held)} held, {len(self._sent)} passed on]>"
@@ -369,11 +370,25 @@ class Way:
         except (errors.UnknownClass, errors.CannotServe) as exc:
             self.cannot(errors.CannotServe(str(exc)))
 
+    def have(self, tell: Callable[[], None]) -> None:
+        """Claim the agent although no call asks for it. ``tell`` is called when that has come to something."""
+        self._told.append(tell)
+        if self.state is WayState.OPEN:
+            self._claim()
+        elif self.state is not WayState.CLAIMING:  # its calls are on their way to another host
+            self._tell_claimed()
+
+    def _tell_claimed(self) -> None:
+        told, self._told = self._told, []
+        for tell in told:
+            tell()
+
     def claimed(self) -> None:
         """The agent is this host's, and is being made."""
         self.state = WayState.OPEN
         self._pause_s = PAUSES_S[0]
         self.step()
+        self._tell_claimed()
 
     def left(self) -> None:
         """The agent was here, and is not any more."""
@@ -384,6 +399,7 @@ class Way:
     def not_claimable(self, error: ZmqAgentsError) -> None:
         """No host can claim the agent as it was asked for."""
         self.state = WayState.OPEN
+        self._tell_claimed()
         makers = [passage for passage in self._held if passage.made is not None]
         if isinstance(error, errors.AgentExists) and makers:  # the others may have what is there
             self.refuse(error, only=makers)
@@ -395,6 +411,7 @@ class Way:
     def cannot(self, error: ZmqAgentsError) -> None:
         """This host cannot run the agent; others may."""
         self._unable[self.room.member.incarnation] = error
+        self._tell_claimed()
         for passage in [passage for passage in self._held if passage.hop]:
             self._held.remove(passage)
             self._refuse(passage, error)
@@ -406,6 +423,7 @@ class Way:
     def not_claimed(self, address: str) -> None:
         """Another host has the agent; "": or will soon."""
         self.state = WayState.OPEN
+        self._tell_claimed()
         self._answer_members()
         if address and address != self.room.address and address not in self._denied:
             self._go(address)

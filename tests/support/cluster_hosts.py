@@ -24,8 +24,8 @@ from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
 __all__ = [
-    "Account", "Alarmed", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Punctual", "Sleeper", "Stubborn", "Teller",
-    "Till", "hosts_on",
+    "Account", "Alarmed", "Brief", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Nearby", "Picky", "Punctual",
+    "Sleeper", "Stubborn", "Teller", "Till", "Trainer", "hosts_on",
 ]  # fmt: skip
 
 CLUSTER = "shop"
@@ -192,6 +192,63 @@ class Lazy(AgentBase):
         return [self.number, self.version]
 
 
+@agent(labels={"gpu": "yes"})
+class Trainer(AgentBase):
+    """Lives where there is a GPU."""
+
+    def __init__(self, name: str = "anonymous") -> None:
+        self.name = name
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def who(self) -> str:
+        return self.name
+
+
+@agent(placement="local")
+class Nearby(AgentBase):
+    """Lives where it is asked for first."""
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def neighbour(self, key: str) -> int:
+        """The process of another one, which this one is the first to call."""
+        call = current_call()
+        assert call is not None
+        return int(call.client().get_agent(f"cluster:{CLUSTER}/Nearby/{key}").process())
+
+
+class Brief(AgentBase, idle_s=0.4):
+    """Is saved and given back soon."""
+
+    def __init__(self) -> None:
+        self.count = self.lives = 0
+
+    def save_state(self) -> list[int]:
+        return [self.count, self.lives]
+
+    def load_state(self, state: list[int]) -> None:
+        self.count, self.lives = state[0], state[1] + 1
+
+    def add(self) -> list[int]:
+        self.count += 1
+        return [self.count, self.lives]
+
+
+class Picky(AgentBase):
+    """Can be made with some arguments only."""
+
+    def __init__(self, number: int) -> None:
+        if number < 0:
+            raise ValueError(number)
+        self.number = number
+
+    def get(self) -> int:
+        return self.number
+
+
 class Forgetful(AgentBase):
     """Has no state that is kept."""
 
@@ -287,7 +344,9 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Alarmed, Diary, Forgetful, Lazy, Punctual, Sleeper, Stubborn, Teller, Till]
+CLASSES = [
+    Account, Alarmed, Brief, Diary, Forgetful, Lazy, Nearby, Picky, Punctual, Sleeper, Stubborn, Teller, Till, Trainer,
+]  # fmt: skip
 
 
 class _Items:
@@ -396,10 +455,8 @@ class Hosts:
 
     def start(self, **options: Any) -> Caller:
         """Start one more."""
-        launcher = RpcAgentServerLauncher(
-            **{"host": "127.0.0.1", "custom_agent_classes": self._classes, "redis_url": self.redis.url, **self._options,
-               **options},
-        )  # fmt: skip
+        given: dict[str, Any] = {"host": "127.0.0.1", "custom_agent_classes": self._classes, **self._options, **options}
+        launcher = RpcAgentServerLauncher(redis_url=self.redis.url, **given)
         launcher.launch()
         self._stack.callback(launcher.shutdown)
         caller = Caller(f"{launcher.host}:{launcher.port}")

@@ -89,12 +89,16 @@ class Unsaved(NamedTuple):
 
 
 class Whereabouts(NamedTuple):
-    """Where an agent is, after `Member.locate`. ``address``: "" if nobody has it, or nobody knows its owner."""
+    """Where an agent is, after `Member.locate`. ``address``: "" if nobody has it, or nobody knows its owner.
+
+    ``options``: those that it was made with, in the bytes of its host; None if there is no such agent.
+    """
 
     name: str
     owner: str
     address: str
     epoch: int
+    options: bytes | None = None
 
 
 HostEffect = (
@@ -274,7 +278,8 @@ class Member:
         address = self.address_of(found.owner)
         if address:
             self.homes.note(event.request.name, address, found.epoch)
-        return [Whereabouts(event.request.name, found.owner, address, found.epoch)]
+        options = found.options if found.cls else None
+        return [Whereabouts(event.request.name, found.owner, address, found.epoch, options)]
 
     def _on_declared(self, event: Declared) -> list[HostEffect]:
         if event.dead:

@@ -182,7 +182,10 @@ Request = Claim | Save | Release | Delete | Locate
 
 
 class Mine(NamedTuple):
-    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved."""
+    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved.
+
+    ``fresh``: there was none before; False if an answer that said so was lost.
+    """
 
     epoch: int
     revision: int
@@ -192,6 +195,7 @@ class Mine(NamedTuple):
     options: bytes
     outcomes: tuple[Outcome, ...]
     reminders: tuple[Row, ...] = ()
+    fresh: bool = False
 
 
 class Other(NamedTuple):
@@ -250,13 +254,14 @@ class Deleted(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent."""
+    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent; ``options``: its own."""
 
     owner: str
     epoch: int
     number: int
     revision: int
     cls: str
+    options: bytes = b""
 
 
 Answer = Mine | Other | Unclaimed | Saved | Released | Deleted | Located | StoreError
@@ -483,12 +488,12 @@ def _answer(request: Request, answer: Any) -> Answer:
 def _claimed(answer: list[Any]) -> Mine | Other | Unclaimed:
     verdict, *rest = answer
     if verdict == b"mine":
-        epoch, revision, version, state, arguments, options, outcomes, reminders, now = rest
+        epoch, revision, version, state, arguments, options, outcomes, reminders, now, fresh = rest
         pairs = zip(outcomes[::2], outcomes[1::2], strict=True)
         kept = tuple(_outcome(task_id, value, int(now)) for task_id, value in pairs)
         number = None if version is None else int(version)
         rows = rows_of(reminders, int(now)) if reminders else ()
-        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept, rows)
+        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept, rows, bool(fresh))
     if verdict == b"other":
         return Other(rest[0].decode(), int(rest[1]))
     return Unclaimed(Refusal(verdict.decode()), rest[0].decode() if rest else "")
@@ -517,10 +522,11 @@ def _deleted(answer: bytes) -> Deleted:
 
 
 def _located(answer: list[Any]) -> Located:
-    owner, epoch, number, revision, cls = answer
+    owner, epoch, number, revision, cls, options = answer
     return Located(
-        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode()
-    )
+        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode(),
+        options or b"",
+    )  # fmt: skip
 
 
 _READERS: Mapping[type, Any] = {

@@ -228,9 +228,10 @@ if not again then
         r[7], r[8] = ARGV[9] ~= '' and ARGV[9], ARGV[10] ~= '' and ARGV[10]
     end
 end
+local fresh = r[6] and 0 or 1
 return {
     'mine', text(ep), r[4] or '0', r[5], r[9], r[7], r[8], call('HGETALL', outcomes), call('HGETALL', reminders),
-    text(clock()),
+    text(clock()), fresh,
 }
 """
 
@@ -292,7 +293,7 @@ remove(r[2])
 return 'deleted'
 """
 
-_LOCATE = "return call('HMGET', key, 'own', 'ep', 'act', 'rev', 'cls')"
+_LOCATE = "return call('HMGET', key, 'own', 'ep', 'act', 'rev', 'cls', 'opt')"
 
 # the name after which to go on ('' for the first), the prefix, at most how many.
 _NAMES = """

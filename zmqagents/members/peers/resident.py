@@ -15,7 +15,7 @@ state that it has then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ... import errors
 from ...agents.state import Reminder, Snapshot
@@ -24,6 +24,7 @@ from ...cluster.naming import AgentName
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
+from ...store.cluster import Mine
 from ...store.reminders import Change, Done, Drop, Set
 from ...wire.messages import Op, Reply, error_reply, reply_from_bytes, reply_to_bytes
 from .keeper import packed
@@ -42,14 +43,18 @@ class Resident:
 
     pid = 0
 
-    def __init__(self, room: Quarters, name: AgentName, record: AgentRecord, epoch: int) -> None:
+    def __init__(
+        self, room: Quarters, name: AgentName, record: AgentRecord, mine: Mine, labels: Mapping[str, str] | None = None
+    ) -> None:  # fmt: skip
         self.record = record
+        self.labels = labels
         self.name = str(name)
         self.leaving: Leaving | None = None
         self.following = ""  # who has it after this host
         self.used = room.clock()
         self._room = room
-        self._activations, self._epoch = room.member.activations, epoch
+        self._activations, self._epoch = room.member.activations, mine.epoch
+        self._is_fresh = mine.fresh  # nobody has had it before
         self.agent = name
         self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
         self._held: dict[Ticket, float] = {}
@@ -127,8 +132,12 @@ class Resident:
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return
-        if self.is_leaving and self.leaving is not Leaving.DELETED:
-            room.later(lambda: room.send_on(ticket, self.agent))
+        if self.is_leaving:
+            if self.leaving is Leaving.DELETED:
+                gone = errors.AgentDeleted(f"{self.name} was deleted before {ticket.name} could start")
+                room.later(lambda: self._finish(ticket, self._error(ticket, gone)))
+            else:
+                room.later(lambda: room.send_on(ticket, self.agent))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
@@ -353,7 +362,8 @@ class Resident:
             for passage in self._makers:
                 if passage.ticket is not None:
                     self._finish(passage.ticket, reply)
-            self.leaving = self.leaving or Leaving.RELEASED
+            # With arguments that do not work it would be in the way of those who make it with others.
+            self.leaving = self.leaving or (Leaving.DELETED if self._is_fresh else Leaving.RELEASED)
             return room.dispatcher.on_done(ticket, reply, room.clock())
         effects = room.dispatcher.on_done(ticket, reply, room.clock())
         if self.phase is Phase.STARTING:
@@ -388,7 +398,8 @@ class Resident:
             for ticket in self._waiting():
                 room.send_on(ticket, self.agent)
         effects: list[Effect] = []
-        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}")
+        streams = why is not Leaving.DELETED
+        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}", streams=streams)
         room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
 
     def _cut(self, error: ZmqAgentsError) -> None:

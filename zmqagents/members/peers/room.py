@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,17 +22,19 @@ from typing import Any
 
 from ... import codec, discovery, errors
 from ...agents.context import HostServices
-from ...agents.options import OPTION_NAMES
+from ...agents.options import OPTION_NAMES, AgentOptions
 from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
+from ...cluster.placement import shown_labels
 from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool
+from ...scheduler.admission import check_persist
 from ...scheduler.dispatcher import Dispatcher
 from ...scheduler.effects import Effect
 from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
@@ -45,7 +48,7 @@ from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
 from .ticks import Ticks
-from .way import MAKE, UNMAKE, Way, WayState
+from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way, WayState
 
 __all__ = ["Room"]
 
@@ -56,7 +59,6 @@ IDLE_S = 3600.0  # an agent that was not called for so long is saved and given b
 IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from other members alone
-MAX_OPTIONS_BYTES = 65_536
 
 
 class Room(Quarters):
@@ -157,15 +159,25 @@ class Room(Quarters):
             told = ("id", "class", "if_exists", *OPTION_NAMES) if op == MAKE else ("id",)
             passage.options = {key: call.options[key] for key in told if key in call.options}
             if op == MAKE:
-                passage.made = self._made(name, call)
+                passage.made = self._made(peer, name, call)
         return passage.record, op
 
-    def _made(self, name: AgentName, call: Call) -> acts.Made:
+    def _made(self, peer: Peer, name: AgentName, call: Call) -> acts.Made:
         """What `create_agent` says of an agent."""
         cls = call.options.get("class")
         if not isinstance(cls, str) or cls.rpartition(":")[2].rpartition(".")[2] != name.cls:
             raise errors.ConfigError(f"an agent of the class {cls!r} cannot be called {name}: say Class/key")
         chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+        if chosen.get("persist") == "auto":  # as the class has it
+            del chosen["persist"]
+        if "env" in chosen and not (peer.is_admin or peer.is_member):
+            raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
+        if chosen.get("lifetime") == "client":
+            raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
+        asked = AgentOptions().but(chosen)  # what no host could make is no agent
+        if asked.isolation not in (None, "thread"):
+            text = f"agents of a cluster run in threads of their host: {name} cannot have isolation={asked.isolation!r}"
+            raise errors.ConfigError(text)
         arguments, options = packed(call.body), codec.pack(chosen)
         if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
             size = len(arguments) + len(options)
@@ -261,10 +273,13 @@ class Room(Quarters):
         return []
 
     def _look_for_idle(self, now: float) -> list[Effect]:
-        """Give agents back that nobody has called for long."""
+        """Give agents back that nobody has called for long; for those that have a time of their own see `Idle`."""
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        if self._start_file is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._start_file)  # it tells when this host was seen last: see `discovery.sweep`
         for resident in list(self._residents.values()):
-            if resident.is_idle and now - resident.used >= IDLE_S:
+            if resident.record.options.idle_s is None and resident.is_idle and now - resident.used >= IDLE_S:
                 resident.leave(Leaving.RELEASED)
         return []
 
@@ -313,24 +328,35 @@ class Room(Quarters):
             agent = parse_reference(agent_id).agent
             spec = self._classes.spec(agent.cls)
             options = spec.options
-            if mine.options:
-                options = options.but(codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES)).checked()
+            chosen = codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES) if mine.options else {}
+            if chosen:
+                options = options.but(chosen).checked()
+            self._check_labels(options)
+            check_persist(spec, options)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
                 self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
         except ZmqAgentsError as exc:
-            self.do(self.member.carry(self.member.activations.release(name)))
+            activations = self.member.activations
+            ends = activations.delete(name) if mine.fresh else activations.release(name)  # no host could make it either
+            self.do(self.member.carry(ends))
             if way is not None:
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self._residents[name] = Resident(self, agent, record, mine.epoch)
+        self._residents[name] = Resident(self, agent, record, mine, chosen.get("labels"))
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
         self.watch()
         if way is not None:
             way.claimed()
+
+    def _check_labels(self, options: AgentOptions) -> None:
+        """Raise CannotServe where an agent asks for labels that this host does not have."""
+        asked = options.labels or {}
+        if not asked.items() <= self._config.labels.items():
+            raise errors.CannotServe(f"{self._config.server_id} does not have the labels {shown_labels(asked)}")
 
     def on_elsewhere(self, elsewhere: acts.Elsewhere) -> None:
         """Another host has the agent."""

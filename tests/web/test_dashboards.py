@@ -119,7 +119,7 @@ def test_each_alert_says_what_is_wrong_and_of_which_host() -> None:
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("warning", "critical")
         assert "{{ $labels.host }}" in alert["annotations"]["summary"], alert["alert"]
-    assert len({alert["alert"] for alert in ALERTS}) == len(ALERTS) == 10
+    assert len({alert["alert"] for alert in ALERTS}) == len(ALERTS) == 14
 
 
 @pytest.mark.program

@@ -54,6 +54,7 @@ def take(
         "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": members.processes,
         "child_restarts": members.restarts, **clients.figures(), **listening.figures(),
         "store_limit_bytes": config.max_pool_bytes, "draining": int(dispatcher.draining),
+        "cluster": None if members.room is None else members.room.metrics(),
     }  # fmt: skip
 
     def told() -> dict[str, Any]:

@@ -32,8 +32,8 @@ from ..security.keys import KeyStore
 from ..telemetry.rates import rows_between
 from ..version import __version__
 from .access import SESSION_S, Access, Principal, need, principal_of
-from .doors import Doors
-from .live import Live, told_of
+from .hosts.doors import Doors
+from .hosts.live import Live, told_of
 
 __all__ = ["Api"]
 

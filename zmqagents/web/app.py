@@ -28,12 +28,12 @@ from ..security.keys import KeyStore
 from . import files
 from .access import Access
 from .api import Api
-from .doors import Doors
 from .exposition import encode
 from .gateway.gateway import Gateway
 from .guard import Guard
-from .live import Live
-from .watcher import Watcher
+from .hosts.doors import Doors
+from .hosts.live import Live
+from .hosts.watcher import Watcher
 
 __all__ = ["LOOPBACK", "Parts", "build"]
 

@@ -74,10 +74,10 @@ def web(
     try:
         from ...web.access import Access
         from ...web.app import Parts
-        from ...web.doors import Doors
+        from ...web.hosts.doors import Doors
+        from ...web.hosts.watcher import Watcher
         from ...web.running import found
         from ...web.serve import serve
-        from ...web.watcher import Watcher
     except ImportError as exc:
         raise errors.MissingExtra(f"{exc.name} is missing: pip install 'zmqagents[web]'") from exc
     from ...security.keys import KeyStore

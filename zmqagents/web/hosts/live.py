@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from ..telemetry.rates import Row, rows_between
+from ...telemetry.rates import Row, rows_between
 from .series import Series, point_between, short
 from .watcher import Watcher
 

@@ -126,6 +126,6 @@ def test_each_alert_says_what_is_wrong_and_of_which_host() -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheuss_own_tool_agrees() -> None:
     subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)
-    page, _ = encode("h1", figures(), "")
+    page, _ = encode([("h1", figures())], "")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

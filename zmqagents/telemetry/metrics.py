@@ -23,11 +23,15 @@ class Metric(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """The value of a histogram: upper edges in seconds, the durations up to each and beyond the last, and their sum."""
+    """The value of a histogram: upper edges in seconds, the durations up to each and beyond the last, and their sum.
+
+    ``examples``: by the place of a bucket the trace id of a call in it, how long that took and when it ended.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
+    examples: Mapping[str, tuple[str, float, float]] = {}
 
     @property
     def cumulative(self) -> Iterator[tuple[str, int]]:
@@ -138,7 +142,8 @@ def samples(figures: Mapping[str, Any]) -> Iterator[Sample]:
     for metric, key in ((_QUEUED, "queued"), (_RAN, "ran"), (_TOOK, "took")):
         for each in methods:
             told = each[key]
-            yield Sample(metric, (each["class"], each["method"]), Buckets(edges, tuple(told["counts"]), told["sum_s"]))
+            value = Buckets(edges, tuple(told["counts"]), told["sum_s"], told.get("examples", {}))
+            yield Sample(metric, (each["class"], each["method"]), value)
     for metric, key in _BY_LABEL.items():
         for label, count in figures[key].items():
             yield Sample(metric, (label,), count)

@@ -5,7 +5,8 @@ process of its own.
     guard      what each request passes first        exposition the figures as Prometheus reads them
     access     tokens, cookies, whom they stand for  running    the link, for ``as_server web --url``
     api        /api: what pages show and do          serve      listens
-    files      the page itself, in ``static``        gateway    to agents, for programs that speak HTTP
+    requests   what such a request brings            gateway    to agents, for programs that speak HTTP
+    cluster_pages  the same of a whole cluster       files      the page itself, in ``static``
 
 Needs the extra ``web``. May import ``client``, ``telemetry`` and what stands below these.
 """

@@ -47,7 +47,7 @@ demo: .venv/demo/.done
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = tests/cluster tests/store/test_cluster_records.py tests/laws/test_cluster_model.py \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
-    tests/system/test_processes.py $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
+    tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)

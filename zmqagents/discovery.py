@@ -80,6 +80,8 @@ log = logging.getLogger(__name__)
 MAX_IPC_PATH_BYTES = 107 if sys.platform == "linux" else 103
 MAX_NAME_CHARS = 32
 LOCK_WAIT_S = 0.25  # a client that looks whether a lock is free holds it for some microseconds
+# A child's name is nobody else's: whoever has its lock only looks, and may be kept from its processor meanwhile.
+CHILD_LOCK_WAIT_S = 10.0
 _PLAIN_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}")
 
 

@@ -148,7 +148,9 @@ class Listening:
             hold_apart(config.file_roots, keys.path)
         auth = self._auth = Authenticator(keys, insecure=bool(config.insecure))
         path = discovery.ipc_path(config.server_id)
-        lock = discovery.IpcLock(path)
+        lock = discovery.IpcLock(
+            path, wait_s=discovery.LOCK_WAIT_S if config.parent is None else discovery.CHILD_LOCK_WAIT_S
+        )
         lock.acquire()
         self._closing.callback(lock.release)
         try:

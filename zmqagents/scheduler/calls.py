@@ -273,7 +273,7 @@ class Calls:
 
     def _next_of(self, record: AgentRecord, now: float, effects: list[Effect]) -> None:
         mailbox, limit = record.mailbox, record.options.max_concurrency
-        while mailbox and len(record.holders) < limit:
+        while mailbox is not None and mailbox.count and len(record.holders) < limit:
             ticket = record.next_queued()
             record.seat(ticket)
             self.admit(ticket, now, effects)
@@ -352,7 +352,7 @@ class Calls:
                 self.forget_agent(record, effects, now, "could not be made")
             elif record.removed:
                 self._end_if_idle(record, effects, now)
-            elif had_turn and record.mailbox:
+            elif had_turn and record.mailbox is not None and record.mailbox.count:
                 self._next_of(record, now, effects)
         if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)

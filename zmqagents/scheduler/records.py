@@ -241,7 +241,7 @@ class AgentRecord:
     @property
     def queued(self) -> int:
         """Calls in the mailbox."""
-        return len(self.mailbox) if self.mailbox else 0
+        return self.mailbox.count if self.mailbox is not None else 0
 
     @property
     def owner(self) -> str:
@@ -264,17 +264,17 @@ class AgentRecord:
 
     def next_queued(self) -> Ticket:
         """Take the call out of the mailbox whose turn it is; there is one."""
-        assert self.mailbox
+        assert self.mailbox is not None
         return self.mailbox.pop()
 
     def unqueue(self, ticket: Ticket) -> None:
         """Take ``ticket`` out of the mailbox, if it is there."""
-        if self.mailbox:
+        if self.mailbox is not None:
             self.mailbox.remove(ticket.account, ticket)
 
     def places_of(self, account: Account) -> int:
         """How many places of the mailbox a user has."""
-        return self.mailbox.held(account) if self.mailbox else 0
+        return self.mailbox.held(account) if self.mailbox is not None else 0
 
     def seat(self, ticket: Ticket, *, beside: bool = False) -> None:
         """Give ``ticket`` the turn, or a place beside it."""

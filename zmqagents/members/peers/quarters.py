@@ -107,6 +107,7 @@ class Quarters(abc.ABC):
         self._watch: Alarm | None = None
         self._joined = threading.Event()
         self._relayed = 0
+        self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
 
     # ------------------------------------------------------------ what is above
 
@@ -223,6 +224,10 @@ class Quarters(abc.ABC):
     def count_relay(self) -> None:
         """A call is passed on."""
         self._relayed += 1
+
+    def count_elsewhere(self, side: str) -> None:
+        """A call was not executed, for its agent is elsewhere: "told" by this host, "met" at another one."""
+        self._elsewhere[side] += 1
 
     def met(self, name: str, address: str) -> None:
         """A call was answered at this address."""

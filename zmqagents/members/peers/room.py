@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Refusal
 from ...wire.messages import Call, Op
 from .drain import Drain
-from .inquiries import Inquiries
+from .inquiries import STATES, Inquiries, state_of
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
@@ -483,8 +484,17 @@ class Room(Quarters):
     def figures(self) -> dict[str, Any]:
         """For `status`."""
         return {
-            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
+            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed,
+            "elsewhere_told": self._elsewhere["told"], "elsewhere_met": self._elsewhere["met"], "ways": len(self._ways),
             "refused": self._refused, **self._ticks.figures(),
+        }  # fmt: skip
+
+    def metrics(self) -> dict[str, Any]:
+        """For the request ``metrics``: the same, and what it is made of."""
+        took, states = self.member.activations.durations, Counter(map(state_of, self.member.placement.members))
+        return {
+            **self.figures(), "members": {state: states[state] for state in STATES},
+            "took": {"counts": list(took.counts), "sum_s": took.sum_s},
         }  # fmt: skip
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Hosts, hosts_on, result_of
+from cluster_hosts import Account, Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer
 from scale import linux_only
+from zmqagents import RpcClient
 from zmqagents.errors import AgentExists, CallLost, DeadlockError, NoHost, UnknownAgent, ZmqAgentsError
 from zmqagents.wire.messages import Flag, Op
 
@@ -228,3 +229,17 @@ def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redi
         assert first.ask("", Op.WHERE, id="cluster:shop/Lazy/says")["revision"] == 1
     with hosts_on(redis, 1) as hosts:
         assert hosts.callers[0].call("Lazy/moves", "get") == [1, 2]
+
+
+def test_the_fence_that_code_is_shown_is_the_epoch_and_rises_when_the_agent_moves(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        first, name = hosts.callers[0], "Account/fenced"
+        fences = [first.call(name, "fence")]
+        for _ in range(3):
+            first.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+            fences.append(first.call(name, "fence"))
+        assert 0 < fences[0] < fences[1] < fences[2] < fences[3]
+        assert first.ask("", Op.WHERE, id=f"cluster:shop/{name}")["epoch"] == fences[-1]
+        with RpcClient("127.0.0.1", hosts.launchers[0].port) as client:
+            plain: Any = client.create_agent(Account)
+            assert plain.fence() == 0, "outside a cluster nothing is fenced"

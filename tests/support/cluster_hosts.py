@@ -90,6 +90,11 @@ class Account(AgentBase):
     def process(self) -> int:
         return os.getpid()
 
+    def fence(self) -> int:
+        call = current_call()
+        assert call is not None
+        return call.fence
+
     @stream_func
     def count(self, most: int) -> Iterator[int]:
         yield from range(most)
@@ -303,7 +308,8 @@ class Hosts:
 
     def __init__(self, redis: RedisServer, **options: Any) -> None:
         self.redis = redis
-        self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
+        given = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, "redis_url": redis.url}
+        self._options = {**given, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []
@@ -311,9 +317,8 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
-            **{**self._options, **options},
-        )  # fmt: skip
+            host="127.0.0.1", custom_agent_classes=CLASSES, **{**self._options, **options}
+        )
         launcher.launch()
         self._stack.callback(launcher.shutdown)
         caller = Caller(f"127.0.0.1:{launcher.port}")

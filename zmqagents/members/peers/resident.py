@@ -56,7 +56,7 @@ class Resident:
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
         self._told: list[Callable[[], None]] = []  # when it is gone
-        record.live_under(self)
+        record.live_under(self, epoch)
 
     def __repr__(self) -> str:
         return f"<Resident {self.name} [{len(self._held)} held, {len(self._kept)} answers wait]>"

@@ -126,7 +126,7 @@ def spec_of(cls: type) -> ClassSpec:
         _check_once(cls, methods, options)
         last = hooks.at_end or ("save_state" if options.persist is not None else "")
         on_loop = bool(hooks.at_end) and hooks.stops_on_loop
-        end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
+        end = end_spec(last, on_loop=on_loop) if last else None
         exposed = vars(cls).get("__zmqagents_exposed__") is True
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
@@ -134,6 +134,11 @@ def spec_of(cls: type) -> ClassSpec:
         )  # fmt: skip
         _specs[cls] = spec
     return spec
+
+
+def end_spec(name: str, *, on_loop: bool) -> MethodSpec:
+    """The hooks at the end of an agent, as a method. The router thread never runs them: their call has no arguments."""
+    return MethodSpec(name, "value", on_loop, False, "(self)", "", pace=NEVER_QUICK)
 
 
 def own_names(cls: type) -> frozenset[str]:

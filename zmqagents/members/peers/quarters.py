@@ -117,6 +117,10 @@ class Quarters(abc.ABC):
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
 
+    @abc.abstractmethod
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
+
     @property
     @abc.abstractmethod
     def leaving(self) -> int:

@@ -116,7 +116,7 @@ class Room(Quarters):
             if isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
-                for resident in list(self._residents.values()):
+                for resident in self._held:
                     resident.go_on()
         return []
 
@@ -182,6 +182,11 @@ class Room(Quarters):
         return self._residents.get(str(name))
 
     @property
+    def _held(self) -> list[Resident]:
+        """Agents with calls that wait, few of perhaps ten thousand."""
+        return [resident for resident in self._residents.values() if resident.is_held]
+
+    @property
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
         return list(self._residents.values())
@@ -197,6 +202,10 @@ class Room(Quarters):
         """Drop a way that nothing depends on."""
         if way.is_empty and self._ways.get(str(way.name)) is way:
             del self._ways[str(way.name)]
+
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
+        return self._residents.get(lodger.name) is lodger or self._leaving.get(lodger.name) is lodger
 
     @property
     def leaving(self) -> int:
@@ -238,7 +247,7 @@ class Room(Quarters):
         self._watch = None
         before, is_away = now - PATIENCE_S, self.member.lease.is_away
         gone = errors.StoreUnavailable(f"Redis does not answer for {PATIENCE_S:g} s: nothing was executed")
-        for resident in list(self._residents.values()):
+        for resident in self._held:
             if is_away:
                 resident.refuse_held(gone, before)
             resident.go_on()
@@ -250,7 +259,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self._residents.values()):
+        if starts or any(way.held for way in self._ways.values()) or self._held:
             self.watch()
         return []
 

@@ -22,7 +22,7 @@ from .base import AgentBase
 from .hooks import NO_HOOKS, Hooks, hooks_of, persistence
 from .marks import Returns
 from .options import AgentOptions
-from .timing import NEVER_QUICK, Pace
+from .timing import NEVER_QUICK, HeldPace, Pace
 
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
 
@@ -98,10 +98,10 @@ _unhurried: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # the same for agents w
 
 
 def unhurried(spec: ClassSpec) -> ClassSpec:
-    """``spec`` for agents whose calls the router thread never runs itself, however short they are."""
+    """``spec`` for agents whose calls need a look before each: the router thread runs none without, however short."""
     known = _unhurried.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
-        methods = {name: dataclasses.replace(method, pace=NEVER_QUICK) for name, method in spec.methods.items()}
+        methods = {name: dataclasses.replace(method, pace=HeldPace()) for name, method in spec.methods.items()}
         known = _unhurried[spec.name] = spec, dataclasses.replace(spec, methods=methods, pace=None)
     return known[1]
 

@@ -118,7 +118,7 @@ class Resident:
         if not self.is_leaving and room.may_start(self.name):
             reply = self._known_outcome(ticket) if _is_once(ticket) else None
             if reply is None:
-                room.pool.start(ticket)
+                room.begin(ticket)
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return

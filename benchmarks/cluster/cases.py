@@ -6,6 +6,7 @@ Each takes its `Sizes`, ``quick`` ones for a look. Series for charts are figures
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -216,7 +217,7 @@ def chart(done: list[Called], orphans: set[int], killed: float) -> dict[str, lis
         pieces: dict[int, list[float]] = {}
         for call in done:
             if (call.agent in orphans) is is_theirs:
-                pieces.setdefault(int((call.due - killed) // SAMPLE_S), []).append(call.ms)
+                pieces.setdefault(math.floor((call.due - killed) / SAMPLE_S), []).append(call.ms)
         found[name] = [[at * SAMPLE_S, quantile(ms, 0.5), max(ms)] for at, ms in sorted(pieces.items())]
     return found
 

@@ -2,9 +2,9 @@
 
     counting.py HOSTS SECONDS AGENTS FOLDER
 
-Each client has a file in FOLDER, which gets a line ``agent epoch count`` for each count that it was told is kept. At
-the end a line of JSON says what each agent has counted then, how many calls ended in what nobody knows, by agent, and
-which other errors there were.
+SECONDS 0: until standard input ends. Each client has a file in FOLDER, which gets a line ``agent epoch count`` for each
+count that it was told is kept. At the end a line of JSON says what each agent has counted then, how many calls ended in
+what nobody knows, by agent, and which other errors there were.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Counter(AgentBase):
 class Clients:
     """What becomes of their calls."""
 
-    def __init__(self, end: float, folder: Path) -> None:
-        self._end, self._folder = end, folder
+    def __init__(self, is_over: Callable[[], bool], folder: Path) -> None:
+        self._is_over, self._folder = is_over, folder
         self.unsure: Tally[str] = Tally()
         self.errors: Tally[str] = Tally()
 
@@ -60,7 +60,7 @@ class Clients:
 
     async def _count(self, cluster: AsyncCluster, name: str, write: Callable[[str], object]) -> None:
         agent = await cluster.get_agent(name, cls=Counter)
-        while time.monotonic() < self._end:
+        while not self._is_over():
             try:
                 epoch, count = await agent.count(timeout=CALL_S)
             except (CallLost, CallTimeout):
@@ -85,7 +85,10 @@ async def read(cluster: AsyncCluster, name: str) -> int:
 
 
 async def main(hosts: str, seconds: float, agents: int, folder: Path) -> None:
-    clients = Clients(time.monotonic() + seconds, folder)
+    end, told = time.monotonic() + seconds, None
+    if not seconds:
+        told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    clients = Clients(lambda: told.done() if told is not None else time.monotonic() >= end, folder)
     names = [f"counter-{number}" for number in range(agents)]
     clusters = [AsyncCluster(hosts) for _ in range(CLIENTS)]
     try:

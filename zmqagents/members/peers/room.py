@@ -124,7 +124,7 @@ class Room(Quarters):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
-                for resident in list(self._residents.values()):
+                for resident in self._held:
                     resident.go_on()
         return []
 
@@ -200,6 +200,11 @@ class Room(Quarters):
         return self._residents.get(str(name))
 
     @property
+    def _held(self) -> list[Resident]:
+        """Agents with calls that wait, few of perhaps ten thousand."""
+        return [resident for resident in self._residents.values() if resident.is_held]
+
+    @property
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
         return list(self._residents.values())
@@ -215,6 +220,10 @@ class Room(Quarters):
         """Drop a way that nothing depends on."""
         if way.is_empty and self._ways.get(str(way.name)) is way:
             del self._ways[str(way.name)]
+
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
+        return self._residents.get(lodger.name) is lodger or self._leaving.get(lodger.name) is lodger
 
     @property
     def leaving(self) -> int:
@@ -257,7 +266,7 @@ class Room(Quarters):
         before, is_stuck = now - PATIENCE_S, self.member.is_stuck
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
-        for resident in list(self._residents.values()):
+        for resident in self._held:
             if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
@@ -269,7 +278,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self._residents.values()):
+        if starts or any(way.held for way in self._ways.values()) or self._held:
             self.watch()
         return []
 

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
 from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
+from ...config import BrokerConfig
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool
@@ -124,7 +125,7 @@ class Room(Quarters):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
-                for resident in self._held:
+                for resident in _with_held(self._residents):
                     resident.go_on()
         return []
 
@@ -200,11 +201,6 @@ class Room(Quarters):
         return self._residents.get(str(name))
 
     @property
-    def _held(self) -> list[Resident]:
-        """Agents with calls that wait, few of perhaps ten thousand."""
-        return [resident for resident in self._residents.values() if resident.is_held]
-
-    @property
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
         return list(self._residents.values())
@@ -266,7 +262,7 @@ class Room(Quarters):
         before, is_stuck = now - PATIENCE_S, self.member.is_stuck
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
-        for resident in self._held:
+        for resident in _with_held(self._residents):
             if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
@@ -278,7 +274,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or self._held:
+        if starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
             self.watch()
         return []
 
@@ -341,7 +337,7 @@ class Room(Quarters):
             chosen = codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES) if mine.options else {}
             if chosen:
                 options = options.but(chosen).checked()
-            self._check_labels(options)
+            _check_labels(options, self._config)
             check_persist(spec, options)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
@@ -361,12 +357,6 @@ class Room(Quarters):
         self.watch()
         if way is not None:
             way.claimed()
-
-    def _check_labels(self, options: AgentOptions) -> None:
-        """Raise CannotServe where an agent asks for labels that this host does not have."""
-        asked = options.labels or {}
-        if not asked.items() <= self._config.labels.items():
-            raise errors.CannotServe(f"{self._config.server_id} does not have the labels {shown_labels(asked)}")
 
     def on_elsewhere(self, elsewhere: acts.Elsewhere) -> None:
         """Another host has the agent."""
@@ -527,3 +517,15 @@ _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip
+
+
+def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
+    """Agents with calls that wait, few of perhaps ten thousand."""
+    return [resident for resident in residents.values() if resident.is_held]
+
+
+def _check_labels(options: AgentOptions, config: BrokerConfig) -> None:
+    """Raise CannotServe where an agent asks for labels that this host does not have."""
+    asked = options.labels or {}
+    if not asked.items() <= config.labels.items():
+        raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")

@@ -15,6 +15,7 @@ from scale import LATE_S, linux_only
 from zmqagents import Cluster, RpcClient
 from zmqagents.cluster.reminders import MAX_REMINDERS
 from zmqagents.errors import ConfigError, HostBusy, MessageTooLarge
+from zmqagents.store.cluster import bucket_of
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
 
@@ -96,23 +97,19 @@ def test_a_tick_whose_code_fails_is_over_and_counted(hosts: Hosts) -> None:
     assert where(hosts, name) == []
 
 
-def test_a_method_that_is_no_more_keeps_its_reminder(hosts: Hosts) -> None:
+def test_a_method_that_is_no_more_keeps_its_reminder_until_it_is_back(hosts: Hosts) -> None:
     name = "Alarmed/gone"
-    hosts.callers[0].call(name, "remind", "tea", 0.1, None, "tick", "x")
-    key = f"za:{{shop/{_bucket(name)}}}:r:{name}"
+    hosts.callers[0].call(name, "remind", "tea", 600.0, None, "tick", "x")
+    base, failed = f"za:{{shop/{bucket_of(name):02x}}}:", figure(hosts, "reminders_failed")
     with hosts.redis.client as client:
-        value = client.hget(key, "tea")
-        if value is not None:  # it has not come yet
-            client.hset(key, "tea", value.replace(b"tick", b"tock"))
-            assert eventually(lambda: figure(hosts, "reminders_failed") > 0, 20)
-            assert [row["method"] for row in where(hosts, name)] == ["tock"]
-    hosts.callers[0].call(name, "cancel", "tea")
-
-
-def _bucket(name: str) -> str:
-    from zmqagents.store.cluster import bucket_of
-
-    return f"{bucket_of(name):02x}"
+        value = client.hget(f"{base}r:{name}", "tea")
+        assert isinstance(value, bytes)
+        client.hset(f"{base}r:{name}", "tea", value.replace(b"tick", b"tock"))
+        client.zadd(f"{base}due", {f"{name}\ntea": 0})
+        assert eventually(lambda: figure(hosts, "reminders_failed") > failed, 20)
+        assert [row["method"] for row in where(hosts, name)] == ["tock"]
+        client.hset(f"{base}r:{name}", "tea", value)
+    assert eventually(lambda: texts(hosts, name) == ["x"], 20)
 
 
 def test_agents_that_are_saved_seldom_or_never_have_reminders_too(hosts: Hosts) -> None:

@@ -277,7 +277,8 @@ class Resident:
     def _end_late(self, ticket: Ticket) -> None:
         """A tick was cancelled, say, and its code has run to its end: it is done, as its state is."""
         snapshot, self._whole = self._whole, None
-        if self.phase is Phase.ACTIVE and (snapshot is not None or self.record.options.persist is None):
+        has_run = snapshot is not None or (self.record.options.persist is None and ticket.context is not None)
+        if self.phase is Phase.ACTIVE and has_run:
             self._changes.append(self._done(ticket))
             try:
                 self._write(snapshot)

@@ -132,6 +132,7 @@ class Room(Quarters):
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
         self.is_closed = True  # what comes back from the connections, by their threads, finds no other way
+        self._ticks.close()
         neighbours = list(self._neighbours.values())
         for neighbour in neighbours:
             neighbour.close(errors.HostStopping("the host has stopped"))

@@ -129,9 +129,7 @@ class Ticks:
         if now >= self._renew_at:
             self._renew_at = now + self._hold_s / 6
             self._renew(now)
-        if self._held:
-            held, self._held = self._held, []
-            room.member.inquire(lambda records: records.hold(held), _ignore)
+        self._tell()
         if self._is_looking or room.drains or room.dispatcher.draining or not room.may_answer:
             return []
         if len(self._open) >= MAX_OPEN:
@@ -142,6 +140,18 @@ class Ticks:
                 self._next[bucket] = now + SWEEP_S
             self._look(buckets)
         return []
+
+    def close(self) -> None:
+        """This host ends: others may have at once what it has in hand."""
+        for tick, _ in self._open.values():
+            self._hold(tick, 0.0)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell Redis what is to be handed out later, or sooner."""
+        held, self._held = self._held, []
+        if held:
+            self._room.member.inquire(lambda records: records.hold(held), _ignore)
 
     def _look(self, buckets: list[int]) -> None:
         hold_s = self._hold_s
@@ -199,6 +209,9 @@ class Ticks:
         del self._open[tick.task_id]
         if error is None:
             self._pauses.pop(tick.task_id, None)
+            return
+        if isinstance(error, errors.HostStopping):  # nothing ran: another member may have it at once
+            self._hold(tick, 0.0)
             return
         self._failed += 1
         text = str(error).partition("\n")[0]

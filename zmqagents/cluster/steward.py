@@ -314,7 +314,7 @@ class Steward:
             begun_at = boot_time()
             try:
                 self._exchange()
-                while self._errands:
+                if self._errands:  # one at a time, for claims and saves wait meanwhile
                     self._run_errand(self._errands[0])
                     self._errands.popleft()
                 if not self._backlog:  # else some may wait for room in Redis

@@ -229,11 +229,9 @@ class RedisClient:
     def _prepare(self, connection: Any) -> None:
         """Instead of what redis-py does with a new connection."""
         connection.on_connect()
-        for script in self._scripts:
-            connection.send_command("SCRIPT", "LOAD", script.text)
-            connection.read_response()
-        connection.send_command("INFO")
-        told = connection.read_response()
+        loads = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
+        connection.send_packed_command(connection.pack_commands([*loads, ("INFO",)]))  # one way, however slow it is
+        *_, told = [connection.read_response() for _ in range(len(loads) + 1)]
         place = None if self._shards is None else (connection.host, connection.port)
         self._identities[place] = " ".join(text.decode() for text in _IDENTITY.findall(told))
 

@@ -82,6 +82,7 @@ class Ticks:
         self._calls: dict[int, Tick] = {}  # by the number of the call
         self._number = 0
         self._held: list[Held] = []  # to be told to Redis
+        self._is_looking = False  # one look at a time: behind a slow Redis they would pile up before all else
         self._pauses: OrderedDict[str, float] = OrderedDict()
         self._renew_at = 0.0
         self._fired = self._late = self._failed = 0
@@ -131,7 +132,9 @@ class Ticks:
         if self._held:
             held, self._held = self._held, []
             room.member.inquire(lambda records: records.hold(held), _ignore)
-        if room.drains or room.dispatcher.draining or not room.may_answer or len(self._open) >= MAX_OPEN:
+        if self._is_looking or room.drains or room.dispatcher.draining or not room.may_answer:
+            return []
+        if len(self._open) >= MAX_OPEN:
             return []
         buckets = [bucket for bucket, at in enumerate(self._next) if at <= now]
         if buckets:
@@ -146,9 +149,11 @@ class Ticks:
         def look(records: ClusterRecords) -> list[Polled]:
             return records.due(buckets, for_s=hold_s, most=MOST)
 
+        self._is_looking = True
         self._room.member.inquire(look, self._on_polled)
 
     def _on_polled(self, found: Any) -> None:
+        self._is_looking = False
         if not isinstance(found, list):  # Redis is away
             return
         now, late_s = self._room.clock(), self._shares.late_s

@@ -142,8 +142,21 @@ def hosts(lasting_redis: RedisServer) -> Iterator[Hosts]:
         {"own": "", "act": "1", "ep": "5", "rev": "1", "sv": "1", "cls": "Account", "st": b"\xff" * 100},
         {"own": "", "act": "1", "ep": "5", "rev": "0", "cls": "Account", "args": b"\xff\x00", "opt": b"\xff\x00"},
         {"own": "", "act": "1", "ep": "5", "rev": "0", "cls": "Account", "opt": b"\x81\xa3env\x81\xa1A\xa1B"},
+        {"own": "", "act": "1", "ep": "5", "rev": "0", "cls": "Account", "opt": b"\x92\x01\x02"},
+        {"own": "", "act": "1", "ep": "5", "rev": "0", "cls": "Account", "opt": b"\x81\xa1x\x01"},
+        {"own": "", "act": "1", "ep": "5", "rev": "1", "sv": "1", "cls": "Account", "st": b"\x07", "args": b"\x07"},
+        {
+            "own": "",
+            "act": "1",
+            "ep": "5",
+            "rev": "1",
+            "sv": "1",
+            "cls": "Account",
+            "st": b"\x91\x01",
+            "args": b"\x91\x01",
+        },
     ],
-    ids=["owner", "garbled", "state", "arguments", "options"],
+    ids=["owner", "garbled", "state", "arguments", "options", "no map", "unknown", "a number", "numbers"],
 )
 def test_a_record_of_an_agent_that_was_written_by_another_hurts_that_agent_alone(
     hosts: Hosts, lasting_redis: RedisServer, fields: dict[str, Any], request: pytest.FixtureRequest

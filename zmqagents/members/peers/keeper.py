@@ -8,6 +8,7 @@ from ...agents.state import Reminder, Snapshot
 from ...checks import CLUSTER
 from ...cluster.activations import MAX_STATE_BYTES
 from ...codec import pack, unpack
+from ...errors import RemoteProtocolError
 
 __all__ = ["ClusterKeeper", "packed", "unpacked"]
 
@@ -64,7 +65,10 @@ def packed(frames: Sequence[bytes | memoryview | bytearray]) -> bytes:
 
 def unpacked(data: bytes) -> tuple[bytes, ...]:
     """The reverse of `packed`; RemoteProtocolError for anything else."""
-    return tuple(unpack(data, max_bytes=MAX_BYTES))
+    parts = unpack(data, max_bytes=MAX_BYTES)
+    if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(part, bytes) for part in parts):
+        raise RemoteProtocolError("what the record of an agent keeps is not as a host has written it")
+    return tuple(parts)
 
 
 def _lose(agent_id: str, what: object, of: object) -> None:

@@ -335,7 +335,7 @@ class Room(Quarters):
             agent = parse_reference(agent_id).agent
             spec = self._classes.spec(agent.cls)
             options = spec.options
-            chosen = codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES) if mine.options else {}
+            chosen = _options_in(mine.options) if mine.options else {}
             if chosen:
                 options = options.but(chosen).checked()
             _check_labels(options, self._config)
@@ -508,6 +508,14 @@ def _starts_of_the_dead(own: Path, cluster: str) -> Iterator[str]:
                 with lock if path != own else contextlib.nullcontext():  # its own lock this host has already
                     path.unlink()
                 yield start
+
+
+def _options_in(packed_options: bytes) -> dict[str, Any]:
+    """The options in the record of an agent. RemoteProtocolError for what no host has written."""
+    chosen = codec.unpack(packed_options, max_bytes=MAX_OPTIONS_BYTES)
+    if not isinstance(chosen, dict) or not chosen.keys() <= set(OPTION_NAMES):
+        raise errors.RemoteProtocolError("its record has options that are none")
+    return chosen
 
 
 _NO_ARGUMENTS = codec.encode_call((), {}, what="").payload

@@ -649,7 +649,7 @@ def _set_contents(exc: Exception, data: Mapping[str, Any], unpack: Unpack | None
     notes = data.get("notes")
     if type(notes) is list and notes:
         exc.__notes__ = [str(note) for note in notes[:MAX_NOTES]]  # type: ignore[attr-defined,unused-ignore]
-    if from_agent and trace and hasattr(exc, "add_note"):  # Python >= 3.11
+    if from_agent and "\n" in trace.strip() and hasattr(exc, "add_note"):  # Python >= 3.11; one line says nothing new
         exc.add_note(_NOTE + trace.rstrip())
 
 

@@ -186,9 +186,7 @@ class Management:
         if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
-            request = _BY_OP.get(call.method)
-            if call.method == Op.LIST and call.options.get("cluster"):
-                request = CLUSTER_LIST
+            request = _request_in(call, self._members.room)
             if request is None or request.handler is None:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
             if role not in _MAY_ASK[request.who]:
@@ -227,7 +225,7 @@ class Management:
         now = self._clock()
         if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
             return self._dispatcher.on_call(peer, call, now, parent=parent, wait=True)
-        request = _BY_OP.get(call.method)
+        request = _request_in(call, self._members.room)
         if request is not None and request.runs is Runs.ENDING:
             answered = self.answer(peer, call, "admin", parent)
             return [*answered, *self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), now)]
@@ -492,11 +490,14 @@ class Management:
         self._room()
         return self.stop(asked)
 
-    def describe(self, asked: Asked) -> bytes:
-        """An agent's class and methods, as clients make a proxy of them."""
+    def describe(self, asked: Asked) -> bytes | Callable[[Tell], None]:
+        """An agent's class and methods, as clients make a proxy of them; a member without the class asks for them."""
         agent_id = asked.option("id")
         if isinstance(agent_id, str) and agent_id.startswith(CLUSTER):
-            return self._room().describe(agent_id)
+            room = self._room()
+            if room.inquiries.is_far(asked.call.options):
+                return functools.partial(room.inquiries.describe, agent_id)
+            return room.describe(agent_id)
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
@@ -743,6 +744,18 @@ REQUESTS = (
     Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
 )
 CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
+CLUSTER_DESCRIBE = Request(Op.DESCRIBE, "all", Runs.LATER, Management.describe)  # of a class that others have
+
+
+def _request_in(call: Call, room: Room | None) -> Request | None:
+    """What is asked for; None if there is no such request."""
+    if call.method == Op.LIST and call.options.get("cluster"):
+        return CLUSTER_LIST
+    if call.method == Op.DESCRIBE and room is not None and room.inquiries.is_far(call.options):
+        return CLUSTER_DESCRIBE
+    return _BY_OP.get(call.method)
+
+
 _MAY_ASK: dict[str, frozenset[Role]] = {
     "all": frozenset(ROLES), "callers": CALLERS, "owner": CALLERS, "seers": SEERS,
     "admin": frozenset({"admin"}),

@@ -13,7 +13,7 @@ from typing import Any
 from .. import errors
 from ..agents.base import new_agent_id
 from ..agents.factories.factory import FACTORY_HOOKS
-from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
+from ..agents.options import OF_CLUSTER, OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..checks import CLUSTER
 from ..codec import MAX_TEXT, is_name
@@ -25,7 +25,7 @@ from .records import ID_BYTES, AgentRecord, Peer, Ticket, bytes_of_ids
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission", "Find", "cannot_settle", "unknown_method", "unmade"]
+__all__ = ["Admission", "Find", "cannot_settle", "check_persist", "unknown_method", "unmade"]
 
 Find = Callable[[Peer, Call, str], tuple[AgentRecord, str]]
 _OF_CLUSTER = (Op.CREATE, Op.DELETE)
@@ -271,6 +271,8 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
     """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
     if given.get("persist") == "auto":  # as the class has it
         del given["persist"]
+    if of_cluster := [name for name in OF_CLUSTER if name in given]:
+        raise errors.ConfigError(f"{' and '.join(of_cluster)} is for agents of a cluster: make it by a Cluster")
     if peer.local and given.get("lifetime") == "client":
         raise errors.ConfigError(
             "lifetime='client' is for a client outside of the host: an agent deletes what it makes, or gives idle_s"
@@ -279,12 +281,17 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
         raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
     options = spec.options.but(given).checked() if given else spec.options
     check_platform(options.isolation)
+    check_persist(spec, options)
+    return options
+
+
+def check_persist(spec: ClassSpec, options: AgentOptions) -> None:
+    """Raise ConfigError where agents of a class are to be saved that have no hooks for it."""
     if options.persist is not None and not spec.hooks.saves:
         raise errors.ConfigError(
             f"persist={options.persist!r} needs the hooks save_state and load_state, which {spec.short} lacks; in a "
             "class that is no AgentBase they count under @agent(persist=...)"
         )
-    return options
 
 
 def _ours(spec: ClassSpec, either: Any) -> list[str]:

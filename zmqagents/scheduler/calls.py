@@ -345,6 +345,8 @@ class Calls:
 
     def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """Count a call that is no plain one that has ended well."""
+        if reply.code == Code.ELSEWHERE:  # it was not executed here, and goes on where it came from
+            return
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)
@@ -459,9 +461,10 @@ class Calls:
             self.forget_agent(record, effects, now, "was deleted with its client")
 
     def forget_agent(
-        self, record: AgentRecord, effects: list[Effect], now: float, why: str, *, hooks: bool = True
-    ) -> None:
-        """The agent is no more: its calls that run go on to their end, streams and all others end now."""
+        self, record: AgentRecord, effects: list[Effect], now: float, why: str, *, hooks: bool = True,
+        streams: bool = False,
+    ) -> None:  # fmt: skip
+        """The agent is no more: its calls that run go on to their end, with ``streams`` also those; others end now."""
         record.removed = True
         if record.client is not None and record.client.agents is not None:
             record.client.agents.pop(record, None)
@@ -482,7 +485,7 @@ class Calls:
 
         self.end_some(Unfinished([*seated, *(record.mailbox or ())], refuse), effects, now)
         for ticket in (*record.holders, *(record.beside or ())):
-            if ticket.flags & Flag.STREAM:  # it may have no end of its own
+            if ticket.flags & Flag.STREAM and not streams:  # it may have no end of its own
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
                 self.give_up(ticket, gone, effects, now)
         self._end_if_idle(record, effects, now)

@@ -220,7 +220,7 @@ class Dispatcher:
         if not is_told or ticket.peer is peer:
             _take_over(ticket, peer)
         elif not ticket.agent.sought:
-            if ticket.method is None or not ticket.method.once:
+            if ticket.method is None or not (ticket.method.once or ticket.is_tick):
                 _take_over(ticket, peer)
             else:
                 self.calls.fetches.join(peer, call.call_id, ticket)

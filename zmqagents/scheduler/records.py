@@ -24,12 +24,13 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State", "Ticket",
-    "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
+    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
+    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
 END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
+TICKS = "tick-"  # what the task ids of calls that reminders make begin with, see `members.peers.ticks`
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
@@ -203,8 +204,8 @@ class AgentRecord:
     """
 
     __slots__ = (
-        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "holders", "home",
-        "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
+        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -221,6 +222,7 @@ class AgentRecord:
         self.home: Home | None = None
         self.away = False
         self.sought = False  # which host of the cluster has it is not known for certain: this stands for one call to it
+        self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.client: Peer | None = None  # it goes with this one
@@ -311,9 +313,10 @@ class AgentRecord:
         self.home = home
         self.away = self.made = self.sought = True
 
-    def live_under(self, home: Home) -> None:
+    def live_under(self, home: Home, epoch: int) -> None:
         """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""
         self.home = home
+        self.epoch = epoch
         self.spec = unhurried(self.spec)
 
     def end_by(self, ticket: Ticket) -> None:
@@ -445,6 +448,11 @@ class Ticket:
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""
         return self.account.key
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether a reminder of the agent has made it: this host says so, or another one of its cluster."""
+        return self.peer.is_member and self.task_id.startswith(TICKS)
 
     @property
     def threaded(self) -> bool:

@@ -530,6 +530,15 @@ def test_children_that_hear_nothing_end_with_a_host_that_is_killed(how: str) -> 
         assert eventually(lambda: all(map(is_gone, pids)), 6.0)
 
 
+def test_a_process_that_is_stopped_ends_with_a_host_that_is_killed() -> None:
+    with host(Quiet, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        pid: int = client.create_agent(Quiet).pid()
+        os.kill(pid, signal.SIGSTOP)
+        assert launcher.pid is not None
+        os.kill(launcher.pid, signal.SIGKILL)
+        assert eventually(lambda: is_gone(pid), 6.0)
+
+
 @pytest.mark.parametrize("how", ["hold_the_lock", "block_signals"])
 def test_a_process_that_hears_nothing_ends_with_its_agent(client: RpcClient, how: str) -> None:
     """A thread that a call has left behind keeps the lock."""

@@ -643,10 +643,10 @@ class Broker:
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these
-        self._members.begin_end()
+        self._members.begin_end(MEMBERS_END_S)
         self._pool.retire(self._dispatcher.agents.values())
         clean = self._pool.close(timeout=1.0)
-        if not self._members.close(MEMBERS_END_S):
+        if not self._members.close():
             log.warning("%s: some agents' processes did not end", self.config.server_id)
         if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)

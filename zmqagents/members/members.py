@@ -83,6 +83,7 @@ class Members:
         self.beside: dict[int, Callable[[int, int], object]] = {}  # what the router thread calls, by descriptor
         self.poller: Any = None  # see `open`
         self.closing = False
+        self._end_by = 0.0  # see `begin_end`
         self.directory: LocalDirectory[Child] = LocalDirectory()
         self.restarts = 0  # of processes that have ended by themselves, or were ended for their memory
         self._nursery: Nursery | None = None  # until an agent has a process
@@ -346,19 +347,20 @@ class Members:
             child.ask(op, answers)
         return answers
 
-    def begin_end(self) -> None:
-        """Ask all processes to end in order; no other is started."""
+    def begin_end(self, timeout_s: float) -> None:
+        """Ask all processes to end in order, within ``timeout_s`` seconds; no other is started."""
         self.closing = True
+        self._end_by = self.clock() + timeout_s
         if self._nursery is not None:
             self._nursery.end_all()
 
-    def close(self, timeout_s: float) -> bool:
-        """Close the connections; end what has not ended within ``timeout_s`` seconds. False: some did not."""
+    def close(self) -> bool:
+        """Close the connections; end what has not ended within the time of `begin_end`. False: some did not."""
         if self.room is not None:
             self.room.close()
         for child in self._children:
             child.close()
-        return self._nursery is None or self._nursery.close(timeout_s)
+        return self._nursery is None or self._nursery.close(max(0.0, self._end_by - self.clock()))
 
 
 class _Told(NamedTuple):

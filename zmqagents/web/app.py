@@ -31,6 +31,7 @@ from .access import Access, is_stranger, need
 from .api import Api
 from .cluster_pages import ClusterPages
 from .exposition import encode
+from .gateway.failures import respond
 from .gateway.gateway import Gateway
 from .guard import Guard
 from .hosts.fleet import Fleet
@@ -98,4 +99,6 @@ def _for_machines(house: House, is_open: bool) -> list[Route]:
 
 async def _tell(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    if request.url.path.startswith(("/agents/", "/offers")):  # the gateway's, whose programs read errors of one form
+        return respond(exc)
     return JSONResponse({"error": exc.detail}, exc.status_code, exc.headers)

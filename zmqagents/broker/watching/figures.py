@@ -72,10 +72,12 @@ def take(
 def _of_methods(calls: Calls) -> list[dict[str, Any]]:
     """What is counted by method; where calls are traced, with a trace for each bucket of the durations."""
     methods, traces = calls.meters.told(), calls.traces
-    if traces is not None:
-        for each in methods:
-            found = traces.examples(each["class"], each["method"])
-            each["took"]["examples"] = {str(place): list(example) for place, example in found.items()}
+    if traces is None:
+        return methods
+    for each in methods:
+        each["took"]["examples"] = {
+            str(place): list(example) for place, example in traces.examples(each["class"], each["method"]).items()
+        }
     return methods
 
 

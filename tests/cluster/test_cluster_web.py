@@ -209,6 +209,8 @@ def test_a_host_that_is_drained_from_the_page_gives_its_agents_away_and_is_no_mo
         first, second = (launcher.server_id for launcher in hosts.launchers)
         assert web.ask("POST", f"/api/drain?host={first}", {}) == (200, {"draining": True})
         assert eventually(lambda: set(web.hosts()) == {second}, LIMIT_S)
+        assert [hosts.callers[1].call(name, "add", 1) for name in NAMES] == [2] * len(NAMES)
+        assert {row["server_id"] for row in web.get("/api/cluster/agents")["agents"]} == {second}
         assert web.hosts()[second]["agents"] == len(NAMES)
         with RpcClient("127.0.0.1", hosts.launchers[1].port) as client:
             assert client.get_server_info()["cluster"]["members"] == 1

@@ -47,8 +47,8 @@ class Roster:
 
     @property
     def name(self) -> str:
-        """The name of the cluster, as far as it is known."""
-        return self._name
+        """The name of the cluster, "cluster" until it is known."""
+        return self._name or "cluster"
 
     def rows(self) -> list[HostRow]:
         """The hosts, as one of them knows them. Raises what stands in the way: HostUnreachable, UnknownCluster ..."""

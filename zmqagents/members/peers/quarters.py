@@ -248,10 +248,13 @@ class Quarters(abc.ABC):
         """The newest state of this class that this host reads. Raises UnknownClass."""
         return self._classes.spec(cls).hooks.state_version
 
-    def activate(self, name: AgentName, made: acts.Made | None) -> None:
-        """Claim an agent. Raises UnknownClass, CannotServe."""
+    def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False) -> None:
+        """Claim an agent. Raises UnknownClass, CannotServe.
+
+        ``given``: its record says that it is this host's already. Then nobody else can have it while this host lives.
+        """
         spec = self._classes.spec(name.cls)
-        if self.drains:
+        if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
         if (spec.options.isolation or self._config.isolation) != "thread":
             raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")

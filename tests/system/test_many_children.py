@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,7 +27,7 @@ GROWN_MIB = 3.0  # of the host, over all cycles: caches and what the allocator k
 
 def test_a_hundred_children_start_at_once_answer_and_stop_within_the_grace() -> None:
     with (
-        host(Worker, isolation="process", max_children=MANY, grace_s=GRACE_S) as launcher,
+        host(Worker, isolation="process", max_children=MANY + MANY // 7, grace_s=GRACE_S) as launcher,
         client_of(launcher, timeout=120) as client,
     ):
         with ThreadPoolExecutor(MANY) as threads:
@@ -43,6 +45,24 @@ def test_a_hundred_children_start_at_once_answer_and_stop_within_the_grace() -> 
         assert time.monotonic() - begun < GRACE_S + 2 + 3, "3 s for a machine on which a hundred processes end"
         assert eventually(lambda: all(map(is_gone, [*pids, *everything])), 1.0)
         assert all(result.exception(10.0) is not None for result in running)
+
+
+def test_a_child_starts_while_somebody_looks_whether_its_lock_is_free() -> None:
+    with host(Worker, isolation="process") as launcher, client_of(launcher, timeout=60) as client:
+        looks = {}
+        for number in range(1, 4):  # the first that is started, and the spare ones behind it
+            path = os.path.join(os.environ["ZMQAGENTS_RUNTIME"], f"{launcher.server_id}.child-{number}.ipc.lock")
+            looks[path] = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(looks[path], fcntl.LOCK_SH)
+        with ThreadPoolExecutor(1) as threads:
+            made = threads.submit(client.create_agent, Worker)
+            time.sleep(1.0)  # so long the looker has no processor
+            for look in looks.values():
+                os.close(look)
+            agent: Any = made.result(60)
+        assert agent.pid() > 0
+    for path in looks:  # those of children that were not needed
+        Path(path).unlink(missing_ok=True)
 
 
 @pytest.fixture

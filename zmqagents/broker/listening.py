@@ -32,6 +32,7 @@ from ..security.keys import REFRESH_S, KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
 from ..wire.clock import clock_name
+from ..wire.messages import MINOR
 from ..wire.poller import IN, new_poller
 from ..wire.transport import Listener, Receive
 from ..wire.unix_listener import UnixListener
@@ -148,7 +149,9 @@ class Listening:
             hold_apart(config.file_roots, keys.path)
         auth = self._auth = Authenticator(keys, insecure=bool(config.insecure))
         path = discovery.ipc_path(config.server_id)
-        lock = discovery.IpcLock(path)
+        lock = discovery.IpcLock(
+            path, wait_s=discovery.LOCK_WAIT_S if config.parent is None else discovery.CHILD_LOCK_WAIT_S
+        )
         lock.acquire()
         self._closing.callback(lock.release)
         try:
@@ -192,7 +195,8 @@ class Listening:
         config = self._config
         return {
             "server_id": bound.server_id, "host": bound.host, "port": bound.port, "address": bound.address,
-            "version": __version__, "clock": clock_name(), "max_message_bytes": config.max_message_bytes,
+            "version": __version__, "minor": MINOR, "clock": clock_name(),
+            "max_message_bytes": config.max_message_bytes,
             "max_structured_bytes": config.structured_limit, "max_timeout_s": config.max_timeout_seconds,
             "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,

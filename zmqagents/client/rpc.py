@@ -48,6 +48,8 @@ def creation(
     options: dict[str, Any] = {"class": checked_name(name, errors.UnknownClass)}
     if isinstance(cls_or_name, type):  # the host may know it by another name: see `agents.origin`
         options["origin"] = origin_of(cls_or_name)
+    if agent_id is None and agent_options is None and not either:
+        return name, options
     refusals = dict.fromkeys(either, "")  # what the host is to say if it has to take them itself
     for key, value, read in (("agent_id", agent_id, _id_option), ("agent_options", agent_options, _agent_options)):
         try:
@@ -249,6 +251,8 @@ class RpcClient:
         taken, ConfigError for wrong options, SerializationError for arguments that cannot be sent, and what
         ``__init__`` or a hook raises.
         """
+        if agent_id is None and agent_options is None and if_exists is None:  # most agents: nothing to be told apart
+            return self.make_agent(cls_or_name, args, kwargs)
         maker = maker_of(cls_or_name)
         if_exists = if_exists_of(maker, kwargs, if_exists)
         given = split_names(maker, kwargs, agent_id=agent_id, agent_options=agent_options)
@@ -513,7 +517,10 @@ class RpcClient:
     # ------------------------------------------------------------ life
 
     def close(self) -> None:
-        """Give up the connection; the last client of this process to the host closes it. Idempotent."""
+        """Give up the connection; the last client of this process to the host closes it. Idempotent.
+
+        A request after it opens the connection anew.
+        """
         link = self._link
         if not self._open or not isinstance(link, Connection):
             return
@@ -565,10 +572,10 @@ class RpcClient:
         short = name.rpartition(":")[2]
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
+        if switch.active is None:  # the same without a context manager
+            return _create_by(self, short, args, kwargs, options, cls, timeout)
         with switch.request(Op.CREATE, link.address, options) as told:
-            body = request_body(link, short, args, kwargs)
-            reply = link.call("", Op.CREATE, body, options=told, timeout=time_left(timeout))
-            return self.proxy_from(value_of(link, reply, self._scope), cls=cls, timeout=timeout)
+            return _create_by(self, short, args, kwargs, told, cls, timeout)
 
     def proxy_from(
         self, description: Any, *, awaitable: bool = False, cls: type | None = None, timeout: Timeout = UNSET
@@ -604,6 +611,16 @@ class RpcClient:
         left = time_left(link.management_timeout_s if timeout is None else timeout)
         with switch.request(op, link.address, options) as options:
             return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
+
+
+def _create_by(
+    client: RpcClient, label: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any] | None,
+    cls: type | None, timeout: Timeout,
+) -> AgentProxy:  # fmt: skip
+    link = client.link
+    body = request_body(link, label, args, kwargs)
+    reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
+    return client.proxy_from(value_of(link, reply, client.scope), cls=cls, timeout=timeout)
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

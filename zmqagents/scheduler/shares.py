@@ -121,14 +121,14 @@ class FairQueue(Generic[T]):
     A thing is in the queue once at most. Iteration is in the order in which `pop` would take.
     """
 
-    __slots__ = ("_count", "_rows")
+    __slots__ = ("_rows", "count")
 
     def __init__(self) -> None:
         self._rows: OrderedDict[Account, OrderedDict[T, None]] = OrderedDict()  # first the user whose turn is next
-        self._count = 0
+        self.count = 0  # of what waits; read in the way of every call, where `len` costs more
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[T]:
         rows = [iter(row) for row in self._rows.values()]
@@ -152,14 +152,14 @@ class FairQueue(Generic[T]):
         if row is None:
             row = self._rows[account] = OrderedDict()
         row[thing] = None
-        self._count += 1
+        self.count += 1
 
     def remove(self, account: Account, thing: T) -> None:
         """Take ``thing`` out, if it is there."""
         row = self._rows.get(account)
         if row is not None and thing in row:
             del row[thing]
-            self._count -= 1
+            self.count -= 1
             if not row:
                 del self._rows[account]
 
@@ -171,7 +171,7 @@ class FairQueue(Generic[T]):
                 raise KeyError("nothing waits")
         row = self._rows[account]
         thing, _ = row.popitem(last=False)
-        self._count -= 1
+        self.count -= 1
         if not row:
             del self._rows[account]
         elif len(self._rows) > 1:
@@ -204,6 +204,7 @@ class Shares:
         )  # fmt: skip
         self.queued_bytes = share("bytes of arguments are queued", "max_queued_bytes", config.max_queued_bytes)
         self.agents = share("agents are on this host", "max_agents", config.max_agents)
+        self.children = share("processes run agents of this host", "max_children", config.max_children)
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
         self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
         self.early = share("fetches wait for calls to come", "max_calls", max(1, config.max_calls // EARLY))

@@ -33,7 +33,7 @@ class Slots:
     @property
     def ready(self) -> int:
         """Calls that could start if there were a slot."""
-        return len(self._ready)
+        return self._ready.count
 
     def take(self, ticket: Ticket) -> bool:
         """True: ``ticket`` has a slot. False: it is READY, and `next` gives it out in its turn."""
@@ -94,12 +94,12 @@ class Slots:
         ticket = None if beyond else self._next_of(self._ready, False)
         if ticket is not None:
             self._give(ticket)
-        self.wanted = bool(self._ready or self._resuming)
+        self.wanted = bool(self._ready.count or self._resuming.count)
         return ticket
 
     def _next_of(self, queue: FairQueue[Ticket], beyond: bool) -> Ticket | None:
         """The next ticket of ``queue`` that may have a slot now."""
-        if not queue:
+        if not queue.count:
             return None
         if beyond or self.running < self.capacity:
             return queue.pop()

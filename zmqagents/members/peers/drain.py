@@ -51,8 +51,8 @@ class Drain:
 
     def _let_go(self, resident: Lodger) -> None:
         room = self._room
-        cls = resident.agent.cls
-        chosen = room.member.placement.choose(cls, room.state_version(cls), but=[room.member.incarnation])
+        cls, placement, mine = resident.agent.cls, room.member.placement, room.member.incarnation
+        chosen = placement.choose(cls, room.state_version(cls), resident.labels, but=[mine])
         resident.leave(Leaving.RELEASED, chosen.incarnation if chosen is not None else "")
 
     def _at_end(self, now: float) -> list[Effect]:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -51,6 +52,7 @@ class Lodger(Protocol):
     name: str
     agent: AgentName
     leaving: Leaving | None
+    labels: Mapping[str, str] | None  # that were asked for where it was made
 
     @property
     def is_leaving(self) -> bool:
@@ -106,6 +108,7 @@ class Quarters(abc.ABC):
         self._watch: Alarm | None = None
         self._joined = threading.Event()
         self._relayed = 0
+        self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
 
     # ------------------------------------------------------------ what is above
 
@@ -136,6 +139,10 @@ class Quarters(abc.ABC):
         """Whether the agent was here, and its record is not released."""
 
     @abc.abstractmethod
+    def way(self, name: AgentName) -> Any:
+        """The way to an agent, made now if there is none."""
+
+    @abc.abstractmethod
     def forget(self, way: Any) -> None:
         """Drop a way that nothing depends on."""
 
@@ -158,16 +165,20 @@ class Quarters(abc.ABC):
     # ------------------------------------------------------------ the member
 
     def _info(self) -> MemberInfo:
-        config, dispatcher, classes = self._config, self.dispatcher, {}
+        config, dispatcher = self._config, self.dispatcher
+        classes: dict[str, int] = {}
+        needs: dict[str, Mapping[str, str]] = {}
         for name in self._classes.names():
             spec = self._classes.spec(name)
             classes[spec.short] = spec.hooks.state_version
+            if spec.options.labels:
+                needs[spec.short] = spec.options.labels
         agents, running = len(self.lodgers), dispatcher.running
         figures = {"agents": agents, "running": running, "capacity": config.capacity, "relayed": self._relayed}
         draining = self.drains or dispatcher.draining
         return MemberInfo(
             "", self.address, __version__, config.labels, classes, float(agents + running), draining,
-            figures={**figures, **self._counters()},
+            figures={**figures, **self._counters()}, needs=needs,
         )  # fmt: skip
 
     def _counters(self) -> dict[str, int]:
@@ -219,6 +230,10 @@ class Quarters(abc.ABC):
         """A call is passed on."""
         self._relayed += 1
 
+    def count_elsewhere(self, side: str) -> None:
+        """A call was not executed, for its agent is elsewhere: "told" by this host, "met" at another one."""
+        self._elsewhere[side] += 1
+
     def met(self, name: str, address: str) -> None:
         """A call was answered at this address."""
         if self.member.homes.find(name) is None:
@@ -244,9 +259,24 @@ class Quarters(abc.ABC):
         """The reference to an agent of this cluster."""
         return f"{self._prefix}{name}"
 
+    def has_class(self, cls: str) -> bool:
+        """Whether this host has a class of this short name."""
+        with contextlib.suppress(errors.UnknownClass):
+            return self._classes.spec(cls).short == cls
+        return False
+
     def state_version(self, cls: str) -> int:
         """The newest state of this class that this host reads. Raises UnknownClass."""
         return self._classes.spec(cls).hooks.state_version
+
+    def takes_local(self, cls: str, asked: Mapping[str, Any]) -> bool:
+        """Whether this host is to take a new agent for no other reason than that it was asked for it."""
+        placement = asked.get("placement")
+        if placement is None:
+            with contextlib.suppress(errors.UnknownClass):
+                placement = self._classes.spec(cls).options.placement
+        mine = self.member.placement.find(self.member.incarnation)
+        return placement == "local" and not self.drains and mine is not None and mine.takes(cls, 0, asked.get("labels"))
 
     def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False) -> None:
         """Claim an agent. Raises UnknownClass, CannotServe.
@@ -256,8 +286,13 @@ class Quarters(abc.ABC):
         spec = self._classes.spec(name.cls)
         if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
-        if (spec.options.isolation or self._config.isolation) != "thread":
-            raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")
+        isolation = spec.options.isolation or self._config.isolation
+        if isolation != "thread":
+            whose = "its class" if spec.options.isolation else self._config.server_id
+            text = f"{name}: agents of a cluster run in threads of their host, and {whose} has isolation={isolation!r}"
+            raise errors.CannotServe(text)
+        if spec.options.lifetime == "client":
+            raise errors.CannotServe(f"{name}: agents of a cluster go with no client (lifetime)")
         version = spec.hooks.state_version
         self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made)))
 

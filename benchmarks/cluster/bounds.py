@@ -53,7 +53,10 @@ BOUNDS = (
         )
     ),
     Bound("kill-lease", "back_beyond_lease_s", "the same beyond the lease, s", 1.0),
-    Bound("return", "others_ratio", "200 clients lose their host: p99 of calls to the other hosts / before", 3.0),
+    Bound(
+        "return", "others_ratio", "200 clients lose their host: p99 of others' calls to the other hosts / before", 3.0
+    ),
+    Bound("return", "back_s", "each of them has an answer again after, s"),
     Bound("return", "peak_ratio", "commands of Redis in the busiest half second / before"),
     Bound("return", "untyped", "calls that ended in anything but a value or an error of this package", 0),
     Bound("hundred", "redis_share", "100 hosts: Redis for their beats, share of a core", 0.10),

@@ -24,6 +24,7 @@ __all__ = ["CASES", "QUICK", "Figures", "Sizes"]
 
 Figures = dict[str, Any]
 RATE = 500.0
+BESIDE_RATE = 200.0
 BEFORE_S = 4.0  # calls at a rate, before anything is done to them
 SAMPLE_S = 0.1  # a point of a chart
 MIB = 1 << 20
@@ -93,7 +94,7 @@ def drain(transport: Transport, sizes: Sizes) -> Figures:
 def upgrade(transport: Transport, sizes: Sizes) -> Figures:
     """All hosts exchanged: for what reads version 2 and writes 1, then for what writes 2, and back in two steps."""
     steps = (("2", "1"), ("2", "2"), ("2", "1"))
-    statuses = []
+    statuses, stops = [], []
     ports = [free_port() for _ in range(4)]  # one more than hosts: a new one comes before an old one goes
     with world(transport) as found:
         for each in ports[:3]:
@@ -107,11 +108,14 @@ def upgrade(transport: Transport, sizes: Sizes) -> Figures:
                 for old in found.hosts[-3:]:
                     port = str(ports[len(found.hosts) % 4])
                     found.start("--port", port, BENCH_STATE_VERSION=version, BENCH_STATE_WRITES=writes)
+                    began = time.monotonic()
                     statuses.append(old.stop())
+                    stops.append(round(time.monotonic() - began, 2))
             done = load.end()
     return {
         "failed": len([call for call in done if call.error]) + sum(map(bool, statuses)), "errors": dict(failed(done)),
-        "exchanged": len(statuses), "p99_ms": p99(done), "worst_ms": max(call.ms for call in done), "calls": len(done),
+        "exchanged": len(statuses), "stops_s": stops,
+        "p99_ms": p99(done), "worst_ms": max(call.ms for call in done), "calls": len(done),
     }  # fmt: skip
 
 
@@ -150,7 +154,7 @@ def kill_again(transport: Transport, sizes: Sizes) -> Figures:
 
 
 def come_back(transport: Transport, sizes: Sizes) -> Figures:
-    """Clients that all asked one host come back by the others when that has died."""
+    """Clients that all asked one host come back by the others when it has died, beside a client that asked those."""
     agents = min(sizes.agents, 3000)
     with world(transport) as found:
         found.start_all(3)
@@ -158,26 +162,31 @@ def come_back(transport: Transport, sizes: Sizes) -> Figures:
         homes, victim = found.homes(), found.hosts[0]
         folder = found.home / "crowd"
         folder.mkdir()
-        words = (found.addresses, str(sizes.clients), str(agents), "1.0", str(folder))
-        with found.looked_at() as looks:
-            crowd = found.program("crowd", *words)
-            assert crowd.stdout is not None
-            crowd.stdout.readline()
+        crowd = found.program("crowd", found.addresses, str(sizes.clients), str(agents), "1.0", str(folder))
+        assert crowd.stdout is not None
+        crowd.stdout.readline()
+        seeds = ",".join(host.address for host in found.hosts[1:])
+        with found.looked_at() as looks, Load(found, agents, BESIDE_RATE, seeds=seeds) as load:
             time.sleep(BEFORE_S)
             killed = time.monotonic()
             victim.kill()
             time.sleep(found.lease_s + sizes.after_s)
-            crowd.communicate()
-        done = [call for file in folder.iterdir() for call in read(file)]
+            beside = load.end()
+        crowd.communicate()
+        clients = [read(file) for file in folder.iterdir()]
         orphans = {number for number in range(agents) if homes[f"Account/a-{number}"] == victim.name}
-    others = [call for call in done if call.agent not in orphans]
+    done = [call for calls in clients for call in calls]
+    others = [call for call in beside if call.agent not in orphans]
     before = quantile([look.commands_per_s for look in looks if killed - BEFORE_S + 1 < look.at < killed], 0.5)
+    later = [[call.end for call in calls if call.end > killed and not call.error] for calls in clients]
+    back_s = max(min(ends, default=math.inf) for ends in later) - killed
     return {
         "others_before_ms": p99(others, 0, killed), "others_after_ms": p99(others, killed),
         "others_ratio": p99(others, killed) / p99(others, 0, killed), "errors": dict(failed(done)),
-        "untyped": untyped(done), "calls": len(done), "status": crowd.returncode, "before_per_s": before,
-        "peak_per_s": peak(looks, killed), "peak_ratio": peak(looks, killed) / before,
-        "chart": chart(done, orphans, killed), "redis": redis_chart(looks, killed),
+        "back_s": back_s, "untyped": untyped([*done, *beside]), "calls": len(done) + len(beside),
+        "status": crowd.returncode, "before_per_s": before, "peak_per_s": peak(looks, killed),
+        "peak_ratio": peak(looks, killed) / before, "chart": chart(beside, orphans, killed),
+        "redis": redis_chart(looks, killed),
     }  # fmt: skip
 
 

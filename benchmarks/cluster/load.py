@@ -12,13 +12,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zmqagents import AsyncCluster
+from zmqagents import AsyncCluster, Cluster
+from zmqagents.client.proxy import request_body
+from zmqagents.wire.link import rebuild_error
+from zmqagents.wire.messages import Reply
 
 from . import agents
 from .world import World, quantile
@@ -122,24 +126,47 @@ async def keep_rate(hosts: str, cls: str, prefix: str, count: int, rate: float, 
     file.write_text(json.dumps(found), encoding="utf-8")
 
 
-async def fill(hosts: str, cls: str, prefix: str, first: int, end: int) -> None:
-    """The program ``fill``."""
-    async with AsyncCluster(hosts) as cluster:
-        await cluster.get_name()
+class Taken:
+    """What one call of `fill` has ended in: it lets the next one begin. A `Sink`."""
+
+    def __init__(self, places: threading.Semaphore, errors: list[Exception]) -> None:
+        self._places, self._errors = places, errors
+
+    def deliver(self, reply: Reply | None) -> None:
+        if reply is not None:
+            if reply.code:
+                self._errors.append(rebuild_error(reply))
+            self._places.release()
+
+    def fail(self, error: Exception) -> None:
+        self._errors.append(error)
+        self._places.release()
+
+    def chunk(self, item: Reply) -> None:
+        """There are no streams here."""
+
+
+def fill(hosts: str, cls: str, prefix: str, first: int, end: int) -> None:
+    """The program ``fill``: calls whose results are not kept, `IN_FLIGHT` at a time."""
+    places, errors = threading.Semaphore(IN_FLIGHT), list[Exception]()
+    with Cluster(hosts) as cluster:
+        name, link = cluster.name, cluster.link
+        method, argument = {"Echo": ("echo", PAYLOAD), "Account": ("add", 1)}[cls]
+        body = request_body(link, method, (argument,), {})
         print("ready", flush=True)
         sys.stdin.readline()
-
-        async def make(numbers: Iterator[int]) -> None:
-            for number in numbers:
-                await CALLS[cls](await cluster.get_agent(f"{prefix}-{number}", cls=getattr(agents, cls)), 30.0)
-
-        numbers = iter(range(first, end))
-        await asyncio.gather(*(make(numbers) for _ in range(IN_FLIGHT)))
+        for number in range(first, end):
+            places.acquire()
+            link.submit(f"cluster:{name}/{cls}/{prefix}-{number}", method, body, Taken(places, errors), timeout=30.0)
+        for _ in range(IN_FLIGHT):
+            places.acquire()
+    if errors:
+        raise errors[0]
 
 
 if __name__ == "__main__":
     what, hosts, cls, prefix, *rest = sys.argv[1:]
     if what == "fill":
-        asyncio.run(fill(hosts, cls, prefix, int(rest[0]), int(rest[1])))
+        fill(hosts, cls, prefix, int(rest[0]), int(rest[1]))
     else:
         asyncio.run(keep_rate(hosts, cls, prefix, int(rest[0]), float(rest[1]), float(rest[2]), Path(rest[3])))

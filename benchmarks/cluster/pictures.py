@@ -23,7 +23,7 @@ def draw(found: dict[str, Any], directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     drawn = []
     deaths = {title: found[name] for name, title in (("kill", "started again at once"), ("kill-lease", "nobody tells"))
-              if name in found}  # fmt: skip
+              if "chart" in found.get(name, ())}  # fmt: skip
     if deaths:
         figure, places = pyplot.subplots(1, len(deaths), figsize=(WIDTH, HEIGHT), sharey=True, squeeze=False)
         for place, (title, case) in zip(places[0], deaths.items(), strict=True):
@@ -31,7 +31,7 @@ def draw(found: dict[str, Any], directory: Path) -> list[Path]:
             place.set_title(title)
         places[0][0].set_ylabel("a call took, ms")
         drawn.append(finish(figure, places[0][-1], directory / "cluster-kill.svg"))
-    if "return" in found:
+    if "chart" in found.get("return", ()):
         figure, (above, below) = pyplot.subplots(2, 1, figsize=(WIDTH, HEIGHT * 1.4), sharex=True)
         times, rates, _ = zip(*found["return"]["redis"], strict=True)
         above.plot(times, rates, color="tab:green", linewidth=1)

@@ -124,6 +124,25 @@ def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisSe
             assert hosts.callers[1].call(name, "balance") == 1 + told
 
 
+def test_agents_that_were_given_to_a_host_which_goes_as_well_are_had_elsewhere_meanwhile(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, grace_s=20.0) as hosts:
+        first, names = hosts.callers[0], [f"Account/handed-{number}" for number in range(60)]
+        for name in names:
+            first.call(name, "add", 1)
+        hosts.callers[2].ask("", Op.DRAIN)
+        assert eventually(lambda: not hosts.launchers[2].is_running, 20)
+        handed = [name for name in names if first.ask("", Op.WHERE, id=f"cluster:shop/{name}")["server_id"]
+                  == hosts.launchers[1].server_id]  # fmt: skip
+        keeper = next(name for name in (f"Account/keeper-{n}" for n in range(99)) if hosts.home_of(name) == 1)
+        running = first.begin(keeper, "slow", 6.0)
+        hosts.callers[1].ask("", Op.DRAIN)
+        begun = time.monotonic()
+        assert [first.call(name, "balance", timeout=15) for name in handed] == [1] * len(handed)
+        assert time.monotonic() - begun < 5, "they waited for the end of the host that goes"
+        assert len(handed) > 10
+        assert result_of(running) == 0
+
+
 def test_agents_are_made_with_arguments_and_found_and_deleted_by_name(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         one, two = hosts.callers

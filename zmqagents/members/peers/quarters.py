@@ -278,10 +278,13 @@ class Quarters(abc.ABC):
         mine = self.member.placement.find(self.member.incarnation)
         return placement == "local" and not self.drains and mine is not None and mine.takes(cls, 0, asked.get("labels"))
 
-    def activate(self, name: AgentName, made: acts.Made | None) -> None:
-        """Claim an agent. Raises UnknownClass, CannotServe."""
+    def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False) -> None:
+        """Claim an agent. Raises UnknownClass, CannotServe.
+
+        ``given``: its record says that it is this host's already. Then nobody else can have it while this host lives.
+        """
         spec = self._classes.spec(name.cls)
-        if self.drains:
+        if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
         isolation = spec.options.isolation or self._config.isolation
         if isolation != "thread":

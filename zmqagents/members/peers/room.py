@@ -331,6 +331,11 @@ class Room(Quarters):
         self.member.homes.forget(name)
         agent_id = f"{self._prefix}{name}"
         way = self._ways.get(name)
+        if self.drains and not mine.fresh:  # it was given to this host before, and nobody had called it since
+            self.do(self.member.carry(self.member.activations.release(name)))
+            if way is not None:
+                way.not_claimed("")
+            return
         try:
             agent = parse_reference(agent_id).agent
             spec = self._classes.spec(agent.cls)

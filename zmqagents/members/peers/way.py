@@ -325,7 +325,7 @@ class Way:
                 self._held.remove(passage)
                 self._finish(passage, TRUE)
         if found.owner == self.room.member.incarnation and self._held:  # it was given to this host
-            self._claim()
+            self._claim(given=True)
             return
         self.state = WayState.OPEN
         self._answer_members()
@@ -363,11 +363,11 @@ class Way:
             return self._chosen
         return next((passage.options for passage in self._held if passage.made is not None), {})
 
-    def _claim(self) -> None:
+    def _claim(self, *, given: bool = False) -> None:
         self.state = WayState.CLAIMING
         made = next((passage.made for passage in self._held if passage.made is not None), None)
         try:
-            self.room.activate(self.name, made)
+            self.room.activate(self.name, made, given=given)
         except (errors.UnknownClass, errors.CannotServe) as exc:
             self.cannot(errors.CannotServe(str(exc)))
 

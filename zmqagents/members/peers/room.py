@@ -23,6 +23,7 @@ from typing import Any
 from ... import codec, discovery, errors
 from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES, AgentOptions
+from ...agents.spec import ClassSpec
 from ...agents.state import Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
@@ -312,8 +313,7 @@ class Room(Quarters):
             chosen = codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES) if mine.options else {}
             if chosen:
                 options = options.but(chosen).checked()
-            self._check_labels(options)
-            check_persist(spec, options)
+            self._check_options(spec, options)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
                 self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
@@ -325,7 +325,9 @@ class Room(Quarters):
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self._residents[name] = Resident(self, agent, record, mine, chosen.get("labels"))
+        self._residents[name] = Resident(
+            self, agent, record, mine, chosen.get("labels"), way.maker if way is not None else None
+        )  # fmt: skip
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
@@ -333,11 +335,17 @@ class Room(Quarters):
         if way is not None:
             way.claimed()
 
-    def _check_labels(self, options: AgentOptions) -> None:
-        """Raise CannotServe where an agent asks for labels that this host does not have."""
-        asked = options.labels or {}
+    def _check_options(self, spec: ClassSpec, options: AgentOptions) -> None:
+        """Raise CannotServe or ConfigError if this host cannot run an agent of a class with these options."""
+        asked, isolation = options.labels or {}, options.isolation or self._config.isolation
         if not asked.items() <= self._config.labels.items():
             raise errors.CannotServe(f"{self._config.server_id} does not have the labels {shown_labels(asked)}")
+        if isolation != "thread":
+            whose = spec.short if options.isolation else self._config.server_id
+            raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
+        if options.lifetime == "client":
+            raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
+        check_persist(spec, options)
 
     def on_elsewhere(self, elsewhere: acts.Elsewhere) -> None:
         """Another host has the agent."""

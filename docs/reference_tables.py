@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +60,8 @@ def _row(*cells: str) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("*", r"\*").replace("|", r"\|").replace("_ ", r"\_ ")
+    text = re.sub(r"_(?!\w)", r"\\_", " ".join(text.split()))  # ``OTEL_*`` would be a link
+    return text.replace("*", r"\*").replace("|", r"\|")
 
 
 def _help_of(verb: click.Command) -> str:

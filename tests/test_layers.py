@@ -48,7 +48,8 @@ FRAMEWORKS = {
     "autogen_agentchat": ("", ("adapters.autogen",)), "autogen_core": ("", ("adapters.autogen",)),
     "llama_index": ("", ("adapters.llama_index",)), "smolagents": ("", ("adapters.smolagents",)),
     "crewai": ("", ("adapters.crewai",)), "mcp": ("", ("adapters.mcp", "web.gateway.mcp_tools")),
-    "mcp_types": ("", ("web.gateway.mcp_tools",)), "a2a": ("", ("web.gateway.a2a_agents",)),
+    "mcp_types": ("", ("web.gateway.mcp_tools",)), "anyio": ("", ("web.gateway.mcp_tools",)),
+    "a2a": ("", ("web.gateway.a2a_agents",)),
 }  # fmt: skip
 MAY_IMPORT = {name: doors for name, (_, doors) in (DOORS | VALUES | FRAMEWORKS).items()}
 # For everybody, in spite of the underscore: what Python documents, two of named tuples, one of IPython.

@@ -85,3 +85,8 @@ def test_the_readme_is_short_and_begins_with_what_to_type() -> None:
     assert len(lines) <= 200
     assert any("make demo" in line for line in lines[:20])
     assert any("make test" in line for line in lines[:20])
+
+
+def test_no_word_in_a_table_is_taken_for_a_link() -> None:
+    cells = [re.sub("``.*?``", "", line) for line in TABLES.splitlines() if re.match(r"   [* ] - ", line)]
+    assert [cell for cell in cells if re.search(r"\w_(?!\w)", cell)] == []

@@ -28,6 +28,9 @@ def check_host(host: object) -> None:
     """Raise ConfigError for what cannot be the name or address of a machine."""
     if not isinstance(host, str) or not host or any(c.isspace() or c == "/" for c in host):
         raise ConfigError(f"host must be a host name or address, not {host!r}")
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdecimal() and ":" not in name:  # an IPv6 address has more of them
+        raise ConfigError(f"host must be a host name or address without its port, which stands apart: {name!r}, {port}")
 
 
 def check_cluster_name(text: object) -> str:

@@ -41,3 +41,12 @@ def test_no_framework_is_imported_before_it_is_used(module: str) -> None:
     program = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert not packages & set(done.stdout.split())
+
+
+@pytest.mark.program
+def test_without_the_library_of_mcp_the_extra_is_named() -> None:
+    program = "import sys; sys.modules['mcp'] = None; import zmqagents.adapters.mcp"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "zmqagents.errors.MissingExtra: mcp is missing: pip install 'zmqagents[mcp]'"
+    )

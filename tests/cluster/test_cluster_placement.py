@@ -14,7 +14,7 @@ from zmqagents.store.cluster import MemberRow
 
 
 def member(name: str, **more: Any) -> MemberInfo:
-    return MemberInfo(name, f"tcp://{name}", **{"classes": {"Account": 2}, "lease_left_s": 5.0, "number": 1, **more})
+    return MemberInfo(name, f"{name}:1", **{"classes": {"Account": 2}, "lease_left_s": 5.0, "number": 1, **more})
 
 
 def chosen(placement: Placement, times: int, version: int = 2, labels: Any = None, **more: Any) -> Counter[str]:

@@ -289,6 +289,17 @@ def test_a_name_that_is_no_file_name_is_refused(keys: KeyStore, name: str) -> No
         keys.revoke(name)
 
 
+def test_a_key_that_is_let_in_has_one_name(keys: KeyStore) -> None:
+    bobs, own = new_pair().public, keys.client_keypair().public
+    keys.authorize("bob", bobs, "view")
+    keys.authorize("bob", bobs, "call")
+    with pytest.raises(ConfigError, match="this is the key of 'bob' already; as_server keys list"):
+        keys.authorize("ann", bobs)
+    with pytest.raises(ConfigError, match="this is this user's own key; as_server keys list"):
+        keys.authorize("ann", own)  # before "self", it would have taken the user's own role away
+    assert keys.authorized() == {own: Peer("self", "admin"), bobs: Peer("bob", "call")}
+
+
 @pytest.mark.parametrize("key", ["", "short", "x" * 41, "~" * 40, "é" * 40, "#" * 40])
 def test_a_key_that_is_none_is_refused(keys: KeyStore, key: str) -> None:
     with pytest.raises(ConfigError, match="40 characters of Z85"):

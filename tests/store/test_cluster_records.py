@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from clocked_records import LEASE_S, NAME, Clocked
 from cluster_world import CLOCK
 from hosts import eventually
 from redis_server import RedisServer, running_redis
 from relay import Relay
 from zmqagents.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from zmqagents.store.cluster import (
-    Beat,
     Claim,
     ClusterRecords,
     Delete,
@@ -37,62 +35,13 @@ from zmqagents.store.cluster import (
     Verdict,
     bucket_of,
 )
-from zmqagents.store.cluster_scripts import ClusterScripts, cluster_scripts
+from zmqagents.store.cluster_scripts import cluster_scripts
 from zmqagents.store.scripts import Script
 
 pytestmark = pytest.mark.program
 
-LEASE_S = 10.0
 DAY_S = 24 * 3600.0
-NAME = "Account/ann"
 A, B = "a/1000000000000/1", "b/1000000000000/1"
-numbers = itertools.count(1)
-
-
-class Clocked:
-    """Records whose clock is set: ``now_s`` is Redis's time."""
-
-    def __init__(self, server: RedisServer, scripts: ClusterScripts | None = None) -> None:
-        self.client = server.client
-        self.client.flushdb()
-        self.records = ClusterRecords(server.url, "shop", scripts=scripts or cluster_scripts(CLOCK))
-        self.numbers = itertools.count(1)
-        self.set(1_000_000.0)
-
-    def set(self, now_s: float) -> None:
-        self.now_s = now_s
-        self.client.set("clock", round(now_s * 1e6))
-
-    def tick(self, seconds: float) -> None:
-        self.set(self.now_s + seconds)
-
-    def one(self, request: Request) -> Any:
-        [answer] = self.records.exchange([request])
-        return answer
-
-    def claim(self, owner: str, number: int = 1, **more: Any) -> Any:
-        return self.one(Claim(NAME, owner, number, "Account", **{"version": 1, **more}))
-
-    def save(self, owner: str, epoch: int, revision: int, state: bytes = b"state", **more: Any) -> Any:
-        return self.one(Save(NAME, owner, epoch, revision, 1, state, **more))
-
-    def release(self, owner: str, epoch: int, following: str = "", last: Save | None = None) -> Any:
-        return self.one(Release(NAME, owner, epoch, following, last))
-
-    def where(self) -> Located:
-        located: Located = self.one(Locate(NAME))
-        return located
-
-    def beat(self, who: str, start: str = "s", **more: Any) -> Beat:
-        number = next(self.numbers)
-        return self.records.beat(who, number, lease_s=LEASE_S, draining=False, start=start, record=b"{}", **more)
-
-    def declare(self, who: str, number: int | None = None, *, watched: bool = True) -> bool:
-        return self.records.declare(who, number, watched=watched, lease_s=LEASE_S)
-
-    def close(self) -> None:
-        self.records.close()
-        self.client.close()
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,11 @@ class RedisServer:
         except redis.RedisError:  # not yet, or still loading what it had saved
             return False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process of it."""
+        return self._process is not None
+
     def stop(self) -> None:
         """End it in order: it saves what it is set to save."""
         self._end(signal.SIGTERM)

@@ -29,20 +29,7 @@ from typed import path_with_commands
 pytestmark = pytest.mark.program
 
 HOWTO = ROOT / "docs" / "howto"
-SHOP = """
-import asyncio
-class Inventory:
-    def __init__(self, limit=9):
-        self.kept = []
-    def add(self, item):
-        self.kept.append(item)
-        return len(self.kept)
-    def items(self):
-        return self.kept
-    async def count(self):
-        await asyncio.sleep(0)
-        return len(self.kept)
-"""
+SHOP = (ROOT / "examples" / "tutorial" / "shop.py").read_text(encoding="utf-8")
 
 
 class Shell:

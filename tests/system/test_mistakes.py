@@ -34,11 +34,14 @@ class Reader(AgentBase):
         return current_call().wait_cancelled()
     def count(self, n):
         yield from range(n)
+    def give_function(self):
+        return len if self is None else lambda: 1
 """
 FILES = {
     "agents/reader.py": READER, "empty/plain.py": "class Plain:\n    pass\n", "bad/x.py": "import nonexistent\n",
     "bad/y.py": "def f(:\n", "wrong.toml": "[start]\nprot = 1\n", "plain.py": "class Plain:\n    pass\n",
-    "changed/reader.py": READER + "# changed\n",
+    "changed/reader.py": READER + "# changed\n", "failing.py": "class Failing:\n    def __init__(self): {}['pear']\n",
+    "flat.toml": "port = 1\n", "text.toml": "[start]\nagent = 'plain:Plain'\n",
 }  # fmt: skip
 PROGRAM = "from zmqagents import *\nc = RpcClient('localhost', {port})\nr = c.get_agent('r')\n"
 
@@ -103,6 +106,16 @@ SHELL = [
          "mind the shell's quoting"),
     Case("True is no JSON", "call r load True", 2, "True is no JSON", "write true"),
     Case("no such result", "result nope", 2, "main does not know the task 'nope'", "as_server result --list"),
+    Case("host and port in one word", "status --host localhost:{port}", 2, "without its port, which stands apart",
+         "'localhost', {port}"),
+    Case("a name that is none", "status --host nosuch.invalid --port 12010", 4, "'nosuch.invalid' cannot be resolved",
+         "is it written right", "elsewhere"),
+    Case("a setting in no section", "start --config flat.toml", 2, "'port' stands in no section", "write [start]"),
+    Case("one text for several agents", "start --config text.toml", 2, "[start] agent has several values",
+         'agent = {{ID = "module:Class"}}'),
+    Case("a cluster without its Redis", "start --cluster c --redis-url redis://localhost:1", 3,
+         "Redis at redis://localhost:1", "say where it is by --redis-url"),
+    Case("a value that is none", "call r give_function", 1, "function has no msgpack form", "make it a method"),
     Case("no files are served", "download /etc/passwd .", 5, "this host serves no files", "--file-root DIR"),
 ]  # fmt: skip
 
@@ -119,6 +132,16 @@ PROGRAMS = [
          "as_server start MODULE:CLASS offers one more"),
     Case("a class that was changed", "import sys; sys.path.insert(0, 'changed')\nfrom reader import Reader\n"
          "c.create_agent(Reader)", 1, "of this host is another one", "Load the same file in both"),
+    Case("a file", "r.load(open('plain.py'))", 1, "TextIOWrapper has no msgpack form", "send its content, or its path"),
+    Case("a generator", "r.load(x for x in 'ab')", 1, "generator has no msgpack form", "send a list of its items"),
+    Case("host and port in one word", "RpcClient('localhost:12010')", 1, "without its port, which stands apart",
+         "'localhost', 12010"),
+    Case("a class for a list of them", "class X(AgentBase): pass\nRpcAgentServerLauncher(custom_agent_classes=X)", 1,
+         "custom_agent_classes is a list of classes", "not <class '__main__.X'>"),
+    Case("typo in a setting", "RpcAgentServerLauncher(capcity=1)", 1, "unexpected keyword argument 'capcity'",
+         "did you mean 'capacity'?"),
+    Case("an id for the name in a cluster", "Cluster('localhost:1').get_agent('r')", 1, "must be Class/key",
+         "not 'r'"),
     Case("no host at all", "RpcClient()", 1, "no host of yours is running on this machine",
          "`as_server start` runs one", "nowhere"),
 ]  # fmt: skip
@@ -189,6 +212,33 @@ def test_a_mistake_in_a_program_ends_in_a_text_that_says_what_to_do(place: Place
     done = place.run(case, "-c", begin + case.typed)
     told_of(done, case, place.port)
     assert done.stderr.count("Traceback") == 1  # Python's own, and none of the host
+
+
+def test_a_port_of_the_page_that_is_taken_is_said_in_words(place: Place) -> None:
+    case = Case("page", f"start plain:Plain --web {place.port}", 3, f"port {place.port} is in use", "another port")
+    done = place.run(case, "-m", "zmqagents", *case.typed.split())
+    said, last = done.stderr.splitlines()
+    assert said.startswith("as_server web: ")
+    assert case.text in said
+    assert case.step in said
+    assert last == "as_server start: --web: the web process has ended with exit code 3"
+    assert done.returncode == case.code
+
+
+def test_an_agent_that_cannot_be_made_is_told_with_its_own_frames_alone(place: Place) -> None:
+    case = Case("constructor", "start failing:Failing --agent f=failing:Failing", 3,
+                "agent f could not be made: KeyError: 'pear'", "(in f.create_agent)")  # fmt: skip
+    done = place.run(case, "-m", "zmqagents", *case.typed.split())
+    told_of(done, case, place.port)
+    frames = [line for line in done.stderr.splitlines() if line.startswith("  File")]
+    assert len(frames) == 1
+    assert "failing.py" in frames[0]
+
+
+def test_an_error_without_frames_has_no_traceback_that_says_it_again(place: Place) -> None:
+    case = Case("wrong argument", "", 1, "", "")
+    done = place.run(case, "-c", PROGRAM.format(port=place.port) + "r.load()")
+    assert done.stderr.count("missing 1 required positional argument") == 1
 
 
 def test_there_are_more_than_thirty_of_them() -> None:

@@ -118,7 +118,7 @@ def test_the_page_has_a_host_and_a_program_whose_spans_arrive_where_they_are_to(
         run(host, tmp_path, background, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="50")
         run(
             program, tmp_path, background, PORT=port[1], OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none",
+            OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none",
         )  # fmt: skip
         spans = collector.wait_for(lambda spans: sum(span.name == "shop.Inventory/count" for span in spans) >= 2)
     client, server = (

@@ -164,6 +164,8 @@ def test_the_settings_file_gives_options_and_what_is_typed_or_in_the_environment
     assert report["server_id"] == {"value": "told", "origin": "zmqagents.toml"}
     assert report["capacity"]["origin"] == "AS_SERVER_CAPACITY"
     assert report["port"]["origin"] == "default"
+    assert report["[start] agent"] == {"value": {"inv": "shop:Inventory(limit=9)"}, "origin": "zmqagents.toml"}
+    assert report["[client] server_id"] == {"value": "told", "origin": "zmqagents.toml"}
 
 
 WRONG_FILES = [

@@ -60,12 +60,12 @@ def test_what_the_tutorial_types_gives_what_it_says(tmp_path: Path, typed: dict[
     for name in ("words.py", "report.py", "use_report.py"):
         assert f"../examples/tutorial/{name}" in PAGE
         shutil.copy(ROOT / "examples" / "tutorial" / name, first)
-    (first / "zmqagents.toml").unlink()  # its agent would be there, too
     with started("as_server start --reload words:Words --agent 'words=words:Words(least=4)'", first, typed):
         read = run('as_server call words read "a router routes, a dealer deals"', first, typed)
         longest = run("as_server call words longest", first, typed)
         assert (read, longest) == ("4\n", "router\n")
         assert f"    {read}    {longest}" in PAGE
+        run("as_server stop", first, typed)
     with started("as_server start words:Words report:Report", first, typed):
         said = run("python use_report.py", first, typed)
         assert said == "dealer: 1, deals: 1, router: 1, routes: 1\n"

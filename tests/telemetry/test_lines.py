@@ -120,7 +120,7 @@ def test_a_number_of_a_former_process_begins_anew() -> None:
 def test_a_ring_cuts_long_texts_and_keeps_the_end_of_a_traceback() -> None:
     ring = Ring()
     long = record("m" * 9000)
-    long.remote_traceback = "x" * 9000 + "end"
+    long.remote_traceback = "x\n" * 4500 + "end"
     RingHandler(ring).emit(long)
     (line,) = ring.page()["lines"]
     assert len(line["msg"]) == len(line["exc"]) == 4096

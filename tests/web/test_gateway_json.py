@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import socket
 import time
@@ -147,6 +148,21 @@ def test_who_hangs_up_cancels_the_call(world: World, path: str, body: dict[str, 
             time.sleep(0.01)
     assert world.becomes("shop", "cancelled", before + 1)
     assert world.client.get_call_list() == []
+
+
+def test_who_hangs_up_in_a_fast_stream_leaves_no_line_in_the_log(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with web_process(world.host_port, "--expose", "shop") as url:
+        asked = dataclasses.replace(world, url=url)
+        before = asked.call("shop", "cancelled")[1]
+        for number in range(1, 4):
+            with Hanging(asked, "shop/ticks", {"count": 10_000_000}) as sock:
+                read = b""
+                while b"data: 20\n" not in read:
+                    read += sock.recv(100)  # the rest is not read, so that what is sent from now on is an error there
+            assert asked.becomes("shop", "cancelled", before + number)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_request_may_say_how_long_it_waits(world: World) -> None:

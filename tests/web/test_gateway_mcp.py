@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import mcp
+import mcp_types as types
 import pytest
 from mcp.client.streamable_http import streamable_http_client
 
@@ -92,6 +93,39 @@ async def test_a_request_that_is_cancelled_cancels_the_call(world: World, tool: 
         asked = asyncio.ensure_future(client.call_tool(f"shop.{tool}", arguments))
         while not await asyncio.to_thread(world.client.get_call_list):
             await asyncio.sleep(0.01)
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+        assert await asyncio.to_thread(world.becomes, "shop", "cancelled", before[1] + 1)
+
+
+@contextlib.asynccontextmanager
+async def old_session(world: World) -> AsyncIterator[Any]:
+    """A client that begins with a handshake, as the protocols before 2026's do."""
+    async with (
+        httpx2.AsyncClient(headers={"authorization": f"Bearer {world.token}"}, timeout=60) as http,
+        streamable_http_client(f"{world.url}/mcp", http_client=http) as streams,
+        mcp.ClientSession(streams[0], streams[1]) as client,
+    ):
+        await client.initialize()
+        yield client
+
+
+@pytest.mark.parametrize(("tool", "arguments"), [("slow", {}), ("ticks", {"count": 10_000, "pause": 0.1})])
+@in_loop
+async def test_an_older_client_cancels_its_own_call_and_no_other(
+    world: World, tool: str, arguments: dict[str, Any]
+) -> None:
+    before = await asyncio.to_thread(world.call, "shop", "cancelled")
+    async with old_session(world) as client, old_session(world) as other:
+        asked = asyncio.ensure_future(client.call_tool(f"shop.{tool}", arguments))
+        while not await asyncio.to_thread(world.client.get_call_list):
+            await asyncio.sleep(0.01)
+        for request_id in range(10):  # the ids of both clients are the same
+            note = types.CancelledNotification(params=types.CancelledNotificationParams(request_id=request_id))
+            await other.send_notification(note)
+        assert (await other.call_tool("talker.reply", {"text": "x"})).is_error is False
+        assert len(await asyncio.to_thread(world.client.get_call_list)) == 1
         asked.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asked

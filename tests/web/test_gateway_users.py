@@ -35,6 +35,18 @@ def test_a_wrong_token_opens_nothing(world: World, method: str, path: str, token
     assert status == 401, told
 
 
+def test_a_refusal_by_the_web_process_reads_like_all_errors_and_says_what_to_do(world: World) -> None:
+    path = "/agents/shop/add"
+    for told, kind, text in (
+        (world.ask("POST", path, {"a": 1}, token=""), "Unauthorized", "a token is needed: Authorization: Bearer"),
+        (world.ask("POST", path, {"a": 1}, token="zat_wrong"), "Unauthorized", "as_server keys token prints one"),
+        (world.ask("GET", path), "MethodNotAllowed", "Method Not Allowed"),
+        (world.ask("POST", path, raw=b"{"), "BadRequest", "is no JSON"),
+    ):  # fmt: skip
+        assert told[1]["error"]["type"] == kind, told
+        assert text in told[1]["error"]["message"], told
+
+
 @pytest.mark.parametrize(("method", "path"), PATHS)
 def test_another_site_reads_and_does_nothing(world: World, method: str, path: str) -> None:
     body: Any = {"a": 1} if method == "POST" else None

@@ -20,11 +20,15 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp.client.streamable_http import streamable_http_client
-
 from ..agents.context import current_call
+from ..errors import MissingExtra
+
+try:
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+except ImportError as exc:
+    raise MissingExtra(f"{exc.name} is missing: pip install 'zmqagents[mcp]'") from exc
 
 __all__ = ["McpServer", "ToolError"]
 

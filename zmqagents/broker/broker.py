@@ -135,7 +135,7 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=isinstance(store, SharedStore), traces=traces,
             observer=None if config.parent is not None else call_log,  # the host that has started it logs
-            settle=lambda agent: self._members.settle(agent), find=lambda *call: self._members.find(*call),
+            settle=lambda *made: self._members.settle(*made), find=lambda *call: self._members.find(*call),
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -571,7 +571,7 @@ class Broker:
     def _answer(self, effect: Answer) -> None:
         peer, call_id, reply = effect
         if peer.local:
-            self.link.deliver(call_id, reply)
+            (peer.key or self.link).deliver(call_id, reply)
             return
         if peer.gone:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,7 +24,7 @@ class WebBeside:
     def __init__(self, server_id: str, listen: tuple[str, int], log_format: str, exposed: Iterable[str] = ()) -> None:
         host, port = listen
         # Of a host the id alone: its port may be any. What the environment says is meant for the host.
-        words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--json", "--end-with-stdin"]
+        words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--end-with-stdin"]
         words += ["--listen", f"{host}:{port}", "--log-format", log_format]
         words += [word for agent_id in exposed for word in ("--expose", agent_id)]
         self._process = subprocess.Popen(
@@ -46,7 +45,7 @@ class WebBeside:
             line = stdout.readline()  # ends with the process
             if not line:
                 raise errors.LaunchError(f"--web: the web process has ended with exit code {self._process.wait(END_S)}")
-            self._link = json.loads(line)["web"]
+            self._link = line.split()[-1].decode()  # of a line for people: so are its errors, which stderr shows
         return self._link
 
     def __enter__(self) -> WebBeside:

@@ -48,6 +48,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 _HINTS: tuple[tuple[type[BaseException], str, str], ...] = (
     (errors.UnknownAgent, "as_server agents lists those there are", ""),
     (errors.UnknownTask, "as_server result --list lists the results that are kept", ""),
+    (errors.HostUnreachable, "as_server stop ends one of yours that hangs", "no answer within"),
     (errors.PermissionRefused, "as_server keys list there shows the roles", "admin"),
     (errors.CallTimeout, "--timeout gives it longer, as_server calls shows what it waits for", "timed out after"),
 )

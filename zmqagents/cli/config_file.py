@@ -26,7 +26,7 @@ import click
 
 from ..errors import ConfigError, did_you_mean
 
-__all__ = ["CLIENT_SETTINGS", "FILE_NAME", "read_config", "with_config"]
+__all__ = ["CLIENT_SETTINGS", "FILE_NAME", "beside_the_options", "file_of", "read_config", "with_config"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Settings = dict[str, dict[str, Any]]
@@ -72,7 +72,9 @@ def read_config(path: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigError(f"{path} is no TOML: {exc}") from exc
     for name, section in found.items():
-        if name not in ("start", "client") or not isinstance(section, dict):
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name!r} stands in no section: write [start] or [client] above it")
+        if name not in ("start", "client"):
             raise ConfigError(f"{path}: {name!r} is not a section: there are [start] and [client]")
     return found
 
@@ -82,16 +84,30 @@ def file_of(ctx: click.Context) -> str:
     return str(ctx.meta.get(__name__, FILE_NAME))
 
 
+def beside_the_options(ctx: click.Context) -> Iterator[tuple[str, Any]]:
+    """What the file of ``ctx`` says and its verb has no option for: for start alone, or for those who ask a host."""
+    path = ctx.meta.get(__name__)
+    own = {param.name for param in ctx.command.params}
+    names = _names(ctx, "start")
+    for section, given in (read_config(Path(path)) if path is not None else {}).items():
+        for key, value in given.items():
+            if section != "start" or names.get(key.replace("-", "_")) not in own:
+                yield f"[{section}] {key}", value
+
+
 def _defaults(ctx: click.Context, section: str, path: Path, *, is_named: bool) -> Iterator[tuple[str, Any]]:
     """The names of the parameters of this verb that the file sets, with their values."""
     if not is_named:
         _check_owner(path)
     names = _names(ctx, section)
-    own = {param.name for param in ctx.command.params}
+    own = {param.name: param for param in ctx.command.params}
     for key, value in read_config(path).get(section, {}).items():
         name = names.get(key.replace("-", "_"))
         if name is None:
             raise ConfigError(f"{path}: [{section}] has no setting {key!r}{did_you_mean(key, names)}")
+        if name in own and getattr(own[name], "multiple", False) and not isinstance(value, (list, dict)):
+            form = '{ID = "module:Class"}' if key == "agent" else f"[{value!r}]"
+            raise ConfigError(f"{path}: [{section}] {key} has several values: {key} = {form}, not {value!r}")
         if name in own:
             yield name, _as_typed(value, path.parent if name in PATHS else None)
 

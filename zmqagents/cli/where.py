@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import errors
+from ..checks import check_host
 from ..config import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def locate(host: str, port: int | None, server_id: str | None) -> ConnectionFile
         return found[0] if found else None
     if port:
         return discovery.find_host(host, port)
+    check_host(host)
     found = discovery.hosts_at(host)
     if len(found) > 1:
         names = ", ".join(f"{r.server_id} at {r.host}:{r.port}" for r in found)

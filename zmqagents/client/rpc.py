@@ -517,7 +517,10 @@ class RpcClient:
     # ------------------------------------------------------------ life
 
     def close(self) -> None:
-        """Give up the connection; the last client of this process to the host closes it. Idempotent."""
+        """Give up the connection; the last client of this process to the host closes it. Idempotent.
+
+        A request after it opens the connection anew.
+        """
         link = self._link
         if not self._open or not isinstance(link, Connection):
             return

@@ -43,6 +43,7 @@ from .activations import (
     Renew,
     Room,
     Send,
+    Soon,
     Taken,
 )
 from .cache import Homes
@@ -102,7 +103,7 @@ class Whereabouts(NamedTuple):
 
 HostEffect = (
     Activated | Elsewhere | NotActivated | Taken | Dropped | Gone | Removed | Renew | Cleared | Room | Died | Joined
-    | Unsaved | Whereabouts | Told
+    | Unsaved | Whereabouts | Told | Soon
 )  # fmt: skip
 
 
@@ -127,6 +128,7 @@ class Member:
         self._has_joined = False
         self._looked = float("-inf")
         self._leaving_since: float | None = None
+        self._is_full = False
         self.activations = Activations(info.incarnation, self.observers, clock)
 
     def __repr__(self) -> str:
@@ -136,6 +138,11 @@ class Member:
     def incarnation(self) -> str:
         """The name of this incarnation."""
         return self.activations.me
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether Redis takes no claim and no save: it does not answer, or is at its ``maxmemory``."""
+        return self._is_full or self.lease.is_away
 
     # ------------------------------------------------------------ a host's life
 
@@ -284,6 +291,7 @@ class Member:
         return self.carry(self.activations.declared(event.incarnation, event.dead))
 
     def _on_trouble(self, event: Trouble) -> list[HostEffect]:
+        self._is_full = event.full
         if not event.reason:
             self.lease.answered()
             return []

@@ -50,6 +50,8 @@ def agent_name(cls: str, key: str) -> AgentName:
 def parse_name(text: str) -> AgentName:
     """The agent that ``Class/key`` names. Raises `ConfigError`."""
     cls, _, key = text.partition("/")
+    if not cls or not key:
+        raise ConfigError(f"an agent's name must be Class/key, as in Counter/c1, not {text!r}")
     return agent_name(cls, key)
 
 

@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from ..checks import check_host
+from ..errors import ConfigError
 from ..store.cluster import MemberRow
 
 __all__ = ["MemberInfo", "Placement", "info_of", "record_of", "shown_labels"]
@@ -66,15 +68,24 @@ def info_of(row: MemberRow) -> MemberInfo | None:
     try:
         said = json.loads(row.record)
         return MemberInfo(
-            row.incarnation, str(said["address"]), str(said["version"]),
+            row.incarnation, _address(said["address"]), str(said["version"]),
             {str(key): str(value) for key, value in said["labels"].items()},
             {str(key): int(value) for key, value in said["classes"].items()},
             float(said["load"]), row.draining, row.lease_left_us / 1e6, row.number,
             {str(key): int(value) for key, value in said.get("figures", {}).items()},
             {str(key): dict(value) for key, value in said.get("needs", {}).items()},
         )  # fmt: skip
-    except (ValueError, TypeError, LookupError, AttributeError):  # something else has written there
-        return None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError):
+        return None  # something else has written there
+
+
+def _address(said: str) -> str:
+    """An address that a connection can be made to. Raises what `info_of` takes for a record of something else."""
+    host, _, port = said.rpartition(":")
+    check_host(host)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
+        raise ValueError(said)
+    return said
 
 
 def shown_labels(labels: Mapping[str, str]) -> str:

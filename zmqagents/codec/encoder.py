@@ -13,6 +13,8 @@ Every function may be called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import IOBase
+from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from msgpack import ExtType, Packer
@@ -95,6 +97,20 @@ def hides_bytes(pending: list[Any]) -> bool:
 # ---------------------------------------------------------------- encoding
 
 
+# What to do instead with what is no value; the first that fits.
+_REMEDIES: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((FunctionType, MethodType, BuiltinFunctionType), "make it a method of an agent, and send what it works on"),
+    ((GeneratorType, AsyncGeneratorType), "send a list of its items; a method that yields them gives a stream"),
+    ((CoroutineType,), "await it, and send what it gives"),
+    ((IOBase,), "send its content, or its path"),
+    ((object,), "register_type can teach it"),
+)
+
+
+def _remedy_for(kind: type) -> str:
+    return next(remedy for kinds, remedy in _REMEDIES if issubclass(kind, kinds))
+
+
 class Encoder:
     """One value on its way to msgpack; used again for the next value when it went well."""
 
@@ -126,7 +142,7 @@ class Encoder:
         reducer = _reducers.get(kind) or _reducer_of(kind)
         try:
             if reducer is None:
-                raise NoForm(f"{name_of(kind)} has no msgpack form (register_type can teach it)")
+                raise NoForm(f"{name_of(kind)} has no msgpack form ({_remedy_for(kind)})")
             return reducer(self, value)
         except NoForm:
             if self.pickler is None:

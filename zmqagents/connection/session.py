@@ -571,7 +571,8 @@ class Session:
                 self._lost_at = None
         elif not self.token:
             if now >= self._connect_by:
-                self.lost(f"no answer within {CONNECT_TIMEOUT_S:g} s", errors.HostUnreachable, now)
+                reason = f"no answer within {CONNECT_TIMEOUT_S:g} s: a host that hangs, or none"
+                self.lost(reason, errors.HostUnreachable, now)
         elif now >= self._last_heard + DEAD_S and self._last_ping > self._last_heard:
             self.lost(f"silent for {DEAD_S:g} s", errors.CallLost, now)
         elif now >= self._ping_due():
@@ -668,6 +669,10 @@ class Session:
         if self._acts_for is not None and welcome.get("acts_for") != list(self._acts_for):
             text = f"{self.address}: this host is too old to let a connection have another user or less of a role"
             self.end(errors.PermissionRefused(text))  # before it takes anything for the user of this process
+            return
+        if "version" in welcome and welcome.get("minor", 0) < messages.MINOR:
+            text = f"{self.address}: this host is older than its client can use: upgrade hosts before their clients"
+            self.end(errors.RemoteProtocolError(text))
             return
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))

@@ -107,6 +107,11 @@ class Target(NamedTuple):
         """A host of this machine that has ended has taken its connection file along, and so its key is not known."""
         try:
             socket.create_connection((self.host.strip("[]"), self.port or 0), PROBE_S).close()
+        except socket.gaierror as exc:
+            raise errors.HostUnreachable(
+                f"{self.address}: the name {self.host!r} cannot be resolved ({exc.strerror}): is it written right, and "
+                "known on this machine?"
+            ) from None
         except OSError as exc:
             raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc}); {REMEDY}") from None
 

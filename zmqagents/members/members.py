@@ -24,6 +24,7 @@ from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, refusal_of
 from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
+from ..scheduler.shares import Account
 from ..wire import messages
 from .answers import Answers
 from .board import goes_on
@@ -174,8 +175,8 @@ class Members:
 
     # ------------------------------------------------------------ where agents live
 
-    def settle(self, record: AgentRecord) -> None:
-        """Give a new agent its home. Raises ConfigError, HostBusy."""
+    def settle(self, record: AgentRecord, payer: Account) -> None:
+        """Give a new agent of ``payer`` its home. Raises ConfigError, HostBusy."""
         config = self._config
         isolation = record.options.isolation or config.isolation
         check_platform(isolation)
@@ -184,18 +185,19 @@ class Members:
         options = record.options.settled(isolation)
         shared = self._shared
         best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
-        child = self._new_child(record, options) if best is None else shared[best]
+        child = self._new_child(record, options, payer) if best is None else shared[best]
         record.live_at(child)
         self.directory.put(record.agent_id, child)
 
-    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+    def _new_child(self, record: AgentRecord, options: AgentOptions, payer: Account) -> Child:
         from .child import Child  # here, see `nursery`
 
-        children, most = self._children, self._config.max_children
+        children, share = self._children, self.dispatcher.shares.children
         for child in [each for each in children if each.process is None and not self._is_needed(each)]:
             del children[child]
-        if (count := sum(map(self._is_needed, children))) >= most:
-            raise errors.HostBusy(f"{count} processes run agents of this host, limit {most} (max_children)")
+        owners = [each and each.account for child, each in children.items() if self._is_needed(child)]
+        if share.refuses(held := owners.count(payer), len(owners)):
+            raise errors.HostBusy(share.reason(held, len(owners)))
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record

@@ -21,7 +21,7 @@ from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op, left_s
 from .calls import Calls
 from .effects import Effect
-from .records import AgentRecord, Peer, Ticket
+from .records import ID_BYTES, AgentRecord, Peer, Ticket, bytes_of_ids
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
@@ -32,6 +32,7 @@ _OF_CLUSTER = (Op.CREATE, Op.DELETE)
 
 _UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
+FEW_IDS_BYTES = 2 * 16 * ID_BYTES  # of a chain through 16 hosts: of these, 65,536 calls may have 512 MiB
 MAX_EARLY_CANCELS = 4096  # cancels remembered whose call is not, or no longer, here; beyond it the oldest goes
 
 
@@ -49,7 +50,7 @@ class Admission:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls,
-        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
+        settle: Callable[[AgentRecord, Account], None] | None = None, find: Find | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
@@ -106,8 +107,13 @@ class Admission:
         )
         if not has_turn:
             self._check_mailbox(record, call, exclusive, parent, _payer(peer, parent))
+        ids = 0
+        if call.deps or call.options:
+            options = call.options
+            ids = bytes_of_ids(call.deps, options.get("chain", ()), options.get("far", ()))
+            size += ids
         if calls.queued_bytes + size > self._free_bytes and not (
-            has_turn and calls.slots.running < config.capacity and not call.deps
+            has_turn and calls.slots.running < config.capacity and not call.deps and ids <= FEW_IDS_BYTES
         ):
             self._check_bytes(peer, size, _payer(peer, parent))
         return Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
@@ -244,7 +250,7 @@ class Admission:
         options, config = _options_of(spec, peer, chosen), self._config
         record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
-            self._settle(record)
+            self._settle(record, payer)
         return record
 
 
@@ -257,7 +263,7 @@ def cannot_settle(record: AgentRecord) -> errors.ConfigError:
     return errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
 
 
-def _settle_nowhere(record: AgentRecord) -> None:
+def _settle_nowhere(record: AgentRecord, payer: Account) -> None:
     raise cannot_settle(record)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
@@ -24,14 +24,16 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State", "Ticket",
-    "Timed", "Unfinished", "left_over", "phase",
+    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
+    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
 END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
+TICKS = "tick-"  # what the task ids of calls that reminders make begin with, see `members.peers.ticks`
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
+ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -340,6 +342,11 @@ class AgentRecord:
             self.instance = None
 
 
+def bytes_of_ids(deps: Sized, chain: Sized, far: Sized) -> int:
+    """What the task ids in the options of a call count for, beside its arguments: kept in so many tables."""
+    return ID_BYTES * (len(deps) + 2 * len(chain) + 3 * len(far))
+
+
 class Ticket:
     """One accepted call."""
 
@@ -439,6 +446,11 @@ class Ticket:
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""
         return self.account.key
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether a reminder of the agent has made it: this host says so, or another one of its cluster."""
+        return self.peer.is_member and self.task_id.startswith(TICKS)
 
     @property
     def threaded(self) -> bool:

@@ -182,8 +182,13 @@ class KeyStore:
     def authorize(self, name: str, public_key: str, role: Role = "call") -> None:
         """Let clients with ``public_key`` (Z85) connect, as ``name``; replaces an earlier key of that name.
 
-        Hosts that run see it within a second. Raises ConfigError for a name or key that cannot be.
+        Hosts that run see it within a second. Raises ConfigError for a name or key that cannot be, and for a key that
+        has another name here: of two files with one key only the first counts.
         """
+        known = self.authorized().get(public_key)
+        if known is not None and known.name != name:
+            whose = "this user's own key" if known.name == SELF else f"the key of {known.name!r} already"
+            raise ConfigError(f"this is {whose}; as_server keys list shows the keys that are let in")
         write_peer(self._file_of(name), public_key, role)
         self._signature = None
 

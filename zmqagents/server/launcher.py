@@ -89,7 +89,10 @@ class RpcAgentServerLauncher:
                 agents={agent_id: (_known_as(maker), kwargs) for agent_id, (maker, kwargs) in declared.items()}, **more,
             )  # fmt: skip
         except TypeError as exc:
-            raise errors.ConfigError(str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")) from None
+            known = BrokerConfig.__dataclass_fields__
+            near = "".join(errors.did_you_mean(name, known) for name in more if name not in known)
+            text = str(exc).replace("BrokerConfig.__init__()", "RpcAgentServerLauncher")
+            raise errors.ConfigError(text + near) from None
         self.start_method = start_method
         self.launch_timeout_s = launch_timeout_s
         self.restart = restart
@@ -357,6 +360,8 @@ def _known_as(maker: Any) -> Any:
 def _makers(classes: Iterable[Any], declared: Iterable[Any]) -> list[type | Factory]:
     """What the host is to know, each once."""
     found: dict[str, type | Factory] = {}
+    if isinstance(classes, type) or not isinstance(classes, Iterable):
+        raise errors.ConfigError(f"custom_agent_classes is a list of classes and functions, not {classes!r}")
     for maker in classes:
         if not (isinstance(maker, type) or is_factory(maker)):
             raise errors.ConfigError(f"custom_agent_classes holds classes and functions, not {maker!r}")

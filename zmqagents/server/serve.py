@@ -108,8 +108,9 @@ def build(
             keeper=keeper,
         )  # fmt: skip
     except errors.StoreUnavailable as exc:
+        remedy = "say where it is by --redis-url" if config.cluster else "take --pool-type local"
         raise errors.LaunchError(
-            f"the store for results cannot be reached: {exc} Start it there, or take --pool-type local"
+            f"the store for results cannot be reached: {exc} Start it there, or {remedy}"
         ) from None
     return broker
 
@@ -282,7 +283,8 @@ def _see_it_made(broker: Broker, agent_id: str, made: Waiter, timer: EndTimer) -
             return False
         if isinstance(error, (errors.UnknownClass, errors.ConfigError)):
             raise errors.ConfigError(f"agents: {agent_id} cannot be made: {error}") from error
-        raise errors.LaunchError(f"agent {agent_id} could not be made: {error}") from error
+        text = error.with_name() if isinstance(error, errors.AgentCallError) else error
+        raise errors.LaunchError(f"agent {agent_id} could not be made: {text}") from error
     return True
 
 

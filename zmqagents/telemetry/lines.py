@@ -115,6 +115,8 @@ _plain = logging.Formatter()
 
 def _traceback(record: logging.LogRecord) -> str:
     remote = str(getattr(record, "remote_traceback", "") or "")
+    if "\n" not in remote.strip():  # no frames: the message has it
+        remote = ""
     if record.exc_info and not record.exc_text:
         try:
             record.exc_text = _plain.formatException(record.exc_info)

@@ -86,7 +86,10 @@ def principal_of(request: HTTPConnection) -> Principal:
     """For whom a request is. HTTPException: 401 if that is nobody."""
     found = request.scope.get("state", {}).get("principal")
     if not isinstance(found, Principal):
-        raise HTTPException(401, "a token is needed: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+        text = "a token is needed: Authorization: Bearer TOKEN"
+        if "authorization" in request.headers:
+            text = "this token stands for nobody, or no longer: as_server keys token prints one that does"
+        raise HTTPException(401, text, {"www-authenticate": "Bearer"})
     return found
 
 

@@ -30,6 +30,7 @@ from .access import Access
 from .api import Api
 from .doors import Doors
 from .exposition import encode
+from .gateway.failures import respond
 from .gateway.gateway import Gateway
 from .guard import Guard
 from .live import Live
@@ -90,4 +91,6 @@ def _for_machines(watcher: Watcher, live: Live) -> list[Route]:
 
 async def _tell(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    if request.url.path.startswith(("/agents/", "/offers")):  # the gateway's, whose programs read errors of one form
+        return respond(exc)
     return JSONResponse({"error": exc.detail}, exc.status_code, exc.headers)

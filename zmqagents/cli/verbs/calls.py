@@ -120,7 +120,7 @@ def _submit(client: RpcClient, proxy: AgentProxy, method: str, args: list[Any], 
     """Make an asynchronous call; its task id, once the host has it."""
     call = _bound(proxy, method)
     if _returns(proxy, method) != "future":
-        raise click.UsageError(f"the result of {method} is not kept: call it without --no-wait")
+        raise click.UsageError(f"the result of {method} is not kept: call it without --no-wait, or make it `async def`")
     result = call(*args, **kwargs)
     answers = client.is_alive()  # goes the same way after it, so the answer says that the call is there
     if result.done() and (error := result.exception()) is not None:

@@ -14,6 +14,7 @@ from ... import errors
 from ...config import BrokerConfig, without_password
 from ...version import __version__
 from ..command import Verb, name_the_option, origin_of
+from ..config_file import beside_the_options, file_of
 from ..options import as_json
 from ..output import say, show, show_facts, show_table
 from ..settings import settings
@@ -28,7 +29,7 @@ __all__ = ["completion", "doctor"]
 def doctor(ctx: click.Context, /, as_json: bool, **settings: Any) -> int:
     """Show what start would use and where each setting comes from, the key store, and the hosts that run.
 
-    Takes the options of start. Exit code 2 if something stands in the way of starting.
+    Takes the options of start; of zmqagents.toml all is shown. Exit code 2 if something stands in the way of starting.
     """
     problems: list[str] = []
 
@@ -51,7 +52,10 @@ def doctor(ctx: click.Context, /, as_json: bool, **settings: Any) -> int:
             attempt(lambda: file_roots.hold_apart(config.file_roots, store.path))
     report = {
         "versions": _versions(),
-        "settings": {name: _with_origin(ctx, name, value) for name, value in settings.items()},
+        "settings": {
+            **{name: _with_origin(ctx, name, value) for name, value in settings.items()},
+            **{name: {"value": value, "origin": file_of(ctx)} for name, value in beside_the_options(ctx)},
+        },
         "key_store": str(store.path) if store is not None else None,
         # Of the longest name that a host may have: the whole path must fit into the address of a socket.
         "runtime_dir": attempt(lambda: os.path.dirname(discovery.ipc_path("x" * discovery.MAX_NAME_CHARS))),

@@ -66,7 +66,7 @@ def web(
 
     \b
     as_server web --expose reader
-    curl -H "Authorization: Bearer $(as_server keys token)" http://127.0.0.1:8080/agents/reader/reply -d '{...}'
+    curl -H "Authorization: Bearer $(as_server keys token)" http://127.0.0.1:8080/agents/reader/reply --json '{...}'
 
     Agents that are named are offered to programs that are not Python: as JSON over HTTP, as models of OpenAI's chat
     completions, as tools of MCP, and to agents of A2A. docs/gateway.rst has them.

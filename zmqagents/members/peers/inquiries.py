@@ -6,19 +6,21 @@ Answers that only Redis has come later: `Tell` gets them, or the error instead, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ... import codec, errors
 from ...checks import CLUSTER
 from ...cluster.placement import MemberInfo
-from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, WhereRow
+from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, ReminderRow, WhereRow
 from ...connection.requests import Call
 from ...scheduler.effects import Effect
 from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
+from ...store.reminders import Row
 from ...wire.link import rebuild_error
 from ...wire.messages import Op, Reply
 from .quarters import Leaving, Lodger, Quarters
+from .ticks import what_of
 
 __all__ = ["Inquiries", "Tell"]
 
@@ -58,17 +60,24 @@ class Inquiries:
         """Where an agent is; see `WhereRow`."""
         name = self._room.name_in(agent_id)
 
+        def look(records: ClusterRecords) -> object:
+            return *records.exchange([Locate(str(name))]), records.reminders(str(name))
+
         def answer(found: Any) -> None:
-            tell(self._where_row(agent_id, found) if isinstance(found, Located) else found)
+            if isinstance(found, tuple) and isinstance(found[0], Located):
+                tell(self._where_row(agent_id, *found))
+            else:
+                tell(found[0] if isinstance(found, tuple) else found)
 
-        self._room.member.inquire(lambda records: records.exchange([Locate(str(name))])[0], answer)
+        self._room.member.inquire(look, answer)
 
-    def _where_row(self, agent_id: str, found: Located) -> WhereRow:
+    def _where_row(self, agent_id: str, found: Located, reminders: Sequence[Row]) -> WhereRow:
         address = self._room.address_of(found.owner)
         server_id, incarnation = (found.owner.partition("/")[0], found.owner) if address else ("", "")
+        rows = [_reminder_row(row) for row in reminders]
         return {
             "agent": agent_id, "server_id": server_id, "address": address, "incarnation": incarnation,
-            "epoch": found.epoch, "revision": found.revision,
+            "epoch": found.epoch, "revision": found.revision, "reminders": sorted(rows, key=lambda row: row["due_s"]),
         }  # fmt: skip
 
     def agents(self, prefix: Any, after: Any, most: Any, tell: Tell) -> None:
@@ -221,6 +230,14 @@ class _Answer:
     def _on_answer(self, answer: Any) -> list[Effect]:
         self._tell(answer)
         return []
+
+
+def _reminder_row(row: Row) -> ReminderRow:
+    try:
+        method = what_of(row.what)[0]
+    except (errors.ZmqAgentsError, ValueError, TypeError):  # something else has written there
+        method = ""
+    return {"name": row.name, "method": method, "due_s": round(row.left_s, 3), "every_s": row.every_s}
 
 
 def _event_row(entry: LogEntry) -> EventRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...agents.state import Snapshot
+from ...agents.state import Reminder, Snapshot
 from ...checks import CLUSTER
 from ...cluster.activations import MAX_STATE_BYTES
 from ...codec import pack, unpack
@@ -19,11 +19,18 @@ class ClusterKeeper:
 
     def __init__(self) -> None:
         self._take: Callable[[str, Snapshot, object], None] = _lose
+        self._remind: Callable[[str, Reminder, object], None] = _lose
         self._given: dict[str, Snapshot] = {}
 
-    def open(self, take: Callable[[str, Snapshot, object], None]) -> None:
-        """Have ``take`` called with each state, by the thread that has saved it and before the end of its call."""
+    def open(
+        self, take: Callable[[str, Snapshot, object], None], remind: Callable[[str, Reminder, object], None]
+    ) -> None:
+        """Have ``take`` called with each state, by the thread that has saved it and before the end of its call.
+
+        ``remind`` is called in the same way with each reminder, before the state that it goes with.
+        """
         self._take = take
+        self._remind = remind
 
     def keeps(self, agent_id: str) -> bool:
         """Agents of the host alone live and end with it."""
@@ -33,6 +40,10 @@ class ClusterKeeper:
         """Take the state of an agent of the cluster."""
         if self.keeps(agent_id):
             self._take(agent_id, snapshot, of)
+
+    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+        """Keep a reminder with the state of the turn that runs. Raises HostBusy."""
+        self._remind(agent_id, reminder, of)
 
     def give(self, agent_id: str, snapshot: Snapshot) -> None:
         """The state that an agent has, which is about to be made here."""
@@ -56,5 +67,5 @@ def unpacked(data: bytes) -> tuple[bytes, ...]:
     return tuple(unpack(data, max_bytes=MAX_BYTES))
 
 
-def _lose(agent_id: str, snapshot: Snapshot, of: object) -> None:
+def _lose(agent_id: str, what: object, of: object) -> None:
     """Nobody takes it: the host has not begun."""

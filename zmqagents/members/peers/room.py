@@ -24,12 +24,13 @@ from ... import codec, discovery, errors
 from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES, AgentOptions
 from ...agents.spec import ClassSpec
-from ...agents.state import Snapshot
+from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
+from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
@@ -47,6 +48,7 @@ from .inquiries import Inquiries
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
+from .ticks import Ticks
 from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way, WayState
 
 __all__ = ["Room"]
@@ -69,6 +71,7 @@ class Room(Quarters):
     ) -> None:  # fmt: skip
         super().__init__(dispatcher, host, services, pool, **more)
         self.inquiries = Inquiries(self)
+        self._ticks = Ticks(self)
         self._residents: dict[str, Resident] = {}
         self._drain: Drain | None = None
         self._keeper = keeper
@@ -76,7 +79,7 @@ class Room(Quarters):
         self._leaving: dict[str, Resident] = {}  # whose record is not released yet
         self._start_file: Path | None = None
         self._refused = 0
-        keeper.open(self.take_state)
+        keeper.open(self.take_state, self.take_reminder)
 
     def __repr__(self) -> str:
         return (
@@ -103,6 +106,7 @@ class Room(Quarters):
             steward.obituary(former)
         write_private(path, f"{config.cluster} {start}".encode(), lasting=False)
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        self._ticks.begin()
         if not self._joined.wait(JOIN_S):
             self.close()
             raise errors.StoreUnavailable("Redis does not take the first sign of life of this member")
@@ -119,6 +123,7 @@ class Room(Quarters):
             if isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
+                self._ticks.settle()
                 for resident in list(self._residents.values()):
                     resident.go_on()
         return []
@@ -249,14 +254,15 @@ class Room(Quarters):
     def look(self, now: float) -> list[Effect]:
         """End what has waited for Redis long enough; give places of activations that wait to others."""
         self._watch = None
-        before, is_away = now - PATIENCE_S, self.member.lease.is_away
-        gone = errors.StoreUnavailable(f"Redis does not answer for {PATIENCE_S:g} s: nothing was executed")
+        before, is_stuck = now - PATIENCE_S, self.member.is_stuck
+        what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
+        gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
         for resident in list(self._residents.values()):
-            if is_away:
+            if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
         for way in list(self._ways.values()):
-            if is_away and way.state in (WayState.LOOKING, WayState.CLAIMING):
+            if is_stuck and way.state in (WayState.LOOKING, WayState.CLAIMING):
                 way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
                 self.forget(way)
         for name, resident in list(self._residents.items()):
@@ -288,6 +294,19 @@ class Room(Quarters):
         resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if resident is not None and resident.record is record:  # code of a former activation may still run
             resident.save(snapshot)
+        return []
+
+    def take_reminder(self, agent_id: str, reminder: Reminder, record: object) -> None:
+        """Take a reminder of an agent. Any thread. Raises HostBusy."""
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if reminder.method and resident is not None and resident.reminders >= MAX_REMINDERS:
+            raise errors.HostBusy(f"{agent_id} has {MAX_REMINDERS} reminders, which is as many as it may have")
+        self.post(self._on_reminder, agent_id, reminder, record)
+
+    def _on_reminder(self, agent_id: str, reminder: Reminder, record: object) -> list[Effect]:
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if resident is not None and resident.record is record:
+            resident.remind(reminder)
         return []
 
     def do(self, effects: Iterable[HostEffect]) -> None:
@@ -428,6 +447,10 @@ class Room(Quarters):
         if resident is not None:
             resident.leave(Leaving.RELEASED)
 
+    def on_soon(self, soon: acts.Soon) -> None:
+        """A reminder of an agent is due soon."""
+        self._ticks.soon(soon.name, soon.after_s)
+
     def on_unsaved(self, unsaved: Unsaved) -> None:
         """Redis has not taken saves for too long."""
         error = errors.CallLost("Redis has not taken the state of the agent: the call ran, whether it is kept is open")
@@ -469,7 +492,7 @@ class Room(Quarters):
         """For `status`."""
         return {
             "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
-            "refused": self._refused,
+            "refused": self._refused, **self._ticks.figures(),
         }  # fmt: skip
 
 
@@ -490,5 +513,6 @@ _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Activated: Room.on_activated, acts.Elsewhere: Room.on_elsewhere, acts.NotActivated: Room.on_not_activated,
     acts.Taken: Room.on_taken, acts.Dropped: Room.on_dropped, acts.Gone: Room.on_gone, acts.Removed: Room.on_gone,
     acts.Cleared: Room.on_room, acts.Room: Room.on_room, acts.Renew: Room.on_renew, Unsaved: Room.on_unsaved,
+    acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip

@@ -96,7 +96,7 @@ class Calls:
     @asynccontextmanager
     async def stream(
         self, wish: Wish, agent: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> AsyncIterator[Stream[Any]]:
+    ) -> AsyncIterator[AsyncIterator[Any]]:
         """The items of a generator method, for the block."""
         label = f"{agent}.{method}"
         async with self._link(wish.who) as link:
@@ -106,7 +106,7 @@ class Calls:
                 options=wish.options,
             )  # fmt: skip
             try:
-                yield stream
+                yield _in_turns(stream)
             finally:
                 stream.close()
 
@@ -129,6 +129,13 @@ class Calls:
             async for item in items:
                 found += item
         return bytes(found)
+
+
+async def _in_turns(items: Stream[Any]) -> AsyncIterator[Any]:
+    """The items, others being served after each: so that a client who has hung up is noticed at once."""
+    async for item in items:
+        yield item
+        await asyncio.sleep(0)
 
 
 def _as_it_is(ref: Any, *_: object) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -46,6 +47,8 @@ def status_of(error: BaseException) -> int:
 
 def type_of(error: BaseException) -> str:
     """The name of the class of ``error``; of what an agent's code has raised, that of the agent's."""
+    if isinstance(error, HTTPException):
+        return HTTPStatus(error.status_code).phrase.title().replace(" ", "")  # NotFound, MethodNotAllowed
     if isinstance(error, errors.AgentCallError) and error.type_name:
         return error.type_name.rpartition(":")[2]
     return type(error).__name__

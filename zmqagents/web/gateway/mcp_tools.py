@@ -1,7 +1,11 @@
 """The Model Context Protocol, by streamable HTTP at ``/mcp``: each public method is the tool ``AGENT.METHOD``.
 
 The items of a generator are told as progress while they come, and are the result together. Files of the host are
-resources, if the gateway shows files. There are no sessions: each request stands for itself, for its own user.
+resources, if the gateway shows files. Each request stands for itself, for its own user.
+
+**Cancelling.** A client of 2026's protocol ends the request that it gives up. One of an older protocol leaves it open
+and sends a notification with its id, and ids are those of the client alone. So such a client is given a session, which
+is a name and no more: what runs is known by the user, the session and the id.
 """
 
 from __future__ import annotations
@@ -9,18 +13,21 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import anyio
 import mcp_types as types
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ... import errors
 from ...agents.context import CHAIN_HEADER
@@ -35,8 +42,11 @@ __all__ = ["McpTools"]
 
 MAX_NAME = 128  # characters of the name of a tool
 SCHEME = "file"
+SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
+MAX_SESSION = 128  # characters of the id of a session, which a client may make up
 
 Tools = dict[str, tuple[Offer, Method]]
+Key = tuple[Any, ...]  # a request: its user, its session, its id
 
 
 class McpTools:
@@ -51,6 +61,8 @@ class McpTools:
         server: Server[Any] = Server(
             "zmqagents", version=__version__, on_list_tools=self._list_tools, on_call_tool=self._call, **files
         )
+        server.add_notification_handler("notifications/cancelled", types.CancelledNotificationParams, self._cancel)
+        self._running: dict[Key, anyio.CancelScope] = {}
         self._manager = StreamableHTTPSessionManager(server, stateless=True, max_request_body_size=shared.max_bytes)
         self._app = StreamableHTTPASGIApp(self._manager)
         self._tools: tuple[list[Offer], Tools] = ([], {})
@@ -77,6 +89,35 @@ class McpTools:
         return types.ListToolsResult(tools=[_tool(name, *found) for name, found in tools.items()])
 
     async def _call(self, context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        answer = types.CallToolResult(content=[_text("CallCancelled: the request was cancelled")], is_error=True)
+        with self._while_wanted(context):
+            answer = await self._answer(context, params)
+        return answer
+
+    @contextmanager
+    def _while_wanted(self, context: Any) -> Iterator[None]:
+        """A block that ends early when its client says that it has cancelled the request."""
+        key = self._key_of(context, context.request_id)
+        with anyio.CancelScope() as scope:
+            if key is not None:
+                self._running[key] = scope
+            try:
+                yield
+            finally:
+                if key is not None and self._running.get(key) is scope:
+                    del self._running[key]
+
+    async def _cancel(self, context: Any, params: types.CancelledNotificationParams) -> None:
+        scope = self._running.get(self._key_of(context, params.request_id) or ())
+        if scope is not None:
+            scope.cancel()
+
+    def _key_of(self, context: Any, request_id: Any) -> Key | None:
+        """How a request is known; None for one of no session."""
+        session = context.request.headers.get(SESSION, "")
+        return (self._wish(context).who, session[:MAX_SESSION], str(request_id)) if session else None
+
+    async def _answer(self, context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
             wish = self._wish(context)
             found = (await self._named(wish)).get(params.name)
@@ -139,7 +180,7 @@ class McpTools:
 
 
 class _Entry:
-    """Lets those in who may come in."""
+    """Lets those in who may come in, and gives those a session who begin as one does in a protocol before 2026's."""
 
     def __init__(self, shared: Shared, app: Any) -> None:
         self._shared = shared
@@ -151,7 +192,18 @@ class _Entry:
         except (errors.ZmqAgentsError, HTTPException) as exc:
             await respond(exc)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        given = Headers(scope=scope)
+        if scope["method"] != "POST" and SESSION in given:  # GET wants to hear more of it, DELETE to end it
+            refusal = HTTPException(405, "a session is only a name here", {"allow": "POST"})
+            await respond(refusal)(scope, receive, send)
+            return
+
+        async def send_with_session(message: Message) -> None:
+            if message["type"] == "http.response.start" and not {SESSION, VERSION} & set(given):
+                MutableHeaders(scope=message)[SESSION] = secrets.token_urlsafe(16)
+            await send(message)
+
+        await self._app(scope, receive, send_with_session)
 
 
 def _whole_name(offer: Offer, method: Method) -> str:

@@ -250,7 +250,25 @@ def test_a_fenced_activation_is_dropped_with_all_that_was_under_way(host: Host) 
     assert isinstance(note, Note)
     assert host.answer(Saved(Verdict.FENCED)) == []
     assert host.machine.readiness(NAME) is Readiness.ABSENT
-    assert host.machine.counters.fenced == 1
+    assert (host.machine.counters.fenced, host.machine.counters.saves_refused) == (1, 1)
+
+
+def test_a_last_save_that_comes_too_late_is_counted_as_refused(host: Host) -> None:
+    host.see(host.machine.release(NAME, state=b"last", version=1))
+    assert host.answer(Released(False)) == [Gone(NAME, "", 0)]
+    assert host.machine.counters.saves_refused == 1
+
+
+def test_how_long_an_activation_takes_is_counted_and_goes_on_with_the_next_incarnation() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    host.now = 0.2
+    host.answer(MINE)
+    host.now = 0.3
+    host.see(host.machine.started(NAME))
+    following = Activations("h1/2/b", Observers(15.0), lambda: 0.0, former=host.machine)
+    assert following.counters.activations == 1
+    assert following.durations.sum_s == pytest.approx(0.3)
 
 
 def test_saves_that_redis_has_lost_are_healed_from_the_oldest_on_with_all_outcomes(host: Host) -> None:

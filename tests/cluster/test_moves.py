@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Hosts, hosts_on, result_of
+from cluster_hosts import Account, Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer
 from scale import linux_only
+from zmqagents import RpcClient
 from zmqagents.errors import AgentExists, CallLost, DeadlockError, NoHost, UnknownAgent, ZmqAgentsError
 from zmqagents.wire.messages import Flag, Op
 
@@ -106,14 +107,14 @@ def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:
 
 def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisServer) -> None:
     with hosts_on(redis, 3, grace_s=10.0) as hosts:
-        names = [f"Account/drained-{number}" for number in range(60)]
+        names = [f"Account/drained-{number}" for number in range(180)]  # each host has seen many short ends
         for name in names:
             hosts.callers[0].call(name, "add", 1)
         waiters = []
         hosts.callers[2].ask("", Op.DRAIN)
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            waiters += [(name, hosts.callers[0].begin(name, "add", 1)) for name in names[::5]]
+            waiters += [(name, hosts.callers[0].begin(name, "add", 1)) for name in names[::15]]
             time.sleep(0.02)
         for _, waiter in waiters:
             assert isinstance(result_of(waiter), int)
@@ -230,3 +231,17 @@ def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redi
         assert first.ask("", Op.WHERE, id="cluster:shop/Lazy/says")["revision"] == 1
     with hosts_on(redis, 1) as hosts:
         assert hosts.callers[0].call("Lazy/moves", "get") == [1, 2]
+
+
+def test_the_fence_that_code_is_shown_is_the_epoch_and_rises_when_the_agent_moves(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        first, name = hosts.callers[0], "Account/fenced"
+        fences = [first.call(name, "fence")]
+        for _ in range(3):
+            first.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+            fences.append(first.call(name, "fence"))
+        assert 0 < fences[0] < fences[1] < fences[2] < fences[3]
+        assert first.ask("", Op.WHERE, id=f"cluster:shop/{name}")["epoch"] == fences[-1]
+        with RpcClient("127.0.0.1", hosts.launchers[0].port) as client:
+            plain: Any = client.create_agent(Account)
+            assert plain.fence() == 0, "outside a cluster nothing is fenced"

@@ -94,6 +94,11 @@ class Account(AgentBase):
     def process(self) -> int:
         return os.getpid()
 
+    def fence(self) -> int:
+        call = current_call()
+        assert call is not None
+        return call.fence
+
     @stream_func
     def count(self, most: int) -> Iterator[int]:
         yield from range(most)
@@ -448,7 +453,8 @@ class Hosts:
     ) -> None:  # fmt: skip
         self.redis: Any = redis
         self._classes = [*CLASSES, *classes]
-        self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
+        given = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, "redis_url": redis.url}
+        self._options: dict[str, Any] = {**given, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []
@@ -456,7 +462,7 @@ class Hosts:
     def start(self, **options: Any) -> Caller:
         """Start one more."""
         given: dict[str, Any] = {"host": "127.0.0.1", "custom_agent_classes": self._classes, **self._options, **options}
-        launcher = RpcAgentServerLauncher(redis_url=self.redis.url, **given)
+        launcher = RpcAgentServerLauncher(**given)
         launcher.launch()
         self._stack.callback(launcher.shutdown)
         caller = Caller(f"{launcher.host}:{launcher.port}")

@@ -85,6 +85,7 @@ class HostServices(Protocol):
     ) -> None:
         """See `CallContext.remind`; ``method`` "": `CallContext.cancel_reminder`."""
 
+    def fence_of(self, call: RunningCall) -> int: ...
     def client(self) -> Any: ...
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
@@ -271,6 +272,15 @@ class CallContext:
         Code that runs long reads it between two pieces of work, and returns early.
         """
         return self._call.is_cancelled()
+
+    @property
+    def fence(self) -> int:
+        """The epoch of this activation of an agent of a cluster: a later one, on whatever host, has a higher number.
+
+        0 outside a cluster. A system that keeps the highest number it was shown, and refuses lower ones, is safe from
+        code that goes on where its host was cut off and the agent has another home by now.
+        """
+        return self._call.host.fence_of(self._call)
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Sleep until `cancelled` is True, or for ``timeout`` seconds at most (None: no limit); returns `cancelled`.

@@ -156,6 +156,7 @@ class Broker:
         self._members = Members(
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on, clock=clock,
             starve=self._events.on_await_credit, host=host, pool=self._pool, keeper=keeper, tell=self._clients.hint,
+            begin=lambda ticket: self._lane.start(ticket),
         )  # fmt: skip
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
@@ -561,8 +562,7 @@ class Broker:
     # ------------------------------------------------------------ effects
 
     def _start(self, effect: Start) -> None:
-        ticket = effect.ticket
-        pace = ticket.pace
+        ticket, pace = effect.ticket, effect.ticket.pace
         if pace is not None and pace.quick and self._lane.may_take(ticket):
             self._lane.queue.append(ticket)
         else:

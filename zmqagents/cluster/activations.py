@@ -64,6 +64,7 @@ from ..store.cluster import (
     Verdict,
 )
 from ..store.reminders import Change, Clear, Done, Set
+from ..telemetry.meters import Histogram
 from .observers import Observers
 from .reminders import Reminders, Standing
 
@@ -257,6 +258,7 @@ class Counters:
     fenced: int = 0
     healed: int = 0
     repeated: int = 0
+    saves_refused: int = 0  # for good: the agent has another home, or a record that is not understood
 
 
 class _Pending:
@@ -279,6 +281,7 @@ class _Activation:
     phase: Phase
     has_place: bool = False
     tries: int = 0
+    since: float = 0.0  # when it was asked for
     epoch: int = 0  # 0: not claimed yet
     others_epoch: int = 0
     revision: int = 0  # that the next save starts from
@@ -303,13 +306,17 @@ class _Activation:
 class Activations:
     """The activations of one incarnation, ``me``; see the module's docstring. For one thread.
 
-    ``observers`` tells which owners are dead. ``clock`` gives seconds, for the ages of outcomes. A method that needs an
-    activation raises LookupError if there is none.
+    ``observers`` tells which owners are dead. ``clock`` gives seconds, for the ages of outcomes. What was counted goes
+    on from ``former``, those of the incarnation before. A method that needs an activation raises LookupError if there
+    is none.
     """
 
-    def __init__(self, me: str, observers: Observers, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, me: str, observers: Observers, clock: Callable[[], float], *, former: Activations | None = None
+    ) -> None:
         self.me = me
-        self.counters = Counters()
+        self.counters: Counters = Counters() if former is None else former.counters
+        self.durations: Histogram = Histogram() if former is None else former.durations  # of activations
         self._observers = observers
         self._clock = clock
         self._all: dict[str, _Activation] = {}
@@ -331,6 +338,11 @@ class Activations:
         return f"<Activations of {self.me} [{len(self)}] {saves} saves under way, {self._places} starting>"
 
     # ------------------------------------------------------------ what is known
+
+    @property
+    def waiting(self) -> int:
+        """How many agents wait for one of the `MAX_STARTING` places."""
+        return len(self._queued)
 
     def phase(self, name: str) -> Phase | None:
         """Where the activation of an agent is; None: there is none."""
@@ -399,7 +411,7 @@ class Activations:
         claim = Claim(
             name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options
         )
-        self._all[name] = _Activation(name, claim, Phase.QUEUED)
+        self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
         return self._admit()
 
@@ -410,6 +422,7 @@ class Activations:
             return []
         found.phase = Phase.ACTIVE
         self.counters.activations += 1
+        self.durations.add(self._clock() - found.since)
         return [*self._give_place_back(found), *self._renewal(found)]
 
     def waits(self, name: str) -> list[Effect]:
@@ -647,6 +660,8 @@ class Activations:
         pending = next((each for each in found.saves if each.request.revision == request.revision), None)
         if pending is None or pending.taken:
             return []
+        if not isinstance(answer, Saved) or answer.verdict in (Verdict.FENCED, Verdict.HAD):
+            self.counters.saves_refused += 1
         if not isinstance(answer, Saved):
             return self._drop(found, DroppedFor.RECORD)
         if answer.verdict is Verdict.FENCED:
@@ -751,6 +766,9 @@ class Activations:
             self.counters.healed += 1
             found.ending = request._replace(last=self._healing(found, request.last))
             return [Send(found.ending)]
+        done = isinstance(answer, Released) and answer.done
+        if isinstance(request, Release) and request.last is not None and not done:
+            self.counters.saves_refused += 1
         if not isinstance(answer, (Released, Deleted)):
             return self._drop(found, DroppedFor.RECORD)
         self._forget(found)

@@ -27,6 +27,8 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from ..store.cluster import ClusterRecords, Locate, Located
+from ..telemetry.meters import EDGES_S
+from ..telemetry.metrics import percentile
 from .activations import (
     Activated,
     Activations,
@@ -196,10 +198,13 @@ class Member:
 
     def figures(self) -> dict[str, Any]:
         """For `status`."""
-        now = self._clock()
+        now, durations = self._clock(), self.activations.durations
+        counts = tuple(durations.counts)
         return {
             **asdict(self.activations.counters), "incarnation": self.incarnation, "state": self.lease.state(now).value,
             "lease_left": round(self.lease.left(now), 3), "agents": len(self.activations),
+            "activations_waiting": self.activations.waiting,
+            "activation_p50_s": percentile(EDGES_S, counts, 0.5), "activation_p99_s": percentile(EDGES_S, counts, 0.99),
             "members": len(self.placement.members), "homes": len(self.homes), "home_hits": self.homes.hits,
             "home_misses": self.homes.misses, "round_trip_ms": round(self._steward.round_trip_s * 1000, 3),
             "exchanges": self._steward.exchanges,
@@ -323,6 +328,6 @@ class Member:
     def _on_rejoined(self, event: Rejoined) -> list[HostEffect]:
         self._has_joined = False
         self.lease = Lease(self._identity.lease_s)
-        self.activations = Activations(event.incarnation, self.observers, self._clock)
+        self.activations = Activations(event.incarnation, self.observers, self._clock, former=self.activations)
         self.describe(self._info)
         return []

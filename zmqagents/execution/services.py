@@ -85,6 +85,11 @@ class LocalServices:
         self._saver.keeper.remind(ticket.agent.agent_id, reminder, ticket.agent)
         call.note_reminder()
 
+    def fence_of(self, call: RunningCall) -> int:
+        """The epoch of the agent's activation; see `CallContext.fence`."""
+        ticket: Ticket = call.ticket
+        return ticket.agent.epoch
+
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.
 

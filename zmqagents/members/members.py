@@ -63,14 +63,14 @@ class Bound(Protocol):
 class Members:
     """See the module's docstring. ``hatch`` starts a process; None: this host has no children.
 
-    ``host``, ``pool``, ``keeper`` and ``tell`` are for agents of a cluster that live here: see `peers.room.Room`.
+    ``host``, ``pool``, ``keeper``, ``tell``, ``begin`` are for agents of a cluster that live here: see `peers.room`.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, services: HostServices, hatch: Hatch | None, *, post: Callable[..., None],
         carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve, clock: Callable[[], float],
         host: AgentHost | None = None, pool: WorkerPool | None = None, keeper: Keeper | None = None,
-        tell: Callable[[Peer, messages.Home], None] | None = None,
+        tell: Callable[[Peer, messages.Home], None] | None = None, begin: Callable[[Ticket], None] | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
@@ -104,7 +104,7 @@ class Members:
             assert pool is not None
             self.room = Room(
                 dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
-                starve=starve, tell=tell, clock=clock,
+                starve=starve, tell=tell, clock=clock, begin=begin or pool.start,
             )  # fmt: skip
 
     def __repr__(self) -> str:

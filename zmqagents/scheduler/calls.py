@@ -345,6 +345,8 @@ class Calls:
 
     def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """Count a call that is no plain one that has ended well."""
+        if reply.code == Code.ELSEWHERE:  # it was not executed here, and goes on where it came from
+            return
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)

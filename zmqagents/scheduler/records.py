@@ -204,8 +204,8 @@ class AgentRecord:
     """
 
     __slots__ = (
-        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "holders", "home",
-        "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
+        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -222,6 +222,7 @@ class AgentRecord:
         self.home: Home | None = None
         self.away = False
         self.sought = False  # which host of the cluster has it is not known for certain: this stands for one call to it
+        self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.client: Peer | None = None  # it goes with this one
@@ -312,9 +313,10 @@ class AgentRecord:
         self.home = home
         self.away = self.made = self.sought = True
 
-    def live_under(self, home: Home) -> None:
+    def live_under(self, home: Home, epoch: int) -> None:
         """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""
         self.home = home
+        self.epoch = epoch
         self.spec = unhurried(self.spec)
 
     def end_by(self, ticket: Ticket) -> None:

@@ -88,7 +88,10 @@ def hosts(as_json: bool, host: str, port: int | None, server_id: str | None) -> 
     """List the hosts of a cluster: their states, agents and running calls, and what is left of their leases."""
     with open_cluster(host, port, server_id) as cluster:
         found: list[dict[str, Any]] = [dict(row) for row in cluster.hosts()]
-    columns = ("server_id", "address", "state", "agents", "running", "lease", "load", "version", "labels")
+    columns = (
+        "server_id", "address", "state", "agents", "running", "lease", "claims", "fenced", "relayed", "version",
+        "labels",
+    )  # fmt: skip
     shown = found if as_json else [_shown_host(row) for row in found]
     show_rows(shown, columns, as_json, "no hosts")
 
@@ -96,7 +99,8 @@ def hosts(as_json: bool, host: str, port: int | None, server_id: str | None) -> 
 def _shown_host(row: dict[str, Any]) -> dict[str, Any]:
     labels = ",".join(f"{name}={value}" for name, value in sorted(row["labels"].items()))
     running = f"{row['running']}/{row['capacity']}"
-    return {**row, "running": running, "lease": f"{row['lease_left']:.0%}", "labels": labels}
+    counts = {name: row["figures"].get(name, 0) for name in ("claims", "fenced", "relayed")}
+    return {**row, **counts, "running": running, "lease": f"{row['lease_left']:.0%}", "labels": labels}
 
 
 @click.command(cls=Verb)

@@ -22,11 +22,17 @@ from ...wire.messages import Op, Reply
 from .quarters import Leaving, Lodger, Quarters
 from .ticks import what_of
 
-__all__ = ["Inquiries", "Tell"]
+__all__ = ["STATES", "Inquiries", "Tell", "state_of"]
 
 Tell = Callable[[Any], None]  # takes an answer, or a ZmqAgentsError
 MOST = 500  # rows of a page
 MAX_ANSWER_BYTES = 1 << 24
+STATES = ("held", "lapsed", "draining")  # of members
+
+
+def state_of(info: MemberInfo) -> str:
+    """How a member stands: one of `STATES`."""
+    return "draining" if info.draining else "held" if info.lease_left_s > 0 else "lapsed"
 
 
 class Inquiries:
@@ -46,10 +52,9 @@ class Inquiries:
     def _host_row(self, info: MemberInfo) -> HostRow:
         figures = dict(info.figures)
         agents, running, capacity = (figures.pop(name, 0) for name in ("agents", "running", "capacity"))
-        state = "draining" if info.draining else "held" if info.lease_left_s > 0 else "lapsed"
         return {
             "incarnation": info.incarnation, "server_id": info.incarnation.partition("/")[0], "address": info.address,
-            "version": info.version, "state": state, "lease_left": round(self._room.left_of(info), 3),
+            "version": info.version, "state": state_of(info), "lease_left": round(self._room.left_of(info), 3),
             "labels": dict(info.labels), "classes": dict(info.classes), "load": info.load, "agents": agents,
             "running": running, "capacity": capacity, "figures": figures,
         }  # fmt: skip

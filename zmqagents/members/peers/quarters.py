@@ -77,18 +77,19 @@ class Lodger(Protocol):
 
 
 class Quarters(abc.ABC):
-    """See the module's docstring. ``tell`` tells a client where an agent is."""
+    """See the module's docstring. ``tell`` tells a client where an agent is, ``begin`` begins a call's code."""
 
     member: Member  # there when this host has joined
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, services: HostServices, pool: WorkerPool, *,
         post: Callable[..., None], carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve,
-        tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float],
+        tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float], begin: Callable[[Ticket], None],
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
         self.pool = pool
+        self.begin = begin
         self.post = post
         self.carry_out = carry_out
         self.pass_on = pass_on
@@ -107,6 +108,7 @@ class Quarters(abc.ABC):
         self._watch: Alarm | None = None
         self._joined = threading.Event()
         self._relayed = 0
+        self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
 
     # ------------------------------------------------------------ what is above
 
@@ -118,6 +120,10 @@ class Quarters(abc.ABC):
     @abc.abstractmethod
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
+
+    @abc.abstractmethod
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
 
     @property
     @abc.abstractmethod
@@ -223,6 +229,10 @@ class Quarters(abc.ABC):
     def count_relay(self) -> None:
         """A call is passed on."""
         self._relayed += 1
+
+    def count_elsewhere(self, side: str) -> None:
+        """A call was not executed, for its agent is elsewhere: "told" by this host, "met" at another one."""
+        self._elsewhere[side] += 1
 
     def met(self, name: str, address: str) -> None:
         """A call was answered at this address."""

@@ -68,7 +68,7 @@ class Resident:
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
         self._told: list[Callable[[], None]] = []  # when it is gone
-        record.live_under(self)
+        record.live_under(self, mine.epoch)
 
     def __repr__(self) -> str:
         return f"<Resident {self.name} [{len(self._held)} held, {len(self._kept)} answers wait]>"
@@ -130,7 +130,7 @@ class Resident:
         if not self.is_leaving and room.may_start(self.name):
             reply = self._known_outcome(ticket) if _is_whole(ticket) else None
             if reply is None:
-                room.pool.start(ticket)
+                room.begin(ticket)
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return

@@ -16,7 +16,8 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
 from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
+from ...config import BrokerConfig
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool
@@ -44,7 +46,7 @@ from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Refusal
 from ...wire.messages import Call, Op
 from .drain import Drain
-from .inquiries import Inquiries
+from .inquiries import STATES, Inquiries, state_of
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
@@ -124,7 +126,7 @@ class Room(Quarters):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
-                for resident in list(self._residents.values()):
+                for resident in _with_held(self._residents):
                     resident.go_on()
         return []
 
@@ -216,6 +218,10 @@ class Room(Quarters):
         if way.is_empty and self._ways.get(str(way.name)) is way:
             del self._ways[str(way.name)]
 
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
+        return self._residents.get(lodger.name) is lodger or self._leaving.get(lodger.name) is lodger
+
     @property
     def leaving(self) -> int:
         """How many agents are about to leave this host."""
@@ -257,7 +263,7 @@ class Room(Quarters):
         before, is_stuck = now - PATIENCE_S, self.member.is_stuck
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
-        for resident in list(self._residents.values()):
+        for resident in _with_held(self._residents):
             if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
@@ -269,7 +275,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self._residents.values()):
+        if starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
             self.watch()
         return []
 
@@ -332,7 +338,7 @@ class Room(Quarters):
             chosen = codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES) if mine.options else {}
             if chosen:
                 options = options.but(chosen).checked()
-            self._check_options(spec, options)
+            _check_options(spec, options, self._config)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
                 self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
@@ -353,18 +359,6 @@ class Room(Quarters):
         self.watch()
         if way is not None:
             way.claimed()
-
-    def _check_options(self, spec: ClassSpec, options: AgentOptions) -> None:
-        """Raise CannotServe or ConfigError if this host cannot run an agent of a class with these options."""
-        asked, isolation = options.labels or {}, options.isolation or self._config.isolation
-        if not asked.items() <= self._config.labels.items():
-            raise errors.CannotServe(f"{self._config.server_id} does not have the labels {shown_labels(asked)}")
-        if isolation != "thread":
-            whose = spec.short if options.isolation else self._config.server_id
-            raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
-        if options.lifetime == "client":
-            raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
-        check_persist(spec, options)
 
     def on_elsewhere(self, elsewhere: acts.Elsewhere) -> None:
         """Another host has the agent."""
@@ -491,8 +485,17 @@ class Room(Quarters):
     def figures(self) -> dict[str, Any]:
         """For `status`."""
         return {
-            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
+            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed,
+            "elsewhere_told": self._elsewhere["told"], "elsewhere_met": self._elsewhere["met"], "ways": len(self._ways),
             "refused": self._refused, **self._ticks.figures(),
+        }  # fmt: skip
+
+    def metrics(self) -> dict[str, Any]:
+        """For the request ``metrics``: the same, and what it is made of."""
+        took, states = self.member.activations.durations, Counter(map(state_of, self.member.placement.members))
+        return {
+            **self.figures(), "members": {state: states[state] for state in STATES},
+            "took": {"counts": list(took.counts), "sum_s": took.sum_s},
         }  # fmt: skip
 
 
@@ -516,3 +519,21 @@ _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip
+
+
+def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
+    """Agents with calls that wait, few of perhaps ten thousand."""
+    return [resident for resident in residents.values() if resident.is_held]
+
+
+def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:
+    """Raise CannotServe or ConfigError if a host cannot run an agent of a class with these options."""
+    asked, isolation = options.labels or {}, options.isolation or config.isolation
+    if not asked.items() <= config.labels.items():
+        raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")
+    if isolation != "thread":
+        whose = spec.short if options.isolation else config.server_id
+        raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
+    if options.lifetime == "client":
+        raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
+    check_persist(spec, options)

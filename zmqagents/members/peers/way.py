@@ -305,6 +305,7 @@ class Way:
 
     def _tell_elsewhere(self, passage: Passage) -> None:
         """Another member takes the agent for one of this host's, which may be news."""
+        self.room.count_elsewhere("told")
         known = self.room.member.homes.find(str(self.name)) if self.state is not WayState.AWAY else None
         home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
         self._finish(passage, elsewhere_reply(home))
@@ -459,6 +460,7 @@ class Way:
         self._sent.pop(passage, None)
         room, name = self.room, str(self.name)
         if reply.code == Code.ELSEWHERE:
+            room.count_elsewhere("met")
             room.member.homes.drop(name, neighbour.address)
             self._deny(neighbour.address)
             home = home_in(reply)

@@ -286,13 +286,6 @@ class Quarters(abc.ABC):
         spec = self._classes.spec(name.cls)
         if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
-        isolation = spec.options.isolation or self._config.isolation
-        if isolation != "thread":
-            whose = "its class" if spec.options.isolation else self._config.server_id
-            text = f"{name}: agents of a cluster run in threads of their host, and {whose} has isolation={isolation!r}"
-            raise errors.CannotServe(text)
-        if spec.options.lifetime == "client":
-            raise errors.CannotServe(f"{name}: agents of a cluster go with no client (lifetime)")
         version = spec.hooks.state_version
         self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made)))
 

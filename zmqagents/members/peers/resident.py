@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ... import errors
 from ...agents.state import Reminder, Snapshot
-from ...cluster.activations import Dropped, DroppedFor, OnceOutcome, Phase
+from ...cluster.activations import Dropped, DroppedFor, Made, OnceOutcome, Phase
 from ...cluster.naming import AgentName
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
@@ -44,7 +44,8 @@ class Resident:
     pid = 0
 
     def __init__(
-        self, room: Quarters, name: AgentName, record: AgentRecord, mine: Mine, labels: Mapping[str, str] | None = None
+        self, room: Quarters, name: AgentName, record: AgentRecord, mine: Mine,
+        labels: Mapping[str, str] | None = None, maker: Made | None = None,
     ) -> None:  # fmt: skip
         self.record = record
         self.labels = labels
@@ -55,6 +56,7 @@ class Resident:
         self._room = room
         self._activations, self._epoch = room.member.activations, mine.epoch
         self._is_fresh = mine.fresh  # nobody has had it before
+        self._maker = maker  # that of the one call which has made it, of all that wait for it
         self.agent = name
         self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
         self._held: dict[Ticket, float] = {}
@@ -115,7 +117,7 @@ class Resident:
         if not self.record.made:
             self._makers.append(passage)
         elif made is not None and made.new:
-            self._finish(ticket, self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}")))
+            self._finish(ticket, self._exists(ticket))
         else:
             self._finish(ticket, room.described(self.record))
 
@@ -372,7 +374,8 @@ class Resident:
         makers, self._makers = self._makers, []
         for passage in makers:
             if passage.ticket is not None:
-                self._finish(passage.ticket, reply)
+                is_late = passage.made is not None and passage.made.new and passage.made is not self._maker
+                self._finish(passage.ticket, self._exists(passage.ticket) if is_late else reply)
         return effects
 
     # ------------------------------------------------------------ it leaves
@@ -471,6 +474,9 @@ class Resident:
     def _finish(self, ticket: Ticket, reply: Reply) -> None:
         room = self._room
         room.carry_out(room.dispatcher.on_done(ticket, reply, room.clock()))
+
+    def _exists(self, ticket: Ticket) -> Reply:
+        return self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}"))
 
     def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
         return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)

@@ -24,6 +24,7 @@ from typing import Any
 from ... import codec, discovery, errors
 from ...agents.context import HostServices
 from ...agents.options import OPTION_NAMES, AgentOptions
+from ...agents.spec import ClassSpec
 from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
@@ -343,8 +344,7 @@ class Room(Quarters):
             chosen = _options_in(mine.options) if mine.options else {}
             if chosen:
                 options = options.but(chosen).checked()
-            _check_labels(options, self._config)
-            check_persist(spec, options)
+            _check_options(spec, options, self._config)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
                 self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
@@ -356,7 +356,9 @@ class Room(Quarters):
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self._residents[name] = Resident(self, agent, record, mine, chosen.get("labels"))
+        self._residents[name] = Resident(
+            self, agent, record, mine, chosen.get("labels"), way.maker if way is not None else None
+        )  # fmt: skip
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
@@ -538,8 +540,14 @@ def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
     return [resident for resident in residents.values() if resident.is_held]
 
 
-def _check_labels(options: AgentOptions, config: BrokerConfig) -> None:
-    """Raise CannotServe where an agent asks for labels that this host does not have."""
-    asked = options.labels or {}
+def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:
+    """Raise CannotServe or ConfigError if a host cannot run an agent of a class with these options."""
+    asked, isolation = options.labels or {}, options.isolation or config.isolation
     if not asked.items() <= config.labels.items():
         raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")
+    if isolation != "thread":
+        whose = spec.short if options.isolation else config.server_id
+        raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
+    if options.lifetime == "client":
+        raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
+    check_persist(spec, options)

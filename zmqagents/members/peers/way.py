@@ -218,6 +218,7 @@ class Way:
         self._activates = False  # whoever is there is to claim it
         self._held: list[Passage] = []
         self._sent: dict[Passage, None] = {}
+        self.maker: Made | None = None  # that of the call for whose sake the agent is claimed here
         self._chosen: Mapping[str, Any] | None = None  # the options it was made with; None: nobody has made it yet
         self._unable: dict[str, ZmqAgentsError] = {}  # incarnations that cannot run it, and why
         self._denied: set[str] = set()  # addresses where it was sought in vain since the last pause
@@ -365,9 +366,9 @@ class Way:
 
     def _claim(self, *, given: bool = False) -> None:
         self.state = WayState.CLAIMING
-        made = next((passage.made for passage in self._held if passage.made is not None), None)
+        self.maker = next((passage.made for passage in self._held if passage.made is not None), None)
         try:
-            self.room.activate(self.name, made, given=given)
+            self.room.activate(self.name, self.maker, given=given)
         except (errors.UnknownClass, errors.CannotServe) as exc:
             self.cannot(errors.CannotServe(str(exc)))
 

@@ -67,7 +67,7 @@ test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 	.venv/test-crewai/bin/python -m pytest tests/frameworks/test_crewai.py $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
-PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py stream_graph.py call_contexts.py \
+PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py lifecycle.py stream_graph.py call_contexts.py \
     cancel_alone.py methods.py kinds_of_agents.py values.py value_scopes.py files.py stop.py processes.py \
     bad_children.py computing_children.py many_children.py) tests/faults/test_stop_means_stop.py tests/laws/test_*waits*.py tests/members
 

@@ -73,6 +73,8 @@ __all__ = [
     "withdraw",
 ]
 
+MEMBER_AGE_S = 300.0  # the longest lease of a member of a cluster: then it is over anyway
+
 log = logging.getLogger(__name__)
 
 
@@ -415,12 +417,25 @@ def sweep() -> None:
             for lock in directory.glob("*.ipc.lock"):  # of those that died before their record was written
                 with contextlib.suppress(AddressInUse, ConfigError), IpcLock(str(lock)[: -len(".lock")], wait_s=0):
                     pass
+            for start in directory.glob("*.start"):
+                _forget_member(start)
             for draft in directory.glob(".*"):
                 if (
                     re.search(r"\.json\.[0-9a-f]{12}$", draft.name)
                     and time.time() - draft.stat().st_mtime > DRAFT_AGE_S
                 ):
                     draft.unlink()
+
+
+def _forget_member(start: Path) -> None:
+    """Remove the word that a member of a cluster has begun, if it was killed so long ago that others need none.
+
+    The next start of a member here tells them that it is dead, for their leases to be over at once.
+    """
+    with contextlib.suppress(AddressInUse, ConfigError, OSError):
+        if time.time() - start.stat().st_mtime > MEMBER_AGE_S:
+            with IpcLock(str(start.with_suffix(".ipc")), wait_s=0):
+                start.unlink()
 
 
 def find_host(host: str, port: int) -> ConnectionFile | None:

@@ -460,15 +460,15 @@ def _describe(
     exc: BaseException, depth: int, with_traceback: bool, pack: Pack | None, pickle: Pickle | None
 ) -> dict[str, Any]:
     group = _members(exc)
+    name, bases = _OURS.get(id(type(exc))) or _names_of(type(exc))
     if isinstance(exc, AgentCallError) and exc.type_name:  # it came from another agent: keep its name
         name, message = exc.type_name, exc.message
     else:
         # A group's str() counts its members, and so does the str() of the group that is made again.
-        name, message = type_name_of(type(exc)), safe_text(exc.message if group else exc)  # type: ignore[attr-defined]
+        message = safe_text(exc.message if group else exc)  # type: ignore[attr-defined]
     data: dict[str, Any] = {"type": name, "message": message}
-    bases = [type_name_of(base) for base in type(exc).__mro__[1:] if _is_telling(base)]
     if bases:
-        data["bases"] = bases[:MAX_BASES]
+        data["bases"] = bases
     if with_traceback:
         data["traceback"] = safe_traceback(exc)
     if group and depth < MAX_GROUP_DEPTH:
@@ -476,7 +476,7 @@ def _describe(
             _describe(member, depth + 1, with_traceback, pack, pickle) for member in group[:MAX_GROUP_MEMBERS]
         ]
     if isinstance(exc, ZmqAgentsError):
-        fields = {k: getattr(exc, k) for k in _FIELDS if type(getattr(exc, k, None)) in (int, float, str, list)}
+        fields = {k: value for k in _FIELDS if type(value := getattr(exc, k, None)) in _FIELD_TYPES}
         if fields:
             data["fields"] = fields
     with contextlib.suppress(Exception):  # a class may have made anything of what it inherits
@@ -497,6 +497,10 @@ def _describe(
 def _original(exc: BaseException) -> type:
     """The class of ``exc``; of an `AgentCallError` the one that the agent has raised, if it is there."""
     return next((cls for cls in type(exc).__mro__ if not issubclass(cls, AgentCallError)), type(exc))
+
+
+def _names_of(cls: type) -> tuple[str, list[str]]:
+    return type_name_of(cls), [type_name_of(base) for base in cls.__mro__[1:] if _is_telling(base)][:MAX_BASES]
 
 
 def _is_telling(cls: type) -> bool:
@@ -547,6 +551,12 @@ def _members(exc: BaseException) -> list[BaseException]:
     return list(exc.exceptions) if group is not None and isinstance(exc, group) else []
 
 
+# By the class's id, for a class may have any hash. A host that refuses, or stops, names its errors many times.
+_OURS = {
+    id(cls): _names_of(cls) for cls in list(globals().values())
+    if isinstance(cls, type) and issubclass(cls, ZmqAgentsError)
+}  # fmt: skip
+_FIELD_TYPES = frozenset({int, float, str, list})
 _FIELDS = ("path", "type_name", "size", "limit", "chain", "retry_after", "status", "memory_mb", "stderr")
 
 

@@ -32,6 +32,7 @@ from zmqagents.cluster.activations import (
     Renew,
     Room,
     Send,
+    Soon,
     Taken,
 )
 from zmqagents.cluster.observers import Observers
@@ -54,6 +55,7 @@ from zmqagents.store.cluster import (
     Unclaimed,
     Verdict,
 )
+from zmqagents.store.reminders import Clear, Done, Row, Set
 
 ME, OTHER = "me/1/a", "other/1/b"
 NAME = "Account/ann"
@@ -248,7 +250,25 @@ def test_a_fenced_activation_is_dropped_with_all_that_was_under_way(host: Host) 
     assert isinstance(note, Note)
     assert host.answer(Saved(Verdict.FENCED)) == []
     assert host.machine.readiness(NAME) is Readiness.ABSENT
-    assert host.machine.counters.fenced == 1
+    assert (host.machine.counters.fenced, host.machine.counters.saves_refused) == (1, 1)
+
+
+def test_a_last_save_that_comes_too_late_is_counted_as_refused(host: Host) -> None:
+    host.see(host.machine.release(NAME, state=b"last", version=1))
+    assert host.answer(Released(False)) == [Gone(NAME, "", 0)]
+    assert host.machine.counters.saves_refused == 1
+
+
+def test_how_long_an_activation_takes_is_counted_and_goes_on_with_the_next_incarnation() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1))
+    host.now = 0.2
+    host.answer(MINE)
+    host.now = 0.3
+    host.see(host.machine.started(NAME))
+    following = Activations("h1/2/b", Observers(15.0), lambda: 0.0, former=host.machine)
+    assert following.counters.activations == 1
+    assert following.durations.sum_s == pytest.approx(0.3)
 
 
 def test_saves_that_redis_has_lost_are_healed_from_the_oldest_on_with_all_outcomes(host: Host) -> None:
@@ -440,3 +460,75 @@ def test_a_failover_while_the_agent_is_made_is_looked_at_before_it_serves() -> N
     assert host.answer(Located(ME, 100, 1, 2, "Account")) == [Cleared(NAME), Renew(NAME)]
     assert host.see(host.machine.started(NAME)) == []
     assert host.see(host.machine.started("A/none")) == []
+
+
+# ---------------------------------------------------------------- reminders
+
+
+def test_a_reminder_is_written_with_a_state_that_has_not_changed(host: Host) -> None:
+    changes = (Set("tea", host.machine.reminders_of(NAME).stamp(), 60.0, 0.0, b"what"),)
+    assert host.see(host.machine.save(NAME, b"state", 1, "call", reminders=changes)) == []
+    assert host.sent == [Save(NAME, ME, 100, 3, 1, b"state", reminders=changes)]
+    standing = host.machine.reminder(NAME, "tea")
+    assert standing is not None
+    assert standing.what == b"what"
+    assert host.machine.count_reminders(NAME) == 0, "Redis has not taken it"
+    assert host.answer(SAVED) == [Taken(NAME, ("call",))]
+    assert host.machine.count_reminders(NAME) == 1
+
+
+def test_a_tick_is_over_when_its_end_is_on_its_way() -> None:
+    host = Host()
+    host.active(mine=MINE._replace(reminders=(Row("tea", "9.1", -1.0, 0.0, b""), Row("bread", "9.2", 1.0, 2.0, b""))))
+    ends = (Done("tea", "9.1", "s"), Done("bread", "9.2", "t"))
+    host.see(host.machine.save(NAME, b"new", 1, "call", reminders=ends))
+    assert host.machine.reminder(NAME, "tea") is None
+    bread = host.machine.reminder(NAME, "bread")
+    assert bread is not None
+    assert (bread.stamp, bread.due) == ("t", 3.0)
+    assert host.answer(SAVED) == [Soon(NAME, 3.0), Taken(NAME, ("call",))], "others need not know of it yet"
+
+
+def test_an_agent_without_a_state_saves_its_reminders_alone_and_takes_them_along(host: Host) -> None:
+    other = "Clock/ann"
+    host.active(other, Mine(50, 0, None, None, b"", b"", ()))
+    change = Set("tea", "50.1", 60.0, 0.0, b"what")
+    host.see(host.machine.save(other, None, 0, "call", reminders=[change]))
+    assert host.sent == [Save(other, ME, 50, 0, 0, None, reminders=(change,))]
+    assert host.answer(SAVED) == [Taken(other, ("call",))]
+    host.see(host.machine.look_again())
+    host.sent.clear()
+    host.see(host.machine.release(other))
+    [release] = host.sent
+    assert isinstance(release, Release)
+    assert release.last == Save(other, ME, 50, 1, 0, None), "Redis may have lost them"
+    host.answer(Released(False, behind=True))
+    [healing] = host.sent
+    assert isinstance(healing, Release)
+    assert healing.last == release.last._replace(heal=True, reminders=(Clear(), change))
+
+
+def test_reminders_that_redis_has_lost_are_written_again_with_the_state_that_they_belong_to(host: Host) -> None:
+    first, second = Set("tea", "100.1", 60.0, 0.0, b"1"), Set("tea", "100.2", 60.0, 0.0, b"2")
+    for number, change in enumerate((first, second)):
+        host.see(host.machine.save(NAME, b"%d" % number, 1, reminders=[change]))
+    host.answer(SAVED)
+    host.now = 20.0
+    assert host.answer(Saved(Verdict.BEHIND, revision=0)) == []
+    [healing] = host.sent
+    assert isinstance(healing, Save)
+    assert healing.reminders == (Clear(), first._replace(after_s=40.0), second)
+    host.answer(Saved(Verdict.BEHIND, revision=0))
+    assert host.sent == [healing], "once more, and no longer"
+
+
+def test_many_arguments_of_reminders_count_as_what_is_under_way(host: Host) -> None:
+    for number in range(5):
+        assert host.machine.readiness(NAME) is Readiness.READY
+        change = Set(f"r{number}", f"100.{number}", 1.0, 0.0, bytes(MAX_SAVE_BYTES // 5))
+        host.see(host.machine.save(NAME, b"state", 1, reminders=[change]))
+    assert host.machine.readiness(NAME) is Readiness.FULL
+    while host.sent:
+        effects = host.answer(SAVED)
+    assert effects == [Soon(NAME, 1.0)]
+    assert host.machine.readiness(NAME) is Readiness.READY

@@ -14,7 +14,7 @@ from zmqagents.store.cluster import MemberRow
 
 
 def member(name: str, **more: Any) -> MemberInfo:
-    return MemberInfo(name, f"tcp://{name}", **{"classes": {"Account": 2}, "lease_left_s": 5.0, "number": 1, **more})
+    return MemberInfo(name, f"{name}:1", **{"classes": {"Account": 2}, "lease_left_s": 5.0, "number": 1, **more})
 
 
 def chosen(placement: Placement, times: int, version: int = 2, labels: Any = None, **more: Any) -> Counter[str]:
@@ -61,6 +61,18 @@ def test_a_member_that_cannot_have_the_agent_is_left_out_and_said_why(more: dict
     assert why in placement.why_none("Account", 2, {"gpu": "yes"})
 
 
+def test_what_a_class_asks_for_is_judged_by_each_members_own_version_of_it() -> None:
+    placement = Placement()
+    gpu, plain = {"Account": {"gpu": "yes"}}, {"Account": {"zone": "a"}}
+    able = member("able", needs=gpu, labels={"gpu": "yes"})
+    placement.saw([able, member("unable", needs=gpu), member("newer", needs=plain, labels={"gpu": "yes"})])
+    assert set(chosen(placement, 20)) == {"able"}
+    assert set(chosen(placement, 60, labels={"gpu": "yes"})) == {"able", "newer"}, "what is said at creation wins"
+    assert set(chosen(placement, 90, labels={})) == {"able", "newer", "unable"}
+    placement.drop("able")
+    assert placement.why_none("Account", 2) == "no member with the class Account has the labels gpu=yes or zone=a"
+
+
 def test_without_a_member_there_is_none_and_one_may_be_left_out() -> None:
     placement = Placement()
     assert "no member that beats" in placement.why_none("Account", 1)
@@ -69,7 +81,7 @@ def test_without_a_member_there_is_none_and_one_may_be_left_out() -> None:
 
 
 def test_a_record_travels_and_a_rogue_one_is_no_member() -> None:
-    said = member("a", labels={"zone": "ä"}, load=3.5, version="1.0")
+    said = member("a", labels={"zone": "ä"}, load=3.5, version="1.0", needs={"Account": {"zone": "ä"}})
     row = MemberRow("a", 5_000_000, 1, False, "s", record_of(said), 15_000_000)
     assert info_of(row) == said
     for record in (b"", b"{}", b"[]", b"\xff", b'{"address": 1, "version": 2, "labels": 3, "classes": 4, "load": 5}'):

@@ -20,7 +20,9 @@ from zmqagents import Cluster, RpcAgentServerLauncher
 pytestmark = [pytest.mark.program, pytest.mark.timeout(120), linux_only("CLOCK_BOOTTIME")]
 
 
-COLUMNS = ["server_id", "address", "state", "agents", "running", "lease", "load", "version", "labels"]
+COLUMNS = [
+    "server_id", "address", "state", "agents", "running", "lease", "claims", "fenced", "relayed", "version", "labels",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

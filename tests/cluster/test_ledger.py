@@ -1,7 +1,7 @@
 """No update is lost while hosts stop for a while and are killed: three processes, a real Redis, and what each was told.
 
-Each agent counts. A count that two writers were told is kept, or one above what Redis has in the end, is a lost update.
-The control, in which saves are not fenced and nobody looks at its lease, loses some.
+See `ledgers` for what a lost update is. The control, in which saves are not fenced and nobody looks at its lease, loses
+some.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 import ledger_writer
+from ledgers import Found, judged
 from redis_server import RedisServer, running_redis
 from relay import Relay
 from scale import linux_only, pick
@@ -77,14 +76,6 @@ class Writers:
                 process.wait()
 
 
-class Found(NamedTuple):
-    """What the ledgers say: how many counts, how many of them lost, how many older epochs after newer ones."""
-
-    counts: int
-    lost: int
-    older: int
-
-
 def played(server: RedisServer, place: Path, seconds: float, *without: str, url: str = "") -> Found:
     """Let the writers work for a while, and look at their ledgers. ``url``: another way to the same Redis."""
     place.mkdir()
@@ -106,26 +97,8 @@ def played(server: RedisServer, place: Path, seconds: float, *without: str, url:
         }
     records.close()
     found = judged(place, kept)
-    print(f"{found}, {writers.stops} stops, {writers.kills} kills, without {without}")
+    print(f"{found[:3]}, {writers.stops} stops, {writers.kills} kills, without {without}")
     return found
-
-
-def judged(place: Path, kept: dict[str, int]) -> Found:
-    rows: list[tuple[str, int, int]] = []
-    for file in place.iterdir():
-        for line in file.read_text().splitlines(keepends=True):
-            if line.endswith("\n"):  # a process was killed while it wrote the last one
-                agent, fence, number = line.split()
-                rows.append((agent, int(number), int(fence)))
-    times = Counter((name, count) for name, count, _ in rows)
-    lost = sum(how_often - 1 for how_often in times.values())
-    lost += sum(count > kept[name] for name, count in times)
-    older = 0
-    last: dict[str, int] = {}
-    for name, _, epoch in sorted(rows):
-        older += epoch < last.get(name, 0)
-        last[name] = epoch
-    return Found(len(rows), lost, older)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Hosts, hosts_on, result_of
+from cluster_hosts import Account, Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer
 from scale import linux_only
+from zmqagents import RpcClient
 from zmqagents.errors import AgentExists, CallLost, DeadlockError, NoHost, UnknownAgent, ZmqAgentsError
 from zmqagents.wire.messages import Flag, Op
 
@@ -80,18 +81,20 @@ def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) ->
             assert [caller.call(name, "balance") for caller in hosts.callers] == [5, 5]
 
 
-def test_an_agent_that_nobody_has_called_since_it_moved_does_not_move_again(redis: RedisServer) -> None:
-    with hosts_on(redis, 2) as hosts:
+def test_an_agent_that_nobody_has_called_since_it_moved_moves_again(redis: RedisServer) -> None:
+    with hosts_on(redis, 3) as hosts:
         name = "Account/to-and-fro"
         hosts.callers[0].call(name, "add", 5)
-        before = hosts.home_of(name)
-        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
-        for caller in hosts.callers:
-            with pytest.raises(UnknownAgent, match="its next call makes it"):
-                caller.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+        homes = []
+        for number in range(9):
+            to = f"127.0.0.1:{hosts.launchers[number % 3].port}"
+            if hosts.callers[0].ask("", Op.WHERE, id=f"cluster:shop/{name}")["address"] != to:
+                row = hosts.callers[number // 3].ask("", Op.MOVE, id=f"cluster:shop/{name}", to=to)
+                assert row["address"] == to
+                homes.append(to)
+        assert len(homes) >= 8
+        assert hosts.home_of(name) == 2
         assert hosts.callers[0].call(name, "balance") == 5
-        hosts.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
-        assert hosts.home_of(name) == before
 
 
 def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:
@@ -104,14 +107,14 @@ def test_an_agent_that_can_go_nowhere_stays(redis: RedisServer) -> None:
 
 def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisServer) -> None:
     with hosts_on(redis, 3, grace_s=10.0) as hosts:
-        names = [f"Account/drained-{number}" for number in range(60)]
+        names = [f"Account/drained-{number}" for number in range(180)]  # each host has seen many short ends
         for name in names:
             hosts.callers[0].call(name, "add", 1)
         waiters = []
         hosts.callers[2].ask("", Op.DRAIN)
         end = time.monotonic() + 2
         while time.monotonic() < end:
-            waiters += [(name, hosts.callers[0].begin(name, "add", 1)) for name in names[::5]]
+            waiters += [(name, hosts.callers[0].begin(name, "add", 1)) for name in names[::15]]
             time.sleep(0.02)
         for _, waiter in waiters:
             assert isinstance(result_of(waiter), int)
@@ -119,6 +122,25 @@ def test_a_host_that_ends_gives_its_agents_away_and_no_call_fails(redis: RedisSe
         for name in names:
             told = sum(each == name for each, _ in waiters)
             assert hosts.callers[1].call(name, "balance") == 1 + told
+
+
+def test_agents_that_were_given_to_a_host_which_goes_as_well_are_had_elsewhere_meanwhile(redis: RedisServer) -> None:
+    with hosts_on(redis, 3, grace_s=20.0) as hosts:
+        first, names = hosts.callers[0], [f"Account/handed-{number}" for number in range(60)]
+        for name in names:
+            first.call(name, "add", 1)
+        hosts.callers[2].ask("", Op.DRAIN)
+        assert eventually(lambda: not hosts.launchers[2].is_running, 20)
+        handed = [name for name in names if first.ask("", Op.WHERE, id=f"cluster:shop/{name}")["server_id"]
+                  == hosts.launchers[1].server_id]  # fmt: skip
+        keeper = next(name for name in (f"Account/keeper-{n}" for n in range(99)) if hosts.home_of(name) == 1)
+        running = first.begin(keeper, "slow", 6.0)
+        hosts.callers[1].ask("", Op.DRAIN)
+        begun = time.monotonic()
+        assert [first.call(name, "balance", timeout=15) for name in handed] == [1] * len(handed)
+        assert time.monotonic() - begun < 5, "they waited for the end of the host that goes"
+        assert len(handed) > 10
+        assert result_of(running) == 0
 
 
 def test_agents_are_made_with_arguments_and_found_and_deleted_by_name(redis: RedisServer) -> None:
@@ -228,3 +250,17 @@ def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redi
         assert first.ask("", Op.WHERE, id="cluster:shop/Lazy/says")["revision"] == 1
     with hosts_on(redis, 1) as hosts:
         assert hosts.callers[0].call("Lazy/moves", "get") == [1, 2]
+
+
+def test_the_fence_that_code_is_shown_is_the_epoch_and_rises_when_the_agent_moves(redis: RedisServer) -> None:
+    with hosts_on(redis, 2) as hosts:
+        first, name = hosts.callers[0], "Account/fenced"
+        fences = [first.call(name, "fence")]
+        for _ in range(3):
+            first.ask("", Op.MOVE, id=f"cluster:shop/{name}")
+            fences.append(first.call(name, "fence"))
+        assert 0 < fences[0] < fences[1] < fences[2] < fences[3]
+        assert first.ask("", Op.WHERE, id=f"cluster:shop/{name}")["epoch"] == fences[-1]
+        with RpcClient("127.0.0.1", hosts.launchers[0].port) as client:
+            plain: Any = client.create_agent(Account)
+            assert plain.fence() == 0, "outside a cluster nothing is fenced"

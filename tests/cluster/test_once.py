@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
+from collections import Counter, deque
 
 import pytest
 
-from cluster_hosts import hosts_on, result_of
+from cluster_hosts import Caller, hosts_on, result_of
 from redis_server import RedisServer
-from scale import linux_only
+from relay import Relay
+from scale import linux_only, pick, soak_only
 from zmqagents import AgentBase, agent, concurrent, once
 from zmqagents.agents.spec import spec_of
-from zmqagents.errors import CallLost, ConfigError
+from zmqagents.errors import CallLost, CallTimeout, ConfigError, HostUnreachable, StoreUnavailable
+from zmqagents.wire.link import Waiter
 from zmqagents.wire.messages import Flag
 
-pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
+pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(180, 600)), linux_only("CLOCK_BOOTTIME")]
 
 
 def task() -> str:
@@ -85,6 +89,78 @@ def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(
             assert told == list(range(2, 2 * len(told) + 1, 2)), "one is missing, or was counted twice"
             assert caller.call(name, "balance") == 2 * len(told)
         assert sum(map(len, paid.values())) > 50
+
+
+def test_a_thousand_calls_a_second_that_come_by_two_ways_are_done_once(redis: RedisServer) -> None:
+    count, per_s = pick(1_000, 4_000), 1_000.0  # an agent keeps 4,096 outcomes
+    with hosts_on(redis, 2) as hosts:
+        first, second = hosts.callers
+        first.call("Account/both", "balance")
+        under_way: deque[tuple[Waiter, Waiter]] = deque()
+        told, begun = list[tuple[int, int]](), time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, begun + number / per_s - time.monotonic()))
+            same = task()
+            one, other = (first, second) if number % 2 else (second, first)
+            sent = one.begin("Account/both", "pay", 2, task=same), other.begin("Account/both", "pay", 2, task=same)
+            under_way.append(sent)
+            if len(under_way) > 256:
+                told.append(results_of(under_way.popleft()))
+        told += map(results_of, under_way)
+        print(f"{count / (time.monotonic() - begun):.0f} calls a second, each by two ways")
+        assert all(value == twin for value, twin in told)
+        assert sorted(value for value, _ in told) == list(range(2, 2 * count + 1, 2))
+        assert first.call("Account/both", "balance") == 2 * count
+
+
+def results_of(pair: tuple[Waiter, Waiter]) -> tuple[int, int]:
+    return result_of(pair[0]), result_of(pair[1])
+
+
+@soak_only
+def test_twenty_thousand_increments_are_counted_once_while_hosts_are_killed_and_saves_are_late(
+    redis: RedisServer,
+) -> None:
+    """Twenty agents, a thousand calls each, sent again under the same task id until there is an answer."""
+    with (
+        Relay(redis.port) as relay,
+        hosts_on(redis, 3, lease_s=1.0, restart=True, redis_url=f"redis://127.0.0.1:{relay.port}") as hosts,
+        relay.trouble(3, 0.4) as troubles,
+    ):
+        told: dict[str, list[int]] = {f"Account/many-{number}": [] for number in range(20)}
+        again = Counter[str]()
+
+        def pay(name: str) -> None:
+            for _ in range(1_000):
+                told[name].append(insist(hosts.callers[0], name, again))
+
+        threads = [threading.Thread(target=pay, args=(name,)) for name in told]
+        for thread in threads:
+            thread.start()
+        kills = 0
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(3)  # the load itself, not a wait for something
+            hosts.kill(1 + kills % 2)
+            kills += 1
+        print(f"{kills} kills, {len(troubles)} troubles on the way to Redis, sent again {dict(again)}")
+        assert kills > 2
+        assert len(troubles) > 2
+        for name, numbers in told.items():
+            assert numbers == list(range(2, 2001, 2)), "one is missing, or was counted twice"
+            assert hosts.callers[0].sure(name, "balance") == 2000
+
+
+def insist(caller: Caller, name: str, again: Counter[str]) -> int:
+    """Pay once; the same call is made again until there is an answer."""
+    same = task()
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return int(result_of(caller.begin(name, "pay", 2, task=same, flags=Flag.IDEMPOTENT, timeout=20), 30))
+        except (CallLost, CallTimeout, StoreUnavailable, HostUnreachable) as exc:
+            assert time.monotonic() < end
+            again[type(exc).__name__] += 1
+            time.sleep(0.02)
 
 
 def test_where_a_call_cannot_be_executed_once_the_class_is_refused() -> None:

@@ -51,7 +51,7 @@ class Seat:
         self.states: dict[str, bytes] = {}
         identity = Identity(server_id, secrets.token_hex(6), "key", lease_s)
         self.steward = Steward(lambda: ClusterRecords(url, namespace), identity, self.deliver)
-        self.member = Member(self.steward, identity, MemberInfo("", f"at {server_id}", classes={"Account": 1}))
+        self.member = Member(self.steward, identity, MemberInfo("", f"{server_id}:1", classes={"Account": 1}))
 
     def deliver(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -152,7 +152,7 @@ def test_two_members_have_an_agent_in_turn(server: RedisServer) -> None:
         one.until(lambda: one.got(Gone))
         other.member.locate(NAME)
         other.until(lambda: other.got(Whereabouts))
-        assert other.got(Whereabouts)[0][:3] == (NAME, other.member.incarnation, "at b")
+        assert other.got(Whereabouts)[0][:3] == (NAME, other.member.incarnation, "b:1")
         other.activate()
         assert other.states[NAME] == b"last of a"
         other.member.inquire(lambda records: records.names(), "page")
@@ -206,7 +206,7 @@ def test_the_death_of_a_member_is_known_to_the_others_with_their_next_beat(serve
         with seated(server.url, "news", "a") as seat:
             seat.activate()
             other.until(lambda: other.member.placement.find(seat.member.incarnation) is not None)
-            other.member.homes.note(NAME, "at a", 1)
+            other.member.homes.note(NAME, "a:1", 1)
             gone = seat.member.incarnation
         other.until(lambda: other.member.observers.is_dead(gone))
         assert other.member.homes.find(NAME) is None

@@ -336,3 +336,24 @@ def test_whatever_happens_every_request_has_one_outcome_and_the_token_goes_with_
         assert len(session.book) == sum(outcome.count == 0 for outcome in outcomes)
     session.close(CallLost("gone"))
     assert all(outcome.count == 1 for outcome in outcomes)
+
+
+# What a host of the first version with a wheel has said, before its protocol had a minor version.
+OLD_WELCOME = [
+    bytes.fromhex("5a410141" + "00" * 12 + "580012b77fc531b900000000"),
+    b"\x8b\xa9server_id\xb0127-0-0-1-14b7d7\xa4host\xa9127.0.0.1\xa4port\xcd\x8c\xd3\xa5epoch\xb02b837d1ab97824cf"
+    b"\xa7address\xaf127.0.0.1:36051\xb1max_message_bytes\xce\x10\x00\x00\x00\xadmax_timeout_s\xcb@\x14\x00\x00\x00"
+    b"\x00\x00\x00\xa6pickle\xc2\xa7version\xa50.1.0\xa9max_calls\xcd@\x00\xaemax_open_bytes\xce\x10\x00\x00\x00",
+]
+
+
+def test_a_host_that_is_too_old_is_told_by_its_welcome_and_nothing_is_sent_to_it() -> None:
+    session = new_session()
+    session.connect(0.0)
+    outcome = ask(session)
+    session.dial("ipc:///there")
+    session.on_event(Event.READY, 0.0)
+    session.received(list(OLD_WELCOME), 0.0)
+    assert "upgrade hosts before their clients" in str(outcome.errors)
+    assert session.state is State.IDLE
+    assert session.next_message() is None

@@ -230,6 +230,16 @@ def test_a_stranger_who_says_hello_with_anothers_client_id_harms_it_not(
     assert client.is_alive()
 
 
+@pytest.mark.parametrize("secret", [[{}] * 250_000, "a text", 7, bytes(65)])
+def test_a_client_leaves_nothing_large_in_its_session(server: RpcAgentServerLauncher, secret: object) -> None:
+    """A quarter of a MiB of empty maps would be 16 MiB of memory for as long as the client is connected."""
+    with RawPeer(server) as stranger:
+        hello = {"client": stranger.client_id, "versions": [1], "resume": secret}
+        stranger.send(messages.header(Kind.HELLO), codec.pack(hello))
+        assert stranger.hears_nothing(50)
+        assert stranger.hello().kind == Kind.WELCOME
+
+
 @pytest.mark.parametrize(
     "name", ["_secret", "__init__", "__class__", "__dict__", "__globals__", "_za_read", "__getattr__", "__reduce__"]
 )

@@ -149,6 +149,16 @@ def test_agents_of_one_user_leave_room_for_those_of_another(tmp_path: Path) -> N
         assert ann.create_agent(Desk).echo(1) == 1
 
 
+def test_processes_of_one_user_leave_room_for_one_of_another(tmp_path: Path) -> None:
+    with two_users(tmp_path, max_children=8) as (_launcher, ann, bob):
+        alone = {"isolation": "process"}
+        for _ in range(7):
+            ann.create_agent(Desk, agent_options=alone)
+        with pytest.raises(HostBusy, match="7 processes run agents of this host, 7 of them of this user"):
+            ann.create_agent(Desk, agent_options=alone)
+        assert bob.create_agent(Desk, agent_options=alone).echo(1) == 1
+
+
 @pytest.mark.parametrize("way", ["blocking", "asyncio"])
 def test_a_list_of_many_agents_comes_in_pages_and_is_whole(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setattr("zmqagents.broker.listing.PAGE_ROWS", 7)

@@ -272,6 +272,18 @@ def test_a_host_is_gone_in_time_with(trouble: str, way: str, tmp_path: Path) -> 
         del kept
 
 
+def test_threads_and_processes_that_are_stuck_end_at_the_same_time(tmp_path: Path) -> None:
+    """In order, and not by the timer of the kernel: each of them takes what a stop may take beyond its grace."""
+    with running(tmp_path, ()) as host, RpcClient("localhost", host.port, timeout=20) as client:
+        client.create_agent("Stuck", agent_options={"isolation": "thread"}).later(1_000_000)
+        for number in range(2):
+            mark = tmp_path / f"mark{number}"
+            client.create_agent("Stuck", agent_options={"isolation": "process"}).keep_the_lock(str(mark))
+            assert eventually(mark.exists, 10)
+        _stop_in_time(host, "SIGTERM")
+        assert host.program.returncode == 0
+
+
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "SIGTERM" else soak_only) for way in WAYS])
 def test_a_host_is_gone_in_time_with_a_redis_that_is_frozen(way: str, tmp_path: Path) -> None:
     with (

@@ -3,6 +3,7 @@
 A walk is a row of random steps: calls that are sent, sent again and by two ways at once, requests whose answers are
 late, lost or come twice, requests that are executed long after they were sent again, beats that are missed, hosts that
 stop, crash and come back, moves, deletions, steps of Redis's clock, a Redis that is away or has lost its last writes.
+Calls set and cancel reminders, and what is due is handed out, sent late, sent twice, or lost by whoever had it.
 `cluster_world` says what must hold, at each step and when all is well again.
 
 That the walks find anything is shown with scripts that lack a part: each of these must be caught.
@@ -45,7 +46,7 @@ OF_HOST = {
 }  # fmt: skip
 OF_WORLD = {
     "tick": 12, "call": 20, "send": 20, "copy": 8, "execute late": 12, "redis up": 12, "redis down": 1,
-    "lose writes": 4, "step clock": 6,
+    "lose writes": 4, "step clock": 6, "hand out": 14, "send tick": 14, "copy tick": 5,
 }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ class Walk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.late_beats: list[Any] = []
+        self.ticks: list[Call] = []  # that were handed out and not sent yet
+        self.former_ticks: list[Call] = []  # that were sent
 
     @initialize(loses=st.booleans(), steps_clock=st.booleans(), seed=st.integers(0, 10**6))
     def begin(self, loses: bool, steps_clock: bool, seed: int) -> None:
@@ -127,6 +130,9 @@ class Walk(RuleBasedStateMachine):
             "redis down": self.redis_is_up,
             "lose writes": self.world.loses and bool(self.world.history),
             "step clock": self.steps_clock,
+            "hand out": self.redis_is_up,
+            "send tick": bool(self.ticks),
+            "copy tick": bool(self.former_ticks),
         }
         return can.get(kind, True)
 
@@ -135,7 +141,7 @@ class Walk(RuleBasedStateMachine):
         if kind == "tick":
             world.tick(chance.choice([0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 11.0]))
         elif kind == "call":
-            world.send(world.call(chance.choice(NAMES), once=chance.random() < 0.6), self.any_host())
+            world.send(self.new_call(), self.any_host())
         elif kind == "send":
             world.send(chance.choice(world.unsent), self.any_host())
         elif kind == "copy":
@@ -148,10 +154,29 @@ class Walk(RuleBasedStateMachine):
             world.lose_writes(chance.randint(1, 6))
         elif kind == "step clock":
             world.step_clock(chance.choice([60.0, -60.0, 9.0, 7.0, 6.0, 5.0, 4.0, 3.0, -3.0, -6.0]))
+        elif kind == "hand out":
+            found = world.hand_out(NAMES)
+            self.ticks += found if chance.random() < 0.8 else []  # else the answer is lost
+        elif kind == "send tick":
+            tick = self.ticks.pop(chance.randrange(len(self.ticks)))
+            self.former_ticks.append(tick)
+            world.send(tick, self.any_host())
+        elif kind == "copy tick":
+            former = chance.choice(self.former_ticks[-6:])
+            world.send(Call(0, former.name, False, tick=former.tick), self.any_host())
         elif kind == "quiet":
             self.be_quiet(host)
         else:
             self.act(kind, host, name)
+
+    def new_call(self) -> Call:
+        """A call; some set a reminder, some cancel one."""
+        chance, more = self.chance, dict[str, Any]()
+        if chance.random() < 0.4:
+            more = {"after_s": chance.choice([0.0, 1.0, 5.0, 20.0]), "every_s": chance.choice([0.0, 0.0, 0.0, 4.0])}
+        elif chance.random() < 0.15:
+            more = {"cancels": True}
+        return self.world.call(chance.choice(NAMES), once=chance.random() < 0.6, **more)
 
     def any_host(self) -> Host:
         return self.chance.choice(self.hosts)
@@ -323,7 +348,7 @@ def test_nothing_is_lost_or_made_twice_and_no_agent_is_served_twice(server: Redi
     Walk.totals.clear()
     walk(server, WALKS)
     assert Walk.totals["writes"] > WALKS, "the walks do something"
-    assert min(Walk.totals[kind] for kind in ("fenced", "failovers", "told dead", "lost")) > 0, Walk.totals
+    assert min(Walk.totals[kind] for kind in ("fenced", "failovers", "told dead", "lost", "ticks")) > 0, Walk.totals
 
 
 # ---------------------------------------------------------------- what is found when a part is missing
@@ -343,6 +368,7 @@ FENCE = "if not is_mine(r[1], r[2]) then return {'fenced', r[1] or '', r[2] or '
 BEHIND = "if kept < rev and ARGV[7] ~= '1' then return {'behind', kept} end"
 GONE = "if not is_mine(r[1], r[2]) then return {'gone'} end"
 AGAIN = "local again = own == me and act == tonumber(r[2])"
+UNDONE = "                drop(reminder)\n            elseif its == stamp then"
 STALE = "if own == me and act < tonumber(r[2]) then return {'stale'} end"
 
 
@@ -356,6 +382,10 @@ STALE = "if own == me and act < tonumber(r[2]) then return {'stale'} end"
         pytest.param(
             without("claim", ("tonumber(call('GET', base .. 'floor') or 0)", "0")), id="epochs without a floor"
         ),
+        pytest.param(
+            without("save", (UNDONE, "            elseif its == stamp then")), id="a save that does not end its tick"
+        ),
+        pytest.param(without("delete", ("    drop_all()\n", "")), id="a deletion that leaves reminders"),
     ],
 )
 def test_the_walks_find_what_is_missing(server: RedisServer, scripts: ClusterScripts) -> None:

@@ -20,7 +20,7 @@ from scale import pick
 from world import Sent, World, failed, ok
 from zmqagents import errors
 from zmqagents.scheduler.dispatcher import Answer, Drained, Effect, Peer, Resume, State, Ticket
-from zmqagents.scheduler.records import END, DrainEnd
+from zmqagents.scheduler.records import END, ID_BYTES, DrainEnd
 from zmqagents.scheduler.wait_graph import stuck_with
 from zmqagents.wire.messages import Flag
 
@@ -418,18 +418,26 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def bytes_of_calls_that_have_not_started_are_counted(self) -> None:
         dispatcher = self.world.dispatcher
-        waiting = [t for t in dispatcher.tasks.values() if t.state < State.RUNNING]
-        assert dispatcher.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
+        calls = dispatcher.tasks.values()
+        assert dispatcher.queued_bytes == sum(ticket.queued_bytes for ticket in calls)
+        for ticket in calls:
+            chain = 2 * ID_BYTES * len(ticket.sealed)
+            if ticket.state < State.RUNNING:  # and the ids of the results that it needs, which may have come
+                ids = ticket.queued_bytes - sum(map(len, ticket.body)) - chain
+                assert ids >= ID_BYTES * len(ticket.deps or ())
+                assert ids % ID_BYTES == 0
+            else:
+                assert ticket.queued_bytes == chain
 
     @invariant()
     def what_users_hold_is_counted(self) -> None:
         dispatcher = self.world.dispatcher
         for account in {ticket.account for ticket in self.world.started}:
-            waiting = [t for t in dispatcher.tasks.values() if t.state < State.RUNNING and t.account is account]
             assert account.calls == sum(ticket.account is account for ticket in dispatcher.tasks.values())
             assert account.slots == sum(ticket.slot and ticket.account is account for ticket in self.world.started)
             assert account.waits == sum(ticket.owed and ticket.account is account for ticket in self.world.started)
-            assert account.queued_bytes == sum(sum(map(len, ticket.body)) for ticket in waiting)
+            mine = [ticket for ticket in dispatcher.tasks.values() if ticket.account is account]
+            assert account.queued_bytes == sum(ticket.queued_bytes for ticket in mine)
             there = [*dispatcher.agents.values(), *(t.agent for t in self.ends() if not t.agent.dropped)]
             assert account.agents == sum(record.account is account for record in there)
         for record in dispatcher.agents.values():

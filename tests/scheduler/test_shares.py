@@ -11,7 +11,7 @@ import pytest
 from world import Sent, World
 from zmqagents import errors
 from zmqagents.config import BrokerConfig
-from zmqagents.scheduler.records import Peer, State
+from zmqagents.scheduler.records import ID_BYTES, Peer, State
 from zmqagents.scheduler.shares import Account, FairQueue, Share, Shares
 
 
@@ -208,6 +208,34 @@ def test_the_arguments_of_one_user_leave_room_for_those_of_another() -> None:
     sends = (world.send("a", peer=world.ann, body=bytes(20)) for _ in range(100))
     assert len(world.taken(sends)) == 1 + 7
     assert world.send("a", peer=world.bob, body=bytes(20)).error is None
+
+
+@pytest.mark.parametrize("name", ["chain", "deps"])
+def test_the_task_ids_that_a_call_brings_count_among_its_arguments(name: str) -> None:
+    """Of the calls that it was made in, to its end, and of the results that it needs, until they are there."""
+    world = Hosts(max_queued_bytes=16 * 200 * ID_BYTES, capacity=1000)
+    world.agent("a", max_concurrency=1000)
+    world.running("a", peer=world.ann)
+    ids = [f"elsewhere-{number}" for number in range(100 if name == "chain" else 200)]
+    brings: dict[str, Any] = {name: ids}
+    accepted = world.taken(world.send("a", peer=world.ann, **brings) for _ in range(1000))
+    assert len(accepted) == 13, "seven eighths, less the arguments"
+    assert {sent.started for sent in accepted} == {name == "chain"}
+    assert world.send("a", peer=world.bob, **brings).error is None
+    for sent in accepted:
+        world.cancel(sent)
+    world.finish()
+    assert world.ann.account.queued_bytes == 0
+
+
+def test_a_call_through_a_few_hosts_starts_at_once_although_the_queue_is_full() -> None:
+    """What is queued may wait for it."""
+    world = Hosts(max_queued_bytes=160)
+    world.agents("a", "b", "c")
+    world.taken(world.send("a", peer=world.ann, body=bytes(20)) for _ in range(100))
+    hosts = [f"elsewhere-{number}" for number in range(17)]
+    assert world.send("b", peer=world.ann, chain=hosts[:16]).started
+    assert isinstance(world.send("c", peer=world.ann, chain=hosts).error, errors.HostBusy)
 
 
 # ---------------------------------------------------------------- nested calls

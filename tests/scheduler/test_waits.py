@@ -9,7 +9,7 @@ from zmqagents.errors import CallError, DeadlockError, HostBusy, HostStopping, L
 from zmqagents.scheduler.admission import Admission
 from zmqagents.scheduler.calls import Calls
 from zmqagents.scheduler.effects import Answer, Drained, Effect, Lookup, Resume, Start
-from zmqagents.scheduler.records import AgentRecord, Peer, State, Ticket
+from zmqagents.scheduler.records import ID_BYTES, AgentRecord, Peer, State, Ticket
 from zmqagents.scheduler.waiting import Waiting
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Call, Reply, error_reply
@@ -115,7 +115,7 @@ def test_a_call_waits_for_its_arguments_and_starts_with_the_last_of_them() -> No
     play = Play("a", "b", "c")
     one, other = play.call("a"), play.call("b")
     taker = play.call("c", deps=(one.task_id, other.task_id))
-    assert (taker.state, play.calls.queued_bytes) == (State.PARKED, 4)
+    assert (taker.state, play.calls.queued_bytes) == (State.PARKED, 4 + 2 * ID_BYTES)
     play.end(one)
     assert taker.state is State.PARKED
     assert Start(taker) in play.end(other)

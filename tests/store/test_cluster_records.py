@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from clocked_records import LEASE_S, NAME, Clocked
 from cluster_world import CLOCK
 from hosts import eventually
 from redis_server import RedisServer, running_redis
 from relay import Relay
 from zmqagents.errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from zmqagents.store.cluster import (
-    Beat,
     Claim,
     ClusterRecords,
     Delete,
@@ -37,62 +35,13 @@ from zmqagents.store.cluster import (
     Verdict,
     bucket_of,
 )
-from zmqagents.store.cluster_scripts import ClusterScripts, cluster_scripts
+from zmqagents.store.cluster_scripts import cluster_scripts
 from zmqagents.store.scripts import Script
 
 pytestmark = pytest.mark.program
 
-LEASE_S = 10.0
 DAY_S = 24 * 3600.0
-NAME = "Account/ann"
 A, B = "a/1000000000000/1", "b/1000000000000/1"
-numbers = itertools.count(1)
-
-
-class Clocked:
-    """Records whose clock is set: ``now_s`` is Redis's time."""
-
-    def __init__(self, server: RedisServer, scripts: ClusterScripts | None = None) -> None:
-        self.client = server.client
-        self.client.flushdb()
-        self.records = ClusterRecords(server.url, "shop", scripts=scripts or cluster_scripts(CLOCK))
-        self.numbers = itertools.count(1)
-        self.set(1_000_000.0)
-
-    def set(self, now_s: float) -> None:
-        self.now_s = now_s
-        self.client.set("clock", round(now_s * 1e6))
-
-    def tick(self, seconds: float) -> None:
-        self.set(self.now_s + seconds)
-
-    def one(self, request: Request) -> Any:
-        [answer] = self.records.exchange([request])
-        return answer
-
-    def claim(self, owner: str, number: int = 1, **more: Any) -> Any:
-        return self.one(Claim(NAME, owner, number, "Account", **{"version": 1, **more}))
-
-    def save(self, owner: str, epoch: int, revision: int, state: bytes = b"state", **more: Any) -> Any:
-        return self.one(Save(NAME, owner, epoch, revision, 1, state, **more))
-
-    def release(self, owner: str, epoch: int, following: str = "", last: Save | None = None) -> Any:
-        return self.one(Release(NAME, owner, epoch, following, last))
-
-    def where(self) -> Located:
-        located: Located = self.one(Locate(NAME))
-        return located
-
-    def beat(self, who: str, start: str = "s", **more: Any) -> Beat:
-        number = next(self.numbers)
-        return self.records.beat(who, number, lease_s=LEASE_S, draining=False, start=start, record=b"{}", **more)
-
-    def declare(self, who: str, number: int | None = None, *, watched: bool = True) -> bool:
-        return self.records.declare(who, number, watched=watched, lease_s=LEASE_S)
-
-    def close(self) -> None:
-        self.records.close()
-        self.client.close()
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +62,8 @@ def shop(server: RedisServer) -> Iterator[Clocked]:
 
 def test_a_claim_is_for_one_owner_and_a_repeated_one_gives_the_same_answer(shop: Clocked) -> None:
     mine = shop.claim(A, arguments=b"args", options=b"opts")
-    assert mine == Mine(1_000_000_000_000, 0, None, None, b"args", b"opts", ())
-    assert shop.claim(A, arguments=b"others") == mine
+    assert mine == Mine(1_000_000_000_000, 0, None, None, b"args", b"opts", (), fresh=True)
+    assert shop.claim(A, arguments=b"others") == mine._replace(fresh=False), "who asks again may have had it before"
     assert shop.claim(B) == Other(A, mine.epoch)
     assert shop.claim(B, dead=A).epoch > mine.epoch
     assert shop.claim(A, 2) == Other(B, shop.where().epoch)
@@ -247,7 +196,7 @@ def test_a_deletion_is_the_present_owners_and_takes_all(shop: Clocked) -> None:
     assert shop.one(Delete(NAME, A, former.epoch)) == Deleted(True)
     assert shop.one(Delete(NAME, A, epoch)) == shop.one(Delete(NAME, A, epoch)) == Deleted(False)
     again = shop.claim(A, 3)
-    assert again == Mine(again.epoch, 0, None, None, b"", b"", ())
+    assert again == Mine(again.epoch, 0, None, None, b"", b"", (), fresh=True)
     assert again.epoch > epoch
     assert shop.one(Delete(NAME, A, epoch)) == Deleted(True)
 

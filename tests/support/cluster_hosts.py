@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hosts import eventually
+from redis_groups import RedisCluster, Watched
 from redis_server import RedisServer
 from zmqagents import AgentBase, RpcAgentServerLauncher, agent, codec, concurrent, idempotent, once, stream_func
 from zmqagents.agents.context import current_call
@@ -22,7 +23,10 @@ from zmqagents.errors import CallLost
 from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
-__all__ = ["Account", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Stubborn", "Teller", "Till", "hosts_on"]
+__all__ = [
+    "Account", "Alarmed", "Brief", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Nearby", "Picky", "Punctual",
+    "Sleeper", "Stubborn", "Teller", "Till", "Trainer", "hosts_on",
+]  # fmt: skip
 
 CLUSTER = "shop"
 T = TypeVar("T")
@@ -89,6 +93,11 @@ class Account(AgentBase):
 
     def process(self) -> int:
         return os.getpid()
+
+    def fence(self) -> int:
+        call = current_call()
+        assert call is not None
+        return call.fence
 
     @stream_func
     def count(self, most: int) -> Iterator[int]:
@@ -179,8 +188,70 @@ class Lazy(AgentBase):
         assert call is not None
         call.save()
 
+    def put_later(self, number: int) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("later", after=0.2, method="put", args=[number])
+
     def get(self) -> list[int]:
         return [self.number, self.version]
+
+
+@agent(labels={"gpu": "yes"})
+class Trainer(AgentBase):
+    """Lives where there is a GPU."""
+
+    def __init__(self, name: str = "anonymous") -> None:
+        self.name = name
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def who(self) -> str:
+        return self.name
+
+
+@agent(placement="local")
+class Nearby(AgentBase):
+    """Lives where it is asked for first."""
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def neighbour(self, key: str) -> int:
+        """The process of another one, which this one is the first to call."""
+        call = current_call()
+        assert call is not None
+        return int(call.client().get_agent(f"cluster:{CLUSTER}/Nearby/{key}").process())
+
+
+class Brief(AgentBase, idle_s=0.4):
+    """Is saved and given back soon."""
+
+    def __init__(self) -> None:
+        self.count = self.lives = 0
+
+    def save_state(self) -> list[int]:
+        return [self.count, self.lives]
+
+    def load_state(self, state: list[int]) -> None:
+        self.count, self.lives = state[0], state[1] + 1
+
+    def add(self) -> list[int]:
+        self.count += 1
+        return [self.count, self.lives]
+
+
+class Picky(AgentBase):
+    """Can be made with some arguments only."""
+
+    def __init__(self, number: int) -> None:
+        if number < 0:
+            raise ValueError(number)
+        self.number = number
+
+    def get(self) -> int:
+        return self.number
 
 
 class Forgetful(AgentBase):
@@ -194,6 +265,80 @@ class Forgetful(AgentBase):
         return self.calls
 
 
+class Alarmed(AgentBase):
+    """Is reminded, and notes what of, how late, and by which call."""
+
+    def __init__(self) -> None:
+        self.ticks: list[tuple[str, float, str]] = []
+        self.due = 0.0
+
+    def save_state(self) -> list[Any]:
+        return [self.ticks, self.due]
+
+    def load_state(self, state: list[Any]) -> None:
+        self.ticks, self.due = [tuple(tick) for tick in state[0]], state[1]
+
+    def remind(self, name: str, after: float | None, every: float | None, method: str = "tick", *args: Any) -> None:
+        self.due = time.time() + (after or every or 0.0)
+        call = current_call()
+        assert call is not None
+        call.remind(name, after=after, every=every, method=method, args=args or (name,))
+
+    def cancel(self, name: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.cancel_reminder(name)
+
+    def tick(self, text: str) -> None:
+        call = current_call()
+        assert call is not None
+        self.ticks.append((text, time.time() - self.due, call.call_id))
+
+    def fail(self, text: str) -> None:
+        self.tick(text)
+        raise ValueError(text)
+
+    def slow_tick(self, seconds: float) -> None:
+        _wait(seconds)
+        self.tick("slow")
+
+    @concurrent
+    def look(self) -> int:
+        return len(self.ticks)
+
+    def ticks_so_far(self) -> list[tuple[str, float, str]]:
+        return self.ticks
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class Punctual(Alarmed):
+    """Is reminded from its first moment on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remind("since", 600.0, 600.0)
+
+
+class Sleeper(AgentBase):
+    """Has no state that is kept, and reminders nevertheless."""
+
+    woken = 0
+
+    def sleep(self, seconds: float, text: str) -> None:
+        call = current_call()
+        assert call is not None
+        call.remind("wake", after=seconds, method="wake", args=[text])
+
+    def wake(self, text: str) -> None:
+        self.woken += 1
+        self.text = text
+
+    def ticks_so_far(self) -> list[Any]:
+        return [self.text] * self.woken if self.woken else []
+
+
 class Stubborn(AgentBase):
     """Cannot be made."""
 
@@ -204,7 +349,9 @@ class Stubborn(AgentBase):
         return 1
 
 
-CLASSES = [Account, Diary, Forgetful, Lazy, Stubborn, Teller, Till]
+CLASSES = [
+    Account, Alarmed, Brief, Diary, Forgetful, Lazy, Nearby, Picky, Punctual, Sleeper, Stubborn, Teller, Till, Trainer,
+]  # fmt: skip
 
 
 class _Items:
@@ -301,22 +448,24 @@ def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
 class Hosts:
     """Hosts of one cluster, and a caller for each."""
 
-    def __init__(self, redis: RedisServer, **options: Any) -> None:
-        self.redis = redis
-        self._options = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, **options}
+    def __init__(
+        self, redis: RedisServer | Watched | RedisCluster, classes: Sequence[type] = (), **options: Any
+    ) -> None:  # fmt: skip
+        self.redis: Any = redis
+        self._classes = [*CLASSES, *classes]
+        given = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, "redis_url": redis.url}
+        self._options: dict[str, Any] = {**given, **options}
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []
 
     def start(self, **options: Any) -> Caller:
         """Start one more."""
-        launcher = RpcAgentServerLauncher(
-            host="127.0.0.1", custom_agent_classes=CLASSES, redis_url=self.redis.url,
-            **{**self._options, **options},
-        )  # fmt: skip
+        given: dict[str, Any] = {"host": "127.0.0.1", "custom_agent_classes": self._classes, **self._options, **options}
+        launcher = RpcAgentServerLauncher(**given)
         launcher.launch()
         self._stack.callback(launcher.shutdown)
-        caller = Caller(f"127.0.0.1:{launcher.port}")
+        caller = Caller(f"{launcher.host}:{launcher.port}")
         self._stack.callback(caller.close)
         self.launchers.append(launcher)
         self.callers.append(caller)
@@ -354,7 +503,7 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts_on(redis: RedisServer, count: int, **options: Any) -> Iterator[Hosts]:
+def hosts_on(redis: RedisServer | Watched | RedisCluster, count: int, **options: Any) -> Iterator[Hosts]:
     """So many hosts of one cluster that know each other."""
     hosts = Hosts(redis, **options)
     try:

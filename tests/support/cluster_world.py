@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from zmqagents.cluster.activations import OnceOutcome, Phase, Readiness
 from zmqagents.cluster.lease import Admission, LeaseState
 from zmqagents.cluster.member import Died, HostEffect, Joined, Member, Unsaved
 from zmqagents.cluster.placement import MemberInfo
+from zmqagents.cluster.reminders import Reminders
 from zmqagents.cluster.steward import (
     Answered,
     Beaten,
@@ -42,9 +43,11 @@ from zmqagents.store.cluster import (
     Save,
     Saved,
     Verdict,
+    bucket_of,
 )
 from zmqagents.store.cluster import Release as ReleaseRequest
 from zmqagents.store.cluster_scripts import ClusterScripts, cluster_scripts
+from zmqagents.store.reminders import Change, Done, Drop, DueRow, Set
 
 LEASE_S = 10.0
 SNAPSHOTS = 8
@@ -75,13 +78,29 @@ class Call:
     outcome: str = ""  # "value" or "lost"
     copies: int = 0  # on their way or at hosts
     was_sent: bool = False
+    after_s: float | None = None  # it sets a reminder that is due then
+    every_s: float = 0.0
+    cancels: bool = False  # it cancels the oldest reminder
+    tick: DueRow | None = None  # a reminder has made it
 
     @property
     def task_id(self) -> str:
-        return f"t{self.number}"
+        return f"t{self.number}" if self.tick is None else f"tick {self.tick.row.name} {self.tick.row.stamp}"
 
     def __hash__(self) -> int:
         return self.number
+
+
+def standing(state: Sequence[str]) -> list[str]:
+    """The reminders that an agent has if this is its state, the oldest first."""
+    left: dict[str, bool] = {}
+    for effect in state:
+        kind, _, rest = effect.partition(" ")
+        if kind in ("once", "often"):
+            left[rest] = kind == "once"
+        elif kind == "cancel" or (kind == "tick" and left.get(rest.partition(" ")[0])):
+            left.pop(rest.partition(" ")[0], None)
+    return list(left)
 
 
 class Wire:
@@ -212,7 +231,7 @@ class Host:
         self.making: set[str] = set()  # agents whose constructors run
         self.at_work: dict[tuple[str, str], list[Call]] = {}  # by name and task id: an @once call, and its copies
         identity = Identity(f"h{self.index}", self.start, "key", LEASE_S)
-        info = MemberInfo("", f"address{self.index}", classes={CLS: 1})
+        info = MemberInfo("", f"address:{self.index + 1}", classes={CLS: 1})
         wire: Any = self.wire
         self.member = Member(wire, identity, info, clock=lambda: self.world.now, chance=random.Random(0))
         self.member.start()
@@ -254,6 +273,11 @@ class Host:
         """Start the first call of the agent."""
         call = self.queues[name].pop(0)
         self.world.check_served(self, name)
+        if call.tick is not None:
+            row = call.tick.row
+            known = self.member.activations.reminder(name, row.name)
+            if known is None or known.stamp != row.stamp:
+                return  # it is done, or the reminder is no more
         if call.once:
             if (kept := self.member.activations.outcome_of(name, call.task_id)) is not None:
                 self.world.settle(call, "value", kept.decode())
@@ -271,7 +295,21 @@ class Host:
         state = self.states[name]
         state.append(call.task_id)
         once = OnceOutcome(call.task_id, str(len(state)).encode(), 3600.0) if call.once else None
-        self.do(self.member.carry(self.member.activations.save(name, packed(state), 1, call, once)))
+        activations = self.member.activations
+        changes = self.remind(call, state, activations.reminders_of(name))
+        self.do(self.member.carry(activations.save(name, packed(state), 1, call, once, changes)))
+
+    def remind(self, call: Call, state: list[str], reminders: Reminders) -> list[Change]:
+        """What the call does to the agent's reminders; the state tells of it as well."""
+        if call.tick is not None:
+            return [Done(call.tick.row.name, call.tick.row.stamp, reminders.stamp())]
+        if call.cancels and (left := standing(state)):
+            state.append(f"cancel {left[0]}")
+            return [Drop(left[0])]
+        if call.after_s is not None:
+            state.append(f"{'often' if call.every_s else 'once'} {call.task_id}")
+            return [Set(call.task_id, reminders.stamp(), call.after_s, call.every_s, b"")]
+        return []
 
     def is_idle(self, name: str) -> bool:
         """Whether the agent is here, and its turn is free."""
@@ -336,7 +374,7 @@ class Host:
             for name, lost in effect.calls:
                 self.answer(name, lost, "lost")
         else:
-            assert isinstance(effect, (acts.Cleared, acts.Room, Joined))
+            assert isinstance(effect, (acts.Cleared, acts.Room, acts.Soon, Joined))
 
     def answer(self, name: str, call: Any, outcome: str, value: str = "") -> None:
         """A call has ended, and its copies with it."""
@@ -404,6 +442,7 @@ class World:
         self.highest: dict[str, int] = {}  # epochs ever seen
         self.late: list[list[Request]] = []
         self.calls: list[Call] = []
+        self.calls_of_reminders: list[Call] = []  # that were answered
         self.unsent: list[Call] = []  # with their callers
         self.excused: set[str] = set()
         self.murky: set[str] = set()  # agents
@@ -493,7 +532,16 @@ class World:
         elif isinstance(request, ReleaseRequest) and isinstance(answer, Released) and answer.done and request.last:
             self.check_write(name, ledger, request.last, state)
         self.check_answered(name, state)
+        self.check_reminders(name, state)
         return answer
+
+    def check_reminders(self, name: str, state: list[str]) -> None:
+        """The reminders are those that the state tells of: both are written together, or neither."""
+        kept = [row.name for row in self.records.reminders(name)]
+        assert sorted(kept) == sorted(standing(state)), f"{name}: {state} has the reminders {kept}"
+        base = self.records.key_of(name).removesuffix(f"a:{name}")
+        due = [place for place in self.redis.zrange(f"{base}due", 0, -1) if place.startswith(f"{name}\n".encode())]
+        assert len(due) == len(kept), f"{name}: {kept} are to come as {due}"
 
     def check_write(self, name: str, ledger: Ledger, save: Save, state: list[str]) -> None:
         """A state was taken: it follows what was there."""
@@ -509,7 +557,7 @@ class World:
 
     def check_answered(self, name: str, state: list[str]) -> None:
         """No update is lost that its caller was told of."""
-        for call in self.calls:
+        for call in (*self.calls, *self.calls_of_reminders):
             if call.name == name and call.outcome == "value" and call.task_id not in self.excused:
                 assert call.task_id in state, f"{call} was answered, and its effect is gone from {state}"
 
@@ -537,9 +585,17 @@ class World:
 
     # -------------------------------------------------- callers
 
-    def call(self, name: str, once: bool) -> Call:
+    def hand_out(self, names: Iterable[str]) -> list[Call]:
+        """Look for what is due, as a host does that looks after the buckets of these agents."""
+        buckets = sorted({bucket_of(name) for name in names})
+        polled = self.write(lambda: self.records.due(buckets, for_s=2 * LEASE_S, most=8))
+        rows = [due for each in polled for due in each.rows]
+        self.counts["handed out"] += len(rows)
+        return [Call(0, due.agent, False, tick=due) for due in rows]
+
+    def call(self, name: str, once: bool, **more: Any) -> Call:
         """Somebody makes a call; `send` sends it."""
-        call = Call(len(self.calls) + 1, name, once)
+        call = Call(len(self.calls) + 1, name, once, **more)
         self.calls.append(call)
         self.unsent.append(call)
         return call
@@ -559,12 +615,16 @@ class World:
     def send_back(self, call: Call) -> None:
         """A host has not executed the call: its caller sends it elsewhere."""
         call.copies -= 1
+        if call.tick is not None:
+            return  # whoever sent it hands it out again, or somebody else does
         if not call.outcome and call not in self.unsent and call.copies == 0:
             self.unsent.append(call)
 
     def settle(self, call: Call, outcome: str, value: str = "") -> None:
         """A call has its outcome."""
         call.copies -= 1
+        if call.tick is not None and outcome == "lost":
+            return
         if call.outcome == "value":
             return
         if outcome == "lost" and call.once:
@@ -574,7 +634,9 @@ class World:
         if call.outcome:
             return
         call.outcome = outcome
-        self.counts[outcome] += 1
+        if call.tick is not None:
+            self.calls_of_reminders.append(call)
+        self.counts["ticks" if call.tick is not None else outcome] += 1
         if outcome == "value":
             state = self.record(call.name)[3]
             self.check_answered(call.name, state)
@@ -599,10 +661,31 @@ class World:
         left = [call for call in self.calls if not call.outcome]
         assert left == [], (left, self.hosts)
         assert all(probe.outcome == "value" for probe in probes)
+        self.let_all_tick(names)
         for name in names:
             served = [host for host in self.hosts if host.member.activations.readiness(name) is Readiness.READY]
             served = [host for host in served if host.member.lease.state(self.now) is LeaseState.HELD]
             assert len(served) <= 1, f"{name} is served by {served}"
+
+    def let_all_tick(self, names: Sequence[str]) -> None:
+        """Time passes, and each reminder ticks."""
+        self.step_clock(300.0)  # whatever it was set to before
+        left = self.to_come(names)
+        for _ in range(40):
+            if not left:
+                break
+            self.fair_round()
+            for number, tick in enumerate(self.hand_out(names)):
+                owner = self.record(tick.name)[0]
+                homes = [host for host in self.hosts if host.member.incarnation == owner]
+                self.send(tick, homes[0] if homes else self.hosts[number % 3])
+            left = self.to_come(names)
+        assert left == [], f"these reminders do not come: {left}"
+
+    def to_come(self, names: Sequence[str]) -> list[str]:
+        """The reminders that do not repeat and have not ticked."""
+        states = {name: self.record(name)[3] for name in names}
+        return [each for state in states.values() for each in standing(state) if f"once {each}" in state]
 
     def fair_round(self) -> None:
         """Every host does everything that it has to do."""

@@ -7,7 +7,7 @@ from typing import Any
 from zmqagents.telemetry.meters import EDGES_S, Meters, Outcome
 
 
-def figures(methods: int = 2) -> dict[str, Any]:
+def figures(methods: int = 2, *, cluster: bool = True) -> dict[str, Any]:
     meters = Meters()
     for number in range(methods):
         of_class = meters.of_class("m:A")
@@ -24,5 +24,10 @@ def figures(methods: int = 2) -> dict[str, Any]:
         "reconnects": 1, "breaches": {"malformed": 2},
         "auth_failures": 1, "doors": {"unix": door}, "store": store, "store_limit_bytes": 1000, "cpu_s": 0.5,
         "resident_bytes": 1_000_000, "open_fds": 20, "log_lines_dropped": 0, "draining": 0, "started": 1.7e9,
-        "version": "1.0", "python": "3.11.1",
+        "version": "1.0", "python": "3.11.1", "cluster": None if not cluster else {
+            "lease_left": 0.7, "agents": 9, "activations_waiting": 0, "claims": 9, "relayed": 3, "saves": 70,
+            "saves_refused": 1, "fenced": 1, "healed": 0, "homes": 5, "home_hits": 8, "home_misses": 5,
+            "elsewhere_told": 1, "elsewhere_met": 2, "round_trip_ms": 0.3, "members": {"held": 2, "lapsed": 1},
+            "took": {"counts": [0] * 3 + [9] + [0] * (len(EDGES_S) - 3), "sum_s": 0.03},
+        },
     }  # fmt: skip

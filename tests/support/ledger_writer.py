@@ -55,7 +55,7 @@ class Writer:
         scripts = unfenced() if "fence" in without else None
         identity = Identity(f"w{start}", start, "key", lease_s)
         steward = Steward(lambda: ClusterRecords(url, NAMESPACE, scripts=scripts), identity, self.deliver)
-        self.member = Member(steward, identity, MemberInfo("", "nowhere", classes={"Account": 1}))
+        self.member = Member(steward, identity, MemberInfo("", "nowhere:1", classes={"Account": 1}))
         self.chance = random.Random()
 
     def deliver(self, events: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from zmqagents.agents.state import Snapshot
+from zmqagents.agents.state import Reminder, Snapshot
+from zmqagents.errors import ConfigError
 
 
 class MemoryKeeper:
@@ -30,6 +31,10 @@ class MemoryKeeper:
             kept = self._kept.get(agent_id)
             if kept is None or snapshot.number > kept.number:
                 self._kept[agent_id] = snapshot
+
+    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+        """See `Keeper`."""
+        raise ConfigError(f"{agent_id}: no reminders here")
 
     def last(self, agent_id: str) -> Snapshot | None:
         """See `Keeper`."""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,12 +58,15 @@ def version_of(path: str | Path) -> str:
 class RedisServer:
     """One server process with a directory of its own, on a Unix socket and on a TCP port of 127.0.0.1.
 
-    ``options`` are settings as on its command line: ``appendonly="yes"``. With ``watched`` it is a sentinel, which
-    knows that server as "service".
+    ``options`` are settings as on its command line: ``appendonly="yes"``. ``within``: words before that command. With
+    ``watched`` it is a sentinel, which knows that server as "service".
     """
 
-    def __init__(self, binary: Path, *, watched: RedisServer | None = None, **options: str) -> None:
+    def __init__(
+        self, binary: Path, *, watched: RedisServer | None = None, within: Sequence[str] = (), **options: str
+    ) -> None:
         self.binary = binary
+        self._within = within
         self._watched = watched
         self.directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="zared"))
         self.port = free_port()
@@ -98,7 +101,7 @@ class RedisServer:
             settings.write_text(f"sentinel monitor service 127.0.0.1 {self._watched.port} 1\n")
             arguments = [str(settings), "--sentinel", *arguments]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([self.binary, *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*self._within, self.binary, *arguments], stdout=log, stderr=log)
         end = time.monotonic() + START_S
         while not self._answers():
             assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
@@ -111,6 +114,11 @@ class RedisServer:
                 return bool(client.ping())
         except redis.RedisError:  # not yet, or still loading what it had saved
             return False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process of it."""
+        return self._process is not None
 
     def stop(self) -> None:
         """End it in order: it saves what it is set to save."""
@@ -143,13 +151,13 @@ class RedisServer:
 
 @contextlib.contextmanager
 def running_redis(
-    binary: Path | None = None, *, watched: RedisServer | None = None, **options: str
+    binary: Path | None = None, *, watched: RedisServer | None = None, within: Sequence[str] = (), **options: str
 ) -> Iterator[RedisServer]:
     """A server of this block alone; skips the test if there is none to be had."""
     found = [binary] if binary else binaries()
     if not found:
         pytest.skip(NO_SERVER)
-    server = RedisServer(found[0], watched=watched, **options)
+    server = RedisServer(found[0], watched=watched, within=within, **options)
     try:
         yield server
     finally:

@@ -22,6 +22,8 @@ import pytest
 from actors import client_of, host
 from hosts import eventually, is_gone, started, told
 from zmqagents import AgentBase, AgentCrashed, RpcAgentServerLauncher, RpcClient, agent, async_func, concurrent, errors
+from zmqagents.connection.connection import Connection
+from zmqagents.connection.target import Target
 
 pytestmark = pytest.mark.timeout(120)
 GRACE_S = 0.5
@@ -56,6 +58,13 @@ class Bad(Quiet):
 
     def kill(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def end_threads(self) -> None:
+        """Those of its host, not its own."""
+        for thread in sys._current_frames():
+            if thread != threading.get_ident():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
+        time.sleep(LONG_S)
 
     @async_func
     def eat(self, mib: int, pause_s: float = 0.0) -> int:
@@ -239,7 +248,13 @@ def neighbours(launcher: RpcAgentServerLauncher) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize(
     ("how", "said"),
-    [("exit", "exit status 7"), ("abort", "SIGABRT"), ("crash", "SIGSEGV"), ("kill", "SIGKILL")],
+    [
+        ("exit", "exit status 7"),
+        ("abort", "SIGABRT"),
+        ("crash", "SIGSEGV"),
+        ("kill", "SIGKILL"),
+        ("end_threads", "ended"),
+    ],
 )
 def test_a_sudden_end_is_the_matter_of_the_call_alone(
     server: RpcAgentServerLauncher, bad: Any, how: str, said: str
@@ -284,6 +299,20 @@ def test_a_spare_process_that_cannot_be_reached_is_replaced() -> None:
         assert eventually(lambda: bad.remove(spare) == 1, 10.0)
         other: Any = own.create_agent(Bad)
         assert other.echo(1) == bad.echo(1) == 1
+
+
+def test_a_spare_process_that_is_stopped_is_replaced(runtime_dir: Path) -> None:
+    with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher) as own:
+        bad: Any = own.create_agent(Bad)
+        path = runtime_dir / f"{launcher.server_id}.child-2.ipc"
+        assert eventually(path.exists, 10.0)
+        with RpcClient(link=Connection(Target("", None, ipc=str(path)))) as spare:
+            assert eventually(spare.is_alive, 10.0)  # it has told that it listens
+        (pid,) = {each.pid for each in psutil.Process(launcher.pid).children()} - {bad.pid()}
+        os.kill(pid, signal.SIGSTOP)
+        other: Any = own.create_agent(Bad)
+        assert other.echo(1) == bad.echo(1) == 1
+        assert is_gone(pid)
 
 
 def test_a_recursion_without_an_end_is_an_error_or_a_crash_of_its_own(server: RpcAgentServerLauncher, bad: Any) -> None:
@@ -499,6 +528,15 @@ def test_children_that_hear_nothing_end_with_a_host_that_is_killed(how: str) -> 
         pids = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
         os.kill(launcher.pid, signal.SIGKILL)
         assert eventually(lambda: all(map(is_gone, pids)), 6.0)
+
+
+def test_a_process_that_is_stopped_ends_with_a_host_that_is_killed() -> None:
+    with host(Quiet, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
+        pid: int = client.create_agent(Quiet).pid()
+        os.kill(pid, signal.SIGSTOP)
+        assert launcher.pid is not None
+        os.kill(launcher.pid, signal.SIGKILL)
+        assert eventually(lambda: is_gone(pid), 6.0)
 
 
 @pytest.mark.parametrize("how", ["hold_the_lock", "block_signals"])

@@ -303,6 +303,13 @@ class Below(Marked):
     """A subclass, without a mark of its own."""
 
 
+class Brief(AgentBase):
+    """Has a last hook that takes no time."""
+
+    def on_stop(self) -> None:
+        pass
+
+
 class Foreign:
     """Any class, whose methods happen to be called as hooks are."""
 
@@ -314,7 +321,7 @@ class Foreign:
 
 
 ALL: list[type[Any]] = [Plainly, Softly, Within, Mixed]
-MORE: list[type[Any]] = [Grouped, Stacked, Knowing, Slow, Connecting, Calling, Twice, Marked, Below, Foreign]
+MORE: list[type[Any]] = [Brief, Grouped, Stacked, Knowing, Slow, Connecting, Calling, Twice, Marked, Below, Foreign]
 
 
 @pytest.fixture(scope="module")
@@ -667,6 +674,13 @@ def test_agents_end_although_a_call_of_another_one_takes_all_the_grace(tmp_path:
 
 
 # ---------------------------------------------------------------- which methods are hooks
+
+
+def test_a_hundred_agents_whose_last_hook_is_short_all_end(client: RpcClient, diary: Path) -> None:
+    """Short methods of short arguments run in the router thread, which a hook without any must not do."""
+    for number in range(100):
+        one = client.create_agent(Brief)
+        assert client.delete_agent(one.agent_id), f"the {number}th"
 
 
 def test_hooks_are_not_for_callers(client: RpcClient, diary: Path) -> None:

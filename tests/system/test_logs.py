@@ -45,6 +45,9 @@ class Talker(AgentBase):
     def half(self):
         print("no end of the line", end="")
 
+    def vanish(self):
+        os._exit(7)
+
     def run_program(self):
         os.system("echo from a program")
 
@@ -159,6 +162,20 @@ def test_the_life_of_a_host_is_told_at_info_and_not_at_warning(tmp_path: Path) -
     with started(tmp_path, "--log-format", "json") as (program, client):
         client.create_agent("Talker", agent_id="t")
     assert program.stderr == []
+
+
+def test_what_a_process_of_agents_logs_as_each_does_is_no_audit_and_no_last_word(tmp_path: Path) -> None:
+    with started(tmp_path, "--log-format", "json", "--log-level", "info", "--isolation", "pool") as (program, client):
+        agent = client.create_agent("Talker", agent_id="t")
+        client.create_agent("Talker", agent_id="u")
+        client.delete_agent("u")
+        agent.say("alive")  # after the deletion, in the same process
+        with pytest.raises(errors.AgentCrashed) as caught:
+            agent.vanish()
+    audited = [event["msg"] for event in program.events_of("audit")]
+    user = f"uid:{os.getuid()}"
+    assert audited == [f"delete_agent u by {user}: begun", f"stop by {user}: done"]
+    assert set(caught.value.stderr.splitlines()) <= {"alive", "aside: alive", "careful: alive"}
 
 
 def test_lines_of_text_end_in_the_ids_and_a_traceback_follows_its_line(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ GROWN_MIB = 3.0  # of the host, over all cycles: caches and what the allocator k
 
 def test_a_hundred_children_start_at_once_answer_and_stop_within_the_grace() -> None:
     with (
-        host(Worker, isolation="process", max_children=MANY, grace_s=GRACE_S) as launcher,
+        host(Worker, isolation="process", max_children=MANY + MANY // 7, grace_s=GRACE_S) as launcher,
         client_of(launcher, timeout=120) as client,
     ):
         with ThreadPoolExecutor(MANY) as threads:

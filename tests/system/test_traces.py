@@ -436,3 +436,19 @@ with RpcAgentServerLauncher(custom_agent_classes=[off.Lookout], local_mode=True)
         print(json.dumps([mine, lookout.count("opentelemetry"), lookout.later("opentelemetry").result()]))
 """
     assert output_of(source) == [0, 0, 0]
+
+
+def test_the_durations_of_calls_name_a_trace_in_each_bucket(collector: Collector, tracer: trace.Tracer) -> None:
+    with host() as client:
+        adder = client.create_agent(Adder)
+        with tracer.start_as_current_span("work") as span:
+            assert adder.add(1, 2) == 3
+
+        def examples() -> dict[str, Any]:
+            return next(each["took"]["examples"] for each in client.get_metrics()["methods"] if each["method"] == "add")
+
+        assert eventually(lambda: bool(examples()), 20)
+        [(trace_id, took_s, ended)] = examples().values()
+        assert trace_id == f"{span.get_span_context().trace_id:032x}"
+        assert 0 < took_s < 20
+        assert abs(time.time() - ended) < 60

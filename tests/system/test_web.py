@@ -191,6 +191,7 @@ def test_the_api_tells_what_the_shell_tells_in_the_same_shapes() -> None:
         status, told = web.ask("GET", f"call?id={held.task_id}")
         assert (status, told["call"]["task_id"], told["around"]) == (200, held.task_id, [])
         assert "wait_cancelled" in told["call"]["stack"]
+        assert 0 < told["call"]["arguments_bytes"] < 100
         assert web.ask("GET", "graph") == (200, {"calls": []})
         (error,) = web.ask("GET", "errors")[1]
         assert (error["error"], error["message"], error["count"]) == ("ValueError", "<b>no</b>", 1)

@@ -28,7 +28,8 @@ def test_names_follow_the_rules_of_prometheus() -> None:
 
 def test_no_metric_has_a_label_that_agents_or_callers_could_make_up() -> None:
     labels = {label for metric in METRICS for label in metric.labels}
-    assert labels == {"class", "method", "outcome", "error", "limit", "state", "door", "reason", "version", "python"}
+    assert labels == {"class", "method", "outcome", "error", "limit", "state", "door", "reason", "version", "python",
+                      "side", "found"}  # fmt: skip
 
 
 def test_each_sample_is_of_a_known_metric_and_each_metric_comes_in_one_piece() -> None:
@@ -41,6 +42,11 @@ def test_each_sample_is_of_a_known_metric_and_each_metric_comes_in_one_piece() -
     assert missing == {"zmqagents_loop_lag_seconds", "zmqagents_store_round_trip_seconds"}, "no loop, no Redis"
     keys = [(sample.metric.name, sample.labels) for sample in found]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_host_of_no_cluster_tells_nothing_of_one() -> None:
+    found = {sample.metric.name for sample in samples(figures(cluster=False))}
+    assert [name for name in found if name.startswith("zmqagents_cluster")] == []
 
 
 def test_a_redis_store_that_is_away_shows() -> None:

@@ -119,13 +119,13 @@ def test_each_alert_says_what_is_wrong_and_of_which_host() -> None:
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("warning", "critical")
         assert "{{ $labels.host }}" in alert["annotations"]["summary"], alert["alert"]
-    assert len({alert["alert"] for alert in ALERTS}) == len(ALERTS) == 10
+    assert len({alert["alert"] for alert in ALERTS}) == len(ALERTS) == 14
 
 
 @pytest.mark.program
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheuss_own_tool_agrees() -> None:
     subprocess.run(["promtool", "check", "rules", str(RULES)], check=True, capture_output=True)
-    page, _ = encode("h1", figures(), "")
+    page, _ = encode([("h1", figures())], "")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

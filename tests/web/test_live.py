@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from host_figures import figures
 from zmqagents.telemetry.meters import MAX_PAIRS
-from zmqagents.web import live
-from zmqagents.web.live import Live
-from zmqagents.web.watcher import Watcher
+from zmqagents.web.hosts import live
+from zmqagents.web.hosts.live import Live
+from zmqagents.web.hosts.watcher import Watcher
 
 
 class Host:

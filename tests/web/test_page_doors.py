@@ -7,7 +7,7 @@ from typing import cast
 from zmqagents import RpcClient
 from zmqagents.security.roles import ActsFor
 from zmqagents.web.access import Principal
-from zmqagents.web.doors import IDLE_S, MAX_DOORS, Doors
+from zmqagents.web.hosts.doors import IDLE_S, MAX_DOORS, Doors
 from zmqagents.wire.link import Link
 
 ANN = Principal("key:ann", "call", "ann")

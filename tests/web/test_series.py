@@ -9,7 +9,7 @@ import pytest
 
 from host_figures import figures
 from zmqagents.telemetry.meters import Meters, Outcome
-from zmqagents.web.series import NAMES, Series
+from zmqagents.web.hosts.series import NAMES, Series
 
 
 class Story:

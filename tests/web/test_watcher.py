@@ -6,7 +6,7 @@ import threading
 from typing import Any, cast
 
 from zmqagents import RpcClient, errors
-from zmqagents.web.watcher import Watcher
+from zmqagents.web.hosts.watcher import Watcher
 
 
 class Client:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import ConfigError, UnknownMethod
 from .context import HostServices, own_call
 from .marks import host_only
-from .options import AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, chosen
+from .options import AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, Placing, chosen
 
 __all__ = ["AgentBase"]
 
@@ -97,14 +97,14 @@ class AgentBase:
         on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
         env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
         persist: Persist | None = "auto", lifetime: Lifetime | None = None, idle_s: float | None = None,
-        expose: bool = False, **kwargs: Any,
+        placement: Placing | None = None, labels: Mapping[str, str] | None = None, expose: bool = False, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init_subclass__(**kwargs)
         cls.__zmqagents_exposed__ = expose  # type: ignore[attr-defined]
         given = chosen(
             max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
             memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
-            lifetime=lifetime, idle_s=idle_s,
+            lifetime=lifetime, idle_s=idle_s, placement=placement, labels=labels,
         )  # fmt: skip
         if given:
             base: AgentOptions = getattr(cls, "__zmqagents_options__", None) or AgentOptions()

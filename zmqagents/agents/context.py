@@ -80,6 +80,12 @@ class HostServices(Protocol):
     def model_config(self, name: str) -> dict[str, Any]: ...
     def model(self, name: str) -> Any: ...
     def save(self, call: RunningCall) -> Awaitable[None]: ...
+    def remind(
+        self, call: RunningCall, name: str, method: str, args: Sequence[Any], after: float | None, every: float | None
+    ) -> None:
+        """See `CallContext.remind`; ``method`` "": `CallContext.cancel_reminder`."""
+
+    def fence_of(self, call: RunningCall) -> int: ...
     def client(self) -> Any: ...
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool: ...
     def wait_for_item(self, call: RunningCall, stream: Any, timeout: float | None) -> bool: ...
@@ -104,8 +110,8 @@ class RunningCall:
     """
 
     __slots__ = (
-        "_event", "_is_cancelled", "_told", "agent", "call_id", "chain", "deadline", "host", "method", "sender", "over",
-        "rest", "spares", "thread", "ticket",
+        "_event", "_has_reminded", "_is_cancelled", "_told", "agent", "call_id", "chain", "deadline", "host", "method",
+        "over", "rest", "sender", "spares", "thread", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -154,6 +160,15 @@ class RunningCall:
         rest = self.rest
         del self.rest
         return rest
+
+    @property
+    def has_reminded(self) -> bool:
+        """Whether its code has set or cancelled a reminder, which goes with the state of the agent."""
+        return getattr(self, "_has_reminded", False)  # most calls keep no place for it
+
+    def note_reminder(self) -> None:
+        """Its code has set or cancelled a reminder."""
+        self._has_reminded = True
 
     @property
     def told(self) -> Told | None:
@@ -258,6 +273,15 @@ class CallContext:
         """
         return self._call.is_cancelled()
 
+    @property
+    def fence(self) -> int:
+        """The epoch of this activation of an agent of a cluster: a later one, on whatever host, has a higher number.
+
+        0 outside a cluster. A system that keeps the highest number it was shown, and refuses lower ones, is safe from
+        code that goes on where its host was cut off and the agent has another home by now.
+        """
+        return self._call.host.fence_of(self._call)
+
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Sleep until `cancelled` is True, or for ``timeout`` seconds at most (None: no limit); returns `cancelled`.
 
@@ -282,6 +306,26 @@ class CallContext:
         SerializationError, and MessageTooLarge for a state of more than 1 MiB.
         """
         return self._call.host.save(self._call)
+
+    def remind(
+        self, name: str, *, method: str, after: float | None = None, every: float | None = None,
+        args: Sequence[Any] = (),
+    ) -> None:  # fmt: skip
+        """Have ``method`` of this agent called ``after`` so many seconds, and ``every`` so many then, if that is given.
+
+        Without ``after`` the first call is in ``every`` seconds. A reminder of an agent is known by its ``name``: it is
+        set anew if there is one; but while the agent is made, one that is there stays as it is. It is kept with the
+        state, when this call's turn ends, and lives as long as the agent does, wherever that is. It is for agents of a
+        cluster: ``docs/cluster.rst`` says when it comes, also if a host has died.
+
+        ConfigError: this is no agent of a cluster, no such call can be made, or the code does not have the agent's
+        turn. HostBusy: the agent has 64 reminders. SerializationError, MessageTooLarge: of the arguments.
+        """
+        self._call.host.remind(self._call, name, method, args, after, every)
+
+    def cancel_reminder(self, name: str) -> None:
+        """Forget the reminder, if there is one. Like `remind` it counts when this call's turn ends."""
+        self._call.host.remind(self._call, name, "", (), None, None)
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
         """Tell how far the call has come: ``done`` of ``total`` (None: nobody knows), and in ``text`` what it does.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 from ..errors import ConfigError
-from .options import OPTION_NAMES, AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist
+from .options import OPTION_NAMES, AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, Placing
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
@@ -118,8 +118,8 @@ def agent(
     *, max_concurrency: int = 1, reentrant: bool = False, on_busy: OnBusy = "enqueue",
     isolation: Isolation | None = None, memory_mb: int | None = None, env: Mapping[str, str] | None = None,
     max_restarts: int = 5, on_timeout: OnTimeout = "cancel", persist: Persist | None = "auto",
-    lifetime: Lifetime = "host", idle_s: float | None = None,
-    expose: bool = False,
+    lifetime: Lifetime = "host", idle_s: float | None = None, placement: Placing = "load",
+    labels: Mapping[str, str] | None = None, expose: bool = False,
 ) -> Callable[[C], C]: ...  # fmt: skip
 def agent(cls: Any = None, *, expose: bool = False, **options: Any) -> Any:
     """Make any class an agent class: ``@agent``, or with the options of `AgentOptions` ``@agent(max_concurrency=4)``.
@@ -141,6 +141,11 @@ def agent(cls: Any = None, *, expose: bool = False, **options: Any) -> Any:
     ``lifetime="client"``: the agent is deleted when the client that has made it goes: when the last client of its
     process is closed, or the process has ended. ``idle_s``: it is deleted when nobody has called it for so many seconds
     (up to a quarter more). Its hooks run as for `RpcClient.delete_agent`.
+
+    In a cluster an agent that nobody has called for ``idle_s`` (an hour unless said otherwise) is saved and given back,
+    and its next call has it again. ``labels={"gpu": "yes"}``: it lives on members that were started with these.
+    ``placement="local"``: the member that is asked for it takes it, if it can; else, and with ``"load"``, the less
+    loaded of two. An agent of one host has no use for these two.
 
     ``expose``: ``as_server web`` shows agents of this class to programs that speak HTTP, with all public methods.
 

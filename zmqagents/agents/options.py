@@ -19,16 +19,18 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 
-__all__ = ["AgentOptions", "Isolation", "Lifetime", "OnBusy", "OnTimeout", "Persist"]
+__all__ = ["AgentOptions", "Isolation", "Lifetime", "OnBusy", "OnTimeout", "Persist", "Placing"]
 
 OnBusy = Literal["enqueue", "reject"]
 Isolation = Literal["thread", "process", "pool"]
 OnTimeout = Literal["cancel", "kill"]
 Persist = Literal["auto", "idle", "call"]
 Lifetime = Literal["host", "client"]
+Placing = Literal["load", "local"]
 
 MIN_MEMORY_MB = 32  # a child without an agent takes some 28 MiB
 MAX_ENV_BYTES = 32_768  # names and values; they travel in the head of a message
+MAX_LABELS_BYTES = 4096  # the same
 _OF_PROCESS = ("memory_mb", "env", "on_timeout")  # what only a child of the agent's own can give
 _OF_CHILDREN = ("max_restarts",)  # and what a child shared with others can give, too
 
@@ -48,6 +50,8 @@ class AgentOptions:
     persist: Persist | None = "auto"  # when its state is saved; "auto": see `agent`; None: never
     lifetime: Lifetime = "host"  # "client": it is deleted when the client that has made it goes
     idle_s: float | None = None  # it is deleted when nobody has called it for so long; None: never
+    placement: Placing = "load"  # in a cluster: on a member with little to do, or "local", on the one that is asked
+    labels: Mapping[str, str] | None = None  # in a cluster: that its member must have; None and {}: it may have any
 
     def __post_init__(self) -> None:
         _check_number("max_concurrency", self.max_concurrency, 1)
@@ -65,6 +69,9 @@ class AgentOptions:
         _check_word("lifetime", self.lifetime, ("host", "client"))
         if self.idle_s is not None and not (type(self.idle_s) in (int, float) and 0 < self.idle_s < math.inf):
             raise ConfigError(f"idle_s must be a number of seconds above 0, not {self.idle_s!r}")
+        _check_word("placement", self.placement, ("load", "local"))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _checked_labels(self.labels))
 
     def but(self, given: Mapping[str, Any]) -> AgentOptions:
         """These options with those of ``given``; ConfigError for a value that is not allowed.
@@ -74,7 +81,7 @@ class AgentOptions:
         """
         try:
             return _change_once(self, **given)
-        except TypeError:  # an ``env`` has no hash
+        except TypeError:  # ``env`` and ``labels`` have no hash
             return _change(self, given)
 
     def checked(self) -> AgentOptions:
@@ -87,7 +94,8 @@ class AgentOptions:
 
     def settled(self, isolation: Isolation) -> AgentOptions:
         """These options with this ``isolation``; ConfigError if one of them needs another one."""
-        return (_settle_once if self.env is None else _settle)(self, isolation)  # an ``env`` has no hash
+        has_hash = self.env is None and self.labels is None
+        return (_settle_once if has_hash else _settle)(self, isolation)
 
 
 def _settle(options: AgentOptions, isolation: Isolation) -> AgentOptions:
@@ -111,6 +119,7 @@ def _change_once(options: AgentOptions, /, **given: Any) -> AgentOptions:
 
 
 OPTION_NAMES = AgentOptions.__slots__
+OF_CLUSTER = ("placement", "labels")  # which mean nothing for an agent of one host
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(AgentOptions)}
 
 
@@ -158,3 +167,16 @@ def _checked_env(env: Any) -> dict[str, str]:
     if size > MAX_ENV_BYTES:
         raise ConfigError(f"env has {size:,} characters, limit {MAX_ENV_BYTES:,}")
     return dict(env)
+
+
+def _checked_labels(labels: Any) -> dict[str, str]:
+    """A copy of ``labels``."""
+    if not isinstance(labels, Mapping):
+        raise ConfigError(f"labels must be a dict of texts, such as {{'zone': 'a'}}, not {labels!r}")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not name or not isinstance(value, str):
+            raise ConfigError(f"labels must be a dict of texts, such as {{'zone': 'a'}}; it has {name!r}: {value!r}")
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in labels.items())
+    if size > MAX_LABELS_BYTES:
+        raise ConfigError(f"labels have {size:,} bytes, limit {MAX_LABELS_BYTES:,}")
+    return dict(labels)

@@ -22,7 +22,7 @@ from .base import AgentBase
 from .hooks import NO_HOOKS, Hooks, hooks_of, persistence
 from .marks import Returns
 from .options import AgentOptions
-from .timing import NEVER_QUICK, Pace
+from .timing import NEVER_QUICK, HeldPace, Pace
 
 ATTRIBUTE = "attribute"  # the mark of a plain class's own ``agent_id`` that is no method, among marks of methods
 
@@ -98,10 +98,10 @@ _unhurried: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # the same for agents w
 
 
 def unhurried(spec: ClassSpec) -> ClassSpec:
-    """``spec`` for agents whose calls the router thread never runs itself, however short they are."""
+    """``spec`` for agents whose calls need a look before each: the router thread runs none without, however short."""
     known = _unhurried.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
-        methods = {name: dataclasses.replace(method, pace=NEVER_QUICK) for name, method in spec.methods.items()}
+        methods = {name: dataclasses.replace(method, pace=HeldPace()) for name, method in spec.methods.items()}
         known = _unhurried[spec.name] = spec, dataclasses.replace(spec, methods=methods, pace=None)
     return known[1]
 
@@ -126,7 +126,7 @@ def spec_of(cls: type) -> ClassSpec:
         _check_once(cls, methods, options)
         last = hooks.at_end or ("save_state" if options.persist is not None else "")
         on_loop = bool(hooks.at_end) and hooks.stops_on_loop
-        end = MethodSpec(last, "value", on_loop, False, "(self)", "") if last else None
+        end = end_spec(last, on_loop=on_loop) if last else None
         exposed = vars(cls).get("__zmqagents_exposed__") is True
         spec = ClassSpec(
             class_name_of(cls), cls.__name__, inspect.getdoc(cls) or "", options, methods,
@@ -134,6 +134,11 @@ def spec_of(cls: type) -> ClassSpec:
         )  # fmt: skip
         _specs[cls] = spec
     return spec
+
+
+def end_spec(name: str, *, on_loop: bool) -> MethodSpec:
+    """The hooks at the end of an agent, as a method. The router thread never runs them: their call has no arguments."""
+    return MethodSpec(name, "value", on_loop, False, "(self)", "", pace=NEVER_QUICK)
 
 
 def own_names(cls: type) -> frozenset[str]:

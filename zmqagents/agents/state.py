@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-__all__ = ["Keeper", "Snapshot"]
+__all__ = ["Keeper", "Reminder", "Snapshot"]
 
 MAX_STATE_BYTES = 1_048_576  # of one agent, packed
 
@@ -26,6 +26,19 @@ class Snapshot(NamedTuple):
     frames: tuple[bytes, ...]
 
 
+class Reminder(NamedTuple):
+    """What the code of an agent wants to be called for: its ``method``, with the arguments in ``frames``.
+
+    In ``after_s``, and every ``every_s`` then; 0: that once. ``method`` "": the reminder of this name is cancelled.
+    """
+
+    name: str
+    after_s: float
+    every_s: float
+    method: str
+    frames: tuple[bytes, ...]
+
+
 class Keeper(Protocol):
     """Keeps the last snapshot of each agent. Any thread may call it; no method may block for long."""
 
@@ -38,6 +51,9 @@ class Keeper(Protocol):
         ``of``: the record of the agent on this host, which may have had another agent of that id before.
         A snapshot whose number is lower than that of the one that is kept came late, and is dropped.
         """
+
+    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+        """Keep a reminder with the state of the turn that runs. Raises ConfigError where it keeps none, HostBusy."""
 
     def last(self, agent_id: str) -> Snapshot | None:
         """The last snapshot of an agent that is to be made again; None: it starts afresh."""

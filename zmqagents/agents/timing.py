@@ -45,6 +45,29 @@ class Pace:
         self._row = 0
 
 
+class HeldPace(Pace):
+    """Of a method whose calls must be looked at before they begin: it is never ``quick``, but may be `is_short`."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = Pace()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the router thread may run it once its call was looked at."""
+        return self._own.quick
+
+    def note(self, seconds: float) -> None:
+        """Note a run."""
+        self._own.note(seconds)
+
+    def disappoint(self) -> None:
+        """Note a run that was long, or that waited for another call."""
+        self._own.disappoint()
+
+
 class _NeverQuick(Pace):
     """Of methods that the router thread never runs itself."""
 

@@ -135,7 +135,7 @@ class Broker:
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=isinstance(store, SharedStore), traces=traces,
             observer=None if config.parent is not None else call_log,  # the host that has started it logs
-            settle=lambda agent: self._members.settle(agent), find=lambda *call: self._members.find(*call),
+            settle=lambda *made: self._members.settle(*made), find=lambda *call: self._members.find(*call),
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
@@ -156,6 +156,7 @@ class Broker:
         self._members = Members(
             dispatcher, services, hatch, post=self.post, carry_out=self._carry_out, pass_on=self._pass_on, clock=clock,
             starve=self._events.on_await_credit, host=host, pool=self._pool, keeper=keeper, tell=self._clients.hint,
+            begin=lambda ticket: self._lane.start(ticket),
         )  # fmt: skip
         welcome = {"epoch": epoch, "pickle": unpickler is not None}
         self._listening = Listening(config, self._clients, self._wake_r, clock, self._receive, welcome)
@@ -561,8 +562,7 @@ class Broker:
     # ------------------------------------------------------------ effects
 
     def _start(self, effect: Start) -> None:
-        ticket = effect.ticket
-        pace = ticket.pace
+        ticket, pace = effect.ticket, effect.ticket.pace
         if pace is not None and pace.quick and self._lane.may_take(ticket):
             self._lane.queue.append(ticket)
         else:
@@ -571,7 +571,7 @@ class Broker:
     def _answer(self, effect: Answer) -> None:
         peer, call_id, reply = effect
         if peer.local:
-            self.link.deliver(call_id, reply)
+            (peer.key or self.link).deliver(call_id, reply)
             return
         if peer.gone:
             return
@@ -643,10 +643,10 @@ class Broker:
 
     def _end_threads(self) -> None:
         self._leader.close(timeout=0.0)  # what keeps the pool keeps these
-        self._members.begin_end()
+        self._members.begin_end(MEMBERS_END_S)
         self._pool.retire(self._dispatcher.agents.values())
         clean = self._pool.close(timeout=1.0)
-        if not self._members.close(MEMBERS_END_S):
+        if not self._members.close():
             log.warning("%s: some agents' processes did not end", self.config.server_id)
         if not self._leader.close(timeout=0.1) or not clean:
             log.warning("%s: some agents' threads did not end", self.config.server_id)

@@ -4,8 +4,8 @@ A hand-off to a worker thread costs more than such a method does. Two ways lead 
 
     a short payload for an idle agent       `run_short` runs and answers it at once; it is never registered with the
                                             dispatcher, unless its code keeps the thread
-    any other call of a quick method        the dispatcher starts it, `add` queues it, and `run` runs it before the
-                                            router thread reads on
+    any other call of a quick method        the dispatcher starts it, it is queued, and `run` runs it before the router
+                                            thread reads on
 
 That a method is short is a guess from its past (`timing`). If the guess is wrong, another thread takes over the
 router loop in the middle of a run (see `leader`). So nothing is half done when agent code begins: what the loop needs
@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextvars import Context
 
 from ..agents.context import RunningCall
+from ..agents.timing import HeldPace
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.threads import Done, WorkerPool
 from ..scheduler.dispatcher import Dispatcher
@@ -76,6 +77,14 @@ class FastLane:
         """Whether this call of a quick method may be run here: its arguments must be at hand and soon decoded."""
         return self.is_open and not ticket.dep_replies and len(ticket.body[0]) <= MAX_PAYLOAD_BYTES
 
+    def start(self, ticket: Ticket) -> None:
+        """Let the code of a call begin whose `Home` has looked at it: soon here, if it is short, else in a thread."""
+        pace = ticket.pace
+        if isinstance(pace, HeldPace) and pace.is_short and self.may_take(ticket):
+            self.queue.append(ticket)
+        else:
+            self._pool.start(ticket)
+
     def run(self, end: float) -> float:
         """Run what is queued, but begin nothing after ``end``; the time then. Raises `Relieved`."""
         leader, queue, now = self._leader, self.queue, self._clock()
@@ -91,6 +100,9 @@ class FastLane:
                 reply = self._too_late(ticket)
             else:
                 reply, now = self._run_here(ticket, self._pool.prepare(ticket), now)
+            if ticket.agent.home is not None:  # in its order behind the state that the code has handed in
+                self._hand_in(ticket, reply)
+                continue
             try:
                 self._carry_out(self._dispatcher.on_done(ticket, reply, now))
             except Exception:  # a bug of this package: the host goes on

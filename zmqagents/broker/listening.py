@@ -32,6 +32,7 @@ from ..security.keys import REFRESH_S, KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
 from ..wire.clock import clock_name
+from ..wire.messages import MINOR
 from ..wire.poller import IN, new_poller
 from ..wire.transport import Listener, Receive
 from ..wire.unix_listener import UnixListener
@@ -194,7 +195,8 @@ class Listening:
         config = self._config
         return {
             "server_id": bound.server_id, "host": bound.host, "port": bound.port, "address": bound.address,
-            "version": __version__, "clock": clock_name(), "max_message_bytes": config.max_message_bytes,
+            "version": __version__, "minor": MINOR, "clock": clock_name(),
+            "max_message_bytes": config.max_message_bytes,
             "max_structured_bytes": config.structured_limit, "max_timeout_s": config.max_timeout_seconds,
             "max_calls": config.max_calls_per_client,
             "max_open_bytes": max(config.max_message_bytes, config.max_unread_bytes), **self._welcome,

@@ -113,7 +113,8 @@ class _Deletion(NamedTuple):
     """A request that has deleted agents, and those of them that have not ended."""
 
     peer: Peer
-    call: Call
+    call_id: int
+    method: str
     left: dict[AgentRecord, None]
 
 
@@ -185,9 +186,7 @@ class Management:
         if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
-            request = _BY_OP.get(call.method)
-            if call.method == Op.LIST and call.options.get("cluster"):
-                request = CLUSTER_LIST
+            request = _request_in(call, self._members.room)
             if request is None or request.handler is None:
                 raise errors.UnknownMethod(f"the host has no management request {call.method!r}")
             if role not in _MAY_ASK[request.who]:
@@ -197,11 +196,11 @@ class Management:
             answer = request.handler(self, Asked(peer, call, role, parent))
             if role not in CALLERS and callable(answer) and request.runs is not Runs.LATER:
                 answer = _shortening(answer)
-            if request.audited and not peer.local:
+            if request.audited and not (peer.local or self._config.parent):  # the parent tells for whom it is
                 _audit(peer, call, "done" if request.runs is Runs.ROUTER else "begun")
             if request.runs is Runs.ENDING:
-                if self._await_ends(peer, call, answer):
-                    return []
+                if answer:
+                    return self._await_ends(peer, call, answer, parent)
                 answer = True
             if request.runs is Runs.APART:
                 self._begin_apart(peer, call, answer)
@@ -226,7 +225,7 @@ class Management:
         now = self._clock()
         if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
             return self._dispatcher.on_call(peer, call, now, parent=parent, wait=True)
-        request = _BY_OP.get(call.method)
+        request = _request_in(call, self._members.room)
         if request is not None and request.runs is Runs.ENDING:
             answered = self.answer(peer, call, "admin", parent)
             return [*answered, *self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), now)]
@@ -491,11 +490,14 @@ class Management:
         self._room()
         return self.stop(asked)
 
-    def describe(self, asked: Asked) -> bytes:
-        """An agent's class and methods, as clients make a proxy of them."""
+    def describe(self, asked: Asked) -> bytes | Callable[[Tell], None]:
+        """An agent's class and methods, as clients make a proxy of them; a member without the class asks for them."""
         agent_id = asked.option("id")
         if isinstance(agent_id, str) and agent_id.startswith(CLUSTER):
-            return self._room().describe(agent_id)
+            room = self._room()
+            if room.inquiries.is_far(asked.call.options):
+                return functools.partial(room.inquiries.describe, agent_id)
+            return room.describe(agent_id)
         record = self._dispatcher.agents.get(agent_id) if isinstance(agent_id, str) else None
         if record is None:
             raise errors.UnknownAgent(f"there is no agent {agent_id!r} on {self._config.server_id}")
@@ -538,18 +540,26 @@ class Management:
             self._carry_out(self._dispatcher.remove_agent(record.agent_id, self._clock()))
         return _ending(records, asked.parent)
 
-    def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord]) -> bool:
-        """Answer a request when all of ``records`` have ended; False if there are none."""
-        deletion = _Deletion(peer, call, dict.fromkeys(records))
+    def _await_ends(self, peer: Peer, call: Call, records: list[AgentRecord], parent: Ticket | None) -> list[Effect]:
+        """Answer a request when all of ``records`` have ended; at once if code on a member would wait for ever."""
+        deletion = _Deletion(peer, call.call_id, call.method, dict.fromkeys(records))
         for record in records:
             self._ends.setdefault(record, []).append(deletion)
-        return bool(records)
+        if parent is None or not call.options.get("waits"):
+            return []
+        effects = self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), self._clock())
+        refusal = refusal_of(parent, effects)
+        if refusal is None:
+            return effects
+        for record in records:
+            self._ends[record].remove(deletion)
+        return [*effects, Answer(peer, call.call_id, error_reply(refusal, method=call.method))]
 
     def _awaited_by(self, peer: Peer, call_id: int) -> list[str]:
         """The calls that end the agents for which a request waits."""
         return [
             record.end.task_id for record, deletions in self._ends.items() if record.end is not None
-            and any(deletion.peer is peer and deletion.call.call_id == call_id for deletion in deletions)
+            and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
         ]  # fmt: skip
 
     def on_ended(self, effect: Ended) -> list[Effect]:
@@ -557,13 +567,13 @@ class Management:
         record, reply = effect
         effects: list[Effect] = []
         is_told = False
-        for peer, call, left in self._ends.pop(record, ()):
+        for peer, call_id, method, left in self._ends.pop(record, ()):
             del left[record]
-            if call.method == Op.DELETE:
-                effects.append(Answer(peer, call.call_id, reply if reply.code else _DONE))
+            if method == Op.DELETE:
+                effects.append(Answer(peer, call_id, reply if reply.code else _DONE))
                 is_told = True
             elif not left:
-                effects.append(Answer(peer, call.call_id, _DONE))
+                effects.append(Answer(peer, call_id, _DONE))
         if reply.code == Code.AGENT_ERROR and not is_told:
             log.warning("%s", _failure_of(reply))
         return effects
@@ -734,6 +744,18 @@ REQUESTS = (
     Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
 )
 CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
+CLUSTER_DESCRIBE = Request(Op.DESCRIBE, "all", Runs.LATER, Management.describe)  # of a class that others have
+
+
+def _request_in(call: Call, room: Room | None) -> Request | None:
+    """What is asked for; None if there is no such request."""
+    if call.method == Op.LIST and call.options.get("cluster"):
+        return CLUSTER_LIST
+    if call.method == Op.DESCRIBE and room is not None and room.inquiries.is_far(call.options):
+        return CLUSTER_DESCRIBE
+    return _BY_OP.get(call.method)
+
+
 _MAY_ASK: dict[str, frozenset[Role]] = {
     "all": frozenset(ROLES), "callers": CALLERS, "owner": CALLERS, "seers": SEERS,
     "admin": frozenset({"admin"}),

@@ -18,14 +18,17 @@ END_S = 1.0  # in which it ends once its stdin has ended; part of the 2 s after 
 class WebBeside:
     """A web process for the host ``server_id``; within a ``with`` block. ``log_format`` as of `LogSettings`.
 
-    ``exposed``: the ids of the agents that its gateway shows.
+    ``exposed``: the ids of the agents that its gateway shows. ``cluster``: whose hosts it shows, "" for this one alone.
     """
 
-    def __init__(self, server_id: str, listen: tuple[str, int], log_format: str, exposed: Iterable[str] = ()) -> None:
+    def __init__(
+        self, server_id: str, listen: tuple[str, int], log_format: str, exposed: Iterable[str] = (), cluster: str = ""
+    ) -> None:
         host, port = listen
         # Of a host the id alone: its port may be any. What the environment says is meant for the host.
         words = ["--server-id", server_id, "--host", "localhost", "--port", "0", "--end-with-stdin"]
         words += ["--listen", f"{host}:{port}", "--log-format", log_format]
+        words += ["--cluster", cluster] if cluster else []
         words += [word for agent_id in exposed for word in ("--expose", agent_id)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "zmqagents", "web", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

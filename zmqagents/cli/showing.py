@@ -11,8 +11,8 @@ from ..config import MEBIBYTE
 from .options import as_seconds, megabytes, option
 
 if TYPE_CHECKING:
-    from ..web.doors import Doors
     from ..web.gateway.gateway import Gateway
+    from ..web.hosts.doors import Doors
 
 __all__ = ["Shown", "shown"]
 

@@ -573,17 +573,9 @@ class RpcClient:
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)
         if switch.active is None:  # the same without a context manager
-            return self._made(short, args, kwargs, options, cls, timeout)
+            return _create_by(self, short, args, kwargs, options, cls, timeout)
         with switch.request(Op.CREATE, link.address, options) as told:
-            return self._made(short, args, kwargs, told, cls, timeout)
-
-    def _made(
-        self, label: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any] | None,
-        cls: type | None, timeout: Timeout,
-    ) -> AgentProxy:  # fmt: skip
-        body = request_body(self._link, label, args, kwargs)
-        reply = self._link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
-        return self.proxy_from(value_of(self._link, reply, self._scope), cls=cls, timeout=timeout)
+            return _create_by(self, short, args, kwargs, told, cls, timeout)
 
     def proxy_from(
         self, description: Any, *, awaitable: bool = False, cls: type | None = None, timeout: Timeout = UNSET
@@ -619,6 +611,16 @@ class RpcClient:
         left = time_left(link.management_timeout_s if timeout is None else timeout)
         with switch.request(op, link.address, options) as options:
             return value_of(link, link.call("", op, body, options=options, timeout=left), self._scope)
+
+
+def _create_by(
+    client: RpcClient, label: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any] | None,
+    cls: type | None, timeout: Timeout,
+) -> AgentProxy:  # fmt: skip
+    link = client.link
+    body = request_body(link, label, args, kwargs)
+    reply = link.call("", Op.CREATE, body, options=options, timeout=time_left(timeout))
+    return client.proxy_from(value_of(link, reply, client.scope), cls=cls, timeout=timeout)
 
 
 _known_methods: dict[bytes, dict[str, list[str]]] = {}

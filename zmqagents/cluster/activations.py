@@ -39,7 +39,7 @@ import enum
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,12 +63,15 @@ from ..store.cluster import (
     Unclaimed,
     Verdict,
 )
+from ..store.reminders import Change, Clear, Done, Set
+from ..telemetry.meters import Histogram
 from .observers import Observers
+from .reminders import Reminders, Standing
 
 __all__ = [
     "MAX_OUTCOMES", "MAX_OUTCOME_BYTES", "MAX_SAVES", "MAX_SAVE_BYTES", "MAX_STARTING", "MAX_STATE_BYTES", "Activated",
     "Activations", "Ask", "Cleared", "Counters", "Dropped", "DroppedFor", "Effect", "Elsewhere", "Gone", "Made",
-    "NotActivated", "Note", "OnceOutcome", "Phase", "Readiness", "Removed", "Renew", "Room", "Send", "Taken",
+    "NotActivated", "Note", "OnceOutcome", "Phase", "Readiness", "Removed", "Renew", "Room", "Send", "Soon", "Taken",
 ]  # fmt: skip
 
 MAX_STATE_BYTES = 1 << 20
@@ -77,6 +80,7 @@ MAX_SAVE_BYTES = 4 << 20
 MAX_STARTING = 64  # activations at once: each is a constructor and a load
 MAX_OUTCOMES = 4096  # of an agent
 MAX_OUTCOME_BYTES = 4 << 20
+SOON_S = 5.0  # a reminder that is due so soon may be before whoever looks after it has looked again
 MAX_CLAIMS = 4  # of one activation; each but the first because the owner was found to be dead
 
 Call = Hashable  # whatever the host knows a call by
@@ -191,9 +195,17 @@ class Room(NamedTuple):
     name: str
 
 
+class Soon(NamedTuple):
+    """A reminder of the agent is due in ``after_s``, as Redis has it now."""
+
+    name: str
+    after_s: float
+
+
 Effect = (
     Send | Ask | Note | Activated | Elsewhere | NotActivated | Taken | Dropped | Gone | Removed | Renew | Cleared | Room
-)
+    | Soon
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- what it is told
@@ -246,15 +258,17 @@ class Counters:
     fenced: int = 0
     healed: int = 0
     repeated: int = 0
+    saves_refused: int = 0  # for good: the agent has another home, or a record that is not understood
 
 
 class _Pending:
     """A save that has no answer; it was begun by ``call``, if that is not None."""
 
-    __slots__ = ("call", "calls", "request", "taken")
+    __slots__ = ("call", "calls", "request", "size", "taken")
 
     def __init__(self, request: Save, call: Call | None) -> None:
         self.request = request
+        self.size = request.size
         self.call = call
         self.calls: list[Call] = [call] if call is not None else []  # that wait for it
         self.taken = False
@@ -267,6 +281,7 @@ class _Activation:
     phase: Phase
     has_place: bool = False
     tries: int = 0
+    since: float = 0.0  # when it was asked for
     epoch: int = 0  # 0: not claimed yet
     others_epoch: int = 0
     revision: int = 0  # that the next save starts from
@@ -278,6 +293,7 @@ class _Activation:
     suspect: bool = False
     behind: bool = False  # Redis has an earlier revision, and no save is under way
     ending: Release | Delete | None = None
+    reminders: Reminders | None = None  # of an agent that has or had some
 
     @property
     def is_full(self) -> bool:
@@ -290,13 +306,17 @@ class _Activation:
 class Activations:
     """The activations of one incarnation, ``me``; see the module's docstring. For one thread.
 
-    ``observers`` tells which owners are dead. ``clock`` gives seconds, for the ages of outcomes. A method that needs an
-    activation raises LookupError if there is none.
+    ``observers`` tells which owners are dead. ``clock`` gives seconds, for the ages of outcomes. What was counted goes
+    on from ``former``, those of the incarnation before. A method that needs an activation raises LookupError if there
+    is none.
     """
 
-    def __init__(self, me: str, observers: Observers, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, me: str, observers: Observers, clock: Callable[[], float], *, former: Activations | None = None
+    ) -> None:
         self.me = me
-        self.counters = Counters()
+        self.counters: Counters = Counters() if former is None else former.counters
+        self.durations: Histogram = Histogram() if former is None else former.durations  # of activations
         self._observers = observers
         self._clock = clock
         self._all: dict[str, _Activation] = {}
@@ -318,6 +338,11 @@ class Activations:
         return f"<Activations of {self.me} [{len(self)}] {saves} saves under way, {self._places} starting>"
 
     # ------------------------------------------------------------ what is known
+
+    @property
+    def waiting(self) -> int:
+        """How many agents wait for one of the `MAX_STARTING` places."""
+        return len(self._queued)
 
     def phase(self, name: str) -> Phase | None:
         """Where the activation of an agent is; None: there is none."""
@@ -353,6 +378,26 @@ class Activations:
         size = sum(len(value) for _, value in found.outcomes.values())
         return len(found.outcomes) + len(found.saves) < MAX_OUTCOMES and size < MAX_OUTCOME_BYTES
 
+    def reminder(self, name: str, reminder: str) -> Standing | None:
+        """A reminder of the agent, as it is when all saves under way are taken."""
+        found = self._all[name]
+        changed = [pending.request.reminders for pending in found.saves if pending.request.reminders]
+        if found.reminders is None and not changed:
+            return None
+        return self.reminders_of(name).find(reminder, changed, self._clock())
+
+    def reminders_of(self, name: str) -> Reminders:
+        """Those of the agent, as Redis has them when the saves under way are not looked at."""
+        found = self._all[name]
+        if found.reminders is None:
+            found.reminders = Reminders(found.epoch, (), 0.0)
+        return found.reminders
+
+    def count_reminders(self, name: str) -> int:
+        """How many reminders the agent has; any thread may ask."""
+        found = self._all.get(name)
+        return len(found.reminders) if found is not None and found.reminders is not None else 0
+
     # ------------------------------------------------------------ what the host wants
 
     def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
@@ -366,7 +411,7 @@ class Activations:
         claim = Claim(
             name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options
         )
-        self._all[name] = _Activation(name, claim, Phase.QUEUED)
+        self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
         return self._admit()
 
@@ -377,6 +422,7 @@ class Activations:
             return []
         found.phase = Phase.ACTIVE
         self.counters.activations += 1
+        self.durations.add(self._clock() - found.since)
         return [*self._give_place_back(found), *self._renewal(found)]
 
     def waits(self, name: str) -> list[Effect]:
@@ -385,26 +431,27 @@ class Activations:
         return self._give_place_back(found) if found is not None else []
 
     def save(
-        self, name: str, state: bytes, version: int, call: Call | None = None, once: OnceOutcome | None = None
-    ) -> list[Effect]:
+        self, name: str, state: bytes | None, version: int, call: Call | None = None, once: OnceOutcome | None = None,
+        reminders: Sequence[Change] = (),
+    ) -> list[Effect]:  # fmt: skip
         """A turn has ended with this state; ``call`` is answered when it is saved. An unchanged one is not written.
 
-        Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`: `release` the agent, and the next call has
-        it as it was last saved.
+        ``state`` None: the agent has none. Raises `MessageTooLarge` for a state of more than `MAX_STATE_BYTES`:
+        `release` the agent, and the next call has it as it was last saved.
         """
-        _check_size(name, state)
+        _check_size(name, state or b"")
         found = self._all[name]
         if found.phase is Phase.LEAVING:
             raise LookupError(f"{name} is on its way to another host")
-        digest = _digest(state, version)
-        if digest == found.digest and once is None and not found.behind:
+        digest = found.digest if state is None else _digest(state, version)
+        if digest == found.digest and once is None and not found.behind and not reminders:
             return self.settle(name, call) if call is not None else []
         found.digest = digest
         self._expire(found)
         outcomes = (Outcome(once.task_id, once.left_s, once.value),) if once is not None else ()
         request = Save(
             name, self.me, found.epoch, found.revision, version, state, once.task_id if once is not None else "",
-            outcomes, tuple(found.forget),
+            outcomes, tuple(found.forget), reminders=tuple(reminders),
         )  # fmt: skip
         found.forget.clear()
         if found.behind:
@@ -412,7 +459,7 @@ class Activations:
             request = self._healing(found, request)
         found.revision += 1
         found.saves.append(_Pending(request, call))
-        found.save_bytes += len(state)
+        found.save_bytes += request.size
         return [Send(request)]
 
     def settle(self, name: str, call: Call) -> list[Effect]:
@@ -446,11 +493,14 @@ class Activations:
         if found is not None and found.outcomes.pop(task_id, None) is not None:
             found.forget.append(task_id)
 
-    def release(self, name: str, following: str = "", state: bytes | None = None, version: int = 0) -> list[Effect]:
+    def release(
+        self, name: str, following: str = "", state: bytes | None = None, version: int = 0,
+        reminders: Sequence[Change] = (),
+    ) -> list[Effect]:  # fmt: skip
         """Give the agent to the incarnation ``following``, or to nobody, when its saves are taken.
 
         The host holds its turn. ``state``: as it is now, to be saved in the same step if it has changed, or if Redis
-        may have lost it.
+        may have lost it; the same holds for reminders of an agent without a state.
         """
         found = self._all[name]
         if found.phase is Phase.LEAVING:
@@ -460,8 +510,13 @@ class Activations:
         _check_size(name, state or b"")
         last = None
         may_be_behind = found.behind or found.suspect
-        if state is not None and (may_be_behind or found.digest != _digest(state, version)):
-            last = Save(name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget))
+        has_changed = state is not None and found.digest != _digest(state, version)
+        to_keep = state is not None or (found.reminders is not None and not found.digest)
+        if has_changed or (to_keep and (may_be_behind or reminders)):
+            last = Save(
+                name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget),
+                reminders=tuple(reminders),
+            )  # fmt: skip
             if found.behind:
                 last = self._healing(found, last)
         return self._leave(found, Release(name, self.me, found.epoch, following, last))
@@ -579,6 +634,8 @@ class Activations:
         if mine.state is not None:
             found.digest = _digest(mine.state, mine.version or 0)
         found.outcomes = {each.task_id: (now + each.left_s, each.value) for each in mine.outcomes}
+        if mine.reminders:
+            found.reminders = Reminders(mine.epoch, mine.reminders, now)
         return [Activated(found.name, mine)]
 
     def _is_others(self, found: _Activation, other: Other) -> list[Effect]:
@@ -603,6 +660,8 @@ class Activations:
         pending = next((each for each in found.saves if each.request.revision == request.revision), None)
         if pending is None or pending.taken:
             return []
+        if not isinstance(answer, Saved) or answer.verdict in (Verdict.FENCED, Verdict.HAD):
+            self.counters.saves_refused += 1
         if not isinstance(answer, Saved):
             return self._drop(found, DroppedFor.RECORD)
         if answer.verdict is Verdict.FENCED:
@@ -620,15 +679,18 @@ class Activations:
     def _take(self, found: _Activation) -> list[Effect]:
         was_full = found.is_full
         calls: list[Call] = []
+        soon: list[Effect] = []
         while found.saves and found.saves[0].taken:
             pending = found.saves.pop(0)
-            found.save_bytes -= len(pending.request.state)
+            found.save_bytes -= pending.size
             self.counters.saves += 1
             calls += pending.calls
             now = self._clock()
+            if pending.request.reminders:
+                soon += _soon(found.name, self.reminders_of(found.name), pending.request.reminders, now)
             for outcome in pending.request.outcomes[-1:] if pending.request.call else ():
                 found.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
-        effects: list[Effect] = [Taken(found.name, tuple(calls))] if calls else []
+        effects: list[Effect] = [*soon, Taken(found.name, tuple(calls))] if calls else soon
         if was_full and not found.is_full and found.phase is Phase.ACTIVE:
             effects.append(Room(found.name))
         if found.ending is not None and not found.saves:
@@ -636,7 +698,7 @@ class Activations:
         return effects
 
     def _healing(self, found: _Activation, request: Save) -> Save:
-        """``request`` so that it is taken over an earlier revision, with all outcomes that are held."""
+        """``request`` so that it is taken over an earlier revision, with all outcomes and reminders that are held."""
         now = self._clock()
         held = tuple(
             Outcome(task_id, until - now, value)
@@ -644,7 +706,10 @@ class Activations:
             if until > now and task_id != request.call
         )
         own = tuple(outcome for outcome in request.outcomes if outcome.task_id == request.call)
-        return request._replace(heal=True, outcomes=held + own)
+        reminders = request.reminders
+        if found.reminders is not None and not any(isinstance(change, Clear) for change in reminders):
+            reminders = (*found.reminders.again(now), *reminders)
+        return request._replace(heal=True, outcomes=held + own, reminders=reminders)
 
     def _expire(self, found: _Activation) -> None:
         now = self._clock()
@@ -701,6 +766,9 @@ class Activations:
             self.counters.healed += 1
             found.ending = request._replace(last=self._healing(found, request.last))
             return [Send(found.ending)]
+        done = isinstance(answer, Released) and answer.done
+        if isinstance(request, Release) and request.last is not None and not done:
+            self.counters.saves_refused += 1
         if not isinstance(answer, (Released, Deleted)):
             return self._drop(found, DroppedFor.RECORD)
         self._forget(found)
@@ -715,6 +783,15 @@ def _check_size(name: str, state: bytes) -> None:
     if len(state) > MAX_STATE_BYTES:
         text = f"the state of {name} has {len(state)} bytes, at most {MAX_STATE_BYTES} can be kept"
         raise MessageTooLarge(text, len(state), MAX_STATE_BYTES)
+
+
+def _soon(name: str, reminders: Reminders, changes: Sequence[Change], now: float) -> Iterator[Effect]:
+    """Redis has taken ``changes``."""
+    reminders.take(changes, now)
+    for change in changes:
+        standing = reminders.find(change.name, (), now) if isinstance(change, (Set, Done)) else None
+        if standing is not None and standing.due - now < SOON_S:
+            yield Soon(name, standing.due - now)
 
 
 def _digest(state: bytes, version: int) -> bytes:

@@ -27,6 +27,8 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from ..store.cluster import ClusterRecords, Locate, Located
+from ..telemetry.meters import EDGES_S
+from ..telemetry.metrics import percentile
 from .activations import (
     Activated,
     Activations,
@@ -43,6 +45,7 @@ from .activations import (
     Renew,
     Room,
     Send,
+    Soon,
     Taken,
 )
 from .cache import Homes
@@ -88,17 +91,21 @@ class Unsaved(NamedTuple):
 
 
 class Whereabouts(NamedTuple):
-    """Where an agent is, after `Member.locate`. ``address``: "" if nobody has it, or nobody knows its owner."""
+    """Where an agent is, after `Member.locate`. ``address``: "" if nobody has it, or nobody knows its owner.
+
+    ``options``: those that it was made with, in the bytes of its host; None if there is no such agent.
+    """
 
     name: str
     owner: str
     address: str
     epoch: int
+    options: bytes | None = None
 
 
 HostEffect = (
     Activated | Elsewhere | NotActivated | Taken | Dropped | Gone | Removed | Renew | Cleared | Room | Died | Joined
-    | Unsaved | Whereabouts | Told
+    | Unsaved | Whereabouts | Told | Soon
 )  # fmt: skip
 
 
@@ -123,6 +130,7 @@ class Member:
         self._has_joined = False
         self._looked = float("-inf")
         self._leaving_since: float | None = None
+        self._is_full = False
         self.activations = Activations(info.incarnation, self.observers, clock)
 
     def __repr__(self) -> str:
@@ -132,6 +140,11 @@ class Member:
     def incarnation(self) -> str:
         """The name of this incarnation."""
         return self.activations.me
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether Redis takes no claim and no save: it does not answer, or is at its ``maxmemory``."""
+        return self._is_full or self.lease.is_away
 
     # ------------------------------------------------------------ a host's life
 
@@ -185,10 +198,13 @@ class Member:
 
     def figures(self) -> dict[str, Any]:
         """For `status`."""
-        now = self._clock()
+        now, durations = self._clock(), self.activations.durations
+        counts = tuple(durations.counts)
         return {
             **asdict(self.activations.counters), "incarnation": self.incarnation, "state": self.lease.state(now).value,
             "lease_left": round(self.lease.left(now), 3), "agents": len(self.activations),
+            "activations_waiting": self.activations.waiting,
+            "activation_p50_s": percentile(EDGES_S, counts, 0.5), "activation_p99_s": percentile(EDGES_S, counts, 0.99),
             "members": len(self.placement.members), "homes": len(self.homes), "home_hits": self.homes.hits,
             "home_misses": self.homes.misses, "round_trip_ms": round(self._steward.round_trip_s * 1000, 3),
             "exchanges": self._steward.exchanges,
@@ -267,7 +283,8 @@ class Member:
         address = self.address_of(found.owner)
         if address:
             self.homes.note(event.request.name, address, found.epoch)
-        return [Whereabouts(event.request.name, found.owner, address, found.epoch)]
+        options = found.options if found.cls else None
+        return [Whereabouts(event.request.name, found.owner, address, found.epoch, options)]
 
     def _on_declared(self, event: Declared) -> list[HostEffect]:
         if event.dead:
@@ -279,6 +296,7 @@ class Member:
         return self.carry(self.activations.declared(event.incarnation, event.dead))
 
     def _on_trouble(self, event: Trouble) -> list[HostEffect]:
+        self._is_full = event.full
         if not event.reason:
             self.lease.answered()
             return []
@@ -310,6 +328,6 @@ class Member:
     def _on_rejoined(self, event: Rejoined) -> list[HostEffect]:
         self._has_joined = False
         self.lease = Lease(self._identity.lease_s)
-        self.activations = Activations(event.incarnation, self.observers, self._clock)
+        self.activations = Activations(event.incarnation, self.observers, self._clock, former=self.activations)
         self.describe(self._info)
         return []

@@ -3,6 +3,9 @@
 The less loaded of two members taken at random: that is nearly as even as the least loaded of all, and hosts that choose
 at the same time do not all take the same one. To the load in a member's record comes what was placed there since that
 record was written.
+
+*Labels* that an agent asks for are said where it is made, or else by its class. What a class asks for each member tells
+of its own version of the class, and is judged by that.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from ..checks import check_host
+from ..errors import ConfigError
 from ..store.cluster import MemberRow
 
-__all__ = ["MemberInfo", "Placement", "info_of", "record_of"]
+__all__ = ["MemberInfo", "Placement", "info_of", "record_of", "shown_labels"]
 
 
 @dataclass(frozen=True)
@@ -32,21 +37,30 @@ class MemberInfo:
     lease_left_s: float = 0.0
     number: int | None = None
     figures: Mapping[str, int] = field(default_factory=dict)  # counts since its start, for people
+    needs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the labels that some of its classes ask for
 
-    def takes(self, cls: str, version: int, labels: Mapping[str, str]) -> bool:
+    def takes(self, cls: str, version: int, labels: Mapping[str, str] | None = None) -> bool:
         """Whether an agent of this class, state version and labels may be placed here."""
-        if self.draining or self.lease_left_s <= 0:
+        if self.draining or self.lease_left_s <= 0 or self.classes.get(cls, -1) < version:
             return False
-        return self.classes.get(cls, -1) >= version and labels.items() <= self.labels.items()
+        return self.has(self.asked_by(cls, labels))
+
+    def asked_by(self, cls: str, labels: Mapping[str, str] | None) -> Mapping[str, str]:
+        """The labels that an agent asks for: ``labels``, or what its class says here if that is None."""
+        return self.needs.get(cls, {}) if labels is None else labels
+
+    def has(self, labels: Mapping[str, str]) -> bool:
+        """Whether it has all of these labels."""
+        return labels.items() <= self.labels.items()
 
 
 def record_of(info: MemberInfo) -> bytes:
     """What a beat says of a member."""
-    said = {key: value for key, value in asdict(info).items() if key in _SAID}
+    said = {key: value for key, value in asdict(info).items() if key in _SAID and (value or key != "needs")}
     return json.dumps(said, separators=(",", ":")).encode()
 
 
-_SAID = ("address", "version", "labels", "classes", "load", "figures")
+_SAID = ("address", "version", "labels", "classes", "load", "figures", "needs")
 
 
 def info_of(row: MemberRow) -> MemberInfo | None:
@@ -54,14 +68,29 @@ def info_of(row: MemberRow) -> MemberInfo | None:
     try:
         said = json.loads(row.record)
         return MemberInfo(
-            row.incarnation, str(said["address"]), str(said["version"]),
+            row.incarnation, _address(said["address"]), str(said["version"]),
             {str(key): str(value) for key, value in said["labels"].items()},
             {str(key): int(value) for key, value in said["classes"].items()},
             float(said["load"]), row.draining, row.lease_left_us / 1e6, row.number,
             {str(key): int(value) for key, value in said.get("figures", {}).items()},
+            {str(key): dict(value) for key, value in said.get("needs", {}).items()},
         )  # fmt: skip
-    except (ValueError, TypeError, LookupError, AttributeError):  # something else has written there
-        return None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError):
+        return None  # something else has written there
+
+
+def _address(said: str) -> str:
+    """An address that a connection can be made to. Raises what `info_of` takes for a record of something else."""
+    host, _, port = said.rpartition(":")
+    check_host(host)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65_536):
+        raise ValueError(said)
+    return said
+
+
+def shown_labels(labels: Mapping[str, str]) -> str:
+    """Labels as a text: ``gpu=yes, zone=a``."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
 class Placement:
@@ -104,11 +133,11 @@ class Placement:
         self, cls: str, version: int, labels: Mapping[str, str] | None = None, *, but: Iterable[str] = ()
     ) -> MemberInfo | None:
         """The member that a new agent goes to; None if none takes it (see `why_none`). ``but``: not one of these."""
-        without, wanted = set(but), labels or {}
+        without = set(but)
         able = [
             member
             for member in self._members.values()
-            if member.incarnation not in without and member.takes(cls, version, wanted)
+            if member.incarnation not in without and member.takes(cls, version, labels)
         ]
         if not able:
             return None
@@ -117,18 +146,22 @@ class Placement:
         self._placed[best.incarnation] += 1
         return best
 
-    def why_none(self, cls: str, version: int, labels: Mapping[str, str] | None = None) -> str:
-        """Why no member takes an agent, as a sentence."""
-        members = list(self._members.values())
+    def why_none(
+        self, cls: str, version: int, labels: Mapping[str, str] | None = None, *, but: Iterable[str] = ()
+    ) -> str:  # fmt: skip
+        """Why no member takes an agent, as a sentence. ``but``: as for `choose`."""
+        without = set(but)
+        members = [member for member in self._members.values() if member.incarnation not in without]
         if not members:
-            return "the cluster has no member that beats"
+            return f"the cluster has no {'other ' if self._members else ''}member that beats"
+        some = "other member" if without & self._members.keys() else "member"
         having = [member for member in members if cls in member.classes]
         if not having:
-            return f"no member has the class {cls}"
+            return f"no {some} has the class {cls}"
         reading = [member for member in having if member.classes[cls] >= version]
         if not reading:
-            return f"no member reads version {version} of the state of {cls}"
-        matching = [member for member in reading if (labels or {}).items() <= member.labels.items()]
-        if not matching:
-            return f"no member with the class {cls} has the labels {dict(labels or {})}"
-        return f"all members that may have {cls} are draining or do not beat"
+            return f"no {some} reads version {version} of the state of {cls}"
+        if not any(member.has(member.asked_by(cls, labels)) for member in reading):
+            asked = sorted({shown_labels(member.asked_by(cls, labels)) for member in reading})
+            return f"no {some} with the class {cls} has the labels {' or '.join(asked)}"
+        return f"all {some}s that may have {cls} are draining or do not beat"

@@ -54,13 +54,23 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-__all__ = ["AgentPage", "AgentRow", "EventPage", "EventRow", "HostRow", "WhereRow"]
+__all__ = ["AgentPage", "AgentRow", "EventPage", "EventRow", "HostRow", "ReminderRow", "WhereRow"]
+
+
+class ReminderRow(TypedDict):
+    """A reminder of an agent. ``due_s``: in so many seconds, below 0 when it is late; ``every_s``: 0 for that once."""
+
+    name: str
+    method: str
+    due_s: float
+    every_s: float
 
 
 class WhereRow(TypedDict):
     """Where an agent is. ``server_id``, ``address``, ``incarnation``: "" if nobody has it now.
 
     ``epoch`` and ``revision``: of its record; both are 0 if there is no such agent, and the first call makes it.
+    ``reminders``: the next one first.
     """
 
     agent: str
@@ -69,6 +79,7 @@ class WhereRow(TypedDict):
     incarnation: str
     epoch: int
     revision: int
+    reminders: list[ReminderRow]
 
 
 class HostRow(TypedDict):

@@ -263,6 +263,7 @@ class Steward:
             pause_s = min(RETRY_S, every_s)
             try:
                 events = self._beat(sent_at)
+                self._beats.look()
                 if self._beats.identity != known:
                     known = self._beats.identity
                     events.insert(0, ServerChanged(known))
@@ -313,7 +314,7 @@ class Steward:
             begun_at = boot_time()
             try:
                 self._exchange()
-                while self._errands:
+                if self._errands:  # one at a time, for claims and saves wait meanwhile
                     self._run_errand(self._errands[0])
                     self._errands.popleft()
                 if not self._backlog:  # else some may wait for room in Redis
@@ -423,7 +424,7 @@ def _first(backlog: Iterable[Request]) -> list[Request]:
     for request in backlog:
         save = request.last if isinstance(request, Release) else request
         if isinstance(save, Save):
-            size += len(save.state) + sum(len(outcome.value) for outcome in save.outcomes)
+            size += save.size
         elif isinstance(request, Claim):
             size += len(request.arguments) + len(request.options)
         if batch and (len(batch) >= MAX_COMMANDS or size > MAX_BYTES):

@@ -670,6 +670,10 @@ class Session:
             text = f"{self.address}: this host is too old to let a connection have another user or less of a role"
             self.end(errors.PermissionRefused(text))  # before it takes anything for the user of this process
             return
+        if "version" in welcome and welcome.get("minor", 0) < messages.MINOR:
+            text = f"{self.address}: this host is older than its client can use: upgrade hosts before their clients"
+            self.end(errors.RemoteProtocolError(text))
+            return
         epoch, former = str(welcome.get("epoch", "")), self._epoch
         self.server_id = str(welcome.get("server_id", ""))
         self.max_bytes = int(welcome.get("max_message_bytes", 1 << 40))

@@ -22,6 +22,7 @@ from ..scheduler.seals import Seals
 from ..wire.messages import MAX_CHAIN
 from .event_loop import EventLoop
 from .gate import Wait, begin_wait, thread_gate
+from .lifecycle.reminding import check_reminds, made_reminder
 from .lifecycle.saving import StateSaver, check_saves
 from .router import Router
 
@@ -72,6 +73,22 @@ class LocalServices:
                 with self.outside(call):
                     self._loop.await_value(later)
         return _Done()
+
+    def remind(
+        self, call: RunningCall, name: str, method: str, args: Sequence[Any], after: float | None, every: float | None
+    ) -> None:
+        """Set or cancel a reminder; see `CallContext.remind`."""
+        ticket: Ticket = call.ticket
+        check_reminds(ticket, over=call.over)
+        reminder = made_reminder(ticket, name, method, args, after, every)
+        assert self._saver is not None  # a host with agents of a cluster has one
+        self._saver.keeper.remind(ticket.agent.agent_id, reminder, ticket.agent)
+        call.note_reminder()
+
+    def fence_of(self, call: RunningCall) -> int:
+        """The epoch of the agent's activation; see `CallContext.fence`."""
+        ticket: Ticket = call.ticket
+        return ticket.agent.epoch
 
     def wait_for(self, call: RunningCall, results: Sequence[Any], timeout: float | None, any_of: bool) -> bool:
         """Give the slot back until all (or ``any_of``) the results are done, or for ``timeout`` seconds.

@@ -47,6 +47,7 @@ START_CRASHES = 5  # so often within the window a process is started again at on
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # how long a call may ignore that it was cancelled, where its process is killed then
 SILENT_S = 1.0  # a process that has not answered for so long is called silent
+WELCOME_S = 5.0  # for the first answer of a process that listens, and runs nothing yet
 
 
 class State(enum.Enum):
@@ -313,6 +314,7 @@ class Child:
             self._one_by_one = bool(self._to_make)
             self._to_make.clear()
             line.close(_crashed(death))
+            forwarder.fail(_crashed(death))
         self.state, self.process = State.NONE, None
         self._start_again(started, death)
         return []
@@ -411,6 +413,8 @@ class Child:
             self.kill("its connection to the host has broken")
         else:
             self.silent_s = line.look()
+            if self.silent_s >= WELCOME_S and not line.was_ready:  # somebody has stopped it, say
+                self.kill(f"it did not answer within {WELCOME_S:g} s of its start")
         if self._forwarder is not None:
             self._forwarder.release()
         if self.own is not None and self._forwarder is not None:

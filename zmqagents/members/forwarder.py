@@ -20,11 +20,23 @@ from ..agents.factories.made import Made
 from ..agents.state import Snapshot
 from ..codec import Encoded, pack, unpack
 from ..connection.requests import FAR_S, Call
-from ..errors import ZmqAgentsError
+from ..errors import HostStopping, ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
 from ..scheduler.records import END, MAX_GIVEN_BYTES, AgentRecord, Ticket
-from ..wire.messages import PROGRESS, SNAPSHOT, STREAM_WINDOW, Flag, Frame, Op, Reply, error_reply, reply_to_bytes
+from ..wire.messages import (
+    PROGRESS,
+    SNAPSHOT,
+    STREAM_WINDOW,
+    Code,
+    Flag,
+    Frame,
+    Op,
+    Reply,
+    error_reply,
+    read_error,
+    reply_to_bytes,
+)
 from .line import Line
 
 __all__ = [
@@ -146,6 +158,16 @@ class Forwarder:
         outlet.note_end(ticket)
         outlet.carry_out(outlet.dispatcher.on_done(ticket, reply, outlet.clock()))
 
+    def is_end(self, reply: Reply) -> bool:
+        """Whether the process says that it stops, and this host has not told it to: it tells how when it has ended."""
+        return not self._outlet.dispatcher.draining and read_error(reply)[0] == HostStopping.__name__
+
+    def fail(self, error: ZmqAgentsError) -> None:
+        """The process has ended: so do the calls that were told that it stops."""
+        for ticket in self.sent:
+            where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+            self.done(ticket, error_reply(error, **where))
+
     def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:
         """One item of a stream."""
         outlet = self._outlet
@@ -177,6 +199,8 @@ class _Run:
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches
+        if reply.code == Code.HOST_ERROR and self._forwarder.is_end(reply):
+            return
         if self._ticket.op == Op.CREATE and not reply.code:
             reply = _learned(self._ticket.agent, reply)
             self._ticket.agent.hold(_ELSEWHERE)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..connection.requests import Credit, Message, Plain, Request
 from ..connection.session import Session
+from ..errors import HostStopping
 from ..wire.link import Sink
 from ..wire.messages import Kind, Reply
 from ..wire.poller import IN, OUT
@@ -36,7 +37,7 @@ class Line:
         self, path: str, poller: Any, beside: dict[int, Callable[[int, int], object]], *,
         ready: Callable[[], None], cut: Callable[[], None], later: Callable[[Callable[[], None]], None],
     ) -> None:  # fmt: skip
-        self._session = session = Session(f"ipc:{path}")
+        self._session = session = _Session(f"ipc:{path}")
         self._poller = poller
         self._beside = beside
         self._ready = ready
@@ -45,6 +46,7 @@ class Line:
         self._wire: UnixTransport | None = None
         self._mask = IN
         self._pinged = 0.0  # when the ping was sent that is not answered yet; 0.0: there is none
+        self._opened = time.monotonic()
         session.connect(time.monotonic())
         session.dial(f"ipc://{path}")
         wire = self._wire = UnixTransport(path)
@@ -61,6 +63,11 @@ class Line:
     def is_cut(self) -> bool:
         """Whether nothing can be sent or received any more."""
         return self._wire is None
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether the member has ever answered."""
+        return bool(self._session.token)
 
     # ------------------------------------------------------------ sending
 
@@ -153,8 +160,10 @@ class Line:
         For how many seconds it has given none.
         """
         wire, session, now = self._wire, self._session, time.monotonic()
-        if wire is None or not session.token:
+        if wire is None:
             return 0.0
+        if not session.token:
+            return now - self._opened
         message = session.acknowledge()
         if message is not None:
             wire.send(message)
@@ -179,6 +188,14 @@ class Line:
             self._poller.unregister(self.fd)
             del self._beside[self.fd]
             wire.abandon()
+
+
+class _Session(Session):
+    """A session that leaves open what is open when the member says that it stops: its connection ends next."""
+
+    def end(self, error: Exception) -> None:
+        if not isinstance(error, HostStopping):
+            super().end(error)
 
 
 class Ignored:

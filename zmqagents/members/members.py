@@ -24,6 +24,7 @@ from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Answer, Effect, refusal_of
 from ..scheduler.records import AgentRecord, Peer, State, Ticket
 from ..scheduler.seals import Seals
+from ..scheduler.shares import Account
 from ..wire import messages
 from .answers import Answers
 from .board import goes_on
@@ -62,14 +63,14 @@ class Bound(Protocol):
 class Members:
     """See the module's docstring. ``hatch`` starts a process; None: this host has no children.
 
-    ``host``, ``pool``, ``keeper`` and ``tell`` are for agents of a cluster that live here: see `peers.room.Room`.
+    ``host``, ``pool``, ``keeper``, ``tell``, ``begin`` are for agents of a cluster that live here: see `peers.room`.
     """
 
     def __init__(
         self, dispatcher: Dispatcher, services: HostServices, hatch: Hatch | None, *, post: Callable[..., None],
         carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve, clock: Callable[[], float],
         host: AgentHost | None = None, pool: WorkerPool | None = None, keeper: Keeper | None = None,
-        tell: Callable[[Peer, messages.Home], None] | None = None,
+        tell: Callable[[Peer, messages.Home], None] | None = None, begin: Callable[[Ticket], None] | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
@@ -82,6 +83,7 @@ class Members:
         self.beside: dict[int, Callable[[int, int], object]] = {}  # what the router thread calls, by descriptor
         self.poller: Any = None  # see `open`
         self.closing = False
+        self._end_by = 0.0  # see `begin_end`
         self.directory: LocalDirectory[Child] = LocalDirectory()
         self.restarts = 0  # of processes that have ended by themselves, or were ended for their memory
         self._nursery: Nursery | None = None  # until an agent has a process
@@ -103,7 +105,7 @@ class Members:
             assert pool is not None
             self.room = Room(
                 dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
-                starve=starve, tell=tell, clock=clock,
+                starve=starve, tell=tell, clock=clock, begin=begin or pool.start,
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -174,8 +176,8 @@ class Members:
 
     # ------------------------------------------------------------ where agents live
 
-    def settle(self, record: AgentRecord) -> None:
-        """Give a new agent its home. Raises ConfigError, HostBusy."""
+    def settle(self, record: AgentRecord, payer: Account) -> None:
+        """Give a new agent of ``payer`` its home. Raises ConfigError, HostBusy."""
         config = self._config
         isolation = record.options.isolation or config.isolation
         check_platform(isolation)
@@ -184,18 +186,19 @@ class Members:
         options = record.options.settled(isolation)
         shared = self._shared
         best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
-        child = self._new_child(record, options) if best is None else shared[best]
+        child = self._new_child(record, options, payer) if best is None else shared[best]
         record.live_at(child)
         self.directory.put(record.agent_id, child)
 
-    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+    def _new_child(self, record: AgentRecord, options: AgentOptions, payer: Account) -> Child:
         from .child import Child  # here, see `nursery`
 
-        children, most = self._children, self._config.max_children
+        children, share = self._children, self.dispatcher.shares.children
         for child in [each for each in children if each.process is None and not self._is_needed(each)]:
             del children[child]
-        if (count := sum(map(self._is_needed, children))) >= most:
-            raise errors.HostBusy(f"{count} processes run agents of this host, limit {most} (max_children)")
+        owners = [each and each.account for child, each in children.items() if self._is_needed(child)]
+        if share.refuses(held := owners.count(payer), len(owners)):
+            raise errors.HostBusy(share.reason(held, len(owners)))
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record
@@ -344,19 +347,20 @@ class Members:
             child.ask(op, answers)
         return answers
 
-    def begin_end(self) -> None:
-        """Ask all processes to end in order; no other is started."""
+    def begin_end(self, timeout_s: float) -> None:
+        """Ask all processes to end in order, within ``timeout_s`` seconds; no other is started."""
         self.closing = True
+        self._end_by = self.clock() + timeout_s
         if self._nursery is not None:
             self._nursery.end_all()
 
-    def close(self, timeout_s: float) -> bool:
-        """Close the connections; end what has not ended within ``timeout_s`` seconds. False: some did not."""
+    def close(self) -> bool:
+        """Close the connections; end what has not ended within the time of `begin_end`. False: some did not."""
         if self.room is not None:
             self.room.close()
         for child in self._children:
             child.close()
-        return self._nursery is None or self._nursery.close(timeout_s)
+        return self._nursery is None or self._nursery.close(max(0.0, self._end_by - self.clock()))
 
 
 class _Told(NamedTuple):

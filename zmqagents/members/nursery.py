@@ -272,7 +272,9 @@ class Process:
         for line in lines:
             if line.strip():
                 text = line.decode("utf-8", "replace")
-                self._note(program.relay(text, self.name, self.pid)[:LINE_CHARS])
+                said = program.relay(text, self.name, self.pid)
+                if said:
+                    self._note(said[:LINE_CHARS])
         return bool(data)
 
     def _note(self, line: str) -> None:

@@ -17,13 +17,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..agents.context import RunningCall, own_call
-from ..agents.state import Snapshot
+from ..agents.state import Reminder, Snapshot
 from ..codec import Encoded, pack
 from ..config import Parent
 from ..connection.connection import Connection, take_place
 from ..connection.requests import Plain
 from ..connection.target import Target
-from ..errors import ZmqAgentsError
+from ..errors import ConfigError, ZmqAgentsError
 from ..execution.event_loop import EventLoop
 from ..execution.gate import Wait, begin_wait
 from ..execution.lifecycle.saving import StateSaver
@@ -113,6 +113,10 @@ class ParentKeeper:
             self._given[agent_id] = snapshot
         elif isinstance(call.host, ParentServices):
             call.host.send_state(call, snapshot)
+
+    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+        """Refuse it: agents of a cluster run in threads of their host."""
+        raise ConfigError(f"{agent_id} runs in a process of its own, where no reminder can be set")
 
     def last(self, agent_id: str) -> Snapshot | None:
         """What the parent has given back; once, for the agent that is made now."""

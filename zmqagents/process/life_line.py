@@ -2,14 +2,17 @@
 
 A thread of the child reads the pipe. A word on it asks the host to stop in order, within its own grace. When the pipe
 ends, the thread asks the host to stop and, `ORPHAN_LIMIT_S` later, ends the process. If agent code in C keeps the GIL,
-that thread cannot run: then a signal of the Linux kernel ends the process, a second after the word or the end.
+that thread cannot run: then a signal of the Linux kernel ends the process, a second after the word or the end. A child
+that somebody has stopped (SIGSTOP) can do none of this: so the kernel lets it go on when the parent has died.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +21,8 @@ from .end_timer import alarm_when_readable
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 ORPHAN_LIMIT_S = 1.8  # an orphan is gone within 2 s, whatever its agents do
 
@@ -41,6 +46,9 @@ class LifeLine:
     def watch(self) -> None:
         # For agents in C code that keep the interpreter lock. The end of the pipe counts as readable.
         alarm_when_readable(self._fd, signal.SIGHUP)
+        # It comes when the thread ends that has started this process, which may be long before: then it does nothing.
+        if sys.platform.startswith("linux"):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
         threading.Thread(target=self._watch, name="zmqagents-life", daemon=True).start()
 
     def _watch(self) -> None:

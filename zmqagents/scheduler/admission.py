@@ -13,7 +13,7 @@ from typing import Any
 from .. import errors
 from ..agents.base import new_agent_id
 from ..agents.factories.factory import FACTORY_HOOKS
-from ..agents.options import OPTION_NAMES, AgentOptions, check_platform
+from ..agents.options import OF_CLUSTER, OPTION_NAMES, AgentOptions, check_platform
 from ..agents.spec import CREATE_NAMES, ClassSpec, MethodSpec
 from ..checks import CLUSTER
 from ..codec import MAX_TEXT, is_name
@@ -21,17 +21,18 @@ from ..config import BrokerConfig
 from ..wire.messages import Call, Flag, Op, left_s
 from .calls import Calls
 from .effects import Effect
-from .records import AgentRecord, Peer, Ticket
+from .records import ID_BYTES, AgentRecord, Peer, Ticket, bytes_of_ids
 from .shares import Account, Share
 from .wait_graph import ancestors, reenters
 
-__all__ = ["Admission", "Find", "cannot_settle", "unknown_method", "unmade"]
+__all__ = ["Admission", "Find", "cannot_settle", "check_persist", "unknown_method", "unmade"]
 
 Find = Callable[[Peer, Call, str], tuple[AgentRecord, str]]
 _OF_CLUSTER = (Op.CREATE, Op.DELETE)
 
 _UNTIL = Flag.UNTIL
 HEAD_BYTES = 1024  # what a message may have beside what `max_message_bytes` counts
+FEW_IDS_BYTES = 2 * 16 * ID_BYTES  # of a chain through 16 hosts: of these, 65,536 calls may have 512 MiB
 MAX_EARLY_CANCELS = 4096  # cancels remembered whose call is not, or no longer, here; beyond it the oldest goes
 
 
@@ -49,7 +50,7 @@ class Admission:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], calls: Calls,
-        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
+        settle: Callable[[AgentRecord, Account], None] | None = None, find: Find | None = None,
     ) -> None:  # fmt: skip
         self._config = config
         self._find_class = find_class
@@ -106,8 +107,13 @@ class Admission:
         )
         if not has_turn:
             self._check_mailbox(record, call, exclusive, parent, _payer(peer, parent))
+        ids = 0
+        if call.deps or call.options:
+            options = call.options
+            ids = bytes_of_ids(call.deps, options.get("chain", ()), options.get("far", ()))
+            size += ids
         if calls.queued_bytes + size > self._free_bytes and not (
-            has_turn and calls.slots.running < config.capacity and not call.deps
+            has_turn and calls.slots.running < config.capacity and not call.deps and ids <= FEW_IDS_BYTES
         ):
             self._check_bytes(peer, size, _payer(peer, parent))
         return Ticket(peer, call, task_id, record, op, method, exclusive, deadline, now)
@@ -244,7 +250,7 @@ class Admission:
         options, config = _options_of(spec, peer, chosen), self._config
         record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
-            self._settle(record)
+            self._settle(record, payer)
         return record
 
 
@@ -257,7 +263,7 @@ def cannot_settle(record: AgentRecord) -> errors.ConfigError:
     return errors.ConfigError(f"{record.agent_id}: agents of this host run in its own threads alone")
 
 
-def _settle_nowhere(record: AgentRecord) -> None:
+def _settle_nowhere(record: AgentRecord, payer: Account) -> None:
     raise cannot_settle(record)
 
 
@@ -265,6 +271,8 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
     """The options of an agent to be made: those of its class, and those that the call gives, ``given``."""
     if given.get("persist") == "auto":  # as the class has it
         del given["persist"]
+    if of_cluster := [name for name in OF_CLUSTER if name in given]:
+        raise errors.ConfigError(f"{' and '.join(of_cluster)} is for agents of a cluster: make it by a Cluster")
     if peer.local and given.get("lifetime") == "client":
         raise errors.ConfigError(
             "lifetime='client' is for a client outside of the host: an agent deletes what it makes, or gives idle_s"
@@ -273,12 +281,17 @@ def _options_of(spec: ClassSpec, peer: Peer, given: dict[str, Any]) -> AgentOpti
         raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
     options = spec.options.but(given).checked() if given else spec.options
     check_platform(options.isolation)
+    check_persist(spec, options)
+    return options
+
+
+def check_persist(spec: ClassSpec, options: AgentOptions) -> None:
+    """Raise ConfigError where agents of a class are to be saved that have no hooks for it."""
     if options.persist is not None and not spec.hooks.saves:
         raise errors.ConfigError(
             f"persist={options.persist!r} needs the hooks save_state and load_state, which {spec.short} lacks; in a "
             "class that is no AgentBase they count under @agent(persist=...)"
         )
-    return options
 
 
 def _ours(spec: ClassSpec, either: Any) -> list[str]:

@@ -32,7 +32,20 @@ from ..wire.messages import Call, Code, Flag, Frame, Op, Reply, error_reply, rea
 from . import wait_graph
 from .effects import Answer, Drained, Effect, Ended, GoOn, Interrupt, Keep, Removed, Resume, Start
 from .fetches import Fetches
-from .records import END, AgentRecord, Counters, DrainEnd, Idle, Peer, State, Ticket, Timed, Unfinished, phase
+from .records import (
+    END,
+    AgentRecord,
+    Counters,
+    DrainEnd,
+    Idle,
+    Peer,
+    State,
+    Ticket,
+    Timed,
+    Unfinished,
+    bytes_of_ids,
+    phase,
+)
 from .shares import Shares
 from .slots import Slots
 from .timers import Timers
@@ -109,6 +122,8 @@ class Calls:
         elif ticket.on_loop or self.slots.take(ticket):
             ticket.state = State.RUNNING
             ticket.started = now
+            if ticket.sealed:  # kept to the end of the call, of which any number may run on the event loop
+                self._count(ticket, bytes_of_ids((), ticket.sealed, ()))
             effects.append(Start(ticket))
             return
         self.count_bytes(ticket)
@@ -145,9 +160,15 @@ class Calls:
 
     def count_bytes(self, ticket: Ticket) -> None:
         """``ticket`` does not start at once: until then its arguments lie here."""
-        ticket.queued_bytes = sum(map(len, ticket.body))
-        ticket.account.queued_bytes += ticket.queued_bytes
-        self.queued_bytes += ticket.queued_bytes
+        size = sum(map(len, ticket.body))
+        if ticket.deps or ticket.sealed:
+            size += bytes_of_ids(ticket.deps or (), ticket.sealed, ticket.far or ())
+        self._count(ticket, size)
+
+    def _count(self, ticket: Ticket, size: int) -> None:
+        ticket.queued_bytes = size
+        ticket.account.queued_bytes += size
+        self.queued_bytes += size
 
     def _uncount_bytes(self, ticket: Ticket) -> None:
         ticket.account.queued_bytes -= ticket.queued_bytes
@@ -233,8 +254,8 @@ class Calls:
         former.calls -= 1
         record.calls += 1
         ticket.move(record, method)
-        if not ticket.queued_bytes:
-            self.count_bytes(ticket)
+        self._uncount_bytes(ticket)
+        self.count_bytes(ticket)
         self.enqueue(ticket, now, effects)
 
     def wake(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
@@ -254,6 +275,8 @@ class Calls:
         ticket.state = State.RUNNING
         ticket.started = now
         self._uncount_bytes(ticket)
+        if ticket.sealed:  # see `open`
+            self._count(ticket, bytes_of_ids((), ticket.sealed, ()))
         effects.append(Start(ticket))
 
     def _fill_slots(self, effects: list[Effect], now: float) -> None:
@@ -322,6 +345,8 @@ class Calls:
 
     def count(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """Count a call that is no plain one that has ended well."""
+        if reply.code == Code.ELSEWHERE:  # it was not executed here, and goes on where it came from
+            return
         meters, outcome = ticket.agent.meters, Outcome.OK
         if reply.code:
             outcome = _outcome_of(reply)
@@ -436,9 +461,10 @@ class Calls:
             self.forget_agent(record, effects, now, "was deleted with its client")
 
     def forget_agent(
-        self, record: AgentRecord, effects: list[Effect], now: float, why: str, *, hooks: bool = True
-    ) -> None:
-        """The agent is no more: its calls that run go on to their end, streams and all others end now."""
+        self, record: AgentRecord, effects: list[Effect], now: float, why: str, *, hooks: bool = True,
+        streams: bool = False,
+    ) -> None:  # fmt: skip
+        """The agent is no more: its calls that run go on to their end, with ``streams`` also those; others end now."""
         record.removed = True
         if record.client is not None and record.client.agents is not None:
             record.client.agents.pop(record, None)
@@ -459,7 +485,7 @@ class Calls:
 
         self.end_some(Unfinished([*seated, *(record.mailbox or ())], refuse), effects, now)
         for ticket in (*record.holders, *(record.beside or ())):
-            if ticket.flags & Flag.STREAM:  # it may have no end of its own
+            if ticket.flags & Flag.STREAM and not streams:  # it may have no end of its own
                 gone = errors.AgentDeleted(f"{record.agent_id} {why} in the middle of {ticket.name}")
                 self.give_up(ticket, gone, effects, now)
         self._end_if_idle(record, effects, now)

@@ -46,6 +46,7 @@ from .effects import (
 )
 from .records import AgentRecord, Alarm, Idle, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
+from .shares import Account
 from .waiting import EndWaits, Waiting
 
 _DETACHED = int(Flag.DETACHED)
@@ -72,7 +73,7 @@ class Dispatcher:
 
     def __init__(
         self, config: BrokerConfig, find_class: Callable[..., ClassSpec], *, shares_results: bool,
-        settle: Callable[[AgentRecord], None] | None = None, find: Find | None = None,
+        settle: Callable[[AgentRecord, Account], None] | None = None, find: Find | None = None,
         end_waits: EndWaits | None = None, expects: Callable[[str], bool] = lambda task_id: False,
         observer: Observer | None = None, traces: HostTraces | None = None,
     ) -> None:  # fmt: skip
@@ -219,7 +220,7 @@ class Dispatcher:
         if not is_told or ticket.peer is peer:
             _take_over(ticket, peer)
         elif not ticket.agent.sought:
-            if ticket.method is None or not ticket.method.once:
+            if ticket.method is None or not (ticket.method.once or ticket.is_tick):
                 _take_over(ticket, peer)
             else:
                 self.calls.fetches.join(peer, call.call_id, ticket)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
@@ -24,14 +24,16 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State", "Ticket",
-    "Timed", "Unfinished", "left_over", "phase",
+    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
+    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
 END = "end_agent"  # the op of the call that runs the hooks of an agent that goes; the dispatcher makes it
+TICKS = "tick-"  # what the task ids of calls that reminders make begin with, see `members.peers.ticks`
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
+ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -202,8 +204,8 @@ class AgentRecord:
     """
 
     __slots__ = (
-        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "holders", "home",
-        "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
+        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -220,6 +222,7 @@ class AgentRecord:
         self.home: Home | None = None
         self.away = False
         self.sought = False  # which host of the cluster has it is not known for certain: this stands for one call to it
+        self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
         self.client: Peer | None = None  # it goes with this one
@@ -310,9 +313,10 @@ class AgentRecord:
         self.home = home
         self.away = self.made = self.sought = True
 
-    def live_under(self, home: Home) -> None:
+    def live_under(self, home: Home, epoch: int) -> None:
         """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""
         self.home = home
+        self.epoch = epoch
         self.spec = unhurried(self.spec)
 
     def end_by(self, ticket: Ticket) -> None:
@@ -338,6 +342,11 @@ class AgentRecord:
         """Drop the object of a deleted agent, once no call runs on it."""
         if not self.holders:
             self.instance = None
+
+
+def bytes_of_ids(deps: Sized, chain: Sized, far: Sized) -> int:
+    """What the task ids in the options of a call count for, beside its arguments: kept in so many tables."""
+    return ID_BYTES * (len(deps) + 2 * len(chain) + 3 * len(far))
 
 
 class Ticket:
@@ -439,6 +448,11 @@ class Ticket:
     def owner(self) -> str:
         """The user whose call this is, or in whose call it was made; "": the host's own code."""
         return self.account.key
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether a reminder of the agent has made it: this host says so, or another one of its cluster."""
+        return self.peer.is_member and self.task_id.startswith(TICKS)
 
     @property
     def threaded(self) -> bool:

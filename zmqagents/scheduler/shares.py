@@ -204,6 +204,7 @@ class Shares:
         )  # fmt: skip
         self.queued_bytes = share("bytes of arguments are queued", "max_queued_bytes", config.max_queued_bytes)
         self.agents = share("agents are on this host", "max_agents", config.max_agents)
+        self.children = share("processes run agents of this host", "max_children", config.max_children)
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))
         self.fetches = share("fetches wait for the shared store", "max_calls", max(1, config.max_calls // FETCHES))
         self.early = share("fetches wait for calls to come", "max_calls", max(1, config.max_calls // EARLY))

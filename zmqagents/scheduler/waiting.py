@@ -169,8 +169,9 @@ class Waiting:
 
     def park(self, ticket: Ticket, deps: Sequence[str], effects: list[Effect]) -> None:
         """A new ``ticket`` needs the results of ``deps``, which are task ids, before it may start."""
+        missing = wait_graph.add_deps(ticket, deps, self._calls.tasks)
         self._calls.count_bytes(ticket)
-        for task_id in wait_graph.add_deps(ticket, deps, self._calls.tasks):
+        for task_id in missing:
             effects.append(Lookup(ticket.peer, ticket.call_id, task_id, ticket))
 
     def _dep_done(self, ticket: Ticket, task_id: str, reply: Reply, effects: list[Effect], now: float) -> None:

@@ -144,8 +144,8 @@ def _hatch(
     from ..process import children  # here: with `tempfile` and `subprocess` 3 ms that most hosts need not pay
 
     config = config.replace(
-        parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", studio_url=None,
-        file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
+        parent=parent, private=True, server_id=name, agents={}, isolation="thread", pool_type="local", cluster="",
+        labels={}, studio_url=None, file_roots=(), grace_s=CHILD_GRACE_S, hang_limit_s=None, insecure=False, port=None,
         logs=config.logs and config.logs._replace(child=name), otel=switch.active is not None,
     )  # fmt: skip
     return children.spawn("zmqagents.server.child_main", config, classes, stderr=stderr, env=env)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from ..errors import ConfigError, StoreError
 from .cluster_scripts import ClusterScripts, cluster_scripts
 from .redis_client import Command, RedisClient
+from .reminders import Change, Held, Polled, Row, Set, arguments_of, held_of, polled_of, rows_of
 
 __all__ = [
     "BUCKETS", "FORMAT", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Joined",
@@ -125,8 +126,9 @@ class Claim(NamedTuple):
 class Save(NamedTuple):
     """Write a state on top of ``revision``, and the outcomes of calls along with it.
 
-    ``call``: the task id of the ``@once`` call that has led to this state, "" for none. ``forget``: task ids whose
-    outcomes are needed no more. ``heal``: also if Redis has lost what was written before.
+    ``state`` None: the agent has none, and only what goes with it is written. ``call``: the task id of the ``@once``
+    call that has led to this state, "" for none. ``forget``: task ids whose outcomes are needed no more. ``heal``: also
+    if Redis has lost what was written before. ``reminders``: how the agent's reminders change.
     """
 
     name: str
@@ -134,11 +136,18 @@ class Save(NamedTuple):
     epoch: int
     revision: int
     version: int
-    state: bytes
+    state: bytes | None
     call: str = ""
     outcomes: tuple[Outcome, ...] = ()
     forget: tuple[str, ...] = ()
     heal: bool = False
+    reminders: tuple[Change, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is written."""
+        size = len(self.state or b"") + sum(len(outcome.value) for outcome in self.outcomes)
+        return size + sum(len(change.what) for change in self.reminders if isinstance(change, Set))
 
 
 class Release(NamedTuple):
@@ -173,7 +182,10 @@ Request = Claim | Save | Release | Delete | Locate
 
 
 class Mine(NamedTuple):
-    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved."""
+    """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved.
+
+    ``fresh``: there was none before; False if an answer that said so was lost.
+    """
 
     epoch: int
     revision: int
@@ -182,6 +194,8 @@ class Mine(NamedTuple):
     arguments: bytes
     options: bytes
     outcomes: tuple[Outcome, ...]
+    reminders: tuple[Row, ...] = ()
+    fresh: bool = False
 
 
 class Other(NamedTuple):
@@ -240,13 +254,14 @@ class Deleted(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent."""
+    """Where an agent is. ``owner``: "" for nobody; ``cls``: "" if there is no such agent; ``options``: its own."""
 
     owner: str
     epoch: int
     number: int
     revision: int
     cls: str
+    options: bytes = b""
 
 
 Answer = Mine | Other | Unclaimed | Saved | Released | Deleted | Located | StoreError
@@ -284,9 +299,13 @@ class ClusterRecords:
         """Names the server and its history, as of the latest connection; another one: writes may have been lost.
 
         That is its ``run_id`` and its ``master_replid``: a server that was replaced, followed its successor and was
-        made the master again has the same run id, and another history.
+        made the master again has the same run id, and another history. Of a Redis Cluster: of all its primaries.
         """
         return self._client.identity
+
+    def look(self) -> None:
+        """Notice if a node of a Redis Cluster is another one by now, without asking it anything; see `identity`."""
+        self._client.look()
 
     def close(self) -> None:
         """Close the connections."""
@@ -374,6 +393,28 @@ class ClusterRecords:
         answers = self._client.run_many([(self._scripts.size, self._bucket_key(b), ()) for b in range(BUCKETS)])
         return sum(map(int, answers))
 
+    # ------------------------------------------------------------ reminders
+
+    def due(self, buckets: Sequence[int], *, for_s: float, most: int) -> list[Polled]:
+        """Have what is due in ``buckets`` handed out for so long, ``most`` of each bucket."""
+        arguments = (round(for_s * 1e6), most)
+        commands = [(self._scripts.due, self._bucket_key(bucket), arguments) for bucket in buckets]
+        answers = self._client.run_many(commands, tolerant=True)
+        return [polled_of(bucket, answer) for bucket, answer in zip(buckets, answers, strict=True)]
+
+    def hold(self, held: Sequence[Held]) -> None:
+        """Have what was handed out handed out later, or sooner."""
+        by_bucket: dict[int, list[Held]] = {}
+        for each in held:
+            by_bucket.setdefault(bucket_of(each.agent), []).append(each)
+        commands = [(self._scripts.hold, self._bucket_key(b), tuple(held_of(some))) for b, some in by_bucket.items()]
+        self._client.run_many(commands, tolerant=True)
+
+    def reminders(self, name: str) -> tuple[Row, ...]:
+        """The reminders of an agent."""
+        pairs, now = self._client.run(self._scripts.reminders, self._bucket_key(bucket_of(name)), (name,))
+        return rows_of(pairs, int(now))
+
     def key_of(self, name: str) -> str:
         """The key of an agent's record."""
         return f"{self._bucket_key(bucket_of(name))}a:{name}"
@@ -393,15 +434,13 @@ class ClusterRecords:
             return scripts.locate, key, (request.name,)
         of_activation = (request.name, request.owner, request.epoch)
         if isinstance(request, Save):
-            body = (request.revision, request.version, request.state, int(request.heal))
-            return scripts.save, key, (*of_activation, *body, request.call, *_kept(request))
+            return scripts.save, key, (*of_activation, *_body(request), request.call, *_kept(request))
         if isinstance(request, Delete):
             return scripts.delete, key, of_activation
         last = request.last
         if last is None:
             return scripts.release, key, (*of_activation, request.following, 0)
-        body = (last.revision, last.version, last.state, int(last.heal))
-        return scripts.release, key, (*of_activation, request.following, 1, *body, *_kept(last))
+        return scripts.release, key, (*of_activation, request.following, 1, *_body(last), *_kept(last))
 
     def _run(self, script: Any, arguments: tuple[Any, ...]) -> Any:
         return self._client.run(script, self._base, arguments)
@@ -422,8 +461,14 @@ def _member(row: tuple[bytes, bytes, bytes]) -> MemberRow:
         return MemberRow(who, int(left), None, False, "", b"")
 
 
+def _body(save: Save) -> tuple[Any, ...]:
+    version = "" if save.state is None else save.version
+    return save.revision, version, save.state or b"", int(save.heal)
+
+
 def _kept(save: Save) -> Iterator[Any]:
-    """What the scripts' ``keep`` takes."""
+    """What the scripts' ``remind`` and ``keep`` take."""
+    yield from arguments_of(save.reminders)
     yield len(save.forget)
     yield from save.forget
     for outcome in save.outcomes:
@@ -443,11 +488,12 @@ def _answer(request: Request, answer: Any) -> Answer:
 def _claimed(answer: list[Any]) -> Mine | Other | Unclaimed:
     verdict, *rest = answer
     if verdict == b"mine":
-        epoch, revision, version, state, arguments, options, outcomes, now = rest
+        epoch, revision, version, state, arguments, options, outcomes, reminders, now, fresh = rest
         pairs = zip(outcomes[::2], outcomes[1::2], strict=True)
         kept = tuple(_outcome(task_id, value, int(now)) for task_id, value in pairs)
         number = None if version is None else int(version)
-        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept)
+        rows = rows_of(reminders, int(now)) if reminders else ()
+        return Mine(int(epoch), int(revision), number, state, arguments or b"", options or b"", kept, rows, bool(fresh))
     if verdict == b"other":
         return Other(rest[0].decode(), int(rest[1]))
     return Unclaimed(Refusal(verdict.decode()), rest[0].decode() if rest else "")
@@ -476,10 +522,11 @@ def _deleted(answer: bytes) -> Deleted:
 
 
 def _located(answer: list[Any]) -> Located:
-    owner, epoch, number, revision, cls = answer
+    owner, epoch, number, revision, cls, options = answer
     return Located(
-        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode()
-    )
+        (owner or b"").decode(), int(epoch or 0), int(number or 0), int(revision or 0), (cls or b"").decode(),
+        options or b"",
+    )  # fmt: skip
 
 
 _READERS: Mapping[type, Any] = {

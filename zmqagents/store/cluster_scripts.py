@@ -15,6 +15,7 @@ Cluster, and spread the agents over its nodes:
 ``a:<name>``        hash     an agent: ``own``, ``act``, ``ep``, ``rev``, ``sv``, ``cls``, ``args``, ``opt``, ``st``
 ``names``           zset     the names of the bucket's agents, all with score 0
 ``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call
+``r:<name>``        hash     the agent's reminders, and ``due``, a zset, when they are due: see `store.reminders`
 ``floor``           string   the highest epoch of the bucket's agents that are gone
 ==================  =======  ======================================================================================
 
@@ -28,6 +29,7 @@ time after. Each is written so that this changes nothing:
 
 * CLAIM by the owner with the same number gives the same answer; with a lower one it is stale.
 * SAVE, RELEASE and DELETE name owner and epoch, and fit one activation only.
+* Reminders are changed by SAVE, RELEASE and DELETE alone, and so with the state.
 * SAVE names the revision that it starts from. A higher one in the record: it was taken before. A lower one: Redis has
   lost the last writes. Then nothing is written unless the caller says ``heal``, and it does so only in the oldest save
   that it has no answer to, along with the outcomes of calls that it still holds.
@@ -46,6 +48,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .reminders import DUE, HOLD, REMIND
 from .scripts import Script
 
 __all__ = ["FORGET_US", "REDIS_CLOCK", "ClusterScripts", "cluster_scripts"]
@@ -174,8 +177,8 @@ _NOTE = "note(ARGV[1], ARGV[2])"
 # after which id, at most how many.
 _LOG = "return call('XRANGE', base .. 'log', ARGV[1] == '' and '-' or '(' .. ARGV[1], '+', 'COUNT', ARGV[2])"
 
+_NAMED = "local name, me = ARGV[1], ARGV[2]"
 _AGENT = """
-local name, me = ARGV[1], ARGV[2]
 local key, outcomes = base .. 'a:' .. name, base .. 'd:' .. name
 local function is_mine(own, ep)
     return own == me and ep == ARGV[3]
@@ -195,6 +198,7 @@ local function remove(ep)
     if tonumber(ep) > tonumber(call('GET', base .. 'floor') or 0) then call('SET', base .. 'floor', ep) end
     call('DEL', key, outcomes)
     call('ZREM', base .. 'names', name)
+    drop_all()
 end
 """
 
@@ -224,11 +228,15 @@ if not again then
         r[7], r[8] = ARGV[9] ~= '' and ARGV[9], ARGV[10] ~= '' and ARGV[10]
     end
 end
-return {'mine', text(ep), r[4] or '0', r[5], r[9], r[7], r[8], call('HGETALL', outcomes), text(clock())}
+local fresh = r[6] and 0 or 1
+return {
+    'mine', text(ep), r[4] or '0', r[5], r[9], r[7], r[8], call('HGETALL', outcomes), call('HGETALL', reminders),
+    text(clock()), fresh,
+}
 """
 
-# name, incarnation, epoch, revision, state version, state, whether to heal, task id of the `@once` call ('' for none),
-# then what `keep` takes.
+# name, incarnation, epoch, revision, state version ('' if there is no state), state, whether to heal, task id of the
+# `@once` call ('' for none), then what `remind` and `keep` take.
 _SAVE = """
 local rev = tonumber(ARGV[4])
 local r = call('HMGET', key, 'own', 'ep', 'rev')
@@ -238,13 +246,14 @@ if kept > rev then return {'taken'} end
 local had = ARGV[8] ~= '' and call('HGET', outcomes, ARGV[8])
 if had then return {'had', had} end
 if kept < rev and ARGV[7] ~= '1' then return {'behind', kept} end
-call('HSET', key, 'rev', rev + 1, 'sv', ARGV[5], 'st', ARGV[6])
-keep(9)
+call('HSET', key, 'rev', rev + 1)
+if ARGV[5] ~= '' then call('HSET', key, 'sv', ARGV[5], 'st', ARGV[6]) end
+keep(remind(9))
 return {'saved'}
 """
 
-# name, incarnation, epoch, next home ('' for nobody), whether there is a last save; if so revision, state version,
-# state, whether to heal, and what `keep` takes.
+# name, incarnation, epoch, next home ('' for nobody), whether there is a last save; if so revision, state version
+# ('' if there is no state), state, whether to heal, and what `remind` and `keep` take.
 _RELEASE = """
 local following, saves = ARGV[4], ARGV[5] == '1'
 local r = call('HMGET', key, 'own', 'ep', 'rev', 'args', 'st')
@@ -252,9 +261,12 @@ if not is_mine(r[1], r[2]) then return {'gone'} end
 local kept, rev = tonumber(r[3] or 0), tonumber(ARGV[6])
 if saves and kept < rev and ARGV[9] ~= '1' then return {'behind', kept} end
 if saves and kept <= rev then
-    call('HSET', key, 'rev', rev + 1, 'sv', ARGV[7], 'st', ARGV[8])
-    r[5] = ARGV[8]
-    keep(10)
+    call('HSET', key, 'rev', rev + 1)
+    if ARGV[7] ~= '' then
+        call('HSET', key, 'sv', ARGV[7], 'st', ARGV[8])
+        r[5] = ARGV[8]
+    end
+    keep(remind(10))
 else
     beyond_maxmemory()
 end
@@ -263,7 +275,7 @@ if following ~= '' then
     call('HSET', key, 'own', following, 'act', -1, 'ep', text(ep))
     return {'released', text(ep)}
 end
-if r[4] or r[5] or call('EXISTS', outcomes) > 0 then
+if r[4] or r[5] or call('EXISTS', outcomes, reminders) > 0 then
     call('HSET', key, 'own', '')
 else
     remove(r[2])
@@ -281,7 +293,7 @@ remove(r[2])
 return 'deleted'
 """
 
-_LOCATE = "return call('HMGET', key, 'own', 'ep', 'act', 'rev', 'cls')"
+_LOCATE = "return call('HMGET', key, 'own', 'ep', 'act', 'rev', 'cls', 'opt')"
 
 # the name after which to go on ('' for the first), the prefix, at most how many.
 _NAMES = """
@@ -296,6 +308,8 @@ return rows
 """
 
 _SIZE = "return call('ZCARD', base .. 'names')"
+
+_REMINDERS = "return {call('HGETALL', base .. 'r:' .. ARGV[1]), text(clock())}"
 
 
 class ClusterScripts(NamedTuple):
@@ -314,6 +328,9 @@ class ClusterScripts(NamedTuple):
     locate: Script
     names: Script
     size: Script
+    due: Script
+    hold: Script
+    reminders: Script
 
 
 def cluster_scripts(clock: str = REDIS_CLOCK) -> ClusterScripts:
@@ -324,8 +341,9 @@ def cluster_scripts(clock: str = REDIS_CLOCK) -> ClusterScripts:
         return Script((text % figures) if "%(" in text else text, common)
 
     plain = _COMMON % figures
-    members, agent = plain + _MEMBERS % figures, plain + _AGENT
+    members, agent = plain + _MEMBERS % figures, plain + _NAMED + REMIND + _AGENT
     of_members = [made(members, text) for text in (_JOIN, _BEAT, _DECLARE, _OBITUARY, _NOTE, _LOG)]
     of_agents = [made(agent, text) for text in (_CLAIM, _SAVE, _RELEASE, _DELETE, _LOCATE)]
-    every = [*of_members, *of_agents, made(plain, _NAMES), made(plain, _SIZE)]
+    of_buckets = [made(plain, text) for text in (_NAMES, _SIZE, DUE, HOLD, _REMINDERS)]
+    every = [*of_members, *of_agents, *of_buckets]
     return ClusterScripts(*every)

@@ -1,19 +1,30 @@
 """The way to a Redis (6.2 or newer) or Valkey, on redis-py: its addresses, scripts in pipelines, and what went wrong.
 
 The only module that imports redis. The scripts are in `store.scripts` and `store.cluster_scripts`.
+
+*A Redis Cluster* is reached by a client for each node (`_Shards`), not by redis-py's own: that one repeats the commands
+of a pipeline which failed one by one, each with its time limit, for minutes while a node stands still. Here what fails
+is told at once, and whoever asked sends it again. An ASK is not followed: while a slot is on its way to another node,
+the one that it leaves carries out no script, whose key is a prefix that nobody writes; and the other one would find no
+record of an agent whose record has not arrived.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import functools
+import random
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.backoff
 import redis.cluster
+import redis.crc
 import redis.retry
 import redis.sentinel
 
@@ -36,7 +47,12 @@ _OF_SERVER = re.compile(
     "READONLY|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY|NOAUTH|NOPERM|WRONGPASS"
 )
 
+# Of a Redis Cluster: the slot is on its way to another node.
+_MOVING = (redis.exceptions.AskError, redis.exceptions.TryAgainError)
+_LOOKS = 3  # for the node that has a slot, until a command is given up
+
 Command = tuple[Script, str, tuple[Any, ...]]  # a script, its key, its arguments
+_Place = tuple[str, int]
 
 
 class RedisClient:
@@ -49,21 +65,28 @@ class RedisClient:
 
     def __init__(self, url: str, scripts: Iterable[Script] = ()) -> None:
         self.shown_url = without_password(url)
-        self.identity = ""  # of the server, and of what it has been through, as of the latest connection
+        self._identities: dict[_Place | None, str] = {}  # of each node of a cluster, else of None
         self._secrets = _secrets_in(url)
-        self._is_cluster = url.partition("://")[0].endswith("+cluster")
         self._scripts = tuple(scripts)
         # No health check: its PING goes out within `_prepare`, and begins that again if the connection is closed.
         more = {"redis_connect_func": self._prepare, "health_check_interval": 0}
-        self._redis = self._open(url, more if self._scripts else {})
+        self._shards: _Shards | None = None
+        self._redis: Any = None
+        self._open(url, more if self._scripts else {})
+
+    @property
+    def identity(self) -> str:
+        """Names the server, and what it has been through, as of the latest connection; of a cluster: all primaries."""
+        if self._shards is None:
+            return self._identities.get(None, "")
+        return ", ".join(
+            f"{host}:{port} {self._identities.get((host, port), '')}" for host, port in self._shards.primaries
+        )
 
     def run(self, script: Script, key: str, arguments: Sequence[Any]) -> Any:
         """What ``script`` gives. Raises `StoreUnavailable` or `StoreFull`."""
         try:
-            try:
-                return self._redis.execute_command("EVALSHA", script.sha, 1, key, *arguments)
-            except redis.exceptions.NoScriptError:  # the first time on this server, or since its restart
-                return self._redis.execute_command("EVAL", script.text, 1, key, *arguments)
+            return self._at_home(key, lambda home: self._call(home, script, key, arguments))
         except FAILURES as exc:
             error = self._error(exc)
         raise error  # out here: in its context the password might be read
@@ -76,8 +99,9 @@ class RedisClient:
         try:
             got = self._execute(commands)
             if self._scripts and any(isinstance(answer, redis.exceptions.NoScriptError) for answer in got):
-                for script in self._scripts:  # somebody has flushed them
-                    self._redis.script_load(script.text)
+                for home in self._homes():  # somebody has flushed them
+                    for script in self._scripts:
+                        home.script_load(script.text)
                 got = self._execute(commands)  # all, for those behind the missing ones have overtaken them
         except FAILURES as exc:
             error = self._error(exc)
@@ -89,24 +113,35 @@ class RedisClient:
     def publish(self, channel: str, text: str) -> None:
         """Tell those that listen to ``channel``, if Redis can be reached."""
         with contextlib.suppress(*FAILURES):
-            self._redis.publish(channel, text)
+            self._at_home(channel, lambda home: home.publish(channel, text))
 
     def listen(self, channel: str) -> RedisListener:
         """What is told on ``channel``."""
-        return RedisListener(self._redis, channel)
+        return RedisListener(lambda: self._home(channel), channel)
 
     def policy(self) -> str:
-        """The server's ``maxmemory-policy``; "noeviction" if this user may not know it."""
-        try:
-            memory = self._redis.info("memory")
-        except FAILURES:
-            return "noeviction"
-        if "maxmemory_policy" not in memory:  # of a cluster: a dict for each node
-            memory = next(iter(memory.values()), {})
-        return str(memory.get("maxmemory_policy", "noeviction"))
+        """The server's ``maxmemory-policy``; "noeviction" if this user may not know it. Of a cluster: the worst one."""
+        found = set()
+        for home in self._homes():
+            with contextlib.suppress(*FAILURES):
+                found.add(str(home.info("memory").get("maxmemory_policy", "noeviction")))
+        return min(found - {"noeviction"}, default="noeviction")  # allkeys-* come first
+
+    def look(self) -> None:
+        """Notice if a node of a cluster is another one than before, although nothing is asked of it; see `identity`."""
+        if self._shards is not None:
+            with contextlib.suppress(*FAILURES):
+                self._shards.look(self._shards.latest)  # not one that stands still, as long as this one answers
+            for home in self._shards.homes():
+                with contextlib.suppress(*FAILURES):
+                    pool = home.connection_pool
+                    pool.release(pool.get_connection())  # opened anew if the other side has closed it
 
     def close(self) -> None:
         """Close the connections."""
+        if self._shards is not None:
+            self._shards.close()
+            return
         self._redis.close()
         manager = getattr(getattr(self._redis, "connection_pool", None), "sentinel_manager", None)
         for sentinel in manager.sentinels if manager is not None else ():
@@ -119,8 +154,58 @@ class RedisClient:
             text = text.replace(secret, "***")
         return text
 
+    def _home(self, key: str) -> Any:
+        """The client of the server that has the key."""
+        return self._redis if self._shards is None else self._shards.home(key)
+
+    def _homes(self) -> Sequence[Any]:
+        return [self._redis] if self._shards is None else self._shards.homes()
+
+    def _call(self, home: Any, script: Script, key: str, arguments: Sequence[Any]) -> Any:
+        try:
+            return home.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+        except redis.exceptions.NoScriptError:  # the first time on this server, or since its restart
+            return home.execute_command("EVAL", script.text, 1, key, *arguments)
+
+    def _at_home(self, key: str, action: Callable[[Any], Any]) -> Any:
+        """What ``action`` gives with the server that has the key."""
+        if self._shards is None:
+            return action(self._redis)
+        for left in reversed(range(_LOOKS)):
+            try:
+                return action(self._shards.home(key))
+            except redis.exceptions.MovedError as exc:
+                self._shards.look((exc.host, exc.port))
+                if not left:
+                    raise
+            except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError):
+                self._shards.look()  # for the next try, which is the caller's
+                raise
+        raise AssertionError("unreachable")
+
     def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
+        """What each of ``commands`` gives, or the error that it met. Commands of one key are carried out in order."""
+        if self._shards is None:
+            return self._send(commands, self._redis)
+        got: list[Any] = [None] * len(commands)
+        todo = list(range(len(commands)))
+        for left in reversed(range(_LOOKS)):
+            shares: dict[str, list[int]] = {}
+            for index in todo:
+                shares.setdefault(self._shards.place(commands[index][1]), []).append(index)
+            for share in shares.values():
+                some = [commands[index] for index in share]
+                answers = self._at_home(some[0][1], functools.partial(self._send, some))
+                for index, answer in zip(share, answers, strict=True):
+                    got[index] = answer
+            todo = [index for index in todo if isinstance(got[index], redis.exceptions.MovedError)]
+            if not todo or not left:
+                return got
+            self._shards.look((got[todo[0]].host, got[todo[0]].port))
+        raise AssertionError("unreachable")
+
+    def _send(self, commands: Sequence[Command], home: Any) -> list[Any]:
+        pipeline = home.pipeline(transaction=False)
         for script, key, arguments in commands:
             pipeline.execute_command("EVALSHA", script.sha, 1, key, *arguments)
         got: list[Any] = pipeline.execute(raise_on_error=False)
@@ -129,7 +214,7 @@ class RedisClient:
     def _answer(self, command: Command, answer: Any, tolerant: bool) -> Any:
         if isinstance(answer, redis.exceptions.NoScriptError):
             try:
-                return self._redis.execute_command("EVAL", command[0].text, 1, command[1], *command[2])
+                return self._call(self._home(command[1]), *command)
             except FAILURES as exc:
                 answer = exc
         if isinstance(answer, redis.RedisError):
@@ -143,28 +228,34 @@ class RedisClient:
 
     def _prepare(self, connection: Any) -> None:
         """Instead of what redis-py does with a new connection."""
-        if not self._is_cluster:  # its client has done it before
-            connection.on_connect()
-        for script in self._scripts:
-            connection.send_command("SCRIPT", "LOAD", script.text)
-            connection.read_response()
-        connection.send_command("INFO")
-        told = connection.read_response()
-        self.identity = " ".join(text.decode() for text in _IDENTITY.findall(told))
+        connection.on_connect()
+        loads = [("SCRIPT", "LOAD", script.text) for script in self._scripts]
+        connection.send_packed_command(connection.pack_commands([*loads, ("INFO",)]))  # one way, however slow it is
+        *_, told = [connection.read_response() for _ in range(len(loads) + 1)]
+        place = None if self._shards is None else (connection.host, connection.port)
+        self._identities[place] = " ".join(text.decode() for text in _IDENTITY.findall(told))
 
     def _error(self, exc: Exception) -> StoreError:
         if isinstance(exc, redis.sentinel.MasterNotFoundError):  # whose text shows all that redis-py knows of itself
             return StoreUnavailable(f"Redis at {self.shown_url}: no sentinel that answers knows of such a master")
+        if isinstance(exc, _MOVING):
+            return StoreUnavailable(f"Redis at {self.shown_url}: what was asked for is on its way to another node")
         text = self.without_secrets(exc)
         # In a script of Redis 6.2 it is no error of its own.
         if isinstance(exc, redis.exceptions.OutOfMemoryError) or "OOM " in text:
             return StoreFull(f"Redis at {self.shown_url} has reached its maxmemory and takes no further result")
         return StoreUnavailable(f"Redis at {self.shown_url}: {text}")
 
-    def _open(self, url: str, more: dict[str, Any]) -> Any:
+    def _open(self, url: str, more: dict[str, Any]) -> None:
         error: ZmqAgentsError
         try:
-            return client_of(url, more)
+            if url.partition("://")[0].endswith("+cluster"):
+                nodes, _, settings = _parts_of(url, more)
+                self._shards = _Shards(nodes, settings)
+                self._shards.look()
+            else:
+                self._redis = client_of(url, more)
+            return
         except FAILURES as exc:  # a cluster
             error = self._error(exc)
         except (ValueError, TypeError) as exc:
@@ -172,11 +263,103 @@ class RedisClient:
         raise error
 
 
+class _Shards:
+    """The nodes of a Redis Cluster: a client for each, and which has which slots. For any thread.
+
+    ``seeds``: nodes to begin with. Sends nothing before `look`, which raises a `redis.ConnectionError`
+    if no node tells.
+    """
+
+    def __init__(self, seeds: Sequence[_Place], settings: dict[str, Any]) -> None:
+        self.primaries: list[_Place] = []
+        self.latest: _Place | None = None  # the node that was asked last, and has answered
+        self._settings = settings
+        self._known = list(seeds)  # the primaries, their replicas, the seeds
+        self._seeds = list(seeds)
+        self._firsts: list[int] = []  # the first slot of each range, rising
+        self._ranges: list[tuple[int, _Place]] = []  # the last slot of each, and who has it
+        self._clients: dict[_Place, Any] = {}
+        self._lock = threading.Lock()
+
+    def place(self, key: str) -> str:
+        """The name of the node that has a key; keys with one name are of one node."""
+        return "{}:{}".format(*self._place(key))
+
+    def home(self, key: str) -> Any:
+        """The client of the node that has a key."""
+        return self._client(self._place(key))
+
+    def homes(self) -> list[Any]:
+        """The clients of all primaries."""
+        return [self._client(place) for place in self.primaries]
+
+    def look(self, first: _Place | None = None) -> None:
+        """Ask a node which has which slots: ``first`` before all others, or any."""
+        others = [place for place in self._known if place != first]
+        random.shuffle(others)
+        error: Exception = redis.ConnectionError("no node of the cluster is known")
+        for place in [first, *others] if first is not None else others:
+            try:
+                rows = self._client(place).execute_command("CLUSTER SLOTS")
+            except FAILURES as exc:
+                error = exc
+            else:
+                self._learn(place, rows)
+                return
+        raise error
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in list(self._clients.values()):
+            client.close()
+
+    def _place(self, key: str) -> _Place:
+        slot = redis.crc.key_slot(key.encode())
+        with self._lock:
+            index = bisect.bisect_right(self._firsts, slot) - 1
+            if index >= 0 and slot <= self._ranges[index][0]:
+                return self._ranges[index][1]
+        raise redis.ConnectionError(f"no node of the cluster has the slot {slot}")
+
+    def _client(self, place: _Place) -> Any:
+        with self._lock:
+            if place not in self._clients:
+                self._clients[place] = redis.Redis(host=place[0], port=place[1], **self._settings)
+            return self._clients[place]
+
+    def _learn(self, told_by: _Place, rows: Sequence[Any]) -> None:
+        ranges: list[tuple[int, int, _Place]] = []
+        known: list[_Place] = []
+        for begin, end, *nodes in rows:
+            places = [(_text(node[0]) or told_by[0], int(node[1])) for node in nodes]
+            ranges.append((begin, end, places[0]))
+            known += places
+        ranges.sort()
+        primaries = sorted({place for _, _, place in ranges})
+        with self._lock:
+            # Connections from when it was a replica have not been asked what it is now.
+            risen = [
+                self._clients[place] for place in primaries if place not in self.primaries and place in self._clients
+            ]
+            self.primaries, self.latest = primaries, told_by
+            self._firsts = [begin for begin, _, _ in ranges]
+            self._ranges = [(end, place) for _, end, place in ranges]
+            self._known = list(dict.fromkeys([*known, *self._seeds]))
+        for client in risen:
+            client.connection_pool.disconnect(inuse_connections=False)
+
+
+def _text(name: bytes | str | None) -> str:
+    """An address as a node tells it; "" for its own, which it may not know."""
+    text = name.decode() if isinstance(name, bytes) else name or ""
+    return "" if text == "?" else text
+
+
 class RedisListener:
     """Tells an owner which of the tasks that it waits for are settled. For one thread."""
 
-    def __init__(self, client: Any, channel: str) -> None:
-        self._client = client
+    def __init__(self, client: Callable[[], Any], channel: str) -> None:
+        self._client = client  # of any server from which the channel is heard
         self._channel = channel
         self._pubsub: Any = None
 
@@ -187,7 +370,7 @@ class RedisListener:
         """
         try:
             if self._pubsub is None:
-                self._pubsub = self._client.pubsub()
+                self._pubsub = self._client().pubsub()
                 self._pubsub.subscribe(self._channel)
             message = self._pubsub.get_message(timeout=timeout_s)
         except (*FAILURES, OSError) as exc:
@@ -219,7 +402,14 @@ def client_of(url: str, more: dict[str, Any]) -> Any:
     if scheme == "unix":
         del settings["socket_keepalive"]
         return redis.Redis.from_url(url, **settings)
-    plain, _, kind = scheme.partition("+")
+    nodes, path, settings = _parts_of(url, more)
+    return _sentinel_client(nodes, path, settings) if scheme.endswith("+sentinel") else _cluster_client(nodes, settings)
+
+
+def _parts_of(url: str, more: dict[str, Any]) -> tuple[list[_Place], str, dict[str, Any]]:
+    """The nodes, the path and the settings in a URL of several nodes."""
+    settings = {**_SETTINGS, "retry": _retry(), **more}
+    plain, _, kind = url.partition("://")[0].partition("+")
     if plain not in ("redis", "rediss") or kind not in ("sentinel", "cluster"):
         forms = "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// (rediss+... for TLS)"
         raise ValueError(f"the schemes are {forms}")
@@ -231,10 +421,10 @@ def client_of(url: str, more: dict[str, Any]) -> Any:
     if plain == "rediss":
         settings["ssl"] = True
     nodes = [_place(place, 26379 if kind == "sentinel" else 6379) for place in places.split(",")]
-    return _sentinel_client(nodes, parts.path, settings) if kind == "sentinel" else _cluster_client(nodes, settings)
+    return nodes, parts.path, settings
 
 
-def _sentinel_client(nodes: list[tuple[str, int]], path: str, settings: dict[str, Any]) -> Any:
+def _sentinel_client(nodes: list[_Place], path: str, settings: dict[str, Any]) -> Any:
     service, _, db = path.strip("/").partition("/")
     if not service:
         raise ValueError("redis+sentinel:// needs the name of the service: redis+sentinel://host:26379/service/0")
@@ -248,12 +438,12 @@ def _sentinel_client(nodes: list[tuple[str, int]], path: str, settings: dict[str
     return sentinel.master_for(service)  # type: ignore[no-untyped-call]
 
 
-def _cluster_client(nodes: list[tuple[str, int]], settings: dict[str, Any]) -> Any:
+def _cluster_client(nodes: list[_Place], settings: dict[str, Any]) -> Any:
     found = [redis.cluster.ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call]
     return redis.cluster.RedisCluster(startup_nodes=found, **settings)
 
 
-def _place(text: str, default_port: int) -> tuple[str, int]:
+def _place(text: str, default_port: int) -> _Place:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
         raise ValueError(f"{text!r} is no host:port")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "ClassMeters", "Meter", "Meters", "Outcome"]
+__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "ClassMeters", "Histogram", "Meter", "Meters", "Outcome"]
 
 EDGES_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 MAX_PAIRS = 200

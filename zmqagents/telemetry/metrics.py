@@ -23,11 +23,15 @@ class Metric(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """The value of a histogram: upper edges in seconds, the durations up to each and beyond the last, and their sum."""
+    """The value of a histogram: upper edges in seconds, the durations up to each and beyond the last, and their sum.
+
+    ``examples``: by the place of a bucket the trace id of a call in it, how long that took and when it ended.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
+    examples: Mapping[str, tuple[str, float, float]] = {}
 
     @property
     def cumulative(self) -> Iterator[tuple[str, int]]:
@@ -96,6 +100,32 @@ _CPU = _metric("process_cpu_seconds_total", "counter", "Processor time of the ho
 _MEMORY = _metric("process_resident_memory_bytes", "gauge", "Memory of the host process.")
 _FDS = _metric("process_open_fds", "gauge", "Descriptors that the host process has open.")
 _LOST_LINES = _metric("log_lines_dropped_total", "counter", "Log lines that were not written: too many at once.")
+_LEASE = _metric(
+    "cluster_lease_left_ratio", "gauge", "What is left of the lease of a member; at most 0.8: a fifth is kept back."
+)
+_MEMBERS = _metric("cluster_members", "gauge", "Members of the cluster, by state, as this one knows them.", "state")
+_HOMED = _metric("cluster_agents", "gauge", "Agents of the cluster that live here.")
+_WAITING = _metric("cluster_activations_waiting", "gauge", "Agents that wait for a place to be claimed and made.")
+_CLAIMS = _metric("cluster_claims_total", "counter", "Claims of agents.")
+_ACTIVATION = _metric(
+    "cluster_activation_seconds", "histogram", "From the first call of an agent at its home until its code may run."
+)
+_RELAYED = _metric("cluster_relayed_total", "counter", "Calls that were passed on to other members.")
+_ELSEWHERE = _metric(
+    "cluster_elsewhere_total", "counter",
+    "Calls that came to a member without their agent: told so by this one, or met by it at another.", "side",
+)  # fmt: skip
+_SAVES = _metric("cluster_saves_total", "counter", "States of agents that Redis has taken.")
+_SAVES_REFUSED = _metric(
+    "cluster_saves_refused_total", "counter", "States that Redis has refused: the agent has another home by now."
+)
+_FENCED = _metric("cluster_fenced_total", "counter", "Agents that were dropped: they have another home by now.")
+_HEALED = _metric("cluster_healed_total", "counter", "Records that Redis had lost, written again.")
+_HOMES = _metric("cluster_homes", "gauge", "Agents elsewhere whose home is known.")
+_LOOKUPS = _metric("cluster_home_lookups_total", "counter", "Looks for the home of an agent among these.", "found")
+_CLUSTER_TRIP = _metric(
+    "cluster_redis_round_trip_seconds", "gauge", "The last exchange with Redis about agents of the cluster."
+)
 _DRAINING = _metric("draining", "gauge", "1 while the host takes no new calls.")
 _STARTED = _metric("start_time_seconds", "gauge", "When the host has started, since the epoch.")
 _BUILD = _metric("build_info", "gauge", "1; the labels tell what runs.", "version", "python")
@@ -112,7 +142,8 @@ def samples(figures: Mapping[str, Any]) -> Iterator[Sample]:
     for metric, key in ((_QUEUED, "queued"), (_RAN, "ran"), (_TOOK, "took")):
         for each in methods:
             told = each[key]
-            yield Sample(metric, (each["class"], each["method"]), Buckets(edges, tuple(told["counts"]), told["sum_s"]))
+            value = Buckets(edges, tuple(told["counts"]), told["sum_s"], told.get("examples", {}))
+            yield Sample(metric, (each["class"], each["method"]), value)
     for metric, key in _BY_LABEL.items():
         for label, count in figures[key].items():
             yield Sample(metric, (label,), count)
@@ -125,6 +156,8 @@ def samples(figures: Mapping[str, Any]) -> Iterator[Sample]:
             yield Sample(metric, (door,), counts[key])
     yield from _of_store(figures["store"])
     yield Sample(_STORE_LIMIT, (), figures["store_limit_bytes"])
+    if figures.get("cluster") is not None:
+        yield from _of_cluster(figures["cluster"], edges)
     yield Sample(_BUILD, (figures["version"], figures["python"]), 1)
 
 
@@ -152,6 +185,25 @@ def _of_store(store: Mapping[str, Any]) -> Iterator[Sample]:
     yield Sample(_STORE_UP, (), int(store.get("state", "up") == "up"))
     if "round_trip_ms" in store:
         yield Sample(_STORE_TRIP, (), store["round_trip_ms"] / 1000)
+
+
+_OF_CLUSTER = {
+    _LEASE: "lease_left", _HOMED: "agents", _WAITING: "activations_waiting", _CLAIMS: "claims", _RELAYED: "relayed",
+    _SAVES: "saves", _SAVES_REFUSED: "saves_refused", _FENCED: "fenced", _HEALED: "healed", _HOMES: "homes",
+}  # fmt: skip
+
+
+def _of_cluster(told: Mapping[str, Any], edges: tuple[float, ...]) -> Iterator[Sample]:
+    for metric, key in _OF_CLUSTER.items():
+        yield Sample(metric, (), told[key])
+    for state, count in told["members"].items():
+        yield Sample(_MEMBERS, (state,), count)
+    for side in ("told", "met"):
+        yield Sample(_ELSEWHERE, (side,), told[f"elsewhere_{side}"])
+    for found, key in (("yes", "home_hits"), ("no", "home_misses")):
+        yield Sample(_LOOKUPS, (found,), told[key])
+    yield Sample(_ACTIVATION, (), Buckets(edges, tuple(told["took"]["counts"]), told["took"]["sum_s"]))
+    yield Sample(_CLUSTER_TRIP, (), told["round_trip_ms"] / 1000)
 
 
 def percentile(edges: tuple[float, ...], counts: tuple[int, ...], share: float) -> float | None:

@@ -43,6 +43,7 @@ MAX_OPEN = 256  # calls that have printed half a line
 OFF = logging.CRITICAL + 1  # a level that no line has
 
 output_log = logging.getLogger("zmqagents.output")
+_OURS = "zmqagents."  # the names of this package's own loggers begin so
 
 
 class Speaker(NamedTuple):
@@ -294,7 +295,8 @@ class ChildHandler(WriterHandler):
 def relay(line: str, child: str, pid: int) -> str:
     """Log a line that a process of this host has written, if this process logs; what the line says, for people.
 
-    A line without `MARK` was written past Python, and is output without a call.
+    A line without `MARK` was written past Python, and is output without a call. "": it is one that every process of a
+    host logs, and says nothing of its agents.
     """
     event: dict[str, Any] = {}
     if line.startswith(MARK):
@@ -307,7 +309,14 @@ def relay(line: str, child: str, pid: int) -> str:
         return line
     if _program is not None:
         _log_again(event)
+    if _is_routine(event):
+        return ""
     return f"{event['msg']}\n{event['exc']}" if "exc" in event else str(event["msg"])
+
+
+def _is_routine(event: dict[str, Any]) -> bool:
+    name = str(event.get("logger", ""))
+    return event.get("level") in ("DEBUG", "INFO") and name.startswith(_OURS) and name != output_log.name
 
 
 def _log_again(event: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ its end. A call that never begins has its span made at its end.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from opentelemetry import trace
 from opentelemetry.context import attach
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, set_span_in_context
 
+from ..telemetry.meters import ATTRIBUTE, EDGES_S, MAX_PAIRS
 from .context import ATTRIBUTES, SAMPLED, Parent, name_of, parent_in
 from .spans import SYSTEM, Tracing, context_of, ids_of, options_of, place_of, set_failed
 
@@ -29,6 +31,8 @@ __all__ = ["Accepted", "HostTraces"]
 UNTRACED = frozenset({"end_agent", "get_agent_memory", "health"})
 MAX_ENDED = 4096  # calls that later ones may have among their arguments
 CODES = {1: "AGENT_ERROR", 3: "BUSY"}  # every other is HOST_ERROR: see `wire.messages.Code`
+ATTRIBUTE_OP = "attribute"
+Example = tuple[str, float, float]  # a trace id, how long that call took, and when it ended, in seconds since 1970
 Failure = Callable[[Any], tuple[str, Mapping[str, Any]]]
 
 
@@ -78,6 +82,7 @@ class HostTraces:
         self._kind = SpanKind.INTERNAL if is_member else SpanKind.SERVER
         self._open: dict[Any, _Open] = {}
         self._ended: OrderedDict[str, SpanContext] = OrderedDict()  # of calls that have ended, by task id
+        self._examples: dict[tuple[str, str], dict[int, Example]] = {}
 
     def __repr__(self) -> str:
         return f"<HostTraces of {self._server_id} [{len(self._open)} calls]>"
@@ -138,7 +143,8 @@ class HostTraces:
         sender = None if ticket.context is None else ticket.context.sender
         if sender is not None:
             span.set_attribute("zmqagents.stream.items", sender.items)
-        self._ended[ticket.task_id] = span.get_span_context()
+        self._ended[ticket.task_id] = context = span.get_span_context()
+        self._note_example(ticket, f"{context.trace_id:032x}")
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
         span.end()
@@ -151,6 +157,19 @@ class HostTraces:
         if opened.span is not None:
             return ids_of(opened.span.get_span_context())
         return {} if opened.parent is None or opened.parent.links else ids_of(opened.parent)
+
+    def _note_example(self, ticket: Accepted, trace_id: str) -> None:
+        took_s, method = self._clock() - ticket.accepted, ATTRIBUTE if ticket.op == ATTRIBUTE_OP else ticket.name
+        rows = self._examples.get((ticket.agent.spec.name, method))
+        if rows is None:
+            if len(self._examples) >= MAX_PAIRS:
+                return
+            rows = self._examples[ticket.agent.spec.name, method] = {}
+        rows[bisect_left(EDGES_S, took_s)] = (trace_id, took_s, time.time())
+
+    def examples(self, class_name: str, method: str) -> dict[int, Example]:
+        """The latest sampled call of a method in each bucket of its durations, by the bucket. Any thread."""
+        return self._examples.get((class_name, method), {}).copy()
 
     # ------------------------------------------------------------ the thread that runs the code
 
@@ -217,6 +236,6 @@ class HostTraces:
 
 def _name(ticket: Accepted) -> str:
     """``module.Class/method``; names of attributes are chosen by callers, and so are none."""
-    if ticket.op == "attribute":
+    if ticket.op == ATTRIBUTE_OP:
         return name_of(ticket.agent.spec.name, ATTRIBUTES)
     return f"{SYSTEM}/{ticket.op}" if ticket.op else name_of(ticket.agent.spec.name, ticket.name)

@@ -25,7 +25,7 @@ from ..security.keys import KeyStore
 from ..security.roles import Role
 from ..security.tokens import user_of_token
 
-__all__ = ["Access", "Principal", "need", "principal_of"]
+__all__ = ["Access", "Principal", "is_stranger", "need", "principal_of"]
 
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 1000
@@ -91,6 +91,12 @@ def principal_of(request: HTTPConnection) -> Principal:
             text = "this token stands for nobody, or no longer: as_server keys token prints one that does"
         raise HTTPException(401, text, {"www-authenticate": "Bearer"})
     return found
+
+
+def is_stranger(request: HTTPConnection) -> bool:
+    """Whether a request is for nobody who may look at everything."""
+    found = request.scope.get("state", {}).get("principal")
+    return not isinstance(found, Principal) or found.role not in ("admin", "view")
 
 
 def need(request: HTTPConnection, *roles: Role) -> Principal:

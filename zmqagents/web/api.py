@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -32,19 +30,13 @@ from ..security.keys import KeyStore
 from ..telemetry.rates import rows_between
 from ..version import __version__
 from .access import SESSION_S, Access, Principal, need, principal_of
-from .doors import Doors
-from .live import Live, told_of
+from .hosts.house import House, host_of
+from .hosts.live import told_of
+from .requests import SEARCH_S, body_of, failure_of, id_of, most_of, number_of, whole_of
 
 __all__ = ["Api"]
 
-MOST_ROWS = 200
-MAX_BODY_BYTES = 16_384
 END_S = 0.2  # in which code that was told to end may do so, before the answer says what became of it
-SEARCH_S = 2.0  # how long a search goes on for one page
-STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (errors.PermissionRefused, 403), (errors.UnknownAgent, 404), (errors.UnknownTask, 404), (errors.ConfigError, 400),
-    (errors.HostBusy, 503), (ConnectionError, 503), (TimeoutError, 503),
-)  # fmt: skip
 
 
 class Host(NamedTuple):
@@ -58,17 +50,19 @@ Answer = Callable[[Host, Request], Awaitable[Any]]
 
 
 class Api:
-    """The routes. ``cookie`` is the name of the cookie for a session."""
+    """The routes. ``house`` has the hosts; ``cookie`` is the name of the cookie for a session, ``secure``: it is sent
+    by TLS alone.
+    """
 
-    def __init__(self, access: Access, doors: Doors, live: Live, store: KeyStore, cookie: str) -> None:
+    def __init__(self, access: Access, house: House, store: KeyStore, cookie: str, *, secure: bool) -> None:
+        self._secure = secure
         self._access = access
-        self._doors = doors
-        self._live = live
+        self._house = house
         self._store = store
         self._cookie = cookie
 
     def __repr__(self) -> str:
-        return f"<Api of {self._live!r}>"
+        return f"<Api of {self._house!r}>"
 
     @property
     def routes(self) -> list[Route]:
@@ -95,53 +89,54 @@ class Api:
 
         async def respond(request: Request) -> Response:
             principal, link = principal_of(request), None
+            doors = (await self._house.place(host_of(request))).doors
             try:
-                link = self._doors.client(principal).link
+                link = doors.client(principal).link
                 return JSONResponse(await answer(Host(AsyncRpcClient(link=link), Pages(link)), request))
             except (errors.ZmqAgentsError, OSError) as exc:
                 lost = isinstance(exc, (errors.HostUnreachable, errors.HostLost, errors.AuthenticationError))
                 if lost and link is not None:
-                    self._doors.drop(principal, link)
-                status = next((code for kind, code in STATUSES if isinstance(exc, kind)), 500)
-                return JSONResponse({"error": str(exc), "kind": type(exc).__name__}, status)
+                    await asyncio.to_thread(doors.drop, principal, link)  # it waits for threads of the connection
+                return failure_of(exc)
 
         return respond
 
     # ------------------------------------------------------------ sessions
 
     async def _open(self, request: Request) -> Response:
-        token = (await _body_of(request)).get("token")
+        token = (await body_of(request)).get("token")
         session = self._access.open(token) if isinstance(token, str) else None
         if session is None:
             return JSONResponse({"error": "this token stands for nobody here", "kind": "AuthenticationError"}, 401)
         answer = JSONResponse({"opened": True})
-        secure = request.url.scheme == "https"
         answer.set_cookie(
-            self._cookie, session, max_age=int(SESSION_S), httponly=True, samesite="strict", secure=secure
+            self._cookie, session, max_age=int(SESSION_S), httponly=True, samesite="strict", secure=self._secure
         )
         return answer
 
     async def _close(self, request: Request) -> Response:
         self._access.close(request.cookies.get(self._cookie, ""))
         answer = JSONResponse({"closed": True})
-        answer.delete_cookie(self._cookie, httponly=True, samesite="strict")
+        answer.delete_cookie(self._cookie, httponly=True, samesite="strict", secure=self._secure)
         return answer
 
     async def _me(self, request: Request) -> Response:
         principal = principal_of(request)
-        return JSONResponse({"name": principal.name, "role": principal.role, "version": __version__})
+        about = {"name": principal.name, "role": principal.role, "version": __version__}
+        return JSONResponse({**about, "cluster": self._house.cluster})
 
     # ------------------------------------------------------------ what this process knows itself
 
     async def _hosts(self, request: Request) -> Response:
         principal_of(request)
-        await self._live.look()
-        return JSONResponse([self._live.host()])
+        await self._house.look(host_of(request))
+        return JSONResponse(self._house.told())
 
     async def _series(self, request: Request) -> Response:
         principal_of(request)
-        await self._live.look()
-        return JSONResponse(self._live.series.told(request.query_params.get("span", "10m")))
+        host = host_of(request)
+        await self._house.look(host)
+        return JSONResponse((await self._house.place(host)).live.series.told(request.query_params.get("span", "10m")))
 
     async def _keys(self, request: Request) -> Response:
         need(request, "admin", "view")
@@ -154,7 +149,7 @@ class Api:
     async def _stream(self, request: Request) -> Response:
         principal_of(request)
         again: Callable[[], Principal | None] = request.scope["state"]["ask_again"]
-        ticks = self._live.stream(lambda: again() is not None)
+        ticks = self._house.stream(lambda: again() is not None, host_of(request))
         return StreamingResponse(ticks, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     # ------------------------------------------------------------ what the host is asked
@@ -167,7 +162,7 @@ class Api:
         ask = functools.partial(
             host.pages.agents, query.get("q", ""), of_class=query.get("class"), sort=query.get("sort", "")
         )
-        return await _searched("agents", ask, _whole(query.get("after")), _most(query))
+        return await _searched("agents", ask, whole_of(query.get("after")), most_of(query))
 
     async def _agent(self, host: Host, request: Request) -> Any:
         agent_id = request.query_params.get("id", "")
@@ -185,12 +180,12 @@ class Api:
             doc = (bound.__doc__ or "") if bound is not None else ""
             methods.append({"name": name, "signature": without_self(signature), "gives": mark.rstrip("!"), "doc": doc})
         calls = await host.pages.calls(agent=agent_id, most=20)
-        return {**row, "doc": proxy.__doc__ or "", "methods": methods, "figures": self._of_class(row["class"]),
-                "open": calls["calls"]}  # fmt: skip
+        figures = await self._of_class(host_of(request), row["class"])
+        return {**row, "doc": proxy.__doc__ or "", "methods": methods, "figures": figures, "open": calls["calls"]}
 
-    def _of_class(self, name: str) -> list[dict[str, Any]]:
+    async def _of_class(self, host: str, name: str) -> list[dict[str, Any]]:
         """The figures of the methods of a class since the start of the host, as they were when it was last asked."""
-        figures = self._live.figures
+        figures = (await self._house.place(host)).live.figures
         rows = [] if figures is None else rows_between(None, figures)
         return [told_of(row) for row in rows if row.class_name == name]
 
@@ -200,7 +195,7 @@ class Api:
             host.pages.calls, query.get("q", ""), state=query.get("state"), agent=query.get("agent"),
             method=query.get("method"), of_user=query.get("user"),
         )  # fmt: skip
-        return await _searched("calls", ask, _number(query.get("after")), _most(query))
+        return await _searched("calls", ask, number_of(query.get("after")), most_of(query))
 
     async def _call(self, host: Host, request: Request) -> Any:
         found = (await host.pages.around(request.query_params.get("id", "")))["calls"]
@@ -211,14 +206,14 @@ class Api:
         return await host.pages.around(around)
 
     async def _results(self, host: Host, request: Request) -> Any:
-        skip, most = _whole(request.query_params.get("after")), _most(request.query_params)
+        skip, most = whole_of(request.query_params.get("after")), most_of(request.query_params)
         found = await host.client.get_result_list(min(skip + most + 1, 9_999))
         more = len(found) > skip + most
         return {"results": found[skip : skip + most], "next": skip + most if more else None}
 
     async def _logs(self, host: Host, request: Request) -> Any:
         query = request.query_params
-        return await host.client.get_log(_whole(query.get("after"), low=-1000), query.get("agent") or None)
+        return await host.client.get_log(whole_of(query.get("after"), low=-1000), query.get("agent") or None)
 
     async def _errors(self, host: Host, request: Request) -> Any:
         return await host.pages.errors()
@@ -229,7 +224,7 @@ class Api:
     # ------------------------------------------------------------ what the host is told
 
     async def _cancel(self, host: Host, request: Request) -> Any:
-        task_id = _id_of(await _body_of(request))
+        task_id = id_of(await body_of(request))
         if not await host.client.cancel(task_id):
             return {"task_id": task_id, "cancelled": False, "text": "it had ended already"}
         await asyncio.sleep(END_S)
@@ -242,16 +237,16 @@ class Api:
         return {"task_id": task_id, "cancelled": True, "text": text}
 
     async def _delete(self, host: Host, request: Request) -> Any:
-        agent_id = _id_of(await _body_of(request))
+        agent_id = id_of(await body_of(request))
         await host.client.delete_agent(agent_id)
         return {"deleted": agent_id}
 
     async def _restart(self, host: Host, request: Request) -> Any:
-        agent_id = _id_of(await _body_of(request))
+        agent_id = id_of(await body_of(request))
         return {"restarted": agent_id, "done": await host.client.restart_child(agent_id)}
 
     async def _drain(self, host: Host, request: Request) -> Any:
-        grace: Any = (await _body_of(request)).get("grace_s")
+        grace: Any = (await body_of(request)).get("grace_s")
         await host.client.stop(float(grace) if type(grace) in (int, float) and 0 <= grace < 1e9 else None)
         return {"draining": True}
 
@@ -266,46 +261,3 @@ async def _searched(name: str, ask: Callable[..., Awaitable[Any]], after: float,
         after = page["next"]
         if after is None or len(found) >= most or time.monotonic() >= end:
             return {name: found, "next": after, "total": page["total"]}
-
-
-async def _body_of(request: Request) -> dict[str, Any]:
-    """The JSON object that a request brings. HTTPException if it is none."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise HTTPException(415, "the body must be JSON")
-    data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY_BYTES:
-            raise HTTPException(413, "the body is too long")
-    try:
-        body = json.loads(data or b"{}")
-    except (ValueError, RecursionError) as exc:
-        raise HTTPException(400, "the body is no JSON") from exc
-    if not isinstance(body, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return body
-
-
-def _id_of(body: Mapping[str, Any]) -> str:
-    found = body.get("id")
-    if not isinstance(found, str) or not found:
-        raise HTTPException(400, "the body must have an id")
-    return found
-
-
-def _whole(text: str | None, *, low: int = 0) -> int:
-    try:
-        return max(low, min(int(text or 0), 1 << 53))
-    except ValueError as exc:
-        raise HTTPException(400, f"{text!r} is no whole number") from exc
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or 0.0)
-    except ValueError as exc:
-        raise HTTPException(400, f"{text!r} is no number") from exc
-
-
-def _most(query: Mapping[str, str]) -> int:
-    return max(1, min(_whole(query.get("most")) or 50, MOST_ROWS))

@@ -7,14 +7,15 @@
     / and other  the page, which is an empty shell without a token
     and those of the gateway, see `gateway`
 
-The bodies of /livez and /readyz are ``ok`` or the reasons, one a line. These three need no token, as they are served to
-this machine alone. The host is asked when somebody asks, and otherwise never.
+The bodies of /livez and /readyz are ``ok`` or the reasons, one a line. These three need no token where this machine
+alone is served; where others are, /metrics needs one, and the reasons are told to those with one. The host is asked
+when somebody asks, and otherwise never.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from starlette.applications import Starlette
@@ -26,15 +27,15 @@ from starlette.routing import Route
 
 from ..security.keys import KeyStore
 from . import files
-from .access import Access
+from .access import Access, is_stranger, need
 from .api import Api
-from .doors import Doors
+from .cluster_pages import ClusterPages
 from .exposition import encode
 from .gateway.failures import respond
 from .gateway.gateway import Gateway
 from .guard import Guard
-from .live import Live
-from .watcher import Watcher
+from .hosts.fleet import Fleet
+from .hosts.house import House
 
 __all__ = ["LOOPBACK", "Parts", "build"]
 
@@ -44,48 +45,55 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 class Parts(NamedTuple):
     """What the application is made of."""
 
-    watcher: Watcher
+    house: House
     access: Access
-    doors: Doors
     store: KeyStore
 
 
-def build(parts: Parts, port: int, gateway: Gateway | None = None) -> Starlette:
-    """The application, for requests to a name in `LOOPBACK` at ``port``.
+def build(
+    parts: Parts, port: int, gateway: Gateway | None = None, *, names: Collection[str] = (), is_open: bool = False
+) -> Starlette:
+    """The application, for requests to a name in `LOOPBACK` or ``names`` at ``port``.
 
+    ``is_open``: others than this machine may come, by TLS: then /metrics needs a token, and without one /livez and
+    /readyz tell no reasons.
     The routes of a ``gateway`` are behind the same `Guard`, and find with `principal_of` for whom a request is.
     """
     cookie = f"za_session_{port}"  # a browser knows cookies by name and address alone, whatever the port
-    live = Live(parts.watcher)
-    api = Api(parts.access, parts.doors, live, parts.store, cookie)
+    if is_open:
+        cookie = f"__Host-{cookie}"  # which a browser takes by TLS alone, and from this very name
+    api = Api(parts.access, parts.house, parts.store, cookie, secure=is_open)
+    more = ClusterPages(parts.house).routes() if isinstance(parts.house, Fleet) else []
     return Starlette(
         routes=[
-            *(gateway.routes if gateway else ()), *_for_machines(parts.watcher, live), *api.routes, *files.routes(),
+            *(gateway.routes if gateway else ()), *_for_machines(parts.house, is_open), *api.routes, *more,
+            *files.routes(),
         ],
-        middleware=[Middleware(Guard, access=parts.access, names=LOOPBACK, cookie=cookie)],
+        middleware=[Middleware(Guard, access=parts.access, names=(*LOOPBACK, *names), cookie=cookie)],
         exception_handlers={HTTPException: _tell}, lifespan=None if gateway is None else lambda _: gateway.life(),
     )  # fmt: skip
 
 
-def _for_machines(watcher: Watcher, live: Live) -> list[Route]:
+def _for_machines(house: House, is_open: bool) -> list[Route]:
     async def metrics(request: Request) -> Response:
-        figures = await asyncio.to_thread(watcher.figures)
-        if figures is not None:
-            live.series.add(figures)  # so the charts know the time in which only Prometheus has looked
+        if is_open:
+            need(request, "admin", "view")
         accept = request.headers.get("accept", "")
-        body, content_type = await asyncio.to_thread(encode, watcher.name, figures, accept)
+        body, content_type = await asyncio.to_thread(encode, await house.figures(), accept)
         return Response(body, headers={"content-type": content_type})
 
-    def told(ask: Callable[[], list[str]]) -> Callable[[Request], Awaitable[Response]]:
+    def told(ask: Callable[[], Awaitable[list[str]]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            reasons = await asyncio.to_thread(ask)
+            reasons = await ask()
             text = "\n".join(" ".join(reason.split()) for reason in reasons) or "ok"
+            if is_open and reasons and is_stranger(request):
+                text = "no"
             return PlainTextResponse(f"{text}\n", 503 if reasons else 200)
 
         return answer
 
     return [
-        Route("/metrics", metrics), Route("/livez", told(watcher.not_live)), Route("/readyz", told(watcher.not_ready)),
+        Route("/metrics", metrics), Route("/livez", told(house.not_live)), Route("/readyz", told(house.not_ready)),
     ]  # fmt: skip
 
 

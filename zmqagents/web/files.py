@@ -16,7 +16,7 @@ __all__ = ["PAGES", "routes"]
 
 PLACE = Path(__file__).parent / "static"
 PAGES = (
-    "", "host", "agents", "agent", "calls", "call", "graph", "charts", "results", "logs", "errors", "keys",
+    "", "cluster", "host", "agents", "agent", "calls", "call", "graph", "charts", "results", "logs", "errors", "keys",
 )  # fmt: skip
 KINDS = {
     ".mjs": "text/javascript", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml",

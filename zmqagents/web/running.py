@@ -29,6 +29,7 @@ class Running(NamedTuple):
     host: str
     admin: str
     view: str
+    port: int
 
     def link(self, role: str) -> str:
         """The address with the token for a role, ``admin`` or ``view``, in its fragment."""

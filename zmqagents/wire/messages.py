@@ -57,6 +57,8 @@ secret of that client's; the host then goes on with its calls, and a CALL that i
 ``pid`` is the client's process: if the system says the same of the connection, its end ends the session.
 ``acts_for``, [user id, role], asks for a session of another user ("": the client's own) or with less than the user's
 role; the WELCOME repeats it, so that a host that knows nothing of it is not mistaken for one that has agreed.
+``minor`` of the WELCOME: 1 since streams, errors, large arguments and lists have the form that they have here. A client
+does not use a host of an earlier form; a host takes what earlier clients say.
 
 An agent called "" is the host itself; its methods are the management requests (see `Op`). Header and
 lists are decoded by the broker; payload and buffers go through it unread. Unknown flag bits are
@@ -79,20 +81,22 @@ from ..codec import MAX_TEXT, is_name, new_tuple, pack, unpack
 from ..errors import MessageTooLarge, RemoteProtocolError, ZmqAgentsError, describe_briefly
 
 __all__ = [
-    "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "STREAM_WINDOW", "VERSION",
-    "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header", "Hello",
-    "Home", "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame", "call_frames",
-    "client_prefix", "doubted", "elsewhere_reply", "error_reply", "header", "hint_frames", "home_in", "parse_client",
-    "parse_header", "parse_hint", "parse_short_call", "plain_meta", "read_error", "reply_from_bytes", "reply_to",
-    "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer", "task_id_of", "to_time_ms",
-    "traced_meta", "want_bytes",
+    "CLIENT_ID_BYTES", "MAX_CHAIN", "MAX_DEPS", "MAX_FRAMES", "MAX_TEXT", "MAX_TIME_MS", "MINOR", "STREAM_WINDOW",
+    "VERSION", "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header",
+    "Hello", "Home", "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame",
+    "call_frames", "client_prefix", "doubted", "elsewhere_reply", "error_reply", "header", "hint_frames", "home_in",
+    "parse_client", "parse_header", "parse_hint", "parse_short_call", "plain_meta", "read_error", "reply_from_bytes",
+    "reply_to", "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer", "task_id_of",
+    "to_time_ms", "traced_meta", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
 VERSION = 1
+MINOR = 1  # of a host, which its WELCOME says: bodies that a client of an earlier one cannot do without
 MAX_FRAMES = 72  # header, list, payload and up to 64 buffers, with a little room
 MAX_META_BYTES = 262_144  # MAX_DEPS task ids fit
 MAX_ERROR_BYTES = 1_048_576  # message, traceback and arguments of an exception
+MAX_SECRET_BYTES = 64  # by which a client comes back; a session keeps it
 MAX_DEPS = 4096  # unfinished results among the arguments of one call
 MAX_CHAIN = 256  # task ids of the calls that a call was made in, the nearest ones
 CLIENT_ID_BYTES = 10  # 80 random bits: two clients never meet
@@ -555,6 +559,8 @@ def parse_welcome(frames: Sequence[Frame]) -> dict[str, Any]:
         count = welcome.get(name, 1)
         if type(count) is not int or count < 1:
             raise RemoteProtocolError(f"WELCOME with a wrong {name}")
+    if "version" in welcome and type(welcome.get("minor", 0)) is not int:
+        raise RemoteProtocolError("WELCOME with a wrong minor")
     server_keys_in(welcome)
     limit_s = welcome.get("max_timeout_s", 1.0)
     if type(limit_s) not in (int, float) or not 0 < limit_s < 1e9:
@@ -811,4 +817,7 @@ def _parse_hello(head: Header, frames: Sequence[Frame]) -> Hello:
     client_id = meta.get("client") if isinstance(meta, dict) else None
     if not isinstance(client_id, bytes) or len(client_id) != CLIENT_ID_BYTES:
         raise RemoteProtocolError("HELLO without a client id")
+    secret = meta.get("resume")
+    if secret is not None and (not isinstance(secret, bytes) or len(secret) > MAX_SECRET_BYTES):
+        raise RemoteProtocolError(f"resume of HELLO is no secret of at most {MAX_SECRET_BYTES} bytes")
     return Hello(head.call_id, client_id, meta)

@@ -22,12 +22,12 @@ from typing import Any
 from ...errors import ConfigError
 from ..hooks import Hooks
 from ..options import AgentOptions
-from ..spec import CREATE_NAMES, ClassSpec, MethodSpec, class_name_of
+from ..spec import CREATE_NAMES, ClassSpec, class_name_of, end_spec
 
 __all__ = ["FACTORY_END", "FACTORY_HOOKS", "Factory", "Maker", "as_maker", "is_factory", "maker_name", "member"]
 
 FACTORY_HOOKS = Hooks(context=True, on_start=True, on_stop=True, stops_on_loop=False)  # whichever the object has
-FACTORY_END = MethodSpec("on_stop", "value", False, False, "(self)", "")
+FACTORY_END = end_spec("on_stop", on_loop=False)
 _names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count(1)
 

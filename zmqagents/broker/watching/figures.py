@@ -18,6 +18,7 @@ from ...execution.threads import WorkerPool
 from ...members.members import Members
 from ...process import descriptors
 from ...process.memory import resident_bytes
+from ...scheduler.calls import Calls
 from ...scheduler.dispatcher import Dispatcher
 from ...scheduler.records import State, Ticket
 from ...telemetry.meters import EDGES_S
@@ -54,17 +55,30 @@ def take(
         "loop_tasks": pool.loop.tasks, "loop_lag_s": pool.loop.lag_s(), "children": members.processes,
         "child_restarts": members.restarts, **clients.figures(), **listening.figures(),
         "store_limit_bytes": config.max_pool_bytes, "draining": int(dispatcher.draining),
+        "cluster": None if members.room is None else members.room.metrics(),
     }  # fmt: skip
 
     def told() -> dict[str, Any]:
         return {
-            **numbers, **_of_calls(tickets, now), "methods": calls.meters.told(),
+            **numbers, **_of_calls(tickets, now), "methods": _of_methods(calls),
             "agents": calls.meters.agents(), "store": results.figures(), "cpu_s": time.process_time(),
             "resident_bytes": resident_bytes(), "open_fds": descriptors.in_use(),
             "log_lines_dropped": lines_dropped(),
         }  # fmt: skip
 
     return told
+
+
+def _of_methods(calls: Calls) -> list[dict[str, Any]]:
+    """What is counted by method; where calls are traced, with a trace for each bucket of the durations."""
+    methods, traces = calls.meters.told(), calls.traces
+    if traces is None:
+        return methods
+    for each in methods:
+        each["took"]["examples"] = {
+            str(place): list(example) for place, example in traces.examples(each["class"], each["method"]).items()
+        }
+    return methods
 
 
 def _of_calls(tickets: list[Ticket], now: float) -> dict[str, Any]:

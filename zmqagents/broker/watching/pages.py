@@ -142,6 +142,7 @@ def call_row(ticket: Ticket, now: float, traces: HostTraces | None) -> dict[str,
         "progress": None if told is None else list(told.progress),
         "class": ticket.agent.spec.name, "user": name_of(ticket.owner),
         "parent": None if parent is None else parent.task_id,
+        "arguments_bytes": sum(map(len, ticket.body)),
         "queued_s": None if context is None else round(max(0.0, started - ticket.accepted), 6),
     }  # fmt: skip
 

@@ -88,7 +88,10 @@ def hosts(as_json: bool, host: str, port: int | None, server_id: str | None) -> 
     """List the hosts of a cluster: their states, agents and running calls, and what is left of their leases."""
     with open_cluster(host, port, server_id) as cluster:
         found: list[dict[str, Any]] = [dict(row) for row in cluster.hosts()]
-    columns = ("server_id", "address", "state", "agents", "running", "lease", "load", "version", "labels")
+    columns = (
+        "server_id", "address", "state", "agents", "running", "lease", "claims", "fenced", "relayed", "version",
+        "labels",
+    )  # fmt: skip
     shown = found if as_json else [_shown_host(row) for row in found]
     show_rows(shown, columns, as_json, "no hosts")
 
@@ -96,7 +99,8 @@ def hosts(as_json: bool, host: str, port: int | None, server_id: str | None) -> 
 def _shown_host(row: dict[str, Any]) -> dict[str, Any]:
     labels = ",".join(f"{name}={value}" for name, value in sorted(row["labels"].items()))
     running = f"{row['running']}/{row['capacity']}"
-    return {**row, "running": running, "lease": f"{row['lease_left']:.0%}", "labels": labels}
+    counts = {name: row["figures"].get(name, 0) for name in ("claims", "fenced", "relayed")}
+    return {**row, **counts, "running": running, "lease": f"{row['lease_left']:.0%}", "labels": labels}
 
 
 @click.command(cls=Verb)
@@ -104,7 +108,7 @@ def _shown_host(row: dict[str, Any]) -> dict[str, Any]:
 @on_host
 @as_json
 def where(name: str, as_json: bool, host: str, port: int | None, server_id: str | None) -> None:
-    """Show where the agent NAME, Class/key, of a cluster is.
+    """Show where the agent NAME, Class/key, of a cluster is, and its reminders.
 
     Nobody has it before its first call, and while it sleeps.
     """
@@ -119,7 +123,12 @@ def _show_place(found: dict[str, Any], as_json: bool) -> None:
         return
     place = f"{found['server_id']} at {found['address']}" if found["address"] else "nobody has it now"
     state = f"{found['revision']} changes are kept" if found["epoch"] else "its first call will make it"
-    show_facts({"agent": found["agent"], "host": place, "epoch": str(found["epoch"]), "state": state})
+    facts = {"agent": found["agent"], "host": place, "epoch": str(found["epoch"]), "state": state}
+    for row in found.get("reminders", ()):  # a host of a former version tells of none
+        when = f"in {row['due_s']:.1f} s" if row["due_s"] > 0 else f"late by {-row['due_s']:.1f} s"
+        every = f", every {row['every_s']:g} s" if row["every_s"] else ""
+        facts[f"reminder {row['name']}"] = f"{row['method']}() {when}{every}"
+    show_facts(facts)
 
 
 def agents_of_cluster(cluster_name: str, as_json: bool, where: dict[str, Any]) -> None:

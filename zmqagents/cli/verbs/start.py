@@ -127,7 +127,7 @@ def start(
     else:
         from ..beside import WebBeside  # here: without --web the host need not load what starts programs
 
-        with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose))) as beside:
+        with WebBeside(config.server_id, web, log_format, dict.fromkeys((*agents, *expose)), config.cluster) as beside:
             status = _start(config, loaded, restart, strict, Announcer(config, as_json, beside))
     _exit_in_time(status)  # only now, as the web process may take its time to end
     return status

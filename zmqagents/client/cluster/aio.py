@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, cast
 
 from ... import errors
+from ...agents.options import Isolation, OnBusy, OnTimeout, Persist, Placing, chosen
 from ...checks import DEFAULT_TIMEOUT_S
 from ...cluster.naming import Reference
 from ...cluster.protocol import AgentRow, EventPage, HostRow, WhereRow
@@ -19,7 +20,22 @@ from ..result import AsyncResult
 from ..rpc import IfExists, facts, rows
 from .handle import PAGE, Cluster, Creation, by_name, named, page_of, virtual
 
-__all__ = ["AsyncCluster"]
+__all__ = ["AsyncCluster", "AsyncClusterMaker"]
+
+
+class AsyncClusterMaker:
+    """Makes an agent with the options that `AsyncCluster.options` was given."""
+
+    def __init__(self, cluster: AsyncCluster, name: str, agent_options: Mapping[str, Any], if_exists: IfExists) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._agent_options = agent_options
+        self._if_exists = if_exists
+
+    async def create_agent(self, cls_or_name: type | str, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the agent, whose ``__init__`` gets all the arguments."""
+        more: dict[str, Any] = {"if_exists": self._if_exists, "agent_options": self._agent_options}
+        return await self._cluster.make_agent(cls_or_name, args, kwargs, name=self._name, **more)
 
 
 class AsyncCluster:
@@ -60,6 +76,29 @@ class AsyncCluster:
         agent_options: Mapping[str, Any] | None = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Make the agent ``name`` of a class, on some host; see `Cluster.create_agent`."""
+        more: dict[str, Any] = {"if_exists": if_exists, "agent_options": agent_options}
+        return await self.make_agent(cls_or_name, args, kwargs, name=name, **more)
+
+    def options(
+        self, *, name: str, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto", idle_s: float | None = None, placement: Placing | None = None,
+        labels: Mapping[str, str] | None = None, if_exists: IfExists = "error",
+    ) -> AsyncClusterMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart; see `Cluster.options`."""
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+            idle_s=idle_s, placement=placement, labels=labels,
+        )  # fmt: skip
+        return AsyncClusterMaker(self, name, given, if_exists)
+
+    async def make_agent(
+        self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str,
+        if_exists: str = "error", agent_options: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart."""
         made = Creation(await self.get_name(), cls_or_name, name, agent_options, if_exists)
         body = request_body(self._link, made.class_name.rpartition(":")[2], args, kwargs)
         told = await self._send(Op.CREATE, body, made.options, time_left(self._timeout))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from ... import codec, errors
 from ...agents.factories.factory import Factory
+from ...agents.options import Isolation, OnBusy, OnTimeout, Persist, Placing, chosen
 from ...agents.spec import spec_of
 from ...checks import DEFAULT_TIMEOUT_S, check_cluster_name
 from ...cluster.naming import AgentName, Reference, agent_name, parse_name
@@ -20,9 +21,10 @@ from ..rpc import IfExists, RpcClient, creation, facts, maker_of, rows
 from .link import ClusterLink
 from .seeds import Seeds, parse_hosts
 
-__all__ = ["Cluster", "Creation", "by_name", "named", "page_of", "virtual"]
+__all__ = ["Cluster", "ClusterMaker", "Creation", "by_name", "named", "page_of", "virtual"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 PAGE = 1000  # agents that are asked for at once
 
 
@@ -78,6 +80,28 @@ def page_of(value: Any) -> tuple[list[dict[str, Any]], str]:
     if not isinstance(following, str):
         raise errors.RemoteProtocolError("a host has answered with a page that leads nowhere")
     return rows(page.get("rows")), following
+
+
+class ClusterMaker:
+    """Makes an agent with the options that `Cluster.options` was given. Any thread."""
+
+    def __init__(self, cluster: Cluster, name: str, agent_options: Mapping[str, Any], if_exists: IfExists) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._agent_options = agent_options
+        self._if_exists = if_exists
+
+    @overload
+    def create_agent(self, cls: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def create_agent(self, cls: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    def create_agent(self, cls_or_name: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Make the agent, whose ``__init__`` gets all the arguments; else as `Cluster.create_agent` does."""
+        more: dict[str, Any] = {"if_exists": self._if_exists, "agent_options": self._agent_options}
+        return self._cluster.make_agent(cls_or_name, args, kwargs, name=self._name, **more)
+
+    def __repr__(self) -> str:
+        return f"<ClusterMaker of {self._cluster!r}: name={self._name!r}, {', '.join(self._agent_options)}>"
 
 
 class Cluster:
@@ -159,6 +183,33 @@ class Cluster:
         one that is there is taken instead, whatever it was made with. Raises AgentExists, UnknownClass, NoHost,
         ConfigError, SerializationError, and what ``__init__`` raises.
         """
+        return self.make_agent(cls_or_name, args, kwargs, name=name, if_exists=if_exists, agent_options=agent_options)
+
+    def options(
+        self, *, name: str, max_concurrency: int | None = None, reentrant: bool | None = None,
+        on_busy: OnBusy | None = None, isolation: Isolation | None = None, memory_mb: int | None = None,
+        env: Mapping[str, str] | None = None, max_restarts: int | None = None, on_timeout: OnTimeout | None = None,
+        persist: Persist | None = "auto", idle_s: float | None = None, placement: Placing | None = None,
+        labels: Mapping[str, str] | None = None, if_exists: IfExists = "error",
+    ) -> ClusterMaker:  # fmt: skip
+        """What `create_agent` takes beside the constructor's arguments, said apart: all of those are the class's own.
+
+        ``cluster.options(name="2026", labels={"gpu": "yes"}).create_agent(Report, 2026)``. The options are kept with
+        the agent, so that any host makes it again alike. ``idle_s``: it is saved and given back when nobody has called
+        it for so many seconds (an hour unless said otherwise); for the others see `agent`.
+        """
+        given = chosen(
+            max_concurrency=max_concurrency, reentrant=reentrant, on_busy=on_busy, isolation=isolation,
+            memory_mb=memory_mb, env=env, max_restarts=max_restarts, on_timeout=on_timeout, persist=persist,
+            idle_s=idle_s, placement=placement, labels=labels,
+        )  # fmt: skip
+        return ClusterMaker(self, name, given, if_exists)
+
+    def make_agent(
+        self, cls_or_name: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, name: str,
+        if_exists: str = "error", agent_options: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """The same as `create_agent`, with the constructor's arguments apart."""
         made = Creation(self._known_name(), cls_or_name, name, agent_options, if_exists)
         body = request_body(self._link, made.class_name.rpartition(":")[2], args, kwargs)
         reply = self._link.call("", Op.CREATE, body, options=made.options, timeout=time_left(self._timeout))

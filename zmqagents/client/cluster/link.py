@@ -439,13 +439,14 @@ class ClusterLink(Link):
 
         Raises ConfigError for what is no address.
         """
-        found = self._connections.get(address)
-        if found is not None:
-            return found
+        return self._connections.get(address) or self._connect(self.target_at(address))
+
+    def target_at(self, address: str) -> Target:
+        """How that host is reached. Raises ConfigError for what is no address."""
         target = target_of(address)
         if target.port is None:
             raise errors.ConfigError(f"{address!r} is no address of a host of a cluster")
-        return self._connect(Target(target.host, target.port, self._transport, seed=self._seeds.current().named))
+        return Target(target.host, target.port, self._transport, seed=self._seeds.current().named)
 
     def _connect(self, target: Target) -> Connection:
         with self._lock:

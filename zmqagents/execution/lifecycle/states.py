@@ -107,8 +107,12 @@ class KeepingHost(AgentHost):
 
     def _is_due(self, ticket: Ticket, reply: Reply) -> bool:
         """Whether the state is to be saved, for the call is over and may have changed it."""
-        record = ticket.agent
-        if record.options.persist != "call" or not self._saver.keeper.keeps(record.agent_id):
+        record, context = ticket.agent, ticket.context
+        if record.options.persist is None or not self._saver.keeper.keeps(record.agent_id):
+            return False
+        if record.options.persist == "idle" and not (
+            ticket.is_tick or (context is not None and context.has_reminded)
+        ):  # reminders are kept with the state
             return False
         return ticket.exclusive and ticket.op in ("", Op.CREATE) and reply is not PARKED
 

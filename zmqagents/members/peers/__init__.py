@@ -6,6 +6,7 @@ The home of an agent keeps its mailbox and its turn; every other host passes cal
     resident    an agent of the cluster that lives here      neighbour   the connection to another member
     quarters    what the others have of the room             drain       gives agents away before the host ends
     keeper      takes the states of agents that live here    inquiries   what clients ask of a cluster
+    ticks       hands out reminders that are due
 
 May import what ``members`` may, and cluster and store. A host without a cluster imports none of it.
 """

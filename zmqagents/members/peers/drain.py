@@ -27,6 +27,8 @@ class Drain:
     def __init__(self, room: Quarters, end: float, then: Callable[[], None]) -> None:
         self._room = room
         self._then: Callable[[], None] | None = then
+        self._left: list[Lodger] = []  # as they were when the list was empty, those to go next at its end
+        self._going: list[Lodger] = []
         self._alarm = Alarm(self._at_end)
         room.alarm(max(0.0, end - room.clock()), self._alarm)
 
@@ -35,17 +37,22 @@ class Drain:
         room = self._room
         if self._then is None:
             return
-        left = [resident for resident in room.lodgers if not resident.is_leaving]
-        left.sort(key=lambda resident: not resident.is_idle)
-        for resident in left[: max(0, AT_ONCE - room.leaving)]:
-            self._let_go(resident)
-        if not room.lodgers and not room.leaving:
+        self._going = [resident for resident in self._going if room.has(resident)]
+        if not self._left:
+            self._left = [resident for resident in room.lodgers if not resident.is_leaving]
+            self._left.sort(key=lambda resident: resident.is_idle)
+        while self._left and len(self._going) < AT_ONCE:
+            resident = self._left.pop()
+            if room.has(resident) and not resident.is_leaving:
+                self._going.append(resident)
+                self._let_go(resident)
+        if not self._left and not room.lodgers and not room.leaving:
             self._end()
 
     def _let_go(self, resident: Lodger) -> None:
         room = self._room
-        cls = resident.agent.cls
-        chosen = room.member.placement.choose(cls, room.state_version(cls), but=[room.member.incarnation])
+        cls, placement, mine = resident.agent.cls, room.member.placement, room.member.incarnation
+        chosen = placement.choose(cls, room.state_version(cls), resident.labels, but=[mine])
         resident.leave(Leaving.RELEASED, chosen.incarnation if chosen is not None else "")
 
     def _at_end(self, now: float) -> list[Effect]:

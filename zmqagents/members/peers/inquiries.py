@@ -5,25 +5,34 @@ Answers that only Redis has come later: `Tell` gets them, or the error instead, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ... import codec, errors
-from ...cluster.naming import AgentName
+from ...checks import CLUSTER
 from ...cluster.placement import MemberInfo
-from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, WhereRow
+from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, ReminderRow, WhereRow
 from ...connection.requests import Call
 from ...scheduler.effects import Effect
 from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
+from ...store.reminders import Row
 from ...wire.link import rebuild_error
 from ...wire.messages import Op, Reply
-from .quarters import Leaving, Quarters
+from .quarters import Leaving, Lodger, Quarters
+from .ticks import what_of
 
-__all__ = ["Inquiries", "Tell"]
+__all__ = ["STATES", "Inquiries", "Tell", "state_of"]
 
 Tell = Callable[[Any], None]  # takes an answer, or a ZmqAgentsError
 MOST = 500  # rows of a page
-MAX_ANSWER_BYTES = 65_536
+MAX_ANSWER_BYTES = 1 << 24
+STATES = ("held", "lapsed", "draining")  # of members
+
+
+def state_of(info: MemberInfo) -> str:
+    """How a member stands: one of `STATES`."""
+    return "draining" if info.draining else "held" if info.lease_left_s > 0 else "lapsed"
 
 
 class Inquiries:
@@ -43,10 +52,9 @@ class Inquiries:
     def _host_row(self, info: MemberInfo) -> HostRow:
         figures = dict(info.figures)
         agents, running, capacity = (figures.pop(name, 0) for name in ("agents", "running", "capacity"))
-        state = "draining" if info.draining else "held" if info.lease_left_s > 0 else "lapsed"
         return {
             "incarnation": info.incarnation, "server_id": info.incarnation.partition("/")[0], "address": info.address,
-            "version": info.version, "state": state, "lease_left": round(self._room.left_of(info), 3),
+            "version": info.version, "state": state_of(info), "lease_left": round(self._room.left_of(info), 3),
             "labels": dict(info.labels), "classes": dict(info.classes), "load": info.load, "agents": agents,
             "running": running, "capacity": capacity, "figures": figures,
         }  # fmt: skip
@@ -57,17 +65,24 @@ class Inquiries:
         """Where an agent is; see `WhereRow`."""
         name = self._room.name_in(agent_id)
 
+        def look(records: ClusterRecords) -> object:
+            return *records.exchange([Locate(str(name))]), records.reminders(str(name))
+
         def answer(found: Any) -> None:
-            tell(self._where_row(agent_id, found) if isinstance(found, Located) else found)
+            if isinstance(found, tuple) and isinstance(found[0], Located):
+                tell(self._where_row(agent_id, *found))
+            else:
+                tell(found[0] if isinstance(found, tuple) else found)
 
-        self._room.member.inquire(lambda records: records.exchange([Locate(str(name))])[0], answer)
+        self._room.member.inquire(look, answer)
 
-    def _where_row(self, agent_id: str, found: Located) -> WhereRow:
+    def _where_row(self, agent_id: str, found: Located, reminders: Sequence[Row]) -> WhereRow:
         address = self._room.address_of(found.owner)
         server_id, incarnation = (found.owner.partition("/")[0], found.owner) if address else ("", "")
+        rows = [_reminder_row(row) for row in reminders]
         return {
             "agent": agent_id, "server_id": server_id, "address": address, "incarnation": incarnation,
-            "epoch": found.epoch, "revision": found.revision,
+            "epoch": found.epoch, "revision": found.revision, "reminders": sorted(rows, key=lambda row: row["due_s"]),
         }  # fmt: skip
 
     def agents(self, prefix: Any, after: Any, most: Any, tell: Tell) -> None:
@@ -87,6 +102,28 @@ class Inquiries:
             server_id = owner.partition("/")[0] if address else ""
             rows.append({"agent": room.agent_id(name), "server_id": server_id, "address": address, "epoch": epoch})
         return {"rows": rows, "following": found.following}
+
+    def is_far(self, options: Mapping[str, Any]) -> bool:
+        """Whether a question for an agent's methods is for another member, which has the class."""
+        agent_id, room = options.get("id"), self._room
+        if not isinstance(agent_id, str) or not agent_id.startswith(CLUSTER) or options.get("hop"):
+            return False
+        with contextlib.suppress(errors.ZmqAgentsError):
+            return self._who_knows(room.name_in(agent_id).cls) not in (None, room.address)
+        return False
+
+    def _who_knows(self, cls: str) -> str | None:
+        """The address of a member that has a class: this one's, if it does."""
+        room = self._room
+        addresses = [info.address for info in room.member.placement.members if cls in info.classes]
+        return room.address if room.has_class(cls) else next(iter(addresses), None)
+
+    def describe(self, agent_id: str, tell: Tell) -> None:
+        """What an agent offers whose class another member has."""
+        address = self._who_knows(self._room.name_in(agent_id).cls)
+        assert address is not None  # see `is_far`
+        call = Call("", Op.DESCRIBE, codec.encode_call((), {}, what=""), 0, {"id": agent_id, "hop": 1}, None, None)
+        self._room.neighbour(address).ask(call, _Answer(self._room, tell))
 
     # ------------------------------------------------------------ events
 
@@ -110,30 +147,53 @@ class Inquiries:
     # ------------------------------------------------------------ moving
 
     def move(self, agent_id: str, to: Any, tell: Tell, *, hop: bool) -> None:
-        """Give an agent to another host; `WhereRow` when that is done."""
+        """Give an agent to another host; `WhereRow` when that is done.
+
+        An agent may have been given to this host, and nobody have called it since: then it is made here first.
+        """
         room, name = self._room, self._room.name_in(agent_id)
         resident = room.resident(name)
         if resident is not None and not resident.is_leaving:
-            following = self._following(name, _text(to, "to"))
-            resident.on_gone(lambda: self.where(agent_id, tell))
-            resident.leave(Leaving.RELEASED, following.incarnation)
+            self._move(resident, to, tell)
         elif hop:
-            tell(_not_made(agent_id, room.address))
+            self._have(agent_id, to, tell)
         else:
             self.where(agent_id, lambda row: self._pass_on(row, to, tell))
 
-    def _following(self, name: AgentName, to: str) -> MemberInfo:
+    def _move(self, resident: Lodger, to: Any, tell: Tell) -> None:
+        following = self._following(resident, _text(to, "to"))
+        resident.on_gone(lambda: self.where(resident.record.agent_id, tell))
+        resident.leave(Leaving.RELEASED, following.incarnation)
+
+    def _have(self, agent_id: str, to: Any, tell: Tell) -> None:
+        room, name = self._room, self._room.name_in(agent_id)
+
+        def claimed() -> None:
+            resident = room.resident(name)
+            try:
+                if resident is None or resident.is_leaving:
+                    raise errors.UnknownAgent(f"{agent_id} is on its way from one host to another: ask again")
+                self._move(resident, to, tell)
+            except errors.ZmqAgentsError as exc:
+                tell(exc)
+
+        if room.is_leaving(name):
+            claimed()
+        else:
+            room.way(name).have(claimed)
+
+    def _following(self, resident: Lodger, to: str) -> MemberInfo:
         """The member that is to have an agent. Raises `NoHost`."""
-        room = self._room
+        room, name, labels = self._room, resident.agent, resident.labels
         placement, mine = room.member.placement, room.member.incarnation
         version = room.state_version(name.cls)
         if not to:
-            chosen = placement.choose(name.cls, version, but=[mine])
+            chosen = placement.choose(name.cls, version, labels, but=[mine])
         else:
             wanted = (info for info in placement.members if to in (info.address, info.incarnation.partition("/")[0]))
-            chosen = next((info for info in wanted if info.takes(name.cls, version, {})), None)
+            chosen = next((info for info in wanted if info.takes(name.cls, version, labels)), None)
         if chosen is None or chosen.incarnation == mine:
-            text = f"{to} cannot run {name}" if to else placement.why_none(name.cls, version)
+            text = f"{to} cannot run {name}" if to else placement.why_none(name.cls, version, labels, but=[mine])
             raise errors.NoHost(f"{name} stays: {text}")
         return chosen
 
@@ -143,7 +203,7 @@ class Inquiries:
         elif not row["address"]:
             tell(errors.UnknownAgent(f"{row['agent']} is on no host now"))
         elif row["address"] == self._room.address:
-            tell(_not_made(row["agent"], self._room.address))
+            self._have(row["agent"], to, tell)
         else:
             options = {"id": row["agent"], "to": to, "hop": 1}
             call = Call("", Op.MOVE, codec.encode_call((), {}, what=""), 0, options, None, None)
@@ -177,8 +237,12 @@ class _Answer:
         return []
 
 
-def _not_made(agent_id: str, address: str) -> errors.UnknownAgent:
-    return errors.UnknownAgent(f"{agent_id} was given to {address}, where its next call makes it: only then it moves")
+def _reminder_row(row: Row) -> ReminderRow:
+    try:
+        method = what_of(row.what)[0]
+    except (errors.ZmqAgentsError, ValueError, TypeError):  # something else has written there
+        method = ""
+    return {"name": row.name, "method": method, "due_s": round(row.left_s, 3), "every_s": row.every_s}
 
 
 def _event_row(entry: LogEntry) -> EventRow:

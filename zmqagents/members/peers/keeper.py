@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...agents.state import Snapshot
+from ...agents.state import Reminder, Snapshot
 from ...checks import CLUSTER
 from ...cluster.activations import MAX_STATE_BYTES
 from ...codec import pack, unpack
+from ...errors import RemoteProtocolError
 
 __all__ = ["ClusterKeeper", "packed", "unpacked"]
 
@@ -19,11 +20,18 @@ class ClusterKeeper:
 
     def __init__(self) -> None:
         self._take: Callable[[str, Snapshot, object], None] = _lose
+        self._remind: Callable[[str, Reminder, object], None] = _lose
         self._given: dict[str, Snapshot] = {}
 
-    def open(self, take: Callable[[str, Snapshot, object], None]) -> None:
-        """Have ``take`` called with each state, by the thread that has saved it and before the end of its call."""
+    def open(
+        self, take: Callable[[str, Snapshot, object], None], remind: Callable[[str, Reminder, object], None]
+    ) -> None:
+        """Have ``take`` called with each state, by the thread that has saved it and before the end of its call.
+
+        ``remind`` is called in the same way with each reminder, before the state that it goes with.
+        """
         self._take = take
+        self._remind = remind
 
     def keeps(self, agent_id: str) -> bool:
         """Agents of the host alone live and end with it."""
@@ -33,6 +41,10 @@ class ClusterKeeper:
         """Take the state of an agent of the cluster."""
         if self.keeps(agent_id):
             self._take(agent_id, snapshot, of)
+
+    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+        """Keep a reminder with the state of the turn that runs. Raises HostBusy."""
+        self._remind(agent_id, reminder, of)
 
     def give(self, agent_id: str, snapshot: Snapshot) -> None:
         """The state that an agent has, which is about to be made here."""
@@ -53,8 +65,11 @@ def packed(frames: Sequence[bytes | memoryview | bytearray]) -> bytes:
 
 def unpacked(data: bytes) -> tuple[bytes, ...]:
     """The reverse of `packed`; RemoteProtocolError for anything else."""
-    return tuple(unpack(data, max_bytes=MAX_BYTES))
+    parts = unpack(data, max_bytes=MAX_BYTES)
+    if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(part, bytes) for part in parts):
+        raise RemoteProtocolError("what the record of an agent keeps is not as a host has written it")
+    return tuple(parts)
 
 
-def _lose(agent_id: str, snapshot: Snapshot, of: object) -> None:
+def _lose(agent_id: str, what: object, of: object) -> None:
     """Nobody takes it: the host has not begun."""

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -51,6 +52,7 @@ class Lodger(Protocol):
     name: str
     agent: AgentName
     leaving: Leaving | None
+    labels: Mapping[str, str] | None  # that were asked for where it was made
 
     @property
     def is_leaving(self) -> bool:
@@ -75,18 +77,19 @@ class Lodger(Protocol):
 
 
 class Quarters(abc.ABC):
-    """See the module's docstring. ``tell`` tells a client where an agent is."""
+    """See the module's docstring. ``tell`` tells a client where an agent is, ``begin`` begins a call's code."""
 
     member: Member  # there when this host has joined
 
     def __init__(
         self, dispatcher: Dispatcher, host: AgentHost, services: HostServices, pool: WorkerPool, *,
         post: Callable[..., None], carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve,
-        tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float],
+        tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float], begin: Callable[[Ticket], None],
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
         self.pool = pool
+        self.begin = begin
         self.post = post
         self.carry_out = carry_out
         self.pass_on = pass_on
@@ -105,6 +108,7 @@ class Quarters(abc.ABC):
         self._watch: Alarm | None = None
         self._joined = threading.Event()
         self._relayed = 0
+        self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
 
     # ------------------------------------------------------------ what is above
 
@@ -116,6 +120,10 @@ class Quarters(abc.ABC):
     @abc.abstractmethod
     def lodgers(self) -> list[Lodger]:
         """All agents that live here."""
+
+    @abc.abstractmethod
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
 
     @property
     @abc.abstractmethod
@@ -129,6 +137,10 @@ class Quarters(abc.ABC):
     @abc.abstractmethod
     def is_leaving(self, name: AgentName) -> bool:
         """Whether the agent was here, and its record is not released."""
+
+    @abc.abstractmethod
+    def way(self, name: AgentName) -> Any:
+        """The way to an agent, made now if there is none."""
 
     @abc.abstractmethod
     def forget(self, way: Any) -> None:
@@ -153,16 +165,20 @@ class Quarters(abc.ABC):
     # ------------------------------------------------------------ the member
 
     def _info(self) -> MemberInfo:
-        config, dispatcher, classes = self._config, self.dispatcher, {}
+        config, dispatcher = self._config, self.dispatcher
+        classes: dict[str, int] = {}
+        needs: dict[str, Mapping[str, str]] = {}
         for name in self._classes.names():
             spec = self._classes.spec(name)
             classes[spec.short] = spec.hooks.state_version
+            if spec.options.labels:
+                needs[spec.short] = spec.options.labels
         agents, running = len(self.lodgers), dispatcher.running
         figures = {"agents": agents, "running": running, "capacity": config.capacity, "relayed": self._relayed}
         draining = self.drains or dispatcher.draining
         return MemberInfo(
             "", self.address, __version__, config.labels, classes, float(agents + running), draining,
-            figures={**figures, **self._counters()},
+            figures={**figures, **self._counters()}, needs=needs,
         )  # fmt: skip
 
     def _counters(self) -> dict[str, int]:
@@ -214,6 +230,10 @@ class Quarters(abc.ABC):
         """A call is passed on."""
         self._relayed += 1
 
+    def count_elsewhere(self, side: str) -> None:
+        """A call was not executed, for its agent is elsewhere: "told" by this host, "met" at another one."""
+        self._elsewhere[side] += 1
+
     def met(self, name: str, address: str) -> None:
         """A call was answered at this address."""
         if self.member.homes.find(name) is None:
@@ -239,17 +259,33 @@ class Quarters(abc.ABC):
         """The reference to an agent of this cluster."""
         return f"{self._prefix}{name}"
 
+    def has_class(self, cls: str) -> bool:
+        """Whether this host has a class of this short name."""
+        with contextlib.suppress(errors.UnknownClass):
+            return self._classes.spec(cls).short == cls
+        return False
+
     def state_version(self, cls: str) -> int:
         """The newest state of this class that this host reads. Raises UnknownClass."""
         return self._classes.spec(cls).hooks.state_version
 
-    def activate(self, name: AgentName, made: acts.Made | None) -> None:
-        """Claim an agent. Raises UnknownClass, CannotServe."""
+    def takes_local(self, cls: str, asked: Mapping[str, Any]) -> bool:
+        """Whether this host is to take a new agent for no other reason than that it was asked for it."""
+        placement = asked.get("placement")
+        if placement is None:
+            with contextlib.suppress(errors.UnknownClass):
+                placement = self._classes.spec(cls).options.placement
+        mine = self.member.placement.find(self.member.incarnation)
+        return placement == "local" and not self.drains and mine is not None and mine.takes(cls, 0, asked.get("labels"))
+
+    def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False) -> None:
+        """Claim an agent. Raises UnknownClass, CannotServe.
+
+        ``given``: its record says that it is this host's already. Then nobody else can have it while this host lives.
+        """
         spec = self._classes.spec(name.cls)
-        if self.drains:
+        if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
-        if (spec.options.isolation or self._config.isolation) != "thread":
-            raise errors.CannotServe(f"{name}: agents of a cluster run in threads of their host (isolation)")
         version = spec.hooks.state_version
         self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made)))
 

@@ -6,6 +6,8 @@ too many of its saves under way? If not, the call is held: it keeps the agent's 
 *Before its answer leaves*, the saves that were begun before must be taken, and the lease be held. The turn is free
 meanwhile: the next call runs.
 
+*Reminders* that its code sets go with the next save, and the end of a tick goes with the save of its turn.
+
 *It leaves* when it is given back, deleted or lost: no call begins any more, those that wait become calls of a `Way`
 again, those that run go on to their end, then the hooks at its end run. Only then is its record released, with the
 state that it has then.
@@ -13,18 +15,21 @@ state that it has then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from ... import errors
-from ...agents.state import Snapshot
-from ...cluster.activations import Dropped, DroppedFor, OnceOutcome, Phase
+from ...agents.state import Reminder, Snapshot
+from ...cluster.activations import Dropped, DroppedFor, Made, OnceOutcome, Phase
 from ...cluster.naming import AgentName
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
+from ...store.cluster import Mine
+from ...store.reminders import Change, Done, Drop, Set
 from ...wire.messages import Op, Reply, error_reply, reply_from_bytes, reply_to_bytes
 from .keeper import packed
 from .quarters import Leaving, Quarters
+from .ticks import packed_what, tick_of
 from .way import MAKE, TRUE, UNMAKE, Passage
 
 __all__ = ["Resident"]
@@ -38,25 +43,32 @@ class Resident:
 
     pid = 0
 
-    def __init__(self, room: Quarters, name: AgentName, record: AgentRecord, epoch: int) -> None:
+    def __init__(
+        self, room: Quarters, name: AgentName, record: AgentRecord, mine: Mine,
+        labels: Mapping[str, str] | None = None, maker: Made | None = None,
+    ) -> None:  # fmt: skip
         self.record = record
+        self.labels = labels
         self.name = str(name)
         self.leaving: Leaving | None = None
         self.following = ""  # who has it after this host
         self.used = room.clock()
         self._room = room
-        self._activations, self._epoch = room.member.activations, epoch
+        self._activations, self._epoch = room.member.activations, mine.epoch
+        self._is_fresh = mine.fresh  # nobody has had it before
+        self._maker = maker  # that of the one call which has made it, of all that wait for it
         self.agent = name
         self._state: Snapshot | None = None  # as it was saved at the end, to be released with it
         self._held: dict[Ticket, float] = {}
         self._kept: dict[Ticket, Reply] = {}  # answers that wait for saves
         self._withheld: dict[Ticket, tuple[Reply, float]] = {}  # answers that wait for the lease, and since when
-        self._once: Snapshot | None = None  # the state after the `@once` call that runs
+        self._whole: Snapshot | None = None  # the state after the call that runs, which is written in one step with it
+        self._changes: list[Change] = []  # of reminders, by the turn that runs
         self._is_spoiled = False  # its state could not be saved: it comes back as it was last saved
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
         self._told: list[Callable[[], None]] = []  # when it is gone
-        record.live_under(self)
+        record.live_under(self, mine.epoch)
 
     def __repr__(self) -> str:
         return f"<Resident {self.name} [{len(self._held)} held, {len(self._kept)} answers wait]>"
@@ -105,7 +117,7 @@ class Resident:
         if not self.record.made:
             self._makers.append(passage)
         elif made is not None and made.new:
-            self._finish(ticket, self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}")))
+            self._finish(ticket, self._exists(ticket))
         else:
             self._finish(ticket, room.described(self.record))
 
@@ -116,14 +128,18 @@ class Resident:
             room.pool.start(ticket)
             return
         if not self.is_leaving and room.may_start(self.name):
-            reply = self._known_outcome(ticket) if _is_once(ticket) else None
+            reply = self._known_outcome(ticket) if _is_whole(ticket) else None
             if reply is None:
-                room.pool.start(ticket)
+                room.begin(ticket)
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return
-        if self.is_leaving and self.leaving is not Leaving.DELETED:
-            room.later(lambda: room.send_on(ticket, self.agent))
+        if self.is_leaving:
+            if self.leaving is Leaving.DELETED:
+                gone = errors.AgentDeleted(f"{self.name} was deleted before {ticket.name} could start")
+                room.later(lambda: self._finish(ticket, self._error(ticket, gone)))
+            else:
+                room.later(lambda: room.send_on(ticket, self.agent))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
@@ -134,6 +150,8 @@ class Resident:
     def _known_outcome(self, ticket: Ticket) -> Reply | None:
         """What an ``@once`` call has ended in before, or what speaks against it; None: it is to be executed."""
         activations = self._activations
+        if ticket.is_tick:
+            return self._known_tick(ticket)
         kept = activations.outcome_of(self.name, ticket.task_id)
         if kept is not None:
             return reply_from_bytes(kept)
@@ -142,6 +160,16 @@ class Resident:
         if not activations.has_room_for_outcome(self.name):
             return self._error(ticket, errors.HostBusy(f"{self.name} keeps as many outcomes of calls as it may"))
         return None
+
+    def _known_tick(self, ticket: Ticket) -> Reply | None:
+        """The same for a tick: nothing is to be done if it is not the present one of its reminder."""
+        tick = tick_of(ticket.task_id)
+        standing = self._activations.reminder(self.name, tick.reminder)
+        if standing is None or standing.stamp != tick.stamp:
+            return TRUE
+        if ticket.exclusive:
+            return None
+        return self._error(ticket, errors.ConfigError(f"{ticket.label} is @concurrent by now: no reminder can call it"))
 
     def go_on(self) -> None:
         """What has held calls may be over."""
@@ -187,12 +215,16 @@ class Resident:
         """The code of a call has returned."""
         room = self._room
         self.used = now = room.clock()
+        if ticket.is_tick and ticket.settled:
+            self._end_late(ticket)
+        elif self._changes and not _is_whole(ticket):
+            self._write_changes(failed=bool(ticket.op == Op.CREATE and reply.code))
         if ticket.op == Op.CREATE:
             return self._made(ticket, reply)
         if ticket.settled or ticket.op == END or self.phase is None:
             return room.dispatcher.on_done(ticket, reply, now)
-        if _is_once(ticket):
-            return self._returned_once(ticket, reply)
+        if _is_whole(ticket):
+            return self._returned_whole(ticket, reply)
         effects = room.dispatcher.on_returned(ticket, now)
         if room.may_answer:
             self._settle(ticket, reply)
@@ -201,39 +233,71 @@ class Resident:
             room.watch()
         return effects
 
-    def _returned_once(self, ticket: Ticket, reply: Reply) -> list[Effect]:
-        """Write state and outcome in one step; the answer waits for that."""
-        room, snapshot = self._room, self._once
-        self._once = None
+    def _returned_whole(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """Write the state in one step with what makes this the only time; the answer waits for that."""
+        room, snapshot = self._room, self._whole
+        self._whole = None
         effects = room.dispatcher.on_returned(ticket, room.clock())
-        if snapshot is None:  # it could not be saved, which is its error
+        if snapshot is None and self.record.options.persist is not None:  # it could not be saved, which is its error
             self._answer(ticket, reply)
             self._spoil()
             return effects
-        outcome = reply_to_bytes(reply)
-        if len(outcome) > MAX_OUTCOME_BYTES:
-            text = f"{ticket.label} is @once, and its outcome has {len(outcome)} bytes, at most {MAX_OUTCOME_BYTES}"
-            reply = self._error(ticket, errors.MessageTooLarge(text, len(outcome), MAX_OUTCOME_BYTES))
-            outcome = reply_to_bytes(reply)
-        left_s = max(0.0, (ticket.deadline or 0.0) - room.clock()) + OUTCOME_S
+        once = None
+        if ticket.is_tick:
+            self._changes.append(self._done(ticket))
+        else:
+            reply, once = self._outcome(ticket, reply)
         self._kept[ticket] = reply
         try:
-            room.do(
-                room.member.carry(
-                    self._activations.save(
-                        self.name, packed(snapshot.frames), snapshot.version, ticket,
-                        OnceOutcome(ticket.task_id, outcome, left_s),
-                    )
-                )
-            )  # fmt: skip
+            self._write(snapshot, ticket, once)
         except errors.MessageTooLarge as exc:
             self.lose(ticket, exc)
             self._spoil()
         return effects
 
+    def _outcome(self, ticket: Ticket, reply: Reply) -> tuple[Reply, OnceOutcome]:
+        """What an ``@once`` call ends in, and what is kept of it."""
+        outcome = reply_to_bytes(reply)
+        if len(outcome) > MAX_OUTCOME_BYTES:
+            text = f"{ticket.label} is @once, and its outcome has {len(outcome)} bytes, at most {MAX_OUTCOME_BYTES}"
+            reply = self._error(ticket, errors.MessageTooLarge(text, len(outcome), MAX_OUTCOME_BYTES))
+            outcome = reply_to_bytes(reply)
+        left_s = max(0.0, (ticket.deadline or 0.0) - self._room.clock()) + OUTCOME_S
+        return reply, OnceOutcome(ticket.task_id, outcome, left_s)
+
+    def _write(self, snapshot: Snapshot | None, ticket: Ticket | None = None, once: OnceOutcome | None = None) -> None:
+        """Save the state, and the reminders with it. Raises MessageTooLarge."""
+        changes, self._changes = self._changes, []
+        state, version = (None, 0) if snapshot is None else (packed(snapshot.frames), snapshot.version)
+        room = self._room
+        room.do(room.member.carry(self._activations.save(self.name, state, version, ticket, once, changes)))
+
+    def _done(self, ticket: Ticket) -> Done:
+        tick = tick_of(ticket.task_id)
+        return Done(tick.reminder, tick.stamp, self._activations.reminders_of(self.name).stamp())
+
+    def _end_late(self, ticket: Ticket) -> None:
+        """A tick was cancelled, say, and its code has run to its end: it is done, as its state is."""
+        snapshot, self._whole = self._whole, None
+        has_run = snapshot is not None or (self.record.options.persist is None and ticket.context is not None)
+        if self.phase is Phase.ACTIVE and has_run:
+            self._changes.append(self._done(ticket))
+            try:
+                self._write(snapshot)
+            except errors.MessageTooLarge:
+                self._spoil()
+
+    def _write_changes(self, *, failed: bool) -> None:
+        """A turn has ended whose reminders went with no state: the agent has none, or it could not be saved."""
+        if self.record.options.persist is not None or failed or self.phase not in (Phase.STARTING, Phase.ACTIVE):
+            self._changes.clear()
+        else:
+            self._write(None)
+
     def _spoil(self) -> None:
         """The state that the agent has here was not saved, and cannot be: it comes back as it was last saved."""
         self._is_spoiled = True
+        self._changes.clear()
         self.leave(Leaving.RELEASED)
 
     def _settle(self, ticket: Ticket, reply: Reply) -> None:
@@ -262,18 +326,32 @@ class Resident:
 
     def save(self, snapshot: Snapshot) -> None:
         """Its code has saved its state."""
-        room, activations = self._room, self._room.member.activations
         if self._is_spoiled:
             return
-        if any(_is_once(ticket) and not ticket.settled for ticket in self.record.holders):
-            self._once = snapshot
+        if any(_is_whole(each) and (each.is_tick or not each.settled) for each in self.record.holders):
+            self._whole = snapshot
         elif self.is_leaving:
             self._state = snapshot
         elif self.phase in (Phase.STARTING, Phase.ACTIVE):
             try:
-                room.do(room.member.carry(activations.save(self.name, packed(snapshot.frames), snapshot.version)))
+                self._write(snapshot)
             except errors.MessageTooLarge:
                 self._spoil()
+
+    def remind(self, reminder: Reminder) -> None:
+        """Its code has set a reminder, or cancelled one."""
+        if self.phase is None:
+            return
+        if not reminder.method:
+            self._changes.append(Drop(reminder.name))
+        elif self.record.made or self._activations.reminder(self.name, reminder.name) is None:
+            stamp, what = self._activations.reminders_of(self.name).stamp(), packed_what(reminder)
+            self._changes.append(Set(reminder.name, stamp, reminder.after_s, reminder.every_s, what))
+
+    @property
+    def reminders(self) -> int:
+        """How many it has, and sets. Any thread may ask."""
+        return self._activations.count_reminders(self.name) + len(self._changes)
 
     # ------------------------------------------------------------ it is made
 
@@ -287,7 +365,8 @@ class Resident:
             for passage in self._makers:
                 if passage.ticket is not None:
                     self._finish(passage.ticket, reply)
-            self.leaving = self.leaving or Leaving.RELEASED
+            # With arguments that do not work it would be in the way of those who make it with others.
+            self.leaving = self.leaving or (Leaving.DELETED if self._is_fresh else Leaving.RELEASED)
             return room.dispatcher.on_done(ticket, reply, room.clock())
         effects = room.dispatcher.on_done(ticket, reply, room.clock())
         if self.phase is Phase.STARTING:
@@ -295,7 +374,8 @@ class Resident:
         makers, self._makers = self._makers, []
         for passage in makers:
             if passage.ticket is not None:
-                self._finish(passage.ticket, reply)
+                is_late = passage.made is not None and passage.made.new and passage.made is not self._maker
+                self._finish(passage.ticket, self._exists(passage.ticket) if is_late else reply)
         return effects
 
     # ------------------------------------------------------------ it leaves
@@ -322,7 +402,8 @@ class Resident:
             for ticket in self._waiting():
                 room.send_on(ticket, self.agent)
         effects: list[Effect] = []
-        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}")
+        streams = why is not Leaving.DELETED
+        room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}", streams=streams)
         room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
 
     def _cut(self, error: ZmqAgentsError) -> None:
@@ -394,12 +475,16 @@ class Resident:
         room = self._room
         room.carry_out(room.dispatcher.on_done(ticket, reply, room.clock()))
 
+    def _exists(self, ticket: Ticket) -> Reply:
+        return self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}"))
+
     def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
         return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)
 
 
-def _is_once(ticket: Ticket) -> bool:
-    return ticket.method is not None and ticket.method.once
+def _is_whole(ticket: Ticket) -> bool:
+    """Whether what it does to the state is written in one step with the word that it is done."""
+    return (ticket.method is not None and ticket.method.once) or ticket.is_tick
 
 
 _ERRORS = {

@@ -14,23 +14,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import codec, discovery, errors
 from ...agents.context import HostServices
-from ...agents.options import OPTION_NAMES
-from ...agents.state import Snapshot
+from ...agents.options import OPTION_NAMES, AgentOptions
+from ...agents.spec import ClassSpec
+from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
 from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
+from ...cluster.placement import shown_labels
+from ...cluster.reminders import MAX_REMINDERS
 from ...cluster.steward import Beaten, Event, Identity, Steward, Told
+from ...config import BrokerConfig
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
 from ...execution.threads import WorkerPool
+from ...scheduler.admission import check_persist
 from ...scheduler.dispatcher import Dispatcher
 from ...scheduler.effects import Effect
 from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
@@ -39,11 +46,12 @@ from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Refusal
 from ...wire.messages import Call, Op
 from .drain import Drain
-from .inquiries import Inquiries
+from .inquiries import STATES, Inquiries, state_of
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
-from .way import MAKE, UNMAKE, Way, WayState
+from .ticks import Ticks
+from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way, WayState
 
 __all__ = ["Room"]
 
@@ -54,7 +62,6 @@ IDLE_S = 3600.0  # an agent that was not called for so long is saved and given b
 IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from other members alone
-MAX_OPTIONS_BYTES = 65_536
 
 
 class Room(Quarters):
@@ -66,6 +73,7 @@ class Room(Quarters):
     ) -> None:  # fmt: skip
         super().__init__(dispatcher, host, services, pool, **more)
         self.inquiries = Inquiries(self)
+        self._ticks = Ticks(self)
         self._residents: dict[str, Resident] = {}
         self._drain: Drain | None = None
         self._keeper = keeper
@@ -73,7 +81,7 @@ class Room(Quarters):
         self._leaving: dict[str, Resident] = {}  # whose record is not released yet
         self._start_file: Path | None = None
         self._refused = 0
-        keeper.open(self.take_state)
+        keeper.open(self.take_state, self.take_reminder)
 
     def __repr__(self) -> str:
         return (
@@ -100,6 +108,7 @@ class Room(Quarters):
             steward.obituary(former)
         write_private(path, f"{config.cluster} {start}".encode(), lasting=False)
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        self._ticks.begin()
         if not self._joined.wait(JOIN_S):
             self.close()
             raise errors.StoreUnavailable("Redis does not take the first sign of life of this member")
@@ -116,13 +125,15 @@ class Room(Quarters):
             if isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
-                for resident in list(self._residents.values()):
+                self._ticks.settle()
+                for resident in _with_held(self._residents):
                     resident.go_on()
         return []
 
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
         self.is_closed = True  # what comes back from the connections, by their threads, finds no other way
+        self._ticks.close()
         neighbours = list(self._neighbours.values())
         for neighbour in neighbours:
             neighbour.close(errors.HostStopping("the host has stopped"))
@@ -152,15 +163,25 @@ class Room(Quarters):
             told = ("id", "class", "if_exists", *OPTION_NAMES) if op == MAKE else ("id",)
             passage.options = {key: call.options[key] for key in told if key in call.options}
             if op == MAKE:
-                passage.made = self._made(name, call)
+                passage.made = self._made(peer, name, call)
         return passage.record, op
 
-    def _made(self, name: AgentName, call: Call) -> acts.Made:
+    def _made(self, peer: Peer, name: AgentName, call: Call) -> acts.Made:
         """What `create_agent` says of an agent."""
         cls = call.options.get("class")
         if not isinstance(cls, str) or cls.rpartition(":")[2].rpartition(".")[2] != name.cls:
             raise errors.ConfigError(f"an agent of the class {cls!r} cannot be called {name}: say Class/key")
         chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+        if chosen.get("persist") == "auto":  # as the class has it
+            del chosen["persist"]
+        if "env" in chosen and not (peer.is_admin or peer.is_member):
+            raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
+        if chosen.get("lifetime") == "client":
+            raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
+        asked = AgentOptions().but(chosen)  # what no host could make is no agent
+        if asked.isolation not in (None, "thread"):
+            text = f"agents of a cluster run in threads of their host: {name} cannot have isolation={asked.isolation!r}"
+            raise errors.ConfigError(text)
         arguments, options = packed(call.body), codec.pack(chosen)
         if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
             size = len(arguments) + len(options)
@@ -197,6 +218,10 @@ class Room(Quarters):
         """Drop a way that nothing depends on."""
         if way.is_empty and self._ways.get(str(way.name)) is way:
             del self._ways[str(way.name)]
+
+    def has(self, lodger: Lodger) -> bool:
+        """Whether it lives here, or its record is not released yet."""
+        return self._residents.get(lodger.name) is lodger or self._leaving.get(lodger.name) is lodger
 
     @property
     def leaving(self) -> int:
@@ -236,29 +261,33 @@ class Room(Quarters):
     def look(self, now: float) -> list[Effect]:
         """End what has waited for Redis long enough; give places of activations that wait to others."""
         self._watch = None
-        before, is_away = now - PATIENCE_S, self.member.lease.is_away
-        gone = errors.StoreUnavailable(f"Redis does not answer for {PATIENCE_S:g} s: nothing was executed")
-        for resident in list(self._residents.values()):
-            if is_away:
+        before, is_stuck = now - PATIENCE_S, self.member.is_stuck
+        what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
+        gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
+        for resident in _with_held(self._residents):
+            if is_stuck:
                 resident.refuse_held(gone, before)
             resident.go_on()
         for way in list(self._ways.values()):
-            if is_away and way.state in (WayState.LOOKING, WayState.CLAIMING):
+            if is_stuck and way.state in (WayState.LOOKING, WayState.CLAIMING):
                 way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
                 self.forget(way)
         for name, resident in list(self._residents.items()):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or any(r.is_held for r in self._residents.values()):
+        if starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
             self.watch()
         return []
 
     def _look_for_idle(self, now: float) -> list[Effect]:
-        """Give agents back that nobody has called for long."""
+        """Give agents back that nobody has called for long; for those that have a time of their own see `Idle`."""
         self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        if self._start_file is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._start_file)  # it tells when this host was seen last: see `discovery.sweep`
         for resident in list(self._residents.values()):
-            if resident.is_idle and now - resident.used >= IDLE_S:
+            if resident.record.options.idle_s is None and resident.is_idle and now - resident.used >= IDLE_S:
                 resident.leave(Leaving.RELEASED)
         return []
 
@@ -272,6 +301,19 @@ class Room(Quarters):
         resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if resident is not None and resident.record is record:  # code of a former activation may still run
             resident.save(snapshot)
+        return []
+
+    def take_reminder(self, agent_id: str, reminder: Reminder, record: object) -> None:
+        """Take a reminder of an agent. Any thread. Raises HostBusy."""
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if reminder.method and resident is not None and resident.reminders >= MAX_REMINDERS:
+            raise errors.HostBusy(f"{agent_id} has {MAX_REMINDERS} reminders, which is as many as it may have")
+        self.post(self._on_reminder, agent_id, reminder, record)
+
+    def _on_reminder(self, agent_id: str, reminder: Reminder, record: object) -> list[Effect]:
+        resident = self._residents.get(agent_id.removeprefix(self._prefix))
+        if resident is not None and resident.record is record:
+            resident.remind(reminder)
         return []
 
     def do(self, effects: Iterable[HostEffect]) -> None:
@@ -290,22 +332,33 @@ class Room(Quarters):
         self.member.homes.forget(name)
         agent_id = f"{self._prefix}{name}"
         way = self._ways.get(name)
+        if self.drains and not mine.fresh:  # it was given to this host before, and nobody had called it since
+            self.do(self.member.carry(self.member.activations.release(name)))
+            if way is not None:
+                way.not_claimed("")
+            return
         try:
             agent = parse_reference(agent_id).agent
             spec = self._classes.spec(agent.cls)
             options = spec.options
-            if mine.options:
-                options = options.but(codec.unpack(mine.options, max_bytes=MAX_OPTIONS_BYTES)).checked()
+            chosen = _options_in(mine.options) if mine.options else {}
+            if chosen:
+                options = options.but(chosen).checked()
+            _check_options(spec, options, self._config)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
             if mine.state is not None:
                 self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
         except ZmqAgentsError as exc:
-            self.do(self.member.carry(self.member.activations.release(name)))
+            activations = self.member.activations
+            ends = activations.delete(name) if mine.fresh else activations.release(name)  # no host could make it either
+            self.do(self.member.carry(ends))
             if way is not None:
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self._residents[name] = Resident(self, agent, record, mine.epoch)
+        self._residents[name] = Resident(
+            self, agent, record, mine, chosen.get("labels"), way.maker if way is not None else None
+        )  # fmt: skip
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(record, body, effects, now)
         self.carry_out(effects)
@@ -394,6 +447,10 @@ class Room(Quarters):
         if resident is not None:
             resident.leave(Leaving.RELEASED)
 
+    def on_soon(self, soon: acts.Soon) -> None:
+        """A reminder of an agent is due soon."""
+        self._ticks.soon(soon.name, soon.after_s)
+
     def on_unsaved(self, unsaved: Unsaved) -> None:
         """Redis has not taken saves for too long."""
         error = errors.CallLost("Redis has not taken the state of the agent: the call ran, whether it is kept is open")
@@ -434,8 +491,17 @@ class Room(Quarters):
     def figures(self) -> dict[str, Any]:
         """For `status`."""
         return {
-            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed, "ways": len(self._ways),
-            "refused": self._refused,
+            "name": self._config.cluster, **self.member.figures(), "relayed": self._relayed,
+            "elsewhere_told": self._elsewhere["told"], "elsewhere_met": self._elsewhere["met"], "ways": len(self._ways),
+            "refused": self._refused, **self._ticks.figures(),
+        }  # fmt: skip
+
+    def metrics(self) -> dict[str, Any]:
+        """For the request ``metrics``: the same, and what it is made of."""
+        took, states = self.member.activations.durations, Counter(map(state_of, self.member.placement.members))
+        return {
+            **self.figures(), "members": {state: states[state] for state in STATES},
+            "took": {"counts": list(took.counts), "sum_s": took.sum_s},
         }  # fmt: skip
 
 
@@ -451,10 +517,37 @@ def _starts_of_the_dead(own: Path, cluster: str) -> Iterator[str]:
                 yield start
 
 
+def _options_in(packed_options: bytes) -> dict[str, Any]:
+    """The options in the record of an agent. RemoteProtocolError for what no host has written."""
+    chosen = codec.unpack(packed_options, max_bytes=MAX_OPTIONS_BYTES)
+    if not isinstance(chosen, dict) or not chosen.keys() <= set(OPTION_NAMES):
+        raise errors.RemoteProtocolError("its record has options that are none")
+    return chosen
+
+
 _NO_ARGUMENTS = codec.encode_call((), {}, what="").payload
 _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Activated: Room.on_activated, acts.Elsewhere: Room.on_elsewhere, acts.NotActivated: Room.on_not_activated,
     acts.Taken: Room.on_taken, acts.Dropped: Room.on_dropped, acts.Gone: Room.on_gone, acts.Removed: Room.on_gone,
     acts.Cleared: Room.on_room, acts.Room: Room.on_room, acts.Renew: Room.on_renew, Unsaved: Room.on_unsaved,
+    acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip
+
+
+def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
+    """Agents with calls that wait, few of perhaps ten thousand."""
+    return [resident for resident in residents.values() if resident.is_held]
+
+
+def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:
+    """Raise CannotServe or ConfigError if a host cannot run an agent of a class with these options."""
+    asked, isolation = options.labels or {}, options.isolation or config.isolation
+    if not asked.items() <= config.labels.items():
+        raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")
+    if isolation != "thread":
+        whose = spec.short if options.isolation else config.server_id
+        raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
+    if options.lifetime == "client":
+        raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
+    check_persist(spec, options)

@@ -19,7 +19,7 @@ A call that another member has passed on (``hop``) is not passed on again: it is
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ... import errors
@@ -29,7 +29,7 @@ from ...agents.spec import ClassSpec, MethodSpec
 from ...cluster.activations import Made
 from ...cluster.member import Whereabouts
 from ...cluster.naming import AgentName
-from ...codec import pack
+from ...codec import pack, unpack
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
 from ...scheduler.records import AgentRecord, Alarm, Ticket
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from .neighbour import Neighbour
     from .quarters import Quarters
 
-__all__ = ["MAKE", "TRUE", "UNMAKE", "Passage", "Way", "WayState"]
+__all__ = ["MAKE", "TRUE", "UNMAKE", "Passage", "Way", "WayState", "options_in"]
 
 MAKE, UNMAKE = "make_agent", "unmake_agent"  # the ops of create_agent and delete_agent for agents of a cluster
+MAX_OPTIONS_BYTES = 65_536  # of an agent, with its arguments
 PAUSES_S = (0.005, 0.25)  # before a host is asked again: the first, and the longest
 
 
@@ -217,10 +218,13 @@ class Way:
         self._activates = False  # whoever is there is to claim it
         self._held: list[Passage] = []
         self._sent: dict[Passage, None] = {}
+        self.maker: Made | None = None  # that of the call for whose sake the agent is claimed here
+        self._chosen: Mapping[str, Any] | None = None  # the options it was made with; None: nobody has made it yet
         self._unable: dict[str, ZmqAgentsError] = {}  # incarnations that cannot run it, and why
         self._denied: set[str] = set()  # addresses where it was sought in vain since the last pause
         self._pause_s = PAUSES_S[0]
         self._numbers = 0
+        self._told: list[Callable[[], None]] = []  # when a claim that `have` has begun has come to something
 
     def __repr__(self) -> str:
         return f"<Way to {self.name} [{self.state.value}, {len(self._held)} held, {len(self._sent)} passed on]>"
@@ -301,6 +305,7 @@ class Way:
 
     def _tell_elsewhere(self, passage: Passage) -> None:
         """Another member takes the agent for one of this host's, which may be news."""
+        self.room.count_elsewhere("told")
         known = self.room.member.homes.find(str(self.name)) if self.state is not WayState.AWAY else None
         home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
         self._finish(passage, elsewhere_reply(home))
@@ -315,12 +320,13 @@ class Way:
         """Redis has said who has the agent."""
         if self.state is not WayState.LOOKING:
             return
+        self._chosen = None if found.options is None else options_in(found.options)
         if not found.epoch:  # there is no such agent
             for passage in [passage for passage in self._held if passage.is_end]:
                 self._held.remove(passage)
                 self._finish(passage, TRUE)
         if found.owner == self.room.member.incarnation and self._held:  # it was given to this host
-            self._claim()
+            self._claim(given=True)
             return
         self.state = WayState.OPEN
         self._answer_members()
@@ -333,11 +339,14 @@ class Way:
 
     def _place(self) -> None:
         """Nobody has the agent, or one who may be dead."""
-        room, cls = self.room, self.name.cls
+        room, cls, placement, asked = self.room, self.name.cls, self.room.member.placement, self._asked
+        if room.takes_local(cls, asked) and room.member.incarnation not in self._unable:
+            self._claim()
+            return
         without = [*self._unable, room.member.incarnation] if room.drains else list(self._unable)
-        chosen = room.member.placement.choose(cls, 0, but=without)
+        chosen = placement.choose(cls, 0, asked.get("labels"), but=without)
         if chosen is None:
-            why = room.member.placement.why_none(cls, 0)
+            why = placement.why_none(cls, 0, asked.get("labels"))
             last = next(reversed(self._unable.values()), None)
             self._unable.clear()
             self.state = WayState.OPEN
@@ -348,19 +357,40 @@ class Way:
         else:
             self._go(chosen.address, activates=True)
 
-    def _claim(self) -> None:
+    @property
+    def _asked(self) -> Mapping[str, Any]:
+        """What was said of the agent where it was made, or is by the call that is to make it."""
+        if self._chosen is not None:
+            return self._chosen
+        return next((passage.options for passage in self._held if passage.made is not None), {})
+
+    def _claim(self, *, given: bool = False) -> None:
         self.state = WayState.CLAIMING
-        made = next((passage.made for passage in self._held if passage.made is not None), None)
+        self.maker = next((passage.made for passage in self._held if passage.made is not None), None)
         try:
-            self.room.activate(self.name, made)
+            self.room.activate(self.name, self.maker, given=given)
         except (errors.UnknownClass, errors.CannotServe) as exc:
             self.cannot(errors.CannotServe(str(exc)))
+
+    def have(self, tell: Callable[[], None]) -> None:
+        """Claim the agent although no call asks for it. ``tell`` is called when that has come to something."""
+        self._told.append(tell)
+        if self.state is WayState.OPEN:
+            self._claim()
+        elif self.state is not WayState.CLAIMING:  # its calls are on their way to another host
+            self._tell_claimed()
+
+    def _tell_claimed(self) -> None:
+        told, self._told = self._told, []
+        for tell in told:
+            tell()
 
     def claimed(self) -> None:
         """The agent is this host's, and is being made."""
         self.state = WayState.OPEN
         self._pause_s = PAUSES_S[0]
         self.step()
+        self._tell_claimed()
 
     def left(self) -> None:
         """The agent was here, and is not any more."""
@@ -371,6 +401,7 @@ class Way:
     def not_claimable(self, error: ZmqAgentsError) -> None:
         """No host can claim the agent as it was asked for."""
         self.state = WayState.OPEN
+        self._tell_claimed()
         makers = [passage for passage in self._held if passage.made is not None]
         if isinstance(error, errors.AgentExists) and makers:  # the others may have what is there
             self.refuse(error, only=makers)
@@ -382,6 +413,7 @@ class Way:
     def cannot(self, error: ZmqAgentsError) -> None:
         """This host cannot run the agent; others may."""
         self._unable[self.room.member.incarnation] = error
+        self._tell_claimed()
         for passage in [passage for passage in self._held if passage.hop]:
             self._held.remove(passage)
             self._refuse(passage, error)
@@ -393,6 +425,7 @@ class Way:
     def not_claimed(self, address: str) -> None:
         """Another host has the agent; "": or will soon."""
         self.state = WayState.OPEN
+        self._tell_claimed()
         self._answer_members()
         if address and address != self.room.address and address not in self._denied:
             self._go(address)
@@ -427,6 +460,7 @@ class Way:
         self._sent.pop(passage, None)
         room, name = self.room, str(self.name)
         if reply.code == Code.ELSEWHERE:
+            room.count_elsewhere("met")
             room.member.homes.drop(name, neighbour.address)
             self._deny(neighbour.address)
             home = home_in(reply)
@@ -528,6 +562,15 @@ class Way:
         assert ticket is not None
         where = {"agent": self.agent_id, "method": ticket.name, "call_id": ticket.task_id}
         self._finish(passage, error_reply(error, **where))
+
+
+def options_in(record: bytes) -> Mapping[str, Any]:
+    """The options of an agent's record; none if they are not understood: who makes it will say so."""
+    try:
+        found = unpack(record, max_bytes=MAX_OPTIONS_BYTES) if record else {}
+    except ZmqAgentsError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 TRUE = Reply(Code.NONE, (pack(True),))

@@ -21,7 +21,7 @@ from ...connection.connection import Connection
 from ...wire.link import Link
 from ...wire.messages import MAX_CHAIN, MAX_TEXT, Flag, Op
 from ..access import Principal
-from ..doors import Doors
+from ..hosts.doors import Doors
 from .failures import BadArguments
 
 __all__ = ["Calls", "Wish", "chain_in", "timeout_in"]

@@ -10,7 +10,7 @@ from typing import Protocol
 from starlette.routing import BaseRoute, Route
 
 from ... import errors
-from ..doors import Doors
+from ..hosts.doors import Doors
 from .json_api import JsonApi
 from .openai_api import OpenAIApi
 from .shared import Shared

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from ... import errors
 from ..access import Principal, need
-from ..doors import Doors
+from ..hosts.doors import Doors
 from .bodies import Gone, Limited
 from .calls import Calls, Wish, chain_in, timeout_in
 from .failures import respond

@@ -3,7 +3,18 @@ import { h } from "./vendor/preact.mjs";
 import { useEffect, useRef, useState } from "./vendor/hooks.mjs";
 import htm from "./vendor/htm.mjs";
 
-export const html = htm.bind(h);
+// Of the hosts of a cluster the address of a page says which one is meant; links lead on to the same one.
+const SHARED = /^\/(static|api|cluster)\b/;
+export const chosen = () => new URLSearchParams(location.search).get("host") || "";
+function onHost(link) {
+  const host = chosen();
+  if (!host || !link.startsWith("/") || SHARED.test(link)) return link;
+  const url = new URL(link, location.origin);
+  if (!url.searchParams.has("host")) url.searchParams.set("host", host);
+  return url.pathname + url.search + url.hash;
+}
+
+export const html = htm.bind((type, props, ...children) => h(type, type === "a" && props?.href ? { ...props, href: onHost(props.href) } : props, ...children));
 
 // ---------------------------------------------------------------- a value that many components follow
 
@@ -20,7 +31,7 @@ export function signal(value) {
   };
 }
 
-export const me = signal(null); // {name, role, version}; null: nobody
+export const me = signal(null); // {name, role, version, cluster}; null: nobody
 export const live = signal(null); // the newest tick, with `here`: when it came
 export const note = signal(null); // what became of the last action: {text, bad}
 
@@ -57,9 +68,11 @@ addEventListener("click", (event) => {
 
 // ---------------------------------------------------------------- asking
 
-export async function ask(path, options = {}) {
+export async function ask(wanted, options = {}) {
+  const host = chosen();
+  const path = host && !/[?&]host=/.test(wanted) ? `${wanted}${wanted.includes("?") ? "&" : "?"}host=${encodeURIComponent(host)}` : wanted;
   const answer = await fetch(path, { headers: { accept: "application/json" }, ...options });
-  if (answer.status === 401 && path !== "/api/session") me.set(null);
+  if (answer.status === 401 && !wanted.startsWith("/api/session")) me.set(null);
   const body = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
   if (!answer.ok) throw Object.assign(new Error(body.error || answer.statusText), { kind: body.kind, status: answer.status });
   return body;
@@ -182,17 +195,18 @@ export function Choice({ name, label, options }) {
     ${options.map((each) => html`<option value=${each} selected=${each === (query.get(name) || "")}>${each || "any"}</option>`)}</select></label>`;
 }
 
-// A button that asks first; with `type` the name has to be typed.
-export function Action({ label, question, type, run }) {
+// A button that asks first; with `type` the name has to be typed, with `choose` one of these is given to `run`.
+export function Action({ label, question, type, choose, none, run }) {
   const dialog = useRef(null);
   const [typed, setTyped] = useState("");
   const [busy, setBusy] = useState(false);
+  const [choice, setChoice] = useState("");
   if (!may() && me.get()?.role !== "call") return null;
   const act = async (event) => {
     event.preventDefault();
     setBusy(true);
     try {
-      const text = await run();
+      const text = await run(choice);
       note.set({ text });
     } catch (error) {
       note.set({ text: error.message, bad: true });
@@ -200,10 +214,12 @@ export function Action({ label, question, type, run }) {
     setBusy(false);
     dialog.current?.close();
   };
-  return html`<button type="button" class="danger" onClick=${() => { setTyped(""); dialog.current.showModal(); }}>${label}…</button>
+  return html`<button type="button" class="danger" onClick=${() => { setTyped(""); setChoice(""); dialog.current.showModal(); }}>${label}…</button>
     <dialog ref=${dialog} aria-label=${label}><form onSubmit=${act}>
       <p>${question}</p>
       ${type && html`<p><label>Type <code>${type}</code>: <input autocomplete="off" value=${typed} onInput=${(event) => setTyped(event.target.value)} /></label></p>`}
+      ${choose && html`<p><label>To <select value=${choice} onChange=${(event) => setChoice(event.target.value)}>
+        ${choose.map((each) => html`<option value=${each}>${each || none}</option>`)}</select></label></p>`}
       <div class="tools"><button class="danger" disabled=${busy || (type && typed !== type)}>${label}</button>
       <button type="button" onClick=${() => dialog.current.close()}>not now</button></div>
     </form></dialog>`;

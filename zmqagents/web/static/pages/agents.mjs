@@ -1,5 +1,6 @@
 // The agents of the host, and one of them.
-import { Action, AgentLink, Copy, Facts, Pager, Problem, Search, Table, go, html, number, route, seconds, send, short, useAsked, withQuery } from "../ui.mjs";
+import { useEffect } from "../vendor/hooks.mjs";
+import { Action, AgentLink, Copy, Facts, Pager, Problem, Search, Table, ask, chosen, go, html, live, number, route, seconds, send, short, useAsked, withQuery } from "../ui.mjs";
 import { CALLS } from "./calls.mjs";
 
 const Sorted = ({ by, children }) => {
@@ -29,9 +30,23 @@ export function Agents() {
       ${data && html`<${Pager} next=${data.next} shown=${`${number(data.agents.length)} shown of ${number(data.total)} agents`} />`}</div>`;
 }
 
+// An agent of a cluster may have another host by now: then the page is of that one.
+function useHome(id, error) {
+  const isLost = error?.status === 404 && id.startsWith("cluster:");
+  const hosts = live.use()?.cluster?.hosts;
+  useEffect(() => {
+    if (!isLost || !hosts) return;
+    ask(`/api/cluster/where?id=${encodeURIComponent(id)}`).then((there) => {
+      const home = hosts.find((host) => host.address === there.address);
+      if (home && home.id !== chosen()) go(withQuery({ host: home.id }), { replace: true });
+    }).catch(() => {});
+  }, [isLost, hosts?.length]);
+}
+
 export function Agent() {
   const id = route.use().query.get("id") || "";
   const { data, error } = useAsked(`/api/agent?id=${encodeURIComponent(id)}`, 2000);
+  useHome(id, error);
   if (!data) return html`<h1>${id}</h1><${Problem} error=${error} />${!error && html`<p class="soft">loading…</p>`}`;
   const remove = async () => { await send("/api/delete", { id }); go("/agents"); return `${id} is deleted`; };
   const restart = async () => { await send("/api/restart", { id }); return `the process of ${id} is started again`; };

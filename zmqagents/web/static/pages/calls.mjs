@@ -1,5 +1,5 @@
 // The calls that are not answered yet, and one of them.
-import { Action, AgentLink, CallLink, Choice, Copy, Facts, Pager, Problem, Search, State, Table, html, live, me, number, route, seconds, send, useAsked, withQuery } from "../ui.mjs";
+import { Action, AgentLink, CallLink, Choice, bytes, Copy, Facts, Pager, Problem, Search, State, Table, html, live, me, number, route, seconds, send, useAsked, withQuery } from "../ui.mjs";
 
 const STUCK = 10; // times the p99 of its method
 
@@ -73,7 +73,8 @@ export function Call() {
       <${Copy} words=${["cancel", id]} /><a href=${`/graph?around=${encodeURIComponent(id)}`}>drawing</a><a href=${`/logs?agent=${encodeURIComponent(call.agent)}&task=${encodeURIComponent(id)}`}>log lines</a></div>
     <div class="card"><${Timeline} call=${call} /><${Facts} of=${[["agent.method", html`<span class="mono"><${AgentLink} id=${call.agent} />.${call.method}</span>`], ["state", html`<${State} of=${call.state} /> ${call.note}`], ["age", seconds(call.age_s)],
       ["deadline", call.time_left_s === null ? "none" : `in ${seconds(call.time_left_s)}`], ["caller", call.caller], ["user", call.user], ["class", html`<span class="mono">${call.class}</span>`], ["runs in", call.child === null ? "the host" : `the process ${call.child}`],
-      call.trace_id && ["trace", html`<span class="mono">${call.trace_id}</span>`], call.progress && ["progress", come(call.progress)]]} /></div>
+      call.trace_id && ["trace", html`<span class="mono">${call.trace_id}</span>`], call.progress && ["progress", come(call.progress)],
+      ["arguments", bytes(call.arguments_bytes)]]} /></div>
     <div class="halves">
       <div class="card"><h2>Waits for</h2><${Table} columns=${CALLS.slice(0, 4)} rows=${down} none=${call.waits_for.length ? "calls of another host" : "nothing"} /></div>
       <div class="card"><h2>Waited for by</h2><${Table} columns=${CALLS.slice(0, 4)} rows=${up} none="no call" /></div>

@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..telemetry.metrics import percentile
-from ..telemetry.rates import seconds_between
+from ...telemetry.metrics import percentile
+from ...telemetry.rates import seconds_between
 
 __all__ = ["NAMES", "Series", "point_between", "short"]
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .. import errors
-from ..client.rpc import RpcClient
+from ... import errors
+from ...client.rpc import RpcClient
 
 __all__ = ["LIVE_S", "Watcher"]
 

@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..client.aio import AsyncRpcClient
-from ..client.rpc import RpcClient
-from ..security.roles import ActsFor
-from ..wire.link import Link
-from .access import Principal
+from ...client.aio import AsyncRpcClient
+from ...client.rpc import RpcClient
+from ...security.roles import ActsFor
+from ...wire.link import Link
+from ..access import Principal
 
 __all__ = ["Doors"]
 

@@ -633,7 +633,7 @@ def test_a_call_whose_deadline_passes_in_the_queue_never_runs(latch: AgentProxy)
     start = time.monotonic()
     with pytest.raises(CallTimeout, match=r"queued 0\.\d+ s behind 1 call"):
         latch.mark("late", timeout=0.5)
-    assert 0.5 <= time.monotonic() - start < 1.5
+    assert 0.49 <= time.monotonic() - start < 1.5
     latch.release()
     running.result()
     assert latch.mark("after") == "after"

@@ -15,7 +15,7 @@ from world import World
 from zmqagents import AgentBase, AsyncRpcClient, HostBusy, MessageTooLarge, RpcClient, codec
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import target_of
-from zmqagents.scheduler.records import State
+from zmqagents.scheduler.records import ID_BYTES, State
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
 from zmqagents.wire.messages import Code, Kind
@@ -288,11 +288,11 @@ def test_the_hosts_own_calls_have_room_when_others_have_filled_the_queue() -> No
 
 
 def test_a_call_that_waits_for_its_arguments_is_counted() -> None:
-    world = World(capacity=4, max_queued_bytes=10)
+    world = World(capacity=4, max_queued_bytes=10 + ID_BYTES)
     world.agents("a", "b")
     first = world.running("a", flags=messages.Flag.DETACHED)
     parked = world.send("b", deps=[first], body=bytes(10))
-    assert (parked.state, world.dispatcher.queued_bytes) == (State.PARKED, 10)
+    assert (parked.state, world.dispatcher.queued_bytes) == (State.PARKED, 10 + ID_BYTES)
     assert isinstance(world.send("b", deps=[first], body=b"x").error, HostBusy)
     assert world.send("b", body=b"x").started
     world.done(first)

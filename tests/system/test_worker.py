@@ -249,8 +249,8 @@ def test_a_call_knows_who_and_what_it_is(client: RpcClient) -> None:
 
 def test_an_agent_sees_of_its_call_what_is_meant_for_agents_and_nothing_of_the_hosts_records(client: RpcClient) -> None:
     assert client.create_agent(Place).public_names_of_call() == [
-        "agent", "call_id", "cancelled", "check", "client", "deadline", "method", "outgoing",
-        "progress", "remaining", "save", "wait_cancelled",
+        "agent", "call_id", "cancel_reminder", "cancelled", "check", "client", "deadline", "fence", "method",
+        "outgoing", "progress", "remaining", "remind", "save", "wait_cancelled",
     ]  # fmt: skip
 
 

@@ -177,7 +177,7 @@ class Inquiries:
             except errors.ZmqAgentsError as exc:
                 tell(exc)
 
-        if room.is_leaving(name):
+        if room.resident(name) is not None or room.is_leaving(name):  # it may have come while Redis was asked
             claimed()
         else:
             room.way(name).have(claimed)

@@ -15,7 +15,7 @@ import pytest
 
 from cluster_hosts import Caller, Hosts, hosts_on, result_of
 from hosts import eventually
-from redis_groups import RedisCluster, Watched, running_cluster, running_watched
+from redis_groups import RedisCluster, Watched, catch_up, running_cluster, running_watched
 from redis_server import RedisServer
 from scale import LATE_S, linux_only, soak_only
 from zmqagents.errors import CallLost, CallTimeout, HostUnreachable, StoreUnavailable
@@ -198,11 +198,13 @@ def test_results_that_are_kept_outlive_a_failover(kind: str, request: pytest.Fix
         assert result_of(waiter) == 7
         task_id = hosts.callers[0].task_of(waiter)
         assert eventually(lambda: is_kept(hosts.callers[1], task_id, 7), 20)
-        time.sleep(0.3)  # for the replica
         if kind == "cluster":
-            redis.fail_over(redis.home_of("za:{zmqagents}:"))
+            home = redis.home_of("za:{zmqagents}:")
+            catch_up(home, [redis.replica_of(home)])
+            redis.fail_over(home)
         else:
             primary = redis.primary
+            catch_up(primary, [server for server in redis.servers if server is not primary])
             primary.kill()
             redis.new_primary(primary)
 
@@ -237,7 +239,6 @@ def lose(hosts: Hosts, losing: Any, url: Callable[[], str], names: list[str]) ->
     kept, moved, new = names[: len(names) // 3], names[len(names) // 3 : -len(names) // 3], names[-len(names) // 3 :]
     for name in [*kept, *moved]:
         assert hosts.callers[0].call(name, "add", 1) == 1
-    time.sleep(0.2)  # for the replica, which then hears nothing more
     with losing:
         for name in kept:
             assert hosts.callers[0].call(name, "add", 1) == 2
@@ -283,7 +284,6 @@ def test_a_host_that_asks_redis_nothing_serves_no_agent_whose_move_to_it_was_los
         [name] = names_in(cluster, home, 1)
         hosts.callers[0].call(name, "add", 1)
         former = hosts.home_of(name)
-        time.sleep(0.2)  # for the replica, which then hears nothing more
         with cluster.losing(home):
             hosts.callers[former].ask("", Op.MOVE, id=f"cluster:shop/{name}")
             hosts.callers[former].call(name, "add", 1)

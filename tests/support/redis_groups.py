@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import redis
 from hosts import eventually
 from redis_server import NO_SERVER, RedisServer, binaries
 
-__all__ = ["RedisCluster", "Watched", "running_cluster", "running_watched"]
+__all__ = ["RedisCluster", "Watched", "catch_up", "running_cluster", "running_watched"]
 
 FAILOVER_S = 60.0  # generous: it takes a second or two on a machine of one's own
 SLOTS = 16384
@@ -198,9 +198,22 @@ class RedisCluster:
         return successor
 
 
+def catch_up(primary: RedisServer, replicas: Iterable[RedisServer]) -> None:
+    """Wait until the replicas have all that the primary has been told so far."""
+    with primary.client as client:
+        offset = int(client.info("replication")["master_repl_offset"])
+    assert eventually(lambda: all(_offset(replica) >= offset for replica in replicas), FAILOVER_S)
+
+
+def _offset(replica: RedisServer) -> int:
+    with replica.client as client:
+        return int(client.info("replication").get("slave_repl_offset", -1))
+
+
 @contextlib.contextmanager
 def _cut_off(primary: RedisServer, replicas: list[RedisServer]) -> Iterator[None]:
-    """No replica hears from the primary within the block, at whose end it is killed."""
+    """No replica hears from the primary within the block, at whose end it is killed; until then each has heard all."""
+    catch_up(primary, replicas)
     with contextlib.ExitStack() as stack:
         for replica in replicas:
             stack.enter_context(replica.frozen())

@@ -94,6 +94,11 @@ class Resident:
         self.state: Snapshot | None = None  # numbered by the process that runs now
         self.crashes = Crashes(record.options.max_restarts, WINDOW_S)
 
+    @property
+    def size(self) -> int:
+        """The bytes of the arguments that it was made with."""
+        return len(self.make.body.payload) + sum(map(len, self.make.body.buffers))
+
 
 class Child:
     """See the module's docstring. ``own``: of the one agent that has it for itself; None: shared. A `Home`."""
@@ -149,6 +154,10 @@ class Child:
         record = ticket.agent
         if ticket.op == Op.CREATE:
             resident = Resident(record, request_of(ticket, self._yard.dispatcher))
+            refusal = self._keep_arguments(resident)
+            if refusal is not None:
+                self._yard.later(lambda: self._end(ticket, refusal))
+                return
             self._agents[record.agent_id] = resident
             school = self._school
             if self.state is State.UP and self._forwarder is not None and school is not None and school.is_over:
@@ -176,6 +185,15 @@ class Child:
         else:
             self._ensure(0.0)
 
+    def _keep_arguments(self, resident: Resident) -> errors.HostBusy | None:
+        """Count what is kept of an agent to make it again; the error if that is more than its user may have."""
+        shares, account, size = self._yard.dispatcher.shares, resident.record.account, resident.size
+        share, taken = shares.made_bytes, shares.everybody.made_bytes
+        if share.refuses(account.made_bytes, taken + size):
+            return errors.HostBusy(f"{resident.record.agent_id}: {share.reason(account.made_bytes, taken)}")
+        resident.record.keep_arguments(size)
+        return None
+
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """No caller waits for ``ticket`` any more."""
         resident = self._agents.get(ticket.agent.agent_id)
@@ -191,6 +209,7 @@ class Child:
         """Drop agents that are deleted, and the process if it was of one alone."""
         for record in records:
             self._yard.forget(record)
+            record.keep_arguments(0)
             resident = self._agents.get(record.agent_id)
             if resident is None or resident.record is not record:
                 continue

@@ -205,7 +205,8 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
-        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "home", "instance", "kept_bytes", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought",
+        "spec",
     )  # fmt: skip
 
     def __init__(
@@ -225,6 +226,7 @@ class AgentRecord:
         self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
+        self.kept_bytes = 0  # of the arguments that it was made with, see `keep_arguments`
         self.client: Peer | None = None  # it goes with this one
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
@@ -318,6 +320,11 @@ class AgentRecord:
         self.home = home
         self.epoch = epoch
         self.spec = unhurried(self.spec)
+
+    def keep_arguments(self, size: int) -> None:
+        """So many bytes are kept of the arguments that it was made with, which counts for the user that has made it."""
+        self.account.keep_arguments(size - self.kept_bytes)
+        self.kept_bytes = size
 
     def end_by(self, ticket: Ticket) -> None:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""

@@ -400,8 +400,9 @@ class Child:
             self._forwarder.start(ticket)
 
     def _give_up(self, resident: Resident, ticket: Ticket) -> None:
+        count = len(resident.crashes)
         text = (
-            f"{resident.record.agent_id}: its process has ended {len(resident.crashes)} times within {WINDOW_S:g} s "
+            f"{resident.record.agent_id}: its process has ended {count} time{'s' * (count != 1)} within {WINDOW_S:g} s "
             f"(max_restarts={resident.crashes.limit}), and is not started again before some of these are older"
         )
         self._yard.later(lambda: self._end(ticket, errors.AgentCrashed(text)))

@@ -396,6 +396,16 @@ def test_there_are_only_so_many_processes() -> None:
             client.create_agent(Worker)
 
 
+def test_agents_share_the_processes_that_there_may_be_where_those_are_fewer_than_asked_for() -> None:
+    with client_on_host(Worker, isolation="pool", processes=6, max_children=3) as client:
+        alone: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+        pids = [client.create_agent(Worker).pid() for _ in range(6)]
+        assert sorted(map(pids.count, set(pids))) == [3, 3]
+        assert alone.pid() not in pids
+        with pytest.raises(HostBusy, match="max_children"):
+            client.create_agent(Worker, agent_options={"isolation": "process"})
+
+
 class Picky(Worker):
     """Takes what it was made with, or fails."""
 

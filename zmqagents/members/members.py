@@ -184,21 +184,35 @@ class Members:
         if self._hatch is None:
             raise cannot_settle(record)
         options = record.options.settled(isolation)
-        shared = self._shared
-        best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
-        child = self._new_child(record, options, payer) if best is None else shared[best]
+        shared = self._shared if isolation == "pool" else []
+        loads = [child.load for child in shared]
+        best = least_loaded(loads, config.pool_size)
+        if best is None:
+            best = self._room_for_child(payer, loads)
+        child = self._new_child(record, options) if best is None else shared[best]
         record.live_at(child)
         self.directory.put(record.agent_id, child)
 
-    def _new_child(self, record: AgentRecord, options: AgentOptions, payer: Account) -> Child:
-        from .child import Child  # here, see `nursery`
+    def _room_for_child(self, payer: Account, loads: Sequence[float]) -> int | None:
+        """None: there may be one more child. If not, one of the shared ones takes the agent, whose ``loads`` these are.
 
+        Raises HostBusy.
+        """
         children, share = self._children, self.dispatcher.shares.children
         for child in [each for each in children if each.process is None and not self._is_needed(each)]:
             del children[child]
         owners = [each and each.account for child, each in children.items() if self._is_needed(child)]
-        if share.refuses(held := owners.count(payer), len(owners)):
+        if not share.refuses(held := owners.count(payer), len(owners)):
+            return None
+        best = least_loaded(loads, len(loads))
+        if best is None:
             raise errors.HostBusy(share.reason(held, len(owners)))
+        return best
+
+    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+        from .child import Child  # here, see `nursery`
+
+        children = self._children
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record

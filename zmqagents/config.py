@@ -90,7 +90,7 @@ class Parent(NamedTuple):
     """The host whose agents this host runs, in a process that it has started; ``address`` is what references say.
 
     ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host. ``grace_s``: that of the
-    host, which the hooks at the end of an agent have.
+    host, which the hooks at the end of an agent have. ``cluster``: of which it is a member.
     """
 
     server_id: str
@@ -99,6 +99,7 @@ class Parent(NamedTuple):
     seal_key: bytes
     pickles: bool = False
     grace_s: float = 0.0
+    cluster: str = ""
 
     def __repr__(self) -> str:
         """All but the key, which is a secret."""

@@ -34,12 +34,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
 from ..checks import CLUSTER, MEBIBYTE
+from ..config import BrokerConfig
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
@@ -57,7 +58,19 @@ from ..security.zap import name_of
 from ..telemetry import program
 from ..telemetry.lines import fields_of
 from ..version import __version__
-from ..wire.messages import Call, Code, Fetch, Flag, Op, Reply, read_error, task_id_of
+from ..wire.messages import (
+    Call,
+    Code,
+    Fetch,
+    Flag,
+    Frame,
+    Kind,
+    Op,
+    Reply,
+    answer_frames,
+    read_error,
+    task_id_of,
+)
 from .clients import Clients
 from .events import Post
 from .listening import Listening
@@ -183,7 +196,7 @@ class Management:
 
     def answer(self, peer: Peer, call: Call, role: Role, parent: Ticket | None = None) -> list[Effect]:
         """Answer a request now or later. For the router thread; ``call`` is none of `RUN_AS_CALLS`."""
-        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+        if _deletes_far(call, self._config):
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
             request = _request_in(call, self._members.room)
@@ -223,12 +236,12 @@ class Management:
         if parent is None or wait is None:
             return self.answer(peer, call, "admin", parent)
         now = self._clock()
-        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+        if _deletes_far(call, self._config):
             return self._dispatcher.on_call(peer, call, now, parent=parent, wait=True)
         request = _request_in(call, self._members.room)
         if request is not None and request.runs is Runs.ENDING:
             answered = self.answer(peer, call, "admin", parent)
-            return [*answered, *self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), now)]
+            return [*answered, *self._dispatcher.on_wait(parent, _awaited_by(self._ends, peer, call.call_id), now)]
         if request is None or request.runs is Runs.ROUTER:
             answered = self.answer(peer, call, "admin")
             return [*answered, *self._dispatcher.on_wait(parent, [], now)]
@@ -547,7 +560,7 @@ class Management:
             self._ends.setdefault(record, []).append(deletion)
         if parent is None or not call.options.get("waits"):
             return []
-        effects = self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), self._clock())
+        effects = self._dispatcher.on_wait(parent, _awaited_by(self._ends, peer, call.call_id), self._clock())
         refusal = refusal_of(parent, effects)
         if refusal is None:
             return effects
@@ -555,12 +568,13 @@ class Management:
             self._ends[record].remove(deletion)
         return [*effects, Answer(peer, call.call_id, error_reply(refusal, method=call.method))]
 
-    def _awaited_by(self, peer: Peer, call_id: int) -> list[str]:
-        """The calls that end the agents for which a request waits."""
-        return [
-            record.end.task_id for record, deletions in self._ends.items() if record.end is not None
-            and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
-        ]  # fmt: skip
+    def tell_of_end(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> list[Effect]:
+        """Send what the end of an agent tells, its last state, to the host of this process, which has deleted it."""
+        for peer, call_id, _, _ in self._ends.get(ticket.agent, ()):
+            if not (peer.local or peer.gone):
+                message = answer_frames(Kind.CHUNK, call_id, peer.key.token, body, time_ms=number)
+                self._clients.delivery.unsent.append((peer.key, message))
+        return []
 
     def on_ended(self, effect: Ended) -> list[Effect]:
         """The hooks of a deleted agent have run: their error goes to those who deleted it, or into the log."""
@@ -745,6 +759,20 @@ REQUESTS = (
 )
 CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
 CLUSTER_DESCRIBE = Request(Op.DESCRIBE, "all", Runs.LATER, Management.describe)  # of a class that others have
+
+
+def _awaited_by(ends: Mapping[AgentRecord, list[_Deletion]], peer: Peer, call_id: int) -> list[str]:
+    """The calls that end the agents for which a request waits."""
+    return [
+        record.end.task_id for record, deletions in ends.items() if record.end is not None
+        and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
+    ]  # fmt: skip
+
+
+def _deletes_far(call: Call, config: BrokerConfig) -> bool:
+    """Whether an agent of a cluster is to be deleted, wherever it is; a process has those that it runs for its host."""
+    is_meant = call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER)
+    return is_meant and config.parent is None
 
 
 def _request_in(call: Call, room: Room | None) -> Request | None:

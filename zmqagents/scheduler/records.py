@@ -24,8 +24,8 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
-    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
+    "END", "MANY", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer",
+    "State", "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ TICKS = "tick-"  # what the task ids of calls that reminders make begin with, se
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
+MANY = 1 << 30  # calls of one agent at a time in a process that runs it for its host, which has the turn
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -302,9 +303,10 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
-    def live_at(self, home: Home) -> None:
+    def live_at(self, home: Home, epoch: int = 0) -> None:
         """Have its calls run at ``home``, beside this process, which is decided before the first of them."""
         self.home = home
+        self.epoch = epoch
         self.away = True
         self.spec = away(self.spec)
 
@@ -318,6 +320,10 @@ class AgentRecord:
         self.home = home
         self.epoch = epoch
         self.spec = unhurried(self.spec)
+
+    def be_activation(self, epoch: int) -> None:
+        """It is the activation of this number of an agent of a cluster, which the host of this process has claimed."""
+        self.epoch = epoch
 
     def end_by(self, ticket: Ticket) -> None:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""

@@ -108,6 +108,8 @@ class Members:
             self.room = Room(
                 dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
                 starve=starve, tell=tell, clock=clock, begin=begin or pool.start,
+                house=lambda record: self._house(record, dispatcher.calls.host.account),
+                apart=lambda: (self.processes, len(self.running)),
             )  # fmt: skip
 
     def __repr__(self) -> str:

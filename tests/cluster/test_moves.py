@@ -42,7 +42,7 @@ def test_calls_that_run_on_a_killed_host_are_lost_and_say_so(redis: RedisServer)
     with hosts_on(redis, 2, lease_s=2.0) as hosts:
         name = next(f"Account/running-{number}" for number in range(50) if hosts.home_of(f"Account/running-{number}"))
         waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
-        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 1, 10)
         hosts.kill(1)
         with pytest.raises(CallLost):
             result_of(waiter)
@@ -52,11 +52,11 @@ def test_a_running_call_that_a_drain_cuts_is_lost_and_does_not_run_again_elsewhe
     with hosts_on(redis, 2, lease_s=2.0, grace_s=0.5) as hosts:
         name = next(f"Account/cut-{number}" for number in range(50) if hosts.home_of(f"Account/cut-{number}"))
         waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
-        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 1, 10)
         hosts.callers[1].ask("", Op.DRAIN)
         with pytest.raises(CallLost, match="the host stopped"):
             result_of(waiter)
-        assert hosts.callers[0].ask("", Op.INFO)["running"] == 0
+        assert hosts.callers[0].running() == 0
 
 
 def test_agents_of_a_host_that_is_started_again_answer_within_a_second_or_two(redis: RedisServer) -> None:

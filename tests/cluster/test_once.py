@@ -9,7 +9,7 @@ from collections import Counter, deque
 
 import pytest
 
-from cluster_hosts import Caller, hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, Caller, hosts_on, result_of
 from redis_server import RedisServer
 from relay import Relay
 from scale import linux_only, pick, soak_only
@@ -27,6 +27,7 @@ def task() -> str:
     return f"{secrets.token_hex(8)}-1"
 
 
+@CHILDREN_TOO
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
@@ -46,6 +47,7 @@ def test_the_first_call_of_an_agent_that_comes_by_two_ways_is_done_once_and_answ
             assert hosts.callers[number % 3].call(name, "balance") == 2
 
 
+@CHILDREN_TOO
 def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
     with hosts_on(redis, 1) as hosts:
         same = task()
@@ -55,6 +57,7 @@ def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
         assert hosts.callers[0].call("Account/odd", "balance") == 3
 
 
+@CHILDREN_TOO
 def test_an_outcome_outlives_the_host(redis: RedisServer) -> None:
     same = task()
     for _ in range(2):
@@ -68,6 +71,7 @@ def test_without_a_time_limit_it_is_refused(redis: RedisServer) -> None:
         hosts.callers[0].call("Account/endless", "pay", 2, timeout=None)
 
 
+@CHILDREN_TOO
 def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(redis: RedisServer) -> None:
     with hosts_on(redis, 3, lease_s=1.0, restart=True) as hosts:
         caller, end = hosts.callers[0], time.monotonic() + 12

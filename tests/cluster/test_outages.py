@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_hosts import hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, hosts_on, result_of
 from hosts import eventually, freeze, seconds_of
 from redis_server import RedisServer, running_redis
 from scale import linux_only
@@ -109,6 +109,7 @@ def test_no_acknowledged_change_is_lost_or_made_twice_while_hosts_are_killed(red
         assert sum(map(len, told.values())) > 100
 
 
+@CHILDREN_TOO
 def test_streams_and_cancels_go_through_another_host(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         name = next(f"Account/far-{n}" for n in range(50) if hosts.home_of(f"Account/far-{n}") == 1)

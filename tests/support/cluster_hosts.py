@@ -478,6 +478,7 @@ class Hosts:
         self._classes = [*CLASSES, *classes]
         given = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, "redis_url": redis.url}
         self._options: dict[str, Any] = {**given, **_of_all, **options}
+        self.has_children = self._options.get("isolation", "thread") != "thread"
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []

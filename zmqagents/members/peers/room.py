@@ -514,10 +514,7 @@ def _made(name: AgentName, call: Call) -> acts.Made:
         raise errors.ConfigError("environment variables (env) of an agent of a cluster are a matter of its class")
     if chosen.get("lifetime") == "client":
         raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
-    asked = AgentOptions().but(chosen)  # what no host could make is no agent
-    if asked.isolation not in (None, "thread"):
-        text = f"agents of a cluster run in threads of their host: {name} cannot have isolation={asked.isolation!r}"
-        raise errors.ConfigError(text)
+    AgentOptions().but(chosen)  # what no host could make is no agent
     arguments, options = packed(call.body), codec.pack(chosen)
     if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
         size = len(arguments) + len(options)
@@ -554,12 +551,9 @@ def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
 
 def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:
     """Raise CannotServe or ConfigError if a host cannot run an agent of a class with these options."""
-    asked, isolation = options.labels or {}, options.isolation or config.isolation
+    asked = options.labels or {}
     if not asked.items() <= config.labels.items():
         raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")
-    if isolation != "thread":
-        whose = spec.short if options.isolation else config.server_id
-        raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
     if options.lifetime == "client":
         raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
     check_persist(spec, options)

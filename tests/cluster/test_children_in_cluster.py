@@ -20,7 +20,7 @@ from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, AgentCrashed, Cluster, RpcClient, agent, concurrent, once, stream_func
 from zmqagents.agents.context import CallContext, current_call
-from zmqagents.errors import CallLost, ConfigError, DeadlockError, Fenced, HostBusy, NoHost
+from zmqagents.errors import CallLost, CallTimeout, ConfigError, DeadlockError, Fenced, HostBusy, NoHost
 from zmqagents.wire.messages import Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("pidfd")]
@@ -53,11 +53,13 @@ class Safe(AgentBase, isolation="pool"):
     """Counts in a shared process."""
 
     def __init__(self, currency: str = "EUR") -> None:
-        self.currency, self.cents, self.dies_saving = currency, 0, False
+        self.currency, self.cents, self.dies_saving, self.cannot_save = currency, 0, False, False
 
     def save_state(self) -> int:
         if self.dies_saving:
             die()
+        if self.cannot_save:
+            raise ValueError("not now")
         return self.cents
 
     def load_state(self, state: int) -> None:
@@ -110,6 +112,13 @@ class Safe(AgentBase, isolation="pool"):
     def pay_and_remind(self, cents: int, path: str) -> int:
         the_call().remind("paid", after=3600.0, method="add", args=[1])
         return int(Safe.pay_but_die_first(self, cents, path))
+
+    @once
+    def pay_and_keep_it_back(self, cents: int, path: str) -> int:
+        """Its state cannot be saved the first time."""
+        self.cents += cents
+        self.cannot_save = first_time(path)
+        return self.cents
 
     def remind_and_die(self, path: str) -> None:
         the_call().remind("never", after=0.1, method="touch", args=[path])
@@ -191,6 +200,30 @@ class Slack(AgentBase):
         return self.number
 
 
+class Frail(AgentBase, isolation="pool"):
+    """Cannot be made again as long as there is a file."""
+
+    def __init__(self) -> None:
+        self.path = ""
+
+    def save_state(self) -> str:
+        return self.path
+
+    def load_state(self, state: str) -> None:
+        self.path = state
+        if self.path and Path(self.path).exists():
+            raise OSError("no")
+
+    def break_down(self, path: str) -> None:
+        self.path = path
+        Path(path).touch()
+        the_call().save()
+        die()
+
+    def get(self) -> str:
+        return self.path
+
+
 class Keeper(AgentBase, isolation="pool"):
     """Knows agents, and keeps that."""
 
@@ -237,7 +270,7 @@ class Nested(AgentBase, isolation="pool", placement="local"):
         return self.depth
 
 
-OURS = [Safe, Vault, Slack, Keeper, Fatal, Nested]
+OURS = [Safe, Vault, Slack, Frail, Keeper, Fatal, Nested]
 BOTH = pytest.mark.parametrize("cls", ["Safe", "Vault"])
 
 
@@ -330,6 +363,44 @@ def test_a_once_call_that_crashes_has_neither_an_outcome_nor_an_effect(hosts: Ho
     assert caller.call(name, "pay_and_remind", 5, str(tmp_path / "second")) == 20
     assert [row["name"] for row in where(hosts, name)["reminders"]] == ["paid"]
     assert where(hosts, name)["epoch"] == epoch
+
+
+@BOTH
+def test_a_once_call_whose_state_cannot_be_saved_has_no_effect_and_may_come_again(
+    hosts: Hosts, cls: str, tmp_path: Path
+) -> None:
+    name, caller, same, path = f"{cls}/keeps-back", hosts.callers[0], task(), str(tmp_path / "first")
+    assert caller.call(name, "pay", 10) == 10
+    with pytest.raises(ValueError, match="not now"):
+        result_of(caller.begin(name, "pay_and_keep_it_back", 5, path, task=same))
+    assert caller.call(name, "balance") == 10
+    for each in hosts.callers:
+        assert result_of(each.begin(name, "pay_and_keep_it_back", 5, path, task=same)) == 15
+    assert caller.call(name, "balance") == 15
+
+
+def test_an_agent_that_cannot_be_made_again_says_why_and_is_tried_at_each_call(hosts: Hosts, tmp_path: Path) -> None:
+    caller, path = hosts.callers[0], tmp_path / "broken"
+    assert caller.call("Frail/one", "get") == ""
+    with pytest.raises(AgentCrashed):
+        caller.call("Frail/one", "break_down", str(path))
+    for _ in range(2):
+        with pytest.raises(AgentCrashed, match="could not be made again after its process had ended"):
+            caller.call("Frail/one", "get")
+    path.unlink()
+    assert caller.call("Frail/one", "get") == str(path)
+
+
+def test_a_call_that_does_not_end_at_its_deadline_has_its_own_process_killed(hosts: Hosts) -> None:
+    caller, name = hosts.callers[0], "Vault/strict"
+    about: dict[str, Any] = {"id": f"cluster:shop/{name}", "class": "Vault", "on_timeout": "kill"}
+    caller.ask("", Op.CREATE, **about)
+    assert caller.call(name, "add", 5) == 5
+    process = caller.call(name, "process")
+    with pytest.raises(CallTimeout):
+        caller.call(name, "stuck", 60.0, timeout=0.3)
+    assert caller.call(name, "balance", timeout=30) == 5, "the next call does not wait for its end"
+    assert caller.call(name, "process") != process
 
 
 def test_a_tick_that_crashes_comes_again_and_counts_once(hosts: Hosts, tmp_path: Path) -> None:

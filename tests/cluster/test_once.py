@@ -71,7 +71,6 @@ def test_without_a_time_limit_it_is_refused(redis: RedisServer) -> None:
         hosts.callers[0].call("Account/endless", "pay", 2, timeout=None)
 
 
-@CHILDREN_TOO
 def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(redis: RedisServer) -> None:
     with hosts_on(redis, 3, lease_s=1.0, restart=True) as hosts:
         caller, end = hosts.callers[0], time.monotonic() + 12

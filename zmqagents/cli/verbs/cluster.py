@@ -1,4 +1,4 @@
-"""A cluster: its hosts, where its agents are, moving them, what has happened."""
+"""A cluster: its hosts, where its agents are, moving them, what has happened, the form of its records."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from ..output import say, show, show_facts, show_rows, visible
 
 if TYPE_CHECKING:
     from ...client.cluster.handle import Cluster
+    from ...client.cluster.upgrading import Forms
 
-__all__ = ["agents_of_cluster", "drain", "events", "hosts", "move", "where"]
+__all__ = ["agents_of_cluster", "drain", "events", "hosts", "move", "upgrade", "where"]
+
+NOT_READY = 7  # the exit code
 
 FOLLOW_S = 0.5  # how often `events --follow` asks
 LOOK_EVERY_S = 0.1  # how often `drain` looks whether the host has gone
@@ -262,3 +265,63 @@ def _is_there(cluster: Cluster, row: dict[str, Any]) -> bool:
         return any(other["incarnation"] == row["incarnation"] for other in cluster.hosts())
     except (errors.HostUnreachable, errors.HostStopping, errors.CallLost, errors.HostLost):
         return False  # it was the only one that is known here, and it does not answer any more
+
+
+# ---------------------------------------------------------------- the form of the records
+
+
+@click.command(cls=Verb)
+@option("--dry-run", is_flag=True, help="Only show which form of records each host knows, and what would be done.")
+@on_host
+@as_json
+def upgrade(dry_run: bool, as_json: bool, host: str, port: int | None, server_id: str | None) -> int:
+    """Bring the records of a cluster's agents to the newest form that its hosts know: the end of a rolling upgrade.
+
+    Exit code 0 when all have it, 7 if a host does not read it: nothing is changed then. Agents go on meanwhile. It may
+    be interrupted and run again. There is no way back: hosts that know only the former form cannot join any more.
+    """
+    from ...client.cluster.upgrading import Upgrade, Upgraded, shown
+
+    with open_cluster(host, port, server_id) as cluster:
+        work, name = Upgrade(cluster, (lambda text: None) if as_json else say), cluster.name
+        before = work.look()
+        done = Upgraded(before) if dry_run else work.run()
+    forms = done.forms
+    if as_json:
+        show({
+            "cluster": name, "form": forms.form, "former": forms.former, "newest": forms.newest, "raised": done.raised,
+            "seen": done.seen, "rewritten": done.rewritten, "hosts": forms.hosts,
+            "lacking": [row["server_id"] for row in forms.lacking],
+        }, True)  # fmt: skip
+    elif dry_run:
+        columns = ("server_id", "address", "state", "version", "reads", "writes")
+        show_rows([{**row, "reads": _shown_forms(row["reads"])} for row in forms.hosts], columns, False, "no hosts")
+    if forms.lacking:
+        if not as_json:
+            names = ", ".join(map(shown, forms.lacking))
+            say(
+                f"the records of {name} stay in form {forms.form}, for form {forms.newest} is not read by {names}: "
+                "exchange these hosts for newer ones, then run as_server upgrade again"
+            )
+        return NOT_READY
+    if not as_json:
+        click.echo(visible(_outcome(name, before, done.forms, dry_run, done.seen, done.rewritten)))
+    return 0
+
+
+def _shown_forms(reads: list[int]) -> str:
+    oldest, newest = reads
+    return "?" if not newest else str(newest) if oldest == newest else f"{oldest} to {newest}"
+
+
+def _outcome(name: str, before: Forms, after: Forms, dry_run: bool, seen: int, rewritten: int) -> str:
+    if before.is_done:
+        return f"all records of {name} have form {before.form}, the newest that its hosts know: nothing to do"
+    if dry_run:
+        return (
+            f"the records of {name} would be brought from form {before.former} to form {before.newest}; "
+            "hosts that do not read that cannot join any more then"
+        )
+    if not after.is_done:
+        return f"all records of {name} have form {after.former}; a newer host has joined meanwhile: run this again"
+    return f"all records of {name} have form {after.form}: of {seen:,} there were {rewritten:,} to be rewritten"

@@ -109,7 +109,8 @@ class Upgrade:
                     "run as_server upgrade again"
                 )
             if not told:
-                self._say(f"form {form} is written from now on: waiting until {', '.join(map(shown, behind))} knows")
+                names = ", ".join(row["server_id"] for row in behind)
+                self._say(f"form {form} is written from now on; it takes half a lease until all have heard: {names}")
                 told = True
             time.sleep(LOOK_EVERY_S)
 
@@ -138,5 +139,7 @@ class Upgrade:
 
 def shown(row: ReaderRow) -> str:
     """A host as people know it."""
-    told = f"{row['server_id']} at {row['address']}" if row["address"] else row["incarnation"]
-    return told + (f" ({row['state']})" if row["state"] != "held" else "")
+    if not row["address"]:
+        return f"{row['incarnation']} (which has told nothing of itself yet)"
+    state = f", {row['state']}" if row["state"] != "held" else ""
+    return f"{row['server_id']} at {row['address']} (zmqagents {row['version']}{state})"

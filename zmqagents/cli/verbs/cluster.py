@@ -216,12 +216,12 @@ def drain(
     HOST is a server id or an address of hosts; by default the host that --port means.
     """
     with open_cluster(host, port, server_id) as cluster:
-        row = _row_of(cluster, member or server_id or (f"{host}:{port}" if port else ""))
+        row, is_last = _row_of(cluster, member or server_id or "", port)
         grace_s, begun = _ask_to_drain(cluster, row, grace), time.monotonic()
         name = f"{row['server_id']} at {row['address']}"
         if not as_json:
             say(f"waiting up to {grace_s:g} s for {name}")
-        while _is_there(cluster, row):
+        while _is_up(row) if is_last else _is_there(cluster, row):
             if time.monotonic() - begun > grace_s + END_WAIT_S:
                 raise errors.CallTimeout(
                     f"{name} is still there {grace_s + END_WAIT_S:g} s after it was asked to drain"
@@ -233,11 +233,14 @@ def drain(
     show({"drained": row["server_id"], "seconds": round(took_s, 3)} if as_json else f"drained {name}", as_json)
 
 
-def _row_of(cluster: Cluster, named: str) -> dict[str, Any]:
+def _row_of(cluster: Cluster, named: str, port: int | None) -> tuple[dict[str, Any], bool]:
+    """The host, and whether it is the only one. Without a name the one that was asked, if that was said by ``port``."""
     found: list[dict[str, Any]] = [dict(row) for row in cluster.hosts()]
     fitting = [row for row in found if named in (row["server_id"], row["address"])] if named else found
+    if port and not named:  # whoever is asked is the first, by whatever name it is known to the others
+        fitting = [row for row in found[:1] if row["address"].endswith(f":{port}")]
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting[0], len(found) == 1
     names = ", ".join(f"{row['server_id']} at {row['address']}" for row in found)
     if not named:
         raise click.UsageError(f"say which host: {names}")
@@ -265,6 +268,21 @@ def _is_there(cluster: Cluster, row: dict[str, Any]) -> bool:
         return any(other["incarnation"] == row["incarnation"] for other in cluster.hosts())
     except (errors.HostUnreachable, errors.HostStopping, errors.CallLost, errors.HostLost):
         return False  # it was the only one that is known here, and it does not answer any more
+
+
+def _is_up(row: dict[str, Any]) -> bool:
+    """The same for the last host of a cluster: no other one tells of its end, and a `Cluster` would wait for one."""
+    from ...client.rpc import RpcClient
+
+    name, _, port = row["address"].rpartition(":")
+    try:
+        with RpcClient(name, int(port)) as client:
+            found: dict[str, Any] = client.get_server_info()
+    except errors.HostStopping:
+        return True
+    except ConnectionError:
+        return False
+    return bool((found.get("cluster") or {}).get("incarnation") == row["incarnation"])
 
 
 # ---------------------------------------------------------------- the form of the records

@@ -105,7 +105,7 @@ def test_a_rolling_upgrade_to_another_form_of_the_records(redis: RedisServer) ->
         assert form_of(redis, "Account/new") == b"2"
         code, told = upgrade(hosts)
         assert (code, told["raised"], told["rewritten"]) == (0, False, 0)
-        assert "nothing to do" in as_server("upgrade", port=hosts.launchers[1].port).stdout
+        assert "nothing to do" in as_server("upgrade", "--dry-run", port=hosts.launchers[1].port).stdout
         with Cluster(f"127.0.0.1:{hosts.launchers[1].port}") as cluster:
             assert [event["what"] for event in cluster.events()["rows"] if event["kind"] == "upgraded"] == ["1 2"]
             assert [row["forms"] for row in cluster.hosts()] == [[1, 2], [1, 2]]

@@ -17,7 +17,18 @@ from clocked_records import LEASE_S, NAME, Clocked
 from cluster_world import CLOCK
 from redis_server import RedisServer, running_redis
 from zmqagents.errors import ConfigError
-from zmqagents.store.cluster import Beat, Claim, ClusterRecords, Mine, Refusal, Release, Save, Unclaimed, Verdict
+from zmqagents.store.cluster import (
+    Beat,
+    Claim,
+    ClusterRecords,
+    Mine,
+    Refusal,
+    Release,
+    Released,
+    Save,
+    Unclaimed,
+    Verdict,
+)
 from zmqagents.store.cluster_scripts import cluster_scripts
 from zmqagents.store.forms import Forms
 
@@ -170,9 +181,9 @@ def test_a_record_has_the_form_in_which_it_was_written_last(shop: Shop) -> None:
     assert shop.form_of(NAME) == b"1"
     assert shop.put(NAME, mine, 2, revision=1) is Verdict.SAVED
     assert shop.form_of(NAME) == b"2", "it is rewritten by its next save"
-    last = Save(NAME, A, mine.epoch, 2, 1, b"last", form=1)
+    last = Save(NAME, A, mine.epoch, 2, 1, b"last", form=2)
     shop.both.exchange([Release(NAME, A, mine.epoch, "", last)])
-    assert shop.form_of(NAME) == b"1", "by a host that had not heard of the new form"
+    assert shop.form_of(NAME) == b"2"
     shop.make("Account/new", 2)
     assert shop.form_of("Account/new") == b"2"
 
@@ -212,6 +223,19 @@ def test_all_records_are_rewritten_by_pages_and_what_was_interrupted_goes_on(sho
     assert shop.rewrite_all(2) == (300, 0)
     assert shop.put(names[150], epochs[names[150]], 2) is Verdict.SAVED, "its owner has not noticed"
     assert shop.client.hget(shop.records.key_of(names[0]), "st") == b"state"
+
+
+def test_an_owner_that_is_dead_writes_no_former_form_into_a_record_that_has_been_upgraded(shop: Shop) -> None:
+    mine = shop.make(NAME)
+    shop.put(NAME, mine, 1)
+    shop.rewrite_all(2)
+    assert shop.put(NAME, mine, 1, revision=1) is Verdict.FENCED
+    last = Save(NAME, A, mine.epoch, 1, 1, b"last", form=1)
+    assert shop.both.exchange([Release(NAME, A, mine.epoch, B, last)]) == [Released(False)]
+    assert (shop.where().owner, shop.where().revision, shop.form_of(NAME)) == (A, 1, b"2")
+    assert shop.both.exchange([Release(NAME, A, mine.epoch)])[0] == Released(True, mine.epoch), "that writes nothing"
+    late = Claim(LATE, A, 2, "Account", 1, arguments=b"args", form=1)
+    assert shop.both.exchange([late]) == [Unclaimed(Refusal.FORM, "1")], "nor makes a new one"
 
 
 def test_what_something_else_has_written_keeps_no_other_record_from_the_new_form(shop: Shop) -> None:

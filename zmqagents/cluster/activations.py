@@ -38,6 +38,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -297,6 +298,21 @@ class _Activation:
     reminders: Reminders | None = None  # of an agent that has or had some
 
     @property
+    def is_asking(self) -> bool:
+        """Whether a request is under way that writes."""
+        return bool(self.saves) or self.phase is not Phase.ACTIVE
+
+    @property
+    def oldest_form(self) -> int:
+        """Of the requests that may be under way."""
+        forms = [pending.request.form for pending in self.saves]
+        if self.phase in (Phase.QUEUED, Phase.CLAIMING):
+            forms.append(self.claim.form)
+        if isinstance(self.ending, Release) and self.ending.last is not None:
+            forms.append(self.ending.last.form)
+        return min(forms, default=sys.maxsize)
+
+    @property
     def is_full(self) -> bool:
         return len(self.saves) >= MAX_SAVES or self.save_bytes >= MAX_SAVE_BYTES
 
@@ -402,9 +418,10 @@ class Activations:
 
     # ------------------------------------------------------------ what the host wants
 
-    def write(self, form: int) -> None:
-        """Requests that are made from now on write this form of the records."""
-        self.form = form
+    def write(self, form: int) -> bool:
+        """Requests that are made from now on have this form. True if none of a former one is without an answer."""
+        self.form = max(self.form, form)
+        return all(found.oldest_form >= form for found in self._all.values() if found.is_asking)
 
     def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
         """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""

@@ -129,7 +129,7 @@ class Member:
         self._info = info
         self._clock = clock
         self._has_joined = False
-        self._writes = 0  # the form of records that this host has been told to write; 0: none yet
+        self._writes = 0  # no request of a lower form of records is without an answer; 0: no form is known
         self._looked = float("-inf")
         self._leaving_since: float | None = None
         self._is_full = False
@@ -285,9 +285,8 @@ class Member:
 
     def _write(self, form: int) -> None:
         """Records are to be written in this form. A lower one than before: Redis has lost that it was raised."""
-        if form > self._writes:
+        if form > self._writes and self.activations.write(form):
             self._writes = form
-            self.activations.write(form)
             self.describe(self._info)
             if self._has_joined:
                 self._steward.beat_soon()  # whoever has raised it waits for the word of all

@@ -20,6 +20,7 @@ Cluster, and spread the agents over its nodes:
 ``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call
 ``r:<name>``        hash     the agent's reminders, and ``due``, a zset, when they are due: see `store.reminders`
 ``floor``           string   the highest epoch of the bucket's agents that are gone
+``least``           string   the form that the bucket's records have at least, as far as they have been upgraded
 ==================  =======  ======================================================================================
 
 Times are microseconds of Redis's own clock. An *incarnation* is ``server_id/time of joining/random``. It is living
@@ -202,6 +203,9 @@ local key, outcomes = base .. 'a:' .. name, base .. 'd:' .. name
 local function is_mine(own, ep)
     return own == me and ep == ARGV[3]
 end
+local function is_former(form, kept)  -- the record has been upgraded since: its owner is dead, or this is a late copy
+    return tonumber(form) < tonumber(kept or 1)
+end
 local function keep(first)  -- ARGV[first]: how many ids are dropped; these; then triples of id, ms and outcome
     local drops = tonumber(ARGV[first])
     for i = first + 1, first + drops do call('HDEL', outcomes, ARGV[i]) end
@@ -238,6 +242,7 @@ if not again then
     if own ~= '' and own ~= me and own ~= dead then return {'other', own, r[3]} end
     if not r[6] then
         if call('ZCARD', base .. 'names') >= tonumber(ARGV[7]) then return {'full'} end
+        if tonumber(ARGV[11]) < tonumber(call('GET', base .. 'least') or 0) then return {'form', ARGV[11]} end
         ep = tonumber(call('GET', base .. 'floor') or 0)
     end
     ep = math.max(ep + 1, clock())  -- rises even when Redis has lost the last ones
@@ -261,8 +266,9 @@ return {
 # the `@once` call ('' for none), then what `remind` and `keep` take.
 _SAVE = """
 local rev = tonumber(ARGV[4])
-local r = call('HMGET', key, 'own', 'ep', 'rev')
+local r = call('HMGET', key, 'own', 'ep', 'rev', 'fm')
 if not is_mine(r[1], r[2]) then return {'fenced', r[1] or '', r[2] or '0'} end
+if is_former(ARGV[8], r[4]) then return {'fenced', r[1], r[2]} end
 local kept = tonumber(r[3] or 0)
 if kept > rev then return {'taken'} end
 local had = ARGV[9] ~= '' and call('HGET', outcomes, ARGV[9])
@@ -278,8 +284,9 @@ return {'saved'}
 # ('' if there is no state), state, whether to heal, form, and what `remind` and `keep` take.
 _RELEASE = """
 local following, saves = ARGV[4], ARGV[5] == '1'
-local r = call('HMGET', key, 'own', 'ep', 'rev', 'args', 'st')
+local r = call('HMGET', key, 'own', 'ep', 'rev', 'args', 'st', 'fm')
 if not is_mine(r[1], r[2]) then return {'gone'} end
+if saves and is_former(ARGV[10], r[6]) then return {'gone'} end
 local kept, rev = tonumber(r[3] or 0), tonumber(ARGV[6])
 if saves and kept < rev and ARGV[9] ~= '1' then return {'behind', kept} end
 if saves and kept <= rev then

@@ -7,7 +7,8 @@ number. A host reads a range of them, its `Forms`, and can write each of these. 
 ==============  =======================================================================================================
 ``format``      the form that is written: each host has it from the answers to its beats
 ``former``      the oldest form that a record may still have
-``fm``          of an agent's record: the form in which it was written last
+``fm``          of an agent's record: the form in which it was written last; it never falls
+``least``       of a bucket: the form in which records are made at least
 ==============  =======================================================================================================
 
 *Who may be a member.* A host that does not read ``format``, or none that is as old as ``former``, does not join, and
@@ -17,9 +18,11 @@ what it writes: that is what its router thread has been told, so all requests th
 *How the form is raised* (``as_server upgrade``), by steps each of which may be repeated:
 
 1. RAISE sets ``format``, if all members read it; it looks at their beats in the same step. From then on members write
-   the new form as they hear of it, and read both.
-2. When all say that they write it, REWRITE goes over all records, page by page, and brings those that have not been
-   saved since to the new form.
+   the new form as they hear of it, and read both. A member says that it writes the new form when no request that it has
+   made in the former one is without an answer.
+2. When all say so, REWRITE goes over all records, page by page, and brings those that have not been saved since to the
+   new form. Whatever comes in the former form after that is of a member that is dead, or a late copy: a record that has
+   been upgraded is not written in it, and in a bucket that has been none is made in it (``least``).
 3. When a whole round has found none, SETTLE sets ``former``: hosts that read nothing older may join.
 
 It is never lowered: what has been written in the new form cannot be read by hosts that know only the one before. If
@@ -86,6 +89,7 @@ return {text(now), form, former, rows}
 # brought to the form, and the last name. What an activation knows of its record stays true: the next save has its form.
 REWRITE = """
 local after, to, count = ARGV[1], tonumber(ARGV[3]), 0
+if tonumber(call('GET', base .. 'least') or 0) < to then call('SET', base .. 'least', ARGV[3]) end
 local names = call('ZRANGEBYLEX', base .. 'names', after == '' and '-' or '(' .. after, '+', 'LIMIT', 0, ARGV[2])
 for _, name in ipairs(names) do
     local key = base .. 'a:' .. name

@@ -333,7 +333,7 @@ def _shown_forms(reads: list[int]) -> str:
 
 
 def _outcome(name: str, before: Forms, after: Forms, dry_run: bool, seen: int, rewritten: int) -> str:
-    if before.is_done:
+    if dry_run and before.is_done:
         return f"all records of {name} have form {before.form}, the newest that its hosts know: nothing to do"
     if dry_run:
         return (

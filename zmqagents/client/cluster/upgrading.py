@@ -81,18 +81,18 @@ class Upgrade:
         if not forms.lacking and forms.form < forms.newest:
             target, forms = forms.newest, self._step("raise", forms.newest)
             raised = forms.form >= target
-        if forms.lacking or forms.is_done:
+        if forms.lacking:
             return Upgraded(forms, raised)
         seen, rewritten, target = 0, 0, forms.form
-        while not forms.is_done:
-            self._wait_for_writers(target)
-            looked, changed = self._rewrite(target)
+        while True:
+            if not forms.is_done:
+                self._wait_for_writers(target)
+            looked, changed = self._rewrite(target)  # also if all is done: Redis may have lost the end of it
             seen, rewritten = max(seen, looked), rewritten + changed
-            if not changed:  # what was under way in the former form has come by now
+            if not changed:
                 forms = self._step("settle", target)
-                if forms.newest > target:  # a newer host has joined meanwhile: that is another upgrade
-                    break
-        return Upgraded(forms, raised, seen, rewritten)
+                if forms.former >= target:
+                    return Upgraded(forms, raised, seen, rewritten)
 
     def _wait_for_writers(self, form: int) -> None:
         begun, told = time.monotonic(), False

@@ -107,7 +107,8 @@ def test_a_rolling_upgrade_to_another_form_of_the_records(redis: RedisServer) ->
         assert (code, told["raised"], told["rewritten"]) == (0, False, 0)
         assert "nothing to do" in as_server("upgrade", "--dry-run", port=hosts.launchers[1].port).stdout
         with Cluster(f"127.0.0.1:{hosts.launchers[1].port}") as cluster:
-            assert [event["what"] for event in cluster.events()["rows"] if event["kind"] == "upgraded"] == ["1 2"]
+            upgrades = [event["what"] for event in cluster.events()["rows"] if event["kind"] == "upgraded"]
+            assert upgrades == ["records from form 1 to 2"]
             assert [row["forms"] for row in cluster.hosts()] == [[1, 2], [1, 2]]
 
         with pytest.raises(ConfigError, match=r"form 2, and this host .* knows forms up to 1: install the version"):

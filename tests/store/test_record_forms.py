@@ -149,7 +149,7 @@ def test_the_form_is_raised_once_all_members_read_it(shop: Shop) -> None:
     assert shop.records.obituary("s") != ()
     shop.lives(shop.both, "b/1000000000000/2", start="t")
     assert shop.both.raise_form(2).form == shop.both.raise_form(2).form == 2
-    assert [entry.what for entry in shop.records.log() if entry.kind == "upgraded"] == ["1 2"]
+    assert [entry.what for entry in shop.records.log() if entry.kind == "upgraded"] == ["records from form 1 to 2"]
     assert shop.lives(shop.both, "b/1000000000000/2", start="t").view > view
     assert shop.both.raise_form(1).form == 2, "it is never lowered"
 

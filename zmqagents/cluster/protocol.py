@@ -159,7 +159,7 @@ class RewrittenRow(TypedDict):
 
 
 class EventRow(TypedDict):
-    """What has happened: ``kind`` is joined, draining, died, moved, fenced, or upgraded, all records, FROM TO."""
+    """What has happened: ``kind`` is joined, draining, died, moved, fenced, or upgraded (all records)."""
 
     id: str
     time_s: float  # since 1970, by Redis's clock

@@ -75,7 +75,7 @@ local former = tonumber(call('GET', base .. 'former') or 1)
 if step == 'raise' and ready and form < to then
     beyond_maxmemory()
     call('SET', base .. 'format', to)
-    change('upgraded', form .. ' ' .. to)
+    change('upgraded', 'records from form ' .. form .. ' to ' .. to)
     form = to
 elseif step == 'settle' and ready and form == to and former < to then
     beyond_maxmemory()

@@ -342,4 +342,4 @@ def _outcome(name: str, before: Forms, after: Forms, dry_run: bool, seen: int, r
         )
     if not after.is_done:
         return f"all records of {name} have form {after.former}; a newer host has joined meanwhile: run this again"
-    return f"all records of {name} have form {after.form}: of {seen:,} there were {rewritten:,} to be rewritten"
+    return f"all records of {name} have form {after.form}: {seen:,} were looked at, {rewritten:,} rewritten"

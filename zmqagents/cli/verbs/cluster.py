@@ -125,7 +125,9 @@ def _show_place(found: dict[str, Any], as_json: bool) -> None:
         show(found, True)
         return
     place = f"{found['server_id']} at {found['address']}" if found["address"] else "nobody has it now"
-    state = f"{found['revision']} changes are kept" if found["epoch"] else "its first call will make it"
+    times = "once" if found["revision"] == 1 else f"{found['revision']} times"  # the first is that of a new agent
+    saved = f"saved {times}" if found["revision"] else "not saved yet"
+    state = saved if found["epoch"] else "its first call will make it"
     facts = {"agent": found["agent"], "host": place, "epoch": str(found["epoch"]), "state": state}
     for row in found.get("reminders", ()):  # a host of a former version tells of none
         when = f"in {row['due_s']:.1f} s" if row["due_s"] > 0 else f"late by {-row['due_s']:.1f} s"

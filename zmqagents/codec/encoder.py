@@ -12,7 +12,7 @@ Every function may be called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
 from itertools import islice
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, FunctionType, GeneratorType, MethodType
@@ -239,13 +239,15 @@ class Encoder:
 
     def _packed(self, box: list[Any] | dict[Any, Any]) -> bytes:
         """The bytes of a list or map. What is long is packed piece by piece, as `plain.unpack_long` reads it."""
-        packer, is_map = self.packer, type(box) is dict
+        packer: Any = self.packer
+        items: Iterable[Any] = box.items() if isinstance(box, dict) else box
         if len(box) <= MANY_ITEMS:
-            inner = box.values() if is_map else box
+            inner = box.values() if isinstance(box, dict) else box
             if len(box) > FEW_ITEMS or _BOXES.isdisjoint(map(type, inner)) or not any(map(_is_long, inner)):
-                return packer.pack(box)
-        head = packer.pack_map_header(len(box)) if is_map else packer.pack_array_header(len(box))
-        return b"".join((head, *self._pieces(iter(box.items() if is_map else box), is_map)))
+                packed: bytes = packer.pack(box)
+                return packed
+        head = packer.pack_map_header if items is not box else packer.pack_array_header
+        return b"".join((head(len(box)), *self._pieces(iter(items), items is not box)))
 
     def _pieces(self, items: Iterator[Any], is_map: bool) -> Iterator[bytes]:
         """The bytes of ``items``, of some at a time; of one at a time where these are long."""

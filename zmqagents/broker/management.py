@@ -469,45 +469,46 @@ class Management:
 
     # ------------------------------------------------------------ the cluster
 
-    def _room(self) -> Room:
+    def room(self) -> Room:
+        """This host as a member of its cluster. Raises UnknownCluster."""
         if self._members.room is None:
             raise errors.UnknownCluster("this host is a member of no cluster")
         return self._members.room
 
     def list_hosts(self, _: Asked) -> list[Any]:
         """The members of the cluster, see `cluster.protocol`."""
-        return list(self._room().inquiries.hosts())
+        return list(self.room().inquiries.hosts())
 
     def where_is_agent(self, asked: Asked) -> Callable[[Tell], None]:
         """The host of an agent of the cluster."""
-        return functools.partial(self._room().inquiries.where, str(asked.option("id")))
+        return functools.partial(self.room().inquiries.where, str(asked.option("id")))
 
     def list_cluster(self, asked: Asked) -> Callable[[Tell], None]:
         """A page of the agents of the cluster."""
-        pages = self._room().inquiries.agents
+        pages = self.room().inquiries.agents
         return functools.partial(pages, asked.option("prefix"), asked.option("after"), asked.option("most"))
 
     def list_events(self, asked: Asked) -> Callable[[Tell], None]:
         """What has happened in the cluster."""
-        return functools.partial(self._room().inquiries.events, asked.option("after"), asked.option("most"))
+        return functools.partial(self.room().inquiries.events, asked.option("after"), asked.option("most"))
 
     def move_agent(self, asked: Asked) -> Callable[[Tell], None]:
         """Give an agent of the cluster to another host."""
         if asked.role == "call":
             raise errors.PermissionRefused(f"{Op.MOVE} needs the role admin; {name_of(asked.peer.user)} has call")
-        move, hop = self._room().inquiries.move, bool(asked.option("hop"))
+        move, hop = self.room().inquiries.move, bool(asked.option("hop"))
         return functools.partial(move, str(asked.option("id")), asked.option("to"), hop=hop)
 
     def drain(self, asked: Asked) -> bool:
         """Give the agents of the cluster to others, then end."""
-        self._room()
+        self.room()
         return self.stop(asked)
 
     def describe(self, asked: Asked) -> bytes | Callable[[Tell], None]:
         """An agent's class and methods, as clients make a proxy of them; a member without the class asks for them."""
         agent_id = asked.option("id")
         if isinstance(agent_id, str) and agent_id.startswith(CLUSTER):
-            room = self._room()
+            room = self.room()
             if room.inquiries.is_far(asked.call.options):
                 return functools.partial(room.inquiries.describe, agent_id)
             return room.describe(agent_id)
@@ -712,6 +713,12 @@ def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
     )
 
 
+def _upgrade_records(management: Management, asked: Asked) -> Callable[[Tell], None]:
+    """One step of bringing the records of the cluster to another form."""
+    upgrade = management.room().inquiries.upgrade
+    return functools.partial(upgrade, asked.option("step"), asked.option("form"), asked.option("after"))
+
+
 class Request(NamedTuple):
     """One row of the table of management requests. ``who`` may ask: see the module's docstring.
 
@@ -756,6 +763,7 @@ REQUESTS = (
     Request(Op.EVENTS, "all", Runs.LATER, Management.list_events),
     Request(Op.MOVE, "owner", Runs.LATER, Management.move_agent, audited=True),
     Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
+    Request(Op.UPGRADE, "admin", Runs.LATER, _upgrade_records),
 )
 CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
 CLUSTER_DESCRIBE = Request(Op.DESCRIBE, "all", Runs.LATER, Management.describe)  # of a class that others have

@@ -38,6 +38,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ from ..store.cluster import (
     Unclaimed,
     Verdict,
 )
+from ..store.forms import FORMS
 from ..store.reminders import Change, Clear, Done, Set
 from ..telemetry.meters import Histogram
 from .observers import Observers
@@ -296,6 +298,21 @@ class _Activation:
     reminders: Reminders | None = None  # of an agent that has or had some
 
     @property
+    def is_asking(self) -> bool:
+        """Whether a request is under way that writes."""
+        return bool(self.saves) or self.phase is not Phase.ACTIVE
+
+    @property
+    def oldest_form(self) -> int:
+        """Of the requests that may be under way."""
+        forms = [pending.request.form for pending in self.saves]
+        if self.phase in (Phase.QUEUED, Phase.CLAIMING):
+            forms.append(self.claim.form)
+        if isinstance(self.ending, Release) and self.ending.last is not None:
+            forms.append(self.ending.last.form)
+        return min(forms, default=sys.maxsize)
+
+    @property
     def is_full(self) -> bool:
         return len(self.saves) >= MAX_SAVES or self.save_bytes >= MAX_SAVE_BYTES
 
@@ -315,6 +332,7 @@ class Activations:
         self, me: str, observers: Observers, clock: Callable[[], float], *, former: Activations | None = None
     ) -> None:
         self.me = me
+        self.form: int = FORMS.oldest if former is None else former.form  # that requests are made in
         self.counters: Counters = Counters() if former is None else former.counters
         self.durations: Histogram = Histogram() if former is None else former.durations  # of activations
         self._observers = observers
@@ -400,6 +418,11 @@ class Activations:
 
     # ------------------------------------------------------------ what the host wants
 
+    def write(self, form: int) -> bool:
+        """Requests that are made from now on have this form. True if none of a former one is without an answer."""
+        self.form = max(self.form, form)
+        return all(found.oldest_form >= form for found in self._all.values() if found.is_asking)
+
     def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
         """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""
         if name in self._all:
@@ -409,8 +432,9 @@ class Activations:
         self._number += 1
         made = made or Made()
         claim = Claim(
-            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options
-        )
+            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options,
+            form=self.form,
+        )  # fmt: skip
         self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
         return self._admit()
@@ -451,7 +475,7 @@ class Activations:
         outcomes = (Outcome(once.task_id, once.left_s, once.value),) if once is not None else ()
         request = Save(
             name, self.me, found.epoch, found.revision, version, state, once.task_id if once is not None else "",
-            outcomes, tuple(found.forget), reminders=tuple(reminders),
+            outcomes, tuple(found.forget), reminders=tuple(reminders), form=self.form,
         )  # fmt: skip
         found.forget.clear()
         if found.behind:
@@ -515,7 +539,7 @@ class Activations:
         if has_changed or (to_keep and (may_be_behind or reminders)):
             last = Save(
                 name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget),
-                reminders=tuple(reminders),
+                reminders=tuple(reminders), form=self.form,
             )  # fmt: skip
             if found.behind:
                 last = self._healing(found, last)

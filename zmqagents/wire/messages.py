@@ -200,6 +200,7 @@ class Op:
     EVENTS = "get_event_list"
     MOVE = "move_agent"
     DRAIN = "drain_host"
+    UPGRADE = "upgrade_records"
 
 
 class Header(NamedTuple):

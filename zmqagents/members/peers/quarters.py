@@ -252,8 +252,16 @@ class Quarters(abc.ABC):
 
     def why_not_ready(self) -> list[str]:
         """What speaks against sending calls to this host."""
-        reasons = [] if self.may_answer else [f"its lease in the cluster {self._config.cluster} is not held"]
+        barred, reasons = self.member.barred, []
+        if not self.may_answer:
+            not_held = f"its lease in the cluster {self._config.cluster} is not held"
+            reasons.append(f"it may not join again: {barred}" if barred else not_held)
         return reasons + (["it gives its agents away"] if self.drains else [])
+
+    @property
+    def newest_form(self) -> int:
+        """The newest form of the cluster's records that this host knows."""
+        return self._config.record_forms[1]
 
     # ------------------------------------------------------------ other members
 

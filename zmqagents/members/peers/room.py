@@ -45,6 +45,7 @@ from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
 from ...security.keys import KeyStore
 from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Mine, Refusal
+from ...store.forms import Forms
 from ...wire.messages import Call, Op
 from .drain import Drain
 from .inquiries import STATES, Inquiries, state_of
@@ -102,7 +103,10 @@ class Room(Quarters):
         key = KeyStore.open().server_keypair().public
         fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         identity = Identity(config.server_id, start, fingerprint, config.lease_s)
-        steward = Steward(lambda: ClusterRecords(config.redis_url, config.cluster), identity, self._deliver)
+        forms = Forms(*config.record_forms)
+        steward = Steward(
+            lambda: ClusterRecords(config.redis_url, config.cluster, forms=forms), identity, self._deliver
+        )
         self.member = Member(steward, identity, self._info())
         self.member.start()
         self._start_file = path = Path(ipc).with_suffix(".start")
@@ -375,6 +379,9 @@ class Room(Quarters):
         elif why is Refusal.NEWER:
             error = errors.TooOld(f"the state of {name} has version {detail}, which this host does not read")
             way.cannot(error)
+            return
+        elif why is Refusal.FORM:
+            way.cannot(errors.TooOld(f"the record of {name} has form {detail}, which this host does not read"))
             return
         elif why is Refusal.FULL:
             error = errors.HostBusy(f"the cluster {self._config.cluster} has as many agents as it may have")

@@ -186,6 +186,10 @@ class Dispatcher:
         is_told = bool(call.options) and (self._is_member or peer.is_member)
         if is_told and "task" in call.options:
             task_id = str(call.options["task"])
+            leg = call.options.get("leg")
+            if type(leg) is int and peer.is_past(_agent_of(call), leg):
+                _turn_away(peer, call, effects)
+                return None
         if task_id in self.tasks:
             self._meet(peer, call, self.tasks[task_id], effects, is_told=is_told)
             return None
@@ -225,7 +229,8 @@ class Dispatcher:
             else:
                 self.calls.fetches.join(peer, call.call_id, ticket)
         elif "hop" in call.options:
-            effects.append(Answer(peer, call.call_id, elsewhere_reply(Home(call.agent, "", 0))))
+            peer.turn_away(_agent_of(call))
+            _turn_away(peer, call, effects)
         else:
             raise errors.HostBusy.of_host(f"{ticket.task_id} is on its way to {ticket.agent.agent_id}: ask again")
 
@@ -457,6 +462,16 @@ def _go_on(waiting: Ticket | None, effects: list[Effect]) -> None:
     """The wait of ``waiting`` is over before it began."""
     if waiting is not None and not waiting.on_loop:
         effects.append(Resume(waiting))
+
+
+def _agent_of(call: Call) -> str:
+    """Which agent of a cluster a call is about, also one that makes it or deletes it."""
+    return call.agent or str(call.options.get("id"))
+
+
+def _turn_away(peer: Peer, call: Call, effects: list[Effect]) -> None:
+    """A member has passed on a call that is not to be executed here."""
+    effects.append(Answer(peer, call.call_id, elsewhere_reply(Home(call.agent, "", 0))))
 
 
 def _take_over(ticket: Ticket, peer: Peer) -> None:

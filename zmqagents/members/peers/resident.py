@@ -139,13 +139,20 @@ class Resident:
                 gone = errors.AgentDeleted(f"{self.name} was deleted before {ticket.name} could start")
                 room.later(lambda: self._finish(ticket, self._error(ticket, gone)))
             else:
-                room.later(lambda: room.send_on(ticket, self.agent))
+                room.later(lambda: self._send_late(ticket))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
         room.dispatcher.calls.hold(ticket, effects, room.clock())
         room.carry_out(effects)
         room.watch()
+
+    def _send_late(self, ticket: Ticket) -> None:
+        """It was about to begin when the agent was told to leave: those behind it were sent on without it."""
+        if ticket.settled:
+            self._finish(ticket, TRUE)
+        else:
+            self._room.send_on(ticket, self.agent, ahead=True)
 
     def _known_outcome(self, ticket: Ticket) -> Reply | None:
         """What an ``@once`` call has ended in before, or what speaks against it; None: it is to be executed."""

@@ -61,7 +61,7 @@ JOIN_S = 5.0  # for the first beat
 IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
 IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
-OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from other members alone
+OF_MEMBERS = ("user", "hop", "leg", "activate")  # options of calls that are taken from other members alone
 
 
 class Room(Quarters):
@@ -240,9 +240,9 @@ class Room(Quarters):
         self.later(self._drain.step)
         return True
 
-    def send_on(self, ticket: Ticket, name: AgentName) -> None:
+    def send_on(self, ticket: Ticket, name: AgentName, *, ahead: bool = False) -> None:
         """A call of an agent that leaves is to be run wherever that goes."""
-        passage = self.way(name).passage()
+        passage = self.way(name).passage(ahead=ahead)
         passage.hop = ticket.peer.is_member and not ticket.task_id.startswith(f"{ticket.peer.prefix}-")
         self.carry_out(self.dispatcher.on_move(ticket, passage.record, self.clock()))
 

@@ -337,8 +337,8 @@ class Resident:
             return
         if any(_is_whole(each) and (each.is_tick or not each.settled) for each in self.record.holders):
             self._whole = snapshot
-        elif self.is_leaving:
-            self._state = snapshot
+        elif self.is_leaving and all(each.op == END for each in (*self.record.holders, *(self.record.beside or ()))):
+            self._state = snapshot  # no answer waits for it
         elif self.phase in (Phase.STARTING, Phase.ACTIVE):
             try:
                 self._write(snapshot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from cluster_hosts import Caller, Hosts, hosts_on, result_of
-from hosts import eventually
+from hosts import ENDS_WITHIN_S, eventually
 from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, Cluster, agent, current_call, once
-from zmqagents.errors import MessageTooLarge
+from zmqagents.client.proxy import request_body, value_of
+from zmqagents.errors import HostStopping, MessageTooLarge
 from zmqagents.wire.link import Waiter
 from zmqagents.wire.messages import Code, Op
 
@@ -111,6 +113,49 @@ def test_a_call_that_was_about_to_begin_when_its_agent_is_given_back_stays_befor
     for waiter in waiters:
         result_of(waiter)
     assert caller.call(name, "read") == list(range(9))
+
+
+def test_calls_that_the_client_sends_again_stay_before_those_that_were_made_later(redis: RedisServer) -> None:
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(hosts_on(redis, 2, classes=[Notes], grace_s=30.0))
+        one, two = (f"127.0.0.1:{launcher.port}" for launcher in hosts.launchers)
+        cluster = stack.enter_context(Cluster(f"{one},{two}", relay=True))
+        notes: Any = cluster.get_agent("drained", cls=Notes)
+        notes.note(0)
+        move_to(hosts, "Notes/drained", 1)
+        first, rest = hosts.callers[0], threading.Event()
+        about: dict[str, Any] = {"id": "busy", "class": "Account"}
+        first.ask("", Op.CREATE, **about)
+        busy = first.link.submit("busy", "slow", request_body(first.link, "slow", (60,), {}), Waiter())
+        first.ask("", Op.DRAIN)
+        assert eventually(lambda: stops(first, "Notes/drained"), 10)
+        stack.callback(rest.set)
+
+        def wait() -> None:
+            rest.wait()
+
+        cluster.link.retries.later(0.0, wait)  # so that nothing is sent again for a while
+        sent_again = notes.note.aio(1)
+        link = cluster.link.connection_at(one)
+        assert value_of(link, link.call("", Op.INFO, request_body(link, Op.INFO, (), {})))  # behind the answer to that
+        later = [notes.note.aio(number) for number in range(2, 9)]
+        assert hosts.callers[1].call("Notes/drained", "read") == [0], "a later one has overtaken the first"
+        rest.set()
+        notes.note(9)
+        assert notes.read() == list(range(10))
+        for result in (sent_again, *later):
+            assert result.result(10) is None
+        first.link.cancel(busy)
+        assert eventually(lambda: not hosts.launchers[0].is_running, ENDS_WITHIN_S)
+
+
+def stops(caller: Caller, name: str) -> bool:
+    """Whether a host says that it stops."""
+    try:
+        caller.call(name, "read")
+    except HostStopping:
+        return True
+    return False
 
 
 def test_a_call_that_waited_for_its_argument_finds_an_agent_that_was_made_and_given_back_meanwhile(

@@ -171,7 +171,7 @@ class Peer:
         """A call that this member has passed on was answered ELSEWHERE: so are all that it sends before it knows.
 
         Were one of those taken, because the agent is here by then, it would overtake the ones that were turned away.
-        A member counts its ways to agents, as ``legs``: it takes the next one when all calls of the last have come back.
+        A member counts its ways to agents as legs: it takes the next one when all calls of the last have come back.
         """
         past = self.past_legs
         if past is None:

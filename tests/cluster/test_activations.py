@@ -341,6 +341,18 @@ def test_who_waits_too_long_for_redis_is_given_up_and_the_save_goes_on(host: Hos
     assert host.machine.readiness(NAME) is Readiness.READY
 
 
+def test_a_call_that_has_waited_less_than_others_for_redis_waits_on(host: Host) -> None:
+    host.save(b"one", "first")
+    host.now += 1.5
+    host.save(b"two", "second")
+    host.see(host.machine.settle(NAME, "third"))
+    host.now += 1.0
+    assert host.machine.give_up_all(host.now - 2.0) == [(NAME, "first")]
+    assert host.machine.give_up_all(host.now - 2.0) == []
+    assert host.answer(SAVED) == []
+    assert host.answer(SAVED) == [Taken(NAME, ("second", "third"))]
+
+
 # ---------------------------------------------------------------- ends
 
 

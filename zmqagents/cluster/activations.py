@@ -38,6 +38,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -266,11 +267,11 @@ class _Pending:
 
     __slots__ = ("call", "calls", "request", "size", "taken")
 
-    def __init__(self, request: Save, call: Call | None) -> None:
+    def __init__(self, request: Save, call: Call | None, now: float) -> None:
         self.request = request
         self.size = request.size
         self.call = call
-        self.calls: list[Call] = [call] if call is not None else []  # that wait for it
+        self.calls: dict[Call, float] = {call: now} if call is not None else {}  # that wait for it, and since when
         self.taken = False
 
 
@@ -458,7 +459,7 @@ class Activations:
             found.behind = False
             request = self._healing(found, request)
         found.revision += 1
-        found.saves.append(_Pending(request, call))
+        found.saves.append(_Pending(request, call, self._clock()))
         found.save_bytes += request.size
         return [Send(request)]
 
@@ -466,7 +467,7 @@ class Activations:
         """``call`` has changed nothing: it is answered when all saves begun before are taken."""
         saves = self._all[name].saves
         if saves:
-            saves[-1].calls.append(call)
+            saves[-1].calls[call] = self._clock()
             return []
         return [Taken(name, (call,))]
 
@@ -474,17 +475,19 @@ class Activations:
         """``call`` waits no more, because its deadline has passed, say; its save goes on. True if it had waited."""
         for pending in self._all[name].saves if name in self._all else ():
             if call in pending.calls:
-                pending.calls.remove(call)
+                del pending.calls[call]
                 return True
         return False
 
-    def give_up_all(self) -> list[tuple[str, Call]]:
-        """All calls that wait for saves wait no more: Redis has not answered for too long."""
+    def give_up_all(self, before: float = math.inf) -> list[tuple[str, Call]]:
+        """Calls that wait for saves since ``before`` or longer wait no more: Redis has not answered for too long."""
         lost = []
         for found in self._all.values():
             for pending in found.saves:
-                lost += [(found.name, call) for call in pending.calls]
-                pending.calls.clear()
+                late = [call for call, since in pending.calls.items() if since <= before]
+                lost += [(found.name, call) for call in late]
+                for call in late:
+                    del pending.calls[call]
         return lost
 
     def confirm(self, name: str, task_id: str) -> None:

@@ -32,7 +32,7 @@ from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereab
 from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
 from ...cluster.reminders import MAX_REMINDERS
-from ...cluster.steward import Beaten, Event, Identity, Steward, Told
+from ...cluster.steward import Beaten, Event, Identity, Steward, Told, Trouble
 from ...config import BrokerConfig
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
@@ -122,7 +122,9 @@ class Room(Quarters):
     def _on_events(self, events: Sequence[Event]) -> list[Effect]:
         for event in events:
             self.do(self.member.on_event(event))
-            if isinstance(event, Beaten):
+            if isinstance(event, Trouble):
+                self.watch()
+            elif isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
@@ -264,6 +266,7 @@ class Room(Quarters):
         before, is_stuck = now - PATIENCE_S, self.member.is_stuck
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
+        self.do(self.member.give_up())
         for resident in _with_held(self._residents):
             if is_stuck:
                 resident.refuse_held(gone, before)
@@ -276,7 +279,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
+        if is_stuck or starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
             self.watch()
         return []
 

@@ -38,6 +38,7 @@ QUEUED = 64  # messages that wait in a connection's socket: beyond it the host's
 PATIENCE_MS = 10_000
 NO_ARGUMENTS = codec.encode_call((), {}).payload
 COLLIDING = 20_000  # integers of one hash in one set
+ROWS = 80_000
 EMPTY_MAPS = (16 << 20) - 8
 LARGE_BYTES = 4 << 20
 STUCK_S = 1e6
@@ -191,6 +192,21 @@ def empty_maps(me: Attacker) -> Messages:
         yield me.call(_own(me), "echo", body)
 
 
+def long_lists(me: Attacker) -> Messages:
+    """Structured arguments, as long as they may be, that come back: small numbers."""
+    body = b"\x92\xdd" + EMPTY_MAPS.to_bytes(4, "big") + b"\x01" * EMPTY_MAPS + b"\x80"
+    while True:
+        yield me.call(_own(me), "echo", body)
+
+
+def many_rows(me: Attacker) -> Messages:
+    """The same of 4 MiB: 80,000 rows of a table."""
+    row = {"id": 77_777, "name": "somebody", "tags": ["a", "b"], "score": 0.5}
+    body = _payload([row] * ROWS)
+    while True:
+        yield me.call(_own(me), "echo", body)
+
+
 def lists(me: Attacker) -> Messages:
     """The list of all agents, of which there are many."""
     while True:
@@ -293,6 +309,8 @@ ATTACKS: dict[str, tuple[Attack, bool]] = {
     "unknown fetches": (unknown_fetches, True),
     "colliding keys": (colliding_keys, True),
     "16 MiB of empty maps": (empty_maps, True),
+    "16 MiB of numbers": (long_lists, True),
+    "80,000 rows": (many_rows, True),
     "lists of agents": (lists, True),
     "short calls": (plain_calls, True),
     "calls to the other's agent": (calls_to_the_other, True),

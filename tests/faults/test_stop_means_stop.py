@@ -272,6 +272,35 @@ def test_a_host_is_gone_in_time_with(trouble: str, way: str, tmp_path: Path) -> 
         del kept
 
 
+@pytest.mark.parametrize("kind", [(), ("launcher",)])
+def test_a_host_that_was_started_by_nohup_is_gone_in_time_with_the_lock_held(
+    kind: tuple[str, ...], tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; programs inherit it
+    try:
+        with running(tmp_path, kind) as host, RpcClient("localhost", host.port, timeout=20) as client:
+            _hold_the_lock(client, host, tmp_path)
+            _stop_in_time(host, "launcher" if kind else "SIGTERM")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("kind", [(), ("launcher",)])
+def test_a_host_that_was_started_by_nohup_goes_on_when_the_terminal_is_gone(
+    kind: tuple[str, ...], tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running(tmp_path, kind) as host, RpcClient("localhost", host.port, timeout=20) as client:
+            agent = client.create_agent("Stuck")
+            for pid in host.processes():
+                os.kill(pid, signal.SIGHUP)
+            agent.later(1.5).result()  # an alarm of 1 s would have come
+            assert agent.ready()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_threads_and_processes_that_are_stuck_end_at_the_same_time(tmp_path: Path) -> None:
     """In order, and not by the timer of the kernel: each of them takes what a stop may take beyond its grace."""
     with running(tmp_path, ()) as host, RpcClient("localhost", host.port, timeout=20) as client:

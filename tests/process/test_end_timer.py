@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from scale import linux_only
-from zmqagents.process.end_timer import FORCED_AFTER_S, EndTimer, alarm_within
+from zmqagents.process.alarms import alarm_within
+from zmqagents.process.end_timer import FORCED_AFTER_S, EndTimer
 
 
 class Clock:
@@ -16,6 +18,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def all_signals_as_the_system_has_them() -> Iterator[None]:
+    """Whoever runs the tests by nohup ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_the_forced_end_comes_within_two_seconds_of_the_grace() -> None:
@@ -52,3 +62,9 @@ def test_a_signal_that_somebody_handles_is_no_alarm() -> None:
         assert alarm_within(12) == signal.SIGHUP
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+@linux_only("the signals and their numbers are Linux'")
+def test_a_signal_that_is_ignored_is_no_alarm() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert alarm_within(3) is None

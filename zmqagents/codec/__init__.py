@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgpack import unpackb
 
 from ..errors import RemoteProtocolError
-from .bounds import HARMLESS, check_structure
+from .bounds import HARMLESS, SHORT_BYTES, check_structure
 from .encoder import encode, encode_call, encode_error
 from .forms import (
     INLINE_LIMIT_BYTES,
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HARMLESS", "INLINE_LIMIT_BYTES", "MAX_BUFFERS", "MAX_DEPTH", "MAX_NUMBER_BYTES", "MAX_TEXT", "NATIVE_TYPES",
-    "NO_SCOPE", "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference", "check_structure",
-    "decode", "decode_call", "decode_error", "decode_plain", "encode", "encode_call", "encode_error",
+    "NO_SCOPE", "SHORT_BYTES", "TAG", "AgentRef", "Buffer", "Encoded", "Scope", "TaskRef", "check_reference",
+    "check_structure", "decode", "decode_call", "decode_error", "decode_plain", "encode", "encode_call", "encode_error",
     "encode_plain", "encode_plain_call", "expected_by", "is_name", "lone_arguments", "lone_forms", "lone_values",
     "new_tuple", "pack", "pack_rows", "register_type", "register_types", "registry", "trust_types", "unpack", "warm_up",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from .file_roots import CHUNK_BYTES, FileRoots
 from .interrupting import CallInterrupted, Region
 from .lifecycle.lives import Lives
 from .lifecycle.opening import Opening
+from .turns import turn_of
 
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces
@@ -69,7 +70,7 @@ class AgentHost:
         self.services = services
         self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
         self._max_structured = config.structured_limit
-        self._harmless = self._max_structured // codec.HARMLESS
+        self._short = min(codec.SHORT_BYTES, config.structured_limit // codec.HARMLESS)  # bytes of a payload
         self._bind = bind
         self._unpickler = unpickler
         self._pickler = pickler
@@ -244,8 +245,8 @@ class AgentHost:
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         body = ticket.body
         try:
-            if len(body[0]) > self._harmless:
-                codec.check_structure(body[0], self._max_structured, f"{ticket.label}: ")
+            if len(body[0]) > self._short:
+                return self._long_arguments(ticket)
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
             if len(body) == 2 and type(body[0]) is bytes and (read := codec.lone_arguments.get(body[0])) is not None:
@@ -259,6 +260,14 @@ class AgentHost:
             if exc.refuses_reference:
                 raise _Refused(exc) from None
             raise
+
+    def _long_arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        payload, *buffers = ticket.body
+        scope = self._scope(ticket)
+        resolve = self._resolver(ticket, scope)
+        with turn_of(ticket.account.reading):
+            codec.check_structure(payload, self._max_structured, f"{ticket.label}: ")
+            return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope)
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
         """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""

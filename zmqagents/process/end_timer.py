@@ -6,10 +6,8 @@ interpreter lock, say, no thread of Python can do anything about it. Two timers 
 * Once a stop has begun, `EndTimer.arm` has the kernel send SIGALRM, whose action ends the process, `FORCED_AFTER_S`
   after the grace. Just before, the stack of each thread goes to stderr, written by a thread of `faulthandler`.
 * If the lock was held before, Python does not even hear of SIGTERM. But its handler in C writes the signal's number to
-  a pipe (`signal.set_wakeup_fd`), and `alarm_when_readable` has the kernel answer that with a signal whose handler is
-  libc's own ``alarm``: that takes the number of the signal for seconds. So the limit is the greatest number of an
-  unused signal that is not beyond grace and 2 s: `SIGHUP` (1 s), `SIGUSR1` (10 s), a real-time signal (34 s to 64 s).
-  A Python that does hear of SIGTERM sets the exact time instead.
+  a pipe (`signal.set_wakeup_fd`), and `alarms` have the kernel answer that with an alarm at the latest time that is not
+  beyond grace and 2 s. A Python that does hear of SIGTERM sets the exact time instead.
 
 `EndTimer.beat` sets a limit in normal running, for hosts that want one: it must come again in time.
 
@@ -19,50 +17,21 @@ Linux only, but for the first and the last; elsewhere a held lock is ended by th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 from ..config import END_WAIT_S
-from .signals import signal_when_readable
+from .alarms import alarm_after_read, alarm_when_readable, alarm_within
 
-__all__ = ["FORCED", "EndTimer", "alarm_when_readable", "alarm_within"]
+__all__ = ["FORCED", "EndTimer"]
 
 FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
 STACKS_BEFORE_S = 0.2
 FORCED = -int(signal.SIGALRM)  # the exit status of a process that was ended so, as `subprocess` gives it
-
-_ALARMS = (
-    [signal.SIGHUP, signal.SIGUSR1, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]
-    if sys.platform.startswith("linux")
-    else []
-)
-
-
-def alarm_when_readable(fd: int, number: int) -> None:
-    """Have the kernel end this process ``number`` seconds after ``fd`` can be read, if no other alarm is set till then.
-
-    ``number`` is that of a signal which nothing else uses here: the kernel sends it, and its handler is libc's alarm.
-    Called in the main thread. Does nothing where the system is not Linux.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, number})
-    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-    libc.signal(number, ctypes.cast(libc.alarm, ctypes.c_void_p))
-    signal_when_readable(fd, number)
-
-
-def alarm_within(limit_s: float) -> int | None:
-    """The greatest number of an unused signal that is not above ``limit_s``; None: there is none."""
-    return max((n for n in _ALARMS if n <= limit_s and signal.getsignal(n) is signal.SIG_DFL), default=None)
 
 
 class EndTimer:
@@ -82,22 +51,23 @@ class EndTimer:
 
         Not where agents' files have set handlers for other signals: those would do so as well.
         """
-        alarm = alarm_within(grace_s + END_WAIT_S)
-        if not self._acts or alarm is None or _others_handled():
+        limit_s = grace_s + END_WAIT_S
+        alarm = alarm_within(limit_s)
+        if not self._acts or _others_handled():
             yield
             return
-        heard_r, heard_w = os.pipe()
+        heard_r, heard_w = os.pipe()  # they stay open: the process ends soon after the block
         os.set_blocking(heard_w, False)
         before = signal.set_wakeup_fd(heard_w, warn_on_full_buffer=False)
         _pipes.update((heard_r, heard_w))
-        alarm_when_readable(heard_r, alarm)
+        if alarm is not None:
+            alarm_when_readable(heard_r, alarm)
+        else:
+            alarm_after_read(heard_r, int(limit_s))
         try:
             yield
         finally:
             signal.set_wakeup_fd(before)
-            _pipes.difference_update((heard_r, heard_w))
-            os.close(heard_r)
-            os.close(heard_w)
 
     def arm(self, grace_s: float) -> None:
         """A stop has begun: the process ends `FORCED_AFTER_S` after its grace. A later call may only shorten it."""

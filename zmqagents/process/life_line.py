@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .end_timer import alarm_when_readable
+from .alarms import alarm_when_readable, alarm_within
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
@@ -45,7 +45,10 @@ class LifeLine:
 
     def watch(self) -> None:
         # For agents in C code that keep the interpreter lock. The end of the pipe counts as readable.
-        alarm_when_readable(self._fd, signal.SIGHUP)
+        # SIGHUP has 1 s; what was started by nohup must not end by it, and has 10 s if nothing else ends it.
+        number = alarm_within(1) or alarm_within(10)
+        if number is not None:
+            alarm_when_readable(self._fd, number)
         # It comes when the thread ends that has started this process, which may be long before: then it does nothing.
         if sys.platform.startswith("linux"):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)

@@ -14,11 +14,12 @@ at least, comes beside them.
 What waits, waits in a `FairQueue`: the users have their turns one after the other, however much each has there.
 
 The numbers are counted where a thing is taken and given back, and no more than a comparison of two numbers is needed
-until seven eighths are taken. All of this belongs to the router thread.
+until seven eighths are taken. All of this but `Account.reading` belongs to the router thread.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -42,7 +43,7 @@ class Account:
 
     __slots__ = (
         "__weakref__", "_everybody", "agents", "calls", "early", "fetches", "key", "kept_bytes", "listings",
-        "queued_bytes", "slots", "streams", "unread_bytes", "waits",
+        "queued_bytes", "reading", "slots", "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
     def __init__(self, key: str = "", everybody: Account | None = None) -> None:
@@ -59,6 +60,7 @@ class Account:
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
         self.unread_bytes = 0  # of messages for which connections have no room
+        self.reading = threading.Lock()  # of the worker thread that reads a long payload of the user; see `turn_of`
 
     def leave_unread(self, size: int) -> None:
         """``size`` more bytes wait for clients of the user that do not read them; fewer if it is negative."""

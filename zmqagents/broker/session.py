@@ -31,6 +31,7 @@ STEP_BYTES = 16 << 20
 NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
 NO_TOKEN = -1
+PROGRAM_CHARACTERS = 32
 BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 _BUSY, _REFUSED = int(Code.BUSY), int(Code.REFUSED)
@@ -61,6 +62,9 @@ class Session:
         self.hints = hello.options.get("hints") is True  # it wants to know where agents of the cluster are
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
+        program = hello.options.get("program")
+        if isinstance(program, str) and len(program) == PROGRAM_CHARACTERS and program.isalnum():
+            self.caller.show(program)
         self.door = door
         self.asked = asked
         self.token = 0

@@ -137,13 +137,14 @@ class Peer:
 
     __slots__ = (
         "account", "agents", "calls", "fetches", "gone", "is_admin", "is_member", "key", "latest_leg", "local",
-        "past_legs", "prefix", "user",
+        "past_legs", "prefix", "program", "user",
     )  # fmt: skip
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
     ) -> None:
         self.prefix = prefix  # first half of its task ids
+        self.program = ""  # and of those that are the same by whatever connection a call comes; "": it has none
         self.user = user  # the name that the authentication has found; "": the host's own code
         self.account = Account(user) if account is None else account
         self.key = key  # the broker's handle
@@ -166,6 +167,14 @@ class Peer:
         if self.agents is None:
             self.agents = {}
         self.agents[record] = None
+
+    def show(self, program: str) -> None:
+        """The random number of its process, which is told to hosts alone."""
+        self.program = program
+
+    def has_named(self, task_id: str) -> bool:
+        """Whether the call is its own, and no other one that it has passed on."""
+        return task_id.startswith((f"{self.prefix}-", f"{self.program or self.prefix}-"))
 
     def turn_away(self, agent_id: str) -> None:
         """A call that this member has passed on was answered ELSEWHERE: so are all that it sends before it knows.

@@ -36,6 +36,7 @@ from ...checks import CLUSTER
 from ...codec import Encoded
 from ...connection.connection import Connection, connect
 from ...connection.target import Target, Transport, target_of
+from ...connection.tasks import begin_task, end_task
 from ...wire.link import Link, Sink, adopt_as, adopted, disown, rebuild_error
 from ...wire.messages import Code, Flag, Home, Op, Reply, read_error
 from .retries import Retries
@@ -115,9 +116,13 @@ class _Send:
     """One request, and the sink of each of its attempts."""
 
     def __init__(
-        self, link: ClusterLink, agent: str, go: _Go, sink: Sink, timeout: float | None, *, resend: bool, rerun: bool
-    ) -> None:
-        """``resend``: it may be sent again if its host has died; ``rerun``: also if the answer says so."""
+        self, link: ClusterLink, agent: str, go: _Go, sink: Sink, timeout: float | None, *, resend: bool, rerun: bool,
+        task_id: str = "",
+    ) -> None:  # fmt: skip
+        """``resend``: it may be sent again if its host has died; ``rerun``: also if the answer says so.
+
+        ``task_id``: that of all its attempts; "": each has its own.
+        """
         self._link = link
         self._agent = agent
         self._go = go
@@ -128,7 +133,8 @@ class _Send:
         self._has_items = self._is_over = self._is_given_up = False
         self.number = next(numbers)
         self.connection: Connection | None = None
-        self.first_id = self.task_id = ""  # under which it is known, and that of the latest attempt
+        self.first_id = self.task_id = task_id  # under which it is known, and that of the latest attempt
+        self._is_named = bool(task_id)
 
     def begin(self) -> str:
         """Send it for the first time; the id by which the caller knows it."""
@@ -136,7 +142,7 @@ class _Send:
         if way is not None:
             self._attempt(way)
             self.first_id = self.task_id
-        else:
+        elif not self._is_named:
             self.first_id = f"later-{self.number}"  # no host knows it by that
         self._link.note_open(self)
         if self._is_over:  # its answer has come already
@@ -148,6 +154,8 @@ class _Send:
         self._is_given_up = True
 
     def _end(self) -> None:
+        if self._is_named and not self._is_over:
+            end_task(self._agent, self.task_id)
         self._is_over = True
         self._link.note_over(self)
         self._leave_way()
@@ -352,6 +360,17 @@ class ClusterLink(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
+        if flags & Flag.ONCE and agent:
+            task_id = begin_task(agent)
+            try:
+                return self._call(agent, method, body, flags, {**(options or {}), "task": task_id}, timeout)
+            finally:
+                end_task(agent, task_id)
+        return self._call(agent, method, body, flags, options, timeout)
+
+    def _call(
+        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None, timeout: float | None
+    ) -> Reply:
         safe = _may_run_twice(agent, method, flags)
         trouble = _Trouble(timeout, safe=safe)
         left_s: float | None = timeout
@@ -398,11 +417,23 @@ class ClusterLink(Link):
         self, agent: str, method: str, body: Encoded, sink: Sink, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
+        task_id = ""
+        if flags & Flag.ONCE and agent:
+            task_id = begin_task(agent)
+            options = {**(options or {}), "task": task_id}
+
         def go(connection: Connection, sink: Sink, timeout: float | None) -> str:
-            return connection.submit(agent, method, body, sink, flags=flags, options=options, timeout=timeout)
+            made = connection.submit(agent, method, body, sink, flags=flags, options=options, timeout=timeout)
+            return task_id or made
 
         safe = _may_run_twice(agent, method, flags)
-        return _Send(self, agent, go, sink, timeout, resend=safe, rerun=safe).begin()
+        send = _Send(self, agent, go, sink, timeout, resend=safe, rerun=safe, task_id=task_id)
+        try:
+            return send.begin()
+        except BaseException:
+            if task_id:
+                end_task(agent, task_id)
+            raise
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
         def go(connection: Connection, sink: Sink, timeout: float | None) -> str:

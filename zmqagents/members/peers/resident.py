@@ -222,8 +222,8 @@ class Resident:
         """The code of a call has returned."""
         room = self._room
         self.used = now = room.clock()
-        if ticket.is_tick and ticket.settled:
-            self._end_late(ticket)
+        if ticket.settled and _is_whole(ticket):
+            self._end_late(ticket, reply)
         elif self._changes and not _is_whole(ticket):
             self._write_changes(failed=bool(ticket.op == Op.CREATE and reply.code))
         if ticket.op == Op.CREATE:
@@ -283,14 +283,18 @@ class Resident:
         tick = tick_of(ticket.task_id)
         return Done(tick.reminder, tick.stamp, self._activations.reminders_of(self.name).stamp())
 
-    def _end_late(self, ticket: Ticket) -> None:
-        """A tick was cancelled, say, and its code has run to its end: it is done, as its state is."""
+    def _end_late(self, ticket: Ticket, reply: Reply) -> None:
+        """It was cancelled, say, and its code has run to its end: it is done, as its state is."""
         snapshot, self._whole = self._whole, None
         has_run = snapshot is not None or (self.record.options.persist is None and ticket.context is not None)
         if self.phase is Phase.ACTIVE and has_run:
-            self._changes.append(self._done(ticket))
+            once = None
+            if ticket.is_tick:
+                self._changes.append(self._done(ticket))
+            else:
+                _, once = self._outcome(ticket, reply)
             try:
-                self._write(snapshot)
+                self._write(snapshot, None, once)
             except errors.MessageTooLarge:
                 self._spoil()
 
@@ -335,7 +339,7 @@ class Resident:
         """Its code has saved its state."""
         if self._is_spoiled:
             return
-        if any(_is_whole(each) and (each.is_tick or not each.settled) for each in self.record.holders):
+        if any(_is_whole(each) for each in self.record.holders):
             self._whole = snapshot
         elif self.is_leaving and all(each.op == END for each in (*self.record.holders, *(self.record.beside or ()))):
             self._state = snapshot  # no answer waits for it

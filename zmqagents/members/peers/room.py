@@ -245,7 +245,7 @@ class Room(Quarters):
     def send_on(self, ticket: Ticket, name: AgentName, *, ahead: bool = False) -> None:
         """A call of an agent that leaves is to be run wherever that goes."""
         passage = self.way(name).passage(ahead=ahead)
-        passage.hop = ticket.peer.is_member and not ticket.task_id.startswith(f"{ticket.peer.prefix}-")
+        passage.hop = ticket.peer.is_member and not ticket.peer.has_named(ticket.task_id)
         self.carry_out(self.dispatcher.on_move(ticket, passage.record, self.clock()))
 
     def moved_out(self, resident: Resident) -> None:

@@ -116,6 +116,11 @@ class Tally(AgentBase):
         self.count += 1
         return self.count
 
+    @once
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
     @concurrent
     def read(self) -> int:
         return self.count
@@ -152,6 +157,26 @@ def test_what_a_program_sends_again_by_another_host_is_done_once(redis: RedisSer
             told.append(result.result(40))
         assert told == [1]
         assert agent.add_when(str(tmp_path / "go"), timeout=30) == 2, "it was done twice"
+
+
+def test_an_agent_keeps_no_outcome_for_long_that_its_caller_has_got(redis: RedisServer) -> None:
+    count = pick(6_000, 60_000)  # an agent keeps 4,096 outcomes
+    with hosts_on(redis, 2, classes=[Tally]) as hosts:
+        addresses = ",".join(f"127.0.0.1:{launcher.port}" for launcher in hosts.launchers)
+        with Cluster(addresses) as cluster:
+            agent: Any = cluster.get_agent("many", cls=Tally)
+            under_way, told, begun = deque[Any](), list[int](), time.monotonic()
+            for _ in range(count):
+                under_way.append(agent.add.aio(timeout=120))
+                if len(under_way) > 128:
+                    told.append(under_way.popleft().result(60))
+            told += [result.result(60) for result in under_way]
+            print(f"{count / (time.monotonic() - begun):.0f} calls a second")
+            assert told == list(range(1, count + 1))
+            assert agent.add(timeout=120) == count + 1
+        with redis.client as client:
+            [key] = client.keys("za:*:d:Tally/many")
+            assert client.hlen(key) < 200
 
 
 def test_a_thousand_calls_a_second_that_come_by_two_ways_are_done_once(redis: RedisServer) -> None:

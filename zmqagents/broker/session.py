@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..connection.tasks import is_program
 from ..scheduler.records import Peer as Caller
 from ..scheduler.shares import Account
 from ..security.roles import CALLERS, Role
@@ -31,7 +32,6 @@ STEP_BYTES = 16 << 20
 NOTE_BYTES = 256  # counted for a reply beside its length
 MAX_NOTES = 65_536  # replies remembered of one client; a client that acknowledges leaves a hundred
 NO_TOKEN = -1
-PROGRAM_CHARACTERS = 32
 BUSY_MS = 100  # when a client is to try again whose call was refused at a limit of the host
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)
 _BUSY, _REFUSED = int(Code.BUSY), int(Code.REFUSED)
@@ -63,7 +63,7 @@ class Session:
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
         program = hello.options.get("program")
-        if isinstance(program, str) and len(program) == PROGRAM_CHARACTERS and program.isalnum():
+        if isinstance(program, str) and is_program(program):
             self.caller.show(program)
         self.door = door
         self.asked = asked

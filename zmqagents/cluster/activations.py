@@ -67,6 +67,7 @@ from ..store.cluster import (
 from ..store.reminders import Change, Clear, Done, Set
 from ..telemetry.meters import Histogram
 from .observers import Observers
+from .outcomes import Held, Senders
 from .reminders import Reminders, Standing
 
 __all__ = [
@@ -289,7 +290,8 @@ class _Activation:
     digest: bytes = b""  # of the state as last given to be saved
     saves: list[_Pending] = field(default_factory=list)  # at most 64; an empty deque takes 600 bytes
     save_bytes: int = 0
-    outcomes: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # in Redis; until when, and what
+    outcomes: Held = field(default_factory=dict)  # in Redis
+    senders: Senders | None = None  # of these; None: there was none
     forget: list[str] = field(default_factory=list)
     suspect: bool = False
     behind: bool = False  # Redis has an earlier revision, and no save is under way
@@ -449,7 +451,9 @@ class Activations:
             return self.settle(name, call) if call is not None else []
         found.digest = digest
         self._expire(found)
-        outcomes = (Outcome(once.task_id, once.left_s, once.value),) if once is not None else ()
+        outcomes = self._told_over(found)
+        if once is not None:
+            outcomes += (Outcome(once.task_id, once.left_s, once.value),)
         request = Save(
             name, self.me, found.epoch, found.revision, version, state, once.task_id if once is not None else "",
             outcomes, tuple(found.forget), reminders=tuple(reminders),
@@ -490,11 +494,26 @@ class Activations:
                     del pending.calls[call]
         return lost
 
+    def is_over(self, name: str, task_id: str) -> bool:
+        """Whether this is a late copy of an ``@once`` call whose sender has had the outcome."""
+        senders = self._all[name].senders
+        return senders is not None and senders.is_over(task_id)
+
     def confirm(self, name: str, task_id: str) -> None:
-        """The sender of an ``@once`` call has its outcome: it is dropped with the next save."""
-        found = self._all.get(name)
-        if found is not None and found.outcomes.pop(task_id, None) is not None:
-            found.forget.append(task_id)
+        """An ``@once`` call has come: outcomes that are over, as its id says, are dropped with the next save."""
+        found = self._all[name]
+        if found.senders is not None:
+            found.forget += found.senders.confirm(task_id, found.outcomes)
+
+    def _hold(self, found: _Activation, outcome: Outcome, now: float) -> None:
+        """Redis has it."""
+        found.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
+        if found.senders is None:
+            found.senders = Senders()
+        found.senders.hold(outcome.task_id, outcome.value)
+
+    def _told_over(self, found: _Activation) -> tuple[Outcome, ...]:
+        return () if found.senders is None else found.senders.to_be_told(found.outcomes, self._clock())
 
     def release(
         self, name: str, following: str = "", state: bytes | None = None, version: int = 0,
@@ -517,8 +536,8 @@ class Activations:
         to_keep = state is not None or (found.reminders is not None and not found.digest)
         if has_changed or (to_keep and (may_be_behind or reminders)):
             last = Save(
-                name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget),
-                reminders=tuple(reminders),
+                name, self.me, found.epoch, found.revision, version, state, outcomes=self._told_over(found),
+                forget=tuple(found.forget), reminders=tuple(reminders),
             )  # fmt: skip
             if found.behind:
                 last = self._healing(found, last)
@@ -636,7 +655,8 @@ class Activations:
         found.phase, found.epoch, found.revision = Phase.STARTING, mine.epoch, mine.revision
         if mine.state is not None:
             found.digest = _digest(mine.state, mine.version or 0)
-        found.outcomes = {each.task_id: (now + each.left_s, each.value) for each in mine.outcomes}
+        for each in mine.outcomes:
+            self._hold(found, each, now)
         if mine.reminders:
             found.reminders = Reminders(mine.epoch, mine.reminders, now)
         return [Activated(found.name, mine)]
@@ -692,7 +712,7 @@ class Activations:
             if pending.request.reminders:
                 soon += _soon(found.name, self.reminders_of(found.name), pending.request.reminders, now)
             for outcome in pending.request.outcomes[-1:] if pending.request.call else ():
-                found.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
+                self._hold(found, outcome, now)
         effects: list[Effect] = [*soon, Taken(found.name, tuple(calls))] if calls else soon
         if was_full and not found.is_full and found.phase is Phase.ACTIVE:
             effects.append(Room(found.name))

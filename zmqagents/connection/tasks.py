@@ -13,7 +13,7 @@ import os
 import threading
 from typing import NamedTuple
 
-__all__ = ["Named", "begin_task", "end_task", "named_in", "program_id"]
+__all__ = ["Named", "begin_task", "end_task", "is_program", "named_in", "program_id"]
 
 PROGRAM_BYTES = 16
 _MOST_DIGITS = 18
@@ -68,9 +68,14 @@ def named_in(task_id: str) -> Named | None:
     """What ``task_id`` says, if it is one of these."""
     program, _, rest = task_id.partition("-")
     number, _, back = rest.partition("-")
-    if len(program) != 2 * PROGRAM_BYTES or not (_is_count(number) and _is_count(back)):
+    if not is_program(program) or not (_is_count(number) and _is_count(back)):
         return None
     return Named(program, int(number), int(number) - int(back))
+
+
+def is_program(text: str) -> bool:
+    """Whether it is the number of a program, with which such ids begin."""
+    return len(text) == 2 * PROGRAM_BYTES and text.isalnum()
 
 
 def _is_count(text: str) -> bool:

@@ -15,7 +15,8 @@ Cluster, and spread the agents over its nodes:
 ``a:<name>``        hash     an agent: ``own``, ``act``, ``ep``, ``rev``, ``sv``, ``cls``, ``args``, ``opt``, ``st``;
                              ``new``: the activation that it has or had last is its first
 ``names``           zset     the names of the bucket's agents, all with score 0
-``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call
+``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call; program → ``until:number``, see
+                             `cluster.outcomes`
 ``r:<name>``        hash     the agent's reminders, and ``due``, a zset, when they are due: see `store.reminders`
 ``floor``           string   the highest epoch of the bucket's agents that are gone
 ==================  =======  ======================================================================================

@@ -164,6 +164,9 @@ class Resident:
             return reply_from_bytes(kept)
         if ticket.deadline is None:
             return self._error(ticket, errors.ConfigError(f"{ticket.label} is @once, and needs a timeout"))
+        if activations.is_over(self.name, ticket.task_id):
+            return self._error(ticket, errors.CallLost(f"{ticket.label} has come late: its sender has had the outcome"))
+        activations.confirm(self.name, ticket.task_id)
         if not activations.has_room_for_outcome(self.name):
             return self._error(ticket, errors.HostBusy(f"{self.name} keeps as many outcomes of calls as it may"))
         return None

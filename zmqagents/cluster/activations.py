@@ -298,6 +298,17 @@ class _Activation:
     ending: Release | Delete | None = None
     reminders: Reminders | None = None  # of an agent that has or had some
 
+    def hold(self, outcome: Outcome, now: float) -> None:
+        """Redis has it."""
+        self.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
+        if self.senders is None:
+            self.senders = Senders()
+        self.senders.hold(outcome.task_id, outcome.value)
+
+    def told_over(self, now: float) -> tuple[Outcome, ...]:
+        """What goes with the next save: below which numbers the calls of programs are over."""
+        return () if self.senders is None else self.senders.to_be_told(self.outcomes, now)
+
     @property
     def is_full(self) -> bool:
         return len(self.saves) >= MAX_SAVES or self.save_bytes >= MAX_SAVE_BYTES
@@ -451,7 +462,7 @@ class Activations:
             return self.settle(name, call) if call is not None else []
         found.digest = digest
         self._expire(found)
-        outcomes = self._told_over(found)
+        outcomes = found.told_over(self._clock())
         if once is not None:
             outcomes += (Outcome(once.task_id, once.left_s, once.value),)
         request = Save(
@@ -505,16 +516,6 @@ class Activations:
         if found.senders is not None:
             found.forget += found.senders.confirm(task_id, found.outcomes)
 
-    def _hold(self, found: _Activation, outcome: Outcome, now: float) -> None:
-        """Redis has it."""
-        found.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
-        if found.senders is None:
-            found.senders = Senders()
-        found.senders.hold(outcome.task_id, outcome.value)
-
-    def _told_over(self, found: _Activation) -> tuple[Outcome, ...]:
-        return () if found.senders is None else found.senders.to_be_told(found.outcomes, self._clock())
-
     def release(
         self, name: str, following: str = "", state: bytes | None = None, version: int = 0,
         reminders: Sequence[Change] = (),
@@ -536,7 +537,7 @@ class Activations:
         to_keep = state is not None or (found.reminders is not None and not found.digest)
         if has_changed or (to_keep and (may_be_behind or reminders)):
             last = Save(
-                name, self.me, found.epoch, found.revision, version, state, outcomes=self._told_over(found),
+                name, self.me, found.epoch, found.revision, version, state, outcomes=found.told_over(self._clock()),
                 forget=tuple(found.forget), reminders=tuple(reminders),
             )  # fmt: skip
             if found.behind:
@@ -656,7 +657,7 @@ class Activations:
         if mine.state is not None:
             found.digest = _digest(mine.state, mine.version or 0)
         for each in mine.outcomes:
-            self._hold(found, each, now)
+            found.hold(each, now)
         if mine.reminders:
             found.reminders = Reminders(mine.epoch, mine.reminders, now)
         return [Activated(found.name, mine)]
@@ -712,7 +713,7 @@ class Activations:
             if pending.request.reminders:
                 soon += _soon(found.name, self.reminders_of(found.name), pending.request.reminders, now)
             for outcome in pending.request.outcomes[-1:] if pending.request.call else ():
-                self._hold(found, outcome, now)
+                found.hold(outcome, now)
         effects: list[Effect] = [*soon, Taken(found.name, tuple(calls))] if calls else soon
         if was_full and not found.is_full and found.phase is Phase.ACTIVE:
             effects.append(Room(found.name))

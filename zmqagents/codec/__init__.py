@@ -15,8 +15,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from msgpack import unpackb
-
 from ..errors import RemoteProtocolError
 from .bounds import HARMLESS, SHORT_BYTES, check_structure
 from .encoder import encode, encode_call, encode_error
@@ -39,9 +37,9 @@ from .forms import (
     check_reference,
     is_name,
     new_tuple,
-    no_extension,
 )
 from .plain import (
+    LONG_BYTES,
     NO_CALL,
     NO_NAME,
     decode_plain,
@@ -53,6 +51,8 @@ from .plain import (
     pack,
     pack_rows,
     unpack,
+    unpack_long,
+    unpack_plain,
     why_not_decoded,
 )
 
@@ -124,7 +124,7 @@ def decode_call(
                 return (read(buffers[0]),), {}
         return _tagged_call(payload, buffers, resolve, unpickler, scope)
     try:  # as `decode`, for one function call less
-        items = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+        items = unpack_plain(payload) if len(payload) <= LONG_BYTES else unpack_long(payload, unpack_plain)
     except RemoteProtocolError:
         raise
     except Exception as exc:

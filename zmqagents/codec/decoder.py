@@ -11,10 +11,12 @@ Large ``bytes`` come in without a copy when their frame is ``bytes``. Every func
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgpack import unpackb
+from msgpack import ExtType, packb, unpackb
 
 from ..errors import RemoteProtocolError, SerializationError, safe_text
 from .arrays import find_reader, read_array, read_numpy_scalar
@@ -49,10 +51,9 @@ from .forms import (
     TaskRef,
     Unknown,
     all_str,
-    no_extension,
 )
 from .packages import read_package
-from .plain import NO_CALL, NO_NAME, value_of_argument, why_not_decoded
+from .plain import LONG_BYTES, NO_CALL, NO_NAME, unpack_long, unpack_plain, value_of_argument, why_not_decoded
 from .standard import read_standard
 
 MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
@@ -99,13 +100,18 @@ class Decoder:
 
     def read(self, payload: Buffer) -> Any:
         if payload[0] != TAGGED:
-            value = unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+            value = unpack_plain(payload) if len(payload) <= LONG_BYTES else unpack_long(payload, unpack_plain)
         else:
             inner = memoryview(payload)[1:]
             maps = map_of if len(payload) > SHORT_BYTES else None
-            value = unpackb(
-                inner, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box, object_pairs_hook=maps
-            )
+            unpack = functools.partial(
+                unpackb, strict_map_key=False, timestamp=3, ext_hook=self.leaf, list_hook=self.box,
+                object_pairs_hook=maps,
+            )  # fmt: skip
+            if len(payload) <= LONG_BYTES:
+                value = unpack(inner)
+            else:
+                value = unpack_long(inner, unpack, mark=_PIECE, box=self.box, to_map=map_of)
         if self.open:
             raise RemoteProtocolError("a mark stands where it is not the first item of a list")
         if self.place and self.place == len(self.buffers[-1] or b""):
@@ -218,6 +224,12 @@ MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
     MARK_SET.data: Mark(spread(BUILDERS[MARK_SET.data])),
     MARK_FROZENSET.data: Mark(spread(BUILDERS[MARK_FROZENSET.data])),
 }
+
+
+# Of the lists that `unpack_long` makes of a long one. No peer can know it.
+_TOKEN = os.urandom(8).hex().encode()
+_PIECE = packb(ExtType(EXT_MARK, _TOKEN))
+MARKS[_TOKEN] = Mark(lambda _, *items: list(items))
 
 
 def decode_tagged(

@@ -12,8 +12,9 @@ Every function may be called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from io import IOBase
+from itertools import islice
 from types import AsyncGeneratorType, BuiltinFunctionType, CoroutineType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from .forms import (
     TaskRef,
     name_of,
 )
-from .plain import pack
+from .plain import PIECE_BYTES, pack
 
 if TYPE_CHECKING:
     from .walk import Walk
@@ -75,6 +76,15 @@ def _load_reducers(kind: type) -> Reducer | None:
 
 
 _reducer_of: Callable[[type], Reducer | None] = _load_reducers  # of a class that is not in `_reducers`
+
+
+_BOXES = frozenset({list, dict})
+MANY_ITEMS = 4_096
+FEW_ITEMS = 64  # of so few it is looked at whether one is long: that is cheap
+
+
+def _is_long(item: Any) -> bool:
+    return type(item) in _BOXES and len(item) > MANY_ITEMS
 
 
 def hides_bytes(pending: list[Any]) -> bool:
@@ -196,7 +206,7 @@ class Encoder:
         try:
             if kind in BYTES_TYPES:
                 return self.finished(self.packer.pack(self.argument(value)), None)
-            payload = self.packer.pack(value)
+            payload = self._packed(value) if kind is list or kind is dict else self.packer.pack(value)
         except Exception:  # whatever a conversion raises, or nesting without end: the walk finds the place
             return None
         return self.finished(payload, None if kind in FLAT_TYPES else [value])
@@ -222,10 +232,35 @@ class Encoder:
                     elif kind not in FLAT_TYPES:
                         boxes.append(value)
             items.append(kwargs)
-            payload = self.packer.pack(items)
+            payload = self._packed(items) if boxes else self.packer.pack(items)
         except Exception:  # as above
             return None
         return self.finished(payload, boxes)
+
+    def _packed(self, box: list[Any] | dict[Any, Any]) -> bytes:
+        """The bytes of a list or map. What is long is packed piece by piece, as `plain.unpack_long` reads it."""
+        packer: Any = self.packer
+        items: Iterable[Any] = box.items() if isinstance(box, dict) else box
+        if len(box) <= MANY_ITEMS:
+            inner = box.values() if isinstance(box, dict) else box
+            if len(box) > FEW_ITEMS or _BOXES.isdisjoint(map(type, inner)) or not any(map(_is_long, inner)):
+                packed: bytes = packer.pack(box)
+                return packed
+        head = packer.pack_map_header if items is not box else packer.pack_array_header
+        return b"".join((head(len(box)), *self._pieces(iter(items), items is not box)))
+
+    def _pieces(self, items: Iterator[Any], is_map: bool) -> Iterator[bytes]:
+        """The bytes of ``items``, of some at a time; of one at a time where these are long."""
+        pack, step = self.packer.pack, 1
+        while some := list(islice(items, step)):
+            if step > 1:
+                packed = pack(dict(some) if is_map else some)
+                yield packed[1 if len(some) < 16 else 3 :]
+            else:
+                parts = some[0] if is_map else some
+                packed = b"".join(self._packed(item) if type(item) in _BOXES else pack(item) for item in parts)
+                yield packed
+            step = max(1, min(4 * step, 16_384, step * PIECE_BYTES // (1 + len(packed))))
 
     def finished(self, payload: bytes, boxes: list[Any] | None) -> bytes | None:
         # A bytearray or large bytes in it would stand behind one of msgpack's three headers of bin.

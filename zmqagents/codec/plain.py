@@ -11,10 +11,12 @@ Every function may be called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from msgpack import Packer, unpackb
+from msgpack import OutOfData, Packer, Unpacker, unpackb
 
 from .. import errors
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -24,6 +26,7 @@ from .forms import (
     KEEP_PACKER_BYTES,
     MARK_BYTEARRAY,
     MAX_BUFFERS,
+    MAX_DEPTH,
     PLACES,
     TAG,
     Buffer,
@@ -127,14 +130,176 @@ def why_not_decoded(exc: Exception) -> str:
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
 
 
+unpack_plain = functools.partial(unpackb, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+
+
 def decode_plain(payload: Buffer) -> Any:
     """The value of a payload that is not tagged, as `decode` reads it: most values are such."""
     try:
-        return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+        return unpack_plain(payload) if len(payload) <= LONG_BYTES else unpack_long(payload, unpack_plain)
     except RemoteProtocolError:
         raise
     except Exception as exc:  # truncated, garbage, an unhashable key, more nesting than the unpacker takes ...
         raise RemoteProtocolError(why_not_decoded(exc)) from exc
+
+
+# ---------------------------------------------------------------- long payloads
+#
+# The C unpacker keeps the interpreter lock to its end: 0.2 s for 16 MiB of numbers, 1 s for as many maps. So a long
+# payload is read piece by piece, in some 10 % more time, and other threads run in between.
+
+LONG_BYTES = 131_072
+PIECE_BYTES = 65_536  # 0.3 to 4 ms
+_MANY_ITEMS = 16_384
+_CONTAINER_COUNTS = {
+    0xDC: struct.Struct(">xH"),
+    0xDD: struct.Struct(">xI"),
+    0xDE: struct.Struct(">xH"),
+    0xDF: struct.Struct(">xI"),
+}
+_SCALAR_SIZES = {
+    0xC4: struct.Struct(">xB"), 0xC5: struct.Struct(">xH"), 0xC6: struct.Struct(">xI"),
+    0xC7: struct.Struct(">xB"), 0xC8: struct.Struct(">xH"), 0xC9: struct.Struct(">xI"),
+    0xD9: struct.Struct(">xB"), 0xDA: struct.Struct(">xH"), 0xDB: struct.Struct(">xI"),
+}  # fmt: skip
+_EXTENSIONS = frozenset({0xC7, 0xC8, 0xC9})
+
+
+def unpack_long(
+    payload: Buffer, unpack: Callable[[bytes], Any], *, mark: bytes = b"",
+    box: Callable[[list[Any]], Any] | None = None, to_map: Callable[[list[tuple[Any, Any]]], Any] | None = None,
+    piece_bytes: int = PIECE_BYTES,
+) -> Any:  # fmt: skip
+    """What ``unpack`` gives for ``payload``, read in pieces of ``piece_bytes``. Raises ValueError, or what it raises.
+
+    ``mark``: the packed object that ``unpack`` wants first in a list that it is to leave as it is. ``box`` and
+    ``to_map`` make the value of a list and of the pairs of a map, as the hooks of ``unpack`` do.
+    """
+    pieces = _Pieces(memoryview(payload), unpack, mark, box, to_map, piece_bytes)
+    value = pieces.item()
+    if pieces.place != len(payload):
+        raise ValueError("something follows the value")
+    return value
+
+
+class _Pieces:
+    """Goes through a payload once. A list that is longer than a piece is read as several short ones."""
+
+    __slots__ = ("_box", "_data", "_depth", "_mark", "_piece_bytes", "_to_map", "_unpack", "place")
+
+    def __init__(
+        self, data: memoryview, unpack: Callable[[bytes], Any], mark: bytes,
+        box: Callable[[list[Any]], Any] | None, to_map: Callable[[list[tuple[Any, Any]]], Any] | None,
+        piece_bytes: int,
+    ) -> None:  # fmt: skip
+        self._data = data
+        self._unpack = unpack
+        self._mark = mark
+        self._box = box
+        self._to_map = to_map
+        self._piece_bytes = piece_bytes
+        self._depth = 0
+        self.place = 0
+
+    def item(self) -> Any:
+        """The next object."""
+        size = self._size(b"")
+        if size is not None:
+            return self._take(b"", size)
+        head = self._data[self.place]
+        if 0x80 <= head <= 0x9F or head in _CONTAINER_COUNTS:
+            return self._container(head)
+        length = _SCALAR_SIZES.get(head)
+        if length is None:
+            raise ValueError("the payload is incomplete")
+        (count,) = length.unpack_from(self._data, self.place)
+        return self._take(b"", length.size + (head in _EXTENSIONS) + count)
+
+    def _container(self, head: int) -> Any:
+        if self._depth == MAX_DEPTH:
+            raise ValueError(f"what is long is nested more than {MAX_DEPTH} levels deep")
+        self._depth += 1
+        count = self._count(head)
+        if 0x80 <= head <= 0x8F or head in (0xDE, 0xDF):
+            made = self._map(count)
+        else:
+            made = self._items(count)
+            if self._box is not None:
+                made = self._box(made)
+        self._depth -= 1
+        return made
+
+    def _count(self, head: int) -> int:
+        """The number of items, or pairs, of the container that begins here; `place` is behind that then."""
+        count = head & 15
+        if head in _CONTAINER_COUNTS:
+            (count,) = _CONTAINER_COUNTS[head].unpack_from(self._data, self.place)
+            self.place += _CONTAINER_COUNTS[head].size
+        else:
+            self.place += 1
+        return count
+
+    def _items(self, count: int) -> list[Any]:
+        """The next ``count`` objects."""
+        items: list[Any] = []
+        for some in self._pieces(count, b"\xdc", self._mark):
+            if some is None:
+                items.append(self.item())
+            else:
+                items += some
+        return items
+
+    def _map(self, count: int) -> Any:
+        """The map of the next ``count`` pairs."""
+        if self._to_map is not None:
+            items = self._items(2 * count)
+            return self._to_map(list(zip(items[::2], items[1::2], strict=True)))
+        made: dict[Any, Any] = {}
+        for some in self._pieces(count, b"\xde"):
+            if some is None:
+                key = self.item()
+                made[key] = self.item()
+            else:
+                made.update(some)
+        return made
+
+    def _pieces(self, count: int, kind: bytes, mark: bytes = b"") -> Iterator[Any]:
+        """The next ``count`` items or pairs, some at a time; None: the caller is to read the next one, it is long."""
+        if count > len(self._data) - self.place:
+            raise ValueError("the payload is incomplete")
+        step = 256
+        while count:
+            step = min(step, count)
+            head = kind + (step + bool(mark)).to_bytes(2, "big") + mark
+            size = self._size(head)
+            if size is None and step > 1:
+                step = max(1, step // 8)
+                continue
+            if size is None:
+                yield None
+                size = self._piece_bytes
+            else:
+                yield self._take(head, size)
+            count -= step
+            step = max(1, min(_MANY_ITEMS, step * self._piece_bytes * 7 // (8 * size)))
+
+    def _size(self, head: bytes) -> int | None:
+        """How many bytes the object takes that ``head`` begins and what comes next continues; None: over a piece."""
+        unpacker = Unpacker()
+        unpacker.feed(head)
+        unpacker.feed(self._data[self.place : self.place + self._piece_bytes])
+        try:
+            unpacker.skip()
+        except OutOfData:
+            return None
+        return int(unpacker.tell()) - len(head)
+
+    def _take(self, head: bytes, size: int) -> Any:
+        data = self._data[self.place : self.place + size]
+        if len(data) != size:
+            raise ValueError("the payload is incomplete")
+        self.place += size
+        return self._unpack(head + bytes(data))
 
 
 _MAX_HEADER_DEPTH = 64

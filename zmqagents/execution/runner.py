@@ -385,7 +385,12 @@ class AgentHost:
         ):  # fmt: skip
             reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
             return reply
-        encoded = self._encoded(ticket, value)
+        # Long arguments often come back, or make a long result; a body is gone when the call was answered before.
+        if ticket.body and len(ticket.body[0]) > self._short:
+            with turn_of(ticket.account.reading):
+                encoded = self._encoded(ticket, value)
+        else:
+            encoded = self._encoded(ticket, value)
         return Reply(_NO_ERROR, (encoded.payload, *encoded.buffers))
 
     def _encoded(self, ticket: Ticket, value: Any) -> codec.Encoded:

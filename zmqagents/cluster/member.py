@@ -134,6 +134,7 @@ class Member:
         self._leaving_since: float | None = None
         self._is_full = False
         self.barred = ""  # why Redis does not let this host join again
+        self._troubled_since: float | None = None  # nothing gets through to Redis
         self.activations = Activations(info.incarnation, self.observers, clock)
 
     def __repr__(self) -> str:
@@ -185,6 +186,14 @@ class Member:
         if now - self._looked >= LOOK_AROUND_S:
             self._looked = now
             self._steward.beat_soon()
+
+    def give_up(self) -> list[HostEffect]:
+        """What has waited for Redis for `PATIENCE_S` waits no more, if nothing has got through for so long."""
+        since, before = self._troubled_since, self._clock() - PATIENCE_S
+        if since is None or since > before:
+            return []
+        lost = self.activations.give_up_all(before)
+        return [Unsaved(tuple(lost))] if lost else []
 
     def locate(self, name: str) -> None:
         """Ask Redis where an agent is; `Whereabouts` comes out."""
@@ -312,15 +321,13 @@ class Member:
 
     def _on_trouble(self, event: Trouble) -> list[HostEffect]:
         self._is_full = event.full
+        self._troubled_since = event.since if event.reason else None
         if not event.reason:
             self.lease.answered()
             return []
         if not event.full:
             self.lease.unanswered(event.since)
-        if self._clock() - event.since < PATIENCE_S:
-            return []
-        lost = self.activations.give_up_all()
-        return [Unsaved(tuple(lost))] if lost else []
+        return self.give_up()
 
     # ------------------------------------------------------------ a new incarnation
 

@@ -47,6 +47,8 @@ machine, for one user: admin), with the body unread and the options
 task      the task id that the call has at the first host
 user      the user who made it, for whom the home counts it
 hop       1: it was passed on. Then it is not passed on again: it is answered with the code ELSEWHERE (`messages.Home`)
+leg       rises each time that the sender goes another way to the agent. Once a call of a leg has come back, all that
+          were sent behind it on that leg do, wherever the agent is by then: none overtakes another
 activate  True: placement has chosen this host; it claims the agent if nobody has it
 ========  =============================================================================================================
 

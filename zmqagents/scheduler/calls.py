@@ -249,6 +249,8 @@ class Calls:
             self._leave_queue(ticket, ticket.state)
         if ticket.seat >= 0:
             former.unseat(ticket)
+            if former.removed:
+                self._end_if_idle(former, effects, now)
         if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)
         former.calls -= 1

@@ -200,7 +200,7 @@ Request = Claim | Save | Release | Delete | Locate
 class Mine(NamedTuple):
     """The agent is the claimer's. ``version`` and ``state`` are None for one that has never been saved.
 
-    ``fresh``: there was none before; False if an answer that said so was lost.
+    ``fresh``: there was none before.
     """
 
     epoch: int

@@ -15,9 +15,10 @@ Cluster, and spread the agents over its nodes:
 ``beat``, ``view``  string   when anybody has beaten last; the count of changes
 ``log``             stream   what has happened to members: the last 10,000
 ``a:<name>``        hash     an agent: ``own``, ``act``, ``ep``, ``rev``, ``sv``, ``cls``, ``args``, ``opt``, ``st``,
-                             ``fm``
+                             ``fm``; ``new``: the activation that it has or had last is its first
 ``names``           zset     the names of the bucket's agents, all with score 0
-``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call
+``d:<name>``        hash     task id → ``until:outcome`` of an ``@once`` call; program → ``until:number``, see
+                             `cluster.outcomes`
 ``r:<name>``        hash     the agent's reminders, and ``due``, a zset, when they are due: see `store.reminders`
 ``floor``           string   the highest epoch of the bucket's agents that are gone
 ``least``           string   the form that the bucket's records have at least, as far as they have been upgraded
@@ -230,7 +231,7 @@ end
 # oldest and newest form that the owner reads.
 _CLAIM = """
 local act, cls, version, dead = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local r = call('HMGET', key, 'own', 'act', 'ep', 'rev', 'sv', 'cls', 'args', 'opt', 'st', 'fm')
+local r = call('HMGET', key, 'own', 'act', 'ep', 'rev', 'sv', 'cls', 'args', 'opt', 'st', 'fm', 'new')
 local own, ep = r[1] or '', tonumber(r[3] or 0)
 local again = own == me and act == tonumber(r[2])
 if r[6] and (r[6] ~= cls or ARGV[8] == '1' and not again) then return {'exists', r[6]} end
@@ -251,11 +252,14 @@ if not again then
         call('HSET', key, 'cls', cls, 'fm', ARGV[11])
         if ARGV[9] ~= '' then call('HSET', key, 'args', ARGV[9]) end
         if ARGV[10] ~= '' then call('HSET', key, 'opt', ARGV[10]) end
+        call('HSET', key, 'new', 1)
         call('ZADD', base .. 'names', 0, name)
         r[7], r[8] = ARGV[9] ~= '' and ARGV[9], ARGV[10] ~= '' and ARGV[10]
+    elseif r[11] then
+        call('HDEL', key, 'new')
     end
 end
-local fresh = r[6] and 0 or 1
+local fresh = (not r[6] or again and r[11] and (r[4] or '0') == '0') and 1 or 0
 return {
     'mine', text(ep), r[4] or '0', r[5], r[9], r[7], r[8], call('HGETALL', outcomes), call('HGETALL', reminders),
     text(clock()), fresh,

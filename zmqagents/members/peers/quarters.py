@@ -155,7 +155,7 @@ class Quarters(abc.ABC):
         self._addresses: set[str] = set()  # of the members, as of the latest beat
         self._watch: Alarm | None = None
         self._joined = threading.Event()
-        self._relayed = 0
+        self._relayed = self._legs = 0
         self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
 
     # ------------------------------------------------------------ what is above
@@ -195,8 +195,8 @@ class Quarters(abc.ABC):
         """Drop a way that nothing depends on."""
 
     @abc.abstractmethod
-    def send_on(self, ticket: Ticket, name: AgentName) -> None:
-        """A call of an agent that leaves is to be run wherever that goes."""
+    def send_on(self, ticket: Ticket, name: AgentName, *, ahead: bool = False) -> None:
+        """A call of an agent that leaves is to be run wherever that goes; ``ahead``: before those that were sent on."""
 
     @abc.abstractmethod
     def moved_out(self, lodger: Any) -> None:
@@ -283,6 +283,11 @@ class Quarters(abc.ABC):
     def left_of(self, info: MemberInfo) -> float:
         """The part of a member's lease that was left at this host's latest beat."""
         return min(1.0, max(0.0, info.lease_left_s / self._config.lease_s))
+
+    def next_leg(self) -> int:
+        """Calls of an agent take another way: the number of that leg, which other members know it by."""
+        self._legs += 1
+        return self._legs
 
     def count_relay(self) -> None:
         """A call is passed on."""

@@ -152,13 +152,20 @@ class Resident:
             if self.leaving is Leaving.DELETED:
                 room.later(lambda: self._finish(ticket, self._error(ticket, _deleted(ticket))))
             else:
-                room.later(lambda: room.send_on(ticket, self.agent))
+                room.later(lambda: self._send_late(ticket))
             return
         self._held[ticket] = room.clock()
         effects: list[Effect] = []
         room.dispatcher.calls.hold(ticket, effects, room.clock())
         room.carry_out(effects)
         room.watch()
+
+    def _send_late(self, ticket: Ticket) -> None:
+        """It was about to begin when the agent was told to leave: those behind it were sent on without it."""
+        if ticket.settled:
+            self._finish(ticket, TRUE)
+        else:
+            self._room.send_on(ticket, self.agent, ahead=True)
 
     def _known_outcome(self, ticket: Ticket) -> Reply | None:
         """What an ``@once`` call has ended in before, or what speaks against it; None: it is to be executed."""
@@ -170,6 +177,9 @@ class Resident:
             return reply_from_bytes(kept)
         if ticket.deadline is None:
             return self._error(ticket, errors.ConfigError(f"{ticket.label} is @once, and needs a timeout"))
+        if activations.is_over(self.name, ticket.task_id):
+            return self._error(ticket, errors.CallLost(f"{ticket.label} has come late: its sender has had the outcome"))
+        activations.confirm(self.name, ticket.task_id)
         if not activations.has_room_for_outcome(self.name):
             return self._error(ticket, errors.HostBusy(f"{self.name} keeps as many outcomes of calls as it may"))
         return None
@@ -228,8 +238,8 @@ class Resident:
         """The code of a call has returned."""
         room = self._room
         self.used = now = room.clock()
-        if ticket.is_tick and ticket.settled:
-            self._end_late(ticket)
+        if ticket.settled and _is_whole(ticket):
+            self._end_late(ticket, reply)
         elif self._changes and not _is_whole(ticket):
             self._write_changes(failed=bool(ticket.op == Op.CREATE and reply.code))
         if ticket.op == Op.CREATE:
@@ -284,14 +294,18 @@ class Resident:
         tick = tick_of(ticket.task_id)
         return Done(tick.reminder, tick.stamp, self._activations.reminders_of(self.name).stamp())
 
-    def _end_late(self, ticket: Ticket) -> None:
-        """A tick was cancelled, say, and its code has run to its end: it is done, as its state is."""
+    def _end_late(self, ticket: Ticket, reply: Reply) -> None:
+        """It was cancelled, say, and its code has run to its end: it is done, as its state is."""
         snapshot, self._whole = self._whole, None
         has_run = snapshot is not None or (self.record.options.persist is None and ticket.context is not None)
         if self.phase is Phase.ACTIVE and has_run:
-            self._changes.append(self._done(ticket))
+            once = None
+            if ticket.is_tick:
+                self._changes.append(self._done(ticket))
+            else:
+                _, once = _outcome(ticket, reply, self._room.clock())
             try:
-                self._write(snapshot)
+                self._write(snapshot, None, once)
             except errors.MessageTooLarge:
                 self._spoil()
 
@@ -336,15 +350,15 @@ class Resident:
         """Its code has saved its state."""
         if self._is_spoiled:
             return
-        if any(_is_whole(each) and (each.is_tick or not each.settled) for each in self.record.holders):
+        if any(_is_whole(each) for each in self.record.holders):
             self._whole = snapshot
         else:
             self._save_apart(snapshot)
 
     def _save_apart(self, snapshot: Snapshot) -> None:
         """Save the state by itself."""
-        if self.is_leaving:
-            self._state = snapshot
+        if self.is_leaving and all(each.op == END for each in (*self.record.holders, *(self.record.beside or ()))):
+            self._state = snapshot  # no answer waits for it
         elif self.phase in (Phase.STARTING, Phase.ACTIVE):
             try:
                 self._write(snapshot)

@@ -33,7 +33,7 @@ from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereab
 from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
 from ...cluster.reminders import MAX_REMINDERS
-from ...cluster.steward import Beaten, Event, Identity, Steward, Told
+from ...cluster.steward import Beaten, Event, Identity, Steward, Told, Trouble
 from ...config import BrokerConfig
 from ...errors import ZmqAgentsError
 from ...execution.runner import AgentHost
@@ -64,7 +64,7 @@ JOIN_S = 5.0  # for the first beat
 IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
 IDLE_EVERY_S = 30.0
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
-OF_MEMBERS = ("user", "hop", "activate")  # options of calls that are taken from other members alone
+OF_MEMBERS = ("user", "hop", "leg", "activate")  # options of calls that are taken from other members alone
 
 
 class Room(Quarters):
@@ -128,7 +128,9 @@ class Room(Quarters):
     def _on_events(self, events: Sequence[Event]) -> list[Effect]:
         for event in events:
             self.do(self.member.on_event(event))
-            if isinstance(event, Beaten):
+            if isinstance(event, Trouble):
+                self.watch()
+            elif isinstance(event, Beaten):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
@@ -221,10 +223,10 @@ class Room(Quarters):
         self.later(self._drain.step)
         return True
 
-    def send_on(self, ticket: Ticket, name: AgentName) -> None:
+    def send_on(self, ticket: Ticket, name: AgentName, *, ahead: bool = False) -> None:
         """A call of an agent that leaves is to be run wherever that goes."""
-        passage = self.way(name).passage()
-        passage.hop = ticket.peer.is_member and not ticket.task_id.startswith(f"{ticket.peer.prefix}-")
+        passage = self.way(name).passage(ahead=ahead)
+        passage.hop = ticket.peer.is_member and not ticket.peer.has_named(ticket.task_id)
         self.carry_out(self.dispatcher.on_move(ticket, passage.record, self.clock()))
 
     def moved_out(self, resident: Resident) -> None:
@@ -245,6 +247,7 @@ class Room(Quarters):
         before, is_stuck = now - PATIENCE_S, self.member.is_stuck
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
+        self.do(self.member.give_up())
         for resident in _with_held(self._residents):
             if is_stuck:
                 resident.refuse_held(gone, before)
@@ -257,7 +260,7 @@ class Room(Quarters):
             if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
                 self.do(self.member.carry(self.member.activations.waits(name)))
         starts = any(not resident.record.made for resident in self._residents.values())
-        if starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
+        if is_stuck or starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
             self.watch()
         return []
 

@@ -295,14 +295,53 @@ def test_outcomes_are_known_until_they_are_fetched_or_old(host: Host) -> None:
     host.save(b"two", "call", OnceOutcome("t2", b"v2", 5))
     host.answer(SAVED)
     assert (host.machine.outcome_of(NAME, "t1"), host.machine.outcome_of(NAME, "t2")) == (b"v1", b"v2")
-    host.machine.confirm(NAME, "t1")
     host.machine.confirm(NAME, "unknown")
     host.now = 6
     assert host.machine.has_room_for_outcome(NAME)
     assert host.machine.outcome_of(NAME, "t2") is None
     host.save(b"three")
     assert isinstance(host.sent[0], Save)
-    assert host.sent[0].forget == ("t1", "t2")
+    assert host.sent[0].forget == ("t2",)
+
+
+PROGRAM = "0123456789abcdef" * 2
+
+
+def test_outcomes_that_their_program_has_are_forgotten_with_the_next_save_and_no_late_copy_runs(host: Host) -> None:
+    first, second, third = (f"{PROGRAM}-{number}-{back}" for number, back in ((5, 0), (6, 1), (9, 0)))
+    for task_id, left_s in ((first, 60), (second, 40)):
+        host.save(task_id.encode(), "call", OnceOutcome(task_id, b"v", left_s))
+        host.answer(SAVED)
+    host.machine.confirm(NAME, second)
+    assert host.machine.outcome_of(NAME, first) == b"v", "it was open when the second one was made"
+    host.machine.confirm(NAME, third)
+    assert [host.machine.outcome_of(NAME, each) for each in (first, second)] == [None, None]
+    assert [host.machine.is_over(NAME, each) for each in (first, second, third)] == [True, True, False]
+    assert not host.machine.is_over(NAME, f"{PROGRAM[::-1]}-5-0"), "another program's"
+    host.save(b"third", "call", OnceOutcome(third, b"v", 10))
+    save = host.sent[0]
+    assert isinstance(save, Save)
+    assert save.forget == (first, second)
+    assert save.outcomes == (Outcome(PROGRAM, 60, b"9"), Outcome(third, 10, b"v"))
+    host.answer(SAVED)
+    host.machine.confirm(NAME, f"{PROGRAM}-12-0")
+    host.see(host.machine.release(NAME, "", b"last", 1))
+    release = host.sent[0]
+    assert isinstance(release, Release)
+    assert release.last is not None
+    assert (release.last.forget, release.last.outcomes) == ((third,), (Outcome(PROGRAM, 60, b"12"),))
+
+
+def test_that_calls_are_over_is_known_to_the_next_home() -> None:
+    host = Host()
+    held = (Outcome(PROGRAM, 60, b"9"), Outcome(f"{PROGRAM}-9-0", 60, b"v"))
+    host.active(mine=MINE._replace(outcomes=held))
+    assert [host.machine.is_over(NAME, f"{PROGRAM}-{number}-0") for number in (8, 9, 10)] == [True, False, False]
+    host.machine.confirm(NAME, f"{PROGRAM}-10-0")
+    host.save(b"more")
+    save = host.sent[0]
+    assert isinstance(save, Save)
+    assert (save.forget, save.outcomes) == ((f"{PROGRAM}-9-0",), (Outcome(PROGRAM, 60, b"10"),))
 
 
 def test_outcomes_come_with_the_claim_and_are_never_dropped_for_room() -> None:
@@ -339,6 +378,18 @@ def test_who_waits_too_long_for_redis_is_given_up_and_the_save_goes_on(host: Hos
     assert host.answer(SAVED) == []
     assert host.answer(SAVED) == []
     assert host.machine.readiness(NAME) is Readiness.READY
+
+
+def test_a_call_that_has_waited_less_than_others_for_redis_waits_on(host: Host) -> None:
+    host.save(b"one", "first")
+    host.now += 1.5
+    host.save(b"two", "second")
+    host.see(host.machine.settle(NAME, "third"))
+    host.now += 1.0
+    assert host.machine.give_up_all(host.now - 2.0) == [(NAME, "first")]
+    assert host.machine.give_up_all(host.now - 2.0) == []
+    assert host.answer(SAVED) == []
+    assert host.answer(SAVED) == [Taken(NAME, ("second", "third"))]
 
 
 # ---------------------------------------------------------------- ends
@@ -532,3 +583,47 @@ def test_many_arguments_of_reminders_count_as_what_is_under_way(host: Host) -> N
         effects = host.answer(SAVED)
     assert effects == [Soon(NAME, 1.0)]
     assert host.machine.readiness(NAME) is Readiness.READY
+
+
+# ---------------------------------------------------------------- the form of the records
+
+
+def test_requests_have_the_form_that_is_written_when_they_are_made(host: Host) -> None:
+    activations = host.machine
+    host.save(b"one")
+    activations.write(2)
+    host.save(b"two")
+    host.see(activations.activate("Account/bob", "Account", 1))
+    host.see(activations.release(NAME, state=b"three", version=1))
+    host.answer(SAVED)
+    host.answer(SAVED)
+    forms = [request.form for request in host.sent if isinstance(request, Claim)]
+    last = [request.last for request in host.sent if isinstance(request, Release)]
+    assert (forms, [save.form for save in last if save is not None]) == ([2], [2])
+    assert Activations(OTHER, host.observers, lambda: 0.0, former=activations).form == 2
+
+
+def test_a_host_writes_only_the_new_form_when_all_that_it_asked_in_the_former_one_is_answered(host: Host) -> None:
+    activations = host.machine
+    assert activations.write(1)
+    host.save(b"one")
+    assert not activations.write(2)
+    host.save(b"two")
+    assert not activations.write(2)
+    host.answer(SAVED)
+    assert activations.write(2)
+
+    host = Host()
+    activations = host.machine
+    host.see(activations.activate(NAME, "Account", 1))
+    assert not activations.write(2), "a claim may make a record"
+    host.answer(MINE)
+    assert activations.write(2)
+
+    host = Host()
+    host.active()
+    activations = host.machine
+    host.see(activations.release(NAME, state=b"last", version=1))
+    assert not activations.write(2), "a release has the last save"
+    host.answer(Released(True, 100))
+    assert activations.write(2)

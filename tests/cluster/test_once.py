@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
 from collections import Counter, deque
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster_hosts import Caller, hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, Caller, hosts_on, result_of
+from hosts import ENDS_WITHIN_S, eventually
 from redis_server import RedisServer
 from relay import Relay
 from scale import linux_only, pick, soak_only
-from zmqagents import AgentBase, agent, concurrent, once
+from zmqagents import AgentBase, Cluster, agent, concurrent, current_call, once
 from zmqagents.agents.spec import spec_of
 from zmqagents.errors import CallLost, CallTimeout, ConfigError, HostUnreachable, StoreUnavailable
 from zmqagents.wire.link import Waiter
-from zmqagents.wire.messages import Flag
+from zmqagents.wire.messages import Flag, Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(pick(180, 600)), linux_only("CLOCK_BOOTTIME")]
 
@@ -27,6 +31,7 @@ def task() -> str:
     return f"{secrets.token_hex(8)}-1"
 
 
+@CHILDREN_TOO
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
@@ -46,6 +51,7 @@ def test_the_first_call_of_an_agent_that_comes_by_two_ways_is_done_once_and_answ
             assert hosts.callers[number % 3].call(name, "balance") == 2
 
 
+@CHILDREN_TOO
 def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
     with hosts_on(redis, 1) as hosts:
         same = task()
@@ -55,6 +61,7 @@ def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
         assert hosts.callers[0].call("Account/odd", "balance") == 3
 
 
+@CHILDREN_TOO
 def test_an_outcome_outlives_the_host(redis: RedisServer) -> None:
     same = task()
     for _ in range(2):
@@ -89,6 +96,90 @@ def test_increments_that_are_sent_again_are_counted_once_while_hosts_are_killed(
             assert told == list(range(2, 2 * len(told) + 1, 2)), "one is missing, or was counted twice"
             assert caller.call(name, "balance") == 2 * len(told)
         assert sum(map(len, paid.values())) > 50
+
+
+class Tally(AgentBase):
+    """Counts once, and takes the time that it is told to take."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def save_state(self) -> int:
+        return self.count
+
+    def load_state(self, state: int) -> None:
+        self.count = state
+
+    @once
+    def add_when(self, path: str) -> int:
+        call = current_call()
+        assert call is not None
+        while not Path(path).exists() and not call.wait_cancelled(0.01):
+            pass
+        self.count += 1
+        return self.count
+
+    @once
+    def add(self) -> int:
+        self.count += 1
+        return self.count
+
+    @concurrent
+    def read(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize("how", ["call", "submit"])
+def test_what_a_program_sends_again_by_another_host_is_done_once(redis: RedisServer, tmp_path: Path, how: str) -> None:
+    """The host that it has asked is killed, while its call runs on another one."""
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(hosts_on(redis, 2, classes=[Tally], lease_s=30.0))
+        one, two = (f"127.0.0.1:{launcher.port}" for launcher in hosts.launchers)
+        cluster = stack.enter_context(Cluster(f"{one},{two}", relay=True))
+        for number in range(20):
+            agent: Any = cluster.get_agent(f"sent-{number}", cls=Tally)
+            assert agent.read() == 0
+            if cluster.where(f"Tally/sent-{number}")["address"] == two:
+                break
+        else:
+            pytest.fail("all agents are on one host")
+        told = list[int]()
+        if how == "call":
+            thread = threading.Thread(target=lambda: told.append(agent.add_when(str(tmp_path / "go"), timeout=30)))
+            thread.start()
+            stack.callback(thread.join, 40)
+        else:
+            result = agent.add_when.aio(str(tmp_path / "go"), timeout=30)
+        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        hosts.kill(0)
+        assert eventually(lambda: cluster.hosts() != [], ENDS_WITHIN_S)
+        (tmp_path / "go").touch()
+        if how == "call":
+            thread.join(40)
+        else:
+            told.append(result.result(40))
+        assert told == [1]
+        assert agent.add_when(str(tmp_path / "go"), timeout=30) == 2, "it was done twice"
+
+
+def test_an_agent_keeps_no_outcome_for_long_that_its_caller_has_got(redis: RedisServer) -> None:
+    count = pick(6_000, 60_000)  # an agent keeps 4,096 outcomes
+    with hosts_on(redis, 2, classes=[Tally]) as hosts:
+        addresses = ",".join(f"127.0.0.1:{launcher.port}" for launcher in hosts.launchers)
+        with Cluster(addresses) as cluster:
+            agent: Any = cluster.get_agent("many", cls=Tally)
+            under_way, told, begun = deque[Any](), list[int](), time.monotonic()
+            for _ in range(count):
+                under_way.append(agent.add.aio(timeout=120))
+                if len(under_way) > 128:
+                    told.append(under_way.popleft().result(60))
+            told += [result.result(60) for result in under_way]
+            print(f"{count / (time.monotonic() - begun):.0f} calls a second")
+            assert told == list(range(1, count + 1))
+            assert agent.add(timeout=120) == count + 1
+        with redis.client as client:
+            [key] = client.keys("za:*:d:Tally/many")
+            assert client.hlen(key) < 200
 
 
 def test_a_thousand_calls_a_second_that_come_by_two_ways_are_done_once(redis: RedisServer) -> None:

@@ -393,6 +393,42 @@ def test_the_walks_find_what_is_missing(server: RedisServer, scripts: ClusterScr
         walk(server, 300, scripts, seed=1)
 
 
+CLEAR = "            drop_all()\n"
+
+
+@pytest.mark.parametrize(
+    "scripts",
+    [
+        pytest.param(None, id="as they are"),
+        pytest.param(without("save", (CLEAR, "")), id="that only add to what is there"),
+    ],
+)
+def test_a_reminder_that_was_cancelled_is_not_back_when_redis_has_lost_the_last_writes(
+    server: RedisServer, scripts: ClusterScripts | None
+) -> None:
+    """The walks come by this seldom: the owner goes on, and writes again what Redis has lost."""
+    with server.client as client, contextlib.closing(World(client, server.url, scripts, loses=True)) as world:
+        owner, name = world.hosts[0], NAMES[0]
+
+        def run(**more: Any) -> None:
+            world.send(world.call(name, once=False, **more), owner)
+            owner.on_events(owner.wire.exchange(64))
+            if name in owner.making:
+                owner.make(name)
+            owner.begin(name)
+            owner.finish(name)
+            owner.on_events(owner.wire.exchange(64))
+
+        run(after_s=20.0)
+        run(cancels=True)
+        assert world.records.reminders(name) == ()
+        world.lose_writes(1)
+        assert len(world.records.reminders(name)) == 1
+        with contextlib.nullcontext() if scripts is None else pytest.raises(AssertionError, match="has the reminders"):
+            world.heal(NAMES)
+        assert len(world.records.reminders(name)) == (0 if scripts is None else 1)
+
+
 WATCHED = "if not watched or (known(who) or '') ~= seen then return 'lives' end"
 
 

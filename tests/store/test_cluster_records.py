@@ -36,6 +36,7 @@ from zmqagents.store.cluster import (
     bucket_of,
 )
 from zmqagents.store.cluster_scripts import cluster_scripts
+from zmqagents.store.forms import FORMS
 from zmqagents.store.scripts import Script
 
 pytestmark = pytest.mark.program
@@ -63,10 +64,24 @@ def shop(server: RedisServer) -> Iterator[Clocked]:
 def test_a_claim_is_for_one_owner_and_a_repeated_one_gives_the_same_answer(shop: Clocked) -> None:
     mine = shop.claim(A, arguments=b"args", options=b"opts")
     assert mine == Mine(1_000_000_000_000, 0, None, None, b"args", b"opts", (), fresh=True)
-    assert shop.claim(A, arguments=b"others") == mine._replace(fresh=False), "who asks again may have had it before"
+    assert shop.claim(A, arguments=b"others") == mine, "the first answer may have been lost"
     assert shop.claim(B) == Other(A, mine.epoch)
     assert shop.claim(B, dead=A).epoch > mine.epoch
     assert shop.claim(A, 2) == Other(B, shop.where().epoch)
+
+
+def test_an_agent_is_fresh_in_its_first_activation_alone_and_before_it_is_saved(shop: Clocked) -> None:
+    mine = shop.claim(A)
+    assert mine.fresh
+    assert shop.claim(B, dead=A) == shop.claim(B, dead=A)
+    assert not shop.claim(B, dead=A).fresh
+    again = shop.claim(A, 2, dead=B)
+    assert not again.fresh
+    assert shop.one(Delete(NAME, A, again.epoch)) == Deleted(False)
+    mine = shop.claim(A, 3)
+    assert mine.fresh
+    assert shop.save(A, mine.epoch, 0) == Saved(Verdict.SAVED)
+    assert not shop.claim(A, 3).fresh, "this copy comes late"
 
 
 def test_each_activation_has_an_epoch_of_its_own(shop: Clocked) -> None:
@@ -226,7 +241,7 @@ def test_a_member_lives_for_a_lease_and_is_dead_for_ever(shop: Clocked) -> None:
     beat = shop.beat(A)
     assert beat.alive
     [row] = beat.members
-    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000)
+    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000, FORMS)
     shop.beat(B, "t")
     assert not shop.declare(A, 1), "its lease is not over"
     shop.tick(6)
@@ -317,13 +332,12 @@ def test_the_first_drain_is_told_and_counts_as_a_change(shop: Clocked) -> None:
     assert [entry.kind for entry in shop.records.log(first.entry_id)] == kinds[1:]
 
 
-def test_a_host_with_another_key_or_older_form_does_not_join(shop: Clocked) -> None:
-    assert shop.records.join("key", 2).form == 2
-    assert shop.records.join("key", 3).form == 2
+def test_a_host_with_another_key_does_not_join_nor_changes_anything(shop: Clocked) -> None:
+    shop.records.join("key")
+    shop.client.delete("za:{shop}:format")
     with pytest.raises(ConfigError, match="another key"):
-        shop.records.join("other", 2)
-    with pytest.raises(ConfigError, match="form 2, this host knows 1"):
-        shop.records.join("key", 1)
+        shop.records.join("other")
+    assert not shop.client.exists("za:{shop}:format")
 
 
 # ---------------------------------------------------------------- Redis in trouble

@@ -78,10 +78,11 @@ def idempotent(function: F) -> F:
 def once(function: F) -> F:
     """Mark a method of an agent of a cluster: what it does to the agent's state is done once, whatever is sent again.
 
-    Returns ``function`` itself. Its outcome, value or exception, is kept in one step with the state, until the call's
-    deadline and 30 s more; a call that is sent again gets it. So clients and hosts send it again when a host has died.
-    At most 64 KiB; effects elsewhere may happen twice. It needs ``persist="call"`` and calls with a time limit, and
-    goes with neither ``max_concurrency`` above 1 nor ``reentrant``; generators and ``@concurrent`` cannot have it.
+    Returns ``function`` itself. Its outcome, value or exception, is kept in one step with the state, until the caller
+    has it, or for 30 s beyond the call's deadline; a call that is sent again gets it. So clients and hosts send it
+    again when a host has died. At most 64 KiB; effects elsewhere may happen twice. It needs ``persist="call"`` and
+    calls with a time limit, and goes with neither ``max_concurrency`` above 1 nor ``reentrant``; generators and
+    ``@concurrent`` cannot have it.
     """
     function.__zmqagents_once__ = True  # type: ignore[attr-defined]
     return function

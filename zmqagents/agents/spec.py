@@ -57,8 +57,8 @@ class MethodSpec:
 
     @property
     def mark(self) -> str:
-        """How callers call it: ``returns``, followed by ``!`` if the method is idempotent."""
-        return f"{self.returns}!" if self.idempotent else self.returns
+        """How callers call it: ``returns``, followed by ``!`` if the method is idempotent, and ``!!`` if it is once."""
+        return f"{self.returns}{'!' * (self.idempotent + self.once)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..connection.tasks import is_program
 from ..scheduler.records import Peer as Caller
 from ..scheduler.shares import Account
 from ..security.roles import CALLERS, Role
@@ -61,6 +62,9 @@ class Session:
         self.hints = hello.options.get("hints") is True  # it wants to know where agents of the cluster are
         self.user = account.key
         self.caller = Caller(messages.client_prefix(hello.client_id), key=self, user=account.key, account=account)
+        program = hello.options.get("program")
+        if isinstance(program, str) and is_program(program):
+            self.caller.show(program)
         self.door = door
         self.asked = asked
         self.token = 0

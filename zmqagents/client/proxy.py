@@ -330,8 +330,7 @@ class RemoteMethod:
         self._link = link
         self._agent_id = agent_id
         mark, self._signature, self.__doc__ = spec
-        self._returns, is_idempotent = _read_mark(mark)
-        self._flags = Flag.IDEMPOTENT if is_idempotent else 0
+        self._returns, self._flags = _read_mark(mark)
         self._timeout = timeout
         self._label = f"{agent_id}.{name}"
         self._what = f"{self._label}: "
@@ -522,9 +521,13 @@ class _AttributeResult(AsyncResult[Any]):
         raise errors.UnknownMethod(f"{self._label} is no public method")
 
 
-def _read_mark(mark: str) -> tuple[str, bool]:
-    """What a method returns, and whether it is idempotent: `agent.MethodSpec.mark` taken apart."""
-    return mark.rstrip("!"), mark.endswith("!")
+_FLAGS = (0, Flag.IDEMPOTENT, Flag.IDEMPOTENT | Flag.ONCE)
+
+
+def _read_mark(mark: str) -> tuple[str, int]:
+    """What a method returns, and the flags of its calls: `agent.MethodSpec.mark` taken apart."""
+    returns = mark.rstrip("!")
+    return returns, _FLAGS[min(len(mark) - len(returns), 2)]
 
 
 def _signature_from(text: str) -> inspect.Signature:

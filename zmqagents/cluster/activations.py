@@ -38,6 +38,8 @@ from __future__ import annotations
 import enum
 import hashlib
 import itertools
+import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -63,9 +65,11 @@ from ..store.cluster import (
     Unclaimed,
     Verdict,
 )
+from ..store.forms import FORMS
 from ..store.reminders import Change, Clear, Done, Set
 from ..telemetry.meters import Histogram
 from .observers import Observers
+from .outcomes import Held, Senders
 from .reminders import Reminders, Standing
 
 __all__ = [
@@ -266,11 +270,11 @@ class _Pending:
 
     __slots__ = ("call", "calls", "request", "size", "taken")
 
-    def __init__(self, request: Save, call: Call | None) -> None:
+    def __init__(self, request: Save, call: Call | None, now: float) -> None:
         self.request = request
         self.size = request.size
         self.call = call
-        self.calls: list[Call] = [call] if call is not None else []  # that wait for it
+        self.calls: dict[Call, float] = {call: now} if call is not None else {}  # that wait for it, and since when
         self.taken = False
 
 
@@ -288,12 +292,39 @@ class _Activation:
     digest: bytes = b""  # of the state as last given to be saved
     saves: list[_Pending] = field(default_factory=list)  # at most 64; an empty deque takes 600 bytes
     save_bytes: int = 0
-    outcomes: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # in Redis; until when, and what
+    outcomes: Held = field(default_factory=dict)  # in Redis
+    senders: Senders | None = None  # of these; None: there was none
     forget: list[str] = field(default_factory=list)
     suspect: bool = False
     behind: bool = False  # Redis has an earlier revision, and no save is under way
     ending: Release | Delete | None = None
     reminders: Reminders | None = None  # of an agent that has or had some
+
+    def hold(self, outcome: Outcome, now: float) -> None:
+        """Redis has it."""
+        self.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
+        if self.senders is None:
+            self.senders = Senders()
+        self.senders.hold(outcome.task_id, outcome.value)
+
+    def told_over(self, now: float) -> tuple[Outcome, ...]:
+        """What goes with the next save: below which numbers the calls of programs are over."""
+        return () if self.senders is None else self.senders.to_be_told(self.outcomes, now)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a request is under way that writes."""
+        return bool(self.saves) or self.phase is not Phase.ACTIVE
+
+    @property
+    def oldest_form(self) -> int:
+        """Of the requests that may be under way."""
+        forms = [pending.request.form for pending in self.saves]
+        if self.phase in (Phase.QUEUED, Phase.CLAIMING):
+            forms.append(self.claim.form)
+        if isinstance(self.ending, Release) and self.ending.last is not None:
+            forms.append(self.ending.last.form)
+        return min(forms, default=sys.maxsize)
 
     @property
     def is_full(self) -> bool:
@@ -315,6 +346,7 @@ class Activations:
         self, me: str, observers: Observers, clock: Callable[[], float], *, former: Activations | None = None
     ) -> None:
         self.me = me
+        self.form: int = FORMS.oldest if former is None else former.form  # that requests are made in
         self.counters: Counters = Counters() if former is None else former.counters
         self.durations: Histogram = Histogram() if former is None else former.durations  # of activations
         self._observers = observers
@@ -400,6 +432,11 @@ class Activations:
 
     # ------------------------------------------------------------ what the host wants
 
+    def write(self, form: int) -> bool:
+        """Requests that are made from now on have this form. True if none of a former one is without an answer."""
+        self.form = max(self.form, form)
+        return all(found.oldest_form >= form for found in self._all.values() if found.is_asking)
+
     def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
         """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""
         if name in self._all:
@@ -409,8 +446,9 @@ class Activations:
         self._number += 1
         made = made or Made()
         claim = Claim(
-            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options
-        )
+            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options,
+            form=self.form,
+        )  # fmt: skip
         self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
         return self._admit()
@@ -448,17 +486,19 @@ class Activations:
             return self.settle(name, call) if call is not None else []
         found.digest = digest
         self._expire(found)
-        outcomes = (Outcome(once.task_id, once.left_s, once.value),) if once is not None else ()
+        outcomes = found.told_over(self._clock())
+        if once is not None:
+            outcomes += (Outcome(once.task_id, once.left_s, once.value),)
         request = Save(
             name, self.me, found.epoch, found.revision, version, state, once.task_id if once is not None else "",
-            outcomes, tuple(found.forget), reminders=tuple(reminders),
+            outcomes, tuple(found.forget), reminders=tuple(reminders), form=self.form,
         )  # fmt: skip
         found.forget.clear()
         if found.behind:
             found.behind = False
             request = self._healing(found, request)
         found.revision += 1
-        found.saves.append(_Pending(request, call))
+        found.saves.append(_Pending(request, call, self._clock()))
         found.save_bytes += request.size
         return [Send(request)]
 
@@ -466,7 +506,7 @@ class Activations:
         """``call`` has changed nothing: it is answered when all saves begun before are taken."""
         saves = self._all[name].saves
         if saves:
-            saves[-1].calls.append(call)
+            saves[-1].calls[call] = self._clock()
             return []
         return [Taken(name, (call,))]
 
@@ -474,24 +514,31 @@ class Activations:
         """``call`` waits no more, because its deadline has passed, say; its save goes on. True if it had waited."""
         for pending in self._all[name].saves if name in self._all else ():
             if call in pending.calls:
-                pending.calls.remove(call)
+                del pending.calls[call]
                 return True
         return False
 
-    def give_up_all(self) -> list[tuple[str, Call]]:
-        """All calls that wait for saves wait no more: Redis has not answered for too long."""
+    def give_up_all(self, before: float = math.inf) -> list[tuple[str, Call]]:
+        """Calls that wait for saves since ``before`` or longer wait no more: Redis has not answered for too long."""
         lost = []
         for found in self._all.values():
             for pending in found.saves:
-                lost += [(found.name, call) for call in pending.calls]
-                pending.calls.clear()
+                late = [call for call, since in pending.calls.items() if since <= before]
+                lost += [(found.name, call) for call in late]
+                for call in late:
+                    del pending.calls[call]
         return lost
 
+    def is_over(self, name: str, task_id: str) -> bool:
+        """Whether this is a late copy of an ``@once`` call whose sender has had the outcome."""
+        senders = self._all[name].senders
+        return senders is not None and senders.is_over(task_id)
+
     def confirm(self, name: str, task_id: str) -> None:
-        """The sender of an ``@once`` call has its outcome: it is dropped with the next save."""
-        found = self._all.get(name)
-        if found is not None and found.outcomes.pop(task_id, None) is not None:
-            found.forget.append(task_id)
+        """An ``@once`` call has come: outcomes that are over, as its id says, are dropped with the next save."""
+        found = self._all[name]
+        if found.senders is not None:
+            found.forget += found.senders.confirm(task_id, found.outcomes)
 
     def release(
         self, name: str, following: str = "", state: bytes | None = None, version: int = 0,
@@ -514,8 +561,8 @@ class Activations:
         to_keep = state is not None or (found.reminders is not None and not found.digest)
         if has_changed or (to_keep and (may_be_behind or reminders)):
             last = Save(
-                name, self.me, found.epoch, found.revision, version, state, forget=tuple(found.forget),
-                reminders=tuple(reminders),
+                name, self.me, found.epoch, found.revision, version, state, outcomes=found.told_over(self._clock()),
+                forget=tuple(found.forget), reminders=tuple(reminders), form=self.form,
             )  # fmt: skip
             if found.behind:
                 last = self._healing(found, last)
@@ -633,7 +680,8 @@ class Activations:
         found.phase, found.epoch, found.revision = Phase.STARTING, mine.epoch, mine.revision
         if mine.state is not None:
             found.digest = _digest(mine.state, mine.version or 0)
-        found.outcomes = {each.task_id: (now + each.left_s, each.value) for each in mine.outcomes}
+        for each in mine.outcomes:
+            found.hold(each, now)
         if mine.reminders:
             found.reminders = Reminders(mine.epoch, mine.reminders, now)
         return [Activated(found.name, mine)]
@@ -689,7 +737,7 @@ class Activations:
             if pending.request.reminders:
                 soon += _soon(found.name, self.reminders_of(found.name), pending.request.reminders, now)
             for outcome in pending.request.outcomes[-1:] if pending.request.call else ():
-                found.outcomes[outcome.task_id] = (now + outcome.left_s, outcome.value)
+                found.hold(outcome, now)
         effects: list[Effect] = [*soon, Taken(found.name, tuple(calls))] if calls else soon
         if was_full and not found.is_full and found.phase is Phase.ACTIVE:
             effects.append(Room(found.name))

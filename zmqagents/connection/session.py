@@ -43,6 +43,7 @@ from ..wire.link import Waiter, rebuild_error
 from ..wire.messages import CLIENT_ID_BYTES, Code, Flag, Frame, Home, Kind, Reply
 from ..wire.transport import Event
 from .requests import Call, Credit, Fetch, Message, Plain, Reask, Repeat, Request
+from .tasks import program_id
 
 __all__ = ["REMEDY", "Outstanding", "Session", "State"]
 
@@ -630,7 +631,7 @@ class Session:
             self._last_heard = self._last_ping = now
             said: dict[str, Any] = {
                 "client": self.prefix_bytes, "versions": [messages.VERSION], "resume": self._secret, "hints": True,
-                "pid": os.getpid(),
+                "pid": os.getpid(), "program": program_id(),
             }  # fmt: skip
             if self._acts_for is not None:
                 said["acts_for"] = self._acts_for

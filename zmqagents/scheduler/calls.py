@@ -95,8 +95,8 @@ class Calls:
         self.meters = Meters()
         self._made = 0  # agents, so far
         self._ends = itertools.count(1)  # calls of the host's own
-        self._host = Peer("host")  # makes the calls that begin and end agents
-        self._host.leave()  # and reads no answers
+        self.host = Peer("host")  # makes the calls that begin and end agents
+        self.host.leave()  # and reads no answers
         self.ending = 0  # agents that are deleted, and whose hooks have not run
         self.shares = Shares(config)
         self.slots = Slots(self.shares.slots)
@@ -143,7 +143,7 @@ class Calls:
 
     def begin_agent(self, record: AgentRecord, body: Sequence[Frame], effects: list[Effect], now: float) -> Ticket:
         """Make an agent that no call asks for by itself; all its calls queue behind that."""
-        ticket = _own_call(self._host, next(self._ends), record, Op.CREATE, body, Op.CREATE, None, now)
+        ticket = _own_call(self.host, next(self._ends), record, Op.CREATE, body, Op.CREATE, None, now)
         self.add_agent(ticket)
         self.open(ticket, now, effects)
         return ticket
@@ -249,6 +249,8 @@ class Calls:
             self._leave_queue(ticket, ticket.state)
         if ticket.seat >= 0:
             former.unseat(ticket)
+            if former.removed:
+                self._end_if_idle(former, effects, now)
         if self.slots.free(ticket) and self.slots.wanted:
             self._fill_slots(effects, now)
         former.calls -= 1
@@ -494,7 +496,7 @@ class Calls:
         """Note the call that will run the hooks of a deleted agent."""
         method = record.spec.end
         assert method is not None
-        ticket = _own_call(self._host, next(self._ends), record, method.name, (), END, method, now)
+        ticket = _own_call(self.host, next(self._ends), record, method.name, (), END, method, now)
         ticket.pay_by(record.account)
         self.book(ticket)
         self.ending += 1

@@ -184,10 +184,15 @@ class Dispatcher:
             parent = None
         task_id = f"{peer.prefix}-{call.call_id}"
         is_told = bool(call.options) and (self._is_member or peer.is_member)
-        if is_told and "task" in call.options:
+        keeps_id = "task" in call.options and (is_told or _is_own(peer, call.options["task"]))
+        if keeps_id:
             task_id = str(call.options["task"])
+            leg = call.options.get("leg")
+            if type(leg) is int and is_told and peer.is_past(_agent_of(call), leg):
+                _turn_away(peer, call, effects)
+                return None
         if task_id in self.tasks:
-            self._meet(peer, call, self.tasks[task_id], effects, is_told=is_told)
+            self._meet(peer, call, self.tasks[task_id], effects, is_told=is_told or keeps_id)
             return None
         ticket = self.admission.admit(peer, call, task_id, now, parent)
         if self.traces is not None and call.options:
@@ -217,7 +222,7 @@ class Dispatcher:
         Only a copy that has reached the agent waits for the answer. Two hosts that have passed the call on to each
         other would wait for ever, so a host whose own copy is still on its way sends another host's copy elsewhere.
         """
-        if not is_told or ticket.peer is peer:
+        if not is_told or (ticket.peer is peer and ticket.call_id == call.call_id):
             _take_over(ticket, peer)
         elif not ticket.agent.sought:
             if ticket.method is None or not (ticket.method.once or ticket.is_tick):
@@ -225,7 +230,8 @@ class Dispatcher:
             else:
                 self.calls.fetches.join(peer, call.call_id, ticket)
         elif "hop" in call.options:
-            effects.append(Answer(peer, call.call_id, elsewhere_reply(Home(call.agent, "", 0))))
+            peer.turn_away(_agent_of(call))
+            _turn_away(peer, call, effects)
         else:
             raise errors.HostBusy.of_host(f"{ticket.task_id} is on its way to {ticket.agent.agent_id}: ask again")
 
@@ -373,12 +379,18 @@ class Dispatcher:
         return self.waiting.end(effects, now)
 
     def on_detach(self, peer: Peer, now: float) -> list[Effect]:
-        """The peer is gone for good: its plain calls are cancelled, its detached ones go on; its own agents go."""
+        """The peer is gone for good: its plain calls are cancelled, its detached ones go on; its own agents go.
+
+        Those that are done once go on, too: if it was a host that has passed them on, they come again by another one.
+        """
         effects: list[Effect] = []
         peer.leave()
         for fetch in list(peer.fetches.values()):
             self.calls.fetches.forget(fetch)
-        plain = [ticket for ticket in peer.calls.values() if not ticket.flags & Flag.DETACHED]
+        plain = [
+            ticket for ticket in peer.calls.values()
+            if not ticket.flags & Flag.DETACHED and not (ticket.method is not None and ticket.method.once)
+        ]  # fmt: skip
         self.calls.end_some(Unfinished(plain, self.calls.cancel), effects, now)
         if peer.agents:
             self.calls.end_some(Unfinished(list(peer.agents), self.calls.let_go), effects, now)
@@ -457,6 +469,21 @@ def _go_on(waiting: Ticket | None, effects: list[Effect]) -> None:
     """The wait of ``waiting`` is over before it began."""
     if waiting is not None and not waiting.on_loop:
         effects.append(Resume(waiting))
+
+
+def _is_own(peer: Peer, task_id: object) -> bool:
+    """Whether a client may say that its call has this task id."""
+    return bool(peer.program) and isinstance(task_id, str) and peer.has_named(task_id)
+
+
+def _agent_of(call: Call) -> str:
+    """Which agent of a cluster a call is about, also one that makes it or deletes it."""
+    return call.agent or str(call.options.get("id"))
+
+
+def _turn_away(peer: Peer, call: Call, effects: list[Effect]) -> None:
+    """A member has passed on a call that is not to be executed here."""
+    effects.append(Answer(peer, call.call_id, elsewhere_reply(Home(call.agent, "", 0))))
 
 
 def _take_over(ticket: Ticket, peer: Peer) -> None:

@@ -24,8 +24,8 @@ from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
-    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
+    "END", "MANY", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer",
+    "State", "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -34,6 +34,8 @@ TICKS = "tick-"  # what the task ids of calls that reminders make begin with, se
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
+MANY = 1 << 30  # calls of one agent at a time in a process that runs it for its host, which has the turn
+MAX_PAST_LEGS = 65_536  # that are remembered of one member; beyond it the oldest is forgotten
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
 
@@ -135,13 +137,15 @@ class Peer:
     """The sender of calls: a client's session, or the host's own code (``local``)."""
 
     __slots__ = (
-        "account", "agents", "calls", "fetches", "gone", "is_admin", "is_member", "key", "local", "prefix", "user",
+        "account", "agents", "calls", "fetches", "gone", "is_admin", "is_member", "key", "latest_leg", "local",
+        "past_legs", "prefix", "program", "user",
     )  # fmt: skip
 
     def __init__(
         self, prefix: str, *, key: Any = None, local: bool = False, user: str = "", account: Account | None = None
     ) -> None:
         self.prefix = prefix  # first half of its task ids
+        self.program = ""  # and of those that are the same by whatever connection a call comes; "": it has none
         self.user = user  # the name that the authentication has found; "": the host's own code
         self.account = Account(user) if account is None else account
         self.key = key  # the broker's handle
@@ -151,6 +155,8 @@ class Peer:
         self.calls: dict[int, Ticket] = {}  # accepted and not yet answered
         self.fetches: dict[int, ParkedFetch] = {}
         self.agents: dict[AgentRecord, None] | None = None  # those that go with it; None: it never had one
+        self.latest_leg = 0  # of a member: the highest leg of a call that it has passed on
+        self.past_legs: dict[str, int] | None = None  # by agent: see `turn_away`; None: it was never turned away
         self.gone = False
 
     def leave(self) -> None:
@@ -162,6 +168,40 @@ class Peer:
         if self.agents is None:
             self.agents = {}
         self.agents[record] = None
+
+    def show(self, program: str) -> None:
+        """The random number of its process, which is told to hosts alone."""
+        self.program = program
+
+    def has_named(self, task_id: str) -> bool:
+        """Whether the call is its own, and no other one that it has passed on."""
+        return task_id.startswith((f"{self.prefix}-", f"{self.program or self.prefix}-"))
+
+    def turn_away(self, agent_id: str) -> None:
+        """A call that this member has passed on was answered ELSEWHERE: so are all that it sends before it knows.
+
+        Were one of those taken, because the agent is here by then, it would overtake the ones that were turned away.
+        A member counts its ways to agents as legs: it takes the next one when all calls of the last have come back.
+        """
+        past = self.past_legs
+        if past is None:
+            past = self.past_legs = {}
+        past.pop(agent_id, None)
+        past[agent_id] = self.latest_leg
+        if len(past) > MAX_PAST_LEGS:
+            del past[next(iter(past))]
+
+    def is_past(self, agent_id: str, leg: int) -> bool:
+        """Whether a call of this leg comes behind one that was turned away."""
+        if leg > self.latest_leg:
+            self.latest_leg = leg
+        past = self.past_legs
+        if not past or agent_id not in past:
+            return False
+        if leg <= past[agent_id]:
+            return True
+        del past[agent_id]
+        return False
 
     def trust(self, is_admin: bool, is_member: bool) -> None:
         """Note whether it has the role admin, and whether it may pass on the calls of others."""
@@ -304,9 +344,10 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
-    def live_at(self, home: Home) -> None:
+    def live_at(self, home: Home, epoch: int = 0) -> None:
         """Have its calls run at ``home``, beside this process, which is decided before the first of them."""
         self.home = home
+        self.epoch = epoch
         self.away = True
         self.spec = away(self.spec)
 
@@ -325,6 +366,10 @@ class AgentRecord:
         """So many bytes are kept of the arguments that it was made with, which counts for the user that has made it."""
         self.account.keep_arguments(size - self.kept_bytes)
         self.kept_bytes = size
+
+    def be_activation(self, epoch: int) -> None:
+        """It is the activation of this number of an agent of a cluster, which the host of this process has claimed."""
+        self.epoch = epoch
 
     def end_by(self, ticket: Ticket) -> None:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""

@@ -92,6 +92,8 @@ def build(
 
         parent = ParentConnection(config.parent)
         adopt(parent)
+        if config.parent.cluster:
+            adopt_as(f"{CLUSTER}{config.parent.cluster}", parent)
         keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:

@@ -11,7 +11,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     frames of their own. Both forms are legal.
 
     kind           from     frames after the header
-     1 HELLO       client   [map: versions, client, resume, pid, acts_for]             token 0
+     1 HELLO       client   [map: versions, client, resume, pid, acts_for, program]    token 0
      2 CALL        client   [list: agent, method, deps, options][payload][buffer]*  time_ms: time left, 0 none;
                                                                                     code: see needed
      3 FETCH       client   [str: task id]                                          time_ms: how long to wait
@@ -45,6 +45,7 @@ is never part of a message. A message is a header and, by kind, further frames:
     256 LATE (set by the host that reads it: it may have waited while the host was frozen, until it was over)
     512 BYTES (also of RESULT and CHUNK: the buffers are best received as ``bytes``)
     1024 WATCHED (the caller wants to hear how far the call has come)
+    2048 ONCE (it is done once, whatever is sent again; of use to the client alone)
     16 RESENT (it may have come before)  64 IDEMPOTENT (running twice does no harm; of use to the client alone)
     flags of WELCOME: 32 RESUMED (what this client had asked for on its former connection is known)
     flags of CANCEL: 8 ALONE (not the calls that it has made)
@@ -55,6 +56,7 @@ id that it still needs, comes as the call_id of ACK, and in CALL as code = call_
 than 65,534 or not said. A HELLO with the client id of a connection that is known must bring the same ``resume``, a
 secret of that client's; the host then goes on with its calls, and a CALL that is RESENT runs only if it had not come.
 ``pid`` is the client's process: if the system says the same of the connection, its end ends the session.
+``program`` is a random number of that process: a "task" that begins with it is taken from the client, too.
 ``acts_for``, [user id, role], asks for a session of another user ("": the client's own) or with less than the user's
 role; the WELCOME repeats it, so that a host that knows nothing of it is not mistaken for one that has agreed.
 ``minor`` of the WELCOME: 1 since streams, errors, large arguments and lists have the form that they have here. A client
@@ -105,6 +107,7 @@ MAX_SERVER_KEYS = 4
 KEY_CHARS = 40  # of Z85
 SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state of the agent, beside all items
 PROGRESS = MAX_TIME_MS - 1  # the number of a CHUNK that says how far a call has come, beside all items
+REMINDER = MAX_TIME_MS - 2  # the number of a CHUNK of a member that holds a reminder, beside all items
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
@@ -156,6 +159,7 @@ class Flag:
     LATE = 256  # set by the host itself
     BYTES = 512
     WATCHED = 1024
+    ONCE = 2048  # its effect on the agent's state is to be there once: of use to the client alone
 
 
 class Code(enum.IntEnum):
@@ -199,6 +203,7 @@ class Op:
     EVENTS = "get_event_list"
     MOVE = "move_agent"
     DRAIN = "drain_host"
+    UPGRADE = "upgrade_records"
 
 
 class Header(NamedTuple):

@@ -9,7 +9,8 @@ link adds is that calls go on:
 * Before the same hosts are asked again there is a pause of 5 ms, doubling to 250, until the call's deadline; if no host
   can be reached at all, for `GIVE_UP_S`, and on first use not at all.
 
-Hosts tell where an agent is (HINT), and the next call goes there; see `ways`.
+Hosts tell where an agent is (HINT), and the next call goes there; see `ways`, also for how a call that is sent again
+keeps its place before later ones.
 
 Calls of a thread that blocks go straight through the connection. All others have a sink of their own, `_Send`, which
 stands between the connection and the sink of the result, and lives until that has its answer.
@@ -18,12 +19,15 @@ stands between the connection and the sink of the result, and lives until that h
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import logging
 import math
 import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ... import errors
@@ -32,20 +36,25 @@ from ...checks import CLUSTER
 from ...codec import Encoded
 from ...connection.connection import Connection, connect
 from ...connection.target import Target, Transport, target_of
+from ...connection.tasks import begin_task, end_task
 from ...wire.link import Link, Sink, adopt_as, adopted, disown, rebuild_error
 from ...wire.messages import Code, Flag, Home, Op, Reply, read_error
 from .retries import Retries
 from .seeds import Seed, Seeds
-from .ways import Way, Ways
+from .ways import GATHER_S, InLine, Way, Ways, numbers
 
 __all__ = ["ClusterLink", "opened"]
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.25
 GIVE_UP_S = 30.0  # for so long all hosts may be away, as with a connection to one host
 # Errors that a host answers with, by the names under which they travel: nothing was executed; or it is not known.
 _NOT_EXECUTED = frozenset({"HostStopping", "HostUnreachable", "UnknownCluster"})
 _NOT_KNOWN = frozenset({"CallLost", "Fenced"})
-_REPEATABLE = frozenset({Op.HOSTS, Op.WHERE, Op.EVENTS, Op.LIST, Op.DESCRIBE, Op.INFO})  # requests that only look
+_REPEATABLE = frozenset(  # requests that only look, and steps that may be taken twice
+    {Op.HOSTS, Op.WHERE, Op.EVENTS, Op.LIST, Op.DESCRIBE, Op.INFO, Op.UPGRADE}
+)
 
 
 class _Trouble:
@@ -109,9 +118,13 @@ class _Send:
     """One request, and the sink of each of its attempts."""
 
     def __init__(
-        self, link: ClusterLink, agent: str, go: _Go, sink: Sink, timeout: float | None, *, resend: bool, rerun: bool
-    ) -> None:
-        """``resend``: it may be sent again if its host has died; ``rerun``: also if the answer says so."""
+        self, link: ClusterLink, agent: str, go: _Go, sink: Sink, timeout: float | None, *, resend: bool, rerun: bool,
+        task_id: str = "",
+    ) -> None:  # fmt: skip
+        """``resend``: it may be sent again if its host has died; ``rerun``: also if the answer says so.
+
+        ``task_id``: that of all its attempts; "": each has its own.
+        """
         self._link = link
         self._agent = agent
         self._go = go
@@ -120,13 +133,19 @@ class _Send:
         self._trouble = _Trouble(timeout, safe=resend)
         self._way: Way | None = None
         self._has_items = self._is_over = self._is_given_up = False
+        self.number = next(numbers)
         self.connection: Connection | None = None
-        self.first_id = self.task_id = ""  # under which it is known, and that of the latest attempt
+        self.first_id = self.task_id = task_id  # under which it is known, and that of the latest attempt
+        self._is_named = bool(task_id)
 
     def begin(self) -> str:
         """Send it for the first time; the id by which the caller knows it."""
-        self._attempt()
-        self.first_id = self.task_id
+        way = self._link.begin(self._agent, self)
+        if way is not None:
+            self._attempt(way)
+            self.first_id = self.task_id
+        elif not self._is_named:
+            self.first_id = f"later-{self.number}"  # no host knows it by that
         self._link.note_open(self)
         if self._is_over:  # its answer has come already
             self._link.note_over(self)
@@ -137,12 +156,14 @@ class _Send:
         self._is_given_up = True
 
     def _end(self) -> None:
+        if self._is_named and not self._is_over:
+            end_task(self._agent, self.task_id)
         self._is_over = True
         self._link.note_over(self)
         self._leave_way()
 
-    def _attempt(self) -> None:
-        way = self._way = self._link.begin(self._agent)
+    def _attempt(self, way: Way) -> None:
+        self._way = way
         try:
             connection = self.connection = self._link.connection_for(way)
             self.task_id = self._go(connection, self, self._trouble.left_s())
@@ -152,17 +173,25 @@ class _Send:
 
     def again(self) -> None:
         """The pause is over. On the thread of `Retries`."""
-        if self._is_over:
-            return
-        if self._is_given_up:
-            self._end_in(errors.CallCancelled("it was cancelled before it was sent again"))
-            return
+        way = self._link.begin(self._agent, self)
+        if way is not None:
+            self.go(way)
+
+    def go(self, way: Way) -> None:
+        """It is to be sent by this way; see `InLine`."""
         left_s = self._trouble.left_s()
-        if left_s is not None and left_s <= 0:
-            self._end_in(errors.CallTimeout("no host of the cluster has answered in time"))
+        error: Exception | None = None
+        if self._is_given_up:
+            error = errors.CallCancelled("it was cancelled before it was sent again")
+        elif left_s is not None and left_s <= 0:
+            error = errors.CallTimeout("no host of the cluster has answered in time")
+        if self._is_over or error is not None:
+            self._link.end(way)
+            if error is not None:
+                self._end_in(error)
             return
         try:
-            self._attempt()
+            self._attempt(way)
         except Exception as exc:  # the program ends, or there is no more thread
             self._end_in(exc)
 
@@ -190,8 +219,8 @@ class _Send:
         pause_s = self._link.pause_after(self._trouble, error, way, None if answered else connection)
         if pause_s is None:
             return False
-        self._leave_way()
-        self._link.retries.later(pause_s, self.again)
+        self._way = None
+        self._link.send_again(self, way, pause_s)
         return True
 
     def _leave_way(self) -> None:
@@ -203,6 +232,34 @@ class _Send:
         if not self._is_over:
             self._end()
             self._sink.fail(error)
+
+
+class _Turn:
+    """A thread that waits for the way of its call; an `InLine`."""
+
+    def __init__(self, link: ClusterLink) -> None:
+        self.number = next(numbers)
+        self._link = link
+        self._way: Way | None = None
+        self._lock = threading.Lock()
+        self._has_come = threading.Event()
+        self._has_left = False
+
+    def go(self, way: Way) -> None:
+        """See `InLine`."""
+        with self._lock:
+            if not self._has_left:
+                self._way = way
+                self._has_come.set()
+                return
+        self._link.end(way)
+
+    def wait(self, timeout: float) -> Way | None:
+        """The way; None if it has not come in time: then the thread waits for it no more."""
+        self._has_come.wait(timeout)
+        with self._lock:
+            self._has_left = True
+            return self._way
 
 
 class ClusterLink(Link):
@@ -305,6 +362,17 @@ class ClusterLink(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
+        if flags & Flag.ONCE and agent:
+            task_id = begin_task(agent)
+            try:
+                return self._call(agent, method, body, flags, {**(options or {}), "task": task_id}, timeout)
+            finally:
+                end_task(agent, task_id)
+        return self._call(agent, method, body, flags, options, timeout)
+
+    def _call(
+        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None, timeout: float | None
+    ) -> Reply:
         safe = _may_run_twice(agent, method, flags)
         trouble = _Trouble(timeout, safe=safe)
         left_s: float | None = timeout
@@ -330,6 +398,9 @@ class ClusterLink(Link):
     ) -> tuple[Reply | None, Exception | None, float | None]:  # fmt: skip
         """The answer; or the error, and the pause until the call is to be made again, None: not at all."""
         way = self._ways.begin(agent)
+        if way is None:
+            way = self._wait_for_way(agent, trouble)
+            timeout = trouble.left_s()
         connection = None
         try:
             connection = self.connection_for(way)
@@ -341,17 +412,30 @@ class ClusterLink(Link):
         except (errors.ZmqAgentsError, ConnectionError) as exc:
             return None, exc, None if connection is None else self.pause_after(trouble, exc, way, connection)
         finally:
-            self._ways.end(way)
+            if self._ways.end(way):
+                self._release(way)
 
     def submit(
         self, agent: str, method: str, body: Encoded, sink: Sink, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> str:  # fmt: skip
+        task_id = ""
+        if flags & Flag.ONCE and agent:
+            task_id = begin_task(agent)
+            options = {**(options or {}), "task": task_id}
+
         def go(connection: Connection, sink: Sink, timeout: float | None) -> str:
-            return connection.submit(agent, method, body, sink, flags=flags, options=options, timeout=timeout)
+            made = connection.submit(agent, method, body, sink, flags=flags, options=options, timeout=timeout)
+            return task_id or made
 
         safe = _may_run_twice(agent, method, flags)
-        return _Send(self, agent, go, sink, timeout, resend=safe, rerun=safe).begin()
+        send = _Send(self, agent, go, sink, timeout, resend=safe, rerun=safe, task_id=task_id)
+        try:
+            return send.begin()
+        except BaseException:
+            if task_id:
+                end_task(agent, task_id)
+            raise
 
     def fetch(self, task_id: str, sink: Sink, *, timeout: float | None = None, at_home: bool = False) -> None:
         def go(connection: Connection, sink: Sink, timeout: float | None) -> str:
@@ -365,17 +449,19 @@ class ClusterLink(Link):
 
     def cancel(self, task_id: str, *, alone: bool = False) -> None:
         sent = self._open.get(task_id)
-        if sent is not None and sent.connection is not None:
-            sent.give_up()
-            sent.connection.cancel(sent.task_id, alone=alone)
-        else:
+        if sent is None:
             self._latest().cancel(task_id, alone=alone)
+            return
+        sent.give_up()
+        if sent.connection is not None:
+            sent.connection.cancel(sent.task_id, alone=alone)
 
     def abandon(self, task_id: str) -> None:
         sent = self._open.get(task_id)
-        if sent is not None and sent.connection is not None:
+        if sent is not None:
             sent.give_up()
-            sent.connection.abandon(sent.task_id)
+            if sent.connection is not None:
+                sent.connection.abandon(sent.task_id)
 
     def credit(self, task_id: str, items: int) -> None:
         sent = self._open.get(task_id)
@@ -384,13 +470,67 @@ class ClusterLink(Link):
 
     # ------------------------------------------------------------ for `_Send`
 
-    def begin(self, agent: str) -> Way:
-        """A call to the agent is about to be sent."""
-        return self._ways.begin(agent)
+    def begin(self, agent: str, call: InLine) -> Way | None:
+        """The way that ``call`` takes to the agent, which it is to `end`; None: it waits for that, see `InLine`."""
+        while True:
+            way = self._ways.begin(agent)
+            if way is not None:
+                return way
+            over = self._ways.wait(agent, call)
+            if over is not None:
+                self._watch(over)
+                return None
 
     def end(self, way: Way) -> None:
         """It has its answer, or gets none this way."""
-        self._ways.end(way)
+        if self._ways.end(way):
+            self._release(way)
+
+    def _release(self, way: Way) -> None:
+        """All that were sent by this way, which is over, have come back."""
+        self.retries.later(self._ways.pause_s(way), functools.partial(self._go_on, way))
+
+    def send_again(self, send: _Send, way: Way, pause_s: float) -> None:
+        """This way has led nowhere: send the call again after a pause, before all that were asked for later."""
+        waits = self._ways.wait_again(way, send, time.monotonic() + pause_s)
+        if self._ways.end(way):
+            self._release(way)
+        elif waits:
+            self._watch(way)
+        if not waits:
+            self.retries.later(pause_s, send.again)
+
+    def _watch(self, way: Way) -> None:
+        """Calls that were sent by this way are not answered yet: they are not waited for without end."""
+        if way.open and way.is_first_watch():
+            self.retries.later(GATHER_S, functools.partial(self._go_on, way))
+
+    def _go_on(self, way: Way) -> None:
+        """The line of a way that is over takes the next one."""
+        while (found := self._ways.take_next(way)) is not None:
+            call, following = found
+            try:
+                call.go(following)
+            except BaseException:  # a done-callback may raise anything
+                log.exception("a call that was to be sent again failed")
+        last = way.following
+        if last is not None and self._ways.is_free(last):
+            self._release(last)
+
+    def _wait_for_way(self, agent: str, trouble: _Trouble) -> Way:
+        """For a thread whose call may not be sent yet. Raises CallTimeout, HostLost."""
+        while not self._is_closed:
+            turn, left_s = _Turn(self), trouble.left_s()
+            if left_s is not None and left_s <= 0:
+                raise errors.CallTimeout(f"{agent}: no host of {self.address} has answered in time")
+            found = self.begin(agent, turn)
+            if found is None:
+                most_s = GATHER_S + LONGEST_PAUSE_S
+                with _outside():
+                    found = turn.wait(most_s if left_s is None else min(left_s, most_s))
+            if found is not None:
+                return found
+        raise errors.HostLost(f"the client of {self.address} is closed")
 
     def note_open(self, send: _Send) -> None:
         """A call is on its way."""
@@ -402,6 +542,9 @@ class ClusterLink(Link):
 
     def connection_for(self, way: Way) -> Connection:
         """The connection that calls of this way take. Raises HostLost after `close`."""
+        return way.connection or self._ways.keep(way, self._connection_of(way))
+
+    def _connection_of(self, way: Way) -> Connection:
         if way.address:
             with contextlib.suppress(errors.ConfigError):  # no address at all: something is wrong with Redis
                 return self.connection_at(way.address)
@@ -419,11 +562,11 @@ class ClusterLink(Link):
         if isinstance(error, errors.UnknownCluster):
             self._ways.misled(way)
         elif connection is not None or isinstance(error, errors.HostStopping):
+            self._ways.failed(way)
             if way.address:
-                self._ways.failed(way.address)
                 if isinstance(error, errors.HostUnreachable | errors.AuthenticationError):
                     return FIRST_PAUSE_S  # those that the user has named are another matter
-            elif self._seeds.failed(connection.address if connection is not None else self._seeds.current().address):
+            elif way.connection is not None and self._seeds.failed(way.connection.address):
                 self.retries.later(0.0, self._seeds.look_up)
         was_reached = any(each.server_id for each in list(self._connections.values()))
         return trouble.pause_after(error, len(self._seeds), is_known=was_reached)
@@ -501,10 +644,16 @@ def _may_run_twice(agent: str, method: str, flags: int) -> bool:
 
 
 def _sleep(seconds: float) -> None:
-    """In an agent's call its worker slot is given back meanwhile."""
+    with _outside():
+        time.sleep(seconds)
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """A thread waits. In an agent's call its worker slot is given back meanwhile."""
     call = own_call()
     with call.host.outside(call) if call is not None else contextlib.nullcontext():
-        time.sleep(seconds)
+        yield
     if call is not None:
         call.check()
 

@@ -14,6 +14,10 @@ While it is LOOKING, CLAIMING or PAUSED, calls are held. GATHERING waits until a
 have come back, so that those which have come back are passed on again in the order in which they came.
 
 A call that another member has passed on (``hop``) is not passed on again: it is answered with the code ELSEWHERE.
+
+*Order.* Calls have numbers, as they came, and are passed on in the order of these. Each time it is AWAY anew is a *leg*
+of its own. A host that has turned one call of a leg away does so with all that come behind, wherever the agent is by
+then (`Peer.turn_away`); for the next leg this host waits until it knows of all of them.
 """
 
 from __future__ import annotations
@@ -80,7 +84,7 @@ class Passage:
 
     def __init__(self, way: Way, number: int, now: float) -> None:
         self.way = way
-        self.number = number
+        self.number = number  # 0: it gets one when it is taken along
         self.hop = self.activate = False
         self.made: Made | None = None  # for `create_agent`
         self.options: dict[str, Any] = {}  # of the same
@@ -114,6 +118,7 @@ class Passage:
     def start(self, ticket: Ticket) -> None:
         """Take the call along."""
         self.ticket = ticket
+        self.way = self.way.room.way(self.way.name)  # another one if it has waited for its arguments
         self.way.take(self)
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
@@ -135,7 +140,7 @@ class Passage:
 
     # ------------------------------------------------------------ passed on
 
-    def send(self, neighbour: Neighbour, *, activate: bool) -> None:
+    def send(self, neighbour: Neighbour, leg: int, *, activate: bool) -> None:
         """Pass the call on."""
         ticket, room = self.ticket, self.way.room
         assert ticket is not None
@@ -145,7 +150,7 @@ class Passage:
                 room.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, (), ticket, sender
             )
         )
-        options = {"task": ticket.task_id, "user": ticket.account.key, "hop": 1, **self.options}
+        options = {"task": ticket.task_id, "user": ticket.account.key, "hop": 1, "leg": leg, **self.options}
         if activate:
             options["activate"] = True
         ticket.go_outside(True)
@@ -215,6 +220,7 @@ class Way:
         self.agent_id = agent_id
         self.state = WayState.OPEN
         self._address = ""  # where it is AWAY
+        self._leg = 0
         self._activates = False  # whoever is there is to claim it
         self._held: list[Passage] = []
         self._sent: dict[Passage, None] = {}
@@ -239,15 +245,17 @@ class Way:
         """The calls that wait here."""
         return list(self._held)
 
-    def passage(self) -> Passage:
-        """For one more call."""
-        self._numbers += 1
-        return Passage(self, self._numbers, self.room.clock())
+    def passage(self, *, ahead: bool = False) -> Passage:
+        """For one more call; ``ahead``: it was to begin here, and comes before all that waited behind it."""
+        return Passage(self, -1 if ahead else 0, self.room.clock())
 
     # ------------------------------------------------------------ calls come and go
 
     def take(self, passage: Passage) -> None:
         """A call has come."""
+        if not passage.number:
+            self._numbers += 1
+            passage.number = self._numbers
         self._held.append(passage)
         self.step()
 
@@ -308,7 +316,13 @@ class Way:
         self.room.count_elsewhere("told")
         known = self.room.member.homes.find(str(self.name)) if self.state is not WayState.AWAY else None
         home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
+        self._turn_away(passage)
         self._finish(passage, elsewhere_reply(home))
+
+    def _turn_away(self, passage: Passage) -> None:
+        """A member learns that a call was not executed here: those that it has sent by then come back to it as well."""
+        if passage.ticket is not None:
+            passage.ticket.peer.turn_away(self.agent_id)
 
     # ------------------------------------------------------------ looking, claiming
 
@@ -416,6 +430,7 @@ class Way:
         self._tell_claimed()
         for passage in [passage for passage in self._held if passage.hop]:
             self._held.remove(passage)
+            self._turn_away(passage)
             self._refuse(passage, error)
         self.state = WayState.OPEN
         if self._held:
@@ -437,7 +452,7 @@ class Way:
 
     def _go(self, address: str, *, activates: bool = False) -> None:
         self.state = WayState.AWAY
-        self._address, self._activates = address, activates
+        self._address, self._activates, self._leg = address, activates, self.room.next_leg()
         self._send_all()
 
     def _send_all(self) -> None:
@@ -453,7 +468,7 @@ class Way:
             elif neighbour is not None:
                 self._sent[passage] = None
                 self.room.count_relay()
-                passage.send(neighbour, activate=self._activates)
+                passage.send(neighbour, self._leg, activate=self._activates)
 
     def answered(self, passage: Passage, neighbour: Neighbour, reply: Reply) -> None:
         """The host that a call was passed on to has answered."""

@@ -31,6 +31,7 @@ from ..connection.requests import Call
 from ..process.crashes import Crashes
 from ..scheduler.effects import Effect
 from ..scheduler.records import END, AgentRecord, Ticket
+from ..scheduler.shares import Shares
 from ..wire.link import rebuild_error
 from ..wire.messages import REMINDER, SNAPSHOT, Code, Frame, Op, Reply, error_reply
 from .answers import Answers
@@ -123,10 +124,20 @@ class Resident:
             del self.held[ticket]
         return taken
 
-    @property
-    def size(self) -> int:
-        """The bytes of the arguments that it was made with."""
-        return len(self.make.body.payload) + sum(map(len, self.make.body.buffers))
+    def keep_arguments(self, shares: Shares) -> errors.HostBusy | None:
+        """Count what is kept of it to make it again; the error if that is more than its user may have.
+
+        Not of an agent of a cluster: that is in Redis as well, and short.
+        """
+        record, body = self.record, self.make.body
+        if record.epoch:
+            return None
+        size = len(body.payload) + sum(map(len, body.buffers))
+        share, held, taken = shares.made_bytes, record.account.made_bytes, shares.everybody.made_bytes
+        if share.refuses(held, taken + size):
+            return errors.HostBusy(f"{record.agent_id}: {share.reason(held, taken)}")
+        record.keep_arguments(size)
+        return None
 
 
 class Child(Landlord):
@@ -181,7 +192,7 @@ class Child(Landlord):
         if ticket.op == Op.CREATE:
             crashes = self._yard.crashes.pop(record.agent_id, None)
             resident = Resident(record, request_of(ticket, self._yard.dispatcher), crashes)
-            refusal = self._keep_arguments(resident)
+            refusal = resident.keep_arguments(self._yard.dispatcher.shares)
             if refusal is not None:
                 self._yard.later(lambda: self._end(ticket, refusal))
                 return
@@ -211,20 +222,6 @@ class Child(Landlord):
             self._make_again(resident)
         else:
             self._ensure(0.0)
-
-    def _keep_arguments(self, resident: Resident) -> errors.HostBusy | None:
-        """Count what is kept of an agent to make it again; the error if that is more than its user may have.
-
-        Not of an agent of a cluster: that is in Redis as well, and short.
-        """
-        if resident.record.epoch:
-            return None
-        shares, account, size = self._yard.dispatcher.shares, resident.record.account, resident.size
-        share, taken = shares.made_bytes, shares.everybody.made_bytes
-        if share.refuses(account.made_bytes, taken + size):
-            return errors.HostBusy(f"{resident.record.agent_id}: {share.reason(account.made_bytes, taken)}")
-        resident.record.keep_arguments(size)
-        return None
 
     def _make(self, resident: Resident, ticket: Ticket) -> None:
         """Make an agent for the first time."""

@@ -138,6 +138,19 @@ def test_all_connections_of_one_user_together_leave_calls_for_another(tmp_path: 
         assert all(result.exception(10) is None for result in held)
 
 
+def test_calls_of_one_user_in_a_shared_child_leave_a_slot_for_another(tmp_path: Path) -> None:
+    with two_users(tmp_path, isolation="pool", processes=1, capacity=4) as (_launcher, ann, bob):
+        latches = [ann.create_agent(Latch) for _ in range(12)]
+        desk = bob.create_agent(Desk)
+        held = [latch.hold_async() for latch in latches]
+        assert eventually(lambda: sum(latch.entered(0) for latch in latches) == 4, CALL_TIMEOUT_S)
+        assert [desk.echo(n) for n in range(20)] == list(range(20))
+        assert bob.create_agent(Teller).ask(desk) == "asked"
+        for latch in latches:
+            latch.release()
+        assert all(result.exception(CALL_TIMEOUT_S) is None for result in held)
+
+
 def test_agents_of_one_user_leave_room_for_those_of_another(tmp_path: Path) -> None:
     with two_users(tmp_path, max_agents=16) as (_launcher, ann, bob):
         made = [ann.create_agent(Desk) for _ in range(14)]

@@ -123,6 +123,11 @@ class Resident:
             del self.held[ticket]
         return taken
 
+    @property
+    def size(self) -> int:
+        """The bytes of the arguments that it was made with."""
+        return len(self.make.body.payload) + sum(map(len, self.make.body.buffers))
+
 
 class Child(Landlord):
     """See the module's docstring. ``own``: of the one agent that has it for itself; None: shared.
@@ -176,6 +181,10 @@ class Child(Landlord):
         if ticket.op == Op.CREATE:
             crashes = self._yard.crashes.pop(record.agent_id, None)
             resident = Resident(record, request_of(ticket, self._yard.dispatcher), crashes)
+            refusal = self._keep_arguments(resident)
+            if refusal is not None:
+                self._yard.later(lambda: self._end(ticket, refusal))
+                return
             self._agents[record.agent_id] = resident
             school = self._school
             is_ready = self.state is State.UP and school is not None and school.is_over
@@ -203,6 +212,20 @@ class Child(Landlord):
         else:
             self._ensure(0.0)
 
+    def _keep_arguments(self, resident: Resident) -> errors.HostBusy | None:
+        """Count what is kept of an agent to make it again; the error if that is more than its user may have.
+
+        Not of an agent of a cluster: that is in Redis as well, and short.
+        """
+        if resident.record.epoch:
+            return None
+        shares, account, size = self._yard.dispatcher.shares, resident.record.account, resident.size
+        share, taken = shares.made_bytes, shares.everybody.made_bytes
+        if share.refuses(account.made_bytes, taken + size):
+            return errors.HostBusy(f"{resident.record.agent_id}: {share.reason(account.made_bytes, taken)}")
+        resident.record.keep_arguments(size)
+        return None
+
     def _make(self, resident: Resident, ticket: Ticket) -> None:
         """Make an agent for the first time."""
         if self._line is not None and self._forwarder is not None:
@@ -229,6 +252,7 @@ class Child(Landlord):
         """Drop agents that are deleted, and the process if it was of one alone."""
         for record in records:
             self._yard.forget(record)
+            record.keep_arguments(0)
             resident = self._agents.get(record.agent_id)
             if resident is None or resident.record is not record:
                 continue
@@ -437,8 +461,9 @@ class Child(Landlord):
                 landlord_of(ticket.agent).start(ticket)  # it may see a reason not to begin that was none before
 
     def _give_up(self, resident: Resident, ticket: Ticket) -> None:
+        count = len(resident.crashes)
         text = (
-            f"{resident.record.agent_id}: its process has ended {len(resident.crashes)} times within {WINDOW_S:g} s "
+            f"{resident.record.agent_id}: its process has ended {count} time{'s' * (count != 1)} within {WINDOW_S:g} s "
             f"(max_restarts={resident.crashes.limit}), and is not started again before some of these are older"
         )
         self._yard.later(lambda: self._end(ticket, errors.AgentCrashed(text)))

@@ -196,22 +196,35 @@ class Members:
             raise cannot_settle(record)
         options = record.options.settled(isolation)
         # Code of a former agent of this id may run on in a process: there it is in the way of this one.
-        shared = [child for child in self._shared if not child.has(record.agent_id)]
-        most = config.pool_size - (len(self._shared) - len(shared))
-        best = least_loaded([child.load for child in shared], most) if isolation == "pool" else None
-        child = self._new_child(record, options, payer) if best is None else shared[best]
+        shared = [child for child in self._shared if not child.has(record.agent_id)] if isolation == "pool" else []
+        loads = [child.load for child in shared]
+        best = least_loaded(loads, config.pool_size - (len(self._shared) - len(shared)))
+        if best is None:
+            best = self._room_for_child(payer, loads)
+        child = self._new_child(record, options) if best is None else shared[best]
         self.directory.put(record.agent_id, child)
         return child
 
-    def _new_child(self, record: AgentRecord, options: AgentOptions, payer: Account) -> Child:
-        from .child import Child  # here, see `nursery`
+    def _room_for_child(self, payer: Account, loads: Sequence[float]) -> int | None:
+        """None: there may be one more child. If not, one of the shared ones takes the agent, whose ``loads`` these are.
 
+        Raises HostBusy.
+        """
         children, share = self._children, self.dispatcher.shares.children
         for child in [each for each in children if each.process is None and not self._is_needed(each)]:
             del children[child]
         owners = [each and each.account for child, each in children.items() if self._is_needed(child)]
-        if share.refuses(held := owners.count(payer), len(owners)):
+        if not share.refuses(held := owners.count(payer), len(owners)):
+            return None
+        best = least_loaded(loads, len(loads))
+        if best is None:
             raise errors.HostBusy(share.reason(held, len(owners)))
+        return best
+
+    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+        from .child import Child  # here, see `nursery`
+
+        children = self._children
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record

@@ -245,7 +245,8 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
-        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "home", "instance", "kept_bytes", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought",
+        "spec",
     )  # fmt: skip
 
     def __init__(
@@ -265,6 +266,7 @@ class AgentRecord:
         self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
+        self.kept_bytes = 0  # of the arguments that it was made with, see `keep_arguments`
         self.client: Peer | None = None  # it goes with this one
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
@@ -359,6 +361,11 @@ class AgentRecord:
         self.home = home
         self.epoch = epoch
         self.spec = unhurried(self.spec)
+
+    def keep_arguments(self, size: int) -> None:
+        """So many bytes are kept of the arguments that it was made with, which counts for the user that has made it."""
+        self.account.keep_arguments(size - self.kept_bytes)
+        self.kept_bytes = size
 
     def be_activation(self, epoch: int) -> None:
         """It is the activation of this number of an agent of a cluster, which the host of this process has claimed."""

@@ -83,7 +83,7 @@ class Account:
 
     __slots__ = (
         "__weakref__", "_everybody", "agents", "calls", "early", "fetches", "key", "kept_bytes", "listings",
-        "queued_bytes", "reading", "slots", "streams", "unread_bytes", "waits",
+        "made_bytes", "queued_bytes", "reading", "slots", "streams", "unread_bytes", "waits",
     )  # fmt: skip
 
     def __init__(self, key: str = "", everybody: Account | None = None) -> None:
@@ -95,6 +95,7 @@ class Account:
         self.streams = 0  # whose reader has granted no credit
         self.queued_bytes = 0  # of arguments of calls that have not started
         self.agents = 0
+        self.made_bytes = 0  # of arguments that agents were made with, kept to make these again
         self.fetches = 0  # that wait for the answer of a shared store
         self.early = 0  # that wait for their call to come
         self.listings = 0  # that wait for their turn
@@ -111,6 +112,12 @@ class Account:
     def keep(self, size: int) -> None:
         """``size`` more bytes are kept for a lost client of the user; fewer if it is negative."""
         self.kept_bytes += size
+
+    def keep_arguments(self, size: int) -> None:
+        """``size`` more bytes are kept of what an agent of the user was made with; fewer if it is negative."""
+        self.made_bytes += size
+        if self._everybody is not None:
+            self._everybody.made_bytes += size
 
     def list(self, requests: int) -> None:
         """``requests`` more for a list wait for their turn; fewer if it is negative."""
@@ -245,6 +252,9 @@ class Shares:
             f"max_threads={config.max_threads}", config.max_threads - config.capacity,
         )  # fmt: skip
         self.queued_bytes = share("bytes of arguments are queued", "max_queued_bytes", config.max_queued_bytes)
+        self.made_bytes = share(
+            "bytes are kept of what agents in children were made with", "max_queued_bytes", config.max_queued_bytes
+        )
         self.agents = share("agents are on this host", "max_agents", config.max_agents)
         self.children = share("processes run agents of this host", "max_children", config.max_children)
         self.streams = share("streams wait for their readers", "max_calls", max(1, config.max_calls // STREAMS))

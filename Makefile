@@ -45,7 +45,7 @@ demo: .venv/demo/.done
 	.venv/demo/bin/python examples/index/demo.py $(ARGS)
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
-ELSEWHERE = tests/cluster tests/store/test_cluster_records.py tests/laws/test_cluster_model.py \
+ELSEWHERE = $(CLUSTER) \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
     tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
 
@@ -75,7 +75,7 @@ test-processes: .venv/test/.done
 	ZMQAGENTS_TEST_ISOLATION=pool .venv/test/bin/python -m pytest $(PARALLEL) $(PROCESSES) $(ARGS)
 
 # Short here, long in `make soak`. They need a Redis.
-CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/laws/test_cluster_model.py
+CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/store/test_record_forms.py $(wildcard tests/laws/test_*_model.py)
 
 test-cluster: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(CLUSTER) $(ARGS)

@@ -26,7 +26,8 @@ SECONDS = ["max_expire_time", "max_timeout_seconds", "switch_interval_s", "resum
 SWITCHES = ["local_mode", "private", "fast_lane", "plain_types", "otel"]
 OTHERS = ["host", "port", "pool_type", "redis_url", "agent_dir", "server_id", "studio_url", "model_config_path",
           "max_threads", "grace_s", "hang_limit_s", "insecure", "file_roots", "agents", "redis_namespace",
-          "types", "isolation", "processes", "parent", "logs", "cluster", "lease_s", "labels"]  # fmt: skip
+          "types", "isolation", "processes", "parent", "logs", "cluster", "lease_s", "labels",
+          "record_forms"]  # fmt: skip
 
 
 def refused(text: str, **settings: Any) -> None:

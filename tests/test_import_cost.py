@@ -56,6 +56,13 @@ def test_what_a_client_imports_is_nothing_heavy_and_nothing_of_the_host() -> Non
     assert not loaded & (OF_THE_HOST | HEAVY | WEB | of_the_library)
 
 
+def test_a_process_of_agents_loads_no_keys_and_nothing_heavy() -> None:
+    loaded = loaded_by("import zmqagents.server.child_main, zmqagents.members.upward")
+    assert "zmqagents.broker.broker" in loaded
+    heavy = HEAVY - {"cachetools"}  # of the store for results
+    assert not loaded & (heavy | WEB | {"zmqagents.security.keys", "zmqagents.client.rpc", "subprocess", "ssl"})
+
+
 AGENT = """
 import sys
 from zmqagents import AgentBase

@@ -35,6 +35,7 @@ __all__ = [
     "END_WAIT_S",
     "MEAN_IT",
     "MEBIBYTE",
+    "RECORD_FORMS",
     "BrokerConfig",
     "Parent",
     "check_host",
@@ -49,6 +50,7 @@ MIN_END_S = 1.0  # for the hooks at the end of an agent, on a host with less gra
 END_WAIT_S = 2.0  # a host ends at most this long after its grace
 MEAN_IT = "yes-i-mean-it"  # for `insecure` off loopback
 
+RECORD_FORMS = (1, 1)  # the oldest and newest form of a cluster's records that this package knows: see `store.forms`
 LEASE_S = (1.0, 300.0)  # of a member of a cluster: least and most
 _SERVER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -90,7 +92,7 @@ class Parent(NamedTuple):
     """The host whose agents this host runs, in a process that it has started; ``address`` is what references say.
 
     ``seal_key``: see `scheduler.seals`. ``pickles``: it takes pickles, and so does this host. ``grace_s``: that of the
-    host, which the hooks at the end of an agent have.
+    host, which the hooks at the end of an agent have. ``cluster``: of which it is a member.
     """
 
     server_id: str
@@ -99,6 +101,7 @@ class Parent(NamedTuple):
     seal_key: bytes
     pickles: bool = False
     grace_s: float = 0.0
+    cluster: str = ""
 
     def __repr__(self) -> str:
         """All but the key, which is a secret."""
@@ -139,6 +142,7 @@ class BrokerConfig:
     cluster: str = ""  # the cluster that this host is a member of; "": none
     lease_s: float = 15.0  # of a member: for so long others take it for alive after its last sign of life
     labels: dict[str, str] = dataclasses.field(default_factory=dict)  # of a member, for agents that ask for them
+    record_forms: tuple[int, int] = RECORD_FORMS  # of a member: the oldest and the newest form of records that it knows
 
     redis_namespace: str = "zmqagents"  # hosts with the same one in one Redis share their results
     private: bool = False  # ipc alone, and values may be cloudpickled: only the parent can reach it
@@ -244,6 +248,7 @@ class BrokerConfig:
         self._check_seconds("lease_s", above_zero=True)
         if not LEASE_S[0] <= self.lease_s <= LEASE_S[1]:
             raise ConfigError(f"lease_s must be {LEASE_S[0]:g} to {LEASE_S[1]:g} seconds, not {self.lease_s!r}")
+        object.__setattr__(self, "record_forms", _checked_forms(self.record_forms))
         if self.cluster == "":
             return
         check_cluster_name(self.cluster)
@@ -303,9 +308,18 @@ class BrokerConfig:
         for name in ("redis_url", "studio_url"):
             shown[name] = without_password(shown[name]) if shown[name] else shown[name]
         shown["file_roots"], shown["types"] = list(self.file_roots), list(self.types)
+        shown["record_forms"] = list(self.record_forms)
         shown["parent"] = self.parent and self.parent.server_id
         shown["logs"] = self.logs and self.logs.public()
         return shown
+
+
+def _checked_forms(forms: object) -> tuple[int, int]:
+    """Two numbers, from a tuple or from JSON. Above what the package knows are forms that only its tests have."""
+    numbers = tuple(forms) if isinstance(forms, (list, tuple)) else ()
+    if len(numbers) != 2 or not all(type(number) is int for number in numbers) or not 0 < numbers[0] <= numbers[1]:
+        raise ConfigError(f"record_forms must be the oldest and the newest form, such as (1, 2), not {forms!r}")
+    return numbers
 
 
 def _checked_roots(roots: object) -> tuple[str, ...]:

@@ -65,7 +65,8 @@ def test_an_option_that_is_none_is_an_error_that_lists_those_that_there_are() ->
 @pytest.mark.parametrize(("name", "value"), [("memory_mb", 512), ("env", {"A": "1"}), ("on_timeout", "kill")])
 def test_what_needs_a_process_of_its_own_is_not_dropped_in_silence(isolation: Any, name: str, value: Any) -> None:
     given: dict[str, Any] = {"isolation": isolation, name: value}
-    with pytest.raises(ConfigError, match=f"{name} needs isolation='process', and isolation is {isolation!r}"):
+    found = "not given beside it" if isolation is None else repr(isolation)
+    with pytest.raises(ConfigError, match=f"{name} needs isolation='process', and isolation is {found}"):
         agent(**given)
 
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster_hosts import all_hosts
 from redis_server import RedisServer, running_redis
+
+
+@pytest.fixture(autouse=True)
+def isolation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the agents of all hosts live that a test starts; see `cluster_hosts.CHILDREN_TOO`."""
+    given = getattr(request, "param", "thread")
+    with all_hosts(**({} if given == "thread" else {"isolation": given, "processes": 1})):
+        yield
 
 
 @pytest.fixture

@@ -583,3 +583,47 @@ def test_many_arguments_of_reminders_count_as_what_is_under_way(host: Host) -> N
         effects = host.answer(SAVED)
     assert effects == [Soon(NAME, 1.0)]
     assert host.machine.readiness(NAME) is Readiness.READY
+
+
+# ---------------------------------------------------------------- the form of the records
+
+
+def test_requests_have_the_form_that_is_written_when_they_are_made(host: Host) -> None:
+    activations = host.machine
+    host.save(b"one")
+    activations.write(2)
+    host.save(b"two")
+    host.see(activations.activate("Account/bob", "Account", 1))
+    host.see(activations.release(NAME, state=b"three", version=1))
+    host.answer(SAVED)
+    host.answer(SAVED)
+    forms = [request.form for request in host.sent if isinstance(request, Claim)]
+    last = [request.last for request in host.sent if isinstance(request, Release)]
+    assert (forms, [save.form for save in last if save is not None]) == ([2], [2])
+    assert Activations(OTHER, host.observers, lambda: 0.0, former=activations).form == 2
+
+
+def test_a_host_writes_only_the_new_form_when_all_that_it_asked_in_the_former_one_is_answered(host: Host) -> None:
+    activations = host.machine
+    assert activations.write(1)
+    host.save(b"one")
+    assert not activations.write(2)
+    host.save(b"two")
+    assert not activations.write(2)
+    host.answer(SAVED)
+    assert activations.write(2)
+
+    host = Host()
+    activations = host.machine
+    host.see(activations.activate(NAME, "Account", 1))
+    assert not activations.write(2), "a claim may make a record"
+    host.answer(MINE)
+    assert activations.write(2)
+
+    host = Host()
+    host.active()
+    activations = host.machine
+    host.see(activations.release(NAME, state=b"last", version=1))
+    assert not activations.write(2), "a release has the last save"
+    host.answer(Released(True, 100))
+    assert activations.write(2)

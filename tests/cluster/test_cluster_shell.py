@@ -138,6 +138,8 @@ def test_a_host_is_drained_by_its_name(redis: RedisServer) -> None:
         with Cluster(f"127.0.0.1:{hosts.launchers[0].port}") as cluster:
             for number in range(6):
                 assert cluster.get_agent(f"drained-{number}", cls=Account).balance() == number
+        last = as_server("drain", "--grace", "4", port=hosts.launchers[0].port)
+        assert last.returncode == 0, "nobody tells of its end, which is seen at once all the same"
 
 
 def test_a_host_that_cannot_be_emptied_in_time_is_told_by_the_exit_code(redis: RedisServer) -> None:

@@ -11,9 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from cluster_hosts import Hosts, hosts_on
+from cluster_hosts import CHILDREN_TOO, Hosts, hosts_on
 from hosts import eventually, freeze
 from redis_server import RedisServer, running_redis
 from scale import linux_only, pick
@@ -67,7 +68,8 @@ class Counting:
 def disturb(hosts: Hosts, chance: random.Random) -> str:
     victim = chance.randrange(len(hosts.launchers))
     pid = hosts.launchers[victim].pid
-    what = chance.choice(["kill", "freeze", "freeze", "move", "move", "move", "redis"])
+    kinds = ["kill", "freeze", "freeze", "move", "move", "move", "redis"]
+    what = chance.choice([*kinds, "child", "child"] if hosts.has_children else kinds)
     if what == "kill":
         hosts.kill(victim)
     elif what == "freeze" and pid:
@@ -75,6 +77,10 @@ def disturb(hosts: Hosts, chance: random.Random) -> str:
             freeze(pid)
             time.sleep(chance.uniform(0.1, 2.5) * LEASE_S)
             os.kill(pid, signal.SIGCONT)
+    elif what == "child" and pid:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(pid).children():
+                child.kill()
     elif what == "move":
         with contextlib.suppress(ZmqAgentsError, ConnectionError):
             name = f"cluster:shop/Account/counted-{chance.randrange(AGENTS)}"
@@ -85,6 +91,7 @@ def disturb(hosts: Hosts, chance: random.Random) -> str:
     return what
 
 
+@CHILDREN_TOO
 def test_no_count_that_was_told_is_lost_or_told_twice(redis: RedisServer) -> None:
     seed = int(os.environ.get("ZMQAGENTS_SEED", "1"))
     chance = random.Random(seed)

@@ -59,11 +59,11 @@ def test_members_on_several_machines_pass_calls_streams_moves_and_cancels_on_by_
     name = next(name for name in names if homes[name] != 0)
     waiter = far.callers[0].begin(name, "slow", 60, timeout=100)
     at_home = far.callers[homes[name]]
-    assert eventually(lambda: at_home.ask("", Op.INFO)["running"] == 1, 20)
+    assert eventually(lambda: at_home.running() == 1, 20)
     far.callers[0].cancel(waiter)
     with pytest.raises(CallCancelled):
         result_of(waiter)
-    assert eventually(lambda: at_home.ask("", Op.INFO)["running"] == 0, 20)
+    assert eventually(lambda: at_home.running() == 0, 20)
     far.callers[0].ask("", Op.MOVE, id=f"cluster:shop/{name}")
     assert [caller.call(name, "balance") for caller in far.callers] == [3, 3, 3]
     assert far.home_of(name) != homes[name]

@@ -47,13 +47,6 @@ class Rare(AgentBase):
         return self.number
 
 
-class Computing(AgentBase, isolation="pool"):
-    """Runs in a child, where it may."""
-
-    def process(self) -> int:
-        return os.getppid()
-
-
 class Guest(AgentBase, lifetime="client"):
     """Goes with its client, where it may."""
 
@@ -114,7 +107,7 @@ def hosts(lasting_redis: RedisServer) -> Iterator[Hosts]:
     try:
         for number in range(3):
             more: list[type] = [Rare] if number == 2 else []
-            hosts.start(custom_agent_classes=[*CLASSES, Builder, Computing, Guest, Visitor, *more])
+            hosts.start(custom_agent_classes=[*CLASSES, Builder, Guest, Visitor, *more])
         assert eventually(lambda: hosts.all_know(3), 20)
         yield hosts
     finally:
@@ -201,16 +194,10 @@ def test_an_agent_that_is_brought_to_a_member_without_its_labels_is_not_made_the
 def test_what_no_agent_of_a_cluster_can_have_is_said_and_a_member_has_it_for_its_own(
     hosts: Hosts, cluster: Cluster
 ) -> None:
-    with pytest.raises(NoHost, match="run in threads, and Computing has isolation='pool'"):
-        cluster.get_agent("x", cls=Computing).process()
     with pytest.raises(NoHost, match="go with no client, and Guest has lifetime='client'"):
         cluster.get_agent("x", cls=Guest).here()
-    with pytest.raises(ConfigError, match="cannot have isolation='process'"):
-        cluster.create_agent(Account, name="apart", agent_options={"isolation": "process"})
-    assert list(cluster.agents("Computing/")) == list(cluster.agents("Guest/")) == []
-    assert cluster.options(name="y", isolation="thread").create_agent(Computing).process() == os.getpid(), "in a thread"
+    assert list(cluster.agents("Guest/")) == []
     with RpcClient("127.0.0.1", hosts.launchers[0].port) as client:
-        assert client.create_agent(Computing).process() == hosts.launchers[0].pid
         assert client.create_agent(Guest).here()
 
 
@@ -295,13 +282,13 @@ def test_deadlines_and_cancels_reach_the_home_through_a_relay(hosts: Hosts) -> N
     relay = hosts.callers[0]
     with pytest.raises(CallTimeout):
         relay.call(name, "slow", 60, timeout=0.3)
-    assert eventually(lambda: home.ask("", Op.INFO)["running"] == 0, 10)
+    assert eventually(lambda: home.running() == 0, 10)
     waiter = relay.begin(name, "slow", 60, timeout=60)
-    assert eventually(lambda: home.ask("", Op.INFO)["running"] == 1, 10)
+    assert eventually(lambda: home.running() == 1, 10)
     relay.cancel(waiter)
     with pytest.raises(CallCancelled):
         result_of(waiter)
-    assert eventually(lambda: home.ask("", Op.INFO)["running"] == 0, 10)
+    assert eventually(lambda: home.running() == 0, 10)
     assert relay.call(name, "add", 1) == 1
 
 

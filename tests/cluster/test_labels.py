@@ -51,13 +51,9 @@ def cluster(hosts: Hosts) -> Iterator[Cluster]:
         yield cluster
 
 
-def index_of(hosts: Hosts, process: int) -> int:
-    return [launcher.pid for launcher in hosts.launchers].index(process)
-
-
 def test_a_class_lives_on_members_that_have_its_labels(hosts: Hosts, cluster: Cluster) -> None:
     processes = {cluster.get_agent(f"of-class-{number}", cls=Trainer).process() for number in range(30)}
-    assert {index_of(hosts, process) for process in processes} == {1, 2}
+    assert {hosts.index_of(process) for process in processes} == {1, 2}
 
 
 def test_labels_that_are_said_where_an_agent_is_made_win_over_those_of_its_class(
@@ -65,11 +61,11 @@ def test_labels_that_are_said_where_an_agent_is_made_win_over_those_of_its_class
 ) -> None:
     for number in range(6):
         in_b = cluster.options(name=f"in-b-{number}", labels={"zone": "b", "größe": "Ω = 5, x"})
-        assert index_of(hosts, in_b.create_agent(Trainer, "beta").process()) == 2
+        assert hosts.index_of(in_b.create_agent(Trainer, "beta").process()) == 2
         anywhere = cluster.create_agent(
             Trainer, name=f"any-{number}", agent_options={"labels": {}, "placement": "local"}
         )
-        assert index_of(hosts, anywhere.process()) == 0
+        assert hosts.index_of(anywhere.process()) == 0
 
 
 def test_no_member_with_the_labels_is_no_host_at_once_and_says_which_were_asked_for(cluster: Cluster) -> None:
@@ -88,7 +84,7 @@ def test_an_agent_comes_back_and_moves_only_to_members_that_have_its_labels(host
         for index in (0, 1, 2):  # whoever is asked finds them in the record
             with Cluster(address(hosts, index)) as other:
                 assert other.get_agent("kept", cls=Account).balance() == 5
-                assert index_of(hosts, other.get_agent("kept", cls=Account).process()) == 2
+                assert hosts.index_of(other.get_agent("kept", cls=Account).process()) == 2
     cluster.create_agent(Account, name="stays", agent_options={"labels": {"zone": "b"}})
     with pytest.raises(NoHost, match="stays: no other member with the class Account has the labels zone=b"):
         cluster.move("Account/stays")
@@ -106,7 +102,7 @@ def test_a_drain_respects_labels(redis: RedisServer) -> None:
             each.process()
         hosts.callers[1].ask("", Op.DRAIN)
         assert eventually(lambda: not hosts.launchers[1].is_running, 20)
-        assert {index_of(hosts, each.process()) for each in agents} == {2}
+        assert {hosts.index_of(each.process()) for each in agents} == {2}
 
 
 def test_local_is_the_member_that_is_asked_and_another_one_where_that_cannot_have_it(
@@ -115,11 +111,11 @@ def test_local_is_the_member_that_is_asked_and_another_one_where_that_cannot_hav
     for index in (0, 1, 2):
         with Cluster(address(hosts, index)) as asked:
             near = [asked.get_agent(f"near-{index}-{number}", cls=Nearby) for number in range(5)]
-            assert [index_of(hosts, each.process()) for each in near] == [index] * 5
+            assert [hosts.index_of(each.process()) for each in near] == [index] * 5
             process = near[0].neighbour(f"of-{index}")
-            assert index_of(hosts, process) == index, "an agent's call is asked of its own host"
+            assert hosts.index_of(process) == index, "an agent's call is asked of its own host"
     options = {"placement": "local", "labels": {"zone": "a"}}
-    assert index_of(hosts, cluster.create_agent(Nearby, name="zoned", agent_options=options).process()) == 1
+    assert hosts.index_of(cluster.create_agent(Nearby, name="zoned", agent_options=options).process()) == 1
 
 
 def test_an_agent_that_nobody_calls_is_saved_and_given_back_and_its_next_call_has_it_again(cluster: Cluster) -> None:
@@ -170,7 +166,7 @@ def test_the_same_for_asyncio(hosts: Hosts) -> None:
     async def main() -> None:
         async with AsyncCluster(address(hosts, 0)) as cluster:
             made = await cluster.options(name="for-asyncio", labels={"zone": "b"}, idle_s=60).create_agent(Account)
-            assert index_of(hosts, await made.process()) == 2
+            assert hosts.index_of(await made.process()) == 2
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Account, Hosts, hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, Account, Hosts, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer
 from scale import linux_only
@@ -42,21 +42,22 @@ def test_calls_that_run_on_a_killed_host_are_lost_and_say_so(redis: RedisServer)
     with hosts_on(redis, 2, lease_s=2.0) as hosts:
         name = next(f"Account/running-{number}" for number in range(50) if hosts.home_of(f"Account/running-{number}"))
         waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
-        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 1, 10)
         hosts.kill(1)
         with pytest.raises(CallLost):
             result_of(waiter)
 
 
+@CHILDREN_TOO
 def test_a_running_call_that_a_drain_cuts_is_lost_and_does_not_run_again_elsewhere(redis: RedisServer) -> None:
     with hosts_on(redis, 2, lease_s=2.0, grace_s=0.5) as hosts:
         name = next(f"Account/cut-{number}" for number in range(50) if hosts.home_of(f"Account/cut-{number}"))
         waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
-        assert eventually(lambda: hosts.callers[1].ask("", Op.INFO)["running"] == 1, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 1, 10)
         hosts.callers[1].ask("", Op.DRAIN)
         with pytest.raises(CallLost, match="the host stopped"):
             result_of(waiter)
-        assert hosts.callers[0].ask("", Op.INFO)["running"] == 0
+        assert hosts.callers[0].running() == 0
 
 
 def test_agents_of_a_host_that_is_started_again_answer_within_a_second_or_two(redis: RedisServer) -> None:
@@ -69,6 +70,7 @@ def test_agents_of_a_host_that_is_started_again_answer_within_a_second_or_two(re
         assert time.monotonic() - killed < 10, "the lease of 30 s was waited for"
 
 
+@CHILDREN_TOO
 def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         name = "Account/moved"
@@ -81,6 +83,7 @@ def test_an_agent_moves_with_its_state_when_it_is_told_to(redis: RedisServer) ->
             assert [caller.call(name, "balance") for caller in hosts.callers] == [5, 5]
 
 
+@CHILDREN_TOO
 def test_an_agent_that_nobody_has_called_since_it_moved_moves_again(redis: RedisServer) -> None:
     with hosts_on(redis, 3) as hosts:
         name = "Account/to-and-fro"
@@ -143,6 +146,7 @@ def test_agents_that_were_given_to_a_host_which_goes_as_well_are_had_elsewhere_m
         assert result_of(running) == 0
 
 
+@CHILDREN_TOO
 def test_agents_are_made_with_arguments_and_found_and_deleted_by_name(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         one, two = hosts.callers
@@ -189,6 +193,7 @@ def test_a_host_without_a_cluster_answers_none_of_that(redis: RedisServer) -> No
                 hosts.callers[0].ask("", op)
 
 
+@CHILDREN_TOO
 def test_calls_of_one_client_keep_their_order_while_the_agent_moves(redis: RedisServer) -> None:
     with hosts_on(redis, 3) as hosts:
         caller, waiters, moves = hosts.callers[0], [], 0
@@ -205,6 +210,7 @@ def test_calls_of_one_client_keep_their_order_while_the_agent_moves(redis: Redis
         assert caller.call("Diary/ordered", "read") == list(range(300))
 
 
+@CHILDREN_TOO
 def test_agents_call_agents_on_other_hosts_also_while_they_are_made(redis: RedisServer) -> None:
     with hosts_on(redis, 3, capacity=4) as hosts:
         waiters = [hosts.callers[n % 3].begin(f"Teller/{n}", "ask", "Account/of-tellers", "balance") for n in range(90)]
@@ -215,6 +221,7 @@ def test_agents_call_agents_on_other_hosts_also_while_they_are_made(redis: Redis
         assert hosts.callers[1].call("Teller/first", "chain", names) == 13
 
 
+@CHILDREN_TOO
 def test_a_chain_of_calls_that_comes_back_over_another_host_is_refused_and_does_not_hang(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         for number in range(6):
@@ -229,6 +236,7 @@ def test_a_chain_of_calls_that_comes_back_over_another_host_is_refused_and_does_
                 )
 
 
+@CHILDREN_TOO
 def test_results_that_are_kept_are_found_from_every_host(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         for number in range(8):
@@ -238,6 +246,7 @@ def test_results_that_are_kept_are_found_from_every_host(redis: RedisServer) -> 
             assert [caller.fetched(task_id) for caller in hosts.callers] == [number, number]
 
 
+@CHILDREN_TOO
 def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first = hosts.callers[0]
@@ -252,6 +261,7 @@ def test_what_is_saved_when_idle_is_kept_when_it_leaves_and_when_it_says_so(redi
         assert hosts.callers[0].call("Lazy/moves", "get") == [1, 2]
 
 
+@CHILDREN_TOO
 def test_the_fence_that_code_is_shown_is_the_epoch_and_rises_when_the_agent_moves(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, name = hosts.callers[0], "Account/fenced"

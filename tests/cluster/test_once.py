@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import Caller, hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, Caller, hosts_on, result_of
 from hosts import ENDS_WITHIN_S, eventually
 from redis_server import RedisServer
 from relay import Relay
@@ -31,6 +31,7 @@ def task() -> str:
     return f"{secrets.token_hex(8)}-1"
 
 
+@CHILDREN_TOO
 def test_what_is_sent_twice_is_done_once_and_answered_twice(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         first, second = hosts.callers
@@ -50,6 +51,7 @@ def test_the_first_call_of_an_agent_that_comes_by_two_ways_is_done_once_and_answ
             assert hosts.callers[number % 3].call(name, "balance") == 2
 
 
+@CHILDREN_TOO
 def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
     with hosts_on(redis, 1) as hosts:
         same = task()
@@ -59,6 +61,7 @@ def test_an_error_is_an_outcome_too(redis: RedisServer) -> None:
         assert hosts.callers[0].call("Account/odd", "balance") == 3
 
 
+@CHILDREN_TOO
 def test_an_outcome_outlives_the_host(redis: RedisServer) -> None:
     same = task()
     for _ in range(2):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_hosts import hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, hosts_on, result_of
 from hosts import eventually, freeze, seconds_of
 from redis_server import RedisServer, running_redis
 from scale import linux_only
@@ -109,14 +109,15 @@ def test_no_acknowledged_change_is_lost_or_made_twice_while_hosts_are_killed(red
         assert sum(map(len, told.values())) > 100
 
 
+@CHILDREN_TOO
 def test_streams_and_cancels_go_through_another_host(redis: RedisServer) -> None:
     with hosts_on(redis, 2) as hosts:
         name = next(f"Account/far-{n}" for n in range(50) if hosts.home_of(f"Account/far-{n}") == 1)
         items = hosts.callers[0].stream(name, "count", 100)
         assert items == list(range(100))
         waiter = hosts.callers[0].begin(name, "slow", 30, timeout=60)
-        assert eventually(lambda: hosts.callers[1].ask("", "get_server_info")["running"] == 1, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 1, 10)
         hosts.callers[0].cancel(waiter)
-        assert eventually(lambda: hosts.callers[1].ask("", "get_server_info")["running"] == 0, 10)
+        assert eventually(lambda: hosts.callers[1].running() == 0, 10)
         with pytest.raises(Exception, match="cancelled"):
             result_of(waiter)

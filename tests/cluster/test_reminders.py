@@ -20,10 +20,12 @@ from zmqagents.store.cluster import bucket_of
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
 
 
-@pytest.fixture(scope="module")
-def hosts(lasting_redis: RedisServer) -> Iterator[Hosts]:
-    """Three hosts that no test harms."""
-    with hosts_on(lasting_redis, 3) as hosts:
+@pytest.fixture(scope="module", params=["thread", "pool"])
+def hosts(lasting_redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Hosts]:
+    """Three hosts that no test harms, with their agents in threads or in processes."""
+    with lasting_redis.client as records:
+        records.flushall()
+    with hosts_on(lasting_redis, 3, isolation=request.param, processes=1) as hosts:
         yield hosts
 
 

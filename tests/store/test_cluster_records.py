@@ -36,6 +36,7 @@ from zmqagents.store.cluster import (
     bucket_of,
 )
 from zmqagents.store.cluster_scripts import cluster_scripts
+from zmqagents.store.forms import FORMS
 from zmqagents.store.scripts import Script
 
 pytestmark = pytest.mark.program
@@ -240,7 +241,7 @@ def test_a_member_lives_for_a_lease_and_is_dead_for_ever(shop: Clocked) -> None:
     beat = shop.beat(A)
     assert beat.alive
     [row] = beat.members
-    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000)
+    assert row == MemberRow(A, 10_000_000, 1, False, "s", b"{}", 10_000_000, FORMS)
     shop.beat(B, "t")
     assert not shop.declare(A, 1), "its lease is not over"
     shop.tick(6)
@@ -331,13 +332,12 @@ def test_the_first_drain_is_told_and_counts_as_a_change(shop: Clocked) -> None:
     assert [entry.kind for entry in shop.records.log(first.entry_id)] == kinds[1:]
 
 
-def test_a_host_with_another_key_or_older_form_does_not_join(shop: Clocked) -> None:
-    assert shop.records.join("key", 2).form == 2
-    assert shop.records.join("key", 3).form == 2
+def test_a_host_with_another_key_does_not_join_nor_changes_anything(shop: Clocked) -> None:
+    shop.records.join("key")
+    shop.client.delete("za:{shop}:format")
     with pytest.raises(ConfigError, match="another key"):
-        shop.records.join("other", 2)
-    with pytest.raises(ConfigError, match="form 2, this host knows 1"):
-        shop.records.join("key", 1)
+        shop.records.join("other")
+    assert not shop.client.exists("za:{shop}:format")
 
 
 # ---------------------------------------------------------------- Redis in trouble

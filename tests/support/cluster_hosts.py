@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+import pytest
+
 from hosts import eventually
 from redis_groups import RedisCluster, Watched
 from redis_server import RedisServer
@@ -24,11 +27,12 @@ from zmqagents.wire.link import Waiter, rebuild_error
 from zmqagents.wire.messages import Flag, Op, Reply
 
 __all__ = [
-    "Account", "Alarmed", "Brief", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Nearby", "Picky", "Punctual",
-    "Sleeper", "Stubborn", "Teller", "Till", "Trainer", "hosts_on",
+    "CHILDREN_TOO", "Account", "Alarmed", "Brief", "Caller", "Diary", "Forgetful", "Hosts", "Lazy", "Nearby", "Picky",
+    "Punctual", "Sleeper", "Stubborn", "Teller", "Till", "Trainer", "all_hosts", "hosts_on",
 ]  # fmt: skip
 
 CLUSTER = "shop"
+CHILDREN_TOO = pytest.mark.parametrize("isolation", ["thread", "pool"], indirect=True)  # of the agents of all hosts
 T = TypeVar("T")
 
 
@@ -433,6 +437,11 @@ class Caller:
         figures: dict[str, Any] = self.ask("", Op.INFO)["cluster"]
         return figures
 
+    def running(self) -> int:
+        """How many calls run on the host, in its threads and its processes."""
+        told = self.ask("", Op.INFO)
+        return int(told["running"] + told["children"]["calls"])
+
     def close(self) -> None:
         self.link.close()
 
@@ -445,6 +454,20 @@ def result_of(waiter: Waiter, within_s: float = 20.0) -> Any:
     return codec.decode(reply.body[0], reply.body[1:])
 
 
+_of_all: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def all_hosts(**options: Any) -> Iterator[None]:
+    """All hosts that are made within have these options, unless they are given others."""
+    _of_all.update(options)
+    try:
+        yield
+    finally:
+        for name in options:
+            del _of_all[name]
+
+
 class Hosts:
     """Hosts of one cluster, and a caller for each."""
 
@@ -454,7 +477,8 @@ class Hosts:
         self.redis: Any = redis
         self._classes = [*CLASSES, *classes]
         given = {"cluster": CLUSTER, "lease_s": 3.0, "local_mode": True, "grace_s": 2.0, "redis_url": redis.url}
-        self._options: dict[str, Any] = {**given, **options}
+        self._options: dict[str, Any] = {**given, **_of_all, **options}
+        self.has_children = self._options.get("isolation", "thread") != "thread"
         self._stack = contextlib.ExitStack()
         self.launchers: list[RpcAgentServerLauncher] = []
         self.callers: list[Caller] = []
@@ -490,8 +514,12 @@ class Hosts:
 
     def home_of(self, name: str) -> int:
         """The index of the host that runs an agent which can tell its process."""
-        process = self.callers[0].call(name, "process")
-        return next(index for index, launcher in enumerate(self.launchers) if launcher.pid == process)
+        return self.index_of(self.callers[0].call(name, "process"))
+
+    def index_of(self, process: int) -> int:
+        """The index of the host whose process this is, or that of its agents."""
+        pids = [launcher.pid for launcher in self.launchers]
+        return pids.index(process if process in pids else psutil.Process(process).ppid())
 
     def all_know(self, count: int) -> bool:
         """Whether each host has seen so many members."""

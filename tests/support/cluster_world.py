@@ -115,7 +115,7 @@ class Wire:
         self.number = 0
         self.incarnation = ""
         self.seen = {"beat": world.identity, "exchange": world.identity}
-        self.description: tuple[bytes, bool] = (b"", False)
+        self.description: tuple[bytes, bool, int] = (b"", False, 0)
         self.is_dead = False
         self.down_since: float | None = None
 
@@ -130,8 +130,8 @@ class Wire:
 
     def start(self) -> None: ...
 
-    def describe(self, record: bytes, *, draining: bool = False) -> None:
-        self.description = (record, draining)
+    def describe(self, record: bytes, *, draining: bool = False, writes: int = 0) -> None:
+        self.description = (record, draining, writes)
 
     def send(self, request: Request) -> None:
         self.backlog.append(request)
@@ -167,14 +167,14 @@ class Wire:
     def beat(self) -> list[Event]:
         """Send a beat, and what comes of it."""
         self.number += 1
-        record, draining = self.description
+        record, draining, writes = self.description
         sent_at = self.world.now
         incarnation, number, start = self.incarnation, self.number, self.host.start
         if not self.world.redis_is_up:
             return [MissedBeat(sent_at, "down")]
         beat = self.world.write(
             lambda: self.world.records.beat(
-                incarnation, number, lease_s=LEASE_S, draining=draining, start=start, record=record
+                incarnation, number, lease_s=LEASE_S, draining=draining, start=start, record=record, writes=writes
             )
         )
         if not beat.alive:

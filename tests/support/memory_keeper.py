@@ -32,9 +32,9 @@ class MemoryKeeper:
             if kept is None or snapshot.number > kept.number:
                 self._kept[agent_id] = snapshot
 
-    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+    def remind(self, reminder: Reminder, ticket: object) -> None:
         """See `Keeper`."""
-        raise ConfigError(f"{agent_id}: no reminders here")
+        raise ConfigError(f"no reminders here: {reminder.name}")
 
     def last(self, agent_id: str) -> Snapshot | None:
         """See `Keeper`."""

@@ -48,6 +48,12 @@ class Talker(AgentBase):
     def vanish(self):
         os._exit(7)
 
+    def die(self):
+        print("famous")
+        logging.getLogger("mine").error("last")
+        print("words", file=sys.stderr)
+        os._exit(7)
+
     def run_program(self):
         os.system("echo from a program")
 
@@ -178,6 +184,18 @@ def test_what_a_process_of_agents_logs_as_each_does_is_no_audit_and_no_last_word
     assert set(caught.value.stderr.splitlines()) <= {"alive", "aside: alive", "careful: alive"}
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_an_agent_says_just_before_its_process_ends_is_in_the_log_and_in_the_error(
+    tmp_path: Path, form: str
+) -> None:
+    with started(tmp_path, "--log-format", form, "--isolation", "process") as (program, client):
+        for _ in range(3):
+            with pytest.raises(errors.AgentCrashed) as caught:
+                client.create_agent("Talker").die()
+            assert caught.value.stderr.split("\n") == ["famous", "last", "words"]
+        assert eventually(lambda: sum("words" in line for line in program.stderr) >= 3, 5.0)
+
+
 def test_lines_of_text_end_in_the_ids_and_a_traceback_follows_its_line(tmp_path: Path) -> None:
     with started(tmp_path) as (program, client):
         agent = client.create_agent("Talker", agent_id="t")
@@ -187,7 +205,7 @@ def test_lines_of_text_end_in_the_ids_and_a_traceback_follows_its_line(tmp_path:
     text = "\n".join(program.stderr)
     assert re.search(r" INFO zmqagents\.output: no end of the line \[agent=t method=half task_id=\S+ user=\S+", text)
     assert re.search(
-        r" WARNING zmqagents\.calls: t\.fail failed: ValueError: no such luck \[agent=t .*\]\nTraceb", text
+        r" WARNING zmqagents\.calls: t\.fail failed: ValueError: no such luck \[agent=t .*\]\n  Traceb", text
     )
     assert program.stderr[-1] == "ValueError: no such luck" or "no end" in program.stderr[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,9 @@ class Worker(AgentBase):
 
     def numbers(self, n: int) -> Iterator[int]:
         yield from range(n)
+
+    def collects(self) -> bool:
+        return gc.isenabled()
 
     def context(self) -> tuple[str, str, str]:
         call = current_call()
@@ -164,6 +168,10 @@ def test_the_code_of_a_call_knows_it_by_the_id_that_its_caller_knows(worker: Age
 def test_a_result_is_an_argument_before_it_is_there(client: RpcClient, worker: AgentProxy) -> None:
     other: Any = client.create_agent(Worker)
     assert other.echo([worker.nap(0.05)]) == [0.05]
+
+
+def test_a_process_collects_its_garbage(worker: AgentProxy) -> None:
+    assert worker.collects()
 
 
 def test_agents_call_each_other_in_every_direction(client: RpcClient, worker: AgentProxy) -> None:
@@ -386,6 +394,45 @@ def test_there_are_only_so_many_processes() -> None:
         client.create_agent(Worker)
         with pytest.raises(HostBusy, match="max_children"):
             client.create_agent(Worker)
+
+
+def test_agents_share_the_processes_that_there_may_be_where_those_are_fewer_than_asked_for() -> None:
+    with client_on_host(Worker, isolation="pool", processes=6, max_children=3) as client:
+        alone: Any = client.create_agent(Worker, agent_options={"isolation": "process"})
+        pids = [client.create_agent(Worker).pid() for _ in range(6)]
+        assert sorted(map(pids.count, set(pids))) == [3, 3]
+        assert alone.pid() not in pids
+        with pytest.raises(HostBusy, match="max_children"):
+            client.create_agent(Worker, agent_options={"isolation": "process"})
+
+
+class Picky(Worker):
+    """Takes what it was made with, or fails."""
+
+    def __init__(self, start: bytes) -> None:
+        if start[:1] == b"!":
+            raise ValueError("not that")
+        super().__init__(len(start))
+
+
+@pytest.mark.parametrize("isolation", ["pool", "process"])
+def test_what_agents_are_made_with_is_kept_up_to_a_share_of_a_limit(isolation: str) -> None:
+    size = 1 << 20
+    with client_on_host(Picky, isolation=isolation, processes=1, max_queued_bytes=4 * size) as client:
+        made: list[Any] = [client.create_agent(Picky, bytes(size - 100)) for _ in range(3)]
+        with pytest.raises(HostBusy, match=r"this user.*max_queued_bytes"):
+            client.create_agent(Picky, bytes(size - 100), agent_id="more")
+        assert client.create_agent(Picky, b"few").count == 3
+        assert len(client.get_agent_list()) == 4
+        assert made[0].echo(bytes(2 * size)) == bytes(2 * size), "calls have a limit of their own"
+        client.delete_agent(made.pop().agent_id)
+        for _ in range(3):
+            with pytest.raises(ValueError, match="not that"):
+                client.create_agent(Picky, b"!" + bytes(size - 100))
+        again: Any = client.create_agent(Picky, bytes(size - 100), agent_id="more")
+        with pytest.raises(AgentCrashed):
+            again.leave(1).result()
+        assert again.count == size - 100, "it is made again from what is kept"
 
 
 def test_a_wrong_isolation_is_refused(client: RpcClient) -> None:

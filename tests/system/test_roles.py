@@ -170,6 +170,9 @@ REFUSED: dict[str, Callable[[RpcClient], Any]] = {
     "drain_host": lambda client: value_of(
         client.link, client.link.call("", Op.DRAIN, request_body(client.link, Op.DRAIN, (), {}))
     ),
+    "upgrade_records": lambda client: value_of(
+        client.link, client.link.call("", Op.UPGRADE, request_body(client.link, Op.UPGRADE, (), {}))
+    ),
     "register_class": lambda client: register(client, "Desk"),
     "restart_child": lambda client: client.restart_child("nobody"),
     "put_state": lambda client: value_of(

@@ -89,7 +89,8 @@ class AgentOptions:
         for name in _out_of_place(self.isolation):
             if getattr(self, name) != _DEFAULTS[name]:
                 needed = "'process'" if name in _OF_PROCESS else "'process' or 'pool'"
-                raise ConfigError(f"{name} needs isolation={needed}, and isolation is {self.isolation!r}")
+                found = "is not given beside it" if self.isolation is None else f"is {self.isolation!r}"
+                raise ConfigError(f"{name} needs isolation={needed}, and isolation {found}")
         return self
 
     def settled(self, isolation: Isolation) -> AgentOptions:

@@ -7,7 +7,7 @@ host without a keeper is never asked for its state.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Keeper", "Reminder", "Snapshot"]
 
@@ -52,8 +52,8 @@ class Keeper(Protocol):
         A snapshot whose number is lower than that of the one that is kept came late, and is dropped.
         """
 
-    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
-        """Keep a reminder with the state of the turn that runs. Raises ConfigError where it keeps none, HostBusy."""
+    def remind(self, reminder: Reminder, ticket: Any) -> None:
+        """Keep a reminder with the state of the turn that runs, which ``ticket`` has. Raises HostBusy."""
 
     def last(self, agent_id: str) -> Snapshot | None:
         """The last snapshot of an agent that is to be made again; None: it starts afresh."""

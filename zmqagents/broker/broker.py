@@ -67,7 +67,7 @@ from ..scheduler.effects import (
     Resume,
     Start,
 )  # fmt: skip
-from ..scheduler.records import Peer, Ticket
+from ..scheduler.records import END, Peer, Ticket
 from ..store import SharedStore, StoreLimits, open_store
 from ..tracing import switch
 from ..wire import messages
@@ -588,7 +588,7 @@ class Broker:
     def _pass_on(self, ticket: Ticket, number: int, body: tuple[messages.Frame, ...]) -> list[Effect]:
         """Send an item of a stream to its reader."""
         if ticket.settled or ticket.peer.gone:
-            return []
+            return self._management.tell_of_end(ticket, number, body) if ticket.op == END else []
         if not number and self._dispatcher.traces is not None:
             self._dispatcher.traces.first_item(ticket)
         reader = ticket.parent
@@ -599,7 +599,7 @@ class Broker:
         else:
             session: Session = ticket.peer.key
             number &= messages.MAX_TIME_MS
-            if ticket.flags & _STREAM and number != messages.SNAPSHOT:
+            if ticket.flags & _STREAM and number < messages.REMINDER:
                 session.replies.note_item(ticket.call_id, number, body)
             message = messages.answer_frames(Kind.CHUNK, ticket.call_id, session.token, body, time_ms=number)
             self._out.unsent.append((session, message))

@@ -28,7 +28,6 @@ from .. import codec, discovery, errors
 from ..config import BrokerConfig
 from ..execution.file_roots import hold_apart
 from ..scheduler.effects import Effect
-from ..security.keys import REFRESH_S, KeyStore
 from ..security.zap import Authenticator
 from ..version import __version__
 from ..wire.clock import clock_name
@@ -39,6 +38,7 @@ from ..wire.unix_listener import UnixListener
 from .clients import Clients
 
 if TYPE_CHECKING:
+    from ..security.keys import KeyStore
     from ..wire.router_listener import RouterListener
 
 __all__ = ["Bound", "Listening"]
@@ -46,6 +46,7 @@ __all__ = ["Bound", "Listening"]
 log = logging.getLogger(__name__)
 
 CLOSE_LINGER_S = 0.5
+WELCOME_S = 1.0  # how long a WELCOME stays as it is, although the host may have got another server key
 MESSAGE_ROOM_BYTES = 1024  # beyond max_message_bytes: header and names; clients allow themselves as much
 
 
@@ -144,7 +145,11 @@ class Listening:
         Raises AddressInUse, ConfigError, LaunchError.
         """
         config = self._config
-        keys = self._keys = None if config.private else KeyStore.open()
+        if not config.private:
+            from ..security.keys import KeyStore  # here: a private host has no keys
+
+            self._keys = KeyStore.open()
+        keys = self._keys
         if keys is not None:
             hold_apart(config.file_roots, keys.path)
         auth = self._auth = Authenticator(keys, insecure=bool(config.insecure))
@@ -187,7 +192,7 @@ class Listening:
 
     def _packed_welcome(self) -> bytes:
         now = self._clock()
-        if now - self._packed_at >= REFRESH_S and self.bound is not None:
+        if now - self._packed_at >= WELCOME_S and self.bound is not None:
             self._packed, self._packed_at = codec.pack(self._welcome_of(self.bound)), now
         return self._packed
 

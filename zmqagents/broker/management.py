@@ -34,12 +34,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .. import codec, errors
 from ..agents.state import Keeper, Snapshot
 from ..checks import CLUSTER, MEBIBYTE
+from ..config import BrokerConfig
 from ..execution.gate import Wait
 from ..execution.runner import AgentHost
 from ..execution.threads import WorkerPool
@@ -57,7 +58,19 @@ from ..security.zap import name_of
 from ..telemetry import program
 from ..telemetry.lines import fields_of
 from ..version import __version__
-from ..wire.messages import Call, Code, Fetch, Flag, Op, Reply, read_error, task_id_of
+from ..wire.messages import (
+    Call,
+    Code,
+    Fetch,
+    Flag,
+    Frame,
+    Kind,
+    Op,
+    Reply,
+    answer_frames,
+    read_error,
+    task_id_of,
+)
 from .clients import Clients
 from .events import Post
 from .listening import Listening
@@ -183,7 +196,7 @@ class Management:
 
     def answer(self, peer: Peer, call: Call, role: Role, parent: Ticket | None = None) -> list[Effect]:
         """Answer a request now or later. For the router thread; ``call`` is none of `RUN_AS_CALLS`."""
-        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+        if _deletes_far(call, self._config):
             return self._dispatcher.on_call(peer, call, self._clock(), parent=parent)
         try:
             request = _request_in(call, self._members.room)
@@ -223,12 +236,12 @@ class Management:
         if parent is None or wait is None:
             return self.answer(peer, call, "admin", parent)
         now = self._clock()
-        if call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER):
+        if _deletes_far(call, self._config):
             return self._dispatcher.on_call(peer, call, now, parent=parent, wait=True)
         request = _request_in(call, self._members.room)
         if request is not None and request.runs is Runs.ENDING:
             answered = self.answer(peer, call, "admin", parent)
-            return [*answered, *self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), now)]
+            return [*answered, *self._dispatcher.on_wait(parent, _awaited_by(self._ends, peer, call.call_id), now)]
         if request is None or request.runs is Runs.ROUTER:
             answered = self.answer(peer, call, "admin")
             return [*answered, *self._dispatcher.on_wait(parent, [], now)]
@@ -456,45 +469,46 @@ class Management:
 
     # ------------------------------------------------------------ the cluster
 
-    def _room(self) -> Room:
+    def room(self) -> Room:
+        """This host as a member of its cluster. Raises UnknownCluster."""
         if self._members.room is None:
             raise errors.UnknownCluster("this host is a member of no cluster")
         return self._members.room
 
     def list_hosts(self, _: Asked) -> list[Any]:
         """The members of the cluster, see `cluster.protocol`."""
-        return list(self._room().inquiries.hosts())
+        return list(self.room().inquiries.hosts())
 
     def where_is_agent(self, asked: Asked) -> Callable[[Tell], None]:
         """The host of an agent of the cluster."""
-        return functools.partial(self._room().inquiries.where, str(asked.option("id")))
+        return functools.partial(self.room().inquiries.where, str(asked.option("id")))
 
     def list_cluster(self, asked: Asked) -> Callable[[Tell], None]:
         """A page of the agents of the cluster."""
-        pages = self._room().inquiries.agents
+        pages = self.room().inquiries.agents
         return functools.partial(pages, asked.option("prefix"), asked.option("after"), asked.option("most"))
 
     def list_events(self, asked: Asked) -> Callable[[Tell], None]:
         """What has happened in the cluster."""
-        return functools.partial(self._room().inquiries.events, asked.option("after"), asked.option("most"))
+        return functools.partial(self.room().inquiries.events, asked.option("after"), asked.option("most"))
 
     def move_agent(self, asked: Asked) -> Callable[[Tell], None]:
         """Give an agent of the cluster to another host."""
         if asked.role == "call":
             raise errors.PermissionRefused(f"{Op.MOVE} needs the role admin; {name_of(asked.peer.user)} has call")
-        move, hop = self._room().inquiries.move, bool(asked.option("hop"))
+        move, hop = self.room().inquiries.move, bool(asked.option("hop"))
         return functools.partial(move, str(asked.option("id")), asked.option("to"), hop=hop)
 
     def drain(self, asked: Asked) -> bool:
         """Give the agents of the cluster to others, then end."""
-        self._room()
+        self.room()
         return self.stop(asked)
 
     def describe(self, asked: Asked) -> bytes | Callable[[Tell], None]:
         """An agent's class and methods, as clients make a proxy of them; a member without the class asks for them."""
         agent_id = asked.option("id")
         if isinstance(agent_id, str) and agent_id.startswith(CLUSTER):
-            room = self._room()
+            room = self.room()
             if room.inquiries.is_far(asked.call.options):
                 return functools.partial(room.inquiries.describe, agent_id)
             return room.describe(agent_id)
@@ -547,7 +561,7 @@ class Management:
             self._ends.setdefault(record, []).append(deletion)
         if parent is None or not call.options.get("waits"):
             return []
-        effects = self._dispatcher.on_wait(parent, self._awaited_by(peer, call.call_id), self._clock())
+        effects = self._dispatcher.on_wait(parent, _awaited_by(self._ends, peer, call.call_id), self._clock())
         refusal = refusal_of(parent, effects)
         if refusal is None:
             return effects
@@ -555,12 +569,13 @@ class Management:
             self._ends[record].remove(deletion)
         return [*effects, Answer(peer, call.call_id, error_reply(refusal, method=call.method))]
 
-    def _awaited_by(self, peer: Peer, call_id: int) -> list[str]:
-        """The calls that end the agents for which a request waits."""
-        return [
-            record.end.task_id for record, deletions in self._ends.items() if record.end is not None
-            and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
-        ]  # fmt: skip
+    def tell_of_end(self, ticket: Ticket, number: int, body: tuple[Frame, ...]) -> list[Effect]:
+        """Send what the end of an agent tells, its last state, to the host of this process, which has deleted it."""
+        for peer, call_id, _, _ in self._ends.get(ticket.agent, ()):
+            if not (peer.local or peer.gone):
+                message = answer_frames(Kind.CHUNK, call_id, peer.key.token, body, time_ms=number)
+                self._clients.delivery.unsent.append((peer.key, message))
+        return []
 
     def on_ended(self, effect: Ended) -> list[Effect]:
         """The hooks of a deleted agent have run: their error goes to those who deleted it, or into the log."""
@@ -698,6 +713,12 @@ def _why_no_stack(row: dict[str, Any], silent: dict[int, float]) -> str:
     )
 
 
+def _upgrade_records(management: Management, asked: Asked) -> Callable[[Tell], None]:
+    """One step of bringing the records of the cluster to another form."""
+    upgrade = management.room().inquiries.upgrade
+    return functools.partial(upgrade, asked.option("step"), asked.option("form"), asked.option("after"))
+
+
 class Request(NamedTuple):
     """One row of the table of management requests. ``who`` may ask: see the module's docstring.
 
@@ -742,9 +763,24 @@ REQUESTS = (
     Request(Op.EVENTS, "all", Runs.LATER, Management.list_events),
     Request(Op.MOVE, "owner", Runs.LATER, Management.move_agent, audited=True),
     Request(Op.DRAIN, "admin", Runs.ROUTER, Management.drain, audited=True),
+    Request(Op.UPGRADE, "admin", Runs.LATER, _upgrade_records),
 )
 CLUSTER_LIST = Request(Op.LIST, "all", Runs.LATER, Management.list_cluster)  # with the option cluster
 CLUSTER_DESCRIBE = Request(Op.DESCRIBE, "all", Runs.LATER, Management.describe)  # of a class that others have
+
+
+def _awaited_by(ends: Mapping[AgentRecord, list[_Deletion]], peer: Peer, call_id: int) -> list[str]:
+    """The calls that end the agents for which a request waits."""
+    return [
+        record.end.task_id for record, deletions in ends.items() if record.end is not None
+        and any(deletion.peer is peer and deletion.call_id == call_id for deletion in deletions)
+    ]  # fmt: skip
+
+
+def _deletes_far(call: Call, config: BrokerConfig) -> bool:
+    """Whether an agent of a cluster is to be deleted, wherever it is; a process has those that it runs for its host."""
+    is_meant = call.method == Op.DELETE and str(call.options.get("id")).startswith(CLUSTER)
+    return is_meant and config.parent is None
 
 
 def _request_in(call: Call, room: Room | None) -> Request | None:

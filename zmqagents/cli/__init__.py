@@ -7,7 +7,7 @@
     health logs top web                    whether it is well, its log, its figures, both for others to read
     create delete call result cancel       its agents and their calls
     download                               its files
-    hosts where move drain events          a cluster: its hosts, where its agents are
+    hosts where move drain events upgrade  a cluster: its hosts, where its agents are
     bench                                  put load on it
     stubs                                  types of proxies, for a type checker
     keys doctor completion                 this machine's side: keys, settings, the shell
@@ -53,6 +53,7 @@ _MODULE_OF = {
     "children": "host", "describe": "describe", "health": "watch", "logs": "watch", "top": "watch", "web": "web",
     "create": "calls", "delete": "calls", "call": "calls", "result": "calls", "cancel": "calls", "download": "calls",
     "hosts": "cluster", "where": "cluster", "move": "cluster", "drain": "cluster", "events": "cluster",
+    "upgrade": "cluster",
     "bench": "bench", "keys": "keys", "stubs": "stubs", "doctor": "machine", "completion": "machine",
 }  # fmt: skip
 

@@ -39,6 +39,7 @@ import enum
 import hashlib
 import itertools
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ from ..store.cluster import (
     Unclaimed,
     Verdict,
 )
+from ..store.forms import FORMS
 from ..store.reminders import Change, Clear, Done, Set
 from ..telemetry.meters import Histogram
 from .observers import Observers
@@ -310,6 +312,21 @@ class _Activation:
         return () if self.senders is None else self.senders.to_be_told(self.outcomes, now)
 
     @property
+    def is_asking(self) -> bool:
+        """Whether a request is under way that writes."""
+        return bool(self.saves) or self.phase is not Phase.ACTIVE
+
+    @property
+    def oldest_form(self) -> int:
+        """Of the requests that may be under way."""
+        forms = [pending.request.form for pending in self.saves]
+        if self.phase in (Phase.QUEUED, Phase.CLAIMING):
+            forms.append(self.claim.form)
+        if isinstance(self.ending, Release) and self.ending.last is not None:
+            forms.append(self.ending.last.form)
+        return min(forms, default=sys.maxsize)
+
+    @property
     def is_full(self) -> bool:
         return len(self.saves) >= MAX_SAVES or self.save_bytes >= MAX_SAVE_BYTES
 
@@ -329,6 +346,7 @@ class Activations:
         self, me: str, observers: Observers, clock: Callable[[], float], *, former: Activations | None = None
     ) -> None:
         self.me = me
+        self.form: int = FORMS.oldest if former is None else former.form  # that requests are made in
         self.counters: Counters = Counters() if former is None else former.counters
         self.durations: Histogram = Histogram() if former is None else former.durations  # of activations
         self._observers = observers
@@ -414,6 +432,11 @@ class Activations:
 
     # ------------------------------------------------------------ what the host wants
 
+    def write(self, form: int) -> bool:
+        """Requests that are made from now on have this form. True if none of a former one is without an answer."""
+        self.form = max(self.form, form)
+        return all(found.oldest_form >= form for found in self._all.values() if found.is_asking)
+
     def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
         """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""
         if name in self._all:
@@ -423,8 +446,9 @@ class Activations:
         self._number += 1
         made = made or Made()
         claim = Claim(
-            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options
-        )
+            name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options,
+            form=self.form,
+        )  # fmt: skip
         self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
         return self._admit()
@@ -437,7 +461,7 @@ class Activations:
         found.phase = Phase.ACTIVE
         self.counters.activations += 1
         self.durations.add(self._clock() - found.since)
-        return [*self._give_place_back(found), *self._renewal(found)]
+        return [*self._give_place_back(found), *_renewal(found)]
 
     def waits(self, name: str) -> list[Effect]:
         """The code that makes the agent waits for another call: it gives its place to another activation."""
@@ -467,7 +491,7 @@ class Activations:
             outcomes += (Outcome(once.task_id, once.left_s, once.value),)
         request = Save(
             name, self.me, found.epoch, found.revision, version, state, once.task_id if once is not None else "",
-            outcomes, tuple(found.forget), reminders=tuple(reminders),
+            outcomes, tuple(found.forget), reminders=tuple(reminders), form=self.form,
         )  # fmt: skip
         found.forget.clear()
         if found.behind:
@@ -538,7 +562,7 @@ class Activations:
         if has_changed or (to_keep and (may_be_behind or reminders)):
             last = Save(
                 name, self.me, found.epoch, found.revision, version, state, outcomes=found.told_over(self._clock()),
-                forget=tuple(found.forget), reminders=tuple(reminders),
+                forget=tuple(found.forget), reminders=tuple(reminders), form=self.form,
             )  # fmt: skip
             if found.behind:
                 last = self._healing(found, last)
@@ -771,10 +795,7 @@ class Activations:
         # With a save under way its answer tells, and the save heals the record.
         found.behind = not found.saves and answer.revision < found.revision
         effects: list[Effect] = [Cleared(found.name)] if found.phase is Phase.ACTIVE else []
-        return effects + self._renewal(found)
-
-    def _renewal(self, found: _Activation) -> list[Effect]:
-        return [Renew(found.name)] if found.behind and found.phase is Phase.ACTIVE else []
+        return effects + _renewal(found)
 
     def _leave(self, found: _Activation, ending: Release | Delete) -> list[Effect]:
         effects = self._give_place_back(found)
@@ -801,6 +822,10 @@ class Activations:
         following = request.following if isinstance(request, Release) else ""
         moved: list[Effect] = [Note("moved", f"{found.name} {following}")] if following and answer.done else []
         return [Gone(found.name, following, answer.epoch), *moved, *self._admit()]
+
+
+def _renewal(found: _Activation) -> list[Effect]:
+    return [Renew(found.name)] if found.behind and found.phase is Phase.ACTIVE else []
 
 
 def _check_size(name: str, state: bytes) -> None:

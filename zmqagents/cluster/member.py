@@ -54,6 +54,7 @@ from .observers import Observers
 from .placement import MemberInfo, Placement, info_of, record_of
 from .steward import (
     Answered,
+    Barred,
     Beaten,
     Declared,
     Event,
@@ -128,9 +129,11 @@ class Member:
         self._info = info
         self._clock = clock
         self._has_joined = False
+        self._writes = 0  # no request of a lower form of records is without an answer; 0: no form is known
         self._looked = float("-inf")
         self._leaving_since: float | None = None
         self._is_full = False
+        self.barred = ""  # why Redis does not let this host join again
         self._troubled_since: float | None = None  # nothing gets through to Redis
         self.activations = Activations(info.incarnation, self.observers, clock)
 
@@ -159,7 +162,7 @@ class Member:
     def describe(self, info: MemberInfo) -> None:
         """What this host says of itself from the next beat on."""
         self._info = replace(info, incarnation=self.incarnation)
-        self._steward.describe(record_of(self._info), draining=info.draining)
+        self._steward.describe(record_of(self._info), draining=info.draining, writes=self._writes)
 
     def leave_dead(self) -> list[HostEffect]:
         """After `Died`: release what is left, and join anew when that is done."""
@@ -262,12 +265,16 @@ class Member:
             return self._on_trouble(event)
         if isinstance(event, ToldDead):
             return self._on_told_dead(event)
+        if isinstance(event, Barred):
+            self.barred = event.reason
+            return []
         return self._on_rejoined(event)
 
     def _on_beat(self, event: Beaten) -> list[HostEffect]:
         rows = [row for row in event.beat.members if row.incarnation != self.incarnation]
         had_lapsed = self.lease.state(self._clock()) is LeaseState.LAPSED
         self.lease.taken(event.sent_at)
+        self._write(event.beat.form)
         self.observers.saw(rows, event.beat.now_us, event.sent_at, event.came_at)
         before = self.placement.members
         infos = map(info_of, event.beat.members)
@@ -284,6 +291,14 @@ class Member:
             return self.carry(self.activations.look_again()) if had_lapsed else []
         self._has_joined = True
         return [Joined(self.incarnation)]
+
+    def _write(self, form: int) -> None:
+        """Records are to be written in this form. A lower one than before: Redis has lost that it was raised."""
+        if form > self._writes and self.activations.write(form):
+            self._writes = form
+            self.describe(self._info)
+            if self._has_joined:
+                self._steward.beat_soon()  # whoever has raised it waits for the word of all
 
     def _on_located(self, event: Answered) -> list[HostEffect]:
         found = event.answer
@@ -333,7 +348,7 @@ class Member:
         return effects
 
     def _on_rejoined(self, event: Rejoined) -> list[HostEffect]:
-        self._has_joined = False
+        self._has_joined, self.barred = False, ""
         self.lease = Lease(self._identity.lease_s)
         self.activations = Activations(event.incarnation, self.observers, self._clock, former=self.activations)
         self.describe(self._info)

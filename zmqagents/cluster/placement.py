@@ -19,13 +19,17 @@ from dataclasses import asdict, dataclass, field
 from ..checks import check_host
 from ..errors import ConfigError
 from ..store.cluster import MemberRow
+from ..store.forms import UNKNOWN, Forms
 
 __all__ = ["MemberInfo", "Placement", "info_of", "record_of", "shown_labels"]
 
 
 @dataclass(frozen=True)
 class MemberInfo:
-    """A member, as it describes itself. ``classes``: each class that it runs, with its state version."""
+    """A member, as it describes itself. ``classes``: each class that it runs, with its state version.
+
+    ``forms``: of records, that it reads; ``writes``: the one that it writes, 0 for none yet.
+    """
 
     incarnation: str
     address: str
@@ -38,6 +42,8 @@ class MemberInfo:
     number: int | None = None
     figures: Mapping[str, int] = field(default_factory=dict)  # counts since its start, for people
     needs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the labels that some of its classes ask for
+    forms: Forms = UNKNOWN
+    writes: int = 0
 
     def takes(self, cls: str, version: int, labels: Mapping[str, str] | None = None) -> bool:
         """Whether an agent of this class, state version and labels may be placed here."""
@@ -73,7 +79,7 @@ def info_of(row: MemberRow) -> MemberInfo | None:
             {str(key): int(value) for key, value in said["classes"].items()},
             float(said["load"]), row.draining, row.lease_left_us / 1e6, row.number,
             {str(key): int(value) for key, value in said.get("figures", {}).items()},
-            {str(key): dict(value) for key, value in said.get("needs", {}).items()},
+            {str(key): dict(value) for key, value in said.get("needs", {}).items()}, row.forms, row.writes,
         )  # fmt: skip
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ConfigError):
         return None  # something else has written there

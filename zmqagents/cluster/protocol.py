@@ -24,6 +24,9 @@ get_agent_list  cluster: True, prefix, after, most. An `AgentPage`
 get_event_list  after, most. An `EventPage`
 move_agent      id, to: a server id, an address, or nothing. A `WhereRow` when it is done. Needs the role admin
 drain_host      grace_s. True at once; then the host gives its agents away and ends. Needs the role admin
+upgrade_records step, form, after: one step of bringing all records to another form, see `store.forms`. A `FormsRow`
+                for "look", "raise" and "settle", which say what is so afterwards; for "rewrite" a `RewrittenRow`, for
+                one page. Needs the role admin
 ==============  ======================================================================================================
 
 ``get_server_info`` has ``cluster``: the name and the figures of this member, None on a host without a cluster.
@@ -56,7 +59,10 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-__all__ = ["AgentPage", "AgentRow", "EventPage", "EventRow", "HostRow", "ReminderRow", "WhereRow"]
+__all__ = [
+    "AgentPage", "AgentRow", "EventPage", "EventRow", "FormsRow", "HostRow", "ReaderRow", "ReminderRow", "RewrittenRow",
+    "WhereRow",
+]  # fmt: skip
 
 
 class ReminderRow(TypedDict):
@@ -88,7 +94,8 @@ class HostRow(TypedDict):
     """One member, as it has described itself with its last beat.
 
     ``state``: held, lapsed or draining. ``lease_left``: the part of its lease that is left, 0 to 1. ``agents``: of the
-    cluster. ``figures``: counts since its start, among them claims, fenced, relayed, saves.
+    cluster. ``figures``: counts since its start, among them claims, fenced, relayed, saves. ``forms``: the oldest and
+    the newest form of records that it reads; ``writes``: the one that it writes, 0 if it has just joined.
     """
 
     incarnation: str
@@ -104,6 +111,8 @@ class HostRow(TypedDict):
     running: int
     capacity: int
     figures: dict[str, int]
+    forms: list[int]
+    writes: int
 
 
 class AgentRow(TypedDict):
@@ -122,8 +131,37 @@ class AgentPage(TypedDict):
     following: str
 
 
+class ReaderRow(TypedDict):
+    """A member, and the forms of records that it knows; see `HostRow`. ``reads`` is [0, 0] where that is not known."""
+
+    incarnation: str
+    server_id: str
+    address: str
+    version: str
+    state: str
+    lease_s: float
+    reads: list[int]
+    writes: int
+
+
+class FormsRow(TypedDict):
+    """``form``: that records are written in; ``former``: the oldest that one may have; ``hosts``: all members."""
+
+    form: int
+    former: int
+    hosts: list[ReaderRow]
+
+
+class RewrittenRow(TypedDict):
+    """So many records were looked at, so many were older; ``following`` is the option ``after`` of the next page."""
+
+    seen: int
+    rewritten: int
+    following: str
+
+
 class EventRow(TypedDict):
-    """What has happened to a member or an agent: ``kind`` is joined, draining, died, moved or fenced."""
+    """What has happened: ``kind`` is joined, draining, died, moved, fenced, or upgraded (all records)."""
 
     id: str
     time_s: float  # since 1970, by Redis's clock

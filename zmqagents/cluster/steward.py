@@ -30,13 +30,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
-from ..errors import StoreError, StoreFull, StoreUnavailable
+from ..errors import ConfigError, StoreError, StoreFull, StoreUnavailable
 from ..store.cluster import Answer, Beat, Claim, ClusterRecords, Delete, Locate, Release, Request, Save
 from .lease import BEATS, PATIENCE_S, boot_time
 
 __all__ = [
-    "Answered", "Beaten", "Declared", "Event", "Identity", "MissedBeat", "Rejoined", "ServerChanged", "Steward",
-    "Told", "ToldDead", "Trouble",
+    "Answered", "Barred", "Beaten", "Declared", "Event", "Identity", "MissedBeat", "Rejoined", "ServerChanged",
+    "Steward", "Told", "ToldDead", "Trouble",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ MAX_COMMANDS = 64
 MAX_BYTES = 1 << 20
 RETRY_S = 0.2
 CLOSE_S = 2.0
+BARRED_S = 5.0
 
 
 class Identity(NamedTuple):
@@ -86,6 +87,12 @@ class Rejoined(NamedTuple):
     incarnation: str
 
 
+class Barred(NamedTuple):
+    """Redis does not let the host join again, for this reason; it asks again after `BARRED_S`."""
+
+    reason: str
+
+
 class Answered(NamedTuple):
     """The answer to a request. Each request gets one, in the order in which they were sent."""
 
@@ -122,7 +129,7 @@ class Told(NamedTuple):
     answer: object
 
 
-Event = Beaten | MissedBeat | ToldDead | Rejoined | Answered | Declared | ServerChanged | Trouble | Told
+Event = Beaten | MissedBeat | ToldDead | Rejoined | Barred | Answered | Declared | ServerChanged | Trouble | Told
 
 
 class _Question(NamedTuple):
@@ -161,7 +168,7 @@ class Steward:
         self._records = open_records()
         self._incarnation = ""
         self._number = 0
-        self._description: tuple[bytes, bool] = (b"", False)
+        self._description: tuple[bytes, bool, int] = (b"", False, 0)
         self._beat_soon = threading.Event()
         self._may_rejoin = threading.Event()
         self._ending = threading.Event()
@@ -197,10 +204,13 @@ class Steward:
         for thread in self._threads:
             thread.start()
 
-    def describe(self, record: bytes, *, draining: bool = False) -> None:
-        """What beats say of this member from now on. A change of ``draining`` is told at once."""
+    def describe(self, record: bytes, *, draining: bool = False, writes: int = 0) -> None:
+        """What beats say of this member from now on. A change of ``draining`` is told at once.
+
+        ``writes``: the form of records that its requests have.
+        """
         at_once = draining != self._description[1]
-        self._description = (record, draining)
+        self._description = (record, draining, writes)
         if at_once:
             self._beat_soon.set()
 
@@ -281,10 +291,10 @@ class Steward:
 
     def _beat(self, sent_at: float) -> list[Event]:
         self._number += 1
-        record, draining = self._description
+        record, draining, writes = self._description
         beat = self._beats.beat(
             self._incarnation, self._number, lease_s=self._who.lease_s, draining=draining, start=self._who.start,
-            record=record,
+            record=record, writes=writes,
         )  # fmt: skip
         if not beat.alive:
             return [ToldDead(self._incarnation)]
@@ -295,10 +305,17 @@ class Steward:
         while not self._may_rejoin.wait(PATIENCE_S):
             self._deliver([ToldDead(self._incarnation)])
         self._may_rejoin.clear()
+        barred = ""
         self._ending.wait(RETRY_S)  # the next one may be told the same at once, if the start of this process is dead
         while not self._ending.is_set():
             try:
                 self._incarnation, self._number = self._new_incarnation(), 0
+            except ConfigError as exc:
+                if str(exc) != barred:
+                    barred = str(exc)
+                    log.error("%s: may not join again: %s", self._who.server_id, barred)
+                self._deliver([Barred(barred)])
+                self._ending.wait(BARRED_S)
             except StoreError:
                 self._ending.wait(RETRY_S)
             else:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .. import discovery, errors
 from ..checks import check_host
-from ..security import keys
 from ..security.roles import ActsFor
 from ..wire.addresses import endpoint_of
 from .session import REMEDY
+
+if TYPE_CHECKING:
+    from ..security.keys import KeyPair, KeyStore
 
 PROBE_S = 0.8  # a refused key is told within a second
 
@@ -72,7 +74,7 @@ class Target(NamedTuple):
             raise errors.HostUnreachable(f"no host of yours on this machine listens on {self.address}")
         if found is not None:
             return endpoint_of(self.host, self.port), () if found.server_key is None else (found.server_key,)
-        known = keys.KeyStore.open().server_keys_for(*self._keyed())
+        known = _store().server_keys_for(*self._keyed())
         if not known:
             self._check_that_somebody_listens()
             raise errors.AuthenticationError(
@@ -83,15 +85,15 @@ class Target(NamedTuple):
     def keep_keys(self, public_keys: Sequence[str]) -> None:
         """The host has told by which keys it may be known from now on. Raises ConfigError if that cannot be stored."""
         if self.port is not None:
-            keys.KeyStore.open(create=False).learn_host(*self._keyed(), public_keys)
+            _store(create=False).learn_host(*self._keyed(), public_keys)
 
     def _keyed(self) -> tuple[str, int]:
         assert self.port is not None
         return self.seed or (self.host, self.port)
 
-    def keys(self) -> keys.KeyPair:
+    def keys(self) -> KeyPair:
         """The key pair with which a host is called by TCP."""
-        store = keys.KeyStore.open()
+        store = _store()
         return store.door_keypair() if self.acts_for is not None and self.acts_for[0] else store.client_keypair()
 
     def _is_known(self) -> bool:
@@ -100,7 +102,7 @@ class Target(NamedTuple):
         assert self.port is not None
         if discovery.find_host(self.host, self.port) is not None:
             return True
-        known = keys.KeyStore.open().known_hosts()
+        known = _store().known_hosts()
         return any((host, port) == (self.host, self.port) for host, port, _ in known)
 
     def _check_that_somebody_listens(self) -> None:
@@ -114,6 +116,12 @@ class Target(NamedTuple):
             ) from None
         except OSError as exc:
             raise errors.HostUnreachable(f"{self.address}: nothing listens there ({exc}); {REMEDY}") from None
+
+
+def _store(*, create: bool = True) -> KeyStore:
+    from ..security.keys import KeyStore  # here: most clients are on the machine of their host, and need no key
+
+    return KeyStore.open(create=create)
 
 
 def target_of(address: str, *, referred: bool = False) -> Target:

@@ -82,7 +82,7 @@ class LocalServices:
         check_reminds(ticket, over=call.over)
         reminder = made_reminder(ticket, name, method, args, after, every)
         assert self._saver is not None  # a host with agents of a cluster has one
-        self._saver.keeper.remind(ticket.agent.agent_id, reminder, ticket.agent)
+        self._saver.keeper.remind(reminder, ticket)
         call.note_reminder()
 
     def fence_of(self, call: RunningCall) -> int:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -32,9 +32,19 @@ from ..process.crashes import Crashes
 from ..scheduler.effects import Effect
 from ..scheduler.records import END, AgentRecord, Ticket
 from ..wire.link import rebuild_error
-from ..wire.messages import Code, Op, Reply, error_reply
+from ..wire.messages import REMINDER, SNAPSHOT, Code, Frame, Op, Reply, error_reply
 from .answers import Answers
-from .forwarder import NO_ARGUMENTS, Forwarded, Forwarder, Outlet, request_of, snapshot_of
+from .forwarder import (
+    NO_ARGUMENTS,
+    Forwarded,
+    Forwarder,
+    Landlord,
+    Outlet,
+    landlord_of,
+    reminder_of,
+    request_of,
+    snapshot_of,
+)
 from .line import Ignored, Line
 from .nursery import Death, Nursery, Process, Upbringing
 
@@ -47,6 +57,7 @@ START_CRASHES = 5  # so often within the window a process is started again at on
 LONGEST_S = 2.0  # the longest pause before the next start: agents that do not crash wait for it as well
 OBEY_S = 1.0  # how long a call may ignore that it was cancelled, where its process is killed then
 SILENT_S = 1.0  # a process that has not answered for so long is called silent
+MAX_REMEMBERED = 1024  # agents that have crashed and left
 WELCOME_S = 5.0  # for the first answer of a process that listens, and runs nothing yet
 
 
@@ -65,6 +76,7 @@ class Yard(Outlet, Protocol):
     poller: Any
     beside: dict[int, Callable[[int, int], object]]  # by descriptor: what to call when it is ready
     closing: bool  # no process is started any more
+    crashes: OrderedDict[str, Crashes]  # of agents of a cluster that were here: they may come back at once
 
     @property
     def nursery(self) -> Nursery:
@@ -84,19 +96,44 @@ class Yard(Outlet, Protocol):
 class Resident:
     """One agent of a child: how it is made, and the calls that are held until it is."""
 
-    __slots__ = ("crashes", "held", "here", "make", "record", "state")
+    __slots__ = ("crashes", "held", "here", "make", "number", "record", "state")
 
-    def __init__(self, record: AgentRecord, make: Call) -> None:
+    def __init__(self, record: AgentRecord, make: Call, crashes: Crashes | None = None) -> None:
         self.record = record
         self.make = make
         self.here = False  # made in the process that runs now
         self.held: dict[Ticket, None] = {}
-        self.state: Snapshot | None = None  # numbered by the process that runs now
-        self.crashes = Crashes(record.options.max_restarts, WINDOW_S)
+        self.state: Snapshot | None = None  # where nobody else keeps it
+        self.number = 0  # of the latest state of the process that runs now
+        self.crashes = crashes or Crashes(record.options.max_restarts, WINDOW_S)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its process has ended more than once lately when it had to do with the agent."""
+        return len(self.crashes) > 1
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Whether ``ticket`` waits until the agent is made."""
+        return ticket in self.held
+
+    def take_back(self) -> list[Ticket]:
+        """The calls that are held: they are no matter of this process any more."""
+        taken = [ticket for ticket in self.held if ticket.op != Op.CREATE]
+        for ticket in taken:
+            del self.held[ticket]
+        return taken
+
+    @property
+    def size(self) -> int:
+        """The bytes of the arguments that it was made with."""
+        return len(self.make.body.payload) + sum(map(len, self.make.body.buffers))
 
 
-class Child:
-    """See the module's docstring. ``own``: of the one agent that has it for itself; None: shared. A `Home`."""
+class Child(Landlord):
+    """See the module's docstring. ``own``: of the one agent that has it for itself; None: shared.
+
+    A `Landlord` of agents that are this host's alone: those of a cluster have another one.
+    """
 
     def __init__(self, yard: Yard, own: AgentOptions | None) -> None:
         self.own = own
@@ -118,14 +155,13 @@ class Child:
         return f"<Child [{self.state.name}, {len(self._agents)} agents] {self.process!r}>"
 
     @property
-    def count(self) -> int:
-        """How many agents it runs."""
-        return len(self._agents)
-
-    @property
     def load(self) -> float:
         """What speaks against another agent here: how many there are, or that it is silent."""
         return len(self._agents) if self.silent_s < SILENT_S else math.inf
+
+    def has(self, agent_id: str) -> bool:
+        """Whether an agent of this id is there, or on its way: it may be one that has been deleted."""
+        return agent_id in self._agents or any(each.record.agent_id == agent_id for each in self._to_make)
 
     @property
     def pid(self) -> int:
@@ -137,23 +173,23 @@ class Child:
         """Whether its process lives and does not answer: code in C may keep its interpreter lock."""
         return self.silent_s >= SILENT_S
 
-    @property
-    def agents(self) -> list[AgentRecord]:
-        """Those that it runs, or will."""
-        return [resident.record for resident in self._agents.values()]
-
     # ------------------------------------------------------------ as a home
 
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``, now or when its process and its agent are there."""
         record = ticket.agent
         if ticket.op == Op.CREATE:
-            resident = Resident(record, request_of(ticket, self._yard.dispatcher))
+            crashes = self._yard.crashes.pop(record.agent_id, None)
+            resident = Resident(record, request_of(ticket, self._yard.dispatcher), crashes)
+            refusal = self._keep_arguments(resident)
+            if refusal is not None:
+                self._yard.later(lambda: self._end(ticket, refusal))
+                return
             self._agents[record.agent_id] = resident
             school = self._school
-            if self.state is State.UP and self._forwarder is not None and school is not None and school.is_over:
-                resident.here = True
-                self._forwarder.start(ticket)
+            is_ready = self.state is State.UP and school is not None and school.is_over
+            if is_ready and not (crashes and (self._to_make or crashes.too_many(self._yard.clock()))):
+                self._make(resident, ticket)
                 return
         else:
             resident = self._agents[record.agent_id]
@@ -176,6 +212,31 @@ class Child:
         else:
             self._ensure(0.0)
 
+    def _keep_arguments(self, resident: Resident) -> errors.HostBusy | None:
+        """Count what is kept of an agent to make it again; the error if that is more than its user may have.
+
+        Not of an agent of a cluster: that is in Redis as well, and short.
+        """
+        if resident.record.epoch:
+            return None
+        shares, account, size = self._yard.dispatcher.shares, resident.record.account, resident.size
+        share, taken = shares.made_bytes, shares.everybody.made_bytes
+        if share.refuses(account.made_bytes, taken + size):
+            return errors.HostBusy(f"{resident.record.agent_id}: {share.reason(account.made_bytes, taken)}")
+        resident.record.keep_arguments(size)
+        return None
+
+    def _make(self, resident: Resident, ticket: Ticket) -> None:
+        """Make an agent for the first time."""
+        if self._line is not None and self._forwarder is not None:
+            resident.here = True
+            _give_state(self._line, resident)
+            self._forwarder.start(ticket)
+
+    def lodging(self, record: AgentRecord) -> Resident:
+        """Where an agent stands that this process runs, or is to run."""
+        return self._agents[record.agent_id]
+
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """No caller waits for ``ticket`` any more."""
         resident = self._agents.get(ticket.agent.agent_id)
@@ -191,10 +252,13 @@ class Child:
         """Drop agents that are deleted, and the process if it was of one alone."""
         for record in records:
             self._yard.forget(record)
+            record.keep_arguments(0)
             resident = self._agents.get(record.agent_id)
             if resident is None or resident.record is not record:
                 continue
             del self._agents[record.agent_id]
+            if record.epoch and len(resident.crashes):
+                _remember(self._yard.crashes, resident)
             if self.own is not None:
                 self.end("its agent was deleted")
             elif resident.here:  # it has no hooks, or their call was cancelled before it began
@@ -210,6 +274,14 @@ class Child:
     def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
         """None of its calls runs in a thread of this host; but one that was started there before has its end."""
         return self._yard.dispatcher.on_done(ticket, reply, self._yard.clock())
+
+    def keep(self, record: AgentRecord, state: Snapshot, ticket: Ticket | None) -> None:
+        """Keep the state of an agent, for the process that comes after this one."""
+        self._agents[record.agent_id].state = state
+
+    def state_of(self, record: AgentRecord) -> Snapshot | None:
+        """The state that was kept last."""
+        return self._agents[record.agent_id].state
 
     def _is_listed(self, record: AgentRecord) -> bool:
         """Whether an agent is not deleted."""
@@ -242,7 +314,7 @@ class Child:
         if process is self.process:
             yard = self._yard
             self._line = Line(path, yard.poller, yard.beside, ready=self._on_ready, cut=self._on_cut, later=yard.later)
-            self._forwarder = Forwarder(self._line, yard, self.keep)
+            self._forwarder = Forwarder(self._line, yard, self.on_told)
         return []
 
     def _on_ready(self) -> None:
@@ -262,10 +334,19 @@ class Child:
         began, self.state = self.state is not State.UP, State.UP
         now = self._yard.clock()
         for resident in list(self._agents.values()):
-            if not resident.record.made:
-                self._go_on(resident)
-            elif began and not resident.crashes.too_many(now):
+            if began and resident.record.made and not resident.crashes.too_many(now):
                 self._make_again(resident)
+        self._make_new()
+
+    def _make_new(self) -> None:
+        """Let agents be made for the first time that were held.
+
+        What may have ended the process waits until all others are made again: if it does so once more, it is alone.
+        """
+        for resident in list(self._agents.values()):
+            is_due = not (self._to_make and len(resident.crashes))
+            if is_due and not (resident.record.made or resident.here):
+                self._go_on(resident)
 
     @property
     def _being_made(self) -> Sequence[Resident]:
@@ -279,16 +360,10 @@ class Child:
                 self._tell_to_make(resident)
 
     def _tell_to_make(self, resident: Resident) -> None:
-        line, state = self._line, resident.state
-        if line is None:
-            return
-        if state is not None:
-            payload, *buffers = state.frames
-            resident.state = state = state._replace(number=0)  # this process counts anew
-            options = {"id": resident.record.agent_id, "number": state.number, "version": state.version}
-            line.ask(Call("", Op.STATE, Encoded(payload, buffers, ()), 0, options, None, None), Ignored())
-        make = _again(resident.make)
-        line.ask(make, _Remade(self, resident, make))
+        if self._line is not None:
+            _give_state(self._line, resident)
+            make = _again(resident.make)
+            self._line.ask(make, _Remade(self, resident, make))
 
     def _on_cut(self) -> None:
         """Its connection has ended, as it does when the process ends: that comes next, and tells why."""
@@ -353,15 +428,18 @@ class Child:
 
     # ------------------------------------------------------------ agents
 
-    def remade(self, resident: Resident, reply: Reply) -> None:
+    def on_remade(self, resident: Resident, reply: Reply) -> None:
         """An agent is made again, or could not be."""
         self._to_make.pop(resident, None)
         self._one_by_one = self._one_by_one and bool(self._to_make)
         if self._one_by_one:
             self._tell_to_make(next(iter(self._to_make)))
+        elif not self._to_make:
+            self._make_new()
         if self._agents.get(resident.record.agent_id) is not resident:  # it was deleted meanwhile
             self._tell_to_delete(resident.record, hooks=True)
             return
+        self._yard.carry_out(landlord_of(resident.record).remade(resident.record, reply))
         if not reply.code:
             self._go_on(resident)
             return
@@ -377,12 +455,15 @@ class Child:
         resident.here = True
         held, resident.held = resident.held, {}
         for ticket in held:
-            assert self._forwarder is not None
-            self._forwarder.start(ticket)
+            if ticket.op == Op.CREATE:
+                self._make(resident, ticket)
+            else:
+                landlord_of(ticket.agent).start(ticket)  # it may see a reason not to begin that was none before
 
     def _give_up(self, resident: Resident, ticket: Ticket) -> None:
+        count = len(resident.crashes)
         text = (
-            f"{resident.record.agent_id}: its process has ended {len(resident.crashes)} times within {WINDOW_S:g} s "
+            f"{resident.record.agent_id}: its process has ended {count} time{'s' * (count != 1)} within {WINDOW_S:g} s "
             f"(max_restarts={resident.crashes.limit}), and is not started again before some of these are older"
         )
         self._yard.later(lambda: self._end(ticket, errors.AgentCrashed(text)))
@@ -393,14 +474,18 @@ class Child:
         self._done(ticket, error_reply(error, **where))
 
     def _done(self, ticket: Ticket, reply: Reply) -> None:
-        yard = self._yard
-        yard.carry_out(yard.dispatcher.on_done(ticket, reply, yard.clock()))
+        self._yard.carry_out(landlord_of(ticket.agent).given_up(ticket, reply))
 
-    def keep(self, agent_id: str, state: Snapshot) -> None:
-        """Keep the state of an agent, for the process that comes after this one."""
-        resident = self._agents.get(agent_id)
-        if resident is not None and (resident.state is None or state.number > resident.state.number):
-            resident.state = state
+    def on_told(self, record: AgentRecord, what: int, body: Sequence[Frame], ticket: Ticket | None) -> None:
+        """The process tells the state of an agent, or a reminder; ``ticket``: see `Landlord`."""
+        resident, landlord = self._agents.get(record.agent_id), landlord_of(record)
+        if what == REMINDER:
+            self._yard.carry_out(landlord.remind(record, reminder_of(body), ticket))
+        elif resident is not None and resident.record is record:
+            state = snapshot_of(body)
+            if state.number > resident.number:  # else it comes late
+                resident.number = state.number
+                landlord.keep(record, state, ticket)
 
     # ------------------------------------------------------------ now and then
 
@@ -472,6 +557,23 @@ class Child:
             self._line = None
 
 
+def _give_state(line: Line, resident: Resident) -> None:
+    """Tell the process which state an agent has that is made next."""
+    resident.number = 0  # each process counts anew
+    state = landlord_of(resident.record).state_of(resident.record)
+    if state is not None:
+        payload, *buffers = state.frames
+        options = {"id": resident.record.agent_id, "number": 0, "version": state.version}
+        line.ask(Call("", Op.STATE, Encoded(payload, buffers, ()), 0, options, None, None), Ignored())
+
+
+def _remember(crashes: OrderedDict[str, Crashes], resident: Resident) -> None:
+    """An agent that has crashed leaves, and may be back at its next call."""
+    crashes[resident.record.agent_id] = resident.crashes
+    if len(crashes) > MAX_REMEMBERED:
+        crashes.popitem(last=False)
+
+
 def _crashed(death: Death) -> errors.AgentCrashed:
     error = errors.AgentCrashed(death.text)
     error.status, error.memory_mb, error.stderr = death.status, round(death.memory_mb, 1), death.stderr
@@ -537,8 +639,8 @@ class _Remade(Ignored):
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None
-        self._child.remade(self._resident, reply)
+        self._child.on_remade(self._resident, reply)
 
     def chunk(self, item: Reply) -> None:
-        if self._make.brings_state:
-            self._child.keep(self._resident.record.agent_id, snapshot_of(item.body))
+        if self._make.brings in (SNAPSHOT, REMINDER):
+            self._child.on_told(self._resident.record, self._make.brings, item.body, None)

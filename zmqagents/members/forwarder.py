@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from .. import errors
 from ..agents.context import HostServices, Progress, RunningCall
 from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.factories.made import Made
-from ..agents.state import Snapshot
+from ..agents.state import Reminder, Snapshot
 from ..codec import Encoded, pack, unpack
 from ..connection.requests import FAR_S, Call
 from ..errors import HostStopping, ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
-from ..scheduler.records import END, MAX_GIVEN_BYTES, AgentRecord, Ticket
+from ..scheduler.records import END, MANY, MAX_GIVEN_BYTES, AgentRecord, Home, Ticket
 from ..wire.messages import (
     PROGRESS,
+    REMINDER,
     SNAPSHOT,
     STREAM_WINDOW,
     Code,
@@ -40,15 +41,15 @@ from ..wire.messages import (
 from .line import Line
 
 __all__ = [
-    "NO_ARGUMENTS", "Credits", "Forwarded", "Forwarder", "Outlet", "PassOn", "Starve", "forwarded", "request_of",
-    "snapshot_of",
+    "NO_ARGUMENTS", "Credits", "Forwarded", "Forwarder", "Landlord", "Outlet", "PassOn", "Starve", "forwarded",
+    "landlord_of", "reminder_of", "request_of", "snapshot_of",
 ]  # fmt: skip
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
 NO_ARGUMENTS = pack([[], {}])
-MANY = 1 << 30  # the turn is this host's matter: there, any number of calls of an agent may run
 
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
+_BESIDE = (SNAPSHOT, REMINDER, PROGRESS)
 Starve = Callable[[Ticket, Callable[[ZmqAgentsError], None], Callable[[], bool]], list[Effect]]
 PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
 
@@ -71,15 +72,54 @@ class Outlet(Protocol):
         """Do ``step`` when what is being done is done."""
 
 
+class Landlord(Home, Protocol):
+    """The home of agents that run in a process of this host: it is told what that says of them.
+
+    ``ticket``: the call in whose turn that is, None while the agent is made again after its process had ended.
+    """
+
+    def broken_off(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """The process that ran ``ticket`` has ended; ``reply`` says how. Effects."""
+        return self.returned(ticket, reply)
+
+    def given_up(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        """No process has run ``ticket``, and none will; effects."""
+        return self.returned(ticket, reply)
+
+    def keep(self, record: AgentRecord, state: Snapshot, ticket: Ticket | None) -> None:
+        """The code of an agent has saved its state."""
+
+    def remind(self, record: AgentRecord, reminder: Reminder, ticket: Ticket | None) -> list[Effect]:
+        """The code of an agent has set a reminder, or cancelled one; before the state that this goes with. Effects."""
+        return []
+
+    def state_of(self, record: AgentRecord) -> Snapshot | None:
+        """The state with which an agent is made in a process now; None: it has none.
+
+        What the process before has not lived to see saved is gone.
+        """
+
+    def remade(self, record: AgentRecord, reply: Reply) -> list[Effect]:
+        """An agent is made again, or could not be; effects."""
+        return []
+
+
+def landlord_of(record: AgentRecord) -> Landlord:
+    """The home of an agent that runs in a process of this host."""
+    return cast(Landlord, record.home)
+
+
 class Forwarder:
     """Runs calls on one member; see the module's docstring. Belongs to the router thread.
 
-    ``keep`` takes the states of agents.
+    ``tell`` takes what the process tells of an agent in the turn of a call: `SNAPSHOT` or `REMINDER`, and the frames.
     """
 
-    def __init__(self, line: Line, outlet: Outlet, keep: Callable[[str, Snapshot], None]) -> None:
+    def __init__(
+        self, line: Line, outlet: Outlet, tell: Callable[[AgentRecord, int, Sequence[Frame], Ticket], None]
+    ) -> None:
         self._line = line
-        self._keep = keep
+        self.tell = tell
         self._outlet = outlet
         self._sent: dict[Ticket, int] = {}
         self._seen = 0  # the last request that code in the process has made
@@ -156,7 +196,15 @@ class Forwarder:
         outlet = self._outlet
         self._sent.pop(ticket, None)
         outlet.note_end(ticket)
-        outlet.carry_out(outlet.dispatcher.on_done(ticket, reply, outlet.clock()))
+        outlet.carry_out(landlord_of(ticket.agent).returned(ticket, reply))
+
+    def break_off(self, ticket: Ticket, error: ZmqAgentsError) -> None:
+        """The process has ended before ``ticket`` did."""
+        outlet = self._outlet
+        self._sent.pop(ticket, None)
+        outlet.note_end(ticket)
+        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+        outlet.carry_out(landlord_of(ticket.agent).broken_off(ticket, error_reply(error, **where)))
 
     def is_end(self, reply: Reply) -> bool:
         """Whether the process says that it stops, and this host has not told it to: it tells how when it has ended."""
@@ -165,8 +213,7 @@ class Forwarder:
     def fail(self, error: ZmqAgentsError) -> None:
         """The process has ended: so do the calls that were told that it stops."""
         for ticket in self.sent:
-            where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
-            self.done(ticket, error_reply(error, **where))
+            self.break_off(ticket, error)
 
     def item(self, ticket: Ticket, number: int, body: Sequence[Frame]) -> None:
         """One item of a stream."""
@@ -175,10 +222,6 @@ class Forwarder:
         sender = ticket.context.sender if ticket.context is not None else None
         if sender is not None and sender.spend():
             outlet.carry_out(outlet.starve(ticket, lambda error: self._starved(ticket, error), _never))
-
-    def keep(self, ticket: Ticket, body: Sequence[Frame]) -> None:
-        """Take the state of an agent, as a call has left it."""
-        self._keep(ticket.agent.agent_id, snapshot_of(body))
 
     def _starved(self, ticket: Ticket, error: ZmqAgentsError) -> None:
         """The reader of a stream will never take what stands in its way."""
@@ -211,22 +254,18 @@ class _Run:
             self._forwarder.done(self._ticket, reply)
 
     def fail(self, error: Exception) -> None:
-        ticket = self._ticket
         known = error if isinstance(error, ZmqAgentsError) else errors.CallLost(str(error))
-        where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
-        self._forwarder.done(ticket, error_reply(known, **where))
+        self._forwarder.break_off(self._ticket, known)
 
     def chunk(self, item: Reply) -> None:
-        if self._call.brings_state:
-            self._forwarder.keep(self._ticket, item.body)
-            return
-        if self._call.brings_progress:
-            context = self._ticket.context
-            if context is not None:
-                context.tell(Progress(*unpack(item.body[0])))
-            return
-        number, self._items = self._items, self._items + 1
-        self._forwarder.item(self._ticket, number, item.body)
+        ticket, brings = self._ticket, self._call.brings
+        if not brings:
+            number, self._items = self._items, self._items + 1
+            self._forwarder.item(ticket, number, item.body)
+        elif brings != PROGRESS:
+            self._forwarder.tell(ticket.agent, brings, item.body, ticket)
+        elif ticket.context is not None:
+            ticket.context.tell(Progress(*unpack(item.body[0])))
 
 
 def _learned(record: AgentRecord, reply: Reply) -> Reply:
@@ -277,6 +316,13 @@ def snapshot_of(body: Sequence[Frame]) -> Snapshot:
     return Snapshot(number, version, tuple(map(bytes, frames)))
 
 
+def reminder_of(body: Sequence[Frame]) -> Reminder:
+    """A reminder in a CHUNK of a member."""
+    head, *frames = body
+    name, after_s, every_s, method = unpack(head)
+    return Reminder(name, after_s, every_s, method, tuple(map(bytes, frames)))
+
+
 _ELSEWHERE = object()  # stands for the object of an agent, which is in another process
 
 
@@ -289,10 +335,11 @@ class Forwarded(Call):
 
     Its code may have made calls without waiting for them, which travel over another connection. So the member says by
     CHUNK which request of its own was the last: ``behind``, 0 for none. Those must come before the end of the call.
-    Another CHUNK ``brings_state``: the agent's, as the call leaves it; a third one ``brings_progress``.
+    ``brings`` says what another CHUNK has: `SNAPSHOT` the agent's state, as the call leaves it, `REMINDER`, `PROGRESS`;
+    0: it is an item of a stream.
     """
 
-    __slots__ = ("behind", "brings_progress", "brings_state")
+    __slots__ = ("behind", "brings")
 
     def __init__(
         self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any], deadline: float | None
@@ -305,8 +352,8 @@ class Forwarded(Call):
 
     def takes(self, number: int) -> bool:
         """Note the item of a stream that has come, or what `behind` is to be."""
-        self.brings_state, self.brings_progress = number == SNAPSHOT, number == PROGRESS
-        if self.brings_state or self.brings_progress:
+        self.brings = number if number in _BESIDE else 0
+        if self.brings:
             return True
         if self.flags & Flag.STREAM:
             return super().takes(number)
@@ -317,12 +364,15 @@ class Forwarded(Call):
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     """The CALL that runs ``ticket`` on a member."""
     record = ticket.agent
-    options: dict[str, Any] = {"task": ticket.task_id}
+    options: dict[str, Any] = {"task": ticket.task_id, "user": ticket.account.key}
     agent, method = record.agent_id, ticket.name
     if ticket.op == Op.CREATE:
         agent = ""
         options |= {"class": record.spec.name, "id": record.agent_id, "max_concurrency": MANY}
         options["persist"] = record.options.persist
+        if record.epoch:  # of a cluster: where one call has the turn at a time, its code may set reminders
+            crowded = record.options.max_concurrency > 1 or record.options.reentrant
+            options |= {"epoch": record.epoch, "reentrant": crowded}
         if record.ours:
             options["either"] = dict.fromkeys(record.ours, "")
     elif ticket.op == Op.MEMORY:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..execution.runner import AgentHost
     from ..execution.threads import WorkerPool
     from ..process import children
+    from ..process.crashes import Crashes
     from .child import Child
     from .forwarder import PassOn, Starve
     from .nursery import Hatch, Nursery
@@ -85,6 +86,7 @@ class Members:
         self.closing = False
         self._end_by = 0.0  # see `begin_end`
         self.directory: LocalDirectory[Child] = LocalDirectory()
+        self.crashes: OrderedDict[str, Crashes] = OrderedDict()  # of agents that may come back, see `Yard`
         self.restarts = 0  # of processes that have ended by themselves, or were ended for their memory
         self._nursery: Nursery | None = None  # until an agent has a process
         self._config = dispatcher.config
@@ -106,6 +108,8 @@ class Members:
             self.room = Room(
                 dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
                 starve=starve, tell=tell, clock=clock, begin=begin or pool.start,
+                house=lambda record: self._house(record, dispatcher.calls.host.account),
+                apart=lambda: (self.processes, len(self.running)),
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -146,7 +150,9 @@ class Members:
         """
         self.poller = poller
         config, key = self._config, self.dispatcher.seals.key
-        self._parent = Parent(config.server_id, bound.address, bound.ipc, key, config.takes_pickles, config.grace_s)
+        self._parent = Parent(
+            config.server_id, bound.address, bound.ipc, key, config.takes_pickles, config.grace_s, config.cluster
+        )
         if self.room is not None:
             try:
                 self.room.open(bound.address, bound.ipc)
@@ -160,7 +166,8 @@ class Members:
 
     def note_end(self, ticket: Ticket) -> None:
         """The code of ``ticket`` has returned: a call that it had made may come later all the same."""
-        del self.running[ticket.task_id]
+        if self.running.get(ticket.task_id) is ticket:  # else it came again, to a later activation of its agent
+            del self.running[ticket.task_id]
         if ticket.ended is not None:
             self._over[ticket.task_id] = ticket
             if len(self._over) > MAX_OVER:
@@ -178,27 +185,46 @@ class Members:
 
     def settle(self, record: AgentRecord, payer: Account) -> None:
         """Give a new agent of ``payer`` its home. Raises ConfigError, HostBusy."""
+        record.live_at(self._house(record, payer))
+
+    def _house(self, record: AgentRecord, payer: Account) -> Child:
+        """The process that is to run a new agent of ``payer``. Raises ConfigError, HostBusy."""
         config = self._config
         isolation = record.options.isolation or config.isolation
         check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
         options = record.options.settled(isolation)
-        shared = self._shared
-        best = least_loaded([child.load for child in shared], config.pool_size) if isolation == "pool" else None
-        child = self._new_child(record, options, payer) if best is None else shared[best]
-        record.live_at(child)
+        # Code of a former agent of this id may run on in a process: there it is in the way of this one.
+        shared = [child for child in self._shared if not child.has(record.agent_id)] if isolation == "pool" else []
+        loads = [child.load for child in shared]
+        best = least_loaded(loads, config.pool_size - (len(self._shared) - len(shared)))
+        if best is None:
+            best = self._room_for_child(payer, loads)
+        child = self._new_child(record, options) if best is None else shared[best]
         self.directory.put(record.agent_id, child)
+        return child
 
-    def _new_child(self, record: AgentRecord, options: AgentOptions, payer: Account) -> Child:
-        from .child import Child  # here, see `nursery`
+    def _room_for_child(self, payer: Account, loads: Sequence[float]) -> int | None:
+        """None: there may be one more child. If not, one of the shared ones takes the agent, whose ``loads`` these are.
 
+        Raises HostBusy.
+        """
         children, share = self._children, self.dispatcher.shares.children
         for child in [each for each in children if each.process is None and not self._is_needed(each)]:
             del children[child]
         owners = [each and each.account for child, each in children.items() if self._is_needed(child)]
-        if share.refuses(held := owners.count(payer), len(owners)):
+        if not share.refuses(held := owners.count(payer), len(owners)):
+            return None
+        best = least_loaded(loads, len(loads))
+        if best is None:
             raise errors.HostBusy(share.reason(held, len(owners)))
+        return best
+
+    def _new_child(self, record: AgentRecord, options: AgentOptions) -> Child:
+        from .child import Child  # here, see `nursery`
+
+        children = self._children
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record

@@ -23,7 +23,7 @@ from ..config import Parent
 from ..connection.connection import Connection, take_place
 from ..connection.requests import Plain
 from ..connection.target import Target
-from ..errors import ConfigError, ZmqAgentsError
+from ..errors import ZmqAgentsError
 from ..execution.event_loop import EventLoop
 from ..execution.gate import Wait, begin_wait
 from ..execution.lifecycle.saving import StateSaver
@@ -33,7 +33,7 @@ from ..models.configs import ModelConfigs
 from ..scheduler.records import Ticket
 from ..scheduler.seals import Seals
 from ..wire.link import Sink, rebuild_error
-from ..wire.messages import SNAPSHOT, Flag, Kind, Place, Reply, Waits
+from ..wire.messages import REMINDER, SNAPSHOT, Flag, Kind, Place, Reply, Waits
 from .board import Board
 
 __all__ = ["ParentConnection", "ParentKeeper", "ParentServices"]
@@ -114,9 +114,11 @@ class ParentKeeper:
         elif isinstance(call.host, ParentServices):
             call.host.send_state(call, snapshot)
 
-    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
-        """Refuse it: agents of a cluster run in threads of their host."""
-        raise ConfigError(f"{agent_id} runs in a process of its own, where no reminder can be set")
+    def remind(self, reminder: Reminder, ticket: Any) -> None:
+        """Send a reminder to the parent, ahead of the state that it goes with."""
+        services = ticket.context.host
+        assert isinstance(services, ParentServices)
+        services.send_reminder(ticket, reminder)
 
     def last(self, agent_id: str) -> Snapshot | None:
         """What the parent has given back; once, for the agent that is made now."""
@@ -216,6 +218,11 @@ class ParentServices(LocalServices):
         """Send the state of an agent to the parent, ahead of the end of ``call``. `Forwarded` takes it."""
         head = pack([snapshot.number, snapshot.version])
         self._router.note(call.ticket, SNAPSHOT, (head, *snapshot.frames))
+
+    def send_reminder(self, ticket: Ticket, reminder: Reminder) -> None:
+        """Send a reminder that the code of a call sets to the parent. `Forwarded` takes it."""
+        head = pack([reminder.name, reminder.after_s, reminder.every_s, reminder.method])
+        self._router.note(ticket, REMINDER, (head, *reminder.frames))
 
     def giving_back(self, call: RunningCall) -> AbstractContextManager[None]:
         """The slot is given back within this block, and taken again at its end. Raises what speaks against a wait."""

@@ -195,7 +195,8 @@ class Admission:
         """
         if call.agent != "":
             return self._of_cluster(peer, call, call.agent)
-        if call.method in _OF_CLUSTER and str(call.options.get("id")).startswith(CLUSTER):
+        is_far = self._config.parent is None  # a process runs agents of a cluster for its host, which knows all others
+        if is_far and call.method in _OF_CLUSTER and str(call.options.get("id")).startswith(CLUSTER):
             return self._of_cluster(peer, call, call.options["id"])
         if call.method in self._own:
             record, method = self._own[call.method]
@@ -251,6 +252,8 @@ class Admission:
         record = AgentRecord(name, spec, options, now, ours, self._calls.meters.of_class(spec.name))
         if (options.isolation or config.isolation) != "thread" and config.parent is None:
             self._settle(record, payer)
+        if config.parent is not None and type(epoch := call.options.get("epoch")) is int:
+            record.be_activation(epoch)
         return record
 
 

@@ -95,8 +95,8 @@ class Calls:
         self.meters = Meters()
         self._made = 0  # agents, so far
         self._ends = itertools.count(1)  # calls of the host's own
-        self._host = Peer("host")  # makes the calls that begin and end agents
-        self._host.leave()  # and reads no answers
+        self.host = Peer("host")  # makes the calls that begin and end agents
+        self.host.leave()  # and reads no answers
         self.ending = 0  # agents that are deleted, and whose hooks have not run
         self.shares = Shares(config)
         self.slots = Slots(self.shares.slots)
@@ -143,7 +143,7 @@ class Calls:
 
     def begin_agent(self, record: AgentRecord, body: Sequence[Frame], effects: list[Effect], now: float) -> Ticket:
         """Make an agent that no call asks for by itself; all its calls queue behind that."""
-        ticket = _own_call(self._host, next(self._ends), record, Op.CREATE, body, Op.CREATE, None, now)
+        ticket = _own_call(self.host, next(self._ends), record, Op.CREATE, body, Op.CREATE, None, now)
         self.add_agent(ticket)
         self.open(ticket, now, effects)
         return ticket
@@ -179,6 +179,7 @@ class Calls:
 
     def enqueue(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """A parked ``ticket`` has all its arguments: let it run, or queue it for its turn."""
+        ticket.read_in_thread()
         if self.traces is not None:
             self.traces.unparked(ticket, now)
         if ticket.turn or ticket.agent.try_to_seat(ticket):  # it has one if it makes the agent
@@ -496,7 +497,7 @@ class Calls:
         """Note the call that will run the hooks of a deleted agent."""
         method = record.spec.end
         assert method is not None
-        ticket = _own_call(self._host, next(self._ends), record, method.name, (), END, method, now)
+        ticket = _own_call(self.host, next(self._ends), record, method.name, (), END, method, now)
         ticket.pay_by(record.account)
         self.book(ticket)
         self.ending += 1

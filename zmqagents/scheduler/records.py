@@ -17,15 +17,15 @@ from ..agents.context import RunningCall
 from ..agents.options import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec, away, unhurried
 from ..agents.timing import Pace
-from ..codec import unpack
+from ..codec import SHORT_BYTES, unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..telemetry.meters import ClassMeters, Meters
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
 from .shares import Account, FairQueue
 
 __all__ = [
-    "END", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer", "State",
-    "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
+    "END", "MANY", "TICKS", "AgentRecord", "Alarm", "Counters", "DrainEnd", "Home", "Idle", "ParkedFetch", "Peer",
+    "State", "Ticket", "Timed", "Unfinished", "bytes_of_ids", "left_over", "phase",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ TICKS = "tick-"  # what the task ids of calls that reminders make begin with, se
 _NOBODY = Account()
 MAX_GIVEN_BYTES = 1 << 40  # they come from the host that has started this one
 ID_BYTES = 256  # what a task id of up to 255 characters costs in one table
+MANY = 1 << 30  # calls of one agent at a time in a process that runs it for its host, which has the turn
 MAX_PAST_LEGS = 65_536  # that are remembered of one member; beyond it the oldest is forgotten
 COUNTED_AHEAD = 100  # the text of a time-out counts the queued calls ahead up to this
 
@@ -244,7 +245,8 @@ class AgentRecord:
 
     __slots__ = (
         "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
-        "home", "instance", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought", "spec",
+        "home", "instance", "kept_bytes", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought",
+        "spec",
     )  # fmt: skip
 
     def __init__(
@@ -264,6 +266,7 @@ class AgentRecord:
         self.epoch = 0  # of its activation, in a cluster
         self.number = 0  # among all agents that were made
         self.account = _NOBODY  # of the user that has made it
+        self.kept_bytes = 0  # of the arguments that it was made with, see `keep_arguments`
         self.client: Peer | None = None  # it goes with this one
         self.made = False  # its __init__ has returned
         self.holders: list[Ticket] = []  # calls that have the turn, in no order
@@ -341,9 +344,10 @@ class AgentRecord:
         ticket.seat = -1
         ticket.turn = False
 
-    def live_at(self, home: Home) -> None:
+    def live_at(self, home: Home, epoch: int = 0) -> None:
         """Have its calls run at ``home``, beside this process, which is decided before the first of them."""
         self.home = home
+        self.epoch = epoch
         self.away = True
         self.spec = away(self.spec)
 
@@ -357,6 +361,15 @@ class AgentRecord:
         self.home = home
         self.epoch = epoch
         self.spec = unhurried(self.spec)
+
+    def keep_arguments(self, size: int) -> None:
+        """So many bytes are kept of the arguments that it was made with, which counts for the user that has made it."""
+        self.account.keep_arguments(size - self.kept_bytes)
+        self.kept_bytes = size
+
+    def be_activation(self, epoch: int) -> None:
+        """It is the activation of this number of an agent of a cluster, which the host of this process has claimed."""
+        self.epoch = epoch
 
     def end_by(self, ticket: Ticket) -> None:
         """Note the call that ends the agent. It waits for no place in the mailbox, but for all others to be gone."""
@@ -417,7 +430,7 @@ class Ticket:
             self.on_loop = agent.away
             self.pace = agent.spec.pace if op == Op.CREATE and not self.on_loop else None
         else:
-            self.on_loop = method.on_loop
+            self.on_loop = method.on_loop and (agent.away or not self.body or len(self.body[0]) <= SHORT_BYTES)
             self.pace = None if method.on_loop or method.returns == "stream" else method.pace
         self.exclusive = exclusive  # it runs in the agent's turn, not beside it
         self.deadline = deadline
@@ -478,6 +491,13 @@ class Ticket:
         given = unpack(packed, max_bytes=MAX_GIVEN_BYTES)
         self.body = body
         self.dep_replies = {task_id: reply_from_bytes(data) for task_id, data in given.items()}
+        self.read_in_thread()
+
+    def read_in_thread(self) -> None:
+        """It has all its arguments. Where these are long they are not read on the event loop, which all users share."""
+        if self.on_loop and not self.agent.away and self.method is not None and self.dep_replies:
+            given = [reply.body[0] for reply in self.dep_replies.values() if reply.body]
+            self.on_loop = all(len(payload) <= SHORT_BYTES for payload in (self.body[0], *given))
 
     def leave_thread(self) -> None:
         """From now on its code is a coroutine on the event loop."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import TYPE_CHECKING
 
 import zmq
 
 from ..errors import ConfigError
-from .keys import KeyPair
+
+if TYPE_CHECKING:
+    from .keys import KeyPair
 
 Socket = zmq.Socket[bytes]
 

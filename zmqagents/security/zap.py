@@ -12,15 +12,17 @@ import logging
 import os
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.utils import z85
 
 from ..errors import ConfigError
 from .curve import Socket
-from .keys import KeyStore
 from .roles import Role
+
+if TYPE_CHECKING:
+    from .keys import KeyStore
 
 log = logging.getLogger(__name__)
 

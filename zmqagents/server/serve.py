@@ -92,6 +92,8 @@ def build(
 
         parent = ParentConnection(config.parent)
         adopt(parent)
+        if config.parent.cluster:
+            adopt_as(f"{CLUSTER}{config.parent.cluster}", parent)
         keeper = keeper or ParentKeeper()
     broker: Broker
     if config.model_config_path is not None:
@@ -167,7 +169,8 @@ def serve(
     ``own_process``: this process is the host's alone, so it may be ended by force: see `end_timer`.
     """
     descriptors.raise_limit()
-    discovery.sweep()
+    if config.parent is None:  # else it has looked, and a start is to take no longer where many children live
+        discovery.sweep()
     broker = build(config, classes, failures=failures)
     timer = EndTimer(own_process, config.hang_limit_s)
     with _signals(broker, timer):  # before there is anything that a signal would leave behind

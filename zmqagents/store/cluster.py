@@ -23,18 +23,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError, StoreError
+from ..version import __version__
 from .cluster_scripts import ClusterScripts, cluster_scripts
+from .forms import FORMS, UNKNOWN, Forms, Rewritten
 from .redis_client import Command, RedisClient
 from .reminders import Change, Held, Polled, Row, Set, arguments_of, held_of, polled_of, rows_of
 
 __all__ = [
-    "BUCKETS", "FORMAT", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Joined",
-    "Locate", "Located", "LogEntry", "MemberRow", "Mine", "NamePage", "Other", "Outcome", "Refusal",
-    "Release", "Released", "Request", "Save", "Saved", "Unclaimed", "Verdict", "bucket_of",
+    "BUCKETS", "MAX_AGENTS", "Answer", "Beat", "Claim", "ClusterRecords", "Delete", "Deleted", "Joined",
+    "Locate", "Located", "LogEntry", "MemberRow", "Mine", "NamePage", "Other", "Outcome",
+    "RecordForms", "Refusal", "Release", "Released", "Request", "Save", "Saved", "Unclaimed", "Verdict", "bucket_of",
 ]  # fmt: skip
 
-FORMAT = 1  # the form of these records
 BUCKETS = 256
+BUCKETS_OF_PAGE = 16  # that are looked at for one page of `rewrite`: claims and saves of the host wait meanwhile
 MAX_AGENTS = 1_000_000
 # A bucket has 3,906 of a million names on average, with a deviation of 62: at 4,300 it is the cluster that is full.
 BUCKET_NAMES = MAX_AGENTS // BUCKETS * 11 // 10
@@ -49,7 +51,7 @@ def bucket_of(name: str) -> int:
 
 
 class Joined(NamedTuple):
-    """What a host learns before its first beat: Redis's time, for its incarnation, and the form of the records."""
+    """What a host learns before its first beat: Redis's time, for its incarnation, and the form that is written."""
 
     now_us: int
     form: int
@@ -60,7 +62,8 @@ class MemberRow(NamedTuple):
 
     ``number``: of its last beat; None if Redis has no record of it, and then ``lease_us`` is 0. ``lease_us``: how long
     its lease is; ``lease_left_us``: what is left of it, below 0 when it is over. ``start``: the token of the start of
-    its process. ``record``: what it says of itself, in its own bytes.
+    its process. ``record``: what it says of itself, in its own bytes. ``forms``: of records, that it reads; ``writes``:
+    the one that it writes, 0 if it has not been told yet.
     """
 
     incarnation: str
@@ -70,13 +73,15 @@ class MemberRow(NamedTuple):
     start: str
     record: bytes
     lease_us: int = 0
+    forms: Forms = UNKNOWN
+    writes: int = 0
 
 
 class Beat(NamedTuple):
     """The answer to a beat.
 
     ``alive`` False: this incarnation is dead, for ever. ``away``: Redis has been away, and has given all a new lease.
-    ``view``: counts the changes of the members.
+    ``view``: counts the changes of the members. ``form``: that records are to be written in.
     """
 
     alive: bool
@@ -84,10 +89,19 @@ class Beat(NamedTuple):
     view: int = 0
     away: bool = False
     members: tuple[MemberRow, ...] = ()
+    form: int = 0
+
+
+class RecordForms(NamedTuple):
+    """The form that records are written in, the oldest that one may have, and what the members read and write."""
+
+    form: int
+    former: int
+    members: tuple[MemberRow, ...]
 
 
 class LogEntry(NamedTuple):
-    """What has happened to a member or an agent. ``kind``: joined, draining, died, moved or fenced."""
+    """What has happened to a member or an agent. ``kind``: joined, draining, died, moved, fenced, upgraded."""
 
     entry_id: str
     kind: str
@@ -109,7 +123,7 @@ class Claim(NamedTuple):
     """Let ``owner`` run the agent from now on, as its activation ``number``.
 
     ``dead``: the owner that is known to be dead, from which the agent may be taken. ``new``: there must be no agent of
-    the name. ``arguments`` and ``options`` are what it is made with, if there is none.
+    the name. ``arguments`` and ``options`` are what it is made with, if there is none; ``form`` is theirs.
     """
 
     name: str
@@ -121,6 +135,7 @@ class Claim(NamedTuple):
     new: bool = False
     arguments: bytes = b""
     options: bytes = b""
+    form: int = FORMS.oldest
 
 
 class Save(NamedTuple):
@@ -128,7 +143,7 @@ class Save(NamedTuple):
 
     ``state`` None: the agent has none, and only what goes with it is written. ``call``: the task id of the ``@once``
     call that has led to this state, "" for none. ``forget``: task ids whose outcomes are needed no more. ``heal``: also
-    if Redis has lost what was written before. ``reminders``: how the agent's reminders change.
+    if Redis has lost what was written before. ``reminders``: how the agent's reminders change. ``form``: of all of it.
     """
 
     name: str
@@ -142,6 +157,7 @@ class Save(NamedTuple):
     forget: tuple[str, ...] = ()
     heal: bool = False
     reminders: tuple[Change, ...] = ()
+    form: int = FORMS.oldest
 
     @property
     def size(self) -> int:
@@ -211,11 +227,12 @@ class Refusal(enum.Enum):
     EXISTS = "exists"  # of this name there is an agent, or one of another class
     NEWER = "newer"  # its state was written by a later version of the class
     STALE = "stale"  # a later activation of the same owner has claimed it
+    FORM = "form"  # its record has a form that this host does not read
     FULL = "full"  # the cluster has as many agents as it may have
 
 
 class Unclaimed(NamedTuple):
-    """The claim was refused. ``detail``: the class that the agent has, or the version of its state."""
+    """The claim was refused. ``detail``: the class that the agent has, the version of its state, its record's form."""
 
     why: Refusal
     detail: str = ""
@@ -281,10 +298,13 @@ class ClusterRecords:
     """The records of the cluster ``namespace`` in the Redis at ``url``. Each thread has one of its own.
 
     All methods raise `StoreUnavailable` if Redis does not answer; what was asked may have been done then, and may still
-    be done later. ``scripts`` are the product's, unless a test has others.
+    be done later. ``scripts`` are the product's, unless a test has others. ``forms``: of records, that this host reads.
     """
 
-    def __init__(self, url: str, namespace: str, *, scripts: ClusterScripts | None = None) -> None:
+    def __init__(
+        self, url: str, namespace: str, *, scripts: ClusterScripts | None = None, forms: Forms = FORMS
+    ) -> None:
+        self._forms = forms
         self._scripts = scripts or cluster_scripts()
         self._client = RedisClient(url, self._scripts)
         self._base = f"za:{{{namespace}}}:"
@@ -322,26 +342,39 @@ class ClusterRecords:
 
     # ------------------------------------------------------------ members
 
-    def join(self, fingerprint: str, form: int = FORMAT) -> Joined:
-        """Ask whether a host with the key of this ``fingerprint``, which writes records up to ``form``, may join.
-
-        Raises `ConfigError` if not.
-        """
-        verdict, now, kept = self._run(self._scripts.join, (fingerprint, form))
+    def join(self, fingerprint: str) -> Joined:
+        """Ask whether a host with the key of this ``fingerprint`` may join. Raises `ConfigError` if not."""
+        oldest, newest = self._forms
+        verdict, now, form = self._run(self._scripts.join, (fingerprint, oldest, newest))
         if verdict == b"key":
             raise ConfigError(f"the cluster {self._namespace} has another key than this host")
-        if verdict == b"format":
-            raise ConfigError(f"the records of the cluster {self._namespace} have form {kept}, this host knows {form}")
-        return Joined(int(now), kept)
+        if verdict == b"older":
+            raise ConfigError(
+                f"the records of the cluster {self._namespace} are written in form {form}, and this host (zmqagents "
+                f"{__version__}) knows forms up to {newest}: install the version of the hosts that are members"
+            )
+        if verdict == b"newer":
+            raise ConfigError(
+                f"the cluster {self._namespace} may still have records of form {form}, and this host (zmqagents "
+                f"{__version__}) knows forms from {oldest} on: bring all of them to form {oldest} with the members "
+                "that there are (as_server upgrade), then start this host"
+            )
+        return Joined(int(now), form)
 
-    def beat(self, incarnation: str, number: int, *, lease_s: float, draining: bool, start: str, record: bytes) -> Beat:
-        """Say that ``incarnation`` lives, for ``lease_s`` from now. ``number`` rises with each beat."""
-        arguments = (incarnation, number, int(draining), start, record, *_lease_us(lease_s))
+    def beat(
+        self, incarnation: str, number: int, *, lease_s: float, draining: bool, start: str, record: bytes,
+        writes: int = 0,
+    ) -> Beat:  # fmt: skip
+        """Say that ``incarnation`` lives, for ``lease_s`` from now. ``number`` rises with each beat.
+
+        ``writes``: the form that it writes, 0 if it has not been told yet.
+        """
+        arguments = (incarnation, number, int(draining), start, record, *_lease_us(lease_s), *self._forms, writes)
         verdict, now, *rest = self._run(self._scripts.beat, arguments)
         if verdict != b"alive":
             return Beat(False, int(now))
-        view, away, rows = rest
-        return Beat(True, int(now), view, bool(away), tuple(map(_member, rows)))
+        view, away, form, rows = rest
+        return Beat(True, int(now), view, bool(away), tuple(map(_member, rows)), form)
 
     def declare(self, incarnation: str, number: int | None, *, watched: bool, lease_s: float) -> bool:
         """Declare ``incarnation`` dead, if its lease is over; True if it is dead now or was before.
@@ -367,6 +400,37 @@ class ClusterRecords:
         """What has happened, the oldest first. ``after``: the id of an entry that is known."""
         rows = self._run(self._scripts.log, (after, most))
         return tuple(LogEntry(entry.decode(), fields[1].decode(), fields[3].decode()) for entry, fields in rows)
+
+    # ------------------------------------------------------------ the form
+
+    def forms(self) -> RecordForms:
+        """The form that records have, and what the members read and write."""
+        return self._upgrade("look", 0)
+
+    def raise_form(self, form: int) -> RecordForms:
+        """Have ``form`` written from now on, if all members read it; else nothing changes."""
+        return self._upgrade("raise", form)
+
+    def settle_form(self, form: int) -> RecordForms:
+        """No record is older than ``form``, if that is written, by all members; else nothing changes."""
+        return self._upgrade("settle", form)
+
+    def _upgrade(self, step: str, form: int) -> RecordForms:
+        _, written, former, rows = self._run(self._scripts.upgrade, (step, form))
+        return RecordForms(written, former, tuple(map(_member, rows)))
+
+    def rewrite(self, form: int, after: str = "", most: int = 500) -> Rewritten:
+        """Bring a page of the records to ``form``, if they are older; ``after``: what the page before gave."""
+        number, _, last = after.partition(":")
+        first, seen, rewritten = int(number or "0", 16), 0, 0
+        for bucket in range(first, min(first + BUCKETS_OF_PAGE, BUCKETS)):
+            asked = (last, most - seen, form)
+            looked, changed, name = self._client.run(self._scripts.rewrite, self._bucket_key(bucket), asked)
+            seen, rewritten, last = seen + looked, rewritten + changed, ""
+            if seen >= most:
+                return Rewritten(seen, rewritten, f"{bucket:02x}:{name.decode()}")
+        following = first + BUCKETS_OF_PAGE
+        return Rewritten(seen, rewritten, f"{following:02x}:" if following < BUCKETS else "")
 
     # ------------------------------------------------------------ agents
 
@@ -428,7 +492,7 @@ class ClusterRecords:
         if isinstance(request, Claim):
             return scripts.claim, key, (
                 request.name, request.owner, request.number, request.cls, request.version, request.dead, BUCKET_NAMES,
-                int(request.new), request.arguments, request.options,
+                int(request.new), request.arguments, request.options, request.form, *self._forms,
             )  # fmt: skip
         if isinstance(request, Locate):
             return scripts.locate, key, (request.name,)
@@ -455,15 +519,18 @@ def _member(row: tuple[bytes, bytes, bytes]) -> MemberRow:
     incarnation, left, value = row
     who = incarnation.decode(errors="replace")
     try:
-        number, draining, start, lease, record = value.split(b" ", 4)
-        return MemberRow(who, int(left), int(number), draining == b"1", start.decode(), record, int(lease))
+        number, draining, start, lease, oldest, newest, writes, record = value.split(b" ", 7)
+        return MemberRow(
+            who, int(left), int(number), draining == b"1", start.decode(), record, int(lease),
+            Forms(int(oldest), int(newest)), int(writes),
+        )  # fmt: skip
     except ValueError:  # there is none, or something else has written there
         return MemberRow(who, int(left), None, False, "", b"")
 
 
 def _body(save: Save) -> tuple[Any, ...]:
     version = "" if save.state is None else save.version
-    return save.revision, version, save.state or b"", int(save.heal)
+    return save.revision, version, save.state or b"", int(save.heal), save.form
 
 
 def _kept(save: Save) -> Iterator[Any]:

@@ -12,7 +12,8 @@ Lines are written by a thread of their own: who reads stderr and stops must not 
 wait, further ones are dropped and counted. A process that an agent's code has forked writes its lines itself.
 
 A process that runs agents of a host writes its lines to its host, marked as `MARK` and JSON, and `relay` makes records
-of them there.
+of them there. In such a process the thread that logs writes its line, if there is room: the next step of an agent may
+end the process, and its last words are to be known.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import io
 import json
 import logging
 import os
+import select
 import sys
 import threading
 from collections import deque
@@ -66,7 +68,7 @@ class Program:
         self._host = host
         self._speaker = speaker
         self._stdout, self._stderr = sys.stdout, sys.stderr
-        self._writer = LineWriter(sys.stderr, threaded)
+        self._writer = LineWriter(sys.stderr, threaded, at_once=bool(settings.child))
 
     @classmethod
     def start(cls, settings: LogSettings, host: str, speaker: Current, *, threaded: bool = True) -> Program:
@@ -201,11 +203,16 @@ def lines_dropped() -> int:
 
 
 class LineWriter:
-    """Writes lines to a stream: in a thread of its own, which starts with the first one; not ``threaded``: at once."""
+    """Writes lines to a stream: in a thread of its own, which starts with the first one.
 
-    def __init__(self, stream: TextIO, threaded: bool = True) -> None:
+    Not ``threaded``: in the thread that has the line. ``at_once``: there as well, if none waits and there is room.
+    """
+
+    def __init__(self, stream: TextIO, threaded: bool = True, *, at_once: bool = False) -> None:
         self.dropped = 0
         self._threaded = threaded
+        self._at_once = at_once
+        self._writing = threading.Lock()  # held by the thread that writes a line
         self._stream = stream
         self._lines: deque[str | threading.Event] = deque()  # an event is set when all before it is written
         self._some = threading.Event()
@@ -217,6 +224,8 @@ class LineWriter:
         """Have a line written. Any thread; does not wait."""
         if not self._threaded or (self._pid != os.getpid() and not self._begin()):
             self._write(line)
+            return
+        if self._at_once and self._write_now(line):
             return
         if len(self._lines) >= MAX_WAITING:
             self.dropped += 1
@@ -249,11 +258,24 @@ class LineWriter:
             self._some.wait()
             self._some.clear()
             while self._lines:
-                line = self._lines.popleft()
-                if isinstance(line, str):
-                    self._write(line)
-                else:
-                    line.set()
+                with self._writing:
+                    line = self._lines.popleft()
+                    if isinstance(line, str):
+                        self._write(line)
+                    else:
+                        line.set()
+
+    def _write_now(self, line: str) -> bool:
+        """Write a line if no other one waits, and this one would not either; False if so."""
+        if self._lines or not self._writing.acquire(blocking=False):
+            return False
+        try:
+            if self._lines or not _has_room(self._stream):
+                return False
+            self._write(line)
+            return True
+        finally:
+            self._writing.release()
 
     def _write(self, line: str) -> None:
         try:
@@ -261,6 +283,14 @@ class LineWriter:
             self._stream.flush()
         except Exception:  # closed, or a full disk
             self.dropped += 1
+
+
+def _has_room(stream: TextIO) -> bool:
+    """Whether a line can be written without waiting for whoever reads."""
+    try:
+        return bool(select.select((), (stream.fileno(),), (), 0)[1])
+    except (OSError, ValueError):  # closed, or the number of its descriptor is too high
+        return False
 
 
 class WriterHandler(logging.Handler):

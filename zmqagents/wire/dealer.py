@@ -14,17 +14,19 @@ import contextlib
 import os
 import struct
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.backend
 
 from ..security import curve
-from ..security.keys import KeyPair
 from .addresses import is_ipv6
 from .messages import Frame
 from .transport import CLOSE_S, SHORT_MS, Event, Items
 from .zmtp import LARGE_BYTES
+
+if TYPE_CHECKING:
+    from ..security.keys import KeyPair
 
 _NOBLOCK = int(zmq.NOBLOCK)  # plain numbers: "|" of two flags costs 1.5 us each time
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)

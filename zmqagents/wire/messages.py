@@ -107,6 +107,7 @@ MAX_SERVER_KEYS = 4
 KEY_CHARS = 40  # of Z85
 SNAPSHOT = MAX_TIME_MS  # the number of a CHUNK of a member that holds the state of the agent, beside all items
 PROGRESS = MAX_TIME_MS - 1  # the number of a CHUNK that says how far a call has come, beside all items
+REMINDER = MAX_TIME_MS - 2  # the number of a CHUNK of a member that holds a reminder, beside all items
 STREAM_WINDOW = 16  # items of a stream that may be on their way; the caller grants more as it takes them
 
 COPIED_BYTES = 262_144  # what is no longer is received as bytes, and copied where it must be writable
@@ -202,6 +203,7 @@ class Op:
     EVENTS = "get_event_list"
     MOVE = "move_agent"
     DRAIN = "drain_host"
+    UPGRADE = "upgrade_records"
 
 
 class Header(NamedTuple):

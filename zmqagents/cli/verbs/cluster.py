@@ -1,4 +1,4 @@
-"""A cluster: its hosts, where its agents are, moving them, what has happened."""
+"""A cluster: its hosts, where its agents are, moving them, what has happened, the form of its records."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from ..output import say, show, show_facts, show_rows, visible
 
 if TYPE_CHECKING:
     from ...client.cluster.handle import Cluster
+    from ...client.cluster.upgrading import Forms
 
-__all__ = ["agents_of_cluster", "drain", "events", "hosts", "move", "where"]
+__all__ = ["agents_of_cluster", "drain", "events", "hosts", "move", "upgrade", "where"]
+
+NOT_READY = 7  # the exit code
 
 FOLLOW_S = 0.5  # how often `events --follow` asks
 LOOK_EVERY_S = 0.1  # how often `drain` looks whether the host has gone
@@ -122,7 +125,9 @@ def _show_place(found: dict[str, Any], as_json: bool) -> None:
         show(found, True)
         return
     place = f"{found['server_id']} at {found['address']}" if found["address"] else "nobody has it now"
-    state = f"{found['revision']} changes are kept" if found["epoch"] else "its first call will make it"
+    times = "once" if found["revision"] == 1 else f"{found['revision']} times"  # the first is that of a new agent
+    saved = f"saved {times}" if found["revision"] else "not saved yet"
+    state = saved if found["epoch"] else "its first call will make it"
     facts = {"agent": found["agent"], "host": place, "epoch": str(found["epoch"]), "state": state}
     for row in found.get("reminders", ()):  # a host of a former version tells of none
         when = f"in {row['due_s']:.1f} s" if row["due_s"] > 0 else f"late by {-row['due_s']:.1f} s"
@@ -213,12 +218,12 @@ def drain(
     HOST is a server id or an address of hosts; by default the host that --port means.
     """
     with open_cluster(host, port, server_id) as cluster:
-        row = _row_of(cluster, member or server_id or (f"{host}:{port}" if port else ""))
+        row, is_last = _row_of(cluster, member or server_id or "", port)
         grace_s, begun = _ask_to_drain(cluster, row, grace), time.monotonic()
         name = f"{row['server_id']} at {row['address']}"
         if not as_json:
             say(f"waiting up to {grace_s:g} s for {name}")
-        while _is_there(cluster, row):
+        while _is_up(row) if is_last else _is_there(cluster, row):
             if time.monotonic() - begun > grace_s + END_WAIT_S:
                 raise errors.CallTimeout(
                     f"{name} is still there {grace_s + END_WAIT_S:g} s after it was asked to drain"
@@ -230,11 +235,14 @@ def drain(
     show({"drained": row["server_id"], "seconds": round(took_s, 3)} if as_json else f"drained {name}", as_json)
 
 
-def _row_of(cluster: Cluster, named: str) -> dict[str, Any]:
+def _row_of(cluster: Cluster, named: str, port: int | None) -> tuple[dict[str, Any], bool]:
+    """The host, and whether it is the only one. Without a name the one that was asked, if that was said by ``port``."""
     found: list[dict[str, Any]] = [dict(row) for row in cluster.hosts()]
     fitting = [row for row in found if named in (row["server_id"], row["address"])] if named else found
+    if port and not named:  # whoever is asked is the first, by whatever name it is known to the others
+        fitting = [row for row in found[:1] if row["address"].endswith(f":{port}")]
     if len(fitting) == 1:
-        return fitting[0]
+        return fitting[0], len(found) == 1
     names = ", ".join(f"{row['server_id']} at {row['address']}" for row in found)
     if not named:
         raise click.UsageError(f"say which host: {names}")
@@ -262,3 +270,78 @@ def _is_there(cluster: Cluster, row: dict[str, Any]) -> bool:
         return any(other["incarnation"] == row["incarnation"] for other in cluster.hosts())
     except (errors.HostUnreachable, errors.HostStopping, errors.CallLost, errors.HostLost):
         return False  # it was the only one that is known here, and it does not answer any more
+
+
+def _is_up(row: dict[str, Any]) -> bool:
+    """The same for the last host of a cluster: no other one tells of its end, and a `Cluster` would wait for one."""
+    from ...client.rpc import RpcClient
+
+    name, _, port = row["address"].rpartition(":")
+    try:
+        with RpcClient(name, int(port)) as client:
+            found: dict[str, Any] = client.get_server_info()
+    except errors.HostStopping:
+        return True
+    except ConnectionError:
+        return False
+    return bool((found.get("cluster") or {}).get("incarnation") == row["incarnation"])
+
+
+# ---------------------------------------------------------------- the form of the records
+
+
+@click.command(cls=Verb)
+@option("--dry-run", is_flag=True, help="Only show which form of records each host knows, and what would be done.")
+@on_host
+@as_json
+def upgrade(dry_run: bool, as_json: bool, host: str, port: int | None, server_id: str | None) -> int:
+    """Bring the records of a cluster's agents to the newest form that its hosts know: the end of a rolling upgrade.
+
+    Exit code 0 when all have it, 7 if a host does not read it: nothing is changed then. Agents go on meanwhile. It may
+    be interrupted and run again. There is no way back: hosts that know only the former form cannot join any more.
+    """
+    from ...client.cluster.upgrading import Upgrade, Upgraded, shown
+
+    with open_cluster(host, port, server_id) as cluster:
+        work, name = Upgrade(cluster, (lambda text: None) if as_json else say), cluster.name
+        before = work.look()
+        done = Upgraded(before) if dry_run else work.run()
+    forms = done.forms
+    if as_json:
+        show({
+            "cluster": name, "form": forms.form, "former": forms.former, "newest": forms.newest, "raised": done.raised,
+            "seen": done.seen, "rewritten": done.rewritten, "hosts": forms.hosts,
+            "lacking": [row["server_id"] for row in forms.lacking],
+        }, True)  # fmt: skip
+    elif dry_run:
+        columns = ("server_id", "address", "state", "version", "reads", "writes")
+        show_rows([{**row, "reads": _shown_forms(row["reads"])} for row in forms.hosts], columns, False, "no hosts")
+    if forms.lacking:
+        if not as_json:
+            names = ", ".join(map(shown, forms.lacking))
+            say(
+                f"the records of {name} stay in form {forms.form}, for form {forms.newest} is not read by {names}: "
+                "exchange these hosts for newer ones, then run as_server upgrade again"
+            )
+        return NOT_READY
+    if not as_json:
+        click.echo(visible(_outcome(name, before, done.forms, dry_run, done.seen, done.rewritten)))
+    return 0
+
+
+def _shown_forms(reads: list[int]) -> str:
+    oldest, newest = reads
+    return "?" if not newest else str(newest) if oldest == newest else f"{oldest} to {newest}"
+
+
+def _outcome(name: str, before: Forms, after: Forms, dry_run: bool, seen: int, rewritten: int) -> str:
+    if dry_run and before.is_done:
+        return f"all records of {name} have form {before.form}, the newest that its hosts know: nothing to do"
+    if dry_run:
+        return (
+            f"the records of {name} would be brought from form {before.former} to form {before.newest}; "
+            "hosts that do not read that cannot join any more then"
+        )
+    if not after.is_done:
+        return f"all records of {name} have form {after.former}; a newer host has joined meanwhile: run this again"
+    return f"all records of {name} have form {after.form}: {seen:,} were looked at, {rewritten:,} rewritten"

@@ -5,6 +5,7 @@
     retries   the thread that sends again what has found no host
     link      all of it as one `Link`: calls go on while hosts come and go
     handle    Cluster    aio    AsyncCluster
+    upgrading the records of a cluster, for ``as_server upgrade``
 
 May import what `client` may.
 """

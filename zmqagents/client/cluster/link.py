@@ -52,7 +52,9 @@ GIVE_UP_S = 30.0  # for so long all hosts may be away, as with a connection to o
 # Errors that a host answers with, by the names under which they travel: nothing was executed; or it is not known.
 _NOT_EXECUTED = frozenset({"HostStopping", "HostUnreachable", "UnknownCluster"})
 _NOT_KNOWN = frozenset({"CallLost", "Fenced"})
-_REPEATABLE = frozenset({Op.HOSTS, Op.WHERE, Op.EVENTS, Op.LIST, Op.DESCRIBE, Op.INFO})  # requests that only look
+_REPEATABLE = frozenset(  # requests that only look, and steps that may be taken twice
+    {Op.HOSTS, Op.WHERE, Op.EVENTS, Op.LIST, Op.DESCRIBE, Op.INFO, Op.UPGRADE}
+)
 
 
 class _Trouble:

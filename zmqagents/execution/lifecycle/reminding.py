@@ -8,7 +8,7 @@ from typing import Any
 from ... import codec, errors
 from ...agents.state import Reminder
 from ...checks import CLUSTER
-from ...scheduler.records import AgentRecord, Ticket
+from ...scheduler.records import MANY, AgentRecord, Ticket
 from ...wire.messages import Op
 
 __all__ = ["check_reminds", "made_reminder"]
@@ -29,7 +29,7 @@ def check_reminds(ticket: Ticket, *, over: bool) -> None:
         raise errors.ConfigError(f"{label} has ended, and a reminder goes with the turn of a call that runs")
     if not ticket.exclusive:
         raise errors.ConfigError(f"{label} is @concurrent: it does not have the agent's turn, and sets no reminder")
-    if options.persist is not None and (options.max_concurrency > 1 or options.reentrant):
+    if options.persist is not None and (options.reentrant or 1 < options.max_concurrency < MANY):
         why = "reminders go with the state of one turn, and so with neither max_concurrency above 1 nor reentrant"
         raise errors.ConfigError(f"{record.agent_id}: {why}")
 

@@ -4,9 +4,9 @@ The home of an agent keeps its mailbox and its turn; every other host passes cal
 
     room        all of it, as the host's members know it     way         calls whose agent is sought, or elsewhere
     resident    an agent of the cluster that lives here      neighbour   the connection to another member
-    quarters    what the others have of the room             drain       gives agents away before the host ends
-    keeper      takes the states of agents that live here    inquiries   what clients ask of a cluster
-    ticks       hands out reminders that are due
+    tenant      the same in a process of this host           drain       gives agents away before the host ends
+    quarters    what the others have of the room             inquiries   what clients ask of a cluster
+    keeper      takes the states of agents that live here    ticks       hands out reminders that are due
 
 May import what ``members`` may, and cluster and store. A host without a cluster imports none of it.
 """

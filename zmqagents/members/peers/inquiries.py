@@ -11,11 +11,12 @@ from typing import Any
 
 from ... import codec, errors
 from ...checks import CLUSTER
-from ...cluster.placement import MemberInfo
-from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, ReminderRow, WhereRow
+from ...cluster.placement import MemberInfo, info_of
+from ...cluster.protocol import AgentPage, AgentRow, EventPage, EventRow, HostRow, ReaderRow, ReminderRow, WhereRow
 from ...connection.requests import Call
 from ...scheduler.effects import Effect
-from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, NamePage
+from ...store.cluster import ClusterRecords, Locate, Located, LogEntry, MemberRow, NamePage, RecordForms
+from ...store.forms import Rewritten
 from ...store.reminders import Row
 from ...wire.link import rebuild_error
 from ...wire.messages import Op, Reply
@@ -27,6 +28,7 @@ __all__ = ["STATES", "Inquiries", "Tell", "state_of"]
 Tell = Callable[[Any], None]  # takes an answer, or a ZmqAgentsError
 MOST = 500  # rows of a page
 MAX_ANSWER_BYTES = 1 << 24
+STEPS = ("look", "raise", "rewrite", "settle")  # of an upgrade
 STATES = ("held", "lapsed", "draining")  # of members
 
 
@@ -56,7 +58,8 @@ class Inquiries:
             "incarnation": info.incarnation, "server_id": info.incarnation.partition("/")[0], "address": info.address,
             "version": info.version, "state": state_of(info), "lease_left": round(self._room.left_of(info), 3),
             "labels": dict(info.labels), "classes": dict(info.classes), "load": info.load, "agents": agents,
-            "running": running, "capacity": capacity, "figures": figures,
+            "running": running, "capacity": capacity, "figures": figures, "forms": list(info.forms),
+            "writes": info.writes,
         }  # fmt: skip
 
     # ------------------------------------------------------------ agents
@@ -141,6 +144,35 @@ class Inquiries:
             rows = [_event_row(entry) for entry in found]
             page: EventPage = {"rows": rows, "following": rows[-1]["id"] if rows else behind}
             tell(page)
+
+        self._room.member.inquire(look, answer)
+
+    # ------------------------------------------------------------ the form of the records
+
+    def upgrade(self, step: Any, form: Any, after: Any, tell: Tell) -> None:
+        """One step of bringing the records to another form; see `FormsRow` and `RewrittenRow`.
+
+        Raises RemoteProtocolError for anything else.
+        """
+        behind = _text(after, "after")
+        if step not in STEPS or (step != "look" and (type(form) is not int or form < 1)):
+            raise errors.RemoteProtocolError(f"there is no step {step!r} to the form {form!r}")
+        known = self._room.newest_form
+        if step != "look" and form > known:
+            raise errors.ConfigError(f"this host knows forms of records up to {known}, not {form}: ask a newer one")
+
+        def look(records: ClusterRecords) -> object:
+            if step == "rewrite":
+                return records.rewrite(form, behind)
+            if step == "look":
+                return records.forms()
+            return records.raise_form(form) if step == "raise" else records.settle_form(form)
+
+        def answer(found: Any) -> None:
+            if isinstance(found, RecordForms):
+                tell({"form": found.form, "former": found.former, "hosts": list(map(_reader_row, found.members))})
+            else:
+                tell(found._asdict() if isinstance(found, Rewritten) else found)
 
         self._room.member.inquire(look, answer)
 
@@ -243,6 +275,16 @@ def _reminder_row(row: Row) -> ReminderRow:
     except (errors.ZmqAgentsError, ValueError, TypeError):  # something else has written there
         method = ""
     return {"name": row.name, "method": method, "due_s": round(row.left_s, 3), "every_s": row.every_s}
+
+
+def _reader_row(row: MemberRow) -> ReaderRow:
+    info = info_of(row)
+    return {
+        "incarnation": row.incarnation, "server_id": row.incarnation.partition("/")[0],
+        "address": info.address if info is not None else "", "version": info.version if info is not None else "",
+        "state": state_of(info) if info is not None else "unknown", "lease_s": row.lease_us / 1e6,
+        "reads": list(row.forms), "writes": row.writes,
+    }  # fmt: skip
 
 
 def _event_row(entry: LogEntry) -> EventRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ...agents.state import Reminder, Snapshot
 from ...checks import CLUSTER
@@ -42,9 +43,9 @@ class ClusterKeeper:
         if self.keeps(agent_id):
             self._take(agent_id, snapshot, of)
 
-    def remind(self, agent_id: str, reminder: Reminder, of: object) -> None:
+    def remind(self, reminder: Reminder, ticket: Any) -> None:
         """Keep a reminder with the state of the turn that runs. Raises HostBusy."""
-        self._remind(agent_id, reminder, of)
+        self._remind(ticket.agent.agent_id, reminder, ticket.agent)
 
     def give(self, agent_id: str, snapshot: Snapshot) -> None:
         """The state that an agent has, which is about to be made here."""

@@ -32,9 +32,50 @@ from ...wire.messages import Code, Home, Reply
 from ..forwarder import PassOn, Starve
 from .neighbour import Neighbour
 
-__all__ = ["Leaving", "Lodger", "Quarters"]
+__all__ = ["Leaving", "Lodger", "Lodging", "Process", "Quarters", "Runner"]
 
 WATCH_S = 0.1  # how often what is held is looked at
+
+
+class Runner(Protocol):
+    """What runs the code of agents: the worker threads of this host, or a process of its own."""
+
+    def start(self, ticket: Ticket) -> None:
+        """Run ``ticket``."""
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
+        """No caller waits for ``ticket`` any more."""
+
+    def retire(self, records: Iterable[AgentRecord]) -> None:
+        """These agents are here no more."""
+
+
+class Lodging(Protocol):
+    """Where an agent stands in its process."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it seems to end its process."""
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Whether ``ticket`` waits until the agent is made."""
+
+    def take_back(self) -> list[Ticket]:
+        """The calls that wait so: they do no longer."""
+
+
+class Process(Runner, Protocol):
+    """A process of this host."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, 0 while there is none."""
+
+    def saw(self, call_id: int) -> None:
+        """A request of its code has come."""
+
+    def lodging(self, record: AgentRecord) -> Lodging:
+        """Where an agent stands that it runs, or is to run."""
 
 
 class Leaving(enum.Enum):
@@ -77,7 +118,11 @@ class Lodger(Protocol):
 
 
 class Quarters(abc.ABC):
-    """See the module's docstring. ``tell`` tells a client where an agent is, ``begin`` begins a call's code."""
+    """See the module's docstring. ``tell`` tells a client where an agent is, ``begin`` begins a call's code.
+
+    ``house`` gives the process in which an agent is to run, ``apart`` says how many processes there are, and how many
+    calls run in them.
+    """
 
     member: Member  # there when this host has joined
 
@@ -85,6 +130,7 @@ class Quarters(abc.ABC):
         self, dispatcher: Dispatcher, host: AgentHost, services: HostServices, pool: WorkerPool, *,
         post: Callable[..., None], carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve,
         tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float], begin: Callable[[Ticket], None],
+        house: Callable[[AgentRecord], Process], apart: Callable[[], tuple[int, int]],
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
@@ -95,6 +141,8 @@ class Quarters(abc.ABC):
         self.pass_on = pass_on
         self.starve = starve
         self.clock = clock
+        self.house = house
+        self._apart = apart
         self.address = ""
         self.drains = False  # this host gives its agents away
         self.is_closed = False  # it passes nothing on any more
@@ -173,8 +221,10 @@ class Quarters(abc.ABC):
             classes[spec.short] = spec.hooks.state_version
             if spec.options.labels:
                 needs[spec.short] = spec.options.labels
-        agents, running = len(self.lodgers), dispatcher.running
-        figures = {"agents": agents, "running": running, "capacity": config.capacity, "relayed": self._relayed}
+        processes, calls = self._apart()
+        agents, running = len(self.lodgers), dispatcher.running + calls
+        capacity = config.capacity * (1 + processes)
+        figures = {"agents": agents, "running": running, "capacity": capacity, "relayed": self._relayed}
         draining = self.drains or dispatcher.draining
         return MemberInfo(
             "", self.address, __version__, config.labels, classes, float(agents + running), draining,
@@ -202,8 +252,16 @@ class Quarters(abc.ABC):
 
     def why_not_ready(self) -> list[str]:
         """What speaks against sending calls to this host."""
-        reasons = [] if self.may_answer else [f"its lease in the cluster {self._config.cluster} is not held"]
+        barred, reasons = self.member.barred, []
+        if not self.may_answer:
+            not_held = f"its lease in the cluster {self._config.cluster} is not held"
+            reasons.append(f"it may not join again: {barred}" if barred else not_held)
         return reasons + (["it gives its agents away"] if self.drains else [])
+
+    @property
+    def newest_form(self) -> int:
+        """The newest form of the cluster's records that this host knows."""
+        return self._config.record_forms[1]
 
     # ------------------------------------------------------------ other members
 

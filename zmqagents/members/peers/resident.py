@@ -1,4 +1,4 @@
-"""An agent of the cluster that lives on this host: its calls run in the host's threads, after a look and before one.
+"""An agent of the cluster that lives on this host: its calls run there, after a look and before one.
 
 *Before its code begins* a call is looked at: does this host hold its lease, is the record of the agent certain, are not
 too many of its saves under way? If not, the call is held: it keeps the agent's turn, but no worker slot.
@@ -11,6 +11,8 @@ meanwhile: the next call runs.
 *It leaves* when it is given back, deleted or lost: no call begins any more, those that wait become calls of a `Way`
 again, those that run go on to their end, then the hooks at its end run. Only then is its record released, with the
 state that it has then.
+
+Its code runs in the host's threads. One whose code runs in a process of its own is a `Tenant`.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from ... import errors
 from ...agents.state import Reminder, Snapshot
 from ...cluster.activations import Dropped, DroppedFor, Made, OnceOutcome, Phase
 from ...cluster.naming import AgentName
+from ...cluster.reminders import Reminders
 from ...errors import ZmqAgentsError
+from ...scheduler.calls import error_of
 from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
 from ...store.cluster import Mine
 from ...store.reminders import Change, Done, Drop, Set
 from ...wire.messages import Op, Reply, error_reply, reply_from_bytes, reply_to_bytes
 from .keeper import packed
-from .quarters import Leaving, Quarters
+from .quarters import Leaving, Quarters, Runner
 from .ticks import packed_what, tick_of
 from .way import MAKE, TRUE, UNMAKE, Passage
 
@@ -39,13 +43,14 @@ OUTCOME_S = 30.0  # how long an outcome is kept beyond the deadline of its call
 
 
 class Resident:
-    """See the module's docstring. A `Home`, of one agent. Belongs to the router thread."""
+    """See the module's docstring. A `Home`, of one agent. Belongs to the router thread.
 
-    pid = 0
+    ``runner``: what runs its code, the threads of the host if it is not given.
+    """
 
     def __init__(
         self, room: Quarters, name: AgentName, record: AgentRecord, mine: Mine,
-        labels: Mapping[str, str] | None = None, maker: Made | None = None,
+        labels: Mapping[str, str] | None = None, maker: Made | None = None, runner: Runner | None = None,
     ) -> None:  # fmt: skip
         self.record = record
         self.labels = labels
@@ -68,10 +73,20 @@ class Resident:
         self._makers: list[Passage] = []  # of create_agent, while it is made
         self._breakers: list[Ticket] = []  # of delete_agent
         self._told: list[Callable[[], None]] = []  # when it is gone
-        record.live_under(self, mine.epoch)
+        self._runner: Runner = runner or room.pool
+        self._begin = room.begin if runner is None else runner.start
+        if runner is None:
+            record.live_under(self, mine.epoch)
+        else:
+            record.live_at(self, mine.epoch)
 
     def __repr__(self) -> str:
         return f"<Resident {self.name} [{len(self._held)} held, {len(self._kept)} answers wait]>"
+
+    @property
+    def pid(self) -> int:
+        """The process of its own that runs its code; 0: there is none."""
+        return 0
 
     @property
     def is_leaving(self) -> bool:
@@ -117,7 +132,7 @@ class Resident:
         if not self.record.made:
             self._makers.append(passage)
         elif made is not None and made.new:
-            self._finish(ticket, self._exists(ticket))
+            self._finish(ticket, self._error(ticket, _exists(self.name)))
         else:
             self._finish(ticket, room.described(self.record))
 
@@ -125,19 +140,18 @@ class Resident:
         """Let the code of a call begin, or hold it."""
         room = self._room
         if ticket.op in (Op.CREATE, END):
-            room.pool.start(ticket)
+            self._runner.start(ticket)
             return
         if not self.is_leaving and room.may_start(self.name):
             reply = self._known_outcome(ticket) if _is_whole(ticket) else None
             if reply is None:
-                room.begin(ticket)
+                self._begin(ticket)
             else:
                 room.later(lambda: self._finish(ticket, reply))
             return
         if self.is_leaving:
             if self.leaving is Leaving.DELETED:
-                gone = errors.AgentDeleted(f"{self.name} was deleted before {ticket.name} could start")
-                room.later(lambda: self._finish(ticket, self._error(ticket, gone)))
+                room.later(lambda: self._finish(ticket, self._error(ticket, _deleted(ticket))))
             else:
                 room.later(lambda: self._send_late(ticket))
             return
@@ -214,10 +228,10 @@ class Resident:
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """No caller waits for ``ticket`` any more."""
-        self._room.pool.interrupt(ticket, alone=alone)
+        self._runner.interrupt(ticket, alone=alone)
 
     def saw(self, call_id: int) -> None:
-        """Its code is in this process."""
+        """A request of its code has come, if that is in another process."""
 
     # ------------------------------------------------------------ calls end
 
@@ -235,6 +249,11 @@ class Resident:
             return room.dispatcher.on_done(ticket, reply, now)
         if _is_whole(ticket):
             return self._returned_whole(ticket, reply)
+        return self._returned_plain(ticket, reply, now)
+
+    def _returned_plain(self, ticket: Ticket, reply: Reply, now: float) -> list[Effect]:
+        """The turn is free; the answer leaves when this host may answer, and all saves begun before are taken."""
+        room = self._room
         effects = room.dispatcher.on_returned(ticket, now)
         if room.may_answer:
             self._settle(ticket, reply)
@@ -254,9 +273,9 @@ class Resident:
             return effects
         once = None
         if ticket.is_tick:
-            self._changes.append(self._done(ticket))
+            self._changes.append(_done(ticket, self._activations.reminders_of(self.name)))
         else:
-            reply, once = self._outcome(ticket, reply)
+            reply, once = _outcome(ticket, reply, room.clock())
         self._kept[ticket] = reply
         try:
             self._write(snapshot, ticket, once)
@@ -265,26 +284,12 @@ class Resident:
             self._spoil()
         return effects
 
-    def _outcome(self, ticket: Ticket, reply: Reply) -> tuple[Reply, OnceOutcome]:
-        """What an ``@once`` call ends in, and what is kept of it."""
-        outcome = reply_to_bytes(reply)
-        if len(outcome) > MAX_OUTCOME_BYTES:
-            text = f"{ticket.label} is @once, and its outcome has {len(outcome)} bytes, at most {MAX_OUTCOME_BYTES}"
-            reply = self._error(ticket, errors.MessageTooLarge(text, len(outcome), MAX_OUTCOME_BYTES))
-            outcome = reply_to_bytes(reply)
-        left_s = max(0.0, (ticket.deadline or 0.0) - self._room.clock()) + OUTCOME_S
-        return reply, OnceOutcome(ticket.task_id, outcome, left_s)
-
     def _write(self, snapshot: Snapshot | None, ticket: Ticket | None = None, once: OnceOutcome | None = None) -> None:
         """Save the state, and the reminders with it. Raises MessageTooLarge."""
         changes, self._changes = self._changes, []
         state, version = (None, 0) if snapshot is None else (packed(snapshot.frames), snapshot.version)
         room = self._room
         room.do(room.member.carry(self._activations.save(self.name, state, version, ticket, once, changes)))
-
-    def _done(self, ticket: Ticket) -> Done:
-        tick = tick_of(ticket.task_id)
-        return Done(tick.reminder, tick.stamp, self._activations.reminders_of(self.name).stamp())
 
     def _end_late(self, ticket: Ticket, reply: Reply) -> None:
         """It was cancelled, say, and its code has run to its end: it is done, as its state is."""
@@ -293,9 +298,9 @@ class Resident:
         if self.phase is Phase.ACTIVE and has_run:
             once = None
             if ticket.is_tick:
-                self._changes.append(self._done(ticket))
+                self._changes.append(_done(ticket, self._activations.reminders_of(self.name)))
             else:
-                _, once = self._outcome(ticket, reply)
+                _, once = _outcome(ticket, reply, self._room.clock())
             try:
                 self._write(snapshot, None, once)
             except errors.MessageTooLarge:
@@ -344,7 +349,12 @@ class Resident:
             return
         if any(_is_whole(each) for each in self.record.holders):
             self._whole = snapshot
-        elif self.is_leaving and all(each.op == END for each in (*self.record.holders, *(self.record.beside or ()))):
+        else:
+            self._save_apart(snapshot)
+
+    def _save_apart(self, snapshot: Snapshot) -> None:
+        """Save the state by itself."""
+        if self.is_leaving and all(each.op == END for each in (*self.record.holders, *(self.record.beside or ()))):
             self._state = snapshot  # no answer waits for it
         elif self.phase in (Phase.STARTING, Phase.ACTIVE):
             try:
@@ -352,13 +362,13 @@ class Resident:
             except errors.MessageTooLarge:
                 self._spoil()
 
-    def remind(self, reminder: Reminder) -> None:
-        """Its code has set a reminder, or cancelled one."""
+    def note_reminder(self, reminder: Reminder, *, is_made: bool) -> None:
+        """Its code has set a reminder, or cancelled one. ``is_made``: not while it is made."""
         if self.phase is None:
             return
         if not reminder.method:
             self._changes.append(Drop(reminder.name))
-        elif self.record.made or self._activations.reminder(self.name, reminder.name) is None:
+        elif is_made or self._activations.reminder(self.name, reminder.name) is None:
             stamp, what = self._activations.reminders_of(self.name).stamp(), packed_what(reminder)
             self._changes.append(Set(reminder.name, stamp, reminder.after_s, reminder.every_s, what))
 
@@ -389,7 +399,8 @@ class Resident:
         for passage in makers:
             if passage.ticket is not None:
                 is_late = passage.made is not None and passage.made.new and passage.made is not self._maker
-                self._finish(passage.ticket, self._exists(passage.ticket) if is_late else reply)
+                late = self._error(passage.ticket, _exists(self.name)) if is_late else None
+                self._finish(passage.ticket, late or reply)
         return effects
 
     # ------------------------------------------------------------ it leaves
@@ -411,20 +422,32 @@ class Resident:
             self.leaving = self.leaving or why
             return
         self.leaving, self.following = why, following
+        unbegun = self._unbegun()
         if why is not Leaving.DELETED:
             self._held.clear()
-            for ticket in self._waiting():
+            for ticket in [*unbegun, *self._waiting()]:
                 room.send_on(ticket, self.agent)
         effects: list[Effect] = []
         streams = why is not Leaving.DELETED
         room.dispatcher.calls.forget_agent(self.record, effects, room.clock(), f"was {why.value}", streams=streams)
         room.carry_out(room.dispatcher.waiting.end(effects, room.clock()))
+        if why is Leaving.DELETED:
+            for ticket in unbegun:
+                self._finish(ticket, self._error(ticket, _deleted(ticket)))
+
+    def _has_begun(self, ticket: Ticket) -> bool:
+        """Whether the code of a call that was started runs."""
+        return True
+
+    def _unbegun(self) -> list[Ticket]:
+        """Calls that were started, and whose code has not begun, for a process is not there: they are taken back."""
+        return []
 
     def _cut(self, error: ZmqAgentsError) -> None:
         """End the calls whose code runs."""
         room, record = self._room, self.record
         for ticket in [*record.holders, *(record.beside or ())]:
-            if ticket.op != END and ticket.state >= State.RUNNING and not ticket.settled:
+            if ticket.op != END and ticket.state >= State.RUNNING and not ticket.settled and self._has_begun(ticket):
                 room.carry_out(room.dispatcher.on_lost(ticket, error, room.clock()))
 
     def give_up(self) -> None:
@@ -448,7 +471,7 @@ class Resident:
     def retire(self, records: Iterable[AgentRecord]) -> None:
         """None of its calls runs any more, and its hooks have run."""
         room, activations = self._room, self._room.member.activations
-        room.pool.retire(records)
+        self._runner.retire(records)
         room.moved_out(self)
         if self.phase not in (Phase.STARTING, Phase.ACTIVE):
             self.gone()
@@ -489,11 +512,32 @@ class Resident:
         room = self._room
         room.carry_out(room.dispatcher.on_done(ticket, reply, room.clock()))
 
-    def _exists(self, ticket: Ticket) -> Reply:
-        return self._error(ticket, errors.AgentExists(f"there is already an agent {self.name}"))
-
     def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
         return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+
+def _outcome(ticket: Ticket, reply: Reply, now: float) -> tuple[Reply, OnceOutcome]:
+    """What an ``@once`` call ends in, and what is kept of it."""
+    outcome = reply_to_bytes(reply)
+    if len(outcome) > MAX_OUTCOME_BYTES:
+        text = f"{ticket.label} is @once, and its outcome has {len(outcome)} bytes, at most {MAX_OUTCOME_BYTES}"
+        reply = error_of(ticket, errors.MessageTooLarge(text, len(outcome), MAX_OUTCOME_BYTES))
+        outcome = reply_to_bytes(reply)
+    left_s = max(0.0, (ticket.deadline or 0.0) - now) + OUTCOME_S
+    return reply, OnceOutcome(ticket.task_id, outcome, left_s)
+
+
+def _done(ticket: Ticket, reminders: Reminders) -> Done:
+    tick = tick_of(ticket.task_id)
+    return Done(tick.reminder, tick.stamp, reminders.stamp())
+
+
+def _exists(name: str) -> errors.AgentExists:
+    return errors.AgentExists(f"there is already an agent {name}")
+
+
+def _deleted(ticket: Ticket) -> errors.AgentDeleted:
+    return errors.AgentDeleted(f"{ticket.agent.agent_id} was deleted before {ticket.name} could start")
 
 
 def _is_whole(ticket: Ticket) -> bool:

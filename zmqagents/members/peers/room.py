@@ -4,6 +4,7 @@
 agent of the cluster that is not here goes into the `Way` of its name; an agent that lives here is a `Resident`.
 
     admission ── find ──► Way ── claimed here ──► Resident ── its code runs in the worker pool
+                           │                 └──► Tenant ──── its code runs in a process of this host
                            └── elsewhere ──► Neighbour ──► its home
 
 All of this belongs to the router thread, but for `take_state` and what the threads of the steward deliver.
@@ -43,13 +44,15 @@ from ...scheduler.effects import Effect
 from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
 from ...security.keys import KeyStore
 from ...security.private import read_private, write_private
-from ...store.cluster import ClusterRecords, Refusal
+from ...store.cluster import ClusterRecords, Mine, Refusal
+from ...store.forms import Forms
 from ...wire.messages import Call, Op
 from .drain import Drain
 from .inquiries import STATES, Inquiries, state_of
 from .keeper import ClusterKeeper, packed, unpacked
 from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
+from .tenant import Tenant
 from .ticks import Ticks
 from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way, WayState
 
@@ -100,7 +103,10 @@ class Room(Quarters):
         key = KeyStore.open().server_keypair().public
         fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         identity = Identity(config.server_id, start, fingerprint, config.lease_s)
-        steward = Steward(lambda: ClusterRecords(config.redis_url, config.cluster), identity, self._deliver)
+        forms = Forms(*config.record_forms)
+        steward = Steward(
+            lambda: ClusterRecords(config.redis_url, config.cluster, forms=forms), identity, self._deliver
+        )
         self.member = Member(steward, identity, self._info())
         self.member.start()
         self._start_file = path = Path(ipc).with_suffix(".start")
@@ -165,33 +171,8 @@ class Room(Quarters):
             told = ("id", "class", "if_exists", *OPTION_NAMES) if op == MAKE else ("id",)
             passage.options = {key: call.options[key] for key in told if key in call.options}
             if op == MAKE:
-                passage.made = self._made(peer, name, call)
+                passage.made = _made(name, call)
         return passage.record, op
-
-    def _made(self, peer: Peer, name: AgentName, call: Call) -> acts.Made:
-        """What `create_agent` says of an agent."""
-        cls = call.options.get("class")
-        if not isinstance(cls, str) or cls.rpartition(":")[2].rpartition(".")[2] != name.cls:
-            raise errors.ConfigError(f"an agent of the class {cls!r} cannot be called {name}: say Class/key")
-        chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
-        if chosen.get("persist") == "auto":  # as the class has it
-            del chosen["persist"]
-        if "env" in chosen and not (peer.is_admin or peer.is_member):
-            raise errors.PermissionRefused("only an admin may set environment variables (env) of an agent")
-        if chosen.get("lifetime") == "client":
-            raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
-        asked = AgentOptions().but(chosen)  # what no host could make is no agent
-        if asked.isolation not in (None, "thread"):
-            text = f"agents of a cluster run in threads of their host: {name} cannot have isolation={asked.isolation!r}"
-            raise errors.ConfigError(text)
-        arguments, options = packed(call.body), codec.pack(chosen)
-        if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
-            size = len(arguments) + len(options)
-            raise errors.MessageTooLarge(
-                f"the arguments of {name} take {size} bytes, at most {MAX_OPTIONS_BYTES} are kept", size,
-                MAX_OPTIONS_BYTES,
-            )  # fmt: skip
-        return acts.Made(arguments, options, call.options.get("if_exists") != "get")
 
     # ------------------------------------------------------------ for ways and residents
 
@@ -316,7 +297,7 @@ class Room(Quarters):
     def _on_reminder(self, agent_id: str, reminder: Reminder, record: object) -> list[Effect]:
         resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if resident is not None and resident.record is record:
-            resident.remind(reminder)
+            resident.note_reminder(reminder, is_made=resident.record.made)
         return []
 
     def do(self, effects: Iterable[HostEffect]) -> None:
@@ -341,16 +322,8 @@ class Room(Quarters):
                 way.not_claimed("")
             return
         try:
-            agent = parse_reference(agent_id).agent
-            spec = self._classes.spec(agent.cls)
-            options = spec.options
-            chosen = _options_in(mine.options) if mine.options else {}
-            if chosen:
-                options = options.but(chosen).checked()
-            _check_options(spec, options, self._config)
             body = unpacked(mine.arguments) if mine.arguments else (_NO_ARGUMENTS,)
-            if mine.state is not None:
-                self._keeper.give(agent_id, Snapshot(0, mine.version or 0, unpacked(mine.state)))
+            resident = self._move_in(agent_id, mine, way.maker if way is not None else None)
         except ZmqAgentsError as exc:
             activations = self.member.activations
             ends = activations.delete(name) if mine.fresh else activations.release(name)  # no host could make it either
@@ -358,16 +331,32 @@ class Room(Quarters):
             if way is not None:
                 way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
-        record = AgentRecord(agent_id, spec, options, now, (), self.dispatcher.calls.meters.of_class(spec.name))
-        self._residents[name] = Resident(
-            self, agent, record, mine, chosen.get("labels"), way.maker if way is not None else None
-        )  # fmt: skip
+        self._residents[name] = resident
         effects: list[Effect] = []
-        self.dispatcher.calls.begin_agent(record, body, effects, now)
+        self.dispatcher.calls.begin_agent(resident.record, body, effects, now)
         self.carry_out(effects)
         self.watch()
         if way is not None:
             way.claimed()
+
+    def _move_in(self, agent_id: str, mine: Mine, maker: acts.Made | None) -> Resident:
+        """An agent that is this host's, and is to be made. Raises what speaks against that."""
+        agent = parse_reference(agent_id).agent
+        spec = self._classes.spec(agent.cls)
+        options = spec.options
+        chosen = _options_in(mine.options) if mine.options else {}
+        if chosen:
+            options = options.but(chosen).checked()
+        _check_options(spec, options, self._config)
+        state = None if mine.state is None else Snapshot(0, mine.version or 0, unpacked(mine.state))
+        meters = self.dispatcher.calls.meters.of_class(spec.name)
+        record = AgentRecord(agent_id, spec, options, self.clock(), (), meters)
+        known = self, agent, record, mine, chosen.get("labels"), maker
+        if (options.isolation or self._config.isolation) != "thread":
+            return Tenant(*known, process=self.house(record), state=None if options.persist is None else state)
+        if state is not None:
+            self._keeper.give(agent_id, state)
+        return Resident(*known)
 
     def on_elsewhere(self, elsewhere: acts.Elsewhere) -> None:
         """Another host has the agent."""
@@ -393,6 +382,9 @@ class Room(Quarters):
         elif why is Refusal.NEWER:
             error = errors.TooOld(f"the state of {name} has version {detail}, which this host does not read")
             way.cannot(error)
+            return
+        elif why is Refusal.FORM:
+            way.cannot(errors.TooOld(f"the record of {name} has form {detail}, which this host does not read"))
             return
         elif why is Refusal.FULL:
             error = errors.HostBusy(f"the cluster {self._config.cluster} has as many agents as it may have")
@@ -520,14 +512,38 @@ def _starts_of_the_dead(own: Path, cluster: str) -> Iterator[str]:
                 yield start
 
 
+def _made(name: AgentName, call: Call) -> acts.Made:
+    """What `create_agent` says of an agent."""
+    cls = call.options.get("class")
+    if not isinstance(cls, str) or cls.rpartition(":")[2].rpartition(".")[2] != name.cls:
+        raise errors.ConfigError(f"an agent of the class {cls!r} cannot be called {name}: say Class/key")
+    chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+    if chosen.get("persist") == "auto":  # as the class has it
+        del chosen["persist"]
+    if "env" in chosen:  # it steers the interpreter of a process, and who writes in Redis may not run code
+        raise errors.ConfigError("environment variables (env) of an agent of a cluster are a matter of its class")
+    if chosen.get("lifetime") == "client":
+        raise errors.ConfigError("an agent of a cluster goes with no client: say idle_s, or delete it")
+    AgentOptions().but(chosen)  # what no host could make is no agent
+    arguments, options = packed(call.body), codec.pack(chosen)
+    if len(arguments) + len(options) > MAX_OPTIONS_BYTES:
+        size = len(arguments) + len(options)
+        raise errors.MessageTooLarge(
+            f"the arguments of {name} take {size} bytes, at most {MAX_OPTIONS_BYTES} are kept", size,
+            MAX_OPTIONS_BYTES,
+        )  # fmt: skip
+    return acts.Made(arguments, options, call.options.get("if_exists") != "get")
+
+
 def _options_in(packed_options: bytes) -> dict[str, Any]:
     """The options in the record of an agent. RemoteProtocolError for what no host has written."""
     chosen = codec.unpack(packed_options, max_bytes=MAX_OPTIONS_BYTES)
-    if not isinstance(chosen, dict) or not chosen.keys() <= set(OPTION_NAMES):
+    if not isinstance(chosen, dict) or not chosen.keys() <= _IN_RECORD:
         raise errors.RemoteProtocolError("its record has options that are none")
     return chosen
 
 
+_IN_RECORD = set(OPTION_NAMES) - {"env"}
 _NO_ARGUMENTS = codec.encode_call((), {}, what="").payload
 _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Activated: Room.on_activated, acts.Elsewhere: Room.on_elsewhere, acts.NotActivated: Room.on_not_activated,
@@ -545,12 +561,9 @@ def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
 
 def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:
     """Raise CannotServe or ConfigError if a host cannot run an agent of a class with these options."""
-    asked, isolation = options.labels or {}, options.isolation or config.isolation
+    asked = options.labels or {}
     if not asked.items() <= config.labels.items():
         raise errors.CannotServe(f"{config.server_id} does not have the labels {shown_labels(asked)}")
-    if isolation != "thread":
-        whose = spec.short if options.isolation else config.server_id
-        raise errors.CannotServe(f"agents of a cluster run in threads, and {whose} has isolation={isolation!r}")
     if options.lifetime == "client":
         raise errors.CannotServe(f"agents of a cluster go with no client, and {spec.short} has lifetime='client'")
     check_persist(spec, options)

@@ -75,7 +75,7 @@ class Looks(AgentBase):
 # Of the host that no agent's code has asked for a call, a process or a model yet.
 LATER = {
     "_hashlib", "ssl", "asyncio", "redis", "numpy", "rich", "subprocess", "tempfile", "zmqagents.client",
-    "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values", "zmqagents.process.children",
+    "zmqagents.connection.session", "zmqagents.models.checking", "zmqagents.models.values", "zmqagents.process.children",
     "zmqagents.store.write_behind",
 }  # fmt: skip
 # Of the host that has not said yet that it listens.

@@ -75,8 +75,8 @@ class Looks(AgentBase):
 # Of the host that no agent's code has asked for a call, a process or a model yet.
 LATER = {
     "_hashlib", "ssl", "asyncio", "redis", "numpy", "rich", "subprocess", "tempfile", "zmqagents.client",
-    "zmqagents.connection", "zmqagents.models.checking", "zmqagents.models.values", "zmqagents.process.children",
-    "zmqagents.store.write_behind",
+    "zmqagents.connection.session", "zmqagents.models.checking", "zmqagents.models.values",
+    "zmqagents.process.children", "zmqagents.store.write_behind",
 }  # fmt: skip
 # Of the host that has not said yet that it listens.
 AFTER_THE_START = {
@@ -105,7 +105,7 @@ def test_a_host_loads_what_is_large_only_when_it_needs_it(tmp_path: Path) -> Non
     assert "zmqagents.broker" in loaded
     assert not later & set(loaded)
     assert "zmqagents.members.upward" in of_child
-    assert not (later - {"zmqagents.connection"}) & set(of_child)  # over which it calls its host
+    assert not (later - {"zmqagents.connection.session"}) & set(of_child)  # over which it calls its host
 
 
 def test_the_package_alone_loads_no_framework_and_nothing_of_the_web() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, host
 from hosts import eventually
 from raw_peer import RawPeer
-from zmqagents import AgentBase, AsyncRpcClient, HostBusy, RpcAgentServerLauncher, RpcClient
+from zmqagents import AgentBase, AsyncRpcClient, HostBusy, RpcAgentServerLauncher, RpcClient, register_type
+from zmqagents.codec import SHORT_BYTES
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
 from zmqagents.security.keys import KeyStore
@@ -23,7 +26,23 @@ from zmqagents.wire.messages import Code, Kind
 
 pytestmark = pytest.mark.timeout(90)
 
+LONG = list(range(SHORT_BYTES))  # takes more than a byte for each
 place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="")
+
+
+@dataclass
+class SlowToRead:
+    """A value that takes ``seconds`` to be made where it arrives."""
+
+    seconds: float
+
+
+def _read_slowly(seconds: float) -> SlowToRead:
+    time.sleep(seconds)
+    return SlowToRead(seconds)
+
+
+register_type(SlowToRead, to_data=lambda value: value.seconds, from_data=_read_slowly)
 
 
 class Teller(AgentBase, max_concurrency=10_000):
@@ -136,6 +155,32 @@ def test_all_connections_of_one_user_together_leave_calls_for_another(tmp_path: 
         assert [teller.ask(desk) for _ in range(20)] == ["asked"] * 20
         theirs.release()
         assert all(result.exception(10) is None for result in held)
+
+
+def test_calls_of_one_user_in_a_shared_child_leave_a_slot_for_another(tmp_path: Path) -> None:
+    with two_users(tmp_path, isolation="pool", processes=1, capacity=4) as (_launcher, ann, bob):
+        latches = [ann.create_agent(Latch) for _ in range(12)]
+        desk = bob.create_agent(Desk)
+        held = [latch.hold_async() for latch in latches]
+        assert eventually(lambda: sum(latch.entered(0) for latch in latches) == 4, CALL_TIMEOUT_S)
+        assert [desk.echo(n) for n in range(20)] == list(range(20))
+        assert bob.create_agent(Teller).ask(desk) == "asked"
+        for latch in latches:
+            latch.release()
+        assert all(result.exception(CALL_TIMEOUT_S) is None for result in held)
+
+
+def test_arguments_of_one_user_that_are_slow_to_read_hold_up_no_coroutine_of_another(tmp_path: Path) -> None:
+    with two_users(tmp_path) as (_launcher, ann, bob):
+        first: Any = ann.create_agent(Desk)
+        second: Any = ann.create_agent(Desk)
+        theirs: Any = bob.create_agent(Desk)
+        reading = first.later([LONG, SlowToRead(3.0)])
+        waiting = second.soon(LONG)
+        for _ in range(20):
+            assert theirs.soon(1).result(2.0) == 1
+        assert not reading.done()
+        assert waiting.result(CALL_TIMEOUT_S) == LONG
 
 
 def test_agents_of_one_user_leave_room_for_those_of_another(tmp_path: Path) -> None:

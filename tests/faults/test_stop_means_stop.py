@@ -72,6 +72,12 @@ class Stuck(AgentBase):
             time.sleep(1)
         return child
 
+    def fill_a_pool(self, method):
+        pool = self.pool = multiprocessing.get_context(method).Pool(2)
+        assert pool.apply(abs, (-1,)) == 1
+        pool.map_async(time.sleep, [1_000_000] * 4)
+        return 4
+
     def count(self):
         while True:
             yield 1
@@ -382,3 +388,13 @@ def test_a_process_that_an_agent_forks_ends_on_sigterm_and_ends_no_host(tmp_path
         assert stuck.terminate_a_child() == -signal.SIGTERM
         time.sleep(GRACE_S + 1)  # the alarm that a signal to the host sets would be over
         assert stuck.ready()
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "launcher", pytest.param("supervisor", marks=soak_only)])
+def test_a_host_that_stops_leaves_no_process_of_a_pool_that_its_agents_have_made(way: str, tmp_path: Path) -> None:
+    with running(tmp_path, WAYS[way][0]) as host, RpcClient("localhost", host.port, timeout=20) as client:
+        for isolation in ("thread", "process"):
+            for method in ("fork", "spawn", "forkserver"):
+                stuck = client.create_agent("Stuck", agent_options={"isolation": isolation})
+                assert stuck.fill_a_pool(method) == 4
+        _stop_in_time(host, way)

@@ -205,7 +205,7 @@ def test_lines_of_text_end_in_the_ids_and_a_traceback_follows_its_line(tmp_path:
     text = "\n".join(program.stderr)
     assert re.search(r" INFO zmqagents\.output: no end of the line \[agent=t method=half task_id=\S+ user=\S+", text)
     assert re.search(
-        r" WARNING zmqagents\.calls: t\.fail failed: ValueError: no such luck \[agent=t .*\]\nTraceb", text
+        r" WARNING zmqagents\.calls: t\.fail failed: ValueError: no such luck \[agent=t .*\]\n  Traceb", text
     )
     assert program.stderr[-1] == "ValueError: no such luck" or "no end" in program.stderr[-1]
 

@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any
 
+import pytest
+
 from zmqagents.telemetry.lines import JsonLines, RateLimit, TextLines, fields_of
 from zmqagents.telemetry.ring import Ring, RingHandler
 
@@ -36,7 +38,7 @@ def test_a_line_of_text_ends_in_what_it_is_about_and_a_traceback_follows() -> No
     text = TextLines().format(failed)
     first, *rest = text.splitlines()
     assert first.endswith(" WARNING zmqagents.calls: r1.load failed [agent=r1 method=load]")
-    assert rest == ["Traceback:", "  line 1", "ValueError: no"]
+    assert rest == ["  Traceback:", "    line 1", "  ValueError: no"]
     assert json.loads(JsonLines().format(failed))["exc"].endswith("ValueError: no\n")
 
 
@@ -125,3 +127,21 @@ def test_a_ring_cuts_long_texts_and_keeps_the_end_of_a_traceback() -> None:
     (line,) = ring.page()["lines"]
     assert len(line["msg"]) == len(line["exc"]) == 4096
     assert line["exc"].endswith("end")
+
+
+EVIL = "x\n2026-11-30T02:00:00.000+00:00 INFO zmqagents.host: forged\x1b]0;owned\x07\x1b[31m\u202e\x9b\x7f\r"
+
+
+@pytest.mark.parametrize("lines", [TextLines(), JsonLines()])
+def test_texts_of_callers_are_written_so_that_no_terminal_obeys_them_and_no_line_is_forged(
+    lines: logging.Formatter,
+) -> None:
+    evil = record("failed: %s", EVIL, agent=EVIL)
+    evil.name, evil.remote_traceback = f"a{EVIL}", f"Traceback\n  File 'a'\nValueError: {EVIL}"
+    text = lines.format(evil)
+    assert text.replace("\n", "").isprintable()
+    assert not any(line.startswith("2026-11-30T02:00:00.000") for line in text.split("\n"))
+    if isinstance(lines, JsonLines):
+        told = json.loads(text)
+        assert (told["msg"], told["logger"], told["agent"]) == (f"failed: {EVIL}", f"a{EVIL}", EVIL)
+    assert "größer ✓" in lines.format(record("größer ✓"))

@@ -151,7 +151,7 @@ class RunningCall:
         self.thread = 0
 
     def put_off(self, rest: Callable[[], Awaitable[Any]]) -> None:
-        """The thread leaves the rest of the code to the event loop: what ``rest`` gives is the value of the call."""
+        """The thread leaves the rest of the code to the event loop: what ``rest`` gives is the reply."""
         self.rest = rest
         self.thread = 0
 

@@ -38,7 +38,6 @@ __all__ = ["FastLane"]
 
 log = logging.getLogger(__name__)
 
-MAX_PAYLOAD_BYTES = 65_536  # a longer one takes too long to decode for the router thread; buffers take no time
 _RESULT, _DETACHED = int(Kind.RESULT), int(Flag.DETACHED)
 
 
@@ -56,6 +55,7 @@ class FastLane:
         self._dispatcher = dispatcher
         self._leader = leader
         self._run, self._too_late, self._services = host.run, host.too_late, host.services
+        self._short_bytes = host.short_bytes  # of a payload: a longer one waits for the turn of its user
         self._pool = pool
         self._delivery = delivery
         self._carry_out = carry_out
@@ -75,7 +75,7 @@ class FastLane:
 
     def may_take(self, ticket: Ticket) -> bool:
         """Whether this call of a quick method may be run here: its arguments must be at hand and soon decoded."""
-        return self.is_open and not ticket.dep_replies and len(ticket.body[0]) <= MAX_PAYLOAD_BYTES
+        return self.is_open and not ticket.dep_replies and len(ticket.body[0]) <= self._short_bytes
 
     def start(self, ticket: Ticket) -> None:
         """Let the code of a call begin whose `Home` has looked at it: soon here, if it is short, else in a thread."""

@@ -13,16 +13,10 @@ from typing import Any
 
 import click
 
+from ..telemetry.lines import visible
 from .values import json_text
 
 __all__ = ["say", "show", "show_facts", "show_rows", "show_table", "visible"]
-
-
-def visible(text: str, keep: str = "") -> str:
-    """``text`` with escapes for all that is neither printable nor in ``keep``."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(value: Any, as_json: bool) -> None:

@@ -461,7 +461,7 @@ class Activations:
         found.phase = Phase.ACTIVE
         self.counters.activations += 1
         self.durations.add(self._clock() - found.since)
-        return [*self._give_place_back(found), *self._renewal(found)]
+        return [*self._give_place_back(found), *_renewal(found)]
 
     def waits(self, name: str) -> list[Effect]:
         """The code that makes the agent waits for another call: it gives its place to another activation."""
@@ -795,10 +795,7 @@ class Activations:
         # With a save under way its answer tells, and the save heals the record.
         found.behind = not found.saves and answer.revision < found.revision
         effects: list[Effect] = [Cleared(found.name)] if found.phase is Phase.ACTIVE else []
-        return effects + self._renewal(found)
-
-    def _renewal(self, found: _Activation) -> list[Effect]:
-        return [Renew(found.name)] if found.behind and found.phase is Phase.ACTIVE else []
+        return effects + _renewal(found)
 
     def _leave(self, found: _Activation, ending: Release | Delete) -> list[Effect]:
         effects = self._give_place_back(found)
@@ -825,6 +822,10 @@ class Activations:
         following = request.following if isinstance(request, Release) else ""
         moved: list[Effect] = [Note("moved", f"{found.name} {following}")] if following and answer.done else []
         return [Gone(found.name, following, answer.epoch), *moved, *self._admit()]
+
+
+def _renewal(found: _Activation) -> list[Effect]:
+    return [Renew(found.name)] if found.behind and found.phase is Phase.ACTIVE else []
 
 
 def _check_size(name: str, state: bytes) -> None:

@@ -7,6 +7,7 @@ come twice, or late, and must not end the next wait.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ZmqAgentsError
@@ -18,7 +19,7 @@ __all__ = ["Gate", "Wait", "begin_wait", "thread_gate"]
 class Gate:
     """A lock that the router thread opens, once for each wait, possibly with an error for the waiting code."""
 
-    __slots__ = ("_error", "_lock", "awaits", "current", "outside", "serial")
+    __slots__ = ("_error", "_lock", "awaits", "current", "outside", "pauses", "serial")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,10 +28,14 @@ class Gate:
         self.awaits = 0  # of an event loop that the thread itself runs
         self.outside: Wait | None = None  # the wait that these are, for the dispatcher
         self.serial = 0  # of the thread's latest wait; written by that thread
+        # What to do before a wait of the thread and after it: it has something that it must not keep meanwhile.
+        self.pauses: tuple[Callable[[], None], Callable[[], None]] | None = None
         self.current = 0  # of the wait that the dispatcher knows of; written by the router thread
 
     def begin(self) -> int:
         """The serial number of a new wait. Called by the waiting thread."""
+        if self.pauses is not None:
+            self.pauses[0]()
         self.serial += 1
         return self.serial
 
@@ -49,6 +54,8 @@ class Gate:
                 raise error
             finally:
                 del error  # its traceback holds this frame: a cycle would keep the caller's frames alive
+        if self.pauses is not None:
+            self.pauses[1]()
         return True
 
 

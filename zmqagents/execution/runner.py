@@ -8,6 +8,7 @@ error reply, so that every started call is answered exactly once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -70,7 +71,8 @@ class AgentHost:
         self.services = services
         self._files = FileRoots(config.file_roots, chunk_bytes=min(CHUNK_BYTES, config.max_message_bytes // 2 + 1))
         self._max_structured = config.structured_limit
-        self._short = min(codec.SHORT_BYTES, config.structured_limit // codec.HARMLESS)  # bytes of a payload
+        # Of a payload. A longer one may take more memory than it is allowed to, or time: see `turns`.
+        self.short_bytes = min(codec.SHORT_BYTES, config.structured_limit // codec.HARMLESS)
         self._bind = bind
         self._unpickler = unpickler
         self._pickler = pickler
@@ -92,6 +94,9 @@ class AgentHost:
         if self._traces is not None:
             self._traces.begin(ticket)
         try:
+            if ticket.method is not None and ticket.method.on_loop:  # its arguments are long, or results among them are
+                context.put_off(functools.partial(self._go_on_loop, ticket, context, *self._arguments(ticket)))
+                return PARKED
             value = self._execute(ticket)
             if ticket.method is not None and ticket.method.returns == "stream":
                 return self._run_stream(ticket, context, value)
@@ -120,10 +125,13 @@ class AgentHost:
             context.end()
 
     async def run_rest(self, ticket: Ticket, context: RunningCall) -> Reply:
-        """Go on with a call that was `PARKED` because the rest of it is a coroutine. Never raises, as `run_on_loop`."""
+        """Go on with a call that was `PARKED`: the rest of it is a coroutine that gives its reply. Never raises."""
         context.begin_again()
+        if self._traces is not None:
+            self._traces.begin(ticket)
         try:
-            return self._encode(ticket, await context.take_rest()())
+            reply: Reply = await context.take_rest()()
+            return reply
         except BaseException as exc:
             return self.failure(ticket, exc)
         finally:
@@ -140,17 +148,27 @@ class AgentHost:
         try:
             if context.deadline is not None and time.monotonic() >= context.deadline:
                 return self.too_late(ticket)
-            value = self._execute(ticket)
-            if ticket.method is not None and ticket.method.returns == "stream":
-                return await self._run_stream_on_loop(ticket, context, value)
-            value = await value
-            if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
-                value = await value
-            return self._encode(ticket, value)
+            return await self._await(ticket, context, self._execute(ticket))
         except BaseException as exc:  # CancelledError among them
             return self.failure(ticket, exc)
         finally:
             context.end()
+
+    async def _await(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
+        """Run what a coroutine method has given."""
+        if ticket.method is not None and ticket.method.returns == "stream":
+            return await self._run_stream_on_loop(ticket, context, value)
+        value = await value
+        if hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
+            value = await value
+        return self._encode(ticket, value)
+
+    async def _go_on_loop(
+        self, ticket: Ticket, context: RunningCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Reply:
+        """Run a coroutine method whose arguments a thread has read."""
+        _check(context)
+        return await self._await(ticket, context, getattr(self._object_of(ticket), ticket.name)(*args, **kwargs))
 
     def _run_stream(self, ticket: Ticket, context: RunningCall, value: Any) -> Reply:
         """Send the items one by one, each when the reader has room; a caller that asked for no stream gets a list."""
@@ -204,9 +222,7 @@ class AgentHost:
                 return self._lives.end(ticket)
             if ticket.op == Op.DOWNLOAD:
                 return self._download(ticket)
-        instance = record.instance
-        if instance is None:
-            raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
+        instance = self._object_of(ticket)
         if not ticket.op:
             args, kwargs = self._arguments(ticket)
             if ticket.method is not None and ticket.method.interruptible:
@@ -215,6 +231,14 @@ class AgentHost:
         if ticket.op == Op.MEMORY:
             return _memory_of(instance)
         return _attribute_of(instance, ticket)
+
+    @staticmethod
+    def _object_of(ticket: Ticket) -> Any:
+        """The agent of a call."""
+        record = ticket.agent
+        if record.instance is None:
+            raise _Refused(errors.AgentDeleted(f"{record.agent_id} was deleted before {ticket.name} could start"))
+        return record.instance
 
     def _run_interruptible(
         self, ticket: Ticket, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -245,7 +269,7 @@ class AgentHost:
     def _arguments(self, ticket: Ticket) -> tuple[tuple[Any, ...], dict[str, Any]]:
         body = ticket.body
         try:
-            if len(body[0]) > self._short:
+            if len(body[0]) > self.short_bytes:
                 return self._long_arguments(ticket)
             if len(body) == 1 and body[0][:1] != codec.TAG:
                 return codec.decode_call(body[0])
@@ -265,9 +289,20 @@ class AgentHost:
         payload, *buffers = ticket.body
         scope = self._scope(ticket)
         resolve = self._resolver(ticket, scope)
-        with turn_of(ticket.account.reading):
+        with self._turn(ticket):
             codec.check_structure(payload, self._max_structured, f"{ticket.label}: ")
             return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope)
+
+    @contextlib.contextmanager
+    def _turn(self, ticket: Ticket) -> Iterator[None]:
+        """The turn of the user whose call it is, at a long payload; see `turns`."""
+        context = ticket.context
+        if context is None or ticket.on_loop:  # of a host whose limit makes short payloads long ones
+            yield
+            return
+        with turn_of(ticket.account.reading, context.is_cancelled):
+            _check(context)
+            yield
 
     def _scope(self, ticket: Ticket) -> codec.Scope:
         """Which classes the arguments of a call may have: those of the settings, and of the method's annotations."""
@@ -290,23 +325,24 @@ class AgentHost:
 
         def resolve(ref: Ref) -> Any:
             if replies is not None and isinstance(ref, codec.TaskRef) and ref.task_id in replies:
-                return self._value(replies[ref.task_id], scope)
+                return self._value(ticket, replies[ref.task_id], scope)
             bound = self._bind(ref, None, scope)
             return bound.result() if isinstance(ref, codec.TaskRef) else bound
 
         return resolve
 
-    def _value(self, reply: Reply, scope: codec.Scope) -> Any:
+    def _value(self, ticket: Ticket, reply: Reply, scope: codec.Scope) -> Any:
         payload, *buffers = reply.body
-        codec.check_structure(payload, self._max_structured)
 
         def resolve(ref: Ref) -> Any:
             return self._bind(ref, None, scope)
 
-        return codec.decode(
-            payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None,
-            root="a result among the arguments",
-        )  # fmt: skip
+        with self._turn(ticket) if len(payload) > self.short_bytes else contextlib.nullcontext():
+            codec.check_structure(payload, self._max_structured)
+            return codec.decode(
+                payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope, place=None,
+                root="a result among the arguments",
+            )  # fmt: skip
 
     def _instance_for(self, ticket: Ticket) -> Any:
         """The object of a new agent, before its hooks are called."""
@@ -344,10 +380,10 @@ class AgentHost:
         record.hold(opening.agent)
         return self.description(record, made.packed() if self.config.parent is not None else None)
 
-    async def _start_on_loop(self, ticket: Ticket, instance: Any) -> bytes:
+    async def _start_on_loop(self, ticket: Ticket, instance: Any) -> Reply:
         await self._lives.start_on_loop(ticket, instance)
         ticket.agent.hold(instance)
-        return self.description(ticket.agent)
+        return Reply(Code.NONE, (self.description(ticket.agent),))
 
     def drop(self, record: AgentRecord) -> None:
         """Drop the object of a deleted agent, in a worker thread: its ``__del__`` may take long."""
@@ -386,8 +422,8 @@ class AgentHost:
             reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
             return reply
         # Long arguments often come back, or make a long result; a body is gone when the call was answered before.
-        if ticket.body and len(ticket.body[0]) > self._short:
-            with turn_of(ticket.account.reading):
+        if ticket.body and len(ticket.body[0]) > self.short_bytes:
+            with self._turn(ticket):
                 encoded = self._encoded(ticket, value)
         else:
             encoded = self._encoded(ticket, value)
@@ -431,6 +467,14 @@ class AgentHost:
         except BaseException:  # nothing may break a reply
             plain = {"type": "builtins:Exception", "message": type(exc).__name__, **where}
             return Reply(Code.AGENT_ERROR, (codec.pack(plain),))
+
+
+def _check(context: RunningCall) -> None:
+    """Refuse to go on with a call whose caller waits no more."""
+    try:
+        context.check()
+    except errors.ZmqAgentsError as exc:
+        raise _Refused(exc) from None
 
 
 def _say_what_it_takes(ticket: Ticket, exc: TypeError, classes: ClassTable) -> None:

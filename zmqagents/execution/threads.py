@@ -212,7 +212,7 @@ class WorkerPool:
                     self._threads.discard(threading.current_thread())
             if reply is not PARKED:
                 self._done(ticket, reply)
-            elif sender is not None:
+            elif sender is not None and sender.parked:
                 sender.wait()
             else:
                 self._router.go_to_loop(ticket)

@@ -345,11 +345,6 @@ class Child(Landlord):
             if is_due and not (resident.record.made or resident.here):
                 self._go_on(resident)
 
-    @property
-    def _being_made(self) -> Sequence[Resident]:
-        """The agents that its process makes again now."""
-        return list(self._to_make)[: 1 if self._one_by_one else None]
-
     def _make_again(self, resident: Resident) -> None:
         if resident not in self._to_make:
             self._to_make[resident] = None
@@ -394,7 +389,7 @@ class Child(Landlord):
     def _count(self, ran: Sequence[Ticket]) -> None:
         """Note the crash for those that have to do with it."""
         now = self._yard.clock()
-        hit = {each.record.agent_id for each in self._being_made}
+        hit = {each.record.agent_id for each in list(self._to_make)[: 1 if self._one_by_one else None]}
         if not (hit and self._one_by_one):  # else it is that one, most likely, and no call that ran beside
             hit |= {ticket.agent.agent_id for ticket in ran}
         for agent_id, resident in self._agents.items():

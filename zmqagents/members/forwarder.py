@@ -364,7 +364,7 @@ class Forwarded(Call):
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     """The CALL that runs ``ticket`` on a member."""
     record = ticket.agent
-    options: dict[str, Any] = {"task": ticket.task_id}
+    options: dict[str, Any] = {"task": ticket.task_id, "user": ticket.account.key}
     agent, method = record.agent_id, ticket.name
     if ticket.op == Op.CREATE:
         agent = ""

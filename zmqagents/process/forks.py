@@ -7,6 +7,9 @@ The death signal of ``prctl`` would be sent too early: when the *thread* ends th
 
 A child that runs another program (``subprocess``) is left alone, for ``exec`` closes the descriptor. A child that
 closes all descriptors, as daemons do, is left alone too. Linux only; elsewhere such a child is the agent's matter.
+
+Processes of `multiprocessing` that are no forks (``spawn``, ``forkserver``) run another program, too. A pool of them
+would wait for ever for work of a host that has ended, so the host kills these at its end.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from .signals import signal_when_readable
+from .signals import end_processes, signal_when_readable
 
 __all__ = ["ended_with_us"]
 
@@ -27,9 +30,14 @@ _lines: list[tuple[int, int]] = []  # pipes of this process: the end for its for
 
 @contextlib.contextmanager
 def ended_with_us() -> Iterator[None]:
-    """Forks that this process makes meanwhile end when it leaves this, or when it ends itself."""
+    """Forks that this process makes meanwhile end when it leaves this, or when it ends itself.
+
+    The process is about to end then. Forks that it makes later, as a pool does in the place of others, end with it, and
+    processes of `multiprocessing` are killed.
+    """
     if not sys.platform.startswith("linux"):
         yield
+        end_processes()
         return
     line = os.pipe()
     _lines.append(line)
@@ -37,9 +45,10 @@ def ended_with_us() -> Iterator[None]:
         yield
     finally:
         if line in _lines:  # not in a fork
-            _lines.remove(line)
+            _lines[_lines.index(line)] = os.pipe()
             for fd in line:
                 os.close(fd)
+            end_processes()
 
 
 def _bind() -> None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from .alarms import alarm_when_readable, alarm_within
+from .signals import end_processes
 
 EXIT_ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 ORPHAN_GRACE_S = 0.25
@@ -67,4 +68,5 @@ class LifeLine:
             time.sleep(0.05)  # the kernel's signal comes at the same moment as the end of the pipe
             signal.alarm(2)  # instead of its 1 s: this thread runs, so the end can be an orderly one
             time.sleep(ORPHAN_LIMIT_S)
+        end_processes()
         os._exit(EXIT_ORPHANED)

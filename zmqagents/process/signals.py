@@ -123,9 +123,17 @@ def keep_sockets_to_ourselves() -> None:
         multiprocessing.set_start_method("forkserver")
 
 
+def end_processes() -> None:
+    """Kill the processes that this one has started by `multiprocessing`: their parent is about to end."""
+    with contextlib.suppress(Exception):  # an agent's thread may start or end some at the same time
+        for child in multiprocessing.active_children():
+            child.kill()
+
+
 def leave(status: int) -> NoReturn:
     """End the process now; what was printed comes out."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    end_processes()
     os._exit(status)

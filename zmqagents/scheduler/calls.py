@@ -179,6 +179,7 @@ class Calls:
 
     def enqueue(self, ticket: Ticket, now: float, effects: list[Effect]) -> None:
         """A parked ``ticket`` has all its arguments: let it run, or queue it for its turn."""
+        ticket.read_in_thread()
         if self.traces is not None:
             self.traces.unparked(ticket, now)
         if ticket.turn or ticket.agent.try_to_seat(ticket):  # it has one if it makes the agent

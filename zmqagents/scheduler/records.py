@@ -17,7 +17,7 @@ from ..agents.context import RunningCall
 from ..agents.options import AgentOptions
 from ..agents.spec import ClassSpec, MethodSpec, away, unhurried
 from ..agents.timing import Pace
-from ..codec import unpack
+from ..codec import SHORT_BYTES, unpack
 from ..errors import CallCancelled, CallTimeout, ZmqAgentsError
 from ..telemetry.meters import ClassMeters, Meters
 from ..wire.messages import MAX_CHAIN, Call, Frame, Op, Reply, reply_from_bytes
@@ -430,7 +430,7 @@ class Ticket:
             self.on_loop = agent.away
             self.pace = agent.spec.pace if op == Op.CREATE and not self.on_loop else None
         else:
-            self.on_loop = method.on_loop
+            self.on_loop = method.on_loop and (agent.away or not self.body or len(self.body[0]) <= SHORT_BYTES)
             self.pace = None if method.on_loop or method.returns == "stream" else method.pace
         self.exclusive = exclusive  # it runs in the agent's turn, not beside it
         self.deadline = deadline
@@ -491,6 +491,13 @@ class Ticket:
         given = unpack(packed, max_bytes=MAX_GIVEN_BYTES)
         self.body = body
         self.dep_replies = {task_id: reply_from_bytes(data) for task_id, data in given.items()}
+        self.read_in_thread()
+
+    def read_in_thread(self) -> None:
+        """It has all its arguments. Where these are long they are not read on the event loop, which all users share."""
+        if self.on_loop and not self.agent.away and self.method is not None and self.dep_replies:
+            given = [reply.body[0] for reply in self.dep_replies.values() if reply.body]
+            self.on_loop = all(len(payload) <= SHORT_BYTES for payload in (self.body[0], *given))
 
     def leave_thread(self) -> None:
         """From now on its code is a coroutine on the event loop."""

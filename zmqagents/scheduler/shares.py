@@ -14,20 +14,21 @@ at least, comes beside them.
 What waits, waits in a `FairQueue`: the users have their turns one after the other, however much each has there.
 
 The numbers are counted where a thing is taken and given back, and no more than a comparison of two numbers is needed
-until seven eighths are taken. All of this but `Account.reading` belongs to the router thread.
+until seven eighths are taken. All of this but `Turn` belongs to the router thread.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from ..config import BrokerConfig
 
-__all__ = ["Account", "FairQueue", "Share", "Shares"]
+__all__ = ["Account", "FairQueue", "Share", "Shares", "Turn"]
 
 T = TypeVar("T")
 
@@ -36,6 +37,45 @@ STREAMS = 4  # one call in so many may be a stream whose reader takes nothing
 FETCHES = 4  # and one in so many a question to a shared store
 EARLY = 64  # one in so many a question that came before its call: few do, and those only for a moment
 LISTINGS = 64  # requests for a list that wait for the thread which answers them
+TURN_S = 5.0  # for the longest payload, which takes 1 s
+LOOK_S = 0.05  # how often a thread that waits for its turn looks whether its call is cancelled
+
+
+class Turn:
+    """The turn of one user's threads at reading what is long: a lock that a thread loses which keeps it for too long.
+
+    Any thread may use it.
+    """
+
+    __slots__ = ("_guard", "_holder", "_lock", "_since")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._guard = threading.Lock()  # of the other two
+        self._holder = 0  # the ident of the thread that has the turn
+        self._since = 0.0
+
+    def take(self, is_over: Callable[[], bool]) -> None:
+        """Wait until the calling thread has the turn, or ``is_over()``."""
+        while not self._lock.acquire(timeout=LOOK_S):
+            with self._guard:
+                is_stuck = self._holder and time.monotonic() - self._since > TURN_S
+                if is_stuck:
+                    self._note_holder()
+            if is_stuck or is_over():
+                return
+        with self._guard:
+            self._note_holder()
+
+    def leave(self) -> None:
+        """Give the turn to the next thread, if the calling thread has it."""
+        with self._guard:
+            if self._holder == threading.get_ident():
+                self._holder = 0
+                self._lock.release()
+
+    def _note_holder(self) -> None:
+        self._holder, self._since = threading.get_ident(), time.monotonic()
 
 
 class Account:
@@ -61,7 +101,7 @@ class Account:
         self.listings = 0  # that wait for their turn
         self.kept_bytes = 0  # of replies for clients whose connection is lost
         self.unread_bytes = 0  # of messages for which connections have no room
-        self.reading = threading.Lock()  # of the worker thread that reads a long payload of the user; see `turn_of`
+        self.reading = Turn()  # at long payloads, for the worker threads; see `execution.turns`
 
     def leave_unread(self, size: int) -> None:
         """``size`` more bytes wait for clients of the user that do not read them; fewer if it is negative."""

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-__all__ = ["FIELDS", "JsonLines", "RateLimit", "TextLines", "event_of", "fields_of", "json_line", "text_of"]
+__all__ = ["FIELDS", "JsonLines", "RateLimit", "TextLines", "event_of", "fields_of", "json_line", "text_of", "visible"]
 
 FIELDS = ("host", "agent", "class", "method", "task_id", "user", "client", "child", "pid", "action", "stream",
           "trace_id", "span_id")  # fmt: skip
@@ -45,14 +45,34 @@ def event_of(record: logging.LogRecord) -> dict[str, Any]:
 
 def json_line(event: Mapping[str, Any]) -> str:
     """One line of JSON, without its end. Never raises: what JSON does not know is shown as text."""
-    return json.dumps(event, ensure_ascii=False, default=str, separators=(",", ":"))
+    text = json.dumps(event, ensure_ascii=False, default=str, separators=(",", ":"))
+    if text.isprintable():
+        return text
+    return json.dumps(event, default=str, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def text_of(event: Mapping[str, Any]) -> str:
-    """One event for people: a line and, where there is one, the traceback below it."""
+    """One event for people: a line and, where there is one, the traceback below it.
+
+    Their texts come from callers, too: what is not printable is shown as an escape, and no line of them looks like a
+    line of the log.
+    """
     about = " ".join(f"{name}={event[name]}" for name in _SHOWN if name in event)
-    line = f"{event['ts']} {event['level']} {event['logger']}: {event['msg']}" + (f" [{about}]" if about else "")
-    return f"{line}\n{event['exc'].rstrip()}" if "exc" in event else line
+    start = visible(f"{event['ts']} {event['level']} {event['logger']}: ")
+    line = start + _indented(event["msg"]) + (visible(f" [{about}]") if about else "")
+    return line + _indented("\n" + event["exc"].rstrip()) if "exc" in event else line
+
+
+def visible(text: str, keep: str = "") -> str:
+    """``text`` with escapes for all that is neither printable nor in ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def _indented(text: str) -> str:
+    """All its lines but the first are further to the right."""
+    return visible(text, "\n\t").replace("\n", "\n  ")
 
 
 class JsonLines(logging.Formatter):

@@ -252,12 +252,14 @@ class Announcer(NamedTuple):
 
 def _exit_in_time(status: int) -> None:
     """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
+    from ...process import signals
     from ...server.logs import flush
 
     def watch() -> None:
         time.sleep(EXIT_LIMIT_S)
         log.warning("ending, although a thread or an exit handler of an agent's is still running")
         flush()
+        signals.end_processes()
         os._exit(status)
 
     threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()

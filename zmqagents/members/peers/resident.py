@@ -23,6 +23,7 @@ from ... import errors
 from ...agents.state import Reminder, Snapshot
 from ...cluster.activations import Dropped, DroppedFor, Made, OnceOutcome, Phase
 from ...cluster.naming import AgentName
+from ...cluster.reminders import Reminders
 from ...errors import ZmqAgentsError
 from ...scheduler.calls import error_of
 from ...scheduler.effects import Effect
@@ -272,7 +273,7 @@ class Resident:
             return effects
         once = None
         if ticket.is_tick:
-            self._changes.append(self._done(ticket))
+            self._changes.append(_done(ticket, self._activations.reminders_of(self.name)))
         else:
             reply, once = _outcome(ticket, reply, room.clock())
         self._kept[ticket] = reply
@@ -290,10 +291,6 @@ class Resident:
         room = self._room
         room.do(room.member.carry(self._activations.save(self.name, state, version, ticket, once, changes)))
 
-    def _done(self, ticket: Ticket) -> Done:
-        tick = tick_of(ticket.task_id)
-        return Done(tick.reminder, tick.stamp, self._activations.reminders_of(self.name).stamp())
-
     def _end_late(self, ticket: Ticket, reply: Reply) -> None:
         """It was cancelled, say, and its code has run to its end: it is done, as its state is."""
         snapshot, self._whole = self._whole, None
@@ -301,7 +298,7 @@ class Resident:
         if self.phase is Phase.ACTIVE and has_run:
             once = None
             if ticket.is_tick:
-                self._changes.append(self._done(ticket))
+                self._changes.append(_done(ticket, self._activations.reminders_of(self.name)))
             else:
                 _, once = _outcome(ticket, reply, self._room.clock())
             try:
@@ -528,6 +525,11 @@ def _outcome(ticket: Ticket, reply: Reply, now: float) -> tuple[Reply, OnceOutco
         outcome = reply_to_bytes(reply)
     left_s = max(0.0, (ticket.deadline or 0.0) - now) + OUTCOME_S
     return reply, OnceOutcome(ticket.task_id, outcome, left_s)
+
+
+def _done(ticket: Ticket, reminders: Reminders) -> Done:
+    tick = tick_of(ticket.task_id)
+    return Done(tick.reminder, tick.stamp, reminders.stamp())
 
 
 def _exists(name: str) -> errors.AgentExists:

@@ -185,13 +185,13 @@ def test_hosts_and_agents_are_listed(hosts: Hosts, cluster: Cluster) -> None:
 
 
 def test_the_shorter_way_is_taken_and_then_the_relay_has_less_to_do(hosts: Hosts, cluster: Cluster) -> None:
-    names = [f"short-{number}" for number in range(9)]
+    names = [f"short-{number}" for number in range(36)]  # that two hosts get all comes once in a million runs
     for name in names:
         cluster.get_agent(name, cls=Account).add(1)
     homes = {cluster.where(f"Account/{name}")["address"] for name in names}
     assert len(homes) == 3
     before = [caller.status()["relayed"] for caller in hosts.callers]
-    for name in names * 5:
+    for name in names * 2:
         cluster.get_agent(name, cls=Account).add(1)
     assert [caller.status()["relayed"] for caller in hosts.callers] == before
 

@@ -27,7 +27,7 @@ from zmqagents.connection.target import Target
 
 pytestmark = pytest.mark.timeout(120)
 GRACE_S = 0.5
-P99_S = 0.5  # of the neighbours: 0.05 on a machine that is not busy
+P99_S = 1.5  # of the neighbours: 0.05 on a machine that is not busy; of few calls it is the longest
 BEFORE_S = 0.3  # for so long they are called before, to see how busy it is
 BACK_S = 3.0  # an agent whose process was killed answers again: 0.5 s on a machine that is not busy
 LONG_S = 3600

@@ -135,4 +135,6 @@ def test_wrong_options_of_one_agent_are_refused_before_anything_is_sent() -> Non
         with pytest.raises(ConfigError, match=r"agent_options are max_concurrency, .*, not 'toke'") as refused:
             client.create_agent(AgentBase, agent_options={"toke": "hunter2"})
         assert "hunter2" not in str(refused.value)
+        with pytest.raises(ConfigError, match=r"not 'isolatoin'; did you mean 'isolation'\?"):
+            client.create_agent(AgentBase, agent_options={"isolatoin": "pool"})
         assert "hunter2" not in repr(client.options(isolation="process", env={"TOKEN": "hunter2"}))

@@ -73,8 +73,13 @@ def _agent_options(given: Any) -> dict[str, Any]:
         checked = AgentOptions(**given)
     except TypeError:
         # The names alone: a value may be a secret.
-        got = ", ".join(map(repr, given)) if isinstance(given, Mapping) else f"of the type {type(given).__name__}"
-        raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}") from None
+        if not isinstance(given, Mapping):
+            got, near = f"of the type {type(given).__name__}", ""
+        else:
+            unknown = [name for name in given if name not in OPTION_NAMES]
+            got = ", ".join(map(repr, given))
+            near = errors.did_you_mean(str(unknown[0]), OPTION_NAMES) if unknown else ""
+        raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}{near}") from None
     return {key: getattr(checked, key) for key in given}
 
 

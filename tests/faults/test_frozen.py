@@ -52,7 +52,7 @@ class Counter(AgentBase):
 
     @async_func
     def nap(self) -> None:
-        time.sleep(0.4)
+        time.sleep(1.4)
 
     def bump(self) -> None:
         self.count += 1
@@ -150,9 +150,9 @@ def test_calls_that_queue_when_the_pause_begins_and_are_over_at_its_end_do_not_r
     with host(Counter, capacity=32) as launcher, client_of(launcher, transport=transport) as client:
         counters = [client.create_agent(Counter) for _ in range(20)]
         naps = [counter.nap() for counter in counters]
-        late = [getattr(counter, method).aio(timeout=0.5) for counter in counters for _ in range(4)]
+        late = [getattr(counter, method).aio(timeout=1.6) for counter in counters for _ in range(4)]
         with client_of(launcher) as other:
-            assert hosts.eventually(lambda: other.get_server_info()["calls_open"] == len(naps + late), 0.2)
+            assert hosts.eventually(lambda: other.get_server_info()["calls_open"] == len(naps + late), 1.0)
         with _frozen(launcher):
             assert {type(result.exception(5)) for result in late} == {CallTimeout}
             time.sleep(0.3)

@@ -230,7 +230,7 @@ def test_an_agent_that_cannot_be_made_is_told_with_its_own_frames_alone(place: P
                 "agent f could not be made: KeyError: 'pear'", "(in f.create_agent)")  # fmt: skip
     done = place.run(case, "-m", "zmqagents", *case.typed.split())
     told_of(done, case, place.port)
-    frames = [line for line in done.stderr.splitlines() if line.startswith("  File")]
+    frames = [line for line in map(str.strip, done.stderr.splitlines()) if line.startswith("File")]
     assert len(frames) == 1
     assert "failing.py" in frames[0]
 

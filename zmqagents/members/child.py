@@ -150,6 +150,7 @@ class Child(Landlord):
         self.own = own
         self.state = State.NONE
         self.process: Process | None = None
+        self._was_cut = False  # the connection to it, when that was looked at last
         self._school: _School | None = None  # its process is told what is new
         self.silent_s = 0.0  # for how long it has not answered, although it lives
         self._yard = yard
@@ -310,6 +311,7 @@ class Child(Landlord):
         """Its process listens."""
         if process is self.process:
             yard = self._yard
+            self._was_cut = False
             self._line = Line(path, yard.poller, yard.beside, ready=self._on_ready, cut=self._on_cut, later=yard.later)
             self._forwarder = Forwarder(self._line, yard, self.on_told)
         return []
@@ -486,8 +488,10 @@ class Child(Landlord):
         line = self._line
         if line is None:
             return []
-        if line.is_cut:  # and the process lives all the same
-            self.kill("its connection to the host has broken")
+        if line.is_cut:
+            if self._was_cut:  # and the process has lived on for half a second
+                self.kill("its connection to the host has broken")
+            self._was_cut = True
         else:
             self.silent_s = line.look()
             if self.silent_s >= WELCOME_S and not line.was_ready:  # somebody has stopped it, say

@@ -9,9 +9,10 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scale import pick
 from zmqagents import codec
 from zmqagents.codec.plain import LONG_BYTES, unpack_long, unpack_plain
 from zmqagents.errors import RemoteProtocolError
@@ -126,6 +127,7 @@ def test_other_threads_run_while_the_longest_payloads_are_read() -> None:
 
 
 @given(values)
+@settings(max_examples=pick(10, 200), deadline=None)
 def test_a_long_value_is_packed_to_the_bytes_that_the_packer_makes(value: Any) -> None:
     many = [value] * 5_000
     for long in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -38,11 +40,11 @@ def test_the_failure_of_a_call_is_told_while_its_ids_are_known(monkeypatch: pyte
         call = Call(100, 0, 5000, "a", "m", (), {}, (b"body",))
         ticket = world.dispatcher.start_short(world.client, call, world.now)
         assert ticket is not None
-        traces.begin(ticket)
+        contextvars.Context().run(traces.begin, ticket)
         world.dispatcher.end_short(ticket, failed(ValueError("no")), world.now)
     else:
         sent = world.running("a")
-        traces.begin(sent.t)
+        contextvars.Context().run(traces.begin, sent.t)
         world.done(sent, failed(ValueError("no")))
     (ids,) = listener.ids
     assert ids.keys() == {"trace_id", "span_id"}

@@ -674,4 +674,4 @@ def test_no_count_that_was_told_is_lost_or_told_twice_while_processes_are_killed
             assert balance // 1000 == len(paid[name]), "a payment is missing, or was counted twice"
             assert [each // 1000 for each in paid[name]] == list(range(1, len(paid[name]) + 1))
         assert kills > 5
-        assert sum(map(len, paid.values())) > 60
+        assert sum(map(len, paid.values())) > 20

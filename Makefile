@@ -46,6 +46,7 @@ demo: .venv/demo/.done
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = $(CLUSTER) \
+    tests/faults/test_stop_means_stop.py \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
     tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
 

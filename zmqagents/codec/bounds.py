@@ -24,7 +24,17 @@ from typing import Any
 from ..errors import MessageTooLarge, RemoteProtocolError
 from .forms import BESIDE_FROM_BYTES, EXT_MARK, TAG, Buffer, all_str
 
-__all__ = ["GROWTH", "HARMLESS", "SHORT_BYTES", "check_structure", "long_bytes", "map_of", "spread", "too_large"]
+__all__ = [
+    "GROWTH",
+    "HARMLESS",
+    "LENGTHS",
+    "SHORT_BYTES",
+    "check_structure",
+    "long_bytes",
+    "map_of",
+    "spread",
+    "too_large",
+]
 
 MAX_EQUAL_HASHES = 64
 SHORT_BYTES = 16_384  # a payload up to this length holds some 1,000 keys, which take 10 ms at worst
@@ -158,7 +168,7 @@ for _head, _size in zip(range(0xCA, 0xD4), (5, 9, 2, 3, 5, 9, 2, 3, 5, 9), stric
     _SIZES[_head], _WEIGHTS[_head] = _size, _NUMBER
 for _head, _size in zip(range(0xD5, 0xD9), (4, 6, 10, 18), strict=True):
     _SIZES[_head], _WEIGHTS[_head] = _size, _LEAF
-_LENGTHS = {  # of the contents, or the number of items, behind the first byte
+LENGTHS = {  # of the contents, or the number of items, behind the first byte
     **dict.fromkeys((0xC4, 0xC7, 0xD9), struct.Struct(">xB")),
     **dict.fromkeys((0xC5, 0xC8, 0xDA, 0xDC, 0xDE), struct.Struct(">xH")),
     **dict.fromkeys((0xC6, 0xC9, 0xDB, 0xDD, 0xDF), struct.Struct(">xI")),
@@ -208,7 +218,7 @@ class _Scan:
             self.weight += self._mark_bytes() if self.data[self.place + 1] == EXT_MARK else _LEAF
             self.place += 3
             return
-        length = _LENGTHS[head]
+        length = LENGTHS[head]
         (count,) = length.unpack_from(self.data, self.place)
         self.place += length.size
         if head in (0xDC, 0xDD):

@@ -12,7 +12,6 @@ Every function may be called from any thread.
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from msgpack import OutOfData, Packer, Unpacker, unpackb
 
 from .. import errors
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .bounds import LENGTHS
 from .forms import (
     FLAT_TYPES,
     INLINE_LIMIT_BYTES,
@@ -151,17 +151,6 @@ def decode_plain(payload: Buffer) -> Any:
 LONG_BYTES = 131_072
 PIECE_BYTES = 65_536  # 0.3 to 4 ms
 _MANY_ITEMS = 16_384
-_CONTAINER_COUNTS = {
-    0xDC: struct.Struct(">xH"),
-    0xDD: struct.Struct(">xI"),
-    0xDE: struct.Struct(">xH"),
-    0xDF: struct.Struct(">xI"),
-}
-_SCALAR_SIZES = {
-    0xC4: struct.Struct(">xB"), 0xC5: struct.Struct(">xH"), 0xC6: struct.Struct(">xI"),
-    0xC7: struct.Struct(">xB"), 0xC8: struct.Struct(">xH"), 0xC9: struct.Struct(">xI"),
-    0xD9: struct.Struct(">xB"), 0xDA: struct.Struct(">xH"), 0xDB: struct.Struct(">xI"),
-}  # fmt: skip
 _EXTENSIONS = frozenset({0xC7, 0xC8, 0xC9})
 
 
@@ -207,9 +196,9 @@ class _Pieces:
         if size is not None:
             return self._take(b"", size)
         head = self._data[self.place]
-        if 0x80 <= head <= 0x9F or head in _CONTAINER_COUNTS:
+        if 0x80 <= head <= 0x9F or 0xDC <= head <= 0xDF:
             return self._container(head)
-        length = _SCALAR_SIZES.get(head)
+        length = LENGTHS.get(head)
         if length is None:
             raise ValueError("the payload is incomplete")
         (count,) = length.unpack_from(self._data, self.place)
@@ -232,9 +221,9 @@ class _Pieces:
     def _count(self, head: int) -> int:
         """The number of items, or pairs, of the container that begins here; `place` is behind that then."""
         count = head & 15
-        if head in _CONTAINER_COUNTS:
-            (count,) = _CONTAINER_COUNTS[head].unpack_from(self._data, self.place)
-            self.place += _CONTAINER_COUNTS[head].size
+        if head >= 0xDC:
+            (count,) = LENGTHS[head].unpack_from(self._data, self.place)
+            self.place += LENGTHS[head].size
         else:
             self.place += 1
         return count

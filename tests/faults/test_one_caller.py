@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ import pytest
 from actors import CALL_TIMEOUT_S, Desk, Latch, Node, client_of, host
 from hosts import eventually
 from raw_peer import RawPeer
-from zmqagents import AgentBase, AsyncRpcClient, HostBusy, RpcAgentServerLauncher, RpcClient, register_type
+from slow_values import SlowToRead
+from zmqagents import AgentBase, AsyncRpcClient, HostBusy, RpcAgentServerLauncher, RpcClient
 from zmqagents.codec import SHORT_BYTES
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
@@ -28,21 +27,6 @@ pytestmark = pytest.mark.timeout(90)
 
 LONG = list(range(SHORT_BYTES))  # takes more than a byte for each
 place: contextvars.ContextVar[str] = contextvars.ContextVar("place", default="")
-
-
-@dataclass
-class SlowToRead:
-    """A value that takes ``seconds`` to be made where it arrives."""
-
-    seconds: float
-
-
-def _read_slowly(seconds: float) -> SlowToRead:
-    time.sleep(seconds)
-    return SlowToRead(seconds)
-
-
-register_type(SlowToRead, to_data=lambda value: value.seconds, from_data=_read_slowly)
 
 
 class Teller(AgentBase, max_concurrency=10_000):

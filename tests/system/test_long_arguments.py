@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 
 from actors import CALL_TIMEOUT_S, Desk, Latch, client_of, host, within
 from hosts import eventually
+from slow_values import SlowToRead
 from zmqagents import AgentBase, CallTimeout, async_func, register_type
 from zmqagents.codec import SHORT_BYTES
 from zmqagents.execution.turns import turn_of
@@ -20,18 +20,6 @@ from zmqagents.scheduler import shares
 from zmqagents.scheduler.shares import Turn
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@dataclass
-class SlowToRead:
-    """A value that takes ``seconds`` to be made where it arrives."""
-
-    seconds: float
-
-
-def _read_slowly(seconds: float) -> SlowToRead:
-    time.sleep(seconds)
-    return SlowToRead(seconds)
 
 
 @dataclass
@@ -47,7 +35,6 @@ def _ask(data: list[Any]) -> Asking:
     return Asking(latch, latch.hold(answer))
 
 
-register_type(SlowToRead, to_data=lambda value: value.seconds, from_data=_read_slowly)
 register_type(Asking, to_data=lambda value: [value.latch, value.answer], from_data=_ask)
 
 

@@ -269,6 +269,25 @@ def test_handshakes_that_break_off_are_blamed_on_the_key_after_a_while_and_only_
     assert now >= (limits.DOUBT_S if error is AuthenticationError else 0.0)
 
 
+@pytest.mark.parametrize("endpoint", ["tcp://x:1", "ipc:///x"])
+def test_a_first_connection_that_is_cut_before_it_stands_is_tried_again_for_a_while(endpoint: str) -> None:
+    def cut_at(now: float) -> None:
+        session.connect(now)
+        session.dial(endpoint)
+        session.on_event(Event.CUT, now)
+
+    session = new_session()
+    outcome = ask(session)
+    session.book.take_in()
+    cut_at(0.0)
+    assert (session.state, outcome.count) == (State.IDLE, 0)
+    while not outcome.count:
+        now = session.next_due()
+        cut_at(now)
+    assert [type(error) for error in outcome.errors] == [HostUnreachable]
+    assert limits.DOUBT_S <= now < 3 * limits.DOUBT_S
+
+
 def test_a_host_that_says_goodbye_is_not_asked_again() -> None:
     session = new_session()
     outcome = ask(session)

@@ -638,8 +638,8 @@ class Session:
             return [messages.header(Kind.HELLO), codec.pack(said)]
         if event is Event.KEY_REFUSED:
             self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {LET_IN}"))
-        elif event in (Event.BROKEN_OFF, Event.FOREIGN):
-            self._doubt(event.value, now)
+        elif event in (Event.BROKEN_OFF, Event.FOREIGN) or (event is Event.CUT and not self.token):
+            self._doubt(event, now)
         elif self.token:
             self.lost("the connection was lost", errors.CallLost, now)
         else:
@@ -647,18 +647,19 @@ class Session:
             self.lost(event.value + f"; {REMEDY}" * refused, errors.HostUnreachable, now, refused=refused)
         return None
 
-    def _doubt(self, why: str, now: float) -> None:
+    def _doubt(self, event: Event, now: float) -> None:
         """A handshake broke off: a wrong key, or a host that was just closing, or a connection that was cut.
 
-        On ipc there are no keys. On TCP the key is blamed when handshakes break off for `DOUBT_S`.
+        It is tried again for `DOUBT_S`. Then the key is blamed, but not for a cut, nor on ipc, where there are no keys.
         """
         if self._doubting_since is None:
             self._doubting_since = now
             self._pause_s = RETRY_S[0]
-        if self._lost_at is not None or not self._on_tcp:
-            self.lost(why, errors.HostUnreachable, now)
-        elif now - self._doubting_since >= DOUBT_S:
-            self.end(errors.AuthenticationError(f"{self.address}: {why}; {KNOW_IT} {self.address} KEY"))
+        is_cut, is_over = event is Event.CUT, now - self._doubting_since >= DOUBT_S
+        if self._lost_at is not None or (is_over if is_cut else not self._on_tcp):
+            self.lost(event.value, errors.HostUnreachable, now)
+        elif is_over:
+            self.end(errors.AuthenticationError(f"{self.address}: {event.value}; {KNOW_IT} {self.address} KEY"))
         else:
             self._unlink(State.IDLE)
             self.next_try = now + self._pause_s

@@ -15,7 +15,7 @@ export PYTHON
 # for a host instead of 0.13), and each worker of pytest compiles all tests (9 s instead of 4).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster test-web soak coverage lint release docs vendor pictures bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
+.PHONY: help demo test quick test-all test-lowest test-values test-frameworks test-processes test-cluster test-web test-faults soak coverage lint release docs vendor pictures bench bench-peers soak-bench clean $(VERSIONS:%=test-%)
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
 	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
+	@echo "make test-faults  attacks, floods, cuts, kills and frozen hosts; and that the benchmarks run"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
 	@echo "make test-web     the page of as_server web in a browser, and its OpenAPI: Chromium must be on the PATH"
 	@echo "make pictures     pictures of the page for the documentation, in docs/pictures"
@@ -46,7 +47,7 @@ demo: .venv/demo/.done
 
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = $(CLUSTER) \
-    tests/faults/test_stop_means_stop.py \
+    tests/faults tests/system/test_benchmarks.py \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
     tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
 
@@ -66,6 +67,10 @@ test-values: .venv/test-values/.done
 test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 	.venv/test-crewai/bin/python -m pytest tests/frameworks/test_crewai.py $(ARGS)
+
+# Real sockets and processes in trouble, many at once; and the benchmarks, which keep both cores busy.
+test-faults: .venv/test/.done
+	.venv/test/bin/python -m pytest $(PARALLEL) tests/faults tests/system/test_benchmarks.py $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py lifecycle.py stream_graph.py call_contexts.py \

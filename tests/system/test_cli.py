@@ -898,7 +898,7 @@ def test_a_stream_is_printed_item_by_item(on: Here) -> None:
 
 
 def test_a_call_that_nobody_waits_for_can_be_listed_cancelled_and_read(host: Host, on: Here) -> None:
-    first = on("call", "w", "slow", "0.3", "--no-wait")
+    first = on("call", "w", "slow", "1.5", "--no-wait")
     assert (first.code, first.err) == (0, "")
     second = on("call", "w", "slow", "0.0", "--no-wait", "--json").json["task_id"]
     rows = on("calls", "--json").json
@@ -909,7 +909,7 @@ def test_a_call_that_nobody_waits_for_can_be_listed_cancelled_and_read(host: Hos
     cancelled = on("result", second)
     assert cancelled.code == 1
     assert "w.slow was cancelled" in cancelled.err
-    assert on("result", first.out.strip()).out == "0.3\n"
+    assert on("result", first.out.strip()).out == "1.5\n"
     assert on("cancel", first.out.strip()).out == f"{first.out.strip()} had ended already\n"
 
 

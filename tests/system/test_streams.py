@@ -547,6 +547,7 @@ time.sleep(60)
 INTERACTIVE = """
 import code, sys, zmqagents
 host, port, agent_id = sys.argv[1:]
+sys.ps1 = sys.ps2 = ""
 code.interact("", local={"source": zmqagents.RpcClient(host, int(port)).get_agent(agent_id)})
 """
 
@@ -559,9 +560,10 @@ def test_ctrl_c_in_an_interactive_python_ends_the_stream_that_it_reads(
 ) -> None:
     with started(INTERACTIVE, server.host, str(server.port), source.agent_id) as program:
         assert program.stdin is not None
-        program.stdin.write(f"{before}\nfor _ in {over}: pass\n\n")
+        program.stdin.write(f"{before}\nfor item in {over}: print(item, flush=True)\n\n")
         program.stdin.flush()
-        assert eventually(lambda: source.made() == 4, 10.0)
+        assert [told(program) for _ in range(3)] == [0, 1, 2]
+        assert eventually(lambda: psutil.Process(program.pid).status() == psutil.STATUS_SLEEPING, 10.0)
         program.send_signal(signal.SIGINT)
         source.open_gate()
         assert source.echo("free", timeout=2.0) == "free"

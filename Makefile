@@ -6,7 +6,7 @@
 VERSIONS = 3.10 3.11 3.12 3.13 3.14
 ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
-PARALLEL = -n 6 --dist worksteal
+PARALLEL = -n 4 --dist worksteal
 # Besides tests/faults and the laws, the modules with more to do in `make soak`.
 SOAK = descriptors examples launcher restart stop
 LAWS = tests/laws tests/contract tests/codec tests/wire tests/cluster
@@ -29,7 +29,7 @@ help:
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
 	@echo "make test-faults  attacks, floods, cuts, kills and frozen hosts; and that the benchmarks run"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
-	@echo "make test-web     the page of as_server web in a browser, and its OpenAPI: Chromium must be on the PATH"
+	@echo "make test-web     as_server web: its page in a browser, its gateway: Chromium must be on the PATH"
 	@echo "make pictures     pictures of the page for the documentation, in docs/pictures"
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
@@ -49,7 +49,7 @@ demo: .venv/demo/.done
 ELSEWHERE = $(CLUSTER) \
     tests/faults tests/system/test_benchmarks.py \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
-    tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) tests/browser $(wildcard tests/web/test_gateway_*.py)
+    tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) $(WEB)
 
 test: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(ELSEWHERE:%=--ignore %) $(ARGS)
@@ -86,9 +86,11 @@ CLUSTER = tests/cluster tests/store/test_cluster_records.py tests/store/test_rec
 test-cluster: .venv/test/.done
 	.venv/test/bin/python -m pytest $(PARALLEL) $(CLUSTER) $(ARGS)
 
-# The page of as_server web, in the Chromium that this machine has; and what its gateway says of itself.
+# The page of as_server web, in the Chromium that this machine has; its process; and what its gateway says of itself.
+WEB = tests/browser tests/system/test_web.py $(wildcard tests/web/test_gateway_*.py)
+
 test-web: .venv/test-web/.done
-	.venv/test-web/bin/python -m pytest tests/browser $(wildcard tests/web/test_gateway_*.py) $(ARGS)
+	.venv/test-web/bin/python -m pytest $(WEB) $(ARGS)
 
 # The pictures of the documentation.
 pictures: .venv/test-web/.done

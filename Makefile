@@ -6,7 +6,7 @@
 VERSIONS = 3.10 3.11 3.12 3.13 3.14
 ARGS =
 # Most of the time of most tests is waiting, so there are more workers than cores. ARGS="-n0" runs them in turn.
-PARALLEL = -n 4 --dist worksteal
+PARALLEL = -n 6 --dist worksteal
 # Besides tests/faults and the laws, the modules with more to do in `make soak`.
 SOAK = descriptors examples launcher restart stop
 LAWS = tests/laws tests/contract tests/codec tests/wire tests/cluster
@@ -27,7 +27,7 @@ help:
 	@echo "make test-values  that values of pandas, polars, pyarrow, Pillow, torch ... arrive as they were sent"
 	@echo "make test-frameworks  agents of langgraph, pydantic-ai, openai-agents, google-adk and others on a host"
 	@echo "make test-processes  waits, deadlocks, turns, deadlines, cancels, streams and stops, with every agent in a child"
-	@echo "make test-faults  attacks, floods, cuts, kills and frozen hosts; and that the benchmarks run"
+	@echo "make test-faults  attacks, floods, cuts, kills, frozen hosts, launches; and that the benchmarks run"
 	@echo "make test-cluster  leases, claims and saves of a cluster: walks over the scripts, writers that are killed"
 	@echo "make test-web     as_server web: its page in a browser, its gateway: Chromium must be on the PATH"
 	@echo "make pictures     pictures of the page for the documentation, in docs/pictures"
@@ -45,9 +45,13 @@ help:
 demo: .venv/demo/.done
 	.venv/demo/bin/python examples/index/demo.py $(ARGS)
 
+# Real sockets and processes in trouble, many at once; hosts that are started again and again; and the benchmarks,
+# which keep both cores busy.
+FAULTS = tests/faults $(addprefix tests/system/test_,benchmarks.py launcher.py restart.py)
+
 # What has a target of its own, see below, and would make this one longer than four minutes.
 ELSEWHERE = $(CLUSTER) \
-    tests/faults tests/system/test_benchmarks.py \
+    $(FAULTS) \
     tests/system/test_bad_children.py tests/system/test_computing_children.py tests/system/test_many_children.py \
     tests/system/test_processes.py tests/typing $(wildcard tests/laws/test_*waits*.py) $(WEB)
 
@@ -68,9 +72,8 @@ test-frameworks: .venv/test-frameworks/.done .venv/test-crewai/.done
 	.venv/test-frameworks/bin/python -m pytest tests/frameworks $(ARGS)
 	.venv/test-crewai/bin/python -m pytest tests/frameworks/test_crewai.py $(ARGS)
 
-# Real sockets and processes in trouble, many at once; and the benchmarks, which keep both cores busy.
 test-faults: .venv/test/.done
-	.venv/test/bin/python -m pytest $(PARALLEL) tests/faults tests/system/test_benchmarks.py $(ARGS)
+	.venv/test/bin/python -m pytest $(PARALLEL) $(FAULTS) $(ARGS)
 
 # The same tests as in `make test`: a host of theirs runs its agents in children then.
 PROCESSES = $(addprefix tests/system/test_,waiting.py calls.py streams.py lifecycle.py stream_graph.py call_contexts.py \

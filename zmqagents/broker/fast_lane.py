@@ -121,7 +121,7 @@ class FastLane:
             return 0.0
         replies = session.replies
         session.last_seen = now
-        call_id, flags, _, agent, method, _, _, _, needed = call
+        call_id, flags, _, agent, name, _, _, _, needed = call
         if needed > replies.needed:
             replies.acknowledge(needed)
         delivery = self._delivery
@@ -130,10 +130,15 @@ class FastLane:
         if call.options and self._dispatcher.traces is not None:
             self._dispatcher.traces.accepted(ticket, call.options)
         self._short = ticket
-        context = RunningCall(self._services, ticket.task_id, agent, method, ticket.deadline, (), ticket)
+        context = RunningCall(self._services, ticket.task_id, agent, name, ticket.deadline, (), ticket)
         ticket.begin(context)  # as `WorkerPool.prepare`: it has no chain, and is no stream
         reply, now = self._run_here(ticket, context, now)
         self._short = None
+        admits, method = ticket.agent.admits, ticket.method
+        if admits is not None and method is not None and (context.has_reminded or not admits(method)):
+            self._dispatcher.enter(ticket)
+            self._hand_in(ticket, reply)
+            return now
         self._dispatcher.end_short(ticket, reply, now)
         if flags & _DETACHED:
             self._keep(Keep(ticket.task_id, reply))

@@ -273,7 +273,9 @@ class Dispatcher:
         if record is None or record.holders or not record.made:  # a call that queues has seen a holder
             return None
         method = record.spec.methods.get(name)
-        if method is None or not method.pace.quick or method.concurrent or flags & _NOT_SHORT:
+        if method is None or method.concurrent or flags & _NOT_SHORT:
+            return None
+        if not method.pace.quick and (record.admits is None or not record.admits(method)):
             return None
         if self.calls.slots.running >= self.config.capacity or (flags & _DETACHED and self._shares):
             return None

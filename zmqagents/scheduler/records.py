@@ -241,12 +241,14 @@ class AgentRecord:
     """One agent: its class, its mailbox and its running calls. ``instance`` belongs to the host.
 
     ``home``: where its calls run, None: in the threads of this host. ``away``: that is beside this process.
+    ``admits``: whether its home lets a short call of a method begin, or be answered, with nothing to be looked at or
+    kept; None: it never does.
     """
 
     __slots__ = (
-        "account", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch", "holders",
-        "home", "instance", "kept_bytes", "made", "mailbox", "meters", "number", "options", "ours", "removed", "sought",
-        "spec",
+        "account", "admits", "agent_id", "away", "beside", "calls", "client", "created", "dropped", "end", "epoch",
+        "holders", "home", "instance", "kept_bytes", "made", "mailbox", "meters", "number", "options", "ours",
+        "removed", "sought", "spec",
     )  # fmt: skip
 
     def __init__(
@@ -261,6 +263,7 @@ class AgentRecord:
         self.meters = Meters().of_class(spec.name) if meters is None else meters  # of its class
         self.instance: Any = None
         self.home: Home | None = None
+        self.admits: Callable[[MethodSpec], bool] | None = None
         self.away = False
         self.sought = False  # which host of the cluster has it is not known for certain: this stands for one call to it
         self.epoch = 0  # of its activation, in a cluster
@@ -356,9 +359,10 @@ class AgentRecord:
         self.home = home
         self.away = self.made = self.sought = True
 
-    def live_under(self, home: Home, epoch: int) -> None:
+    def live_under(self, home: Home, epoch: int, admits: Callable[[MethodSpec], bool] | None = None) -> None:
         """Have ``home`` look at each call before it runs in a thread of this host, and before it is answered."""
         self.home = home
+        self.admits = admits
         self.epoch = epoch
         self.spec = unhurried(self.spec)
 

@@ -20,12 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from ... import errors
+from ...agents.spec import MethodSpec
 from ...agents.state import Reminder, Snapshot
+from ...agents.timing import HeldPace
 from ...cluster.activations import Dropped, DroppedFor, Made, OnceOutcome, Phase
 from ...cluster.naming import AgentName
 from ...cluster.reminders import Reminders
 from ...errors import ZmqAgentsError
 from ...scheduler.calls import error_of
+from ...scheduler.dispatcher import Dispatcher
 from ...scheduler.effects import Effect
 from ...scheduler.records import END, AgentRecord, State, Ticket
 from ...store.cluster import Mine
@@ -36,7 +39,7 @@ from .quarters import Leaving, Quarters, Runner
 from .ticks import packed_what, tick_of
 from .way import MAKE, TRUE, UNMAKE, Passage
 
-__all__ = ["Resident"]
+__all__ = ["Resident", "waiting_calls"]
 
 MAX_OUTCOME_BYTES = 65_536  # of an `@once` call
 OUTCOME_S = 30.0  # how long an outcome is kept beyond the deadline of its call
@@ -76,7 +79,7 @@ class Resident:
         self._runner: Runner = runner or room.pool
         self._begin = room.begin if runner is None else runner.start
         if runner is None:
-            record.live_under(self, mine.epoch)
+            record.live_under(self, mine.epoch, self._admits)
         else:
             record.live_at(self, mine.epoch)
 
@@ -135,6 +138,18 @@ class Resident:
             self._finish(ticket, self._error(ticket, _exists(self.name)))
         else:
             self._finish(ticket, room.described(self.record))
+
+    def _admits(self, method: MethodSpec) -> bool:
+        """See `AgentRecord.admits`: so it is while the agent keeps nothing and no call waits for anything."""
+        room, pace = self._room, method.pace
+        if not isinstance(pace, HeldPace) or not pace.is_short or method.once:
+            return False
+        if self.record.options.persist is not None or self._changes or self._kept or self.is_held:
+            return False
+        if self.is_leaving or not room.may_start(self.name):
+            return False
+        self.used = room.clock()
+        return True
 
     def start(self, ticket: Ticket) -> None:
         """Let the code of a call begin, or hold it."""
@@ -383,7 +398,7 @@ class Resident:
         room, calls = self._room, self._room.dispatcher.calls
         if reply.code:
             failed: list[Effect] = []
-            for waiting in self._waiting():
+            for waiting in waiting_calls(self.record, room.dispatcher):
                 calls.drop(waiting, reply, failed, room.clock())
             room.carry_out(failed)
             for passage in self._makers:
@@ -405,16 +420,6 @@ class Resident:
 
     # ------------------------------------------------------------ it leaves
 
-    def _waiting(self) -> list[Ticket]:
-        """Its calls whose code has not begun, but for that which makes it, in their order."""
-        record = self.record
-        seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
-        parked = [
-            ticket for ticket in self._room.dispatcher.tasks.values()
-            if ticket.agent is record and ticket.state is State.PARKED and ticket.deps
-        ]  # fmt: skip
-        return [ticket for ticket in (*seated, *(record.mailbox or ()), *parked) if ticket.op not in (Op.CREATE, END)]
-
     def leave(self, why: Leaving, following: str = "") -> None:
         """No call begins any more; see the module's docstring."""
         room = self._room
@@ -425,7 +430,7 @@ class Resident:
         unbegun = self._unbegun()
         if why is not Leaving.DELETED:
             self._held.clear()
-            for ticket in [*unbegun, *self._waiting()]:
+            for ticket in [*unbegun, *waiting_calls(self.record, room.dispatcher)]:
                 room.send_on(ticket, self.agent)
         effects: list[Effect] = []
         streams = why is not Leaving.DELETED
@@ -514,6 +519,16 @@ class Resident:
 
     def _error(self, ticket: Ticket, error: ZmqAgentsError) -> Reply:
         return error_reply(error, agent=self.record.agent_id, method=ticket.name, call_id=ticket.task_id)
+
+
+def waiting_calls(record: AgentRecord, dispatcher: Dispatcher) -> list[Ticket]:
+    """The calls of an agent whose code has not begun, but for that which makes it, in their order."""
+    seated = [ticket for ticket in (*record.holders, *(record.beside or ())) if ticket.state < State.RUNNING]
+    parked = [
+        ticket for ticket in dispatcher.tasks.values()
+        if ticket.agent is record and ticket.state is State.PARKED and ticket.deps
+    ]  # fmt: skip
+    return [ticket for ticket in (*seated, *(record.mailbox or ()), *parked) if ticket.op not in (Op.CREATE, END)]
 
 
 def _outcome(ticket: Ticket, reply: Reply, now: float) -> tuple[Reply, OnceOutcome]:

@@ -23,7 +23,7 @@ from ...scheduler.records import END, AgentRecord, Ticket
 from ...store.cluster import Mine
 from ...wire.messages import Op, Reply
 from .quarters import Leaving, Process, Quarters
-from .resident import Resident
+from .resident import Resident, waiting_calls
 
 __all__ = ["Tenant"]
 
@@ -106,7 +106,7 @@ class Tenant(Resident):
         if ticket.op == Op.CREATE and not is_asked and not self._process.lodging(self.record).is_suspect:
             # Only those who call it have it made: they need not know, if another agent has ended the process.
             self.leaving = self.leaving or (Leaving.DELETED if self._is_fresh else Leaving.RELEASED)
-            for waiting in self._waiting():
+            for waiting in waiting_calls(self.record, self._room.dispatcher):
                 self._room.send_on(waiting, self.agent)
         return self.given_up(ticket, reply)
 

@@ -47,6 +47,32 @@ def test_without_redis_calls_of_new_agents_end_within_seconds_and_others_go_on(r
         assert time.monotonic() - back < 5
 
 
+SHORT_CALLS = 100  # by then a host knows that a method is short, and runs its calls at once
+
+
+def test_a_short_call_of_an_agent_that_keeps_nothing_is_not_answered_without_a_lease(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, lease_s=2.0) as hosts:
+        caller = hosts.callers[0]
+        told = [caller.call("Forgetful/here", "call") for _ in range(SHORT_CALLS)]
+        assert told == list(range(1, SHORT_CALLS + 1))
+        with redis.frozen():
+            assert eventually(lambda: caller.status()["state"] != "held", 20)
+            with pytest.raises((StoreUnavailable, CallLost)):
+                caller.call("Forgetful/here", "call")
+        assert eventually(lambda: caller.status()["state"] == "held", 20)
+        assert caller.call("Forgetful/here", "call") in (SHORT_CALLS + 1, 1), "it went on, or was made anew"
+
+
+def test_a_reminder_that_a_short_call_sets_is_kept_when_the_call_is_answered(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, lease_s=1.0) as hosts:
+        for _ in range(SHORT_CALLS):
+            hosts.callers[0].call("Sleeper/here", "sleep", 600.0, "late")
+        hosts.callers[0].call("Sleeper/here", "sleep", 0.3, "now")
+        hosts.kill(0)
+        successor = hosts.start()
+        assert eventually(lambda: successor.call("Sleeper/here", "ticks_so_far") == ["now"], 20)
+
+
 def test_redis_that_was_away_for_longer_than_a_lease_kills_nobody(redis: RedisServer) -> None:
     with hosts_on(redis, 2, lease_s=2.0) as hosts:
         for caller in hosts.callers:

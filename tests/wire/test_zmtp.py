@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -187,6 +188,21 @@ def test_what_a_forked_child_writes_there_its_parent_does_not_see(size: int) -> 
         os._exit(large[0])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert large[0] == 0
+
+
+@pytest.mark.parametrize("size", [100_000, zmtp.ZEROED_BYTES + 1])
+def test_the_garbage_collector_frees_them_without_a_word(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    incoming = zmtp.Incoming()
+    [[large]] = feed(incoming, HANDSHAKE + written([[bytes(size)]]), [])
+    half_read = zmtp.Incoming()
+    feed(half_read, HANDSHAKE + written([[bytes(size)]])[:-1], [])
+    cycle: list[object] = [large, incoming, half_read]
+    cycle.append(cycle)
+    del cycle, large, incoming, half_read
+    gc.collect()
+    assert said == []
 
 
 def test_it_is_ready_when_both_have_come_greeting_and_ready() -> None:

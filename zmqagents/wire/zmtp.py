@@ -178,6 +178,16 @@ _EARLY = "a message before the handshake was over"
 _SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
 
 
+class _Block(io.BytesIO):
+    """The memory of a frame. Never closed: the garbage collector would try that before it has freed the views of it.
+
+    What comes of that, a `BufferError` that nobody can catch, is ignored before Python 3.13, and goes to stderr there.
+    """
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 class Incoming:
     """What comes over one connection: read into `space`, say how much with `filled`, then `take` message by message.
 
@@ -443,9 +453,9 @@ class Incoming:
         """
         keep_freed_blocks()
         if self._parts and want_bytes(self._parts[0]):
-            self._block = block = io.BytesIO(bytes(size))
+            self._block = block = _Block(bytes(size))
             return block.getbuffer()
-        return memoryview(bytearray(size)) if size <= ZEROED_BYTES else io.BytesIO(bytes(size)).getbuffer()
+        return memoryview(bytearray(size)) if size <= ZEROED_BYTES else _Block(bytes(size)).getbuffer()
 
     def _end_of_large(self) -> Frame:
         """The long frame that has come."""

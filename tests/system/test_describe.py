@@ -203,7 +203,7 @@ NEXT = [
     ),
     (["create", "Librrian"], "did you mean 'Librarian'?"),
     (["call", "ann", "lent"], "did you mean 'lend'?"),
-    (["strat"], "Did you mean"),
+    (["strat"], "did you mean 'start'?"),
 ]
 
 

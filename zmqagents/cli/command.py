@@ -145,6 +145,13 @@ class Shell(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does; which verb is near is said by ourselves, for not every version of click does that."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            ctx.fail(f"No such command {name!r}{errors.did_you_mean(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
     def main(self, *args: Any, **more: Any) -> Any:
         more["standalone_mode"] = False
         for stream in (sys.stdout, sys.stderr):

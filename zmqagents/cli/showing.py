@@ -49,7 +49,7 @@ def shown(function: F) -> F:
         )  # fmt: skip
         return function(*args, **given)
 
-    gathered.__doc__ = function.__doc__
+    gathered.__name__, gathered.__doc__ = function.__name__, function.__doc__  # the name is the verb's in older clicks
     gathered.__dict__.update(vars(function))
     found: Any = gathered
     for add in (

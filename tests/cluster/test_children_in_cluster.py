@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from cluster_hosts import Hosts, hosts_on, result_of
-from hosts import eventually
+from hosts import eventually, is_gone
 from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, AgentCrashed, Cluster, RpcClient, agent, concurrent, once, stream_func
@@ -285,13 +285,6 @@ def where(hosts: Hosts, name: str) -> dict[str, Any]:
     return row
 
 
-def ended(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @BOTH
 def test_its_code_runs_in_a_child_of_its_host_and_its_state_is_kept_before_the_answer(hosts: Hosts, cls: str) -> None:
     names = [f"{cls}/counts-{number}" for number in range(4)]
@@ -436,7 +429,7 @@ def test_what_is_idle_is_saved_by_its_process_and_given_back(hosts: Hosts) -> No
     caller.call("Slack/slack", "put", 8, True)
     process = caller.call("Slack/slack", "put", 9)
     os.kill(process, signal.SIGKILL)
-    assert eventually(lambda: ended(process), 10)
+    assert eventually(lambda: is_gone(process), 10)
     assert caller.sure("Slack/slack", "get") == 8, "what was saved last by its own word"
 
 
@@ -472,7 +465,7 @@ def test_it_moves_with_its_state_and_when_it_goes_its_own_process_goes(hosts: Ho
     process = caller.call(name, "process")
     assert caller.ask("", Op.DELETE, id=f"cluster:shop/{name}")
     assert where(hosts, name)["epoch"] == 0
-    assert cls == "Safe" or eventually(lambda: ended(process), 10)
+    assert cls == "Safe" or eventually(lambda: is_gone(process), 10)
     assert caller.call(name, "balance") == 0
 
 
@@ -578,7 +571,7 @@ def test_a_host_that_is_taken_for_dead_stops_the_calls_in_its_processes(
         assert eventually(told.exists, 20), "its code was not told to stop"
         assert eventually(lambda: hosts.all_know(2), 20)
         if cls == "Vault":
-            assert eventually(lambda: ended(process), 20), "code of an agent that is lost goes on in its own process"
+            assert eventually(lambda: is_gone(process), 20), "code of an agent that is lost goes on in its own process"
         caller.ask("", Op.MOVE, id=f"cluster:shop/{stubborn}", to=f"127.0.0.1:{hosts.launchers[1].port}")
         assert caller.call(stubborn, "add", 1) == 8
         assert hosts.home_of(stubborn) == 1

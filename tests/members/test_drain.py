@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from typing import Any, cast
 
 import pytest
@@ -87,8 +88,7 @@ class Room:
 
     @property
     def most_at_once(self) -> int:
-        times = [at for at, _ in self.told_to_leave]
-        return max(times.count(at) for at in set(times))
+        return max(Counter(at for at, _ in self.told_to_leave).values())
 
 
 @pytest.mark.parametrize("agents", [0, 1, IN_A_ROW, 1000])

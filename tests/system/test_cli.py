@@ -311,7 +311,7 @@ def test_a_thread_that_an_agent_has_started_does_not_keep_the_process(agent_dir:
         began = time.monotonic()
         code, _, err = host.end()
         assert code == 0
-        assert time.monotonic() - began < 10.0  # the grace; 0.3 s on a quiet machine
+        assert time.monotonic() - began < 5.0  # of a grace of 10 s; 0.3 s on a quiet machine
         assert "although a thread or an exit handler of an agent's is still running" in err
 
 
@@ -323,7 +323,10 @@ def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path:
         while ipc.exists() and host.process.poll() is None:  # the host is gone then, and the exit handler runs
             time.sleep(0.002)
         time.sleep(0.05)
-        assert host.end()[0] in (0, FORCED)  # the latter on a busy machine, as above
+        began = time.monotonic()
+        code = host.end()[0]
+        took_s = time.monotonic() - began
+        assert code == 0 or (code == FORCED and took_s > 1.5)  # as above, on a busy machine: no sooner than in 1.8 s
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full, a disk that is always full")

@@ -34,7 +34,7 @@ help:
 	@echo "make soak         hostile peers, floods, cuts and kills, for a quarter of an hour"
 	@echo "make coverage     the tests, and which lines they reach; fails below the floor in setup.cfg"
 	@echo "make lint         ruff and mypy, what mypy and pyright know of proxies, and that the archives are whole"
-	@echo "make release      lint, test, the archives in dist/, and a tag; all of it on this machine"
+	@echo "make release      lint, test, test-faults, the archives in dist/, and a tag; all of it on this machine"
 	@echo "make docs         the site in build/docs: its drawings and tables are made from the source"
 	@echo "make vendor       fetch the libraries of the page of as_server web again, at their pinned versions; needs npm"
 	@echo "make bench        the benchmarks: every budget, against bare pyzmq; ARGS=\"--quick\" for a first look"
@@ -120,7 +120,7 @@ archives = rm -rf $(1) && .venv/lint/bin/python -m build --quiet --no-isolation 
 VERSION = $(shell .venv/lint/bin/python -c "from zmqagents.version import __version__ as v; print(v)")
 
 # Nothing leaves this machine: the tag is local, and what lies in dist/ is for somebody to upload.
-release: lint test
+release: lint test test-faults
 	@git diff --quiet HEAD || { echo "make release: commit your changes first" >&2; exit 1; }
 	@grep -q "^$(VERSION)" docs/changelog.rst || \
 	    { echo "make release: docs/changelog.rst has no section $(VERSION)" >&2; exit 1; }

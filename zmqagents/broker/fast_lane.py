@@ -134,11 +134,12 @@ class FastLane:
         ticket.begin(context)  # as `WorkerPool.prepare`: it has no chain, and is no stream
         reply, now = self._run_here(ticket, context, now)
         self._short = None
-        admits, method = ticket.agent.admits, ticket.method
-        if admits is not None and method is not None and (context.has_reminded or not admits(method)):
-            self._dispatcher.enter(ticket)
-            self._hand_in(ticket, reply)
-            return now
+        if (admits := ticket.agent.admits) is not None:
+            assert ticket.method is not None  # it has a pace
+            if context.has_reminded or not admits(ticket.method):  # something is to be kept, or its home waits
+                self._dispatcher.enter(ticket)
+                self._hand_in(ticket, reply)
+                return now
         self._dispatcher.end_short(ticket, reply, now)
         if flags & _DETACHED:
             self._keep(Keep(ticket.task_id, reply))

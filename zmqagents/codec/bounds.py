@@ -25,16 +25,8 @@ from ..errors import MessageTooLarge, RemoteProtocolError
 from .forms import BESIDE_FROM_BYTES, EXT_MARK, TAG, Buffer, all_str
 
 __all__ = [
-    "GROWTH",
-    "HARMLESS",
-    "LENGTHS",
-    "SHORT_BYTES",
-    "check_structure",
-    "long_bytes",
-    "map_of",
-    "spread",
-    "too_large",
-]
+    "GROWTH", "HARMLESS", "LENGTHS", "SHORT_BYTES", "check_structure", "long_bytes", "map_of", "spread", "too_large",
+]  # fmt: skip
 
 MAX_EQUAL_HASHES = 64
 SHORT_BYTES = 16_384  # a payload up to this length holds some 1,000 keys, which take 10 ms at worst

@@ -650,7 +650,8 @@ class Session:
     def _doubt(self, event: Event, now: float) -> None:
         """A handshake broke off: a wrong key, or a host that was just closing, or a connection that was cut.
 
-        It is tried again for `DOUBT_S`. Then the key is blamed, but not for a cut, nor on ipc, where there are no keys.
+        On TCP it is tried again for `DOUBT_S`, then the key is blamed. A cut is tried again as long, but blames no key;
+        and on ipc, where there are no keys, whatever else breaks off a handshake is final.
         """
         if self._doubting_since is None:
             self._doubting_since = now

@@ -140,7 +140,10 @@ class Resident:
             self._finish(ticket, room.described(self.record))
 
     def _admits(self, method: MethodSpec) -> bool:
-        """See `AgentRecord.admits`: so it is while the agent keeps nothing and no call waits for anything."""
+        """See `AgentRecord.admits`: so it is while the agent keeps nothing and no call waits for anything.
+
+        A call that is admitted counts as a use of the agent.
+        """
         room, pace = self._room, method.pace
         if not isinstance(pace, HeldPace) or not pace.is_short or method.once:
             return False

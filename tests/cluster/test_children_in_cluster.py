@@ -618,7 +618,7 @@ def test_a_killed_host_takes_its_processes_along_and_its_agents_go_on_elsewhere(
                 processes.add(caller.call(name, "process"))
         assert processes
         hosts.kill(1)
-        assert eventually(lambda: all(map(ended, processes)), 10)
+        assert eventually(lambda: all(map(is_gone, processes)), 10)
         for name in names:
             assert caller.sure(name, "balance") == 7
             assert caller.call(name, "add", 1) == 8

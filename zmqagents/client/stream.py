@@ -212,10 +212,11 @@ class Stream(Generic[Y]):
     def __next__(self) -> Y:
         try:
             while True:
+                ended = self._inlet.ended  # before the look for an item: one may come, with the end, between the two
                 item = self._inlet.pop()
                 if item is not None:
                     return self._take(item)
-                if self._inlet.ended:
+                if ended:
                     self._finish()
                     raise StopIteration
                 self._wait()
@@ -229,10 +230,11 @@ class Stream(Generic[Y]):
     async def __anext__(self) -> Y:
         try:
             while True:
+                ended = self._inlet.ended  # before the look for an item: one may come, with the end, between the two
                 item = self._inlet.pop()
                 if item is not None:
                     return self._take(item)
-                if self._inlet.ended:
+                if ended:
                     self._finish()
                     raise StopAsyncIteration
                 future = self._inlet.future()

@@ -109,7 +109,7 @@ class Members:
                 dispatcher, host, services, keeper, pool, post=post, carry_out=carry_out, pass_on=pass_on,
                 starve=starve, tell=tell, clock=clock, begin=begin or pool.start,
                 house=lambda record: self._house(record, dispatcher.calls.host.account),
-                apart=lambda: (self.processes, len(self.running)),
+                apart=lambda: (self.processes, len(self.running)), beside=self.beside,
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -155,7 +155,7 @@ class Members:
         )
         if self.room is not None:
             try:
-                self.room.open(bound.address, bound.ipc)
+                self.room.open(bound.address, bound.ipc, poller)
             except errors.StoreUnavailable as exc:
                 raise errors.LaunchError(f"the cluster {config.cluster} cannot be joined: {exc}") from None
 

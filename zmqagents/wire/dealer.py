@@ -33,6 +33,8 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 # The convenience layer above these checks arguments, which takes as long as the work itself.
 _send: Any = zmq.backend.Socket.send
 _recv: Any = zmq.backend.Socket.recv
+_get: Any = zmq.backend.Socket.get
+_EVENTS_NOW, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class DealerTransport:
@@ -59,12 +61,17 @@ class DealerTransport:
         # It tells only what has come since the socket was last read to its end.
         self._monitor_fd = int(self._monitor.getsockopt(zmq.FD))
         self.items: Items = [(self._dealer, zmq.POLLIN), (self._monitor_fd, zmq.POLLIN)]
+        self.fds = int(self._dealer.getsockopt(zmq.FD)), self._monitor_fd
         try:
             self._dealer.connect(endpoint)
         except zmq.ZMQError:
             self.close()
             raise
         self._read_monitor()
+
+    @property
+    def unseen(self) -> bool:
+        return bool(_get(self._dealer, _EVENTS_NOW) & _READABLE)
 
     def take_events(self) -> list[Event]:
         events, self.events = self.events, []
@@ -113,7 +120,8 @@ class DealerTransport:
             parts.append(frame.bytes if len(frame) < LARGE_BYTES else frame.buffer)
         return parts
 
-    def close(self) -> None:
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Close the socket; libzmq's own thread writes what was sent, for `CLOSE_S`, and nobody waits for it."""
         self._dealer.disable_monitor()  # before its socket is closed, or the close hangs
         self._monitor.close(linger=0)
         self._dealer.close()

@@ -57,6 +57,8 @@ class Transport(Protocol):
     pending: bool  # something sent waits until there is room
     is_clean: bool  # what was read has been received: only a poll tells whether there is more
     polls_all: bool  # a poll tells of all that can be received, also where ``is_clean`` is False
+    fds: Sequence[int]  # the descriptors of ``items``, for one who polls them with others
+    unseen: bool  # there is something to receive of which ``fds`` may tell no more
 
     @property
     def items(self) -> Items:
@@ -83,8 +85,8 @@ class Transport(Protocol):
     def receive_soon(self) -> list[Frame] | None:
         """The next message; waits `SHORT_MS` for it, unless something is still to be written."""
 
-    def close(self) -> None:
-        """Close the connection; what was sent is written if the other side takes it within `CLOSE_S`."""
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        """Close the connection; what was sent is written if the other side takes it within ``wait_s``."""
 
     def abandon(self) -> None:
         """Close this process's copy, in a forked child: the connection is the parent's."""

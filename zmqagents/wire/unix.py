@@ -34,19 +34,23 @@ __all__ = ["UnixTransport"]
 SOON_S = 0.02  # how long a caller reads a long message before it looks at anything else
 LARGE_BEFORE = 3  # long frames, either way, before shared memory is asked for
 DESCRIPTORS = 4  # at most that one read takes in
-CONNECT_S = 1.0  # how long a host whose queue of new connections is full is waited for
+CONNECT_S = 1.0
 
 
 # ---------------------------------------------------------------- a Unix socket
 
 
 class UnixTransport(UnixStream):
-    """See the module's docstring. ``path`` is that of a host's ipc socket."""
+    """See the module's docstring. ``path`` is that of a host's ipc socket.
+
+    ``connect_s``: how long a host whose queue of new connections is full is waited for.
+    """
 
     __slots__ = ("_awaits", "_given", "_large", "_poller", "_quick", "_reading", "_ready", "_writing", "events")
     polls_all = False
+    unseen = False
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, connect_s: float = CONNECT_S) -> None:
         self.events: list[Event] = []
         self._large = 0  # long frames that went over the socket
         self._awaits = False  # a descriptor of shared memory may come
@@ -54,7 +58,9 @@ class UnixTransport(UnixStream):
         self._quick = False  # ready, and nothing to be read but messages
         super().__init__(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), zmtp.Incoming())
         self._ready = False
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(CONNECT_S), 0))
+        self._socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", *divmod(int(connect_s * 1e6), 1_000_000))
+        )
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
         self._reading: Items = [(self.fileno(), zmq.POLLIN)]
@@ -72,6 +78,10 @@ class UnixTransport(UnixStream):
     @property
     def items(self) -> Items:
         return self._writing if self.pending else self._reading
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        return (self.fileno(),)
 
     def take_events(self) -> list[Event]:
         events, self.events = self.events, []
@@ -210,8 +220,8 @@ class UnixTransport(UnixStream):
             super().end()
             self.events.append(event)
 
-    def close(self) -> None:
-        end = time.monotonic() + CLOSE_S
+    def close(self, wait_s: float = CLOSE_S) -> None:
+        end = time.monotonic() + wait_s
         while self.pending and time.monotonic() < end:
             poll([(self.fileno(), zmq.POLLOUT)], 20)
             self.flush()

@@ -131,6 +131,7 @@ class Quarters(abc.ABC):
         post: Callable[..., None], carry_out: Callable[[list[Effect]], None], pass_on: PassOn, starve: Starve,
         tell: Callable[[Peer, Home], None] | None, clock: Callable[[], float], begin: Callable[[Ticket], None],
         house: Callable[[AgentRecord], Process], apart: Callable[[], tuple[int, int]],
+        beside: dict[int, Callable[[int, int], object]],
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.services = services
@@ -143,6 +144,8 @@ class Quarters(abc.ABC):
         self.clock = clock
         self.house = house
         self._apart = apart
+        self.beside = beside
+        self.poller: Any = None  # of the router thread; there when this host joins
         self.address = ""
         self.drains = False  # this host gives its agents away
         self.is_closed = False  # it passes nothing on any more
@@ -269,7 +272,7 @@ class Quarters(abc.ABC):
         """The connection to another member."""
         known = self._neighbours.get(address)
         if known is None or not known.is_open:
-            known = self._neighbours[address] = Neighbour(address)
+            known = self._neighbours[address] = Neighbour(address, self)
         return known
 
     def address_of(self, incarnation: str) -> str:

@@ -93,13 +93,13 @@ class Room(Quarters):
 
     # ------------------------------------------------------------ a member's life
 
-    def open(self, address: str, ipc: str) -> None:
-        """Join the cluster, as the host at ``address`` that holds the lock of ``ipc``.
+    def open(self, address: str, ipc: str, poller: Any) -> None:
+        """Join the cluster, as the host at ``address`` that holds the lock of ``ipc`` and polls with ``poller``.
 
         Raises `ConfigError` if this host may not, `StoreUnavailable` without a Redis.
         """
         config, start = self._config, secrets.token_hex(12)
-        self.address = address
+        self.address, self.poller = address, poller
         key = KeyStore.open().server_keypair().public
         fingerprint = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
         identity = Identity(config.server_id, start, fingerprint, config.lease_s)
@@ -140,10 +140,9 @@ class Room(Quarters):
 
     def close(self) -> None:
         """Tell the others that this host ends; end the threads and the connections."""
-        self.is_closed = True  # what comes back from the connections, by their threads, finds no other way
+        self.is_closed = True  # what comes back from the connections finds no other way
         self._ticks.close()
-        neighbours = list(self._neighbours.values())
-        for neighbour in neighbours:
+        for neighbour in list(self._neighbours.values()):
             neighbour.close(errors.HostStopping("the host has stopped"))
         activations = self.member.activations
         for name in activations:
@@ -152,8 +151,6 @@ class Room(Quarters):
         self.member.close()
         if self._start_file is not None:
             self._start_file.unlink(missing_ok=True)
-        for neighbour in neighbours:
-            neighbour.join()
 
     # ------------------------------------------------------------ for admission
 

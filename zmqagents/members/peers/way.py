@@ -194,21 +194,21 @@ class Passage:
 
 
 class _Answers:
-    """Takes what comes of a call that is passed on, in the thread of the connection."""
+    """Takes what comes of a call that is passed on."""
 
     def __init__(self, passage: Passage) -> None:
         self._passage = passage
-        self._post = passage.way.room.post
+        self._room = passage.way.room
 
     def deliver(self, reply: Reply | None) -> None:
         if reply is not None:
-            self._post(self._passage.on_reply, reply)
+            self._room.carry_out(self._passage.on_reply(reply))
 
-    def fail(self, error: Exception) -> None:
-        self._post(self._passage.on_fail, error)
+    def fail(self, error: Exception) -> None:  # later: the way may be in the middle of something
+        self._room.post(self._passage.on_fail, error)
 
     def chunk(self, item: Reply) -> None:
-        self._post(self._passage.on_item, item.body)
+        self._room.carry_out(self._passage.on_item(item.body))
 
 
 class Way:

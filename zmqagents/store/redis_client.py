@@ -49,6 +49,9 @@ _OF_SERVER = re.compile(
 
 # Of a Redis Cluster: the slot is on its way to another node.
 _MOVING = (redis.exceptions.AskError, redis.exceptions.TryAgainError)
+# In redis-py 5 only the parser of its own client of clusters knows the errors by which a node names another one.
+_PARSER = getattr(redis.cluster, "ClusterParser", None)
+_NODE_SETTINGS = {} if _PARSER is None else {"parser_class": _PARSER}
 _LOOKS = 3  # for the node that has a slot, until a command is given up
 
 Command = tuple[Script, str, tuple[Any, ...]]  # a script, its key, its arguments
@@ -324,7 +327,9 @@ class _Shards:
     def _client(self, place: _Place) -> Any:
         with self._lock:
             if place not in self._clients:
-                self._clients[place] = redis.Redis(host=place[0], port=place[1], **self._settings)
+                client = redis.Redis(host=place[0], port=place[1], **self._settings)
+                client.connection_pool.connection_kwargs.update(_NODE_SETTINGS)
+                self._clients[place] = client
             return self._clients[place]
 
     def _learn(self, told_by: _Place, rows: Sequence[Any]) -> None:

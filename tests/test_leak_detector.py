@@ -19,6 +19,7 @@ import pytest
 import zmq
 
 import leaks
+from hosts import eventually
 
 ROOT = Path(__file__).parents[1]
 WAIT_FOR_STDIN = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -79,7 +80,8 @@ def test_a_process_that_is_no_child_any_more_is_seen_until_it_ends(left: Look, r
     pid = int(subprocess.run([sys.executable, "-c", orphaning], check=True, capture_output=True).stdout)
     try:
         assert psutil.Process(pid).ppid() != os.getpid()
-        assert [found for found in left() if found.startswith(f"process {pid}: ")]
+        # A process that has just begun its program has no environment yet, by which it is known.
+        assert eventually(lambda: any(found.startswith(f"process {pid}: ") for found in left()), 10)
         assert pid in leaks.own_processes(runtime_dir)
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -278,7 +278,7 @@ def test_a_connection_with_many_messages_of_the_largest_size_is_not_cut(
 ) -> None:
     with (
         host(max_message_bytes=32 * MIB, insecure=transport != "tcp") as launcher,
-        client_of(launcher, transport=transport) as client,
+        client_of(launcher, transport=transport, timeout=60) as client,
     ):
         desk: Any = client.create_agent(Desk)
         data = bytes(32 * MIB - 2000)

@@ -292,11 +292,19 @@ def test_a_process_that_talks_nonsense_to_its_host_is_ended(server: RpcAgentServ
         assert bad.pid() != pid
 
 
-def test_a_spare_process_that_cannot_be_reached_is_replaced() -> None:
+def await_listening(path: Path) -> None:
+    """Until the process whose Unix socket has this path tells that it listens."""
+    assert eventually(path.exists, 10.0)
+    with RpcClient(link=Connection(Target("", None, ipc=str(path)))) as spare:
+        assert eventually(spare.is_alive, 10.0)
+
+
+def test_a_spare_process_that_cannot_be_reached_is_replaced(runtime_dir: Path) -> None:
     with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher) as own:
         bad: Any = own.create_agent(Bad)
         spare = f"{launcher.server_id}.child-2.ipc"
-        assert eventually(lambda: bad.remove(spare) == 1, 10.0)
+        await_listening(runtime_dir / spare)
+        assert bad.remove(spare) == 1
         other: Any = own.create_agent(Bad)
         assert other.echo(1) == bad.echo(1) == 1
 
@@ -304,10 +312,7 @@ def test_a_spare_process_that_cannot_be_reached_is_replaced() -> None:
 def test_a_spare_process_that_is_stopped_is_replaced(runtime_dir: Path) -> None:
     with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher) as own:
         bad: Any = own.create_agent(Bad)
-        path = runtime_dir / f"{launcher.server_id}.child-2.ipc"
-        assert eventually(path.exists, 10.0)
-        with RpcClient(link=Connection(Target("", None, ipc=str(path)))) as spare:
-            assert eventually(spare.is_alive, 10.0)  # it has told that it listens
+        await_listening(runtime_dir / f"{launcher.server_id}.child-2.ipc")
         (pid,) = {each.pid for each in psutil.Process(launcher.pid).children()} - {bad.pid()}
         os.kill(pid, signal.SIGSTOP)
         other: Any = own.create_agent(Bad)

@@ -6,6 +6,7 @@ name that another class is known by.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from ..checks import CLUSTER, check_cluster_name
@@ -14,6 +15,7 @@ from ..errors import ConfigError
 __all__ = ["MAX_NAME_CHARS", "AgentName", "Reference", "agent_name", "parse_name", "parse_reference"]
 
 MAX_NAME_CHARS = 200
+MAX_KNOWN = 4096  # references that need not be read again
 
 
 class AgentName(NamedTuple):
@@ -55,6 +57,7 @@ def parse_name(text: str) -> AgentName:
     return agent_name(cls, key)
 
 
+@functools.lru_cache(MAX_KNOWN)
 def parse_reference(text: str) -> Reference:
     """What ``cluster:shop/Class/key`` names. Raises `ConfigError`."""
     if not text.startswith(CLUSTER):

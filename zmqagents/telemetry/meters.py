@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "ClassMeters", "Histogram", "Meter", "Meters", "Outcome"]
+__all__ = [
+    "ATTRIBUTE", "EDGES_S", "MAX_PAIRS", "OTHER", "ClassMeters", "Histogram", "Meter", "Meters", "Outcome", "Uncounted",
+]  # fmt: skip
 
 EDGES_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 MAX_PAIRS = 200
@@ -176,6 +178,9 @@ class ClassMeters:
 
     __slots__ = ("_by_name", "_meters", "agents", "at_once", "class_name", "ended")
 
+    ended: dict[str, Callable[[Any], None]]
+    at_once: dict[str, Callable[[Any], None]]
+
     def __init__(self, class_name: str, meters: Meters) -> None:
         self.class_name = class_name
         self.agents = 0
@@ -197,6 +202,33 @@ class ClassMeters:
     def count_agents(self, more: int) -> None:
         """There are ``more`` agents of the class; fewer if it is negative."""
         self.agents += more
+
+
+class _Nowhere(dict[str, Callable[[Any], None]]):
+    """A function for each method that keeps nothing."""
+
+    __slots__ = ()
+
+    def __missing__(self, method: str) -> Callable[[Any], None]:
+        return _forget
+
+
+def _forget(times: object) -> None:
+    """See `_Nowhere`."""
+
+
+class Uncounted(ClassMeters):
+    """For calls that another host counts, whatever the names of their methods."""
+
+    __slots__ = ("_meter",)
+
+    def __init__(self) -> None:
+        super().__init__("", Meters())
+        self._meter = Meter("", "")
+        self.ended = self.at_once = _Nowhere()
+
+    def __getitem__(self, method: str) -> Meter:
+        return self._meter
 
 
 class Meters:

@@ -37,6 +37,7 @@ from ...codec import pack, unpack
 from ...errors import ZmqAgentsError
 from ...scheduler.effects import Effect
 from ...scheduler.records import AgentRecord, Alarm, Ticket
+from ...telemetry.meters import Uncounted
 from ...wire.link import rebuild_error
 from ...wire.messages import Code, Flag, Home, Reply, elsewhere_reply, error_reply, home_in
 from ..forwarder import Credits, forwarded
@@ -65,6 +66,7 @@ class _AnyMethod(Mapping[str, MethodSpec]):
         return 0
 
 
+_UNCOUNTED = Uncounted()
 _ELSEWHERE = ClassSpec("", "", "", AgentOptions(persist=None), _AnyMethod(), None)
 
 
@@ -92,7 +94,7 @@ class Passage:
         self.ticket: Ticket | None = None  # when it is under way
         self.neighbour: Neighbour | None = None
         self.sent = 0  # the number that it has there
-        self.record = AgentRecord(way.agent_id, _ELSEWHERE, _ELSEWHERE.options, now)
+        self.record = AgentRecord(way.agent_id, _ELSEWHERE, _ELSEWHERE.options, now, meters=_UNCOUNTED)
         self.record.be_elsewhere(self)
 
     pid = 0

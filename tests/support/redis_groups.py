@@ -18,6 +18,7 @@ __all__ = ["RedisCluster", "Watched", "catch_up", "running_cluster", "running_wa
 
 FAILOVER_S = 60.0  # generous: it takes a second or two on a machine of one's own
 SLOTS = 16384
+DOWN_MS = 1000  # less, and on a busy machine a second failover comes behind the first, with losses of its own
 _AT_ONCE = {"repl_diskless_sync_delay": "0"}  # a replica's first copy comes after 5 s by default
 
 
@@ -36,8 +37,8 @@ class Watched:
         for sentinel in self._sentinels:
             with sentinel.client as client:
                 client.execute_command("SENTINEL", "SET", "service", "quorum", replicas // 2 + 1)
-                client.execute_command("SENTINEL", "SET", "service", "down-after-milliseconds", 500)
-                client.execute_command("SENTINEL", "SET", "service", "failover-timeout", 3000)
+                client.execute_command("SENTINEL", "SET", "service", "down-after-milliseconds", DOWN_MS)
+                client.execute_command("SENTINEL", "SET", "service", "failover-timeout", 5 * DOWN_MS)
         assert eventually(lambda: all(map(self._knows_all, self._sentinels)), FAILOVER_S)
 
     def _made(self, **options: Any) -> RedisServer:
@@ -60,9 +61,8 @@ class Watched:
     def primary(self) -> RedisServer:
         """The server that the sentinels name."""
         for sentinel in self._sentinels:
-            with contextlib.suppress(redis.RedisError), sentinel.client as client:
-                _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "service")
-                return next(server for server in self.servers if server.port == int(port))
+            if port := self._named_by(sentinel):
+                return next(server for server in self.servers if server.port == port)
         raise AssertionError("no sentinel answers")
 
     @contextlib.contextmanager
@@ -80,8 +80,25 @@ class Watched:
 
     def new_primary(self, former: RedisServer) -> RedisServer:
         """The server that takes the place of ``former``, which was killed or stands still."""
-        assert eventually(lambda: self.primary is not former and _role(self.primary) == "master", FAILOVER_S)
+        assert eventually(lambda: self.primary is not former and self._is_settled(former), FAILOVER_S)
         return self.primary
+
+    def _is_settled(self, former: RedisServer) -> bool:
+        """Whether all sentinels name the same server, and all others but ``former`` follow it."""
+        named = {self._named_by(sentinel) for sentinel in self._sentinels}
+        others = [server for server in self.servers if server not in (former, self.primary)]
+        return (
+            named == {self.primary.port} and _role(self.primary) == "master"
+            and all(_follows(server, self.primary) for server in others)
+        )  # fmt: skip
+
+    def _named_by(self, sentinel: RedisServer) -> int:
+        try:
+            with sentinel.client as client:
+                _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "service")
+                return int(port)
+        except redis.RedisError:
+            return 0
 
 
 class RedisCluster:
@@ -229,6 +246,15 @@ def _role(server: RedisServer) -> str:
             return str(client.info("replication")["role"])
     except redis.RedisError:
         return ""
+
+
+def _follows(server: RedisServer, primary: RedisServer) -> bool:
+    try:
+        with server.client as client:
+            told = client.info("replication")
+    except redis.RedisError:
+        return False
+    return (told.get("master_port"), told.get("master_link_status")) == (primary.port, "up")
 
 
 def _is_in_step(server: RedisServer) -> bool:

@@ -104,6 +104,11 @@ def call(proxy: AgentProxy, method: str, *args: Any, flags: int = 0) -> Call:
     return Call(proxy.agent_id, method, codec.encode_call(args, {}), flags, {}, None, None)
 
 
+def port_of(server: RpcAgentServerLauncher) -> int:
+    assert server.port is not None
+    return server.port
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     loop = Loop()
@@ -116,9 +121,9 @@ def loop() -> Iterator[Loop]:
 def way(request: pytest.FixtureRequest, server: RpcAgentServerLauncher) -> Iterator[tuple[str, int]]:
     """The address of the host: its own, where its Unix socket is found, or that of a relay, which is no host's."""
     if request.param == "ipc":
-        yield "ipc", server.port
+        yield "ipc", port_of(server)
         return
-    with Relay(server.port) as relay:
+    with Relay(port_of(server)) as relay:
         yield "curve", relay.port
 
 
@@ -170,7 +175,8 @@ def test_the_items_of_a_stream_come_in_order_and_more_than_its_window(
     near: Neighbour, loop: Loop, client: RpcClient
 ) -> None:
     count, sink = 3 * STREAM_WINDOW, Answers()
-    call_id = near.ask(call(client.create_agent(Node), "numbers", count, flags=Flag.STREAM), sink)
+    node: Any = client.create_agent(Node)
+    call_id = near.ask(call(node, "numbers", count, flags=Flag.STREAM), sink)
     granted = 0
     while not sink.is_over:
         loop.turn(20)
@@ -228,7 +234,8 @@ def test_a_host_that_is_not_there_is_told_soon_and_found_when_it_is(loop: Loop) 
         loop.until(lambda: sink.is_over, 10)
         assert [type(error) for error in sink.errors] == [HostUnreachable]
         with host(capacity=2, port=port) as launcher, client_of(launcher) as client:
-            assert await_answer(near, loop, call(client.create_agent(Desk), "echo", 5)) == 5
+            made: Any = client.create_agent(Desk)
+            assert await_answer(near, loop, call(made, "echo", 5)) == 5
     finally:
         near.close(HostStopping("the test is over"))
 
@@ -238,7 +245,7 @@ def test_a_host_that_is_not_there_is_told_soon_and_found_when_it_is(loop: Loop) 
 
 @pytest.fixture
 def relay(server: RpcAgentServerLauncher) -> Iterator[Relay]:
-    with Relay(server.port) as relay:
+    with Relay(port_of(server)) as relay:
         yield relay
 
 

@@ -57,12 +57,18 @@ class Transport(Protocol):
     pending: bool  # something sent waits until there is room
     is_clean: bool  # what was read has been received: only a poll tells whether there is more
     polls_all: bool  # a poll tells of all that can be received, also where ``is_clean`` is False
-    fds: Sequence[int]  # the descriptors of ``items``, for one who polls them with others
-    unseen: bool  # there is something to receive of which ``fds`` may tell no more
 
     @property
     def items(self) -> Items:
         """What to poll. Whatever is ready is to be given to `look` before the next `receive`."""
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """The descriptors of ``items``, for one who polls them along with others."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether there is something to receive of which ``fds`` may tell no more."""
 
     def take_events(self) -> list[Event]:
         """What has happened, oldest first; ``events`` is empty after it."""

@@ -18,7 +18,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import zmq
 
@@ -80,7 +80,7 @@ class UnixTransport(UnixStream):
         return self._writing if self.pending else self._reading
 
     @property
-    def fds(self) -> tuple[int, ...]:
+    def fds(self) -> Sequence[int]:
         return (self.fileno(),)
 
     def take_events(self) -> list[Event]:

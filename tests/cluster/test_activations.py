@@ -149,6 +149,24 @@ def test_an_agent_of_a_living_owner_is_elsewhere() -> None:
     assert host.machine.readiness(NAME) is Readiness.ABSENT
 
 
+def test_of_an_agent_that_is_claimed_unseen_the_answer_says_who_has_it_and_nobody_is_asked_for() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1, unseen=True))
+    assert host.sent == [Claim(NAME, ME, 1, "Account", 1, unseen=True)]
+    assert host.answer(Other(OTHER, 5)) == [Elsewhere(NAME, OTHER, 5)]
+    assert host.machine.readiness(NAME) is Readiness.ABSENT
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.answer(Other(OTHER, 5)) == [Ask(OTHER)], "it was looked for: its owner may be dead"
+
+
+def test_an_agent_with_options_that_is_claimed_unseen_is_not_activated_and_may_be_claimed_again() -> None:
+    host = Host()
+    host.see(host.machine.activate(NAME, "Account", 1, unseen=True))
+    assert host.answer(Unclaimed(Refusal.CHOSEN)) == [NotActivated(NAME, Refusal.CHOSEN, "")]
+    host.see(host.machine.activate(NAME, "Account", 1))
+    assert host.answer(MINE) == [Activated(NAME, MINE)]
+
+
 def test_an_agent_that_goes_from_one_dead_owner_to_the_next_is_given_up() -> None:
     host = Host()
     host.see(host.machine.activate(NAME, "Account", 1))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster_hosts import CLASSES, Account, Hosts, hosts_on, result_of
+from cluster_hosts import CLASSES, Account, Hosts, Nearby, hosts_on, result_of
 from hosts import eventually
 from redis_server import RedisServer
 from scale import linux_only
@@ -329,3 +329,27 @@ def test_word_of_a_member_that_was_killed_is_kept_as_long_as_somebody_may_need_i
         os.utime(path, (old, old))
         sweep()
         assert not path.exists()
+
+
+def test_the_first_call_of_a_name_costs_redis_one_script_where_the_agent_is_to_live(redis: RedisServer) -> None:
+    with hosts_on(redis, 1) as hosts, Cluster(address(hosts, 0)) as cluster, redis.client as client:
+        cluster.get_agent("first", cls=Nearby).process()
+        before = scripts_run(client)
+        for number in range(100):
+            cluster.get_agent(f"new-{number}", cls=Nearby).process()
+        assert scripts_run(client) - before < 150, "each was looked for before it was claimed"
+
+
+def test_a_name_that_lives_elsewhere_is_found_by_the_claim_of_a_host_that_does_not_know_it(hosts: Hosts) -> None:
+    addresses = [address(hosts, index) for index in range(len(hosts.launchers))]
+    for number in range(30):
+        homes = set()
+        for each in addresses:
+            with Cluster(each, relay=True) as cluster:
+                homes.add(cluster.get_agent(f"found-{number}", cls=Nearby).process())
+        assert len(homes) == 1
+
+
+def scripts_run(client: Any) -> int:
+    """How many scripts a Redis has run, by any client."""
+    return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])

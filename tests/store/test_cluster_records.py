@@ -106,6 +106,28 @@ def test_an_agent_that_must_be_new_is_refused_when_there_is_one_but_not_when_the
     assert shop.claim(B, new=True) == Unclaimed(Refusal.EXISTS, "Account")
 
 
+@pytest.mark.parametrize("options", [b"", b"labels"])
+def test_an_agent_with_options_is_not_claimed_unseen_where_nobody_has_it(shop: Clocked, options: bytes) -> None:
+    about = {"arguments": b"args", "options": options}
+    first = shop.claim(A, **about)
+    assert shop.claim(A, unseen=True).epoch == first.epoch, "the answer of this activation was lost"
+    assert shop.claim(B, unseen=True) == Other(A, first.epoch), "who has it is told all the same"
+    given, mine = shop.release(A, first.epoch, B), shop.claim(B, 5, unseen=True)
+    assert isinstance(mine, Mine), "it was given to this one"
+    assert mine.epoch > given.epoch
+    shop.release(B, mine.epoch)
+    before = shop.where()
+    found = shop.claim(A, 6, unseen=True)
+    assert isinstance(found, Mine) if not options else found == Unclaimed(Refusal.CHOSEN)
+    assert (shop.where() == before) == bool(options)
+    assert isinstance(shop.claim(A, 7), Mine)
+
+
+def test_a_name_that_nobody_has_used_is_claimed_unseen(shop: Clocked) -> None:
+    assert isinstance(shop.claim(A, unseen=True), Mine)
+    assert shop.where().owner == A
+
+
 # ---------------------------------------------------------------- saves
 
 

@@ -437,8 +437,13 @@ class Activations:
         self.form = max(self.form, form)
         return all(found.oldest_form >= form for found in self._all.values() if found.is_asking)
 
-    def activate(self, name: str, cls: str, version: int, made: Made | None = None) -> list[Effect]:
-        """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads."""
+    def activate(
+        self, name: str, cls: str, version: int, made: Made | None = None, *, unseen: bool = False
+    ) -> list[Effect]:
+        """Claim the agent for this host, if that is not done yet. ``version``: the newest state that it reads.
+
+        ``unseen``: see `Claim`. Then one that another host has is left to that without a question whether it lives.
+        """
         if name in self._all:
             return []
         if self._stopped:
@@ -447,7 +452,7 @@ class Activations:
         made = made or Made()
         claim = Claim(
             name, self.me, self._number, cls, version, new=made.new, arguments=made.arguments, options=made.options,
-            form=self.form,
+            form=self.form, unseen=unseen,
         )  # fmt: skip
         self._all[name] = _Activation(name, claim, Phase.QUEUED, since=self._clock())
         self._queued.append(name)
@@ -689,7 +694,7 @@ class Activations:
     def _is_others(self, found: _Activation, other: Other) -> list[Effect]:
         found.others_epoch = other.epoch
         found.tries += 1
-        if found.tries >= MAX_CLAIMS:
+        if found.tries >= MAX_CLAIMS or found.claim.unseen:
             self._forget(found)
             return [Elsewhere(found.name, other.owner, other.epoch), *self._admit()]
         if self._observers.is_dead(other.owner):

@@ -123,7 +123,9 @@ class Claim(NamedTuple):
     """Let ``owner`` run the agent from now on, as its activation ``number``.
 
     ``dead``: the owner that is known to be dead, from which the agent may be taken. ``new``: there must be no agent of
-    the name. ``arguments`` and ``options`` are what it is made with, if there is none; ``form`` is theirs.
+    the name. ``arguments`` and ``options`` are what it is made with, if there is none; ``form`` is theirs. ``unseen``:
+    nobody has looked where the agent is; one that was made with options is not claimed so, for they may want another
+    host.
     """
 
     name: str
@@ -136,6 +138,7 @@ class Claim(NamedTuple):
     arguments: bytes = b""
     options: bytes = b""
     form: int = FORMS.oldest
+    unseen: bool = False
 
 
 class Save(NamedTuple):
@@ -229,6 +232,7 @@ class Refusal(enum.Enum):
     STALE = "stale"  # a later activation of the same owner has claimed it
     FORM = "form"  # its record has a form that this host does not read
     FULL = "full"  # the cluster has as many agents as it may have
+    CHOSEN = "chosen"  # it was ``unseen``, and the agent has options
 
 
 class Unclaimed(NamedTuple):
@@ -492,7 +496,7 @@ class ClusterRecords:
         if isinstance(request, Claim):
             return scripts.claim, key, (
                 request.name, request.owner, request.number, request.cls, request.version, request.dead, BUCKET_NAMES,
-                int(request.new), request.arguments, request.options, request.form, *self._forms,
+                int(request.new), request.arguments, request.options, request.form, *self._forms, int(request.unseen),
             )  # fmt: skip
         if isinstance(request, Locate):
             return scripts.locate, key, (request.name,)

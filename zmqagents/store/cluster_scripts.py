@@ -228,7 +228,7 @@ end
 
 # name, incarnation, number of the activation, class, state version, the owner that is known to be dead, most names of
 # a bucket, whether there must be no such agent, packed arguments and options ('' for none), the form that they have,
-# oldest and newest form that the owner reads.
+# oldest and newest form that the owner reads, whether nobody has looked at what the record says.
 _CLAIM = """
 local act, cls, version, dead = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local r = call('HMGET', key, 'own', 'act', 'ep', 'rev', 'sv', 'cls', 'args', 'opt', 'st', 'fm', 'new')
@@ -241,6 +241,7 @@ if r[6] and (form < tonumber(ARGV[12]) or form > tonumber(ARGV[13])) then return
 if own == me and act < tonumber(r[2]) then return {'stale'} end
 if not again then
     if own ~= '' and own ~= me and own ~= dead then return {'other', own, r[3]} end
+    if ARGV[14] == '1' and own == '' and r[8] then return {'chosen'} end
     if not r[6] then
         if call('ZCARD', base .. 'names') >= tonumber(ARGV[7]) then return {'full'} end
         if tonumber(ARGV[11]) < tonumber(call('GET', base .. 'least') or 0) then return {'form', ARGV[11]} end

@@ -344,16 +344,17 @@ class Quarters(abc.ABC):
         mine = self.member.placement.find(self.member.incarnation)
         return placement == "local" and not self.drains and mine is not None and mine.takes(cls, 0, asked.get("labels"))
 
-    def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False) -> None:
+    def activate(self, name: AgentName, made: acts.Made | None, *, given: bool = False, unseen: bool = False) -> None:
         """Claim an agent. Raises UnknownClass, CannotServe.
 
         ``given``: its record says that it is this host's already. Then nobody else can have it while this host lives.
+        ``unseen``: nobody has looked at its record.
         """
         spec = self._classes.spec(name.cls)
         if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
         version = spec.hooks.state_version
-        self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made)))
+        self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made, unseen=unseen)))
 
     def described(self, record: AgentRecord) -> Reply:
         """What `create_agent` gives for an agent that is there."""

@@ -385,6 +385,9 @@ class Room(Quarters):
             return
         elif why is Refusal.FULL:
             error = errors.HostBusy(f"the cluster {self._config.cluster} has as many agents as it may have")
+        elif why is Refusal.CHOSEN:
+            way.look_first()
+            return
         else:
             error = errors.StoreError(detail)
         way.not_claimable(error)

@@ -10,6 +10,7 @@
       +-- known --^                                                                       |
     PAUSED <------------------------------------------------------------------------------+
 
+Where this host is to take an agent that nobody has, it is CLAIMING at once: if another has it, the answer says so.
 While it is LOOKING, CLAIMING or PAUSED, calls are held. GATHERING waits until all that were passed on are answered or
 have come back, so that those which have come back are passed on again in the order in which they came.
 
@@ -43,6 +44,7 @@ from ...wire.messages import Code, Flag, Home, Reply, elsewhere_reply, error_rep
 from ..forwarder import Credits, forwarded
 
 if TYPE_CHECKING:
+    from ...cluster.placement import MemberInfo
     from .neighbour import Neighbour
     from .quarters import Quarters
 
@@ -229,6 +231,7 @@ class Way:
         self.maker: Made | None = None  # that of the call for whose sake the agent is claimed here
         self._chosen: Mapping[str, Any] | None = None  # the options it was made with; None: nobody has made it yet
         self._unable: dict[str, ZmqAgentsError] = {}  # incarnations that cannot run it, and why
+        self._choice: MemberInfo | None = None  # the member that is to have the agent, if nobody has it
         self._denied: set[str] = set()  # addresses where it was sought in vain since the last pause
         self._pause_s = PAUSES_S[0]
         self._numbers = 0
@@ -304,8 +307,31 @@ class Way:
             self._claim()
         elif home is not None and home.address != room.address and not any(passage.hop for passage in self._held):
             self._go(home.address)
+        elif self._claims_unseen():
+            self._claim(unseen=True)
         else:
             self._look()
+
+    def _claims_unseen(self) -> bool:
+        """Whether a claim tells all that a look would: most agents that nobody here knows have no home yet.
+
+        It does where this host would take the agent, unless the calls ask for more than its code.
+        """
+        room = self.room
+        if room.drains or self._unable or self._denied:
+            return False
+        if any(passage.hop or passage.is_end or passage.made is not None for passage in self._held):
+            return False
+        if not room.takes_local(self.name.cls, {}):
+            self._choice = room.member.placement.choose(self.name.cls, 0)
+            return self._choice is not None and self._choice.incarnation == room.member.incarnation
+        return True
+
+    def look_first(self) -> None:
+        """It was claimed unseen, and has options."""
+        self._choice = None
+        self._tell_claimed()
+        self._look()
 
     def _answer_members(self) -> None:
         """What another member has passed on does not wait here."""
@@ -360,7 +386,9 @@ class Way:
             self._claim()
             return
         without = [*self._unable, room.member.incarnation] if room.drains else list(self._unable)
-        chosen = placement.choose(cls, 0, asked.get("labels"), but=without)
+        chosen, self._choice = self._choice, None
+        if chosen is None or asked or without or placement.find(chosen.incarnation) is not chosen:
+            chosen = placement.choose(cls, 0, asked.get("labels"), but=without)
         if chosen is None:
             why = placement.why_none(cls, 0, asked.get("labels"))
             last = next(reversed(self._unable.values()), None)
@@ -380,11 +408,11 @@ class Way:
             return self._chosen
         return next((passage.options for passage in self._held if passage.made is not None), {})
 
-    def _claim(self, *, given: bool = False) -> None:
+    def _claim(self, *, given: bool = False, unseen: bool = False) -> None:
         self.state = WayState.CLAIMING
         self.maker = next((passage.made for passage in self._held if passage.made is not None), None)
         try:
-            self.room.activate(self.name, self.maker, given=given)
+            self.room.activate(self.name, self.maker, given=given, unseen=unseen)
         except (errors.UnknownClass, errors.CannotServe) as exc:
             self.cannot(errors.CannotServe(str(exc)))
 

@@ -108,8 +108,7 @@ def test_an_agent_that_must_be_new_is_refused_when_there_is_one_but_not_when_the
 
 @pytest.mark.parametrize("options", [b"", b"labels"])
 def test_an_agent_with_options_is_not_claimed_unseen_where_nobody_has_it(shop: Clocked, options: bytes) -> None:
-    about = {"arguments": b"args", "options": options}
-    first = shop.claim(A, **about)
+    first = shop.claim(A, arguments=b"args", options=options)
     assert shop.claim(A, unseen=True).epoch == first.epoch, "the answer of this activation was lost"
     assert shop.claim(B, unseen=True) == Other(A, first.epoch), "who has it is told all the same"
     given, mine = shop.release(A, first.epoch, B), shop.claim(B, 5, unseen=True)

@@ -7,6 +7,7 @@ thread or process brings its traceback as the text ``remote_traceback``.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -118,9 +119,16 @@ class RateLimit:
 
 def _time(seconds: float) -> str:
     """The local time with its offset to UTC, as ISO 8601 has it: ``2026-11-29T14:40:12.123+01:00``."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-    offset = time.strftime("%z", time.localtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03}{offset[:3]}:{offset[3:5]}"
+    whole, offset = _second(int(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03}{offset}"
+
+
+@functools.lru_cache(2)
+def _second(seconds: int) -> tuple[str, str]:
+    """A second as text, and the offset to UTC: most lines are of the same second as the one before."""
+    then = time.localtime(seconds)
+    offset = time.strftime("%z", then)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", then), f"{offset[:3]}:{offset[3:5]}"
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -65,7 +65,7 @@ class Program:
     def __init__(self, settings: LogSettings, host: str, speaker: Current, *, threaded: bool = True) -> None:
         self.settings = settings
         self.ring = Ring()
-        self._host = host
+        self._about = fields_of(host=host)
         self._speaker = speaker
         self._stdout, self._stderr = sys.stdout, sys.stderr
         self._writer = LineWriter(sys.stderr, threaded, at_once=bool(settings.child))
@@ -102,11 +102,11 @@ class Program:
         )
         ring = RingHandler(self.ring)
         root = logging.getLogger()
+        if not settings.child:  # first: most lines of agents that come and go are for the ring alone
+            handler.addFilter(lambda record: record.levelno >= level or record.name == output_log.name)
         for each in (handler, ring):
             each.addFilter(self._add_ids)
             root.addHandler(each)
-        if not settings.child:
-            handler.addFilter(lambda record: record.levelno >= level or record.name == output_log.name)
         root.setLevel(level)
         logging.getLogger("zmqagents").setLevel(min(level, logging.INFO))
         output_log.setLevel(logging.INFO)
@@ -179,7 +179,7 @@ class Program:
     def _add_ids(self, record: logging.LogRecord) -> bool:
         """Give a record the ids of the call whose code has made it, where it has none of its own."""
         attributes = vars(record)
-        for key, value in fields_of(host=self._host).items():
+        for key, value in self._about.items():
             attributes.setdefault(key, value)
         if "za_task_id" not in attributes and not record.name.startswith("zmqagents."):
             speaker = self._speaker()

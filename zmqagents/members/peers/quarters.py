@@ -104,6 +104,16 @@ class Lodger(Protocol):
         """Whether nothing runs or waits."""
 
     @property
+    def is_held(self) -> bool:
+        """Whether calls wait here with the turn, or answers for the lease."""
+
+    def go_on(self) -> None:
+        """What has held calls may be over."""
+
+    def refuse_held(self, error: errors.ZmqAgentsError, before: float) -> None:
+        """What is held since ``before`` or longer ends in this error; nothing of it ran."""
+
+    @property
     def phase(self) -> acts.Phase | None:
         """Where its activation is; None: there is none, or it is another one by now."""
 
@@ -157,6 +167,7 @@ class Quarters(abc.ABC):
         self._neighbours: dict[str, Neighbour] = {}
         self._addresses: set[str] = set()  # of the members, as of the latest beat
         self._watch: Alarm | None = None
+        self._watched: dict[Lodger, None] = {}  # to be looked at then
         self._joined = threading.Event()
         self._relayed = self._legs = 0
         self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
@@ -379,8 +390,10 @@ class Quarters(abc.ABC):
         """Do ``step`` when what is being done is done."""
         self.post(_do, step)
 
-    def watch(self) -> None:
-        """Something is held: look at it now and then."""
+    def watch(self, lodger: Lodger | None = None) -> None:
+        """Something is held: look at it now and then. ``lodger``: calls of this one, or its making."""
+        if lodger is not None:
+            self._watched[lodger] = None
         if self._watch is None:
             self._watch = Alarm(self.look)
             self.alarm(WATCH_S, self._watch)

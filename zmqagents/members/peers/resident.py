@@ -177,7 +177,7 @@ class Resident:
         effects: list[Effect] = []
         room.dispatcher.calls.hold(ticket, effects, room.clock())
         room.carry_out(effects)
-        room.watch()
+        room.watch(self)
 
     def _send_late(self, ticket: Ticket) -> None:
         """It was about to begin when the agent was told to leave: those behind it were sent on without it."""
@@ -277,7 +277,7 @@ class Resident:
             self._settle(ticket, reply)
         else:
             self._withheld[ticket] = reply, now
-            room.watch()
+            room.watch(self)
         return effects
 
     def _returned_whole(self, ticket: Ticket, reply: Reply) -> list[Effect]:

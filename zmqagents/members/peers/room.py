@@ -18,7 +18,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 JOIN_S = 5.0  # for the first beat
 IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
-IDLE_EVERY_S = 30.0
+IDLE_EVERY_S, IDLE_AT_ONCE = 30.0, 500  # how often they are looked at, and how many in one turn
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "leg", "activate")  # options of calls that are taken from other members alone
 
@@ -134,8 +134,8 @@ class Room(Quarters):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
-                for resident in _with_held(self._residents):
-                    resident.go_on()
+                for lodger in self._held():
+                    lodger.go_on()
         return []
 
     def close(self) -> None:
@@ -245,32 +245,54 @@ class Room(Quarters):
         what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
         gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
         self.do(self.member.give_up())
-        for resident in _with_held(self._residents):
+        for lodger in self._held():
             if is_stuck:
-                resident.refuse_held(gone, before)
-            resident.go_on()
+                lodger.refuse_held(gone, before)
+            lodger.go_on()
         for way in list(self._ways.values()):
             if is_stuck and way.state in (WayState.LOOKING, WayState.CLAIMING):
                 way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
                 self.forget(way)
-        for name, resident in list(self._residents.items()):
-            if not resident.record.made and any(each.state is State.WAITING for each in resident.record.holders):
-                self.do(self.member.carry(self.member.activations.waits(name)))
-        starts = any(not resident.record.made for resident in self._residents.values())
-        if is_stuck or starts or any(way.held for way in self._ways.values()) or _with_held(self._residents):
+        self._watched = {
+            lodger: None
+            for lodger in self._watched
+            if self._is_here(lodger) and (lodger.is_held or not lodger.record.made)
+        }
+        for lodger in list(self._watched):
+            if not lodger.record.made and any(each.state is State.WAITING for each in lodger.record.holders):
+                self.do(self.member.carry(self.member.activations.waits(lodger.name)))
+        if is_stuck or self._watched or any(way.held for way in self._ways.values()):
             self.watch()
         return []
 
+    def _held(self) -> list[Lodger]:
+        """Agents with calls that wait, few of perhaps a hundred thousand."""
+        return [lodger for lodger in self._watched if lodger.is_held and self._is_here(lodger)]
+
+    def _is_here(self, lodger: Lodger) -> bool:
+        return self._residents.get(lodger.name) is lodger
+
     def _look_for_idle(self, now: float) -> list[Effect]:
         """Give agents back that nobody has called for long; for those that have a time of their own see `Idle`."""
-        self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
         if self._start_file is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._start_file)  # it tells when this host was seen last: see `discovery.sweep`
-        for resident in list(self._residents.values()):
-            if resident.record.options.idle_s is None and resident.is_idle and now - resident.used >= IDLE_S:
-                resident.leave(Leaving.RELEASED)
+        self._look_at_used(list(self._residents.values()), now)
         return []
+
+    def _look_at_used(self, left: list[Resident], now: float) -> None:
+        """Some in each turn: to look at a hundred thousand takes a tenth of a second."""
+        if self.is_closed:
+            return
+        for resident in left[-IDLE_AT_ONCE:]:
+            idle_s = resident.record.options.idle_s
+            if idle_s is None and resident.is_idle and now - resident.used >= IDLE_S and self._is_here(resident):
+                resident.leave(Leaving.RELEASED)
+        del left[-IDLE_AT_ONCE:]
+        if left:
+            self.later(lambda: self._look_at_used(left, now))
+        else:
+            self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
 
     # ------------------------------------------------------------ what the cluster says
 
@@ -332,7 +354,7 @@ class Room(Quarters):
         effects: list[Effect] = []
         self.dispatcher.calls.begin_agent(resident.record, body, effects, now)
         self.carry_out(effects)
-        self.watch()
+        self.watch(resident)
         if way is not None:
             way.claimed()
 
@@ -552,11 +574,6 @@ _ACTIONS: dict[type, Callable[[Room, Any], None]] = {
     acts.Soon: Room.on_soon,
     Whereabouts: Room.on_whereabouts, Told: Room.on_told, Joined: Room.on_joined, Died: Room.on_died,
 }  # fmt: skip
-
-
-def _with_held(residents: Mapping[str, Resident]) -> list[Resident]:
-    """Agents with calls that wait, few of perhaps ten thousand."""
-    return [resident for resident in residents.values() if resident.is_held]
 
 
 def _check_options(spec: ClassSpec, options: AgentOptions, config: BrokerConfig) -> None:

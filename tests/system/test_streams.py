@@ -298,7 +298,7 @@ def test_large_items_keep_to_the_window_too(server: RpcAgentServerLauncher, sour
 
 @both_kinds
 def test_memory_is_flat_while_items_flow(server: RpcAgentServerLauncher, source: AgentProxy, kind: str) -> None:
-    stream = getattr(source, kind)(20_000)
+    stream = getattr(source, kind)(20_000, timeout=60)
     first_items(stream, 1000)
     before = memory_mib(server.pid), memory_mib(os.getpid())
     assert sum(1 for _ in stream) == 19_000

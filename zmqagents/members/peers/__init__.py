@@ -7,6 +7,7 @@ The home of an agent keeps its mailbox and its turn; every other host passes cal
     tenant      the same in a process of this host           drain       gives agents away before the host ends
     quarters    what the others have of the room             inquiries   what clients ask of a cluster
     keeper      takes the states of agents that live here    ticks       hands out reminders that are due
+    watch       what is looked at now and then
 
 May import what ``members`` may, and cluster and store. A host without a cluster imports none of it.
 """

@@ -34,8 +34,6 @@ from .neighbour import Neighbour
 
 __all__ = ["Leaving", "Lodger", "Lodging", "Process", "Quarters", "Runner"]
 
-WATCH_S = 0.1  # how often what is held is looked at
-
 
 class Runner(Protocol):
     """What runs the code of agents: the worker threads of this host, or a process of its own."""
@@ -94,6 +92,7 @@ class Lodger(Protocol):
     agent: AgentName
     leaving: Leaving | None
     labels: Mapping[str, str] | None  # that were asked for where it was made
+    used: float  # when a call of it was answered last
 
     @property
     def is_leaving(self) -> bool:
@@ -166,8 +165,6 @@ class Quarters(abc.ABC):
         self._prefix = f"{CLUSTER}{config.cluster}/"
         self._neighbours: dict[str, Neighbour] = {}
         self._addresses: set[str] = set()  # of the members, as of the latest beat
-        self._watch: Alarm | None = None
-        self._watched: dict[Lodger, None] = {}  # to be looked at then
         self._joined = threading.Event()
         self._relayed = self._legs = 0
         self._elsewhere = {"told": 0, "met": 0}  # by this host, at another
@@ -221,8 +218,8 @@ class Quarters(abc.ABC):
         """Nothing of the agent is here any more."""
 
     @abc.abstractmethod
-    def look(self, now: float) -> list[Effect]:
-        """Look at what is held."""
+    def watch(self, lodger: Lodger | None = None) -> None:
+        """Something is held: look at it now and then. ``lodger``: calls of this one, or its making."""
 
     # ------------------------------------------------------------ the member
 
@@ -389,14 +386,6 @@ class Quarters(abc.ABC):
     def later(self, step: Callable[[], None]) -> None:
         """Do ``step`` when what is being done is done."""
         self.post(_do, step)
-
-    def watch(self, lodger: Lodger | None = None) -> None:
-        """Something is held: look at it now and then. ``lodger``: calls of this one, or its making."""
-        if lodger is not None:
-            self._watched[lodger] = None
-        if self._watch is None:
-            self._watch = Alarm(self.look)
-            self.alarm(WATCH_S, self._watch)
 
 
 def _do(step: Callable[[], None]) -> list[Effect]:

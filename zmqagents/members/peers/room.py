@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,6 @@ from ...agents.options import OPTION_NAMES, AgentOptions
 from ...agents.spec import ClassSpec
 from ...agents.state import Reminder, Snapshot
 from ...cluster import activations as acts
-from ...cluster.lease import PATIENCE_S
 from ...cluster.member import Died, HostEffect, Joined, Member, Unsaved, Whereabouts
 from ...cluster.naming import AgentName, parse_reference
 from ...cluster.placement import shown_labels
@@ -41,7 +39,7 @@ from ...execution.threads import WorkerPool
 from ...scheduler.admission import check_persist
 from ...scheduler.dispatcher import Dispatcher
 from ...scheduler.effects import Effect
-from ...scheduler.records import AgentRecord, Alarm, Peer, State, Ticket
+from ...scheduler.records import AgentRecord, Alarm, Peer, Ticket
 from ...security.keys import KeyStore
 from ...security.private import read_private, write_private
 from ...store.cluster import ClusterRecords, Mine, Refusal
@@ -54,15 +52,14 @@ from .quarters import Leaving, Lodger, Quarters
 from .resident import Resident
 from .tenant import Tenant
 from .ticks import Ticks
-from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way, WayState
+from .watch import Watch
+from .way import MAKE, MAX_OPTIONS_BYTES, UNMAKE, Way
 
 __all__ = ["Room"]
 
 log = logging.getLogger(__name__)
 
 JOIN_S = 5.0  # for the first beat
-IDLE_S = 3600.0  # an agent that was not called for so long is saved and given back
-IDLE_EVERY_S, IDLE_AT_ONCE = 30.0, 500  # how often they are looked at, and how many in one turn
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "leg", "activate")  # options of calls that are taken from other members alone
 
@@ -77,6 +74,7 @@ class Room(Quarters):
         super().__init__(dispatcher, host, services, pool, **more)
         self.inquiries = Inquiries(self)
         self._ticks = Ticks(self)
+        self._watch = Watch(self, lambda: list(self._ways.values()))
         self._residents: dict[str, Resident] = {}
         self._drain: Drain | None = None
         self._keeper = keeper
@@ -113,7 +111,7 @@ class Room(Quarters):
         for former in _starts_of_the_dead(path, config.cluster):
             steward.obituary(former)
         write_private(path, f"{config.cluster} {start}".encode(), lasting=False)
-        self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+        self._watch.begin_idle(path)
         self._ticks.begin()
         if not self._joined.wait(JOIN_S):
             self.close()
@@ -134,7 +132,7 @@ class Room(Quarters):
                 self.member.describe(self._info())
                 self._look_at_members()
                 self._ticks.settle()
-                for lodger in self._held():
+                for lodger in self._watch.held:
                     lodger.go_on()
         return []
 
@@ -238,61 +236,9 @@ class Room(Quarters):
         if self._residents.get(resident.name) is resident:
             del self._residents[resident.name]
 
-    def look(self, now: float) -> list[Effect]:
-        """End what has waited for Redis long enough; give places of activations that wait to others."""
-        self._watch = None
-        before, is_stuck = now - PATIENCE_S, self.member.is_stuck
-        what = "Redis does not answer" if self.member.lease.is_away else "Redis is full, and has taken nothing"
-        gone = errors.StoreUnavailable(f"{what} for {PATIENCE_S:g} s: nothing was executed")
-        self.do(self.member.give_up())
-        for lodger in self._held():
-            if is_stuck:
-                lodger.refuse_held(gone, before)
-            lodger.go_on()
-        for way in list(self._ways.values()):
-            if is_stuck and way.state in (WayState.LOOKING, WayState.CLAIMING):
-                way.refuse(gone, only=[passage for passage in way.held if passage.came <= before])
-                self.forget(way)
-        self._watched = {
-            lodger: None
-            for lodger in self._watched
-            if self._is_here(lodger) and (lodger.is_held or not lodger.record.made)
-        }
-        for lodger in list(self._watched):
-            if not lodger.record.made and any(each.state is State.WAITING for each in lodger.record.holders):
-                self.do(self.member.carry(self.member.activations.waits(lodger.name)))
-        if is_stuck or self._watched or any(way.held for way in self._ways.values()):
-            self.watch()
-        return []
-
-    def _held(self) -> list[Lodger]:
-        """Agents with calls that wait, few of perhaps a hundred thousand."""
-        return [lodger for lodger in self._watched if lodger.is_held and self._is_here(lodger)]
-
-    def _is_here(self, lodger: Lodger) -> bool:
-        return self._residents.get(lodger.name) is lodger
-
-    def _look_for_idle(self, now: float) -> list[Effect]:
-        """Give agents back that nobody has called for long; for those that have a time of their own see `Idle`."""
-        if self._start_file is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._start_file)  # it tells when this host was seen last: see `discovery.sweep`
-        self._look_at_used(list(self._residents.values()), now)
-        return []
-
-    def _look_at_used(self, left: list[Resident], now: float) -> None:
-        """Some in each turn: to look at a hundred thousand takes a tenth of a second."""
-        if self.is_closed:
-            return
-        for resident in left[-IDLE_AT_ONCE:]:
-            idle_s = resident.record.options.idle_s
-            if idle_s is None and resident.is_idle and now - resident.used >= IDLE_S and self._is_here(resident):
-                resident.leave(Leaving.RELEASED)
-        del left[-IDLE_AT_ONCE:]
-        if left:
-            self.later(lambda: self._look_at_used(left, now))
-        else:
-            self.alarm(IDLE_EVERY_S, Alarm(self._look_for_idle))
+    def watch(self, lodger: Lodger | None = None) -> None:
+        """Something is held: look at it now and then."""
+        self._watch.begin(lodger)
 
     # ------------------------------------------------------------ what the cluster says
 

@@ -647,7 +647,7 @@ class Activations:
             if found is None or found.phase is not Phase.QUEUED:
                 continue
             self._places += 1
-            self.counters.claims += 1
+            self.counters.claims += not found.claim.unseen
             found.has_place, found.phase = True, Phase.CLAIMING
             effects.append(Send(found.claim))
         return effects
@@ -670,6 +670,7 @@ class Activations:
             # Nobody waits for it. If it is this host's now it must not seem to be served.
             return [Send(Release(request.name, request.owner, answer.epoch))] if isinstance(answer, Mine) else []
         if isinstance(answer, Mine):
+            self.counters.claims += found.claim.unseen
             return self._begin(found, answer)
         if isinstance(answer, Other):
             return self._is_others(found, answer)

@@ -80,6 +80,7 @@ class Room(Quarters):
         self._keeper = keeper
         self._ways: dict[str, Way] = {}
         self._leaving: dict[str, Resident] = {}  # whose record is not released yet
+        self._unmade: dict[str, ZmqAgentsError] = {}  # names that are given back, for no agent could be made; and why
         self._start_file: Path | None = None
         self._refused = 0
         keeper.open(self.take_state, self.take_reminder)
@@ -291,10 +292,9 @@ class Room(Quarters):
             resident = self._move_in(agent_id, mine, way.maker if way is not None else None)
         except ZmqAgentsError as exc:
             activations = self.member.activations
+            self._unmade[name] = errors.CannotServe(f"{agent_id}: {exc}")
             ends = activations.delete(name) if mine.fresh else activations.release(name)  # no host could make it either
             self.do(self.member.carry(ends))
-            if way is not None:
-                way.cannot(errors.CannotServe(f"{agent_id}: {exc}"))
             return
         self._residents[name] = resident
         effects: list[Effect] = []
@@ -370,11 +370,18 @@ class Room(Quarters):
         """An activation is no more."""
         resident = self._whose(dropped.name)
         self._leaving.pop(dropped.name, None)
+        self._pass_unmade_on(dropped.name)
         if resident is not None:
             resident.drop(dropped)
             self.dismiss(resident)
             resident.gone()
         self.on_way_out(dropped.name)
+
+    def _pass_unmade_on(self, name: str) -> None:
+        """Nobody has the agent now that could not be made here: others may be able to. Not before, or they find it."""
+        error, way = self._unmade.pop(name, None), self._ways.get(name)
+        if error is not None and way is not None:
+            way.cannot(error)
 
     def on_gone(self, gone: acts.Gone | acts.Removed) -> None:
         """An agent is given back, or deleted."""
@@ -388,6 +395,7 @@ class Room(Quarters):
             address = self.member.address_of(gone.following)
             if address:
                 self.member.homes.note(name, address, gone.epoch)
+        self._pass_unmade_on(name)
         self.on_way_out(name)
 
     def on_way_out(self, name: str) -> None:

@@ -12,9 +12,17 @@ from typing import Any
 
 import pytest
 
-from actors import Desk, Node, client_of, host
+from actors import Desk, Latch, Node, client_of, host
 from relay import Relay
-from zmqagents import AgentProxy, CallLost, HostStopping, HostUnreachable, RpcAgentServerLauncher, RpcClient, codec
+from zmqagents import (
+    AgentProxy,
+    CallLost,
+    HostStopping,
+    HostUnreachable,
+    RpcAgentServerLauncher,
+    RpcClient,
+    codec,
+)
 from zmqagents.connection import session
 from zmqagents.connection.requests import Call
 from zmqagents.members.peers.neighbour import Neighbour
@@ -238,6 +246,29 @@ def test_a_host_that_is_not_there_is_told_soon_and_found_when_it_is(loop: Loop) 
             assert await_answer(near, loop, call(made, "echo", 5)) == 5
     finally:
         near.close(HostStopping("the test is over"))
+
+
+@pytest.mark.parametrize("way_there", WAYS)
+def test_what_a_busy_host_refuses_is_asked_again(way_there: str, loop: Loop) -> None:
+    with host(capacity=4, max_calls=2) as launcher, client_of(launcher) as client, Relay(port_of(launcher)) as relay:
+        latch: Any = client.create_agent(Latch)
+        desk: Any = client.create_agent(Desk)
+        near = Neighbour(f"127.0.0.1:{port_of(launcher) if way_there == 'ipc' else relay.port}", loop)
+        try:
+            held = [Answers(), Answers()]
+            ids = [near.ask(call(latch, "hold_until_cancelled"), sink) for sink in held]
+            late = Answers()
+            near.ask(call(desk, "echo", 7), late)
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                loop.turn(end - time.monotonic())
+            assert not late.is_over, "the host was not busy"
+            for call_id in ids:
+                near.cancel(call_id, alone=False)
+            loop.until(lambda: late.is_over and all(sink.is_over for sink in held), 4)  # before the next ping
+            assert late.value == 7
+        finally:
+            near.close(HostStopping("the test is over"))
 
 
 # ---------------------------------------------------------------- broken connections, by TCP

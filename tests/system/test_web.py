@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hosts import eventually, free_port
+from hosts import eventually, free_port, is_gone
 from zmqagents import AgentBase, CallCancelled, RpcAgentServerLauncher, RpcClient, async_func, current_call
 from zmqagents.security.keys import KeyStore, new_pair
 from zmqagents.security.tokens import token_of
@@ -320,13 +321,15 @@ def test_a_host_started_with_a_page_says_where_it_is_and_takes_it_along(tmp_path
             again = subprocess.run([*start[:-1], str(web.port)], capture_output=True, text=True, timeout=LIMIT_S)
             assert (again.returncode, again.stdout) == (3, "")
             assert f"port {web.port} is in use" in again.stderr
+            [page] = psutil.Process(process.pid).children()
             process.kill()  # it can take nothing along any more
 
-            def is_gone() -> bool:
+            def is_silent() -> bool:  # while it is asked it finds that the host is gone, and removes its files
                 with contextlib.suppress(OSError):
                     return web.get("/livez")[0] == 0
                 return True
 
-            assert eventually(is_gone, LIMIT_S)
+            assert eventually(is_silent, LIMIT_S)
+            assert eventually(lambda: is_gone(page.pid), LIMIT_S)
         finally:
             process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -86,6 +87,13 @@ def serve(
 
     ``parent``: a descriptor whose end of file ends it as well.
     """
+    with contextlib.closing(parts.house):
+        _serve(parts, place, ready, parent, gateway)
+
+
+def _serve(
+    parts: Parts, place: Place, ready: Callable[[Running], None], parent: int | None, gateway: Gateway | None
+) -> None:
     sock = _listening(place.host, place.port)
     bound = sock.getsockname()[1]
     config = uvicorn.Config(
@@ -105,12 +113,9 @@ def serve(
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent, server), name="zmqagents-parent", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more, after the end
-    try:
-        with sock, published(running):
-            ready(running)
-            server.run(sockets=[sock])
-    finally:
-        parts.house.close()
+    with sock, published(running):
+        ready(running)
+        server.run(sockets=[sock])
 
 
 def _listening(host: str, port: int) -> socket.socket:

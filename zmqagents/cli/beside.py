@@ -12,7 +12,7 @@ from .. import errors
 
 __all__ = ["WebBeside"]
 
-END_S = 1.0  # in which it ends once its stdin has ended; part of the 2 s after the grace
+END_S = 0.6  # in which it ends once its stdin has ended: of the 1.5 s after the grace in which its host is to end
 
 
 class WebBeside:

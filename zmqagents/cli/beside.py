@@ -13,6 +13,7 @@ from .. import errors
 __all__ = ["WebBeside"]
 
 END_S = 0.6  # in which it ends once its stdin has ended: of the 1.5 s after the grace in which its host is to end
+EXIT_S = 5.0  # between the end of its output and its own, on a busy machine
 
 
 class WebBeside:
@@ -47,7 +48,9 @@ class WebBeside:
         if not self._link and stdout is not None:
             line = stdout.readline()  # ends with the process
             if not line:
-                raise errors.LaunchError(f"--web: the web process has ended with exit code {self._process.wait(END_S)}")
+                raise errors.LaunchError(
+                    f"--web: the web process has ended with exit code {self._process.wait(EXIT_S)}"
+                )
             self._link = line.split()[-1].decode()  # of a line for people: so are its errors, which stderr shows
         return self._link
 

@@ -101,7 +101,10 @@ def test_a_buffer_is_received_as_the_message_says(size: int) -> None:
             thread.join()
             [[_, buffer]] = found
             assert same(found, [sent])
-            assert type(buffer) is bytes if as_bytes else not memoryview(buffer).readonly
+            if not as_bytes:
+                assert not memoryview(buffer).readonly
+            elif zmtp.MAY_VIEW_BLOCKS:  # else the codec makes the bytes
+                assert type(buffer) is bytes
 
 
 def test_after_a_value_with_a_buffer_anything_may_come() -> None:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import mmap
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -175,6 +177,8 @@ class Shared(Protocol):
 _SHARED = bytes((SHARED,))
 _OF_SEGMENTS = (b"SEGMENT", b"MAPPED")
 _EARLY = "a message before the handshake was over"
+# Python 3.12 (3.12.1) crashes when its garbage collector frees a view of a `BytesIO` that is part of a cycle.
+MAY_VIEW_BLOCKS = sys.version_info[:2] != (3, 12)
 _SINK = memoryview(bytearray(LARGE_BYTES))  # where bytes go that nobody reads
 
 
@@ -186,6 +190,14 @@ class _Block(io.BytesIO):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+def _mapped(size: int) -> mmap.mmap:
+    """Memory that is this process's own. Raises MemoryError."""
+    try:
+        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as exc:
+        raise MemoryError(f"{size:,} bytes cannot be had: {exc}") from exc
 
 
 class Incoming:
@@ -452,10 +464,12 @@ class Incoming:
         they are full. So ``bytes`` are read from the socket in place, in as many pieces as they come.
         """
         keep_freed_blocks()
-        if self._parts and want_bytes(self._parts[0]):
+        if MAY_VIEW_BLOCKS and self._parts and want_bytes(self._parts[0]):
             self._block = block = _Block(bytes(size))
             return block.getbuffer()
-        return memoryview(bytearray(size)) if size <= ZEROED_BYTES else _Block(bytes(size)).getbuffer()
+        if size <= ZEROED_BYTES:
+            return memoryview(bytearray(size))
+        return _Block(bytes(size)).getbuffer() if MAY_VIEW_BLOCKS else memoryview(_mapped(size))
 
     def _end_of_large(self) -> Frame:
         """The long frame that has come."""

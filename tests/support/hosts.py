@@ -269,10 +269,12 @@ def free_port() -> int:
     """One that nobody listens on, nor 10,000 above it, which a cluster's node takes as well.
 
     Both are below those that the kernel gives away on its own, to connections too: such a port may have gone to another
-    process by the time the server, or a host that was killed and comes back, asks for it.
+    process by the time the server, or a host that was killed and comes back, asks for it. Tests that run beside these
+    have others, for the same reason.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
     while True:
-        port = random.SystemRandom().randrange(10_000, 20_000)
+        port = random.SystemRandom().randrange(10_000 + 1_250 * worker, 11_250 + 1_250 * worker)
         with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as bus:
             probe.bind(("127.0.0.1", port))
             bus.bind(("127.0.0.1", port + 10_000))

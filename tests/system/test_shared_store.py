@@ -376,7 +376,7 @@ def test_results_of_one_host_reach_the_clients_of_another_as_they_are_made(
     p99 = late[int(count * 0.99)]
     for name, row in (("pushed to the caller", pushed), ("fetched through the other host", late)):
         print(f"{name}: p50 {statistics.median(row) * 1e3:.1f} ms, p99 {row[int(count * 0.99)] * 1e3:.1f} ms")
-    assert p99 < max(0.5, 20 * pushed[int(count * 0.99)])
+    assert p99 < max(2.0, 20 * pushed[int(count * 0.99)])
     assert time.monotonic() - begun < 60
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scale import MIB
+from zmqagents.process import memory
 from zmqagents.process.memory import GROWN_BYTES, LONGEST_S, WORTH_BYTES, Trimmer
 
 
@@ -61,3 +62,22 @@ def test_a_process_that_needs_its_memory_is_trimmed_more_and_more_rarely() -> No
     process.flood(WORTH_BYTES)
     process.pass_time(60)
     assert process.free == 0  # one that was worth it makes the next ones come soon
+
+
+def test_the_memory_is_looked_at_again_when_the_last_look_is_old() -> None:
+    now, looks = [5.0], []
+
+    def look() -> int:
+        looks.append(now[0])
+        return 10 * len(looks)
+
+    resident = memory.Resident(lambda: now[0], look)
+    assert [resident.bytes(), resident.bytes()] == [10, 10]
+    now[0] += memory.KEPT_S
+    assert resident.bytes() == 20
+    assert looks == [5.0, 5.0 + memory.KEPT_S]
+
+
+def test_the_memory_of_a_process_that_is_not_there_is_none() -> None:
+    assert memory.resident_bytes() > 1 << 20
+    assert memory.resident_bytes(2**22 + 1) == 0

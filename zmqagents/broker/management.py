@@ -47,7 +47,7 @@ from ..execution.threads import WorkerPool
 from ..members.answers import Answers
 from ..members.members import Members
 from ..models.configs import ModelConfigs
-from ..process.memory import resident_bytes
+from ..process.memory import Resident
 from ..scheduler.admission import unmade
 from ..scheduler.dispatcher import Dispatcher, error_reply
 from ..scheduler.effects import Answer, Effect, Ended, refusal_of
@@ -164,6 +164,7 @@ class Management:
         self._keeper = keeper
         self._error_log = error_log
         self._started, self._epoch_s = clock(), time.time()
+        self._resident = Resident(clock)
         self._nobody = Peer("")
         self._listing = Listing()
         self._listed = 0  # requests for lists that are not answered
@@ -330,7 +331,7 @@ class Management:
             "state": "draining" if dispatcher.draining or self._members.drains else "running",
             "host": self._config.host, "port": None if bound is None else bound.port, **self._clients.where(),
             "uptime_s": round(self._clock() - self._started, 3), "cpu_s": round(time.process_time(), 3),
-            "memory_mb": round(resident_bytes() / MEBIBYTE, 1), "capacity": self._config.capacity,
+            "memory_mb": round(self._resident.bytes() / MEBIBYTE, 1), "capacity": self._config.capacity,
             "agents": len(dispatcher.agents), "children": self._members.figures(),
             "classes": self._host.classes.names(), "models": self._models.names(),
             "calls_open": len(dispatcher.tasks), "running": dispatcher.running, "waiting": dispatcher.blocked,

@@ -126,18 +126,18 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, server: RpcAgentServerLauncher) -> Iterator[tuple[str, int]]:
-    """The address of the host: its own, where its Unix socket is found, or that of a relay, which is no host's."""
+def port(request: pytest.FixtureRequest, server: RpcAgentServerLauncher) -> Iterator[int]:
+    """That of the host itself, whose Unix socket is found by it, or of a relay, which is no host's."""
     if request.param == "ipc":
-        yield "ipc", port_of(server)
+        yield port_of(server)
         return
     with Relay(port_of(server)) as relay:
-        yield "curve", relay.port
+        yield relay.port
 
 
 @pytest.fixture
-def near(way: tuple[str, int], loop: Loop) -> Iterator[Neighbour]:
-    neighbour = Neighbour(f"127.0.0.1:{way[1]}", loop)
+def near(port: int, loop: Loop) -> Iterator[Neighbour]:
+    neighbour = Neighbour(f"127.0.0.1:{port}", loop)
     yield neighbour
     neighbour.close(HostStopping("the test is over"))
 

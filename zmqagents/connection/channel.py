@@ -26,11 +26,10 @@ from collections.abc import Callable
 
 from .. import errors
 from ..wire import dealer, transport
-from ..wire.dealer import DealerTransport
 from ..wire.link import Sink, Waiter
 from ..wire.messages import Frame, Home, Kind, Reply
 from ..wire.transport import Event, Transport
-from ..wire.unix import UnixTransport
+from .dialling import dial
 from .host_keys import HostKeys
 from .requests import Message, Plain, Request
 from .session import BATCH, Session, State
@@ -382,7 +381,7 @@ class Channel:
         if wire is None or not session.token:
             book.take_in()
             if wire is None and time.monotonic() >= session.next_try:
-                self._connect()
+                self._wire = dial(session, self._target, self._host_keys)
             return
         sent = False
         while (book.outbox or book.unsent) and (message := session.next_message()) is not None:
@@ -412,21 +411,6 @@ class Channel:
         self.session.received(parts, time.monotonic())
         if not self.session.linked:
             self._disconnect()
-
-    def _connect(self) -> None:
-        session = self.session
-        session.connect(time.monotonic())
-        try:
-            endpoint, known = self._target.resolve()
-            session.dial(endpoint)
-            keys = self._target.keys() if known else None
-            server_key = self._host_keys.choose(known)
-            path = endpoint.removeprefix("ipc://")
-            self._wire = UnixTransport(path) if path != endpoint else DealerTransport(endpoint, keys, server_key)
-        except errors.ZmqAgentsError as exc:
-            session.no_way(exc, time.monotonic())
-        except (OSError, ValueError, transport.TransportError) as exc:  # an impossible address, or no descriptor left
-            session.lost(str(exc), errors.HostUnreachable, time.monotonic())
 
     def _look_at_events(self) -> None:
         wire = self._wire

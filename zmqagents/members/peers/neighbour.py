@@ -9,12 +9,14 @@ The other host must have this cluster's server key, whoever has said where it is
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ... import discovery, errors
+from ...connection.dialling import dial
 from ...connection.host_keys import HostKeys
 from ...connection.requests import Call, Credit, Message, Plain, Request
 from ...connection.session import BATCH, Session, State
@@ -23,12 +25,10 @@ from ...scheduler.effects import Effect
 from ...scheduler.records import Alarm
 from ...security.keys import KeyStore
 from ...wire.addresses import endpoint_of
-from ...wire.dealer import DealerTransport
 from ...wire.link import Sink
 from ...wire.messages import Flag, Kind
 from ...wire.poller import IN, OUT
 from ...wire.transport import Event, Transport, TransportError
-from ...wire.unix import UnixTransport
 
 __all__ = ["Desk", "Neighbour"]
 
@@ -183,10 +183,9 @@ class Neighbour:
 
     # ------------------------------------------------------------ time
 
-    def _ring(self, now: float) -> list[Effect]:
+    def _ring(self, _: float) -> list[Effect]:
         self._rings = math.inf
-        session, wire = self._session, self._wire
-        now = time.monotonic()
+        session, wire, now = self._session, self._wire, time.monotonic()
         if not self.is_open:
             return []
         if session.next_due() <= now:
@@ -202,23 +201,9 @@ class Neighbour:
     # ------------------------------------------------------------ the connection
 
     def _connect(self) -> None:
-        session = self._session
-        session.connect(time.monotonic())
-        try:
-            endpoint, known = self._target.resolve()
-            session.dial(endpoint)
-            path = endpoint.removeprefix("ipc://")
-            if path != endpoint:
-                wire: Transport = UnixTransport(path, CONNECT_S)
-            else:
-                keys = self._target.keys() if known else None
-                wire = DealerTransport(endpoint, keys, self._host_keys.choose(known))
-        except errors.ZmqAgentsError as exc:
-            session.no_way(exc, time.monotonic())
-        except (OSError, ValueError, TransportError) as exc:  # an impossible address, or no descriptor left
-            session.lost(str(exc), errors.HostUnreachable, time.monotonic())
-        else:
-            self._wire, self._fds, self._mask = wire, wire.fds, IN
+        wire = self._wire = dial(self._session, self._target, self._host_keys, CONNECT_S)
+        if wire is not None:
+            self._fds, self._mask = wire.fds, IN
             for fd in self._fds:
                 self._desk.poller.register(fd, IN)
                 self._desk.beside[fd] = self._on_poll
@@ -237,6 +222,7 @@ class Neighbour:
         self._alarm.stop()
         message = self._session.bye()
         if self._wire is not None and message is not None:
-            self._wire.send(message)
+            with contextlib.suppress(TransportError):
+                self._wire.send(message)
         self._disconnect()
         self._session.close(error)

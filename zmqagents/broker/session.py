@@ -182,7 +182,8 @@ class ReplyCache:
         self._may_grow = may_grow
         self._max_bytes = max_bytes if may_grow is None else min(max_bytes, STEP_BYTES)
         self._notes: dict[int, Reply | None] = {}  # by call id, in the order of the answers; None: dropped
-        self._kept: deque[int] = deque()  # call ids in the order of the answers; some need not be among the notes
+        # Call ids in the order of the answers, from when replies were dropped; some need not be among the notes.
+        self._kept: deque[int] | None = None
         self.streams: dict[int, StreamLog] = {}  # by call id, until their replies are acknowledged
         self._floor = 0
         self._forgotten = 0  # the highest that `forget` has had
@@ -196,16 +197,17 @@ class ReplyCache:
         """Keep ``reply``, the answer to the call."""
         if call_id < self.needed:
             return
-        notes, kept = self._notes, self._kept
+        notes = self._notes
         if len(notes) >= MAX_NOTES:
             self._raise_floor()
         former = notes.get(call_id)
         if former is not None:
             self.bytes -= _size(former)
         notes[call_id] = reply
-        kept.append(call_id)
-        if len(kept) > 2 * len(notes) + 64:  # mostly acknowledged ones
-            self._kept = deque(each for each, note in notes.items() if note is not None)
+        if self._kept is not None:
+            self._kept.append(call_id)
+            if len(self._kept) > 2 * len(notes) + 64:  # mostly acknowledged ones
+                self._kept = self._in_order()
         body = reply.body
         self.bytes += NOTE_BYTES + len(body[0]) if len(body) == 1 else _size(reply)
         if self.bytes > self._max_bytes:
@@ -293,7 +295,7 @@ class ReplyCache:
     def clear(self) -> None:
         """Drop everything; it may be large, so it is not left to the garbage collection."""
         self._notes.clear()
-        self._kept.clear()
+        self._kept = None
         self.streams.clear()
         self.bytes = 0
 
@@ -315,12 +317,20 @@ class ReplyCache:
                 self.bytes -= log.bytes
 
     def _drop_beyond(self, max_bytes: int) -> None:
+        if self.bytes <= max_bytes:
+            return
         notes, kept = self._notes, self._kept
+        if kept is None:
+            kept = self._kept = self._in_order()
         while kept and self.bytes > max_bytes:
             reply = notes.get(call_id := kept.popleft())
             if reply is not None:
                 notes[call_id] = None
                 self.bytes -= _size(reply)
+
+    def _in_order(self) -> deque[int]:
+        """The ids of the replies that are kept, the oldest first."""
+        return deque(call_id for call_id, reply in self._notes.items() if reply is not None)
 
     def _raise_floor(self) -> None:
         """Drop the older half of the notes, for the client acknowledges nothing; those calls count as answered."""

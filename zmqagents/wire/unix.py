@@ -178,7 +178,7 @@ class UnixTransport(UnixStream):
 
     def _on_news(self) -> None:
         """The host has given shared memory, or has said that there is none."""
-        self._in.news.clear()
+        self._in.news = zmtp.NO_NEWS
         if not self._awaits:
             return
         self._await_no_more()

@@ -148,7 +148,7 @@ class UnixPeer(UnixStream):
 
     def _on_news(self) -> None:
         """The client asks for shared memory, or has mapped it."""
-        news, self._in.news = self._in.news, set()
+        news, self._in.news = self._in.news, zmtp.NO_NEWS
         if b"SEGMENT" in news and not self._has_asked:
             self._has_asked = self._owes = True
             self._answer_asked()

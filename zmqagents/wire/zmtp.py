@@ -34,6 +34,7 @@ __all__ = [
     "LONG_HEAD",
     "READY",
     "MAPPED",
+    "NO_NEWS",
     "NO_SEGMENT",
     "READY_ROUTER",
     "READY_WITH_SEGMENTS",
@@ -176,6 +177,7 @@ class Shared(Protocol):
 
 _SHARED = bytes((SHARED,))
 _OF_SEGMENTS = (b"SEGMENT", b"MAPPED")
+NO_NEWS: frozenset[bytes] = frozenset()  # one for all connections: a set of its own takes 216 bytes
 _EARLY = "a message before the handshake was over"
 # Python 3.12 (3.12.1) crashes when its garbage collector frees a view of a `BytesIO` that is part of a cycle.
 MAY_VIEW_BLOCKS = sys.version_info[:2] != (3, 12)
@@ -240,7 +242,7 @@ class Incoming:
         self.refusal: str | None = None
         self.answers: list[bytes] = []
         self.offers = False
-        self.news: set[bytes] = set()
+        self.news: frozenset[bytes] = NO_NEWS
         self.segment: Shared | None = None
 
     def __repr__(self) -> str:
@@ -516,7 +518,7 @@ class Incoming:
             self.ready = True
             self.offers = _OFFER in data
         elif name in _OF_SEGMENTS:
-            self.news.add(b"no" if data == b"no" else name)
+            self.news |= {b"no" if data == b"no" else name}
         elif name == b"ERROR":
             self.refusal = data[1:].decode("utf-8", "replace")
         elif name == b"PING":  # a time to live, and what is to come back

@@ -36,7 +36,9 @@ from .context import HostServices, own_call
 from .marks import host_only
 from .options import AgentOptions, Isolation, Lifetime, OnBusy, OnTimeout, Persist, Placing, chosen
 
-__all__ = ["AgentBase"]
+__all__ = ["AgentBase", "made_with"]
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 S = TypeVar("S", bound="AgentBase")
@@ -61,7 +63,13 @@ def _distribute(cls: type, args: Any, kwargs: Any, agent_id: str | None, where: 
 
 
 _PYDANTIC = "__pydantic_validator__"  # what a pydantic model has: its __init__ replaces the __dict__ of the instance
-_made_with: dict[int, tuple[Any, Any]] = {}  # of pydantic models, by id
+_made_with: dict[int, Arguments] = {}  # of pydantic models, by id
+_NO_ARGUMENTS: Arguments = (), {}
+
+
+def made_with(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    """What an agent keeps of the arguments that it was made with: no objects of its own where there are none."""
+    return (args, kwargs) if args or kwargs else _NO_ARGUMENTS
 
 
 class _OnInstances:
@@ -127,9 +135,9 @@ class AgentBase:
                 return _distribute(cls, args, kwargs, None, {} if where is True else dict(where))
             make: Any = super().__new__
             self = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
-            self.__dict__["_zmqagents_made_with"] = (args, kwargs)
+            self.__dict__["_zmqagents_made_with"] = made_with(args, kwargs)
             if hasattr(cls, _PYDANTIC):
-                _made_with[id(self)] = (args, kwargs)
+                _made_with[id(self)] = made_with(args, kwargs)
                 weakref.finalize(self, _made_with.pop, id(self), None)
             return self
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import codec, errors
-from ..agents.base import AgentBase
+from ..agents.base import AgentBase, made_with
 from ..agents.context import HostServices, RunningCall
 from ..agents.factories.factory import Factory
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated, signature_of, without_self
@@ -539,7 +539,7 @@ def _make(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any], agent_id: st
     if "to_dist" in kwargs:  # means something where an agent is made by hand; a caller must not have it
         raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument 'to_dist'")
     instance: Any = cls.__new__(cls, *args, **kwargs)
-    known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": (args, kwargs)}
+    known = {"_zmqagents_id": agent_id, "_zmqagents_host": services, "_zmqagents_made_with": made_with(args, kwargs)}
     instance.__dict__.update(known)  # its id and its host are known before __init__ runs
     instance.__init__(*args, **kwargs)
     if "_zmqagents_id" not in instance.__dict__:  # a pydantic model has replaced it

@@ -64,12 +64,16 @@ def web_of(hosts: Hosts) -> Iterator[Web]:
         told = json.loads(process.stdout.readline())
         listen = told["url"].removeprefix("http://")
         view = subprocess.run([*shell, "--url", "--role", "view", "--listen", listen], capture_output=True, text=True)
+        web = Web(told, view.stdout.strip())
         try:
-            yield Web(told, view.stdout.strip())
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(LIMIT_S) in (0, -signal.SIGTERM)
+            assert eventually(lambda: len(web.hosts()) == len(hosts.launchers), LIMIT_S)
+            yield web
         finally:
-            process.kill()
+            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.wait(LIMIT_S) in (0, -signal.SIGTERM)
+            finally:
+                process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from hosts import eventually, is_gone, started, told
 from zmqagents import AgentBase, AgentCrashed, RpcAgentServerLauncher, RpcClient, agent, async_func, concurrent, errors
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
+from zmqagents.members.nursery import START_LIMIT_S
 
 pytestmark = pytest.mark.timeout(120)
 GRACE_S = 0.5
@@ -310,7 +311,8 @@ def test_a_spare_process_that_cannot_be_reached_is_replaced(runtime_dir: Path) -
 
 
 def test_a_spare_process_that_is_stopped_is_replaced(runtime_dir: Path) -> None:
-    with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher) as own:
+    limit_s = 2 * START_LIMIT_S  # it may be stopped before it has said that it is there
+    with host(Bad, grace_s=GRACE_S) as launcher, client_of(launcher, timeout=limit_s) as own:
         bad: Any = own.create_agent(Bad)
         await_listening(runtime_dir / f"{launcher.server_id}.child-2.ipc")
         (pid,) = {each.pid for each in psutil.Process(launcher.pid).children()} - {bad.pid()}

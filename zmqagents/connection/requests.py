@@ -108,10 +108,12 @@ class Call:
             else:
                 left -= time.monotonic()
         body, options = self.body, self.options
-        if not (options or resent or body.tasks):
-            meta: bytes | None = messages.plain_meta(self.agent, self.method)
-        else:
-            meta = None if resent or body.tasks else messages.traced_meta(self.agent, self.method, options or {})
+        meta: bytes | None = None
+        if not (resent or body.tasks):
+            if not options:
+                meta = messages.plain_meta(self.agent, self.method)
+            elif "traceparent" in options:
+                meta = messages.traced_meta(self.agent, self.method, options)
         if meta is not None:
             buffers = body.buffers
             if buffers:
@@ -121,7 +123,7 @@ class Call:
                 return [frame, *buffers] if buffers else [frame]
         if resent:
             note_resent(options)
-        deps, far = places(body, server_id)
+        deps, far = places(body, server_id) if body.tasks else ((), {})
         if far:
             options = {**(options or {}), "far": far}
         if resent and self.flags & Flag.STREAM:

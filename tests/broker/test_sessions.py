@@ -10,14 +10,14 @@ from lines import Line
 from world import World, ok
 from zmqagents import codec
 from zmqagents.broker import clients
-from zmqagents.broker.clients import ROLES_EVERY_S, SILENCE_S, Clients
+from zmqagents.broker.clients import HINT_EVERY_S, ROLES_EVERY_S, SILENCE_S, Clients
 from zmqagents.broker.session import Session
 from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
 from zmqagents.scheduler.effects import Answer, Effect
 from zmqagents.security.roles import Role
 from zmqagents.wire import messages
 from zmqagents.wire.link import rebuild_error
-from zmqagents.wire.messages import STREAM_WINDOW, Call, Flag, Hello, Kind
+from zmqagents.wire.messages import STREAM_WINDOW, Call, Flag, Hello, Home, Kind
 
 RESUME_S = 5.0
 MAX_UNREAD = 10_000
@@ -50,7 +50,7 @@ class Lobby:
     def say_hello(self, client: str, line: str, *, user: str, resume: str | None = None) -> Session | None:
         """``client`` says HELLO over the connection ``line``; the session that has that seat then."""
         client_id = client.encode().ljust(messages.CLIENT_ID_BYTES)
-        options = {"resume": (resume or client).encode()}
+        options = {"resume": (resume or client).encode(), "hints": True}
         if line not in self.lines:
             self.lines[line] = Line(line, user)
         self.clients.hello(self.lines[line], Hello(0, client_id, options), self.world.now)
@@ -396,3 +396,24 @@ def test_a_client_without_key_and_secret_cannot_be_taken_over(lobby: Lobby) -> N
         lobby.clients.hello(lobby.lines[number], Hello(0, client_id, {}), lobby.world.now)
     assert lobby.lines["1"].session is not None
     assert lobby.lines["2"].session is None
+
+
+def test_a_client_is_told_where_an_agent_is_but_not_again_and_again_unless_that_changes(lobby: Lobby) -> None:
+    session = lobby.hello("ada", "door")
+
+    def hints(*homes: Home) -> int:
+        for home in homes:
+            lobby.clients.hint(session.caller, home)
+        told, lobby.clients.delivery.unsent = lobby.clients.delivery.unsent, []
+        return len(told)
+
+    here, there = Home("cluster:shop/Counter/c1", "one:1", 1), Home("cluster:shop/Counter/c1", "two:2", 2)
+    other = here._replace(agent="cluster:shop/Counter/c2")
+    assert hints(here, here, other, here, other) == 2
+    assert hints(there, there) == 1
+    assert hints(here, there, here) == 3
+    assert hints(here) == 0
+    lobby.sleep(HINT_EVERY_S + 0.1)
+    assert hints(here, here) == 1, "it may have lost what it was told"
+    lobby.hang_up(session)
+    assert hints(there) == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import secrets
 import shutil
 import tempfile
 import threading
@@ -25,7 +27,7 @@ from zmqagents.cluster.member import LOOK_AROUND_S
 from zmqagents.connection.connection import connect
 from zmqagents.connection.target import Target
 from zmqagents.errors import PermissionRefused, RemoteProtocolError, ZmqAgentsError
-from zmqagents.security.keys import KeyStore
+from zmqagents.security.keys import KeyStore, new_pair
 from zmqagents.store.cluster import ClusterRecords
 from zmqagents.wire import messages
 from zmqagents.wire.messages import Flag, Kind, Op
@@ -187,6 +189,35 @@ def test_orders_of_members_are_refused_of_clients(redis: RedisServer) -> None:
             assert hosts.callers[0].status()["refused"] == 3
         finally:
             odd.close()
+
+
+@pytest.mark.parametrize("more", [{}, {"chain": []}])  # the short way, and the one of all other calls
+def test_the_home_refuses_what_is_passed_on_for_a_user_whose_key_it_does_not_know(
+    hosts: Hosts, more: dict[str, Any]
+) -> None:
+    """A member whose copy of the keys is older still lets that user in."""
+    keys, pair, name, tasks = KeyStore.open(), new_pair(), f"Account/passed-on-{len(more)}", itertools.count(1)
+    hosts.callers[0].call(name, "add", 1)
+    at = hosts.callers[0].ask("", Op.WHERE, id=f"cluster:shop/{name}")["address"]
+    home = next(c for c, host in zip(hosts.callers, hosts.launchers, strict=True) if at.endswith(f":{host.port}"))
+
+    def add(user: str) -> int | type[ZmqAgentsError]:
+        told: dict[str, Any] = {"task": f"{secrets.token_hex(8)}-{next(tasks)}", "user": user, "hop": 1, "leg": 1}
+        try:
+            return int(home.ask(f"cluster:shop/{name}", "add", 1, **told, **more))
+        except ZmqAgentsError as exc:
+            return type(exc)
+
+    passer = f"key:passer:{pair.public}"
+    assert [add(user) for user in (passer, "key:", "key:passer:", "")] == [PermissionRefused] * 3 + [2]
+    keys.authorize("passer", pair.public)
+    assert eventually(lambda: add(passer) == 3, 10)
+    assert [add("uid:77777"), add(passer)] == [4, 5]
+    keys.authorize("passer", pair.public, "view")
+    assert eventually(lambda: add(passer) is PermissionRefused, 10)
+    keys.revoke("passer")
+    assert eventually(lambda: add(f"key:passer:{pair.public}") is PermissionRefused, 10)
+    assert home.call(name, "balance") >= 5
 
 
 @pytest.mark.parametrize("kind", [Kind.HINT, Kind.WAITS, Kind.WELCOME, Kind.RESULT, Kind.ERROR])

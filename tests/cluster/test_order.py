@@ -17,7 +17,8 @@ from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, Cluster, agent, current_call, once
 from zmqagents.client.proxy import request_body, value_of
-from zmqagents.errors import HostStopping, MessageTooLarge
+from zmqagents.errors import HostStopping, MessageTooLarge, UnknownAgent
+from zmqagents.scheduler.records import TICKS
 from zmqagents.wire.link import Waiter
 from zmqagents.wire.messages import Code, Op
 
@@ -37,6 +38,10 @@ class Notes(AgentBase):
         self.notes = state
 
     def note(self, what: Any) -> None:
+        self.notes.append(what)
+
+    def note_short(self, what: Any, rest: bytes) -> None:
+        """Without the rest."""
         self.notes.append(what)
 
     def note_when(self, what: Any, path: str) -> None:
@@ -98,6 +103,35 @@ def test_what_comes_behind_a_call_that_was_turned_away_is_turned_away_although_t
     assert hosts.callers[0].call(name, "read") == [0, 1, 2, 3]
 
 
+def test_more_calls_than_the_way_to_the_next_host_takes_wait_for_their_turn(redis: RedisServer) -> None:
+    with contextlib.ExitStack() as stack:
+        hosts, name = stack.enter_context(hosts_on(redis, 2, max_calls_per_client=4)), "Account/far"
+        hosts.callers[0].call(name, "add", 7)
+        move_to(hosts, name, 1)
+        assert hosts.callers[0].call(name, "balance") == 7
+        callers = [Caller(f"127.0.0.1:{hosts.launchers[0].port}") for _ in range(8)]
+        for caller in callers:
+            stack.callback(caller.close)
+        waiters = [caller.begin(name, "slow_look", 0.2) for _ in range(4) for caller in callers]
+        assert [result_of(waiter) for waiter in waiters] == [7] * len(waiters)
+        told = hosts.callers[0].status
+        assert eventually(lambda: told()["ways"] == 0, 10)
+        assert hosts.callers[0].ask("", Op.INFO)["calls_open"] == 0
+        assert hosts.callers[0].call(name, "balance") == 7
+
+
+def test_a_tick_that_was_handed_out_before_is_not_executed_again_however_short_its_method_is(hosts: Hosts) -> None:
+    name, caller = "Forgetful/ticked", hosts.callers[0]
+    assert [caller.call(name, "call") for _ in range(40)] == list(range(1, 41))
+    at = caller.ask("", Op.WHERE, id=f"cluster:shop/{name}")["address"]
+    home = next(c for c, host in zip(hosts.callers, hosts.launchers, strict=True) if at.endswith(f":{host.port}"))
+    assert result_of(passed_on(home, name, 11, "call")) == 41
+    for number in range(5):
+        task = f"{TICKS}{number}/early/{name}"
+        assert result_of(home.begin(name, "call", task=task, user="uid:0", hop=1, leg=11)) is True
+    assert caller.call(name, "call") == 42
+
+
 def test_a_call_that_was_about_to_begin_when_its_agent_is_given_back_stays_before_those_behind_it(
     hosts: Hosts, tmp_path: Path
 ) -> None:
@@ -113,6 +147,27 @@ def test_a_call_that_was_about_to_begin_when_its_agent_is_given_back_stays_befor
     for waiter in waiters:
         result_of(waiter)
     assert caller.call(name, "read") == list(range(9))
+
+
+@pytest.mark.parametrize("long_each", [2, 3, 5, 1000])
+def test_short_and_long_calls_of_one_client_keep_their_order_through_another_host_while_the_agent_moves(
+    hosts: Hosts, long_each: int
+) -> None:
+    """Short ones take a shorter way through the host that passes them on."""
+    caller, name = hosts.callers[0], f"Notes/mixed-{long_each}"
+    caller.call(name, "note", 0)
+    waiters, moves, numbers = [], 0, range(1, 241)
+    for number in numbers:
+        what = [number, bytes(20_000 * (number % long_each == 0))]
+        waiters.append(caller.begin(name, "note_short", *what))
+        if number % 40 == 0:
+            with contextlib.suppress(UnknownAgent):  # it is on its way
+                hosts.callers[1].ask("", Op.MOVE, id=f"cluster:shop/{name}")
+                moves += 1
+    assert moves
+    for waiter in waiters:
+        assert result_of(waiter) is None
+    assert caller.call(name, "read") == [0, *numbers]
 
 
 def test_calls_that_the_client_sends_again_stay_before_those_that_were_made_later(redis: RedisServer) -> None:

@@ -129,14 +129,14 @@ class Broker:
         self._open_inbox()
         self._leader = leader = Leader(self._route)
         epoch = os.urandom(8).hex()
-        store = _store_of(config, epoch)
-        traces = _traces_of(config, lambda: self.link.address, clock)
+        store, traces = _store_of(config, epoch), _traces_of(config, lambda: self.link.address, clock)
         call_log = CallLog(clock, traces)
         self._dispatcher = dispatcher = Dispatcher(
             config, classes.spec, shares_results=isinstance(store, SharedStore), traces=traces,
             observer=None if config.parent is not None else call_log,  # the host that has started it logs
             settle=lambda *made: self._members.settle(*made), find=lambda *call: self._members.find(*call),
             end_waits=lambda stuck: self._members.end_waits(stuck), expects=lambda task: self._clients.expects(task),
+            refusal_of=lambda user: self._clients.refusal_of(user),
         )  # fmt: skip
         far = FarResults(config.server_id, dispatcher, self.post, fetch_far, clock)
         self._results = _results_of(store, config, dispatcher, far, clock, self.post)
@@ -352,8 +352,7 @@ class Broker:
         listening, out, lane = self._listening, self._out, self._lane
         unix, router, poll = listening.unix, listening.router, listening.poller.poll
         on_unix, clock = unix.on_ready, self._clock
-        timers, clients = self._dispatcher.timers, self._clients
-        beside = self._members.beside
+        timers, clients, beside = self._dispatcher.timers, self._clients, self._members.beside
         beside[self._wake_r.fileno()] = self._empty_pipe
         if router is not None:
             beside.update(dict.fromkeys(router.fds, router.on_ready))
@@ -517,14 +516,13 @@ class Broker:
             caller = self._members.caller_of(session.caller, message) if message.options else None
             self._take_call(session, message, now, caller)
         elif isinstance(message, messages.Fetch):
-            timeout_s = message.time_ms / 1000
-            self._carry_out(self._events.on_fetch(session.caller, message.call_id, message.task_id, timeout_s))
+            fetched = message.call_id, message.task_id, message.time_ms / 1000
+            self._carry_out(self._events.on_fetch(session.caller, *fetched))
         elif isinstance(message, messages.Cancel):
             if not self._management.may_cancel(session.caller, session.role, message.task_id):
                 return  # without an error: a CANCEL has no answer
-            self._carry_out(
-                self._dispatcher.on_cancel(session.caller, message.call_id, message.task_id, now, alone=message.alone)
-            )
+            cancelled = message.call_id, message.task_id, now
+            self._carry_out(self._dispatcher.on_cancel(session.caller, *cancelled, alone=message.alone))
         elif isinstance(message, messages.Credit):
             self._carry_out(self._events.on_credit(session.caller, message.call_id, message.items))
         elif isinstance(message, messages.Ack):
@@ -546,10 +544,12 @@ class Broker:
             return
         if call.agent == "" and call.method not in RUN_AS_CALLS:
             self._carry_out(self._management.answer(session.caller, call, session.role, caller))
-        elif caller is None:
-            self._carry_out(self._dispatcher.on_call(session.caller, call, now))
-        else:
+        elif caller is not None:
             self._carry_out(self._members.on_call(session.caller, call, caller, now))
+        elif (room := self._members.room) is not None and room.pass_by(session.caller, call, now):
+            pass  # it is under way
+        elif room is None or not self._lane.run_passed_on(session, call, now):
+            self._carry_out(self._dispatcher.on_call(session.caller, call, now))
 
     def _take_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:
         """Accept a call of the host's own code; ``wait``: the code of ``parent`` waits for the outcome."""

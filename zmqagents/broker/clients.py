@@ -30,7 +30,7 @@ from ..scheduler.effects import Effect, Report
 from ..scheduler.records import Peer as Caller
 from ..scheduler.records import Ticket
 from ..scheduler.shares import Account
-from ..security.roles import ActsFor, Role, asked_of, lesser, may_stand_in
+from ..security.roles import CALLERS, ActsFor, Role, asked_of, lesser, may_stand_in
 from ..security.zap import INSECURE_USER, name_of
 from ..telemetry.lines import fields_of
 from ..wire import messages
@@ -50,6 +50,11 @@ MAX_LOST = 1024  # lost clients that are waited for
 ENDED_EVERY_S = 0.05  # how often it is looked whether the process of a lost client has ended
 ROLES_EVERY_S = 0.25  # how often the roles of clients with keys are looked up; the key store reads once a second
 SILENCE_S = 60.0  # a client pings at least every 10 s: after a silence of this length it is gone
+NEW_KEY_S = 1.5  # after that a new key is known: the key store looks at its files once a second
+MAX_UNKNOWN = 1024
+HINT_EVERY_S = 1.0  # the same hint, to one client
+MAX_HINTED = 4096
+_NEVER: tuple[messages.Home | None, float] = None, 0.0
 COMPLAINTS, COMPLAINTS_EVERY_S = 20, 60.0  # log lines about peers
 _TOO_MUCH = "the call ended, but its reply was not read among {} bytes (max_unread_bytes)"
 MAX_COMPLAINTS = 4096  # that are remembered; beyond it one may be logged a second time
@@ -84,6 +89,8 @@ class Clients:
         self._role_of: Callable[[str], Role | None] = lambda user: None
         self._welcome: Callable[[], bytes] = bytes
         self._sessions = self._resumed = self._resent = 0  # so far
+        self._unknown: dict[str, float] = {}  # users for whom members pass calls on: when they were met first
+        self._hinted: dict[tuple[str, str], tuple[messages.Home, float]] = {}  # by client and agent: told where, when
 
     def __repr__(self) -> str:
         return f"<Clients [{len(self._clients)} known, {len(self._seated)} connected, {len(self._lost)} lost]>"
@@ -221,6 +228,23 @@ class Clients:
         session = self._clients.get(prefix)
         return session is not None and number.isdecimal() and session.replies.may_come(int(number))
 
+    def refusal_of(self, user: str) -> ZmqAgentsError | None:
+        """What speaks against calls that another member passes on for ``user``: its key is unknown here, or only looks.
+
+        A key that was added just now may be unknown for a moment. A Unix user of another machine is unknown here, and
+        is vouched for by the host that has let it in.
+        """
+        if not user.startswith("key:") or (role := self._role_of(user)) in CALLERS:
+            return None
+        name, now = name_of(user), self._clock()
+        if role is not None:
+            return errors.PermissionRefused(f"{name} has the role {role} at {self._config.server_id}, and may not call")
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown.clear()
+        if now - self._unknown.setdefault(user, now) < NEW_KEY_S:
+            return errors.HostBusy.of_host(f"{self._config.server_id} looks whether {name} has a key")
+        return errors.PermissionRefused(f"{name} is no user of {self._config.server_id}: its keys are others")
+
     def came_before(self, session: Session, call: Call) -> bool:
         """Whether this call is open, or was answered: then it is answered again. A stream goes on where it was."""
         self._resent += 1
@@ -296,8 +320,19 @@ class Clients:
     def hint(self, peer: Caller, home: messages.Home) -> None:
         """Tell a client where an agent of the cluster is, if it wants to know."""
         session: Session = peer.key
-        if session.hints and session.seated:
+        if session.hints and session.seated and self._is_news(session, home):
             self.delivery.unsent.append((session, messages.hint_frames(session.token, home)))
+
+    def _is_news(self, session: Session, home: messages.Home) -> bool:
+        """Whether to tell a client where an agent is: not again at once, for it may not follow hints."""
+        key, now = (session.caller.prefix, home.agent), self._clock()
+        told, at = self._hinted.get(key, _NEVER)
+        if told == home and now - at < HINT_EVERY_S:
+            return False
+        if len(self._hinted) >= MAX_HINTED:
+            self._hinted.clear()
+        self._hinted[key] = home, now
+        return True
 
     def call_roll(self) -> None:
         """Find the clients whose connection has ended, where the listener cannot tell."""

@@ -26,7 +26,7 @@ from ..agents.context import RunningCall
 from ..agents.timing import HeldPace
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.threads import Done, WorkerPool
-from ..scheduler.dispatcher import Dispatcher
+from ..scheduler.dispatcher import PASSED_ON, Dispatcher
 from ..scheduler.effects import Answer, Effect, Keep
 from ..scheduler.records import Ticket
 from ..wire.messages import Call, Flag, Kind, Reply, answer_frames
@@ -116,7 +116,19 @@ class FastLane:
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
         conditions. Raises `Relieved`.
         """
-        ticket, leader = self._dispatcher.start_short(session.caller, call, now), self._leader
+        return self._run_short(self._dispatcher.start_short(session.caller, call, now), session, call, now)
+
+    def run_passed_on(self, session: Session, call: Call, now: float) -> bool:
+        """The same for a call that another member of the cluster has passed on. Raises `Relieved`."""
+        if not call.options or call.options.keys() != PASSED_ON or call.deps or not session.caller.is_member:
+            return False
+        if self.queue or not self.is_open or sum(map(len, call.body)) > self._short_bytes:
+            return False
+        ticket = self._dispatcher.start_passed_on(session.caller, call, now)
+        return self._run_short(ticket, session, call, now) > 0
+
+    def _run_short(self, ticket: Ticket | None, session: Session, call: Call, now: float) -> float:
+        leader = self._leader
         if ticket is None or (leader.standby is None and not leader.can_watch()):
             return 0.0
         replies = session.replies

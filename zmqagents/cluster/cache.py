@@ -35,6 +35,9 @@ class Homes:
     def __repr__(self) -> str:
         return f"<Homes [{len(self)} of {self._most}] {self.hits} hits, {self.misses} misses>"
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._homes  # this look is not counted
+
     def find(self, name: str) -> Home | None:
         """Where the agent is, as far as is known."""
         home = self._homes.get(name)

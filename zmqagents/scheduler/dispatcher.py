@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..agents.spec import ClassSpec
+from ..codec import SHORT_BYTES
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Flag, Home, Op, Reply, elsewhere_reply, error_reply, task_id_of
@@ -44,20 +45,21 @@ from .effects import (
     Resume,
     Start,
 )
-from .records import AgentRecord, Alarm, Idle, ParkedFetch, Peer, State, Ticket, Unfinished
+from .records import TICKS, AgentRecord, Alarm, Idle, ParkedFetch, Peer, State, Ticket, Unfinished
 from .seals import Seals
 from .shares import Account
 from .waiting import EndWaits, Waiting
 
 _DETACHED = int(Flag.DETACHED)
+PASSED_ON = frozenset(("task", "user", "hop", "leg"))  # the options of a plain call that a member has passed on
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces
 
 __all__ = [
-    "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt", "Keep", "Lookup",
-    "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
+    "PASSED_ON", "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt",
+    "Keep", "Lookup", "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
 ]  # fmt: skip
 
 
@@ -65,7 +67,7 @@ class Dispatcher:
     """Decides which calls run next; see the module's docstring. ``find_class`` gives a class by name or raises
     `UnknownClass`; ``shares_results``: the store is shared, so other hosts find the results of this one, and it theirs.
     ``settle``, ``find``: see `Admission`; ``expects``: see `Fetches`; ``end_waits``: see `Waiting`; ``observer`` and
-    ``traces``: see `Calls`.
+    ``traces``: see `Calls`. ``refusal_of``: what speaks against calls of a user that another member passes on.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
     time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
@@ -76,10 +78,13 @@ class Dispatcher:
         settle: Callable[[AgentRecord, Account], None] | None = None, find: Find | None = None,
         end_waits: EndWaits | None = None, expects: Callable[[str], bool] = lambda task_id: False,
         observer: Observer | None = None, traces: HostTraces | None = None,
+        refusal_of: Callable[[str], ZmqAgentsError | None] = lambda user: None,
     ) -> None:  # fmt: skip
         self.config = config
         self.calls = calls = Calls(config, shares=shares_results, expects=expects, observer=observer, traces=traces)
         self.traces = traces
+        self._refusal_of = refusal_of
+        self._short_bytes = min(SHORT_BYTES, config.structured_limit)  # of what is passed by
         self.admission = Admission(config, find_class, calls, settle, find)
         self.waiting = waiting = Waiting(calls, self.admission, end_waits)
         self.agents = calls.agents
@@ -191,6 +196,10 @@ class Dispatcher:
             if type(leg) is int and is_told and peer.is_past(_agent_of(call), leg):
                 _turn_away(peer, call, effects)
                 return None
+        if is_told and "hop" in call.options:
+            refusal = self._refusal_of(str(call.options.get("user")))
+            if refusal is not None:
+                raise refusal
         if task_id in self.tasks:
             self._meet(peer, call, self.tasks[task_id], effects, is_told=is_told or keeps_id)
             return None
@@ -268,7 +277,7 @@ class Dispatcher:
         mailbox, the wait-for graph, the bytes that are queued. The rest, turn and slot and deadline, follow by `enter`
         as soon as something else may happen before its end; otherwise its end is `end_short`.
         """
-        call_id, flags, _, agent, name, _, _, _, _ = call  # a tuple is taken apart faster than it is read by names
+        call_id, flags, _, agent, name, _, options, _, _ = call  # a tuple is taken apart faster than read by names
         record = self.agents.get(agent)
         if record is None or record.holders or not record.made:  # a call that queues has seen a holder
             return None
@@ -279,7 +288,7 @@ class Dispatcher:
             return None
         if self.calls.slots.running >= self.config.capacity or (flags & _DETACHED and self._shares):
             return None
-        task_id = f"{peer.prefix}-{call_id}"
+        task_id = options["task"] if options and "task" in options else f"{peer.prefix}-{call_id}"
         if task_id in self.tasks or (self._early and task_id in self._early):
             return None
         try:
@@ -288,6 +297,44 @@ class Dispatcher:
             return None
         ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)
         ticket.state = State.RUNNING
+        return ticket
+
+    def start_passed_on(self, peer: Peer, call: Call, now: float) -> Ticket | None:
+        """The same for a call that another member has passed on, in the name of its caller."""
+        options = call.options
+        task_id, user, leg = options["task"], options["user"], options["leg"]
+        if type(task_id) is not str or type(user) is not str or type(leg) is not int:
+            return None
+        if task_id.startswith(TICKS) or peer.is_past(call.agent, leg) or self._refusal_of(user) is not None:
+            return None  # a tick is looked at by the agent's home
+        ticket = self.start_short(peer, call, now)
+        if ticket is not None:
+            ticket.pay_by(self.shares.account(user))
+        return ticket
+
+    def may_pass_by(self, call: Call) -> bool:
+        """Whether a call may be one for `start_elsewhere`, by what it says itself."""
+        _, flags, _, _, _, deps, options, body, _ = call
+        if deps or options or flags & _NOT_SHORT or self.traces is not None or (flags & _DETACHED and self._shares):
+            return False
+        size = sum(map(len, body))
+        return size <= self._short_bytes and self.calls.queued_bytes + size <= self.shares.queued_bytes.free
+
+    def start_elsewhere(self, peer: Peer, call: Call, record: AgentRecord, now: float) -> Ticket | None:
+        """A ticket for a call that `may_pass_by`, and another host is to run: the caller of this passes it on.
+
+        None: as `start_short`. ``record`` stands for that call (`AgentRecord.be_elsewhere`). Its end is `on_done`.
+        """
+        calls, task_id = self.calls, f"{peer.prefix}-{call.call_id}"
+        if task_id in self.tasks or (self._early and task_id in self._early):
+            return None
+        try:
+            deadline = self.admission.check(peer, call, task_id, now, None)
+        except ZmqAgentsError:
+            return None
+        ticket = Ticket(peer, call, task_id, record, "", record.spec.methods[call.method], False, deadline, now)
+        record.seat(ticket)
+        calls.book(ticket)
         return ticket
 
     def enter(self, ticket: Ticket) -> None:

@@ -170,6 +170,33 @@ class Room(Quarters):
                 passage.made = _made(name, call)
         return passage.record, op
 
+    def pass_by(self, peer: Peer, call: Call, now: float) -> bool:
+        """Pass on a plain call for an agent that has a home elsewhere, as far as is known.
+
+        False: it is a matter for `find`, and nothing is changed. What this leaves out is what decides where a call
+        goes: for most of those that a host passes on it is known, and nothing is held.
+        """
+        if not call.agent.startswith(self._prefix) or not self.dispatcher.may_pass_by(call):
+            return False
+        name = call.agent[len(self._prefix) :]
+        if name in self._residents or name in self._leaving:
+            return False
+        way = self._ways.get(name)
+        if way is None:
+            home = self.member.homes.find(name) if name in self.member.homes else None
+            if home is None or home.address == self.address:
+                return False
+            way = Way(self, self.name_in(call.agent), call.agent)
+            way.set_out(home.address)
+        if self.is_closed or not way.passes_on:
+            return False
+        passage = way.passage()
+        ticket = self.dispatcher.start_elsewhere(peer, call, passage.record, now)
+        if ticket is not None:
+            self._ways[name] = way
+            way.pass_on(passage, ticket)
+        return ticket is not None
+
     # ------------------------------------------------------------ for ways and residents
 
     def is_leaving(self, name: AgentName) -> bool:
@@ -245,12 +272,12 @@ class Room(Quarters):
 
     def take_state(self, agent_id: str, snapshot: Snapshot, record: object) -> None:
         """Take the state of an agent. Any thread."""
-        self.post(self._on_state, agent_id, snapshot, record)
+        self.post(self._for_own, agent_id, record, lambda resident: resident.save(snapshot))
 
-    def _on_state(self, agent_id: str, snapshot: Snapshot, record: object) -> list[Effect]:
+    def _for_own(self, agent_id: str, record: object, act: Callable[[Resident], None]) -> list[Effect]:
         resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if resident is not None and resident.record is record:  # code of a former activation may still run
-            resident.save(snapshot)
+            act(resident)
         return []
 
     def take_reminder(self, agent_id: str, reminder: Reminder, record: object) -> None:
@@ -258,13 +285,7 @@ class Room(Quarters):
         resident = self._residents.get(agent_id.removeprefix(self._prefix))
         if reminder.method and resident is not None and resident.reminders >= MAX_REMINDERS:
             raise errors.HostBusy(f"{agent_id} has {MAX_REMINDERS} reminders, which is as many as it may have")
-        self.post(self._on_reminder, agent_id, reminder, record)
-
-    def _on_reminder(self, agent_id: str, reminder: Reminder, record: object) -> list[Effect]:
-        resident = self._residents.get(agent_id.removeprefix(self._prefix))
-        if resident is not None and resident.record is record:
-            resident.note_reminder(reminder, is_made=resident.record.made)
-        return []
+        self.post(self._for_own, agent_id, record, lambda own: own.note_reminder(reminder, is_made=own.record.made))
 
     def do(self, effects: Iterable[HostEffect]) -> None:
         """Do what the cluster asks of this host."""

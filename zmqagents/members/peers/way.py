@@ -24,6 +24,7 @@ then (`Peer.turn_away`); for the next leg this host waits until it knows of all 
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +53,20 @@ __all__ = ["MAKE", "TRUE", "UNMAKE", "Passage", "Way", "WayState", "options_in"]
 
 MAKE, UNMAKE = "make_agent", "unmake_agent"  # the ops of create_agent and delete_agent for agents of a cluster
 MAX_OPTIONS_BYTES = 65_536  # of an agent, with its arguments
+MAX_METHODS = 1024  # names of methods that are kept
 PAUSES_S = (0.005, 0.25)  # before a host is asked again: the first, and the longest
+
+
+@functools.lru_cache(MAX_METHODS)
+def _method_elsewhere(name: str) -> MethodSpec:
+    return MethodSpec(name, "value", True, True, "", "")
 
 
 class _AnyMethod(Mapping[str, MethodSpec]):
     """The methods of an agent elsewhere: its home knows which there are."""
 
     def __getitem__(self, name: str) -> MethodSpec:
-        return MethodSpec(name, "value", True, True, "", "")
+        return _method_elsewhere(name)
 
     def __iter__(self) -> Any:
         return iter(())
@@ -145,7 +152,7 @@ class Passage:
     # ------------------------------------------------------------ passed on
 
     def send(self, neighbour: Neighbour, leg: int, *, activate: bool) -> None:
-        """Pass the call on."""
+        """Pass the call on. Raises HostBusy if too many are on their way to that host."""
         ticket, room = self.ticket, self.way.room
         assert ticket is not None
         sender = Credits(self, ticket) if ticket.flags & Flag.STREAM else None
@@ -158,9 +165,9 @@ class Passage:
         if activate:
             options["activate"] = True
         ticket.go_outside(True)
-        self.neighbour = neighbour
         agent = "" if ticket.op in (MAKE, UNMAKE) else ticket.agent.agent_id
         self.sent = neighbour.ask(forwarded(ticket, agent, ticket.name, options, room.dispatcher), _Answers(self))
+        self.neighbour = neighbour
 
     def grant(self, ticket: Ticket, items: int) -> None:
         """The reader of a stream has taken some."""
@@ -263,6 +270,19 @@ class Way:
             passage.number = self._numbers
         self._held.append(passage)
         self.step()
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether one more call may be passed on at once, behind those that are on their way."""
+        return self.state is WayState.AWAY and not self._held
+
+    def pass_on(self, passage: Passage, ticket: Ticket) -> None:
+        """Pass a call on that has just come, while it `passes_on`."""
+        self._numbers += 1
+        passage.number, passage.ticket = self._numbers, ticket
+        self._send(passage)
+        if not self._sent:
+            self.room.forget(self)
 
     def let_go(self, passage: Passage) -> None:
         """A call that was held is over."""
@@ -481,9 +501,22 @@ class Way:
     # ------------------------------------------------------------ passing on
 
     def _go(self, address: str, *, activates: bool = False) -> None:
+        self.set_out(address, activates=activates)
+        self._send_all()
+
+    def set_out(self, address: str, *, activates: bool = False) -> None:
+        """The agent is at this address, or (``activates``) is to be."""
         self.state = WayState.AWAY
         self._address, self._activates, self._leg = address, activates, self.room.next_leg()
-        self._send_all()
+
+    def _send(self, passage: Passage) -> None:
+        self._sent[passage] = None
+        self.room.count_relay()
+        try:
+            passage.send(self.room.neighbour(self._address), self._leg, activate=self._activates)
+        except ZmqAgentsError as exc:
+            del self._sent[passage]
+            self._refuse(passage, errors.HostBusy.of_host(str(exc)) if isinstance(exc, errors.HostBusy) else exc)
 
     def _send_all(self) -> None:
         self._answer_members()
@@ -491,14 +524,11 @@ class Way:
             self.refuse(errors.HostStopping("the host has stopped"))
             return
         held, self._held = sorted(self._held, key=lambda passage: passage.number), []
-        neighbour = self.room.neighbour(self._address) if held else None
         for passage in held:
             if passage.is_over:
                 self._finish(passage, _NOTHING)
-            elif neighbour is not None:
-                self._sent[passage] = None
-                self.room.count_relay()
-                passage.send(neighbour, self._leg, activate=self._activates)
+            else:
+                self._send(passage)
 
     def answered(self, passage: Passage, neighbour: Neighbour, reply: Reply) -> None:
         """The host that a call was passed on to has answered."""

@@ -42,8 +42,10 @@ def started(*words: str, cwd: Path, web: int) -> Iterator[tuple[subprocess.Popen
             assert f"http://127.0.0.1:{web}/#token=" in line
             with RpcClient("localhost", port) as client:
                 yield process, World(None, client, f"http://127.0.0.1:{web}", token_of())
+            told = time.monotonic()
             process.terminate()
-            assert process.wait(LIMIT_S) == 0
+            status = process.wait(LIMIT_S)
+            assert status == 0, f"after {time.monotonic() - told:.1f} s"
         finally:
             process.kill()
 

@@ -146,6 +146,7 @@ class Management:
         post: Post, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._config = dispatcher.config
+        self._settings = dispatcher.config.public()  # as `info` shows them
         self._dispatcher = dispatcher
         self._host = host
         self._pool = pool
@@ -338,7 +339,7 @@ class Management:
             "queued_bytes": dispatcher.queued_bytes, "worker_threads": self._pool.size,
             "calls": dispatcher.totals, "store": self._results.figures(),
             "cluster": None if self._members.room is None else self._members.room.figures(),
-            "settings": self._config.public(),
+            "settings": self._settings,
         }  # fmt: skip
 
     def metrics(self, _: Asked) -> Callable[[], dict[str, Any]]:

@@ -10,9 +10,9 @@ from lines import Line
 from world import World, ok
 from zmqagents import codec
 from zmqagents.broker import clients
-from zmqagents.broker.clients import HINT_EVERY_S, ROLES_EVERY_S, SILENCE_S, Clients
+from zmqagents.broker.clients import HINT_EVERY_S, NEW_KEY_S, ROLES_EVERY_S, SILENCE_S, Clients
 from zmqagents.broker.session import Session
-from zmqagents.errors import AuthenticationError, CallLost, RemoteProtocolError
+from zmqagents.errors import AuthenticationError, CallLost, HostBusy, PermissionRefused, RemoteProtocolError
 from zmqagents.scheduler.effects import Answer, Effect
 from zmqagents.security.roles import Role
 from zmqagents.wire import messages
@@ -417,3 +417,15 @@ def test_a_client_is_told_where_an_agent_is_but_not_again_and_again_unless_that_
     assert hints(here, here) == 1, "it may have lost what it was told"
     lobby.hang_up(session)
     assert hints(there) == 0
+
+
+def test_a_user_of_another_member_whose_key_is_unknown_is_waited_for_a_moment_and_then_refused(lobby: Lobby) -> None:
+    refusal_of, bob = lobby.clients.refusal_of, "key:bob:KEY"
+    assert refusal_of("uid:7") is None
+    assert [type(refusal_of(bob)) for _ in range(2)] == [HostBusy] * 2, "it was added just now, perhaps"
+    lobby.sleep(NEW_KEY_S + 0.1)
+    assert type(refusal_of(bob)) is PermissionRefused
+    lobby.roles[bob] = "view"
+    assert type(refusal_of(bob)) is PermissionRefused
+    lobby.roles[bob] = "call"
+    assert refusal_of(bob) is None

@@ -158,11 +158,14 @@ test-all:
 	done; \
 	printf "\nmake test-all:\n$$summary"; [ $$tested$$status = 10 ]
 
+# As in .ci/run: what failed beside five others is run once more, one test at a time. What fails twice has failed.
+ONCE_MORE = printf '\nThe tests above that failed, once more:\n' && $(1) -m pytest -n0 --last-failed --last-failed-no-failures=none
+
 $(VERSIONS:%=test-%): test-%: .venv/test-%/.done
-	.venv/test-$*/bin/python -m pytest $(PARALLEL) $(ARGS)
+	.venv/test-$*/bin/python -m pytest $(PARALLEL) $(ARGS) || { $(call ONCE_MORE,.venv/test-$*/bin/python); }
 
 test-lowest: .venv/test-lowest/.done
-	.venv/test-lowest/bin/python -m pytest $(PARALLEL) $(ARGS)
+	.venv/test-lowest/bin/python -m pytest $(PARALLEL) $(ARGS) || { $(call ONCE_MORE,.venv/test-lowest/bin/python); }
 
 .venv/test-lowest/.done: setup.cfg setup.py pyproject.toml .ci/venv .ci/lowest.py
 	@mkdir -p .venv

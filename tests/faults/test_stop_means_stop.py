@@ -134,6 +134,14 @@ class Running:
                 os.kill(pid, signal.SIGKILL)
         return not pids
 
+    def is_swept(self) -> bool:
+        """Whether its files are gone: it has died with its supervisor, so nobody else removes them.
+
+        One that is dying shows no environment any more, and holds its files for a moment all the same.
+        """
+        discovery.sweep()
+        return _files() <= self.files_before
+
     def _bears_mark(self, process: psutil.Process) -> bool:
         with contextlib.suppress(psutil.Error):
             return process.environ().get("STOP_TEST") == self._mark and process.status() != psutil.STATUS_ZOMBIE
@@ -194,7 +202,7 @@ def running(place: Path, kind: tuple[str, ...], **settings: str) -> Iterator[Run
             assert eventually(host.kill, 10)
             program.wait(10)
             stopper.kill()
-            discovery.sweep()  # the host has died with its supervisor, so nobody else does
+            assert eventually(host.is_swept, 10)
 
 
 def _hang_in_finalizers(client: RpcClient, host: Running, place: Path) -> None:

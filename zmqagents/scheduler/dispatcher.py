@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..agents.spec import ClassSpec
+from ..agents.spec import ClassSpec, MethodSpec
 from ..codec import SHORT_BYTES
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
@@ -289,15 +289,22 @@ class Dispatcher:
         if self.calls.slots.running >= self.config.capacity or (flags & _DETACHED and self._shares):
             return None
         task_id = options["task"] if options and "task" in options else f"{peer.prefix}-{call_id}"
+        ticket = self._new_ticket(peer, call, task_id, record, method, now)
+        if ticket is not None:
+            ticket.state = State.RUNNING
+        return ticket
+
+    def _new_ticket(
+        self, peer: Peer, call: Call, task_id: str, record: AgentRecord, method: MethodSpec, now: float
+    ) -> Ticket | None:
+        """A ticket for a call that is nowhere known and that nothing refuses; None: as `start_short`."""
         if task_id in self.tasks or (self._early and task_id in self._early):
             return None
         try:
             deadline = self.admission.check(peer, call, task_id, now, None)
         except ZmqAgentsError:
             return None
-        ticket = Ticket(peer, call, task_id, record, "", method, True, deadline, now)
-        ticket.state = State.RUNNING
-        return ticket
+        return Ticket(peer, call, task_id, record, "", method, not method.concurrent, deadline, now)
 
     def start_passed_on(self, peer: Peer, call: Call, now: float) -> Ticket | None:
         """The same for a call that another member has passed on, in the name of its caller."""
@@ -325,16 +332,11 @@ class Dispatcher:
 
         None: as `start_short`. ``record`` stands for that call (`AgentRecord.be_elsewhere`). Its end is `on_done`.
         """
-        calls, task_id = self.calls, f"{peer.prefix}-{call.call_id}"
-        if task_id in self.tasks or (self._early and task_id in self._early):
-            return None
-        try:
-            deadline = self.admission.check(peer, call, task_id, now, None)
-        except ZmqAgentsError:
-            return None
-        ticket = Ticket(peer, call, task_id, record, "", record.spec.methods[call.method], False, deadline, now)
-        record.seat(ticket)
-        calls.book(ticket)
+        task_id, method = f"{peer.prefix}-{call.call_id}", record.spec.methods[call.method]
+        ticket = self._new_ticket(peer, call, task_id, record, method, now)
+        if ticket is not None:
+            record.seat(ticket)
+            self.calls.book(ticket)
         return ticket
 
     def enter(self, ticket: Ticket) -> None:

@@ -33,6 +33,7 @@ import psutil
 import pytest
 
 from hosts import freeze
+from scale import linux_only
 from zmqagents import AgentBase, RpcClient, cli, discovery, errors
 from zmqagents.agents.loader import load_custom_class_from_file
 from zmqagents.cli.values import plain
@@ -315,6 +316,20 @@ def test_a_thread_that_an_agent_has_started_does_not_keep_the_process(agent_dir:
         assert code == 0
         assert time.monotonic() - began < 5.0  # of a grace of 10 s; 0.3 s on a quiet machine
         assert "although a thread or an exit handler of an agent's is still running" in err
+
+
+@linux_only("the timer that needs no interpreter is Linux'")
+@pytest.mark.parametrize("what", ["lock.acquire()", "any(iter(int, 1))"], ids=["waits", "computes"])
+def test_what_an_agents_module_holds_does_not_keep_the_process_by_its_finalizer(tmp_path: Path, what: str) -> None:
+    """The interpreter runs it when no other thread of Python can run any more."""
+    source = "import threading\nclass Last:\n    def __del__(self, lock=threading.Lock()):\n        lock.acquire()\n"
+    (tmp_path / "last.py").write_text(f"{source}        {what}\nlast = Last()\n")
+    with started("--agent-dir", str(tmp_path)) as host:
+        began = time.monotonic()
+        code, _, err = host.end()
+        assert code == 0
+        assert time.monotonic() - began < 8.0  # of a grace of 10 s; 0.9 s on a quiet machine
+        assert f'File "{tmp_path / "last.py"}", line 5 in __del__' in err  # of its stack
 
 
 def test_a_signal_while_a_host_is_ending_does_not_change_its_exit_code(tmp_path: Path) -> None:

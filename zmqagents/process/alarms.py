@@ -8,6 +8,8 @@ Two ways, both of Linux:
   ``nohup`` does that with SIGHUP. Nothing is read.
 * By a thread of libc: aio_read(3) reads a byte, and then a new thread of libc calls ``alarm`` with any number. That
   costs a thread of C while it waits, so it is for where no signal is left that is soon enough.
+
+`exit_after` is a timer of the same kind, timer_create(2): a new thread of libc calls ``_exit``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import contextlib
 import ctypes
 import signal
 import sys
+import time
+from typing import Any
 
 from .signals import signal_when_readable
 
-__all__ = ["alarm_after_read", "alarm_when_readable", "alarm_within"]
+__all__ = ["alarm_after_read", "alarm_when_readable", "alarm_within", "exit_after"]
 
 _ALARMS = (
     [signal.SIGHUP, signal.SIGUSR1, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]
@@ -59,12 +63,36 @@ def alarm_after_read(fd: int, seconds: int) -> None:
     libc = ctypes.CDLL(None)
     _let_alarms_through()
     with contextlib.suppress(AttributeError, OSError):
-        aio_read = libc.aio_read if hasattr(libc, "aio_read") else ctypes.CDLL("librt.so.1").aio_read  # glibc < 2.34
+        aio_read = _of_libc("aio_read")
         request = _Request(fildes=fd, buffer=ctypes.addressof(_byte), count=1)
         request.event.value, request.event.notify = seconds, _SIGEV_THREAD
-        request.event.function = ctypes.cast(libc.alarm, ctypes.c_void_p).value
+        request.event.function = _address(libc.alarm)
         if aio_read(ctypes.byref(request)) == 0:
             _requests.append(request)
+
+
+def exit_after(seconds: float, status: int) -> None:
+    """Have libc end this process with this exit status ``seconds`` from now, by a thread that needs no interpreter.
+
+    Any thread. Does nothing where the system is not Linux, or its libc has no timer_create(2).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(AttributeError, OSError):
+        event = _Event(value=status, notify=_SIGEV_THREAD, function=_address(_of_libc("_exit")))
+        timer, when = ctypes.c_void_p(), _Times(left_s=int(seconds), left_ns=int(seconds % 1 * 1e9))
+        if _of_libc("timer_create")(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) == 0:
+            _of_libc("timer_settime")(timer, 0, ctypes.byref(when), None)
+
+
+def _of_libc(name: str) -> Any:
+    """A function that is in a library of its own before glibc 2.34. AttributeError, OSError: there is none."""
+    libc = ctypes.CDLL(None)
+    return getattr(libc if hasattr(libc, name) else ctypes.CDLL("librt.so.1"), name)
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _let_alarms_through(*numbers: int) -> None:
@@ -81,6 +109,14 @@ class _Event(ctypes.Structure):
     _fields_ = (
         ("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("notify", ctypes.c_int), ("function", ctypes.c_void_p),
         ("attributes", ctypes.c_void_p), ("padding", ctypes.c_char * (64 - 8 - 3 * ctypes.sizeof(ctypes.c_void_p))),
+    )  # fmt: skip
+
+
+class _Times(ctypes.Structure):
+    """``struct itimerspec``: a timer that fires once."""
+
+    _fields_ = (
+        ("every_s", ctypes.c_long), ("every_ns", ctypes.c_long), ("left_s", ctypes.c_long), ("left_ns", ctypes.c_long),
     )  # fmt: skip
 
 

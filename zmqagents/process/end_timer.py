@@ -9,6 +9,10 @@ interpreter lock, say, no thread of Python can do anything about it. Two timers 
   a pipe (`signal.set_wakeup_fd`), and `alarms` have the kernel answer that with an alarm at the latest time that is not
   beyond grace and 2 s. A Python that does hear of SIGTERM sets the exact time instead.
 
+A host that has ended leaves an interpreter to end, and that runs code of agents once more: exit handlers, and the
+``__del__`` of what their modules hold. `end_interpreter_within` bounds that, also when no thread of Python runs any
+more, and the exit status stays that of the host.
+
 `EndTimer.beat` sets a limit in normal running, for hosts that want one: it must come again in time.
 
 Linux only, but for the first and the last; elsewhere a held lock is ended by the process that has launched the host.
@@ -25,9 +29,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..config import END_WAIT_S
-from .alarms import alarm_after_read, alarm_when_readable, alarm_within
+from .alarms import alarm_after_read, alarm_when_readable, alarm_within, exit_after
 
-__all__ = ["FORCED", "EndTimer"]
+__all__ = ["FORCED", "STACKS_BEFORE_S", "EndTimer", "end_interpreter_within"]
 
 FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
 STACKS_BEFORE_S = 0.2
@@ -78,7 +82,7 @@ class EndTimer:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, left_s)  # also in place of the alarm that a signal has set
         # The first process of a container is spared by the kernel: no signal of its own ends it.
-        self._set_stacks(max(0.01, left_s - STACKS_BEFORE_S), leave=os.getpid() == 1)
+        _set_stacks(max(0.01, left_s - STACKS_BEFORE_S), leave=os.getpid() == 1)
 
     def plan(self, grace_s: float) -> float:
         """How many seconds are left until the forced end, now that a stop with this grace has begun."""
@@ -89,17 +93,26 @@ class EndTimer:
     def beat(self) -> None:
         """All is well. Where there is a limit for normal running, the next call must come within it."""
         if self._acts and self._hang_limit_s is not None and self._ends_at == math.inf:
-            self._set_stacks(self._hang_limit_s, leave=True)
+            _set_stacks(self._hang_limit_s, leave=True)
 
     def ended(self) -> None:
         """The host has ended in order. SIGALRM still bounds what the process does now: agents' exit handlers, say."""
         if self._acts:
             faulthandler.cancel_dump_traceback_later()
 
-    @staticmethod
-    def _set_stacks(after_s: float, *, leave: bool) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # no stderr
-            faulthandler.dump_traceback_later(after_s, exit=leave)
+
+def end_interpreter_within(seconds: float, status: int) -> None:
+    """The interpreter is about to end: if it has not by then, the process does, with its stacks on stderr. Any thread.
+
+    Linux only; elsewhere it has the time that it takes.
+    """
+    exit_after(seconds, status)
+    _set_stacks(max(0.01, seconds - STACKS_BEFORE_S), leave=False)
+
+
+def _set_stacks(after_s: float, *, leave: bool) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):  # no stderr
+        faulthandler.dump_traceback_later(after_s, exit=leave)
 
 
 def _others_handled() -> bool:

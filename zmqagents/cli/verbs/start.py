@@ -251,8 +251,9 @@ class Announcer(NamedTuple):
 
 
 def _exit_in_time(status: int) -> None:
-    """The interpreter waits for threads and exit handlers; those of agents may never end, but the host does."""
+    """The interpreter waits for threads, exit handlers and ``__del__``: agents' may never end, but the host does."""
     from ...process import signals
+    from ...process.end_timer import STACKS_BEFORE_S, end_interpreter_within
     from ...server.logs import flush
 
     def watch() -> None:
@@ -263,3 +264,4 @@ def _exit_in_time(status: int) -> None:
         os._exit(status)
 
     threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()
+    end_interpreter_within(EXIT_LIMIT_S + 2 * STACKS_BEFORE_S, status)  # once no thread of Python runs any more

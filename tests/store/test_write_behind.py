@@ -124,6 +124,60 @@ def test_a_question_that_comes_before_its_task_is_answered_soon_after_its_end(se
         assert time.monotonic() - start < 3
 
 
+@contextlib.contextmanager
+def slow(server: RedisServer, command_s: float) -> Iterator[None]:
+    """Meanwhile every command waits for a script of somebody else's."""
+    busy = "local function now() local t = redis.call('TIME') return t[1] + t[2] / 1e6 end "
+    busy += "local till = now() + ARGV[1] while now() < till do end"
+    ending = threading.Event()
+
+    def go_on() -> None:
+        with server.client as redis:
+            while not ending.is_set():
+                redis.eval(busy, 0, str(command_s))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def test_a_task_whose_begin_is_on_its_way_to_a_slow_store_is_not_unknown() -> None:
+    """The other host may be amid an exchange, and then writes in the next one."""
+    with (
+        running_redis() as server, a_writer(server, "slow") as one, a_writer(server, "slow", "host-2") as other,
+        slow(server, 0.25),
+    ):  # fmt: skip
+        tasks = [f"t-{number}" for number in range(8)]
+        asked = []
+        for task_id in tasks:
+            one.begin((task_id,))
+            asked.append(Asked(other, task_id, patience_s=0.3))
+            time.sleep(0.1)  # so that they come at all moments of an exchange
+        for task_id in tasks:
+            one.keep((task_id, reply(1)))
+        assert [each.answer() for each in asked] == [(State.DONE, b"x")] * len(tasks)
+        assert Asked(other, "nobody", patience_s=0.3).answer() == (State.UNKNOWN, errors.UnknownTask)
+
+
+def test_a_task_that_a_store_has_forgotten_is_not_unknown_before_its_host_could_tell_it_again() -> None:
+    with running_redis() as server, a_writer(server, "n") as one, a_writer(server, "n", "host-2") as other:
+        for number in range(5):
+            task_id = f"t-{number}"
+            one.begin((task_id,))
+            asked = Asked(other, task_id, patience_s=0.1)
+            assert eventually(lambda task_id=task_id: Asked(other, task_id, 0.0).answer()[0] is State.PENDING, 20)  # type: ignore[misc]
+            with server.client as redis:
+                redis.flushall()
+            again = Asked(other, task_id, patience_s=0.1)  # it sees nothing of what was before
+            one.keep((task_id, reply(1)))
+            assert asked.answer() == (State.DONE, b"x")
+            assert again.answer()[0] in (State.DONE, State.UNKNOWN)
+
+
 def test_a_value_that_is_no_reply_is_an_error_and_not_the_end(server: RedisServer) -> None:
     with a_writer(server, "odd") as one, open_store("redis", StoreLimits(), url=server.url, namespace="odd") as store:
         store.put("t", b"what is this?")

@@ -194,7 +194,7 @@ class RedisStore(SharedStore):
         self._client.close()
 
     def _beginning(self, task_ids: Sequence[str]) -> _Command:
-        return scripts.BEGIN, (self.owner, *task_ids)
+        return scripts.BEGIN, (self.owner, round(LEASE_S * 1e6), *task_ids)
 
     def _putting(self, items: Sequence[tuple[str, bytes]]) -> _Command:
         limits = self.limits

@@ -11,7 +11,7 @@ Everything is under one prefix, ``za:{namespace}:``, whose braces keep it in one
 ``p:<owner>`` set     the same the other way round
 ``owners``    zset    owner -> end of its lease
 ``w:<task>``  set     owners to be told when the task is settled
-``totals``    hash    ``bytes``, ``expired``, ``evicted``, ``marks`` (the serial), ``last``, ``beat``
+``totals``    hash    ``bytes``, ``expired``, ``evicted``, ``marks`` (the serial), ``last``, ``beat``, ``new:<owner>``
 ============  ======  ==========================================================================
 
 Times are microseconds of Redis's own clock, so hosts whose clocks differ agree. Each operation is one
@@ -89,10 +89,15 @@ class Script:
         self.sha = hashlib.sha1(self.text.encode()).hexdigest()  # what EVALSHA calls it
 
 
-# owner, then tasks.
+# owner, its lease, then tasks. An owner that is not known is one of before Redis lost its memory: it lives, or it would
+# not write, but its next beat is to say that it was not known.
 BEGIN = Script("""
 local owner = ARGV[1]
-for i = 2, #ARGV do
+if owner ~= '' and not call('ZSCORE', OWNERS, owner) then
+    call('ZADD', OWNERS, clock() + ARGV[2], owner)
+    call('HSET', TOTALS, 'new:' .. owner, 1)
+end
+for i = 3, #ARGV do
     local task = ARGV[i]
     local former = call('HGET', PENDING, task)
     local alive = former and (former == '' or tonumber(call('ZSCORE', OWNERS, former) or 0) > clock())
@@ -198,6 +203,7 @@ if now - last > absence then
 end
 call('HSET', TOTALS, 'beat', string.format('%.0f', now))
 local known = call('ZADD', OWNERS, now + lease, owner) == 0
+known = call('HDEL', TOTALS, 'new:' .. owner) == 0 and known
 local dead = call('ZRANGEBYSCORE', OWNERS, '-inf', now)
 for _, other in ipairs(dead) do
     if tonumber(call('ZSCORE', OWNERS, other)) < now - mourning then

@@ -13,6 +13,10 @@ without regard to all this; `keep` only sees to it that it can be found again.
 is settled. Because a word can be lost, all that is parked is asked for again after every (re)subscription, when a host
 has died and when Redis was away; and each of them every `LOOK_AGAIN_S`.
 
+*Doubt.* That a task is unknown is not believed at once: word of it may be on its way. The patience of a question is
+for a quick store; a slow one gets the time of `EXCHANGES` more. It begins anew where a task was pending before, and
+when Redis is back: Redis may have lost what it was told last, and the host of the task tells it again at its next beat.
+
 *Trouble.* When Redis does not answer, questions get `StoreUnavailable` at once, until a beat (twice a second) gets
 through. Results wait meanwhile, `MAX_UNWRITTEN_BYTES` of them: beyond, the oldest are given up and are EXPIRED to
 later readers. When Redis is at its maxmemory the same holds, and the host refuses new calls that would leave a
@@ -46,6 +50,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 0.5
 LOOK_AGAIN_S = 5.0
 DOUBT_S = 0.02  # when an unknown task is looked for again; then after twice that time, and so on
+EXCHANGES = 3  # until one of another host is over, and the next one has written; and a reserve
+SLOW_S = 5.0  # how long a long exchange counts
 MAX_UNWRITTEN_BYTES = 64 * 1024 * 1024
 MAX_EXCHANGE = 1024  # writes, and questions, of one exchange
 MAX_EXCHANGE_BYTES = 8 * 1024 * 1024
@@ -61,10 +67,10 @@ class Question:
     ``answer(state, reply)`` is called once, by the router or the store thread, and must not block: PENDING and None
     when the time is over; None and an error when the store cannot say. ``until`` (monotonic seconds): how long to wait
     for a task that is pending; None: as long as it is. ``patience_s``: how long to disbelieve that a task is unknown,
-    because word of it may be on its way. ``is_over`` tells whether the answer is needed no more.
+    because word of it may be on its way; 0: not at all. ``is_over`` tells whether the answer is needed no more.
     """
 
-    __slots__ = ("alarm", "answer", "asked_at", "believe_at", "is_over", "state", "task_id", "until")
+    __slots__ = ("alarm", "answer", "asked_at", "doubt_at", "is_over", "patience_s", "state", "task_id", "until")
 
     def __init__(
         self, task_id: str, answer: Callable[[State | None, Reply | None], None], *,
@@ -73,18 +79,20 @@ class Question:
         self.task_id = task_id
         self.answer = answer
         self.until = until
-        self.asked_at = time.monotonic()
-        self.believe_at = self.asked_at + patience_s
+        self.asked_at = self.doubt_at = time.monotonic()  # from when on its patience counts
+        self.patience_s = patience_s
         self.is_over = is_over
         self.alarm = 0.0  # the store thread's: when it looks after it, and what it found when it last did
         self.state = State.UNKNOWN
 
-    def waits_until(self, state: State) -> float:
-        """How long it goes on waiting while the task is in ``state``."""
+    def waits_until(self, state: State, slowness_s: float) -> float:
+        """How long it goes on waiting while the task is in ``state``; ``slowness_s``: that of the store."""
         until = math.inf if self.until is None else self.until
         if state is State.PENDING:
             return until
-        return min(until, self.believe_at) if state is State.UNKNOWN else 0.0
+        if state is State.UNKNOWN and self.patience_s:
+            return min(until, self.doubt_at + self.patience_s + slowness_s)
+        return 0.0
 
 
 class WriteBehind:
@@ -118,7 +126,8 @@ class WriteBehind:
         self._alarms: list[tuple[float, int, Question]] = []  # heap: when one of `_parked` is to be looked after
         self._serial = itertools.count()
         self._dead: frozenset[str] = frozenset()
-        self._next_beat = self._next_look = self._next_write = 0.0
+        self._next_beat = self._next_look = self._next_write = self._back_at = 0.0
+        self._longest_s = self._longest_at = 0.0  # the longest exchange of the last `SLOW_S`, and when it ended
         self._threads = [
             threading.Thread(target=self._run, name="zmqagents-store", daemon=True),
             threading.Thread(target=self._listen, name="zmqagents-store-listener", daemon=True),
@@ -272,6 +281,9 @@ class WriteBehind:
         if self._is_to_write():
             self._write(now)
         self._look(words, now)
+        end = time.monotonic()
+        if end - now >= self._longest_s or end - self._longest_at > SLOW_S:
+            self._longest_s, self._longest_at = end - now, end
 
     def _beat(self, now: float) -> None:
         living, dead, known = self._store.beat()
@@ -280,7 +292,7 @@ class WriteBehind:
             log.info("%s: the store is back", self._config.server_id)
         if self._trouble or not known:
             self._trouble = ""
-            self._next_look = now
+            self._next_look = self._back_at = now
             with self._lock:  # it may have come back without what it was told last
                 self._begins |= self._open
         if dead - self._dead:
@@ -380,12 +392,16 @@ class WriteBehind:
     def _ask(self, task_ids: Sequence[str], fresh: Mapping[str, list[Question]], now: float) -> None:
         if not task_ids:
             return
-        for task_id, found in zip(task_ids, self._store.watch(task_ids), strict=True):
+        answers = self._store.watch(task_ids)
+        slowness_s = EXCHANGES * max(self._longest_s, time.monotonic() - now)
+        for task_id, found in zip(task_ids, answers, strict=True):
             left = []
             for question in self._parked.pop(task_id, []) + fresh.get(task_id, []):
                 if question.is_over():
                     continue
-                until = question.waits_until(found.state)
+                if found.state is State.UNKNOWN:
+                    self._doubt(question, now)
+                until = question.waits_until(found.state, slowness_s)
                 if until <= now:
                     self._tell(question, found)
                     continue
@@ -398,6 +414,12 @@ class WriteBehind:
                     heapq.heappush(self._alarms, (question.alarm, next(self._serial), question))
             if left:
                 self._parked[task_id] = left
+
+    def _doubt(self, question: Question, now: float) -> None:
+        if question.state is State.PENDING:
+            question.doubt_at = now + BEAT_S
+        elif question.doubt_at <= self._back_at:
+            question.doubt_at = self._back_at + BEAT_S
 
     def _tell(self, question: Question, found: Found) -> None:
         if found.state is State.PENDING:

@@ -328,7 +328,7 @@ def test_what_an_agents_module_holds_does_not_keep_the_process_by_its_finalizer(
         began = time.monotonic()
         code, _, err = host.end()
         assert code == 0
-        assert time.monotonic() - began < 8.0  # of a grace of 10 s; 0.9 s on a quiet machine
+        assert time.monotonic() - began < 8.0  # of a grace of 10 s; 1.5 s on a quiet machine
         assert f'File "{tmp_path / "last.py"}", line 5 in __del__' in err  # of its stack
 
 

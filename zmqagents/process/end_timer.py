@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from ..config import END_WAIT_S
 from .alarms import alarm_after_read, alarm_when_readable, alarm_within, exit_after
 
-__all__ = ["FORCED", "STACKS_BEFORE_S", "EndTimer", "end_interpreter_within"]
+__all__ = ["FORCED", "EndTimer", "end_interpreter_within"]
 
 FORCED_AFTER_S = END_WAIT_S - 0.2  # after the grace
 STACKS_BEFORE_S = 0.2
@@ -104,8 +104,11 @@ class EndTimer:
 def end_interpreter_within(seconds: float, status: int) -> None:
     """The interpreter is about to end: if it has not by then, the process does, with its stacks on stderr. Any thread.
 
-    Linux only; elsewhere it has the time that it takes.
+    In any case before the forced end of `EndTimer.arm`. Linux only; elsewhere it has the time that it takes.
     """
+    forced_s, _ = signal.getitimer(signal.ITIMER_REAL)  # 0.0: there is none
+    if forced_s:
+        seconds = min(seconds, max(0.1, forced_s - 0.1))
     exit_after(seconds, status)
     _set_stacks(max(0.01, seconds - STACKS_BEFORE_S), leave=False)
 

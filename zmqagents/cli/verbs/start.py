@@ -35,6 +35,7 @@ __all__ = ["start"]
 log = logging.getLogger(__name__)
 
 EXIT_LIMIT_S = 0.5  # what an agent's exit handlers may take; part of the 2 s after the grace
+LAST_LIMIT_S = 1.5  # the same for all of the interpreter's end: some 0.05 s, on a busy machine ten times that
 
 
 class StartVerb(Verb):
@@ -253,7 +254,7 @@ class Announcer(NamedTuple):
 def _exit_in_time(status: int) -> None:
     """The interpreter waits for threads, exit handlers and ``__del__``: agents' may never end, but the host does."""
     from ...process import signals
-    from ...process.end_timer import STACKS_BEFORE_S, end_interpreter_within
+    from ...process.end_timer import end_interpreter_within
     from ...server.logs import flush
 
     def watch() -> None:
@@ -264,4 +265,4 @@ def _exit_in_time(status: int) -> None:
         os._exit(status)
 
     threading.Thread(target=watch, name="zmqagents-exit", daemon=True).start()
-    end_interpreter_within(EXIT_LIMIT_S + 2 * STACKS_BEFORE_S, status)  # once no thread of Python runs any more
+    end_interpreter_within(LAST_LIMIT_S, status)  # once no thread of Python runs any more

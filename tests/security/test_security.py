@@ -117,7 +117,9 @@ class Client:
         self._monitor = self.socket.get_monitor_socket()
         self.started = time.monotonic()
         self.socket.connect(address)
-        self.socket.send(b"who am I?")
+        self.socket.sndtimeo = WAIT_MS
+        with contextlib.suppress(zmq.Again):  # it was refused before that, and will not connect again
+            self.socket.send(b"who am I?")
 
     def __enter__(self) -> Client:
         return self

@@ -31,7 +31,7 @@ class Shop:
     """Sells things."""
 
     def __init__(self) -> None:
-        self._cancelled = 0
+        self._begun = self._cancelled = 0
 
     @idempotent
     def add(self, a: int, b: int = 1) -> int:
@@ -56,6 +56,7 @@ class Shop:
 
     async def slow(self, seconds: float = 60.0) -> str:
         """Can be cancelled, which it counts."""
+        self._begun += 1
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
@@ -65,6 +66,7 @@ class Shop:
 
     async def ticks(self, count: int, pause: float = 0.0, fail_at: int = -1) -> AsyncIterator[int]:
         """Numbers, one by one."""
+        self._begun += 1
         try:
             for number in range(count):
                 if number == fail_at:
@@ -74,6 +76,11 @@ class Shop:
         except (asyncio.CancelledError, GeneratorExit):
             self._cancelled += 1
             raise
+
+    @concurrent
+    def begun(self) -> int:
+        """How many calls that can be cancelled have begun."""
+        return self._begun
 
     @concurrent
     def cancelled(self) -> int:

@@ -729,9 +729,11 @@ def test_an_agent_that_crashes_when_it_is_made_again_is_given_up_and_its_neighbo
                 mine.echo(1)
             except AgentCrashed as exc:
                 return "max_restarts=5" in str(exc)
+            except errors.CallTimeout:  # on a busy machine: the sixth process begins 2 s after the fifth
+                return False
             return False
 
-        assert eventually(is_given_up, 30.0)
+        assert eventually(is_given_up, 60.0)
         pid = quiet[0].pid()
         assert [each.echo(n) for n, each in enumerate(quiet)] == list(range(10))
         assert is_given_up()

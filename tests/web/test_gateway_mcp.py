@@ -89,10 +89,10 @@ async def test_the_items_of_a_generator_are_progress(world: World) -> None:
 @in_loop
 async def test_a_request_that_is_cancelled_cancels_the_call(world: World, tool: str, arguments: dict[str, Any]) -> None:
     before = await asyncio.to_thread(world.call, "shop", "cancelled")
+    begun = await asyncio.to_thread(world.call, "shop", "begun")
     async with session(world) as client:
         asked = asyncio.ensure_future(client.call_tool(f"shop.{tool}", arguments))
-        while not await asyncio.to_thread(world.client.get_call_list):
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(world.becomes, "shop", "begun", begun[1] + 1)
         asked.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asked
@@ -117,10 +117,10 @@ async def test_an_older_client_cancels_its_own_call_and_no_other(
     world: World, tool: str, arguments: dict[str, Any]
 ) -> None:
     before = await asyncio.to_thread(world.call, "shop", "cancelled")
+    begun = await asyncio.to_thread(world.call, "shop", "begun")
     async with old_session(world) as client, old_session(world) as other:
         asked = asyncio.ensure_future(client.call_tool(f"shop.{tool}", arguments))
-        while not await asyncio.to_thread(world.client.get_call_list):
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(world.becomes, "shop", "begun", begun[1] + 1)
         for request_id in range(10):  # the ids of both clients are the same
             note = types.CancelledNotification(params=types.CancelledNotificationParams(request_id=request_id))
             await other.send_notification(note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -11,8 +11,8 @@ from world import Plain, World, ok
 from zmqagents import errors
 from zmqagents.agents.spec import spec_of
 from zmqagents.broker.leader import Leader, Relieved
-from zmqagents.scheduler.dispatcher import Answer, Peer, State, Ticket
-from zmqagents.wire.messages import MAX_FRAMES, Call, Flag, call_frames, parse_client, parse_short_call
+from zmqagents.scheduler.dispatcher import AgentRecord, Answer, Effect, Peer, State, Ticket
+from zmqagents.wire.messages import MAX_FRAMES, Call, Flag, Reply, call_frames, parse_client, parse_short_call
 
 
 @pytest.fixture
@@ -134,6 +134,88 @@ def test_what_needs_more_than_a_turn_that_is_free_takes_the_general_way(
     assert short(world) is None
 
 
+class Far:
+    """Where an agent lives that is not in threads of the host: as far as the dispatcher knows."""
+
+    pid = 7
+
+    def start(self, ticket: Ticket) -> None: ...
+
+    def interrupt(self, ticket: Ticket, *, alone: bool) -> None: ...
+
+    def retire(self, records: Iterable[AgentRecord]) -> None: ...
+
+    def returned(self, ticket: Ticket, reply: Reply) -> list[Effect]:
+        return []
+
+    def saw(self, call_id: int) -> None: ...
+
+
+def far_world() -> World:
+    """One with an idle agent ``a`` that lives elsewhere."""
+    world = World(capacity=2, max_calls_per_client=3)
+    world.agent("a")
+    world.dispatcher.agents["a"].live_at(Far())
+    return world
+
+
+def passed_by(
+    world: World, call_id: int = 100, *, flags: int = 0, method: str = "m", body: bytes = b"body"
+) -> Ticket | None:
+    call = Call(call_id, flags, 5000, "a", method, (), {}, (body,))
+    record = world.dispatcher.agents.get("a")
+    if record is None or not world.dispatcher.may_pass_by(call):
+        return None
+    return world.dispatcher.start_elsewhere(world.client, call, record, world.now)
+
+
+@pytest.mark.parametrize("method", ["m", "progress", "co"])
+@pytest.mark.parametrize("flags", [0, Flag.DETACHED])
+def test_a_call_that_is_passed_by_is_booked_as_by_the_general_way_and_ends_like_it(method: str, flags: int) -> None:
+    short_way, general = far_world(), far_world()
+    passed = passed_by(short_way, method=method, flags=flags)
+    assert passed is not None
+    general.see(
+        general.dispatcher.on_call(general.client, Call(100, flags, 5000, "a", method, (), {}, (b"body",)), general.now)
+    )
+    (started,) = [ticket for ticket in general.started if ticket.call_id == 100]
+    own = {"peer", "account", "agent", "method", "pace"}  # each world has its own
+    for name in set(Ticket.__slots__) - own:
+        assert getattr(passed, name) == getattr(started, name), name
+    for world, ticket in ((short_way, passed), (general, started)):
+        world.see(world.dispatcher.on_done(ticket, ok(7), world.now))
+        assert world.answers[world.client, 100] == [ok(7)]
+        world.assert_idle()
+    totals = [world.dispatcher.totals for world in (short_way, general)]
+    assert totals[0] == totals[1]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        _its_agent_is_busy, _the_client_has_its_share, _it_was_cancelled_before_it_came, _the_host_stops,
+        _the_agent_is_gone, _it_is_open,
+    ],
+)  # fmt: skip
+def test_what_queues_or_is_refused_is_not_passed_by(state: Callable[[World], None]) -> None:
+    world = far_world()
+    state(world)
+    assert passed_by(world) is None
+    assert passed_by(far_world(), method="none") is None
+    assert passed_by(far_world(), flags=Flag.STREAM) is None
+    assert passed_by(far_world(), body=bytes(1_000_000)) is None
+
+
+def test_a_call_that_is_passed_by_has_its_deadline() -> None:
+    world = far_world()
+    ticket = passed_by(world)
+    assert ticket is not None
+    world.sleep(6)
+    assert isinstance(ticket.ended, errors.CallTimeout)
+    world.see(world.dispatcher.on_done(ticket, ok(), world.now))
+    world.assert_idle()
+
+
 @pytest.mark.parametrize("flag", [Flag.ATTRIBUTE, Flag.STREAM, Flag.RESENT])
 def test_what_is_more_than_a_call_takes_the_general_way(world: World, flag: int) -> None:
     assert short(world, flags=flag) is None
@@ -148,13 +230,16 @@ def test_a_message_whose_payload_is_in_its_first_frame_is_read_as_by_the_general
     assert isinstance(frame, bytes)
     for parts in ([frame], [frame, b"buffer", b"buffer"]):
         read = parse_client(parts)
-        assert parse_short_call(parts) == (77, read)
+        assert parse_short_call(parts) == (77, read, True)
     assert parse_short_call([frame] * MAX_FRAMES) is None
     assert parse_short_call([memoryview(bytearray(frame))]) is None, "a long frame, which has no hash"
     (other,) = call_frames(9, 77, "agent", "method", (b"payload",), options={"id": "x"})
     assert isinstance(other, bytes)
-    parse_client([other])
-    assert parse_short_call([other]) is None
+    assert parse_short_call([other]) == (77, parse_client([other]), False)
+    said_more_fully: list[dict[str, object]] = [{"chain": ["t"]}, {"far": {}}, {"id": "x", "chain": 1}]
+    for options in said_more_fully:
+        (rest,) = call_frames(9, 77, "agent", "method", (b"payload",), options=options)
+        assert parse_short_call([rest]) is None
     end = len(frame) - len(b"payload")
     assert all(parse_short_call([frame[:length]]) is None for length in range(end)), "cut short in the list"
     assert all(parse_short_call([frame[:i] + b"?" + frame[i + 1 :]]) is None for i in range(4)), "another header"

@@ -549,8 +549,8 @@ def test_a_call_that_carries_its_trace_alone_is_read_as_a_short_one() -> None:
     frames = messages.call_frames(7, 3, "traced", "m", (b"body",), options=options, needed=7)
     assert messages.parse_short_call(frames) is None  # of an agent that has never been called
     read = messages.parse_client(frames)
-    assert messages.parse_short_call(frames) == (3, read)
+    assert messages.parse_short_call(frames) == (3, read, True)
     assert isinstance(read, messages.Call)
     assert (read.agent, read.method, read.options, read.body) == ("traced", "m", options, (b"body",))
     plain = messages.call_frames(8, 3, "traced", "m", (b"body",), needed=8)
-    assert messages.parse_short_call(plain) == (3, messages.parse_client(plain))
+    assert messages.parse_short_call(plain) == (3, messages.parse_client(plain), True)

@@ -26,7 +26,7 @@ from ..agents.context import RunningCall
 from ..agents.timing import HeldPace
 from ..execution.runner import NOTHING, AgentHost
 from ..execution.threads import Done, WorkerPool
-from ..scheduler.dispatcher import PASSED_ON, Dispatcher
+from ..scheduler.dispatcher import FORWARDED, PASSED_ON, Dispatcher
 from ..scheduler.effects import Answer, Effect, Keep
 from ..scheduler.records import Ticket
 from ..wire.messages import Call, Flag, Kind, Reply, answer_frames
@@ -50,6 +50,7 @@ class FastLane:
         hand_in: Done, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.is_open: bool = dispatcher.config.fast_lane
+        self._is_child = dispatcher.config.parent is not None
         self.queue: deque[Ticket] = deque()
         self._short: Ticket | None = None  # runs now, and is not registered with the dispatcher
         self._dispatcher = dispatcher
@@ -116,20 +117,23 @@ class FastLane:
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
         conditions. Raises `Relieved`.
         """
-        return self._run_short(self._dispatcher.start_short(session.caller, call, now), session, call, now)
+        ticket = self._dispatcher.start_short(session.caller, call, now)
+        return 0.0 if ticket is None else self._run_short(ticket, session, call, now)
 
     def run_passed_on(self, session: Session, call: Call, now: float) -> bool:
-        """The same for a call that another member of the cluster has passed on. Raises `Relieved`."""
-        if not call.options or call.options.keys() != PASSED_ON or call.deps or not session.caller.is_member:
+        """The same for a call that the host of this child has passed on, or another member. Raises `Relieved`."""
+        if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps:
+            return False
+        if not (self._is_child or session.caller.is_member):
             return False
         if self.queue or not self.is_open or sum(map(len, call.body)) > self._short_bytes:
             return False
         ticket = self._dispatcher.start_passed_on(session.caller, call, now)
-        return self._run_short(ticket, session, call, now) > 0
+        return ticket is not None and self._run_short(ticket, session, call, now) > 0
 
-    def _run_short(self, ticket: Ticket | None, session: Session, call: Call, now: float) -> float:
+    def _run_short(self, ticket: Ticket, session: Session, call: Call, now: float) -> float:
         leader = self._leader
-        if ticket is None or (leader.standby is None and not leader.can_watch()):
+        if leader.standby is None and not leader.can_watch():
             return 0.0
         replies = session.replies
         session.last_seen = now

@@ -99,7 +99,7 @@ class Resident:
 
     __slots__ = ("crashes", "held", "here", "make", "number", "record", "state")
 
-    def __init__(self, record: AgentRecord, make: Call, crashes: Crashes | None = None) -> None:
+    def __init__(self, record: AgentRecord, make: Forwarded, crashes: Crashes | None = None) -> None:
         self.record = record
         self.make = make
         self.here = False  # made in the process that runs now
@@ -229,7 +229,7 @@ class Child(Landlord):
         if self._line is not None and self._forwarder is not None:
             resident.here = True
             _give_state(self._line, resident)
-            self._forwarder.start(ticket)
+            self._forwarder.start(ticket, resident.make)
 
     def lodging(self, record: AgentRecord) -> Resident:
         """Where an agent stands that this process runs, or is to run."""
@@ -580,9 +580,12 @@ _NO_ARGUMENTS = Encoded(NO_ARGUMENTS, (), ())
 _TRUE = Reply(Code.NONE, (codec.pack(True),))
 
 
+_OF_ITS_MAKER = frozenset(("task", "chain", "traceparent", "tracestate"))  # of the call that has made an agent
+
+
 def _again(call: Call) -> Forwarded:
     """The same request for another connection."""
-    options = {key: value for key, value in (call.options or {}).items() if key not in ("task", "chain")}
+    options = {key: value for key, value in (call.options or {}).items() if key not in _OF_ITS_MAKER}
     return Forwarded(call.agent, call.method, call.body, call.flags, options, None)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from .. import errors
 from ..agents.context import HostServices, Progress, RunningCall
@@ -106,7 +106,7 @@ class Landlord(Home, Protocol):
 
 def landlord_of(record: AgentRecord) -> Landlord:
     """The home of an agent that runs in a process of this host."""
-    return cast(Landlord, record.home)
+    return record.home  # type: ignore[return-value]
 
 
 class Forwarder:
@@ -136,8 +136,8 @@ class Forwarder:
         """The calls whose code runs there."""
         return list(self._sent)
 
-    def start(self, ticket: Ticket) -> None:
-        """Run ``ticket`` there."""
+    def start(self, ticket: Ticket, call: Forwarded | None = None) -> None:
+        """Run ``ticket`` there; ``call``: its `request_of`, if that is made."""
         outlet = self._outlet
         sender = Credits(self, ticket) if ticket.flags & Flag.STREAM else None
         ticket.begin(
@@ -147,7 +147,8 @@ class Forwarder:
         )
         outlet.running[ticket.task_id] = ticket
         try:
-            call = request_of(ticket, outlet.dispatcher)
+            if call is None:
+                call = request_of(ticket, outlet.dispatcher)
             traces = outlet.dispatcher.traces
             if traces is not None:
                 call.add_options(traces.forwarded(ticket))
@@ -196,7 +197,9 @@ class Forwarder:
         outlet = self._outlet
         self._sent.pop(ticket, None)
         outlet.note_end(ticket)
-        outlet.carry_out(landlord_of(ticket.agent).returned(ticket, reply))
+        home = ticket.agent.home
+        assert home is not None
+        outlet.carry_out(home.returned(ticket, reply))
 
     def break_off(self, ticket: Ticket, error: ZmqAgentsError) -> None:
         """The process has ended before ``ticket`` did."""

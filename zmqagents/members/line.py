@@ -52,7 +52,7 @@ class Line:
         wire = self._wire = UnixTransport(path)
         self.fd = wire.fileno()
         poller.register(self.fd, IN)
-        beside[self.fd] = self._on_poll
+        beside[self.fd] = self.on_ready
         self._look_at_events()
 
     def __repr__(self) -> str:
@@ -94,9 +94,13 @@ class Line:
         session, wire = self._session, self._wire
         if wire is None or not session.token:
             return
+        book = session.book
         while (message := session.next_message()) is not None:
             wire.send(message)
-        self._after_sending(wire)
+            if not (book.outbox or book.unsent):
+                break
+        if wire.pending or wire.events or self._mask != IN:
+            self._after_sending(wire)
 
     def _after_sending(self, wire: UnixTransport) -> None:
         mask = IN | OUT if wire.pending else IN
@@ -108,10 +112,7 @@ class Line:
 
     # ------------------------------------------------------------ receiving
 
-    def _on_poll(self, fd: int, events: int) -> None:
-        self.on_ready()
-
-    def on_ready(self) -> None:
+    def on_ready(self, fd: int = 0, events: int = 0) -> None:
         """Read what has come, and write what waits for room."""
         wire, session = self._wire, self._session
         if wire is None:

@@ -98,6 +98,7 @@ class Members:
         self._over: OrderedDict[str, Ticket] = OrderedDict()
         self._waits: dict[tuple[Peer, int], _Told] = {}
         self.room: Room | None = None  # of this host as a member of a cluster
+        self.reach_out = bool(self._config.cluster)  # there may be agents elsewhere
         if self._config.cluster:
             from .peers.keeper import ClusterKeeper  # here: a host without a cluster need not load it
             from .peers.room import Room
@@ -225,6 +226,7 @@ class Members:
         from .child import Child  # here, see `nursery`
 
         children = self._children
+        self.reach_out = True
         if options.isolation == "process":
             child = Child(self, options)
             children[child] = record
@@ -243,6 +245,18 @@ class Members:
         """An agent is deleted; there may be another one of its id by now."""
         if self.dispatcher.agents.get(record.agent_id) in (None, record):
             self.directory.drop(record.agent_id)
+
+    def pass_by(self, peer: Peer, call: messages.Call, now: float) -> bool:
+        """Send a plain call of an agent that does nothing to where it lives: see `Room.pass_by`, which is the same."""
+        if self.room is not None and self.room.pass_by(peer, call, now):
+            return True
+        record, dispatcher = self.dispatcher.agents.get(call.agent), self.dispatcher
+        if record is None or record.home not in self._children or not dispatcher.may_pass_by(call):
+            return False
+        ticket = dispatcher.start_elsewhere(peer, call, record, now)
+        if ticket is not None:
+            record.home.start(ticket)
+        return ticket is not None
 
     # ------------------------------------------------------------ what comes back
 

@@ -52,14 +52,16 @@ from .waiting import EndWaits, Waiting
 
 _DETACHED = int(Flag.DETACHED)
 PASSED_ON = frozenset(("task", "user", "hop", "leg"))  # the options of a plain call that a member has passed on
+FORWARDED = frozenset(("task", "user"))  # the same that the host of a child has passed on
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
 
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces
 
 __all__ = [
-    "PASSED_ON", "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn", "Interrupt",
-    "Keep", "Lookup", "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket", "error_reply",
+    "FORWARDED", "PASSED_ON", "AgentRecord", "Answer", "Begin", "Dispatcher", "Drained", "Effect", "Ended", "GoOn",
+    "Interrupt", "Keep", "Lookup", "Peer", "Pending", "Removed", "Report", "Resume", "Start", "State", "Ticket",
+    "error_reply",
 ]  # fmt: skip
 
 
@@ -307,13 +309,15 @@ class Dispatcher:
         return Ticket(peer, call, task_id, record, "", method, not method.concurrent, deadline, now)
 
     def start_passed_on(self, peer: Peer, call: Call, now: float) -> Ticket | None:
-        """The same for a call that another member has passed on, in the name of its caller."""
+        """The same for a call that the host of this child, or another member, has passed on in its caller's name."""
         options = call.options
-        task_id, user, leg = options["task"], options["user"], options["leg"]
-        if type(task_id) is not str or type(user) is not str or type(leg) is not int:
-            return None
-        if task_id.startswith(TICKS) or peer.is_past(call.agent, leg) or self._refusal_of(user) is not None:
+        task_id, user = options["task"], options["user"]
+        if type(task_id) is not str or type(user) is not str or task_id.startswith(TICKS):
             return None  # a tick is looked at by the agent's home
+        if "leg" in options:
+            leg = options["leg"]
+            if type(leg) is not int or peer.is_past(call.agent, leg) or self._refusal_of(user) is not None:
+                return None
         ticket = self.start_short(peer, call, now)
         if ticket is not None:
             ticket.pay_by(self.shares.account(user))
@@ -330,11 +334,18 @@ class Dispatcher:
     def start_elsewhere(self, peer: Peer, call: Call, record: AgentRecord, now: float) -> Ticket | None:
         """A ticket for a call that `may_pass_by`, and another host is to run: the caller of this passes it on.
 
-        None: as `start_short`. ``record`` stands for that call (`AgentRecord.be_elsewhere`). Its end is `on_done`.
+        None: as `start_short`. ``record``: of an idle agent in a child, or it stands for that call alone
+        (`AgentRecord.be_elsewhere`). Its end is `on_done`.
         """
-        task_id, method = f"{peer.prefix}-{call.call_id}", record.spec.methods[call.method]
-        ticket = self._new_ticket(peer, call, task_id, record, method, now)
+        try:
+            method = record.spec.methods[call.method]
+        except KeyError:
+            return None
+        if not record.made or (record.holders and not method.concurrent):
+            return None
+        ticket = self._new_ticket(peer, call, f"{peer.prefix}-{call.call_id}", record, method, now)
         if ticket is not None:
+            ticket.state = State.RUNNING  # as in `Calls.open`; it takes no thread, so no slot
             record.seat(ticket)
             self.calls.book(ticket)
         return ticket

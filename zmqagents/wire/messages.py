@@ -753,30 +753,51 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call] | None:
-    """Token and CALL of a message without results among its arguments, and without options but a ``traceparent``.
+def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call, bool] | None:
+    """Token and CALL of a message without results among its arguments, whose header, list and payload are one frame.
 
-    Its header, list and payload are one frame.
+    The third: whether it has no options, or a ``traceparent`` alone.
 
     None: `parse_client` has to read it, or to say what is wrong with it. It has read one to the same agent and method
-    before if this one is understood, so that nothing is checked here twice.
+    before if this one is understood and has no options, so that nothing is checked here twice.
     """
     frame = frames[0]
     if type(frame) is not bytes or len(frame) < JOINED_BYTES or frame[:4] != _CALL_START:
         return None
     _, _, _, flags, behind, call_id, token, time_ms, length = _JOINED.unpack_from(frame)
     end = JOINED_BYTES + length
-    target, options = plain_targets.get(frame[JOINED_BYTES:end]), _NOTHING
+    meta, options, is_plain = frame[JOINED_BYTES:end], _NOTHING, True
+    target = plain_targets.get(meta)
     if target is None:
-        target = plain_targets.get(_plain_part(frame[JOINED_BYTES:end]))
-        if target is None:
+        target = plain_targets.get(_plain_part(meta))
+        if target is not None:
+            options = {"traceparent": frame[end - _TRACE_CHARS : end].decode("latin-1")}
+        elif (said := _with_options(meta)) is not None:
+            target, options, is_plain = said[:2], said[2], False
+        else:
             return None
-        options = {"traceparent": frame[end - _TRACE_CHARS : end].decode("latin-1")}
     if end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
         return None
     needed = call_id - behind + 1 if behind else 0
     body = (frame[end:],) if len(frames) == 1 else (frame[end:], *frames[1:])
-    return token, new_tuple(Call, (call_id, flags, time_ms, target[0], target[1], (), options, body, needed))
+    call = new_tuple(Call, (call_id, flags, time_ms, target[0], target[1], (), options, body, needed))
+    return token, call, is_plain
+
+
+def _with_options(meta: bytes) -> tuple[str, str, dict[str, Any]] | None:
+    """Agent, method and options of a CALL that has some, and no results among its arguments; None: see above."""
+    try:
+        agent, method, deps, options = unpack(meta, max_bytes=MAX_META_BYTES)
+    except (RemoteProtocolError, TypeError, ValueError):
+        return None
+    if deps is not None or type(options) is not dict or type(agent) is not str or type(method) is not str:
+        return None
+    if len(agent) > MAX_TEXT or len(method) > MAX_TEXT or not _SAID_MORE_FULLY.isdisjoint(options):
+        return None
+    return agent, method, options
+
+
+_SAID_MORE_FULLY = frozenset(("chain", "far", "traceparent"))  # `_parse_call` looks at these, and remembers the last
 
 
 _NOTHING: dict[str, Any] = {}  # options are read, never written

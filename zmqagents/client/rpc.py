@@ -7,6 +7,7 @@ the request is made again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -70,6 +71,13 @@ def _id_option(agent_id: Any) -> dict[str, Any]:
 
 def _agent_options(given: Any) -> dict[str, Any]:
     try:
+        return _options_once(**given)
+    except TypeError:  # ``env`` and ``labels`` have no hash; or it is none of these
+        return _read_options(given)
+
+
+def _read_options(given: Any) -> dict[str, Any]:
+    try:
         checked = AgentOptions(**given)
     except TypeError:
         # The names alone: a value may be a secret.
@@ -81,6 +89,11 @@ def _agent_options(given: Any) -> dict[str, Any]:
             near = errors.did_you_mean(str(unknown[0]), OPTION_NAMES) if unknown else ""
         raise errors.ConfigError(f"agent_options are {', '.join(OPTION_NAMES)}, not {got}{near}") from None
     return {key: getattr(checked, key) for key in given}
+
+
+@functools.lru_cache(maxsize=256, typed=True)  # each agent that is made asks; typed: True is no number of calls
+def _options_once(**given: Any) -> dict[str, Any]:
+    return _read_options(given)
 
 
 def maker_of(cls_or_name: Any) -> Maker | str:
@@ -96,6 +109,8 @@ def split_names(cls_or_name: Maker | str, kwargs: dict[str, Any], **ours: Any) -
     given = {name: value for name, value in ours.items() if value is not None}
     if given:
         own = _own_names(cls_or_name, frozenset(given))
+        if not own:  # most
+            return given
         kwargs |= {name: given[name] for name in own & given.keys()}
         if isinstance(cls_or_name, str):
             return {**given, "either": tuple(given)}

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from cluster_hosts import Hosts, hosts_on, result_of
-from hosts import eventually, is_gone
+from hosts import eventually, freeze, is_gone
 from redis_server import RedisServer
 from scale import linux_only
 from zmqagents import AgentBase, AgentCrashed, Cluster, RpcClient, agent, concurrent, once, stream_func
@@ -558,7 +558,7 @@ def test_a_host_that_is_taken_for_dead_stops_the_calls_in_its_processes(
         waiter = caller.begin(name, "wait_and_tell", str(told), timeout=60)
         stuck = caller.begin(stubborn, "stuck", 14.0, str(over), timeout=60)
         assert eventually(lambda: hosts.callers[1].running() == 2, 10)
-        os.kill(hosts.launchers[1].pid or 0, signal.SIGSTOP)
+        freeze(hosts.launchers[1].pid)
         try:
             for each in (name, stubborn):
                 assert caller.sure(each, "balance") == 7

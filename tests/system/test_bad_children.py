@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from actors import client_of, host
-from hosts import eventually, is_gone, started, told
+from hosts import eventually, freeze, is_gone, started, told
 from zmqagents import AgentBase, AgentCrashed, RpcAgentServerLauncher, RpcClient, agent, async_func, concurrent, errors
 from zmqagents.connection.connection import Connection
 from zmqagents.connection.target import Target
@@ -316,7 +316,7 @@ def test_a_spare_process_that_is_stopped_is_replaced(runtime_dir: Path) -> None:
         bad: Any = own.create_agent(Bad)
         await_listening(runtime_dir / f"{launcher.server_id}.child-2.ipc")
         (pid,) = {each.pid for each in psutil.Process(launcher.pid).children()} - {bad.pid()}
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         other: Any = own.create_agent(Bad)
         assert other.echo(1) == bad.echo(1) == 1
         assert is_gone(pid)
@@ -474,7 +474,7 @@ def test_a_process_that_is_stopped_is_silent_and_gets_no_new_agent() -> None:
         stopped, other = [client.create_agent(Quiet) for _ in range(2)]
         pid: int = stopped.pid()
         client.delete_agent(stopped.agent_id)  # now its process has the fewest agents
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         assert eventually(lambda: {row["pid"]: row["state"] for row in client.get_child_list()}[pid] == "silent", 5.0)
         assert client.create_agent(Quiet).pid() == other.pid()
         os.kill(pid, signal.SIGCONT)
@@ -487,7 +487,7 @@ def test_processes_that_are_stopped_end_with_their_agents_and_with_the_host() ->
         agents: list[Any] = [client.create_agent(Quiet) for _ in range(2)]
         pids = [each.pid() for each in agents]
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         client.delete_agent(agents[0].agent_id)
         assert eventually(lambda: is_gone(pids[0]), 5.0)
         begun = time.monotonic()
@@ -540,7 +540,7 @@ def test_children_that_hear_nothing_end_with_a_host_that_is_killed(how: str) -> 
 def test_a_process_that_is_stopped_ends_with_a_host_that_is_killed() -> None:
     with host(Quiet, isolation="process", grace_s=GRACE_S) as launcher, client_of(launcher) as client:
         pid: int = client.create_agent(Quiet).pid()
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         assert launcher.pid is not None
         os.kill(launcher.pid, signal.SIGKILL)
         assert eventually(lambda: is_gone(pid), 6.0)

@@ -269,12 +269,21 @@ def _files() -> set[Path]:
     return {path for place in discovery.places() for path in Path(place).glob("*")}
 
 
+def told_of(pid: int) -> str:
+    """What a process is, for the text of a failure."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return f"{pid} of {process.ppid()}, {process.status()}: {process.cmdline()}"
+    return f"{pid}, gone by now"
+
+
 def _stop_in_time(host: Running, way: str) -> None:
     start = time.monotonic()
     WAYS[way][1](host)
     assert eventually(lambda: host.program.poll() is not None, 30), f"still there: {host.processes()}"
     took = time.monotonic() - start
-    assert eventually(lambda: not host.processes(), 10), f"a process of the host is left: {host.processes()}"
+    assert eventually(lambda: not host.processes(), 10), f"left: {[told_of(pid) for pid in host.processes()]}"
     assert took <= GRACE_S + 2 + LATE_S, f"{took:.2f} s"
 
 

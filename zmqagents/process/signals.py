@@ -16,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -44,6 +46,7 @@ def forget_parents_signals() -> None:
 
 _before: dict[int, Any] = {}  # the handlers of the signals that `handled` handles now, from before
 _forking = threading.local()  # of each thread that forks: its signal mask, and whether it is the main thread
+KILLS_S, LOOK_S = 0.3, 0.01  # how long processes are killed at most; from one look for them to the next
 _F_SETSIG = 10  # of Linux; `fcntl` does not name it before Python 3.13
 _TELLS_MAIN_THREAD_ONLY = sys.version_info >= (3, 13)  # of a signal, see above
 
@@ -124,10 +127,33 @@ def keep_sockets_to_ourselves() -> None:
 
 
 def end_processes() -> None:
-    """Kill the processes that this one has started by `multiprocessing`: their parent is about to end."""
+    """Kill the processes that this one has started by `multiprocessing`: their parent is about to end.
+
+    A pool starts others in the place of those that have ended, until it is told to end. One that is just being started
+    is not among the `active_children` yet, so these are looked at again.
+    """
     with contextlib.suppress(Exception):  # an agent's thread may start or end some at the same time
-        for child in multiprocessing.active_children():
-            child.kill()
+        looks = 3 if _end_pools() else 1
+        end = time.monotonic() + KILLS_S
+        while looks and time.monotonic() < end:
+            children = multiprocessing.active_children()
+            for child in children:
+                child.kill()
+            looks -= not children
+            if looks:
+                time.sleep(LOOK_S)
+
+
+def _end_pools() -> bool:
+    """Tell all pools of processes to end, which need not come to an end; whether there are any."""
+    pools = sys.modules.get("multiprocessing.pool")
+    if pools is None:
+        return False
+    gc.unfreeze()  # else those that are frozen are not found
+    found = [each for each in gc.get_objects() if issubclass(type(each), pools.Pool)]
+    for pool in found:
+        threading.Thread(target=pool.terminate, name="zmqagents-pool-end", daemon=True).start()
+    return bool(found)
 
 
 def leave(status: int) -> NoReturn:

@@ -292,7 +292,7 @@ def test_large_items_keep_to_the_window_too(server: RpcAgentServerLauncher, sour
     with source.blobs(200, size) as stream:
         next(stream)
         assert eventually(lambda: source.made() == STREAM_WINDOW, 2.0)
-        assert memory_mib(server.pid) - before < 2 * STREAM_WINDOW
+        assert memory_mib(server.pid) - before < 3 * STREAM_WINDOW  # they come here, and go on from here
         assert sum(len(blob) for blob in stream) == 199 * size
 
 

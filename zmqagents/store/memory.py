@@ -33,7 +33,7 @@ _UNKNOWN = Found(State.UNKNOWN)
 _GONE = {mark: Found(mark.state) for mark in Mark}
 
 
-TABLES = 64  # of marks: 1,600 in each, whose table takes some 50 kB
+TABLES = 64  # of marks: some 1,000 in each, which take 50 kB
 
 
 def _charge_bytes(value: bytes) -> int:
@@ -43,8 +43,8 @@ def _charge_bytes(value: bytes) -> int:
 class _Marks:
     """What became of tasks whose results are gone, oldest first.
 
-    In many small tables. A single one of 100,000 marks, of which the oldest goes as the newest comes, is built anew
-    every 110,000 marks: that takes 5 ms, and blocks of MiB that the allocator does not give back.
+    In many small tables. A single one of 65,536 marks, of which the oldest goes as the newest comes, is built anew
+    every 110,000 marks: that takes 5 ms, and blocks of some MiB that the allocator does not give back.
     """
 
     def __init__(self) -> None:

@@ -275,10 +275,10 @@ def test_sigusr2_writes_the_stacks_of_all_threads_also_while_the_gil_is_held(
     with started(HOG, "fork", "") as program:  # its host writes to our stderr
         pid, port = told(program)
         with RpcClient("localhost", port) as client:
-            hogging = client.create_agent(Hog).keep_the_gil(4, str(tmp_path / "mark"))
+            hogging = client.create_agent(Hog).keep_the_gil(8, str(tmp_path / "mark"))
             assert eventually((tmp_path / "mark").exists, 10)
             os.kill(pid, signal.SIGUSR2)
-            assert eventually(heard, 3.5)
+            assert eventually(heard, 7.5)
             assert not hogging.done()
             hogging.result(10)  # and it goes on
         program.kill()

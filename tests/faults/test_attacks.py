@@ -22,7 +22,7 @@ SHORT = ["unread streams", "calls to the other's agent", "questions to the host"
 def serves_the_other(attack: str, door: Door) -> None:
     figures = measure(attack, seconds=SECONDS, door=door, connections=pick(8, 32))
     assert figures["failed"] == {}
-    assert figures["calls"] >= 5  # more than twice as many where the machine is not busy
+    assert figures["calls"] >= 3  # some 12 where the machine is not busy
     assert max(figures["plain_p99_ms"], figures["nested_p99_ms"]) < P99_MS
     assert figures["rss_mib"] < 2500  # of a host with the settings of one who says nothing
 

@@ -611,7 +611,7 @@ def test_a_process_that_is_killed_under_load_loses_the_calls_that_ran_and_no_oth
         assert killed_at
         outcomes = Counter(type(result.exception(10.0)).__name__ for _, result in results)
     assert outcomes["AgentCrashed"] <= 4, "one of each agent was running"
-    assert outcomes["AgentCrashed"] + outcomes["NoneType"] == 400
+    assert outcomes["AgentCrashed"] + outcomes["NoneType"] == 400, outcomes
     assert agents[0].pid() != pid
     for each in agents:
         client.delete_agent(each.agent_id)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster_hosts import CLASSES, CLUSTER, Caller, Hosts, hosts_on
-from hosts import eventually
+from hosts import eventually, meanwhile
 from raw_peer import RawPeer
 from redis_server import RedisServer
 from scale import linux_only
@@ -59,9 +59,8 @@ def stranger(**options: Any) -> Iterator[RpcAgentServerLauncher]:
 @contextlib.contextmanager
 def pretended(redis: RedisServer, incarnation: str, record: bytes) -> Iterator[None]:
     """A member that beats and is none."""
-    is_over = threading.Event()
 
-    def beat() -> None:
+    def beat(is_over: threading.Event) -> None:
         with contextlib.closing(ClusterRecords(redis.url, CLUSTER)) as records:
             number = 0
             while not is_over.is_set():
@@ -69,13 +68,8 @@ def pretended(redis: RedisServer, incarnation: str, record: bytes) -> Iterator[N
                 records.beat(incarnation, number, lease_s=3.0, draining=False, start="odd", record=record)
                 is_over.wait(LOOK_AROUND_S)
 
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with meanwhile(beat):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def outcomes(caller: Caller, prefix: str, count: int) -> list[Any]:

@@ -17,6 +17,7 @@ import pytest
 
 import hosts
 from actors import Latch, client_of, host, within
+from hosts import meanwhile
 from raw_peer import ipc_path
 from relay import Relay
 from zmqagents import (
@@ -186,19 +187,12 @@ def test_a_stream_ends_in_an_error_where_the_host_has_forgotten_its_client() -> 
 
 @contextlib.contextmanager
 def cut_again_and_again(relay: Relay) -> Iterator[None]:
-    stop = threading.Event()
-
-    def cut() -> None:
-        while not stop.wait(random.uniform(0.02, 0.15)):
+    def cut(is_over: threading.Event) -> None:
+        while not is_over.wait(random.uniform(0.02, 0.15)):
             relay.cut()
 
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    try:
+    with meanwhile(cut):
         yield
-    finally:
-        stop.set()
-        cutter.join()
 
 
 STREAM_ITEMS, STREAMS = int(os.environ.get("ZMQAGENTS_CUT_ITEMS", "10000")), 8

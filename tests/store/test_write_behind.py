@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from hosts import eventually
+from hosts import eventually, meanwhile
 from redis_server import NO_SERVER, RedisServer, running_redis
 from zmqagents import codec, errors
 from zmqagents.config import BrokerConfig
@@ -129,20 +129,14 @@ def slow(server: RedisServer, command_s: float) -> Iterator[None]:
     """Meanwhile every command waits for a script of somebody else's."""
     busy = "local function now() local t = redis.call('TIME') return t[1] + t[2] / 1e6 end "
     busy += "local till = now() + ARGV[1] while now() < till do end"
-    ending = threading.Event()
 
-    def go_on() -> None:
+    def go_on(is_over: threading.Event) -> None:
         with server.client as redis:
-            while not ending.is_set():
+            while not is_over.is_set():
                 redis.eval(busy, 0, str(command_s))
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
+    with meanwhile(go_on):
         yield
-    finally:
-        ending.set()
-        thread.join()
 
 
 def test_a_task_whose_begin_is_on_its_way_to_a_slow_store_is_not_unknown() -> None:

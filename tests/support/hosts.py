@@ -265,6 +265,19 @@ def freeze(pid: int | None) -> None:
         time.sleep(0.001)
 
 
+@contextlib.contextmanager
+def meanwhile(run: Callable[[threading.Event], object]) -> Iterator[None]:
+    """In the block ``run`` goes on in a thread of its own, until the event that it is given is set at the end."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=run, args=(is_over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def free_port() -> int:
     """One that nobody listens on, nor 10,000 above it, which a cluster's node takes as well.
 

@@ -10,8 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -23,8 +22,7 @@ from ..errors import ConfigError
 __all__ = ["Declared", "makers_and_agents", "parse_agents", "put_on_path"]
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """One ``--agent``: its id, what makes it as it was written, the arguments for that."""
 
     agent_id: str

@@ -14,9 +14,11 @@ from . import completing
 from .config_file import with_config
 
 __all__ = [
-    "as_json", "as_seconds", "log_format", "megabytes", "of_values", "on_host", "option", "with_traceback", "within",
+    "any_address", "as_json", "as_seconds", "listen_address", "log_format", "megabytes", "of_values",
+    "on_host", "option", "with_traceback", "within",
 ]  # fmt: skip
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -50,6 +52,25 @@ def megabytes(value: str | int) -> int:
     if not 1 <= size < 2**60:
         raise click.BadParameter(f"{value!r} is not a number of MiB above 0")
     return int(size)
+
+
+def listen_address(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
+    """The callback of options that are ``[HOST:]PORT``, of this machine alone."""
+    found = None if text is None else any_address(ctx, param, text)
+    if found is not None and found[0] not in LOOPBACK:
+        raise click.BadParameter(
+            f"{found[0]!r} is not this machine alone: as_server web serves others, with its options for TLS", ctx, param
+        )
+    return found
+
+
+def any_address(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str, int]:
+    """The callback of an option that is ``[HOST:]PORT``."""
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]") or (LOOPBACK[0] if ":" not in text else "")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is no HOST:PORT", ctx, param)
+    return host, int(port)
 
 
 def on_host(function: F) -> F:

@@ -286,12 +286,12 @@ def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) 
     return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
 
 
-def find_reader(payload: bytes | None) -> Callable[[Buffer], Any] | None:
+def find_reader(payload: bytes) -> Callable[[Buffer], Any] | None:
     """What makes an array of the one buffer that comes with ``payload``, and is remembered for it.
 
     None: it is no payload of `_lone_array`, or there is something wrong with it, or no numpy here.
     """
-    if payload is None or payload[: len(_ARRAY_HEAD)] != _ARRAY_HEAD or len(payload) > _MAX_LONE_BYTES:
+    if len(payload) > _MAX_LONE_BYTES:
         return None
     try:
         _, kind, shape, order, place = unpackb(memoryview(payload)[1:], strict_map_key=False)
@@ -315,7 +315,6 @@ def find_reader(payload: bytes | None) -> Callable[[Buffer], Any] | None:
     return read
 
 
-_ARRAY_HEAD = TAG + pack([MARK_ARRAY, 0, 0, 0, 0])[:4]
 _MAX_LONE_BYTES = 256
 
 

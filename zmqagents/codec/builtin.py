@@ -11,12 +11,11 @@ import collections
 import datetime as dt
 import pathlib
 import struct
+import sys
 import uuid
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgpack import ExtType
 
@@ -53,6 +52,10 @@ from .forms import (
 )
 from .standard import STANDARD_REDUCERS, has_name, is_zone, read_standard, zone_of
 
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from fractions import Fraction
+
 _MAX_MOMENT_BYTES = 128  # of a date or a time with its zone; the longest has 107
 _COMPLEX_PAIR = struct.Struct(">dd")
 _DELTA = struct.Struct(">iii")
@@ -69,10 +72,14 @@ def _reduce_int(_: Encoding, value: int) -> Any:
 
 
 def _reduce_decimal(_: Encoding, value: Decimal) -> Any:
-    text = Decimal.__str__(value).encode("ascii")
+    text = sys.modules["decimal"].Decimal.__str__(value).encode("ascii")
     if len(text) > MAX_NUMBER_BYTES:
         raise NoForm(f"a Decimal of {len(text):,} digits is over the limit of {MAX_NUMBER_BYTES:,}")
     return ExtType(Ext.DECIMAL, text)
+
+
+def _reduce_fraction(_: Encoding, value: Fraction) -> Any:
+    return [MARK_FRACTION, int(value.numerator), int(value.denominator)]  # int(): one of numpy integers holds such
 
 
 def _reduce_str(_: Encoding, value: str) -> Any:
@@ -188,6 +195,8 @@ def _read_int(data: bytes) -> int:
 
 
 def _read_decimal(data: bytes) -> Decimal:
+    from decimal import Decimal  # here, as for `late_reducer`
+
     return Decimal(_short(data).decode("ascii"))
 
 
@@ -254,9 +263,6 @@ REDUCERS: dict[type, Reducer] = {
     range: lambda _, value: [MARK_RANGE, value.start, value.stop, value.step],
     slice: lambda _, value: [MARK_SLICE, value.start, value.stop, value.step],
     complex: lambda _, value: ExtType(Ext.COMPLEX, _COMPLEX_PAIR.pack(value.real, value.imag)),
-    Decimal: _reduce_decimal,
-    # int(): a Fraction of numpy integers holds such
-    Fraction: lambda _, value: [MARK_FRACTION, int(value.numerator), int(value.denominator)],
     EllipsisType: lambda _, value: ExtType(Ext.ELLIPSIS, b""),
     dt.datetime: _reduce_moment(Ext.DATETIME, dt.datetime.isoformat),
     dt.date: lambda _, value: ExtType(Ext.DATE, value.isoformat().encode()),
@@ -269,6 +275,21 @@ REDUCERS: dict[type, Reducer] = {
     TaskRef: _reduce_task,
 }
 BASES = frozenset(REDUCERS)
+_LATE: dict[tuple[str, str], Reducer] = {
+    ("decimal", "Decimal"): _reduce_decimal,
+    ("fractions", "Fraction"): _reduce_fraction,
+}
+
+
+def late_reducer(cls: type) -> Reducer | None:
+    """The reducer of a class that is not in `REDUCERS` before its module is loaded, None for any other.
+
+    No process that has no such values loads these modules: they take 2.5 ms and 0.4 MiB.
+    """
+    for (module, name), reducer in _LATE.items():
+        if cls is getattr(sys.modules.get(module), name, None):
+            return REDUCERS.setdefault(cls, reducer)
+    return None
 
 
 def _read_deque(_: Decoding, maxlen: Any, *items: Any) -> collections.deque[Any]:
@@ -280,6 +301,8 @@ def _read_range(_: Decoding, start: Any, stop: Any, step: Any) -> range:
 
 
 def _read_fraction(_: Decoding, numerator: Any, denominator: Any) -> Fraction:
+    from fractions import Fraction  # here, as for `late_reducer`
+
     return Fraction(*ints_of(numerator, denominator))
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from msgpack import ExtType, packb, unpackb
 
 from ..errors import RemoteProtocolError, SerializationError, safe_text
-from .arrays import find_reader, read_array, read_numpy_scalar
 from .bounds import SHORT_BYTES, map_of, spread
 from .builtin import BUILDERS, LEAVES
 from .classes.types import find_exception, read_object, registry
@@ -43,6 +42,7 @@ from .forms import (
     MARK_STANDARD,
     MAX_EXCEPTION_DEPTH,
     NO_SCOPE,
+    TAG,
     TAGGED,
     AgentRef,
     Buffer,
@@ -53,7 +53,7 @@ from .forms import (
     all_str,
 )
 from .packages import read_package
-from .plain import LONG_BYTES, NO_CALL, NO_NAME, unpack_long, unpack_plain, value_of_argument, why_not_decoded
+from .plain import LONG_BYTES, NO_CALL, NO_NAME, pack, unpack_long, unpack_plain, value_of_argument, why_not_decoded
 from .standard import read_standard
 
 MAX_NESTED_BYTES = 4_194_304  # of what all exceptions in one value hold
@@ -214,11 +214,34 @@ def _of_known(build: Callable[..., Any]) -> Callable[..., Any]:
     return build_of_known
 
 
+def _read_array(decoder: Decoder, *parts: Any) -> Any:
+    from .arrays import read_array  # here, with the first array: most processes see none
+
+    return read_array(decoder, *parts)
+
+
+def _read_scalar(decoder: Decoder, *parts: Any) -> Any:
+    from .arrays import read_numpy_scalar
+
+    return read_numpy_scalar(decoder, *parts)
+
+
+def _find_reader(payload: bytes | None) -> Callable[[Buffer], Any] | None:
+    """`arrays.find_reader`, for what begins as an array does."""
+    if payload is None or payload[: len(_ARRAY_HEAD)] != _ARRAY_HEAD:
+        return None
+    from .arrays import find_reader
+
+    return find_reader(payload)
+
+
+_ARRAY_HEAD = TAG + pack([MARK_ARRAY, 0, 0, 0, 0])[:4]
+
 MARKS = {letter: Mark(build) for letter, build in BUILDERS.items()} | {
     MARK_SLICE.data: Mark(_of_known(BUILDERS[MARK_SLICE.data])),
     MARK_STANDARD.data: Mark(_of_known(read_standard)),
-    MARK_ARRAY.data: Mark(_of_known(read_array)),
-    MARK_SCALAR.data: Mark(read_numpy_scalar),
+    MARK_ARRAY.data: Mark(_of_known(_read_array)),
+    MARK_SCALAR.data: Mark(_read_scalar),
     MARK_PACKAGE.data: Mark(_of_known(read_package)),
     MARK_OBJECT.data: Mark(read_object),
     MARK_SET.data: Mark(spread(BUILDERS[MARK_SET.data])),
@@ -237,7 +260,7 @@ def decode_tagged(
     unpickler: Callable[[bytes], Any] | None, scope: Scope, root: str, place: int | None,
 ) -> Any:  # fmt: skip
     """The value of any payload; see `decode`."""
-    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(payload)) is not None:
+    if len(buffers) == 1 and type(payload) is bytes and (read := _find_reader(payload)) is not None:
         return read(buffers[0])
     value, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if unsettled:
@@ -271,7 +294,7 @@ def decode_tagged_call(
     unpickler: Callable[[bytes], Any] | None, scope: Scope,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:  # fmt: skip
     """The arguments in any payload; see `decode_call`."""
-    if len(buffers) == 1 and type(payload) is bytes and (read := find_reader(value_of_argument(payload))) is not None:
+    if len(buffers) == 1 and type(payload) is bytes and (read := _find_reader(value_of_argument(payload))) is not None:
         return (read(buffers[0]),), {}
     items, unsettled = _decoded(payload, buffers, resolve, unpickler, scope)
     if type(items) is not list or not items or type(items[-1]) is not dict:

@@ -66,11 +66,11 @@ _reducers: dict[type, Reducer] = {}  # those of `builtin`
 
 
 def _load_reducers(kind: type) -> Reducer | None:
-    global _reducer_of
+    global _reducers, _reducer_of
     from .builtin import REDUCERS
     from .classes.types import registry
 
-    _reducers.update(REDUCERS)
+    _reducers = REDUCERS
     _reducer_of = registry.reducer_of
     return REDUCERS.get(kind) or _reducer_of(kind)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence, Sized
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
 
@@ -50,19 +49,14 @@ class State(IntEnum):
     DONE = 5
 
 
-@dataclass
 class Counters:
     """Totals since the start, without calls that `Meters` counts as short.
 
     ``accepted`` equals ``answered`` when no call is open.
     """
 
-    accepted: int = 0
-    answered: int = 0
-    refused: int = 0
-    timed_out: int = 0
-    cancelled: int = 0
-    deadlocks: int = 0
+    def __init__(self) -> None:
+        self.accepted = self.answered = self.refused = self.timed_out = self.cancelled = self.deadlocks = 0
 
 
 class DrainEnd:

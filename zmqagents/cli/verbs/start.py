@@ -17,11 +17,10 @@ from ...config import BrokerConfig, check_threads
 from ...telemetry.settings import LEVELS, OUTPUTS, LogSettings
 from ..command import Verb
 from ..declared import Declared, makers_and_agents, parse_agents, put_on_path
-from ..options import as_json, log_format, option
+from ..options import as_json, listen_address, log_format, option
 from ..output import say
 from ..settings import settings
 from ..values import json_line
-from .web import listen_address
 
 if TYPE_CHECKING:
     from ...agents.factories.factory import Maker

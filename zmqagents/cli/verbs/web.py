@@ -10,7 +10,7 @@ import click
 from ... import errors
 from ...telemetry.settings import LogSettings
 from ..command import Verb
-from ..options import as_json, log_format, on_host, option
+from ..options import any_address, as_json, log_format, on_host, option
 from ..output import show
 from ..showing import Shown, shown
 from ..values import json_line
@@ -21,29 +21,9 @@ if TYPE_CHECKING:
     from ...web.hosts.house import House
     from ...web.running import Running
 
-__all__ = ["listen_address", "web"]
+__all__ = ["web"]
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TIMEOUT_S = 5.0  # of what the host is asked
-
-
-def listen_address(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, int] | None:
-    """The callback of options that are ``[HOST:]PORT``, of this machine alone."""
-    found = None if text is None else any_address(ctx, param, text)
-    if found is not None and found[0] not in LOOPBACK:
-        raise click.BadParameter(
-            f"{found[0]!r} is not this machine alone: as_server web serves others, with its options for TLS", ctx, param
-        )
-    return found
-
-
-def any_address(ctx: click.Context, param: click.Parameter, text: str) -> tuple[str, int]:
-    """The callback of an option that is ``[HOST:]PORT``."""
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]") or (LOOPBACK[0] if ":" not in text else "")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.BadParameter(f"{text!r} is no HOST:PORT", ctx, param)
-    return host, int(port)
 
 
 @click.command(cls=Verb)

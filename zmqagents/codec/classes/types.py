@@ -35,7 +35,7 @@ from ... import errors
 from ...checks import check_packages
 from ...errors import ConfigError, SerializationError
 from .. import packages
-from ..builtin import BASES, REDUCERS, reduce_ref
+from ..builtin import BASES, REDUCERS, late_reducer, reduce_ref
 from ..exceptions import reduce_exception
 from ..forms import EXT_PICKLE, MARK_OBJECT, Decoding, Encoding, Known, Reducer, Scope, Withheld, expect
 from ..plain import lone_forms
@@ -164,7 +164,7 @@ def register_type(
     """
     if cls is None:
         return lambda target: register_type(target, name=name, to_data=to_data, from_data=from_data)
-    if not isinstance(cls, type) or cls in REDUCERS or cls in (bool, NoneType, object, type) or is_zone(cls):
+    if not isinstance(cls, type) or _is_pythons(cls) or cls in (bool, NoneType, object, type):
         raise ConfigError(f"register_type takes a class that has no form of its own, not {cls!r}")
     if issubclass(cls, BaseException) and to_data is None and from_data is None:
         if name is not None:
@@ -231,11 +231,16 @@ def _find_reducer(cls: type) -> Reducer | None:
         return reduce_exception
     if is_zone(cls):
         return reduce_zone
-    reducer = packages.reducer_of(cls)
+    reducer = late_reducer(cls) or packages.reducer_of(cls)
     if reducer is not None:
         return reducer
     shape = _shape_by_kind(cls)
     return None if shape is None else object_reducer(wire_name(cls), shape.take, pickled=True)
+
+
+def _is_pythons(cls: type) -> bool:
+    """Whether it is a class of Python's own with a form of its own."""
+    return cls in REDUCERS or late_reducer(cls) is not None or is_zone(cls)
 
 
 def _withhold(_: Any, value: Any) -> Any:
@@ -252,7 +257,7 @@ def _shape_by_kind(cls: Any) -> Shape | None:
 
 def known_by_kind(cls: type) -> Known | None:
     """How objects of ``cls`` are made, if its kind of class has a form."""
-    if cls in REDUCERS or issubclass(cls, BaseException) or packages.reducer_of(cls) is not None:
+    if _is_pythons(cls) or issubclass(cls, BaseException) or packages.reducer_of(cls) is not None:
         return None
     registered = registry.registered.get(wire_name(cls))
     if registered is not None and registered.cls is cls and registered.from_data is not None:

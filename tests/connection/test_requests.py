@@ -105,6 +105,22 @@ def test_no_more_calls_are_open_than_the_host_allows() -> None:
         book.add(request())
 
 
+def test_a_call_goes_out_at_once_only_where_nothing_is_to_go_before_it_and_one_more_may_be_open() -> None:
+    book = Outstanding()
+    book.max_calls = 3
+    assert book.begin(request()) == 1
+    waits = request()
+    assert book.add(waits) == 2
+    assert not book.begin(request()), "it would overtake what was asked before"
+    assert send_all(book) == [2]
+    assert book.begin(third := request()) == 3
+    assert (third.call_id, third.sent, book.find(3)) == (3, True, third)
+    assert not book.begin(request()), "the host allows no more"
+    assert book.answered(1) is not None
+    assert book.lowest() == 2
+    assert book.begin(request()) == 4
+
+
 def test_large_messages_wait_until_there_is_room_but_one_alone_never_does() -> None:
     book = Outstanding()
     book.max_open_bytes = 3 * LARGE_BYTES

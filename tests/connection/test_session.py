@@ -308,6 +308,32 @@ def test_a_message_beyond_the_limit_fails_alone() -> None:
     assert ([type(error) for error in big.errors], small.count) == ([MessageTooLarge], 0)
 
 
+def test_a_short_call_that_goes_out_at_once_says_what_is_needed_no_more_and_is_answered_as_any_other() -> None:
+    session = new_session()
+    greet(session, 1.0)
+    first, second = Outcome(), Outcome()
+    for outcome in (first, second):
+        call = Call("a", "m", codec.encode_call((), {}), 0, None, None, None)
+        parts = session.begin_short(request := Request(call, outcome, None))
+        assert parts is not None
+        (read,) = [messages.parse_client(parts)]
+        assert (read.call_id, read.needed) == (request.call_id, request.call_id)  # type: ignore[union-attr]
+        answer(session, request.call_id, 2.0)
+        assert outcome.count == 1
+    assert not session.book
+
+
+def test_a_call_that_is_too_long_to_go_out_at_once_leaves_nothing_behind() -> None:
+    session = new_session()
+    greet(session, 1.0)
+    call = Call("a", "m", codec.encode_call((), {}), 0, {"x": "x" * messages.MAX_META_BYTES}, None, None)
+    with pytest.raises(MessageTooLarge):
+        session.begin_short(Request(call, Outcome(), None))
+    assert not session.book
+    ask(session)
+    assert [head.call_id for head in send_all(session)] == [2]
+
+
 def test_nothing_follows_the_end() -> None:
     session = new_session()
     outcome = ask(session)

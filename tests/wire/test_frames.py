@@ -516,6 +516,59 @@ def test_the_agents_and_methods_that_are_remembered_are_bounded() -> None:
     assert messages.parse_client(parts) == messages.parse_client(parts)
 
 
+def passed_on(meta: bytes) -> bytes:
+    """A CALL with this list."""
+    frame = messages.call_frame(9, 77, meta, b"payload", 0, None, 4)
+    assert isinstance(frame, bytes)
+    return frame
+
+
+names = st.text(min_size=1, max_size=40) | st.sampled_from(["task", "\u0924task", "user", "a", "uid:0"])
+
+
+@given(names, names, names, names | st.integers(1, 10**9).map("qnyzym25iflgjver-{}".format), st.binary(max_size=9))
+@example("a", "\u0924task", "\u0924task", "\u0924task", b"")
+@example("a", "m", "u", "t" * 31, b"\xa0")
+@example("a", "m", "u", "t" * 32, b"\xff")
+def test_a_call_that_is_passed_on_is_read_as_by_the_general_way_or_not_at_all(
+    agent: str, method: str, user: str, task_id: str, rest: bytes
+) -> None:
+    meta = messages.passed_on_meta(agent, method, user, task_id)
+    assert meta == pack([agent, method, None, {"user": user, "task": task_id}])
+    read = messages.parse_client([passed_on(meta)])
+    for _ in range(2):  # the second time its beginning is known
+        assert messages.parse_short_call([passed_on(meta)]) == (77, read, False)
+    start = len(meta) - len(pack(task_id))
+    for end in (
+        rest,
+        meta[start:] + rest,
+        meta[start:-1],
+        meta[start : start + 1] + rest,
+        bytes([0xA0 + len(rest)]) + rest,
+    ):
+        other = passed_on(meta[:start] + end)
+        short = messages.parse_short_call([other])
+        try:
+            general = messages.parse_client([other])
+        except errors.RemoteProtocolError:
+            assert short is None
+        else:
+            assert short in (None, (77, general, False))
+
+
+def test_the_calls_that_are_passed_on_and_remembered_are_bounded() -> None:
+    most = 0
+    for number in range(10_000):
+        meta = messages.passed_on_meta(f"agent-{number}", "m", "u", "t")
+        assert messages.parse_short_call([passed_on(meta)]) is not None
+        most = max(most, len(messages.passed_on_targets))
+    assert 1_000 < most <= 8_192
+    long_user = messages.passed_on_meta("a", "m", "u" * 10_000, "t")
+    before = len(messages.passed_on_targets)
+    assert messages.parse_short_call([passed_on(long_user)]) is not None
+    assert len(messages.passed_on_targets) == before
+
+
 ROUNDING_S = 1e-6  # of floats
 
 

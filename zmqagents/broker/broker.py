@@ -440,8 +440,10 @@ class Broker:
                 self._on_message(peer, parts, size, now)
             else:
                 _, call, is_plain = short
-                if is_plain and lane.is_open and not lane.queue and (ended := lane.run_short(session, call, now)):
-                    return ended
+                if call.agent and lane.is_open and not lane.queue:
+                    run = lane.run_short if is_plain else lane.run_passed_on
+                    if ended := run(session, call, now):
+                        return ended
                 self._take_call(session, call, now)
         except Exception:  # a bug of this package, met by one message: the host goes on, its sender is told
             log.exception("a message could not be handled")
@@ -546,9 +548,7 @@ class Broker:
             self._carry_out(self._management.answer(session.caller, call, session.role, caller))
         elif caller is not None:
             self._carry_out(self._members.on_call(session.caller, call, caller, now))
-        elif self._members.reach_out and self._members.pass_by(session.caller, call, now):
-            pass  # it is under way
-        elif not call.options or not self._lane.run_passed_on(session, call, now):
+        elif not (call.agent and self._members.reach_out and self._members.pass_by(session.caller, call, now)):
             self._carry_out(self._dispatcher.on_call(session.caller, call, now))
 
     def _take_inside_call(self, peer: Peer, call: Call, parent: Ticket | None, wait: Wait | None) -> list[Effect]:

@@ -120,16 +120,14 @@ class FastLane:
         ticket = self._dispatcher.start_short(session.caller, call, now)
         return 0.0 if ticket is None else self._run_short(ticket, session, call, now)
 
-    def run_passed_on(self, session: Session, call: Call, now: float) -> bool:
+    def run_passed_on(self, session: Session, call: Call, now: float) -> float:
         """The same for a call that the host of this child has passed on, or another member. Raises `Relieved`."""
         if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps:
-            return False
-        if not (self._is_child or session.caller.is_member):
-            return False
-        if self.queue or not self.is_open or sum(map(len, call.body)) > self._short_bytes:
-            return False
+            return 0.0
+        if not (self._is_child or session.caller.is_member) or sum(map(len, call.body)) > self._short_bytes:
+            return 0.0
         ticket = self._dispatcher.start_passed_on(session.caller, call, now)
-        return ticket is not None and self._run_short(ticket, session, call, now) > 0
+        return 0.0 if ticket is None else self._run_short(ticket, session, call, now)
 
     def _run_short(self, ticket: Ticket, session: Session, call: Call, now: float) -> float:
         leader = self._leader

@@ -142,8 +142,8 @@ class Call:
         return task_id if self.flags & Flag.DETACHED else None
 
     def lacks_items(self, head: messages.Header) -> bool:
-        """Whether this answer ends a stream of which items are missing."""
-        return bool(self.flags & Flag.STREAM) and head.code != Code.BUSY and head.time_ms != self.expected
+        """Of a stream: whether this answer ends it and items of it are missing."""
+        return head.code != Code.BUSY and head.time_ms != self.expected
 
     def takes(self, number: int) -> bool:
         """Whether the item ``number`` of a stream is the next one; another has come before, or comes again.

@@ -49,6 +49,8 @@ __all__ = ["REMEDY", "Outstanding", "Session", "State"]
 
 log = logging.getLogger(__name__)
 
+_RESULT, _ANSWERS, _STREAM = int(Kind.RESULT), (int(Kind.RESULT), int(Kind.ERROR)), Flag.STREAM
+
 LARGE_BYTES = 65_536  # below it a message is not worth counting against `max_open_bytes`
 HEADER_BYTES = 1024  # that a message may have beyond the host's limit, which counts the payload
 BATCH = 64
@@ -125,6 +127,20 @@ class Outstanding:
                 return 0
             self._lowest = self._highest = next(self._ids)
             return self._highest
+
+    def begin(self, request: Request) -> int:
+        """Take in a call that goes out at once; its id. 0 if others are to be sent before it, or there is no room.
+
+        The leading thread. Nothing looks at the deadline of the request: its owner does.
+        """
+        with self._lock:
+            if self.outbox or self.unsent or len(self.waiting) + len(self.asking) >= self.max_calls:
+                return 0
+            request.call_id = call_id = next(self._ids)
+            self.asking[call_id] = request
+            self._highest = call_id
+        request.sent = True
+        return call_id
 
     def adopt(self, request: Request, call_id: int, size: int) -> None:
         """``request`` was sent under an id of `id_for_one_alone`."""
@@ -399,10 +415,29 @@ class Session:
             book.sent(request, size)
             if type(request.message) is Credit:
                 self._note_credit(request.message)
-            if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed and request.message.is_call:
-                self._unacknowledged.clear()  # the call has said so
+            if request.message.is_call:
+                self._note_told(needed)
             return parts
         return None
+
+    def begin_short(self, request: Request) -> list[Frame] | None:
+        """The message of a short call that goes out at once; None: see `Outstanding.begin`. Raises MessageTooLarge."""
+        book, call_id = self.book, self.book.begin(request)
+        if not call_id:
+            return None
+        needed = book.lowest()
+        try:
+            parts = request.message.to_frames(call_id, self.token, self.server_id, needed, False, self._one_clock)
+        except errors.MessageTooLarge:
+            book.drop(call_id)
+            raise
+        self._note_told(needed)
+        return parts
+
+    def _note_told(self, needed: int) -> None:
+        """A call says that no reply below ``needed`` is needed any more."""
+        if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
+            self._unacknowledged.clear()
 
     def _note_credit(self, credit: Credit) -> None:
         """Count what the host is told of a stream: after a broken connection it has to know how much that was."""
@@ -450,7 +485,7 @@ class Session:
         self._last_heard = now
         try:
             head, body = messages.split_answer(parts)
-            if head.kind == Kind.RESULT or head.kind == Kind.ERROR:
+            if head.kind in _ANSWERS:
                 self._on_answer(head, body)
             else:
                 self._on_other(head, body, parts, now)
@@ -462,24 +497,24 @@ class Session:
             log.exception("a callback on a result from %s failed", self.address)
 
     def _on_answer(self, head: messages.Header, body: Sequence[Frame]) -> None:
-        if head.kind == Kind.RESULT:
-            code = int(Code.NONE)
-        else:
+        call_id, code = head.call_id, 0
+        if head.kind != _RESULT:
             code = head.code
             if code == Code.BUSY and self._try_later(head):
                 return
-        request = self.book.answered(head.call_id)
-        if request is not None and isinstance(request.message, Call) and request.message.lacks_items(head):
+        request = self.book.answered(call_id)
+        message = None if request is None else request.message
+        if request is not None and isinstance(message, Call) and message.flags & _STREAM and message.lacks_items(head):
             self.book.keep(request)  # written before the host knew what a broken connection has lost: it comes again
             return
         if not self._unacknowledged:
             self._ack_by = self._last_heard + ACK_WITHIN_S
-        self._unacknowledged.append(head.call_id)
+        self._unacknowledged.append(call_id)
         if request is None or request.sink is None:
             return
         reply = new_tuple(Reply, (code, body))
-        if type(request.message) is Reask and request.message.has_lost(reply):
-            request.sink.fail(errors.CallLost(f"{self.address}: {request.message.why}"))
+        if isinstance(message, Reask) and message.has_lost(reply):
+            request.sink.fail(errors.CallLost(f"{self.address}: {message.why}"))
         else:
             request.sink.deliver(reply)
 

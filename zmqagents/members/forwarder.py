@@ -19,7 +19,7 @@ from ..agents.factories.factory import FACTORY_HOOKS
 from ..agents.factories.made import Made
 from ..agents.state import Reminder, Snapshot
 from ..codec import Encoded, pack, unpack
-from ..connection.requests import FAR_S, Call
+from ..connection.requests import FAR_S, Call, Repeat
 from ..errors import HostStopping, ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
@@ -34,7 +34,9 @@ from ..wire.messages import (
     Frame,
     Op,
     Reply,
+    call_frame,
     error_reply,
+    passed_on_meta,
     read_error,
     reply_to_bytes,
 )
@@ -46,10 +48,12 @@ __all__ = [
 ]  # fmt: skip
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
+PASSAGE_BYTES = 4_096  # of the arguments of a `Passage`
 NO_ARGUMENTS = pack([[], {}])
 
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
 _BESIDE = (SNAPSHOT, REMINDER, PROGRESS)
+_HOST_ERROR, _WATCHED, _UNTIL, _STREAM = int(Code.HOST_ERROR), Flag.WATCHED, Flag.UNTIL, Flag.STREAM
 Starve = Callable[[Ticket, Callable[[ZmqAgentsError], None], Callable[[], bool]], list[Effect]]
 PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
 
@@ -139,22 +143,33 @@ class Forwarder:
     def start(self, ticket: Ticket, call: Forwarded | None = None) -> None:
         """Run ``ticket`` there; ``call``: its `request_of`, if that is made."""
         outlet = self._outlet
-        sender = Credits(self, ticket) if ticket.flags & Flag.STREAM else None
+        traces = outlet.dispatcher.traces
+        try:
+            if call is None and traces is None and _is_short(ticket):
+                short = Passage(self, ticket)
+                self._sent[ticket] = self._line.ask_at_once(short, short)
+                self._begin(ticket)  # behind the message: no answer is read before this thread is back in its loop
+                return
+            self._begin(ticket)
+            if call is None:
+                call = request_of(ticket, outlet.dispatcher)
+            if traces is not None:
+                call.add_options(traces.forwarded(ticket))
+            body = call.body
+            ask = self._line.ask if body.buffers or len(body.payload) > PASSAGE_BYTES else self._line.ask_at_once
+            self._sent[ticket] = ask(call, _Run(self, ticket, call))
+        except ZmqAgentsError as exc:
+            self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
+
+    def _begin(self, ticket: Ticket) -> None:
+        outlet = self._outlet
+        sender = Credits(self, ticket) if ticket.flags & _STREAM else None
         ticket.begin(
             RunningCall(
                 outlet.services, ticket.task_id, ticket.agent.agent_id, ticket.name, ticket.deadline, (), ticket, sender
             )
         )
         outlet.running[ticket.task_id] = ticket
-        try:
-            if call is None:
-                call = request_of(ticket, outlet.dispatcher)
-            traces = outlet.dispatcher.traces
-            if traces is not None:
-                call.add_options(traces.forwarded(ticket))
-            self._sent[ticket] = self._line.ask(call, _Run(self, ticket, call))
-        except ZmqAgentsError as exc:
-            self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
 
     def interrupt(self, ticket: Ticket, *, alone: bool) -> None:
         """No caller waits for ``ticket`` any more."""
@@ -170,6 +185,8 @@ class Forwarder:
 
     def returned(self, ticket: Ticket, reply: Reply, behind: int) -> None:
         """The code of ``ticket`` has returned, and had made the request ``behind`` of its process: that comes first."""
+        if reply.code == _HOST_ERROR and self.is_end(reply):
+            return
         if behind > self._seen:
             self._held.append((behind, self._outlet.clock() + HOLD_S, ticket, reply))
         else:
@@ -245,16 +262,10 @@ class _Run:
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches
-        if reply.code == Code.HOST_ERROR and self._forwarder.is_end(reply):
-            return
         if self._ticket.op == Op.CREATE and not reply.code:
             reply = _learned(self._ticket.agent, reply)
             self._ticket.agent.hold(_ELSEWHERE)
-        behind = self._call.behind
-        if behind:
-            self._forwarder.returned(self._ticket, reply, behind)
-        else:
-            self._forwarder.done(self._ticket, reply)
+        self._forwarder.returned(self._ticket, reply, self._call.behind)
 
     def fail(self, error: Exception) -> None:
         known = error if isinstance(error, ZmqAgentsError) else errors.CallLost(str(error))
@@ -364,10 +375,56 @@ class Forwarded(Call):
         return False
 
 
+class Passage(Forwarded):
+    """The same for a short call, and the sink of its answer: see `_is_short`. Only its task id is packed for it."""
+
+    __slots__ = ("_forwarder", "_ticket")
+
+    repeat = Repeat.ONCE
+
+    def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
+        self._forwarder = forwarder
+        self._ticket = ticket
+        self.flags = _WATCHED
+        self.behind = 0
+
+    def to_frames(
+        self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
+    ) -> list[Frame]:
+        ticket = self._ticket
+        left, flags, user = ticket.deadline, _WATCHED, ticket.account.key
+        if left is not None:
+            if one_clock and left - ticket.accepted < FAR_S:
+                flags |= _UNTIL
+            else:
+                left -= time.monotonic()
+        meta = passed_on_meta(ticket.agent.agent_id, ticket.name, user, ticket.task_id)
+        frame = call_frame(call_id, token, meta, ticket.body[0], flags, left, needed)
+        assert frame is not None  # it is short
+        return [frame]
+
+    def deliver(self, reply: Reply | None) -> None:
+        assert reply is not None  # None is for fetches
+        self._forwarder.returned(self._ticket, reply, self.behind)
+
+    def fail(self, error: Exception) -> None:
+        _Run(self._forwarder, self._ticket, self).fail(error)
+
+    def chunk(self, item: Reply) -> None:
+        _Run(self._forwarder, self._ticket, self).chunk(item)
+
+
+def _is_short(ticket: Ticket) -> bool:
+    """Whether ``ticket`` is a method's call with one short frame of arguments, made in no other call, and no stream."""
+    if ticket.op or ticket.flags & KEPT_FLAGS or ticket.parent is not None or ticket.came_by or ticket.dep_replies:
+        return False
+    return len(ticket.body) == 1 and len(ticket.body[0]) <= PASSAGE_BYTES
+
+
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:
     """The CALL that runs ``ticket`` on a member."""
     record = ticket.agent
-    options: dict[str, Any] = {"task": ticket.task_id, "user": ticket.account.key}
+    options: dict[str, Any] = {"user": ticket.account.key, "task": ticket.task_id}
     agent, method = record.agent_id, ticket.name
     if ticket.op == Op.CREATE:
         agent = ""

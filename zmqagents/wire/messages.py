@@ -87,9 +87,9 @@ __all__ = [
     "VERSION", "Ack", "Bye", "Call", "Cancel", "ClientMessage", "Code", "Credit", "Fetch", "Flag", "Frame", "Header",
     "Hello", "Home", "Kind", "Op", "Ping", "Place", "Reply", "Waits", "answer_frames", "bytes_flag", "call_frame",
     "call_frames", "client_prefix", "doubted", "elsewhere_reply", "error_reply", "header", "hint_frames", "home_in",
-    "parse_client", "parse_header", "parse_hint", "parse_short_call", "plain_meta", "read_error", "reply_from_bytes",
-    "reply_to", "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer", "task_id_of",
-    "to_time_ms", "traced_meta", "want_bytes",
+    "parse_client", "parse_header", "parse_hint", "parse_short_call", "passed_on_meta", "plain_meta", "read_error",
+    "reply_from_bytes", "reply_to", "reply_to_bytes", "server_keys_in", "server_keys_of_goodbye", "split_answer",
+    "task_id_of", "to_time_ms", "traced_meta", "want_bytes",
 ]  # fmt: skip
 
 MAGIC = b"ZA"
@@ -626,6 +626,17 @@ def traced_meta(agent: str, method: str, options: dict[str, Any]) -> bytes | Non
     return b"".join((plain_meta(agent, method)[:-1], _TRACE, text.encode()))
 
 
+def passed_on_meta(agent: str, method: str, user: str, task_id: str) -> bytes:
+    """The list of a CALL without dependencies, whose options are ``user`` and ``task`` alone: one that is passed on."""
+    return _passed_on_part(agent, method, user) + pack(task_id)
+
+
+@functools.lru_cache(maxsize=4096)
+def _passed_on_part(agent: str, method: str, user: str) -> bytes:
+    """All of that list but the task id."""
+    return pack([agent, method, None, {"user": user, "task": ""}])[:-1]
+
+
 _TRACE_CHARS = 55
 _TRACE = pack({"traceparent": "x" * _TRACE_CHARS})[:-_TRACE_CHARS]  # all of the options but the text itself
 _TRACE_BYTES = len(_TRACE) + _TRACE_CHARS
@@ -769,13 +780,10 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call, bool] | None:
     meta, options, is_plain = frame[JOINED_BYTES:end], _NOTHING, True
     target = plain_targets.get(meta)
     if target is None:
-        target = plain_targets.get(_plain_part(meta))
-        if target is not None:
-            options = {"traceparent": frame[end - _TRACE_CHARS : end].decode("latin-1")}
-        elif (said := _with_options(meta)) is not None:
-            target, options, is_plain = said[:2], said[2], False
-        else:
+        said = _said_more(meta)
+        if said is None:
             return None
+        target, options, is_plain = said
     if end > len(frame) or not call_id or len(frames) > MAX_FRAMES - 2:
         return None
     needed = call_id - behind + 1 if behind else 0
@@ -784,8 +792,33 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call, bool] | None:
     return token, call, is_plain
 
 
-def _with_options(meta: bytes) -> tuple[str, str, dict[str, Any]] | None:
-    """Agent, method and options of a CALL that has some, and no results among its arguments; None: see above."""
+def _said_more(meta: bytes) -> tuple[tuple[str, str], dict[str, Any], bool] | None:
+    """What the list of a CALL says that has options: agent and method, the options, `parse_short_call`'s third; None
+    as there.
+    """
+    if meta[1:2] != _TO_HOST:
+        start = meta.rfind(_TASK) + len(_TASK)
+        known, size = passed_on_targets.get(meta[:start]), len(meta) - start - 1
+        if known is not None and size >= 0 and meta[start] == _SHORT_TEXT + size:
+            try:
+                return known[0], {"user": known[1], "task": meta[start + 1 :].decode()}, False
+            except UnicodeDecodeError:
+                return None
+        target = plain_targets.get(_plain_part(meta))
+        if target is not None:
+            return target, {"traceparent": meta[-_TRACE_CHARS:].decode("latin-1")}, True
+    said = _with_options(meta)
+    return None if said is None else (*said, False)
+
+
+_TASK = pack("task")
+_TO_HOST = pack("")  # the agent of a request to the host itself, behind the byte that says how long the list is
+_SHORT_TEXT = 0xA0  # and the length: the byte before a text of up to 31 bytes
+passed_on_targets: dict[bytes, tuple[tuple[str, str], str]] = {}  # agent, method and user, by all before the task id
+
+
+def _with_options(meta: bytes) -> tuple[tuple[str, str], dict[str, Any]] | None:
+    """Agent and method, and options of a CALL that has some, and no results among its arguments; None: see above."""
     try:
         agent, method, deps, options = unpack(meta, max_bytes=MAX_META_BYTES)
     except (RemoteProtocolError, TypeError, ValueError):
@@ -794,7 +827,19 @@ def _with_options(meta: bytes) -> tuple[str, str, dict[str, Any]] | None:
         return None
     if len(agent) > MAX_TEXT or len(method) > MAX_TEXT or not _SAID_MORE_FULLY.isdisjoint(options):
         return None
-    return agent, method, options
+    if len(options) == 2 and "user" in options and "task" in options:
+        _note_passed_on(meta, (agent, method), options["user"], options["task"])
+    return (agent, method), options
+
+
+def _note_passed_on(meta: bytes, target: tuple[str, str], user: object, task_id: object) -> None:
+    """Remember how this list begins, if it is one of `passed_on_meta`."""
+    if not (isinstance(user, str) and isinstance(task_id, str) and len(user) <= MAX_TEXT):
+        return
+    if meta == passed_on_meta(*target, user, task_id):
+        if len(passed_on_targets) >= _MAX_PLAIN_TARGETS:
+            passed_on_targets.clear()
+        passed_on_targets[_passed_on_part(*target, user)] = target, user
 
 
 _SAID_MORE_FULLY = frozenset(("chain", "far", "traceparent"))  # `_parse_call` looks at these, and remembers the last

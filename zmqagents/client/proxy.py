@@ -80,12 +80,16 @@ def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> A
 
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
     """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
+    plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
+    if plain is not None and not plain.buffers:  # most
+        return plain
     pickler = pickling.dumps if link.takes_pickles else None
     body = codec.encode_call(
         args, kwargs, what=f"{label}: ", max_bytes=link.max_bytes, max_structured_bytes=link.max_structured_bytes,
         pickler=pickler,
     )  # fmt: skip
-    check_results(label, body)
+    if body.tasks:
+        check_results(label, body)
     return body
 
 

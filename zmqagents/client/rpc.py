@@ -588,7 +588,8 @@ class RpcClient:
         timeout: Timeout,
     ) -> AgentProxy:  # fmt: skip
         link = self._link
-        link.settle(time_left(timeout))  # whether it takes pickles decides how to encode
+        if not link.is_settled:
+            link.settle(time_left(timeout))  # whether it takes pickles decides how to encode
         short = name.rpartition(":")[2]
         if link.takes_pickles:  # a class that it does not know by its name is sent
             options.pop("origin", None)

@@ -123,6 +123,11 @@ class Connection(Link):
         channel = self._channel
         return channel.session.welcome if channel is not None else {}
 
+    @property
+    def is_settled(self) -> bool:
+        channel = self._channel
+        return channel is not None and not channel.closing and bool(channel.session.welcome)
+
     def settle(self, timeout: float | None = 5.0) -> None:
         """Connect if need be, until the host has said WELCOME. Raises what stands in the way."""
         channel = self.open_channel()

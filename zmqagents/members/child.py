@@ -173,7 +173,9 @@ class Child(Landlord):
 
     def has(self, agent_id: str) -> bool:
         """Whether an agent of this id is there, or on its way: it may be one that has been deleted."""
-        return agent_id in self._agents or any(each.record.agent_id == agent_id for each in self._to_make)
+        if agent_id in self._agents:
+            return True
+        return bool(self._to_make) and any(each.record.agent_id == agent_id for each in self._to_make)
 
     @property
     def pid(self) -> int:
@@ -228,7 +230,8 @@ class Child(Landlord):
         """Make an agent for the first time."""
         if self._line is not None and self._forwarder is not None:
             resident.here = True
-            _give_state(self._line, resident)
+            if resident.record.options.persist is not None:
+                _give_state(self._line, resident)
             self._forwarder.start(ticket, resident.make)
 
     def lodging(self, record: AgentRecord) -> Resident:

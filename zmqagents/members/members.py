@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .. import errors
 from ..agents.context import HostServices
-from ..agents.options import AgentOptions, check_platform
+from ..agents.options import AgentOptions
 from ..codec import Encoded
 from ..config import Parent
 from ..scheduler.admission import cannot_settle
@@ -192,7 +192,6 @@ class Members:
         """The process that is to run a new agent of ``payer``. Raises ConfigError, HostBusy."""
         config = self._config
         isolation = record.options.isolation or config.isolation
-        check_platform(isolation)
         if self._hatch is None:
             raise cannot_settle(record)
         options = record.options.settled(isolation)

@@ -28,6 +28,7 @@ from .wait_graph import ancestors, reenters
 __all__ = ["Admission", "Find", "cannot_settle", "check_persist", "unknown_method", "unmade"]
 
 Find = Callable[[Peer, Call, str], tuple[AgentRecord, str]]
+_OPTION_NAMES = frozenset(OPTION_NAMES)
 _OF_CLUSTER = (Op.CREATE, Op.DELETE)
 
 _UNTIL = Flag.UNTIL
@@ -226,7 +227,7 @@ class Admission:
             raise errors.RemoteProtocolError("create_agent without a class name")
         origin = call.options.get("origin")
         spec = self._find_class(class_name, origin) if isinstance(origin, str) else self._find_class(class_name)
-        chosen = {key: call.options[key] for key in OPTION_NAMES if key in call.options}
+        chosen = {key: value for key, value in call.options.items() if key in _OPTION_NAMES}
         ours: Collection[str] = ()
         if "either" in call.options:
             ours = _ours(spec, call.options["either"])

@@ -70,6 +70,7 @@ class Observer:
 
 
 _DONE = Reply(Code.NONE, (pack(True),))
+_WELL_COUNTED = ("", Op.CREATE)  # what has ended well by running, and is counted under the name that it bears
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
 ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
 
@@ -313,7 +314,7 @@ class Calls:
         """
         ticket.settled = True
         self.counters.answered += 1
-        if reply.code or ticket.op:
+        if reply.code or ticket.op not in _WELL_COUNTED:
             self.count(ticket, reply, now)
         else:
             ticket.agent.meters.ended[ticket.name]((ticket.started - ticket.accepted, now - ticket.started))

@@ -211,8 +211,9 @@ class Dispatcher:
         if is_told:
             if "given" in call.options:
                 ticket.take_given()
-            if "user" in call.options:
-                ticket.pay_by(self.shares.account(str(call.options["user"])))
+            user = call.options.get("user", ticket.account.key)
+            if user != ticket.account.key:
+                ticket.pay_by(self.shares.account(str(user)))
         record = ticket.agent
         if parent is not None:
             ticket.account = parent.account
@@ -319,7 +320,7 @@ class Dispatcher:
             if type(leg) is not int or peer.is_past(call.agent, leg) or self._refusal_of(user) is not None:
                 return None
         ticket = self.start_short(peer, call, now)
-        if ticket is not None:
+        if ticket is not None and user != ticket.account.key:
             ticket.pay_by(self.shares.account(user))
         return ticket
 

@@ -71,6 +71,11 @@ class Link(abc.ABC):
     inside: bool = False  # a host's link to itself: its dispatcher knows of each call before its maker goes on
     management_timeout_s: float = 5.0  # default deadline of requests to the host itself (its max_timeout_seconds)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether `settle` has nothing to do."""
+        return True
+
     def settle(self, timeout: float | None = 5.0) -> None:  # noqa: B027  # nothing to do where they always are
         """See that ``server_id``, ``max_bytes`` and ``takes_pickles`` are known: connect if need be."""
 

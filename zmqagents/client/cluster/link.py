@@ -311,6 +311,10 @@ class ClusterLink(Link):
     def _latest(self) -> Connection:
         return self._connection_to(self._seeds.current())
 
+    @property
+    def is_settled(self) -> bool:
+        return self._is_known
+
     def settle(self, timeout: float | None = 5.0) -> None:
         """Connect to a host if need be, so that the cluster's name is known. Raises what stands in the way."""
         if self._is_known:

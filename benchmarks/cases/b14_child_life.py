@@ -1,11 +1,12 @@
 """B14: the life of a child: its start, its memory, agents made in it, and how soon they are back when it was killed.
 
 ``start_ms`` is what the first agent of an own child takes, from the request to its first answer, where no spare process
-stands ready. ``idle_mib`` is the memory of a child with one agent. ``create_per_s`` is how many agents are made one
-after the other in a shared child that is warm. Then a child is killed `CRASHES` times within a minute, under calls to
-four agents of it: the worst of ``told_ms`` (until the calls that ran have their `AgentCrashed`) and of ``back_ms``
-(until an agent of it answers again, from the kill). ``back_at_once_ms`` is the same where it is killed again as soon as
-it is back, so that no spare process stands ready.
+stands ready. ``idle_mib`` is the memory of a child with one agent. ``create_per_s`` is how many agents `CALLERS`
+programs make in a shared child that is warm, each of them one after the other; ``create_alone_per_s`` is how many one
+program makes, which waits for three processes in turn. Then a child is killed `CRASHES` times within a minute, under
+calls to four agents of it: the worst of ``told_ms`` (until the calls that ran have their `AgentCrashed`) and of
+``back_ms`` (until an agent of it answers again, from the kill). ``back_at_once_ms`` is the same where it is killed
+again as soon as it is back, so that no spare process stands ready.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from .. import ours
 from . import Measurement, Options, run
 
 CRASHES = 5  # as many as one agent may count within a minute
+CALLERS = 2
 AGENTS = 4
 CALLS_PER_S = 200
 NAP_S = 0.01
@@ -65,6 +69,46 @@ def made_per_s(client: Any, count: int) -> float:
     for agent in agents:
         client.delete_agent(agent.agent_id)
     return count / took_s
+
+
+class Caller:
+    """A program that makes as many agents as it is told on its stdin, one after the other."""
+
+    SOURCE = """
+import sys
+from benchmarks import ours
+with ours.client(sys.argv[1], int(sys.argv[2]), sys.argv[3]) as client:
+    for line in sys.stdin:
+        made = [client.create_agent("Plain") for _ in range(int(line))]
+        print("made", flush=True)
+"""
+
+    def __init__(self, host: str, port: int, options: Options) -> None:
+        command = [sys.executable, "-c", self.SOURCE, host, str(port), options.transport]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def begin(self, count: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != "made\n":
+            raise RuntimeError("a caller could not make its agents")
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def made_at_once_per_s(callers: list[Caller], count: int) -> float:
+    """Agents made by all of them at the same time."""
+    began = time.perf_counter()
+    for caller in callers:
+        caller.begin(count // len(callers))
+    for caller in callers:
+        caller.end()
+    return count / (time.perf_counter() - began)
 
 
 class Load:
@@ -121,13 +165,34 @@ def crashes_of(client: Any, between_s: float) -> dict[str, float]:
     return {"told_ms": max(told_ms), "back_ms": max(back_ms), "calls": len(load.results), "lost_calls": lost}
 
 
+def making(options: Options, count: int) -> dict[str, float]:
+    """How fast agents are made."""
+    with contextlib.ExitStack() as stack:
+        server, client = stack.enter_context(ours.host(options, Plain, isolation="pool", processes=1))
+        made_per_s(client, count)  # warm
+        alone = made_per_s(client, count)
+        callers = [Caller(server.host, server.port or 0, options) for _ in range(CALLERS)]
+        for caller in callers:
+            stack.callback(caller.close)
+        made_at_once_per_s(callers, CALLERS)  # they are connected then
+        return {"create_alone_per_s": alone, "create_per_s": made_at_once_per_s(callers, count)}
+
+
 def rounds(options: Options) -> Iterator[list[Measurement]]:
     made = options.scaled(MADE, MADE // 2)
     for number in range(options.first_round, options.first_round + options.rounds):
         figures = start_once(options)
-        with ours.host(options, Plain, isolation="pool", processes=1) as (_, client):
+        with (
+            ours.host(options, Plain, isolation="pool", processes=1) as (server, client),
+            contextlib.ExitStack() as stack,
+        ):
             made_per_s(client, made)  # warm
-            figures["create_per_s"] = made_per_s(client, made)
+            figures["create_alone_per_s"] = made_per_s(client, made)
+            callers = [Caller(server.host, server.port or 0, options) for _ in range(CALLERS)]
+            for caller in callers:
+                stack.callback(caller.close)
+            made_at_once_per_s(callers, CALLERS)  # they are connected then
+            figures["create_per_s"] = made_at_once_per_s(callers, made)
         figures |= crashes(options, BETWEEN_S)
         figures["back_at_once_ms"] = crashes(options, AT_ONCE_S)["back_ms"]
         yield [{"subject": "zmqagents", "round": number, "figures": figures}]

@@ -27,7 +27,7 @@ from zmqagents import (
     sync_func,
 )
 
-CALL_TIMEOUT_S = 10.0  # of every call in the tests: a call that hangs fails its test, not the session
+CALL_TIMEOUT_S = 30.0  # of every call in the tests: a call that hangs fails its test, not the session
 HOLD_LIMIT_S = 600.0 if os.environ.get("ZMQAGENTS_SOAK") else 30.0  # a stuck agent of `make soak` stays stuck
 ISOLATION = os.environ.get("ZMQAGENTS_TEST_ISOLATION", "thread")  # `make test-processes`: agents run in children
 

@@ -20,7 +20,7 @@ from zmqagents import AgentBase, RpcClient, async_func
 pytestmark = pytest.mark.timeout(120)
 PARTS = 2  # processes at the same time
 WORK_S = 0.6
-ROUNDS = 4
+ROUNDS = 8
 SHARE = 0.7  # of what bare processes get in the same round; 0.95 on a machine that is not busy
 
 

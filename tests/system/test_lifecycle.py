@@ -184,7 +184,8 @@ class Knowing(Diarist):
         call = current_call()
         assert call is not None
         left = call.remaining()
-        return f"{call.agent} {call.method} {'no limit' if left is None else round(left)}"
+        told = "no limit" if left is None else f"{round(left, -1 if left > 5 else 0):g}"
+        return f"{call.agent} {call.method} {told}"
 
     async def __aenter__(self) -> Knowing:
         self.note(f"enter {self.seen()}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from world import World
 from zmqagents.codec import pack
-from zmqagents.members.forwarder import PASSAGE_BYTES, Forwarder, request_of
+from zmqagents.members.forwarder import SHORT_CALL_BYTES, Forwarder, request_of
 from zmqagents.scheduler.dispatcher import Ticket
 from zmqagents.wire.messages import Call, Flag, Frame, parse_client
 
@@ -60,7 +60,7 @@ def test_a_call_on_a_member_has_the_very_deadline_that_it_has_on_its_host() -> N
 
 
 @given(
-    st.binary(max_size=PASSAGE_BYTES), st.sampled_from([0, 1, 5000, 2**32 - 1]), st.booleans(),
+    st.binary(max_size=SHORT_CALL_BYTES), st.sampled_from([0, 1, 5000, 2**32 - 1]), st.booleans(),
     st.sampled_from([0, Flag.DETACHED, Flag.IDEMPOTENT, Flag.WATCHED]),
 )  # fmt: skip
 def test_a_short_call_is_sent_as_any_other_in_fewer_steps(
@@ -83,7 +83,7 @@ def test_a_short_call_is_sent_as_any_other_in_fewer_steps(
 @pytest.mark.parametrize(
     ("flags", "body"),
     [
-        (0, (bytes(PASSAGE_BYTES + 1),)),
+        (0, (bytes(SHORT_CALL_BYTES + 1),)),
         (0, (b"payload", b"buffer")),
         (Flag.STREAM, (b"payload",)),
     ],
@@ -94,7 +94,7 @@ def test_what_is_long_or_more_than_a_call_takes_the_general_way(flags: int, body
     forwarder, wire = forwarder_of(world)
     forwarder.start(a_call(world, body=body, flags=flags))
     ((message, at_once),) = wire.asked
-    assert at_once == (len(body) == 1 and len(body[0]) <= PASSAGE_BYTES)
+    assert at_once == (len(body) == 1 and len(body[0]) <= SHORT_CALL_BYTES)
     assert message.options["task"] == "client-100"
 
 

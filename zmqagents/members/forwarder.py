@@ -48,7 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
-PASSAGE_BYTES = 4_096  # of the arguments of a `Passage`
+SHORT_CALL_BYTES = 4_096  # of the arguments of a `ShortForwarded`
 NO_ARGUMENTS = pack([[], {}])
 
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
@@ -146,7 +146,7 @@ class Forwarder:
         traces = outlet.dispatcher.traces
         try:
             if call is None and traces is None and _is_short(ticket):
-                short = Passage(self, ticket)
+                short = ShortForwarded(self, ticket)
                 self._sent[ticket] = self._line.ask_at_once(short, short)
                 self._begin(ticket)  # behind the message: no answer is read before this thread is back in its loop
                 return
@@ -156,7 +156,7 @@ class Forwarder:
             if traces is not None:
                 call.add_options(traces.forwarded(ticket))
             body = call.body
-            ask = self._line.ask if body.buffers or len(body.payload) > PASSAGE_BYTES else self._line.ask_at_once
+            ask = self._line.ask if body.buffers or len(body.payload) > SHORT_CALL_BYTES else self._line.ask_at_once
             self._sent[ticket] = ask(call, _Run(self, ticket, call))
         except ZmqAgentsError as exc:
             self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
@@ -375,7 +375,7 @@ class Forwarded(Call):
         return False
 
 
-class Passage(Forwarded):
+class ShortForwarded(Forwarded):
     """The same for a short call, and the sink of its answer: see `_is_short`. Only its task id is packed for it."""
 
     __slots__ = ("_forwarder", "_ticket")
@@ -418,7 +418,7 @@ def _is_short(ticket: Ticket) -> bool:
     """Whether ``ticket`` is a method's call with one short frame of arguments, made in no other call, and no stream."""
     if ticket.op or ticket.flags & KEPT_FLAGS or ticket.parent is not None or ticket.came_by or ticket.dep_replies:
         return False
-    return len(ticket.body) == 1 and len(ticket.body[0]) <= PASSAGE_BYTES
+    return len(ticket.body) == 1 and len(ticket.body[0]) <= SHORT_CALL_BYTES
 
 
 def request_of(ticket: Ticket, dispatcher: Dispatcher) -> Forwarded:

@@ -110,26 +110,25 @@ class FastLane:
                 log.exception("the end of %s could not be handled", ticket.task_id)
         return now
 
-    def run_short(self, session: Session, call: Call, now: float) -> float:
+    def run_passed_on(self, session: Session, call: Call, now: float) -> float:
+        """As `run_short`, for a call that the host of this child has passed on, or another member."""
+        if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps:
+            return 0.0
+        if not (self._is_child or session.caller.is_member) or sum(map(len, call.body)) > self._short_bytes:
+            return 0.0
+        return self.run_short(session, call, now, is_passed_on=True)
+
+    def run_short(self, session: Session, call: Call, now: float, *, is_passed_on: bool = False) -> float:
         """Run and answer a call whose payload has come with its header, if nothing about it is unusual; the time then.
 
         0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
         general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
         conditions. Raises `Relieved`.
         """
-        ticket = self._dispatcher.start_short(session.caller, call, now)
-        return 0.0 if ticket is None else self._run_short(ticket, session, call, now)
-
-    def run_passed_on(self, session: Session, call: Call, now: float) -> float:
-        """The same for a call that the host of this child has passed on, or another member. Raises `Relieved`."""
-        if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps:
+        start = self._dispatcher.start_passed_on if is_passed_on else self._dispatcher.start_short
+        ticket = start(session.caller, call, now)
+        if ticket is None:
             return 0.0
-        if not (self._is_child or session.caller.is_member) or sum(map(len, call.body)) > self._short_bytes:
-            return 0.0
-        ticket = self._dispatcher.start_passed_on(session.caller, call, now)
-        return 0.0 if ticket is None else self._run_short(ticket, session, call, now)
-
-    def _run_short(self, ticket: Ticket, session: Session, call: Call, now: float) -> float:
         leader = self._leader
         if leader.standby is None and not leader.can_watch():
             return 0.0

@@ -271,7 +271,8 @@ class ReplyCache:
         if needed == low + 1 and not self.streams:  # most often
             reply = notes.pop(low, None)
             if reply is not None:
-                self.bytes -= _size(reply)
+                body = reply.body
+                self.bytes -= NOTE_BYTES + len(body[0]) if len(body) == 1 else _size(reply)
             return
         ids = range(low, needed) if needed - low <= len(notes) else [each for each in notes if each < needed]
         for call_id in ids:

@@ -415,7 +415,7 @@ class Session:
             book.sent(request, size)
             if type(request.message) is Credit:
                 self._note_credit(request.message)
-            if request.message.is_call:
+            if len(self._unacknowledged) == 1 and request.message.is_call:
                 self._note_told(needed)
             return parts
         return None
@@ -437,7 +437,7 @@ class Session:
     def _note_told(self, needed: int) -> None:
         """A call says that no reply below ``needed`` is needed any more."""
         if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
-            self._unacknowledged.clear()
+            self._unacknowledged.clear()  # more of them are told by themselves
 
     def _note_credit(self, credit: Credit) -> None:
         """Count what the host is told of a stream: after a broken connection it has to know how much that was."""

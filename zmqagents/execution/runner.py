@@ -222,7 +222,9 @@ class AgentHost:
                 return self._lives.end(ticket)
             if ticket.op == Op.DOWNLOAD:
                 return self._download(ticket)
-        instance = self._object_of(ticket)
+        instance = record.instance
+        if instance is None:
+            instance = self._object_of(ticket)  # which says why there is none
         if not ticket.op:
             args, kwargs = self._arguments(ticket)
             if ticket.method is not None and ticket.method.interruptible:

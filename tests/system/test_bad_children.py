@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from actors import client_of, host
+from actors import CALL_TIMEOUT_S, client_of, host
 from hosts import eventually, freeze, is_gone, started, told
 from zmqagents import AgentBase, AgentCrashed, RpcAgentServerLauncher, RpcClient, agent, async_func, concurrent, errors
 from zmqagents.connection.connection import Connection
@@ -609,7 +609,7 @@ def test_a_process_that_is_killed_under_load_loses_the_calls_that_ran_and_no_oth
                 killed_at = time.monotonic()
             time.sleep(max(0.0, begun + number / 200 - time.monotonic()))
         assert killed_at
-        outcomes = Counter(type(result.exception(10.0)).__name__ for _, result in results)
+        outcomes = Counter(type(result.exception(CALL_TIMEOUT_S)).__name__ for _, result in results)
     assert outcomes["AgentCrashed"] <= 4, "one of each agent was running"
     assert outcomes["AgentCrashed"] + outcomes["NoneType"] == 400, outcomes
     assert agents[0].pid() != pid
@@ -643,7 +643,7 @@ def test_a_host_whose_stderr_nobody_reads_notices_all_the_same_that_a_process_ha
     with started(LOUD, stderr=write) as program:
         os.close(write)
         host_name, port = told(program)
-        with RpcClient(host_name, port, timeout=10) as client:
+        with RpcClient(host_name, port, timeout=CALL_TIMEOUT_S) as client:
             bad: Any = client.create_agent(Bad)
             flooding = bad.flood_later(4)
             time.sleep(1.0)  # the pipe is full now, and the agent waits until somebody reads it
@@ -689,7 +689,7 @@ def test_agents_are_back_soon_after_each_of_five_crashes_and_the_sixth_is_one_to
         thread.join()
     with pytest.raises(AgentCrashed, match="max_restarts=5"):
         worker.echo(1)
-    crashed = [index for index, result in enumerate(results) if result.exception(10.0) is not None]
+    crashed = [index for index, result in enumerate(results) if result.exception(CALL_TIMEOUT_S) is not None]
     until = crashed[-1] if len(crashed) < 6 else crashed[5]
     assert len([index for index in crashed if index < until]) <= 5, "one call ran at each crash"
     client.restart_child(worker.agent_id)

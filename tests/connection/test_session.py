@@ -329,9 +329,12 @@ def test_a_call_that_is_too_long_to_go_out_at_once_leaves_nothing_behind() -> No
     call = Call("a", "m", codec.encode_call((), {}), 0, {"x": "x" * messages.MAX_META_BYTES}, None, None)
     with pytest.raises(MessageTooLarge):
         session.begin_short(Request(call, Outcome(), None))
+    odd = Call("a", "m", codec.encode_call((), {}), 0, {"x": object()}, None, None)
+    with pytest.raises(Exception, match="object"):
+        session.begin_short(Request(odd, Outcome(), None))
     assert not session.book
     ask(session)
-    assert [head.call_id for head in send_all(session)] == [2]
+    assert [head.call_id for head in send_all(session)] == [3]
 
 
 def test_nothing_follows_the_end() -> None:

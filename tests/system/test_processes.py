@@ -34,9 +34,11 @@ from zmqagents import (
     RpcClient,
     agent,
     async_func,
+    codec,
     concurrent,
     current_call,
 )
+from zmqagents.connection.tasks import program_id
 
 pytestmark = pytest.mark.timeout(120)
 CRASH_S = 1.0  # a call whose process has ended hears of it: 0.1 s on a machine that is not busy
@@ -51,6 +53,11 @@ class Worker(AgentBase):
 
     def pid(self) -> int:
         return os.getpid()
+
+    def call_id(self) -> str:
+        call = current_call()
+        assert call is not None
+        return call.call_id
 
     def echo(self, value: Any) -> Any:
         return value
@@ -438,6 +445,29 @@ def test_what_agents_are_made_with_is_kept_up_to_a_share_of_a_limit(isolation: s
         with pytest.raises(AgentCrashed):
             again.leave(1).result()
         assert again.count == size - 100, "it is made again from what is kept"
+
+
+def test_a_call_that_its_process_is_too_busy_for_runs_when_it_is_not() -> None:
+    """The process takes one call at a time, and few bytes of those that wait."""
+    with client_on_host(Worker, isolation="pool", processes=1, capacity=1, max_queued_bytes=3000) as client:
+        agents: list[Any] = [client.create_agent(Worker) for _ in range(4)]
+        napping = agents[0].nap(1.0)
+        with ThreadPoolExecutor(3) as pool:
+            echoes = [pool.submit(each.echo, "x" * 2000) for each in agents[1:]]
+            assert [each.result() for each in echoes] == ["x" * 2000] * 3
+        napping.result()
+        assert [each.add() for each in agents] == [1] * 4
+
+
+def test_the_id_that_a_client_gives_its_call_harms_no_agent_however_long_it_is() -> None:
+    with client_on_host(Worker, isolation="pool", processes=1) as client:
+        one: Any = client.create_agent(Worker)
+        body = codec.encode_call((), {})
+        for size in (10, 56 - len(program_id()) - 1, 300, 41_000):
+            task_id = f"{program_id()}-{'1' * size}"
+            reply = client.link.call(one.agent_id, "call_id", body, options={"task": task_id}, timeout=5.0)
+            assert codec.decode(bytes(reply.body[0])) == task_id  # an admin may say any
+        assert one.add() == 1
 
 
 def test_a_wrong_isolation_is_refused(client: RpcClient) -> None:

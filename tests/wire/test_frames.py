@@ -526,10 +526,15 @@ def passed_on(meta: bytes) -> bytes:
 names = st.text(min_size=1, max_size=40) | st.sampled_from(["task", "\u0924task", "user", "a", "uid:0"])
 
 
-@given(names, names, names, names | st.integers(1, 10**9).map("qnyzym25iflgjver-{}".format), st.binary(max_size=9))
+@given(names, names, names, names | st.text(max_size=99) | st.integers(1, 10**9).map("qnyzym25iflgjver-{}".format),
+       st.binary(max_size=99))  # fmt: skip
 @example("a", "\u0924task", "\u0924task", "\u0924task", b"")
 @example("a", "m", "u", "t" * 31, b"\xa0")
 @example("a", "m", "u", "t" * 32, b"\xff")
+@example("a", "m", "u", "t" * 56, b"")  # as long as the byte that says so would be as a short text's
+@example("a", "m", "u", "t", b"\xc0" + bytes(32))
+@example("a", "m", "u", "t", b"\xc4\x21" + bytes(33))
+@example("a", "m", "u", "t", b"\xe0" + bytes(64))
 def test_a_call_that_is_passed_on_is_read_as_by_the_general_way_or_not_at_all(
     agent: str, method: str, user: str, task_id: str, rest: bytes
 ) -> None:
@@ -563,7 +568,7 @@ def test_the_calls_that_are_passed_on_and_remembered_are_bounded() -> None:
         assert messages.parse_short_call([passed_on(meta)]) is not None
         most = max(most, len(messages.passed_on_targets))
     assert 1_000 < most <= 8_192
-    long_user = messages.passed_on_meta("a", "m", "u" * 10_000, "t")
+    long_user = messages.passed_on_meta("a", "m", "u" * 1_000, "t")
     before = len(messages.passed_on_targets)
     assert messages.parse_short_call([passed_on(long_user)]) is not None
     assert len(messages.passed_on_targets) == before

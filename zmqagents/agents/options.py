@@ -74,7 +74,8 @@ class AgentOptions:
             object.__setattr__(self, "labels", _checked_labels(self.labels))
 
     def but(self, given: Mapping[str, Any]) -> AgentOptions:
-        """These options with those of ``given``; ConfigError for a value that is not allowed. They are not `checked`.
+        """These options with those of ``given``; ConfigError for a value that is not allowed. What it gives is not
+        `checked` yet.
 
         Where ``given`` takes the agent out of its own child (``isolation="thread"``), what only that child can give
         goes with it.

@@ -121,9 +121,9 @@ class FastLane:
     def run_short(self, session: Session, call: Call, now: float, *, is_passed_on: bool = False) -> float:
         """Run and answer a call whose payload has come with its header, if nothing about it is unusual; the time then.
 
-        0.0: nothing was done, and the dispatcher must accept the call. Most calls of a busy host are short, and the
-        general way costs them several times as much as their own code: see `Dispatcher.start_short` for the
-        conditions. Raises `Relieved`.
+        0.0: it was not run, and the dispatcher must accept the call. ``is_passed_on``: by `run_passed_on`. Most calls
+        of a busy host are short, and the general way costs them several times as much as their own code: see
+        `Dispatcher.start_short` for the conditions. Raises `Relieved`.
         """
         start = self._dispatcher.start_passed_on if is_passed_on else self._dispatcher.start_short
         ticket = start(session.caller, call, now)

@@ -287,7 +287,7 @@ def read_array(decoder: Decoding, kind: Any, shape: Any, order: Any, data: Any) 
 
 
 def find_reader(payload: bytes) -> Callable[[Buffer], Any] | None:
-    """What makes an array of the one buffer that comes with ``payload``, and is remembered for it.
+    """What makes an array of the one buffer that comes with ``payload``, which begins as an array; it is remembered.
 
     None: it is no payload of `_lone_array`, or there is something wrong with it, or no numpy here.
     """

@@ -1,8 +1,8 @@
 """The types of Python and its standard library: how each is sent, and how it is made again.
 
-`REDUCERS` has a reducer for each type, `LEAVES` and `BUILDERS` what makes the values again; the rarer types are in
-`standard`. A date and time carries the name of its `zoneinfo` zone and its offset: a receiver that has no such zone, or
-another offset for it at that time, refuses it.
+`REDUCERS` has a reducer for each type whose module is loaded (see `late_reducer`), `LEAVES` and `BUILDERS` what makes
+the values again; the rarer types are in `standard`. A date and time carries the name of its `zoneinfo` zone and its
+offset: a receiver that has no such zone, or another offset for it at that time, refuses it.
 """
 
 from __future__ import annotations

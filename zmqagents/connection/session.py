@@ -11,8 +11,9 @@ asked again only for what may be repeated; the rest fails with `CallLost`.
                                            ^                                |
                                            +---- carry_over, put_back ------+   the connection broke, the host was busy
 
-Ids are given in the order of sending, so one number says which replies the client still needs: all from `lowest`
-on. It travels with every CALL, and lets the host forget the replies that it keeps for a connection that breaks.
+A short call may `begin`, which takes it from its making to being sent in one step. Ids are given in the order of
+sending, so one number says which replies the client still needs: all from `lowest` on. It travels with every CALL,
+and lets the host forget the replies that it keeps for a connection that breaks.
 
 Any thread may `add`, `drop` and look at `asking`; everything else belongs to the thread that leads the connection.
 Requests of blocked threads (`Waiter` sinks) and all others are kept apart, because a thread may read the socket
@@ -421,14 +422,17 @@ class Session:
         return None
 
     def begin_short(self, request: Request) -> list[Frame] | None:
-        """The message of a short call that goes out at once; None: see `Outstanding.begin`. Raises MessageTooLarge."""
+        """The message of a short call that goes out at once; None: see `Outstanding.begin`.
+
+        Raises what makes it none, MessageTooLarge mostly.
+        """
         book, call_id = self.book, self.book.begin(request)
         if not call_id:
             return None
         needed = book.lowest()
         try:
             parts = request.message.to_frames(call_id, self.token, self.server_id, needed, False, self._one_clock)
-        except errors.MessageTooLarge:
+        except Exception:
             book.drop(call_id)
             raise
         self._note_told(needed)
@@ -437,7 +441,7 @@ class Session:
     def _note_told(self, needed: int) -> None:
         """A call says that no reply below ``needed`` is needed any more."""
         if len(self._unacknowledged) == 1 and self._unacknowledged[0] < needed:
-            self._unacknowledged.clear()  # more of them are told by themselves
+            self._unacknowledged.clear()  # where there are more, an ACK tells of them
 
     def _note_credit(self, credit: Credit) -> None:
         """Count what the host is told of a stream: after a broken connection it has to know how much that was."""

@@ -23,7 +23,7 @@ from ..connection.requests import FAR_S, Call, Repeat
 from ..errors import HostStopping, ZmqAgentsError
 from ..scheduler.dispatcher import Dispatcher
 from ..scheduler.effects import Effect
-from ..scheduler.records import END, MANY, MAX_GIVEN_BYTES, AgentRecord, Home, Ticket
+from ..scheduler.records import END, MANY, MAX_GIVEN_BYTES, AgentRecord, Home, State, Ticket
 from ..wire.messages import (
     PROGRESS,
     REMINDER,
@@ -35,6 +35,7 @@ from ..wire.messages import (
     Op,
     Reply,
     call_frame,
+    call_frames,
     error_reply,
     passed_on_meta,
     read_error,
@@ -48,7 +49,7 @@ __all__ = [
 ]  # fmt: skip
 
 KEPT_FLAGS = Flag.ATTRIBUTE | Flag.STREAM
-SHORT_CALL_BYTES = 4_096  # of the arguments of a `ShortForwarded`
+SHORT_CALL_BYTES = 4_096  # of arguments: a call with more is not sent at once
 NO_ARGUMENTS = pack([[], {}])
 
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
@@ -142,24 +143,29 @@ class Forwarder:
 
     def start(self, ticket: Ticket, call: Forwarded | None = None) -> None:
         """Run ``ticket`` there; ``call``: its `request_of`, if that is made."""
-        outlet = self._outlet
-        traces = outlet.dispatcher.traces
+        traces = self._outlet.dispatcher.traces
         try:
             if call is None and traces is None and _is_short(ticket):
                 short = ShortForwarded(self, ticket)
-                self._sent[ticket] = self._line.ask_at_once(short, short)
-                self._begin(ticket)  # behind the message: no answer is read before this thread is back in its loop
-                return
-            self._begin(ticket)
-            if call is None:
-                call = request_of(ticket, outlet.dispatcher)
-            if traces is not None:
-                call.add_options(traces.forwarded(ticket))
-            body = call.body
-            ask = self._line.ask if body.buffers or len(body.payload) > SHORT_CALL_BYTES else self._line.ask_at_once
-            self._sent[ticket] = ask(call, _Run(self, ticket, call))
-        except ZmqAgentsError as exc:
-            self.done(ticket, error_reply(exc, agent=ticket.agent.agent_id, method=ticket.name, call_id=ticket.task_id))
+                call_id = self._line.ask_at_once(short, short)
+                if ticket.state is not State.DONE:  # it has failed already
+                    self._begin(ticket)  # after the message: no answer is read before this thread reads on
+            else:
+                self._begin(ticket)
+                if call is None:
+                    call = request_of(ticket, self._outlet.dispatcher)
+                if traces is not None:
+                    call.add_options(traces.forwarded(ticket))
+                body = call.body
+                ask = self._line.ask if body.buffers or len(body.payload) > SHORT_CALL_BYTES else self._line.ask_at_once
+                call_id = ask(call, _Run(self, ticket, call))
+        except Exception as exc:
+            error = exc if isinstance(exc, ZmqAgentsError) else errors.CallLost(str(exc))
+            where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
+            self.done(ticket, error_reply(error, **where))
+            return
+        if ticket.state is not State.DONE:
+            self._sent[ticket] = call_id
 
     def _begin(self, ticket: Ticket) -> None:
         outlet = self._outlet
@@ -184,7 +190,10 @@ class Forwarder:
             self._line.grant(call_id, items)
 
     def returned(self, ticket: Ticket, reply: Reply, behind: int) -> None:
-        """The code of ``ticket`` has returned, and had made the request ``behind`` of its process: that comes first."""
+        """The code of ``ticket`` has returned, and had made the request ``behind`` of its process: that comes first.
+
+        Where the process says that it stops, it tells when it has ended.
+        """
         if reply.code == _HOST_ERROR and self.is_end(reply):
             return
         if behind > self._seen:
@@ -378,30 +387,36 @@ class Forwarded(Call):
 class ShortForwarded(Forwarded):
     """The same for a short call, and the sink of its answer: see `_is_short`. Only its task id is packed for it."""
 
-    __slots__ = ("_forwarder", "_ticket")
+    __slots__ = ("_forwarder", "_payload", "_ticket")
 
     repeat = Repeat.ONCE
 
     def __init__(self, forwarder: Forwarder, ticket: Ticket) -> None:
         self._forwarder = forwarder
         self._ticket = ticket
+        self._payload = ticket.body[0]  # the ticket has none any more when it has ended
+        self.deadline = ticket.deadline
         self.flags = _WATCHED
         self.behind = 0
 
     def to_frames(
         self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
     ) -> list[Frame]:
-        ticket = self._ticket
-        left, flags, user = ticket.deadline, _WATCHED, ticket.account.key
+        ticket, left, flags = self._ticket, self.deadline, _WATCHED
         if left is not None:
             if one_clock and left - ticket.accepted < FAR_S:
                 flags |= _UNTIL
             else:
                 left -= time.monotonic()
-        meta = passed_on_meta(ticket.agent.agent_id, ticket.name, user, ticket.task_id)
-        frame = call_frame(call_id, token, meta, ticket.body[0], flags, left, needed)
-        assert frame is not None  # it is short
-        return [frame]
+        agent, method, user, task_id = ticket.agent.agent_id, ticket.name, ticket.account.key, ticket.task_id
+        meta = passed_on_meta(agent, method, user, task_id)
+        frame = call_frame(call_id, token, meta, self._payload, flags, left, needed)
+        if frame is not None:
+            return [frame]
+        options = {"user": user, "task": task_id}  # one of them is very long
+        return call_frames(
+            call_id, token, agent, method, (self._payload,), flags=flags, timeout_s=left, options=options, needed=needed
+        )
 
     def deliver(self, reply: Reply | None) -> None:
         assert reply is not None  # None is for fetches

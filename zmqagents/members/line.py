@@ -80,7 +80,7 @@ class Line:
     def ask_at_once(self, message: Message, sink: Sink) -> int:
         """The same for a short call, by a shorter way where nothing else has to be sent before it.
 
-        Raises MessageTooLarge for one that is not.
+        Raises what `Session.begin_short` raises; by the longer way the sink is told instead.
         """
         session, wire = self._session, self._wire
         if wire is not None and session.token and not wire.pending:
@@ -183,6 +183,8 @@ class Line:
         message = session.acknowledge()
         if message is not None:
             wire.send(message)
+        if session.book.postponed and session.book.take_ready(now):  # the member was too busy for them
+            self._send()
         if not self._pinged:
             self._pinged = now
             self.ask(Plain(Kind.PING), _Pong(self))

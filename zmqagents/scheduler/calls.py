@@ -70,7 +70,7 @@ class Observer:
 
 
 _DONE = Reply(Code.NONE, (pack(True),))
-_WELL_COUNTED = ("", Op.CREATE)  # what has ended well by running, and is counted under the name that it bears
+_WELL_COUNTED = ("", Op.CREATE)  # ops whose good end is counted by its times alone, under the name of the call
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
 ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
 

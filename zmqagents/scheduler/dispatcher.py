@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..agents.spec import ClassSpec, MethodSpec
-from ..codec import SHORT_BYTES
+from ..codec import MAX_TEXT, SHORT_BYTES
 from ..config import BrokerConfig
 from ..errors import ZmqAgentsError
 from ..wire.messages import Call, Flag, Home, Op, Reply, elsewhere_reply, error_reply, task_id_of
@@ -536,7 +536,7 @@ def _go_on(waiting: Ticket | None, effects: list[Effect]) -> None:
 
 def _is_own(peer: Peer, task_id: object) -> bool:
     """Whether a client may say that its call has this task id."""
-    return bool(peer.program) and isinstance(task_id, str) and peer.has_named(task_id)
+    return bool(peer.program) and isinstance(task_id, str) and len(task_id) <= MAX_TEXT and peer.has_named(task_id)
 
 
 def _agent_of(call: Call) -> str:

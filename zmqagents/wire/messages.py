@@ -793,13 +793,11 @@ def parse_short_call(frames: Sequence[Frame]) -> tuple[int, Call, bool] | None:
 
 
 def _said_more(meta: bytes) -> tuple[tuple[str, str], dict[str, Any], bool] | None:
-    """What the list of a CALL says that has options: agent and method, the options, `parse_short_call`'s third; None
-    as there.
-    """
+    """Agent and method of a CALL with options, these, and whether they are a ``traceparent`` alone; None as above."""
     if meta[1:2] != _TO_HOST:
         start = meta.rfind(_TASK) + len(_TASK)
         known, size = passed_on_targets.get(meta[:start]), len(meta) - start - 1
-        if known is not None and size >= 0 and meta[start] == _SHORT_TEXT + size:
+        if known is not None and 0 <= size <= _SHORT_BYTES and meta[start] == _SHORT_TEXT + size:
             try:
                 return known[0], {"user": known[1], "task": meta[start + 1 :].decode()}, False
             except UnicodeDecodeError:
@@ -813,7 +811,7 @@ def _said_more(meta: bytes) -> tuple[tuple[str, str], dict[str, Any], bool] | No
 
 _TASK = pack("task")
 _TO_HOST = pack("")  # the agent of a request to the host itself, behind the byte that says how long the list is
-_SHORT_TEXT = 0xA0  # and the length: the byte before a text of up to 31 bytes
+_SHORT_TEXT, _SHORT_BYTES = 0xA0, 31  # what stands before a text of up to 31 bytes is this and its length
 passed_on_targets: dict[bytes, tuple[tuple[str, str], str]] = {}  # agent, method and user, by all before the task id
 
 
@@ -827,19 +825,20 @@ def _with_options(meta: bytes) -> tuple[tuple[str, str], dict[str, Any]] | None:
         return None
     if len(agent) > MAX_TEXT or len(method) > MAX_TEXT or not _SAID_MORE_FULLY.isdisjoint(options):
         return None
-    if len(options) == 2 and "user" in options and "task" in options:
+    if agent and len(options) == 2 and "user" in options and "task" in options:
         _note_passed_on(meta, (agent, method), options["user"], options["task"])
     return (agent, method), options
 
 
 def _note_passed_on(meta: bytes, target: tuple[str, str], user: object, task_id: object) -> None:
-    """Remember how this list begins, if it is one of `passed_on_meta`."""
-    if not (isinstance(user, str) and isinstance(task_id, str) and len(user) <= MAX_TEXT):
+    """Remember how this list begins, if it is one that `passed_on_meta` makes, and its beginning is not long."""
+    if not (isinstance(user, str) and isinstance(task_id, str)):
         return
-    if meta == passed_on_meta(*target, user, task_id):
+    start = len(meta) - len(pack(task_id))
+    if start <= _MAX_BEGINNING_BYTES and meta == pack([*target, None, {"user": user, "task": task_id}]):
         if len(passed_on_targets) >= _MAX_PLAIN_TARGETS:
             passed_on_targets.clear()
-        passed_on_targets[_passed_on_part(*target, user)] = target, user
+        passed_on_targets[meta[:start]] = target, user
 
 
 _SAID_MORE_FULLY = frozenset(("chain", "far", "traceparent"))  # `_parse_call` looks at these, and remembers the last
@@ -849,6 +848,7 @@ _NOTHING: dict[str, Any] = {}  # options are read, never written
 _CALL_START = MAGIC + bytes([VERSION, Kind.CALL])
 plain_targets: dict[Frame, tuple[str, str]] = {}  # packed lists that say no more than agent and method: most do
 _MAX_PLAIN_TARGETS = 8_192
+_MAX_BEGINNING_BYTES = 512  # so that all of them take some MiB at most, whoever sends them
 
 
 def _parse_call(head: Header, frames: Sequence[Frame]) -> Call:

@@ -152,7 +152,8 @@ def test_pods_start_are_ready_and_go_under_calls_of_which_none_fails(tmp_path: P
                 begin(number).wait_until_ready()
                 status, was_unready, said = old.terminate()
                 assert status == 0
-                assert all(b"lets running and queued calls end" in line for line in said.splitlines()), said
+                told, *_ = said.split(b"Timeout (")  # the stacks of an interpreter that ends slowly, on a busy machine
+                assert all(b"lets running and queued calls end" in line for line in told.splitlines()), said
                 unready += was_unready
             out, _ = calls.communicate(timeout=60)
         told = json.loads(out)

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +72,30 @@ def in_turn(items: Iterable[T], number: int) -> list[T]:
     found = list(items)
     first = number % len(found) if found else 0
     return found[first:] + found[:first]
+
+
+class Told:
+    """A program that does something as often as it is told by each line of its stdin, and says so on its stdout."""
+
+    def __init__(self, source: str, *words: str, new_session: bool = False) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", source, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            start_new_session=new_session,
+        )  # fmt: skip
+
+    def begin(self, count: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Wait until it is done. Raises RuntimeError when the program has failed."""
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"a program has ended with exit status {self._process.wait()}, see its messages")
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 from zmqagents import AgentBase, async_func
 
 from .. import ours
-from . import Measurement, Options, in_turn, run
+from . import Measurement, Options, Told, in_turn, run
 from .b09_busy_host import BURNERS, Burner, during
 
 PAIR = 2
@@ -44,8 +42,8 @@ class Worker(AgentBase):
         return work(steps)
 
 
-class Bare:
-    """A process that computes what it is told on its stdin.
+class Bare(Told):
+    """A process that computes what it is told.
 
     In a session of its own, as a child is: Linux shares a busy machine out to sessions (autogroup).
     """
@@ -58,22 +56,7 @@ for line in sys.stdin:
 """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", self.SOURCE]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def begin(self, steps: int) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-
-    def close(self) -> None:
-        self._process.communicate()
+        super().__init__(self.SOURCE, new_session=True)
 
 
 def of_bare(bare: list[Bare], steps: int) -> float:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ import psutil
 from zmqagents import AgentBase, AgentCrashed
 
 from .. import ours
-from . import Measurement, Options, run
+from . import Measurement, Options, Told, run
 
 CRASHES = 5  # as many as one agent may count within a minute
 CALLERS = 2
@@ -71,8 +69,8 @@ def made_per_s(client: Any, count: int) -> float:
     return count / took_s
 
 
-class Caller:
-    """A program that makes as many agents as it is told on its stdin, one after the other."""
+class Caller(Told):
+    """A program that makes as many agents as it is told, one after the other."""
 
     SOURCE = """
 import sys
@@ -84,21 +82,7 @@ with ours.client(sys.argv[1], int(sys.argv[2]), sys.argv[3]) as client:
 """
 
     def __init__(self, host: str, port: int, options: Options) -> None:
-        command = [sys.executable, "-c", self.SOURCE, host, str(port), options.transport]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def begin(self, count: int) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "made\n":
-            raise RuntimeError("a caller could not make its agents")
-
-    def close(self) -> None:
-        self._process.communicate()
+        super().__init__(self.SOURCE, host, str(port), options.transport)
 
 
 def made_at_once_per_s(callers: list[Caller], count: int) -> float:

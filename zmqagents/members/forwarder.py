@@ -148,7 +148,7 @@ class Forwarder:
             if call is None and traces is None and _is_short(ticket):
                 short = ShortForwarded(self, ticket)
                 call_id = self._line.ask_at_once(short, short)
-                if ticket.state is not State.DONE:  # it has failed already
+                if ticket.state is not State.DONE:  # else it has failed already
                     self._begin(ticket)  # after the message: no answer is read before this thread reads on
             else:
                 self._begin(ticket)

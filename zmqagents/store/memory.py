@@ -186,7 +186,8 @@ class MemoryStore(FutureStore):
             results.sweep(self._clock())
             if task_id in results.expires_at:
                 return
-            if (mark := results.marks.get(task_id)) is not None:
+            mark = results.marks.get(task_id)
+            if mark is not None:
                 if mark is not Mark.REFUSED:
                     return
                 results.marks.drop(task_id)

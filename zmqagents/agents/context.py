@@ -25,7 +25,7 @@ from ..errors import CallCancelled, CallTimeout
 
 __all__ = [
     "CHAIN_HEADER", "CallContext", "HostServices", "Outgoing", "Progress", "RunningCall", "Told", "current_call",
-    "own_call", "running_call",
+    "own_call", "read_running_call", "running_call",
 ]  # fmt: skip
 
 MAX_PROGRESS_TEXT = 200  # characters; what is longer is cut
@@ -432,6 +432,7 @@ class Outgoing:
 
 # Set by the host. Public, so that the path of a call reads it without a function call in between.
 running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
+read_running_call = running_call.get  # bound once, as it is read with each call
 
 
 def own_call() -> RunningCall | None:
@@ -439,7 +440,7 @@ def own_call() -> RunningCall | None:
 
     A task or thread that a method has left behind runs no call.
     """
-    call = running_call.get()
+    call = read_running_call()
     return None if call is None or call.over else call
 
 
@@ -449,5 +450,5 @@ def current_call() -> CallContext | None:
     None as well in a thread that the method has started, and in a task that it has left behind: there the call is over.
     To let such code know of the call, hand the `CallContext` over to it.
     """
-    call = running_call.get()
+    call = read_running_call()
     return None if call is None or call.over else CallContext(call)

@@ -18,6 +18,7 @@ MAX_TIMEOUT_S = 4_000_000.0  # 46 days, what a header can say; also what float("
 
 
 current_deadline: contextvars.ContextVar[float | None] = contextvars.ContextVar("zmqagents_deadline", default=None)
+read_deadline = current_deadline.get  # bound once, as it is read with each call
 
 
 @contextlib.contextmanager
@@ -28,7 +29,7 @@ def deadline(seconds: float) -> Iterator[None]:
     number. It holds for the code of this block alone: for this thread, or this task.
     """
     end = time.monotonic() + _checked_timeout(seconds)
-    outer = current_deadline.get()
+    outer = read_deadline()
     token = current_deadline.set(end if outer is None else min(end, outer))
     try:
         yield
@@ -55,7 +56,7 @@ def time_left(timeout: Timeout) -> float | None:
     """Seconds for one call: its own timeout, the block's deadline, the calling agent's rest; the least of them."""
     left = DEFAULT_TIMEOUT_S if isinstance(timeout, Unset) else timeout
     limits = [] if left is None else [_checked_timeout(left)]
-    end = current_deadline.get()
+    end = read_deadline()
     if end is not None:
         limits.append(end - time.monotonic())
     call = own_call()

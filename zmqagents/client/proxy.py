@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import codec, errors
-from ..agents.context import running_call
+from ..agents.context import read_running_call
 from ..agents.origin import loaded_class
 from ..agents.spec import ATTRIBUTE, annotated, annotated_attribute, without_self
 from ..checks import DEFAULT_TIMEOUT_S
-from ..codec import AgentRef, TaskRef, pickling
+from ..codec import INLINE_LIMIT_BYTES, TAG, AgentRef, TaskRef, decode_plain, encode_plain_call, pickling
 from ..connection.connection import trust
 from ..tracing import switch
 from ..tracing.context import ATTRIBUTES, name_of
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import MAX_DEPS, MAX_TEXT, Flag, Op, Reply
-from .deadlines import UNSET, Timeout, current_deadline, time_left
+from .deadlines import UNSET, Timeout, read_deadline, time_left
 from .references import link_for
 from .result import AsyncResult, decode_reply, unpickler_of
 from .stream import Stream
@@ -73,14 +73,14 @@ def value_of(link: Link, reply: Reply, scope: codec.Scope = codec.NO_SCOPE) -> A
     if reply.code:
         raise rebuild_error(reply, scope, unpickler_of(link))
     body = reply.body
-    if len(body) == 1 and len(body[0]) <= codec.INLINE_LIMIT_BYTES and body[0][:1] != codec.TAG:  # as `decode_reply`
-        return codec.decode_plain(body[0])
+    if len(body) == 1 and len(body[0]) <= INLINE_LIMIT_BYTES and body[0][:1] != TAG:  # as `decode_reply`
+        return decode_plain(body[0])
     return decode_reply(link, reply, bind_reference, scope)
 
 
 def request_body(link: Link, label: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> codec.Encoded:
     """The arguments of a call, encoded here and now; ``label`` names the call in errors."""
-    plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
+    plain = None if kwargs else encode_plain_call(args, link.max_structured_bytes)
     if plain is not None and not plain.buffers:  # most
         return plain
     pickler = pickling.dumps if link.takes_pickles else None
@@ -405,12 +405,12 @@ class RemoteMethod:
         timeout = self._timeout
         if "timeout" in kwargs and not self._takes_timeout():
             timeout = kwargs.pop("timeout")
-        if timeout is UNSET and current_deadline.get() is None and running_call.get() is None:
+        if timeout is UNSET and read_deadline() is None and read_running_call() is None:
             left: float | None = DEFAULT_TIMEOUT_S  # what `time_left` says then
         else:
             left = time_left(timeout)
         link = self._link
-        plain = None if kwargs else codec.encode_plain_call(args, link.max_structured_bytes)
+        plain = None if kwargs else encode_plain_call(args, link.max_structured_bytes)
         if plain is not None and (
             not plain.buffers or len(plain.payload) + sum(map(len, plain.buffers)) <= link.max_bytes
         ):

@@ -11,7 +11,6 @@ Every function may be called from any thread.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,7 +129,9 @@ def why_not_decoded(exc: Exception) -> str:
     return f"the value cannot be decoded: {type(exc).__name__}: {errors.safe_text(exc)}"
 
 
-unpack_plain = functools.partial(unpackb, strict_map_key=False, timestamp=3, ext_hook=no_extension)
+def unpack_plain(payload: Buffer) -> Any:
+    """The value of a payload that is not tagged; raises what msgpack does."""
+    return unpackb(payload, strict_map_key=False, timestamp=3, ext_hook=no_extension)
 
 
 def decode_plain(payload: Buffer) -> Any:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from .. import codec, errors
-from ..agents.context import RunningCall, own_call, running_call
+from ..agents.context import RunningCall, own_call, read_running_call
 from ..checks import MAX_STRUCTURED_BYTES, check_threads
 from ..codec import Encoded
 from ..wire import messages
@@ -140,7 +140,7 @@ class Connection(Link):
         self, agent: str, method: str, body: Encoded, *,
         flags: int = 0, options: dict[str, Any] | None = None, timeout: float | None = None,
     ) -> Reply:  # fmt: skip
-        call = running_call.get()
+        call = read_running_call()
         if call is not None and call.over:
             call = None
         if call is not None:
@@ -150,7 +150,8 @@ class Connection(Link):
             channel = self.open_channel()
         if not channel.resting and channel.io_thread == threading.get_ident():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
-        message = self._call(agent, method, body, flags, options, timeout, call)
+        make = self._call
+        message = make(agent, method, body, flags, options, timeout, call)
         try:
             if call is None:
                 return channel.ask(message)

@@ -22,7 +22,7 @@ from ..wire.messages import Code, Flag, Frame, Kind, Reply
 __all__ = ["Call", "CallOfMany", "Credit", "Fetch", "Message", "Plain", "Reask", "Repeat", "Request"]
 
 
-_UNTIL = Flag.UNTIL
+_STREAM, _UNTIL = Flag.STREAM, Flag.UNTIL
 FAR_S = 1e6  # a deadline further away is told as the time left: as a time it would be taken for one in the past
 
 
@@ -37,9 +37,12 @@ class Repeat(enum.Enum):
 class Message(Protocol):
     """What a request sends."""
 
-    repeat: Repeat
     is_call: bool
     deadline: float | None  # of the call; None: no deadline
+
+    @property
+    def repeat(self) -> Repeat:
+        """What may become of it when its connection breaks."""
 
     def to_frames(
         self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
@@ -75,7 +78,7 @@ class Call:
     which credit was ``granted``. Both count round, as the wire has 32 bits for them.
     """
 
-    __slots__ = ("agent", "body", "deadline", "expected", "flags", "granted", "method", "near", "options", "repeat")
+    __slots__ = ("agent", "body", "deadline", "expected", "flags", "granted", "method", "near", "options")
 
     is_call = True
 
@@ -94,9 +97,13 @@ class Call:
         if caller is not None and deadline is not None and caller.deadline is not None and caller.deadline < deadline:
             self.deadline = caller.deadline  # `timeout` was the rest of it a moment before
         self.near = timeout is not None and timeout < FAR_S
-        self.repeat = Repeat.SAFE if flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
-        if flags & Flag.STREAM:
+        if flags & _STREAM:
             self.expected = self.granted = 0
+
+    @property
+    def repeat(self) -> Repeat:
+        """See `Repeat`."""
+        return Repeat.SAFE if self.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
 
     def to_frames(
         self, call_id: int, token: int, server_id: str, needed: int, resent: bool, one_clock: bool
@@ -169,13 +176,10 @@ class CallOfMany(Call):
 
     __slots__ = ()
 
-    def __init__(
-        self, agent: str, method: str, body: Encoded, flags: int, options: dict[str, Any] | None,
-        timeout: float | None, caller: RunningCall | None,
-    ) -> None:  # fmt: skip
-        super().__init__(agent, method, body, flags, options, timeout, caller)
-        if self.repeat is Repeat.SAFE:
-            self.repeat = Repeat.SOON
+    @property
+    def repeat(self) -> Repeat:
+        """See `Repeat`."""
+        return Repeat.SOON if super().repeat is Repeat.SAFE else Repeat.ONCE
 
 
 class Plain:

@@ -23,6 +23,8 @@ SEND_BUFFER_BYTES = 1 << 20  # asked for; Linux gives what net.core.wmem_max all
 AT_ONCE = int(getattr(socket, "MSG_DONTWAIT", 0))  # Windows has neither the flag nor hosts with Unix sockets
 SENDING = AT_ONCE | int(getattr(socket, "MSG_NOSIGNAL", 0))  # a program may have SIGPIPE at its default
 
+_HEADS = tuple(bytes((0, size)) for size in range(256))  # of a message of one short frame
+
 
 class UnixStream:
     """See the module's docstring. ``sock`` is connected or will be; the wire closes it.
@@ -71,7 +73,7 @@ class UnixStream:
                 return False
         else:
             if len(parts) == 1 and (size := len(parts[0])) < zmtp.LARGE_BYTES:
-                data: Frame = (bytes((0, size)) if size < 256 else zmtp.LONG_HEAD.pack(zmtp.LONG, size)) + parts[0]
+                data: Frame = (_HEADS[size] if size < 256 else zmtp.LONG_HEAD.pack(zmtp.LONG, size)) + parts[0]
             else:
                 pieces = zmtp.enclosed(parts, self._put)
                 if len(pieces) > 1:
@@ -121,7 +123,7 @@ class UnixStream:
         if self.pending and not self.may_queue(parts):
             return False
         if len(parts) == 1 and len(parts[0]) < 256:
-            self._out.append(bytes((0, len(parts[0]))) + parts[0])
+            self._out.append(_HEADS[len(parts[0])] + parts[0])
         else:
             self._out += zmtp.enclosed(parts, self._put)
         return True

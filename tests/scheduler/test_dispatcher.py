@@ -1916,12 +1916,12 @@ def test_fetches_that_wait_for_the_shared_store_are_limited_cancelled_and_forgot
 def test_a_full_store_refuses_calls_that_would_leave_a_result_and_no_others() -> None:
     world = World(pool_type="redis", capacity=8)
     world.agent("a", "Wide")
-    world.dispatcher.on_store_full("there is no room")
+    world.dispatcher.admission.on_store_full("there is no room")
     refused = world.send("a", flags=Flag.DETACHED)
     assert isinstance(refused.error, errors.StoreFull)
     assert not world.begun
     world.done(world.running("a"))
-    world.dispatcher.on_store_full("")
+    world.dispatcher.admission.on_store_full("")
     world.done(world.running("a", flags=Flag.DETACHED))
     world.assert_idle()
 

@@ -440,9 +440,9 @@ class Broker:
                 self._on_message(peer, parts, size, now)
             else:
                 _, call, is_plain = short
-                if call.agent and lane.is_open and not lane.queue:
-                    run = lane.run_short if is_plain else lane.run_passed_on
-                    if ended := run(session, call, now):
+                if lane.is_open and not lane.queue:
+                    ended = lane.run_short(session, call, now) if is_plain else lane.run_passed_on(session, call, now)
+                    if ended:
                         return ended
                 self._take_call(session, call, now)
         except Exception:  # a bug of this package, met by one message: the host goes on, its sender is told

@@ -284,7 +284,7 @@ class Clients:
         ticket = session.caller.calls.get(call.call_id)
         if ticket is not None and credit and ticket.context is not None:
             ticket.context.sender.grant(credit)
-            self._dispatcher.feed(ticket)
+            self._dispatcher.calls.feed(ticket)
             self.feed(ticket)
         return True
 

@@ -107,7 +107,7 @@ class Events:
         if ticket is None or ticket.context is None or ticket.context.sender is None:
             return []
         ticket.context.sender.grant(items)
-        self._dispatcher.feed(ticket)
+        self._dispatcher.calls.feed(ticket)
         self._clients.feed(ticket)
         if ticket.on_loop and ticket.parent is not None:
             return self._dispatcher.on_unwait(ticket, [ticket.parent.task_id])
@@ -225,7 +225,7 @@ class Events:
         wait.enter()
         if ticket.context is not None and ticket.context.sender.has_credit:  # granted meanwhile
             return dispatcher.on_wait(ticket, [], now, parked=True)
-        refusal = dispatcher.starve(ticket)
+        refusal = dispatcher.calls.starve(ticket)
         if refusal is not None:
             return [Resume(ticket, refusal)]
         if not ticket.peer.local:
@@ -269,7 +269,7 @@ class Events:
         reader, context = ticket.parent, ticket.context
         if context is None or context.sender.has_credit:
             return []
-        refusal = self._dispatcher.starve(ticket)
+        refusal = self._dispatcher.calls.starve(ticket)
         if refusal is not None:
             fail(refusal)
             return []

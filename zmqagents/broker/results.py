@@ -197,7 +197,7 @@ class SharedResults:
         from ..store.write_behind import Question, WriteBehind  # here: 33 kB that a host without Redis need not load
 
         self._question = Question
-        self._writer = writer = WriteBehind(store, config, lambda full: post(dispatcher.on_store_full, full))
+        self._writer = writer = WriteBehind(store, config, lambda full: post(dispatcher.admission.on_store_full, full))
         self.begin: Callable[[Begin], None] = writer.begin  # without a step in between: each call of a client pays
         self.keep: Callable[[Keep], None] = writer.keep
         self.start, self.figures, self.close = writer.start, writer.figures, writer.close

@@ -21,6 +21,7 @@ from ..agents.base import AgentBase, made_with
 from ..agents.context import HostServices, RunningCall
 from ..agents.factories.factory import Factory
 from ..agents.spec import ATTRIBUTE, ClassSpec, annotated, signature_of, without_self
+from ..codec import NATIVE_TYPES, TAG, decode_call, encode_plain, lone_arguments, lone_forms, new_tuple
 from ..config import BrokerConfig
 from ..scheduler.dispatcher import AgentRecord, Ticket, error_reply
 from ..scheduler.records import END
@@ -93,15 +94,16 @@ class AgentHost:
         context.begin()
         if self._traces is not None:
             self._traces.begin(ticket)
+        method = ticket.method
         try:
-            if ticket.method is not None and ticket.method.on_loop:  # its arguments are long, or results among them are
+            if method is not None and method.on_loop:  # its arguments are long, or results among them are
                 context.put_off(functools.partial(self._go_on_loop, ticket, context, *self._arguments(ticket)))
                 return PARKED
             value = self._execute(ticket)
-            if ticket.method is not None and ticket.method.returns == "stream":
+            if method is not None and method.returns == "stream":
                 return self._run_stream(ticket, context, value)
             kind = type(value)
-            if kind in codec.NATIVE_TYPES or kind in codec.lone_forms:  # what most methods give: neither of these
+            if kind in NATIVE_TYPES or kind in lone_forms:  # what most methods give: neither of these
                 pass
             elif hasattr(value, "__zmqagents_ref__") and hasattr(value, "task_id"):
                 value = value.result()  # `return other.reply(x)`: the caller means its value
@@ -273,13 +275,13 @@ class AgentHost:
         try:
             if len(body[0]) > self.short_bytes:
                 return self._long_arguments(ticket)
-            if len(body) == 1 and body[0][:1] != codec.TAG:
-                return codec.decode_call(body[0])
-            if len(body) == 2 and type(body[0]) is bytes and (read := codec.lone_arguments.get(body[0])) is not None:
+            if len(body) == 1 and body[0][:1] != TAG:
+                return decode_call(body[0])
+            if len(body) == 2 and type(body[0]) is bytes and (read := lone_arguments.get(body[0])) is not None:
                 return (read(body[1]),), {}
             scope = self._scope(ticket)
             resolve = self._resolver(ticket, scope)
-            return codec.decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
+            return decode_call(body[0], body[1:], resolve=resolve, unpickler=self._unpickler, scope=scope)
         except (errors.RemoteProtocolError, errors.SerializationError, errors.MessageTooLarge) as exc:
             raise _Refused(_of_call(ticket, exc)) from exc
         except errors.HostUnreachable as exc:
@@ -293,7 +295,7 @@ class AgentHost:
         resolve = self._resolver(ticket, scope)
         with self._turn(ticket):
             codec.check_structure(payload, self._max_structured, f"{ticket.label}: ")
-            return codec.decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope)
+            return decode_call(payload, buffers, resolve=resolve, unpickler=self._unpickler, scope=scope)
 
     @contextlib.contextmanager
     def _turn(self, ticket: Ticket) -> Iterator[None]:
@@ -414,14 +416,14 @@ class AgentHost:
     def _encode(self, ticket: Ticket, value: Any) -> Reply:
         if value is None:
             return NOTHING
-        if ticket.op == Op.CREATE:
+        if ticket.op and ticket.op == Op.CREATE:
             return Reply(Code.NONE, (value,)) if value is not _LATER else PARKED
-        plain = codec.encode_plain(value)
+        plain = encode_plain(value)
         if (
             plain is not None and len(plain[0]) <= self._max_structured
             and (len(plain) == 1 or sum(map(len, plain)) <= self.config.max_message_bytes)
         ):  # fmt: skip
-            reply: Reply = codec.new_tuple(Reply, (_NO_ERROR, plain))
+            reply: Reply = new_tuple(Reply, (_NO_ERROR, plain))
             return reply
         # Long arguments often come back, or make a long result; a body is gone when the call was answered before.
         if ticket.body and len(ticket.body[0]) > self.short_bytes:

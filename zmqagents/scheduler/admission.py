@@ -122,9 +122,9 @@ class Admission:
     def check(self, peer: Peer, call: Call, task_id: str, now: float, parent: Ticket | None) -> float | None:
         """The deadline of ``call``, None if it has none; or raises what refuses it whatever agent it is for."""
         config, calls = self._config, self._calls
-        deadline = None
-        if call.time_ms:
-            deadline = now + (left_s(call.time_ms, now) if call.flags & _UNTIL else call.time_ms / 1000)
+        deadline, time_ms = None, call.time_ms
+        if time_ms:
+            deadline = now + (left_s(time_ms, now) if call.flags & _UNTIL else time_ms / 1000)
         if parent is not None:
             if parent.ended is not None:
                 raise type(parent.ended)(f"{_name(call)}: its caller has ended ({parent.ended})")

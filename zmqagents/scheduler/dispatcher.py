@@ -50,10 +50,10 @@ from .seals import Seals
 from .shares import Account
 from .waiting import EndWaits, Waiting
 
-_DETACHED = int(Flag.DETACHED)
 PASSED_ON = frozenset(("task", "user", "hop", "leg"))  # the options of a plain call that a member has passed on
 FORWARDED = frozenset(("task", "user"))  # the same that the host of a child has passed on
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
+_DETACHED, _RUNNING, _DONE = Flag.DETACHED, State.RUNNING, State.DONE  # by name: a short call is to find them at once
 
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces
@@ -72,7 +72,7 @@ class Dispatcher:
     ``traces``: see `Calls`. ``refusal_of``: what speaks against calls of a user that another member passes on.
 
     ``agents`` are by agent id. ``tasks`` holds every ticket that is not answered, by task id. ``timers.due`` is the
-    time at which `on_tick` is to be called. The events of `Waiting`, `Fetches` and `Admission` can be called here, too.
+    time at which `on_tick` is to be called. The events of `Waiting` and `Fetches` can be called here, too.
     """
 
     def __init__(
@@ -105,8 +105,6 @@ class Dispatcher:
         self.on_await_outside, self.on_unawait_outside = waiting.on_await_outside, waiting.on_unawait_outside
         self.on_go_outside = waiting.on_go_outside
         self.on_dep = waiting.on_dep
-        self.starve, self.feed = calls.starve, calls.feed
-        self.on_store_full = self.admission.on_store_full
 
     @property
     def running(self) -> int:
@@ -294,7 +292,7 @@ class Dispatcher:
         task_id = options["task"] if options and "task" in options else f"{peer.prefix}-{call_id}"
         ticket = self._new_ticket(peer, call, task_id, record, method, now)
         if ticket is not None:
-            ticket.state = State.RUNNING
+            ticket.state = _RUNNING
         return ticket
 
     def _new_ticket(
@@ -360,7 +358,7 @@ class Dispatcher:
     def end_short(self, ticket: Ticket, reply: Reply, now: float) -> None:
         """A ticket of `start_short` has ended and nothing else has happened: its reply is all that is left of it."""
         ticket.settled = True
-        ticket.state = State.DONE
+        ticket.state = _DONE
         record = ticket.agent
         record.calls += 1
         if not reply.code:

@@ -49,6 +49,9 @@ class State(IntEnum):
     DONE = 5
 
 
+_PARKED = State.PARKED  # by name: see the dispatcher
+
+
 class Counters:
     """Totals since the start, without calls that `Meters` counts as short.
 
@@ -434,7 +437,7 @@ class Ticket:
         self.deadline = deadline
         self.accepted = now
         self.started = now
-        self.state = State.PARKED
+        self.state = _PARKED
         self.seat = -1  # index in agent.holders (turn) or agent.beside
         self.turn = self.slot = False  # holds the agent's turn; one of the capacity slots
         self.owed = False  # it gave its slot back to wait and gets one again

@@ -68,7 +68,7 @@ class Unfinished:
 
     def __init__(self, limit: int, resident: Callable[[], int]) -> None:
         self.due = math.inf
-        self._limit = limit
+        self.limit = limit
         self._memory = resident
         self._connections: dict[int, Connection] = {}
         self._resident = 0  # bytes, when the connections were asked last
@@ -120,7 +120,7 @@ class Unfinished:
         connection.looked = now
         unfinished = count - connection.base
         self._is_long = self._is_long or unfinished > LONG_BYTES
-        if unfinished <= self._limit + ROOM_BYTES:
+        if unfinished <= self.limit + ROOM_BYTES:
             connection.long_since = math.inf
             return
         connection.long_since = min(connection.long_since, now)

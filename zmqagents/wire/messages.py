@@ -511,10 +511,12 @@ def answer_frames(
     kind: int, call_id: int, token: int, body: Sequence[Frame], *, code: int = 0, time_ms: int = 0
 ) -> list[Frame]:
     """A RESULT, ERROR or CHUNK message."""
-    flags = bytes_flag(body[1:]) if len(body) > 1 else 0
+    if len(body) == 1:
+        payload = body[0]
+        head = _HEADER.pack(MAGIC, VERSION, kind, 0, code, call_id, token, time_ms)
+        return [head + payload] if len(payload) <= JOIN_BYTES else [head, payload]
+    flags = bytes_flag(body[1:]) if body else 0
     head = _HEADER.pack(MAGIC, VERSION, kind, flags, code, call_id, token, time_ms)
-    if len(body) == 1 and len(body[0]) <= JOIN_BYTES:
-        return [head + body[0]]
     if body and len(body[0]) <= JOIN_BYTES:
         return [head + body[0], *body[1:]]
     return [head, *body]

@@ -166,7 +166,6 @@ class RouterListener:
         self._call_roll = call_roll
         self._config = config
         self._auth = auth
-        self._message_limit = message_limit
         self._unfinished = Unfinished(message_limit, resident_bytes)
         self._stalled: dict[RouterPeer, None] = {}  # those that had no room
         self._next_retry = self._next_roll_call = 0.0
@@ -175,13 +174,13 @@ class RouterListener:
         self._roll_calls_due = 0
         self._monitor: zmq.Socket[bytes] | None = None
         curve.seed_routing_ids()
-        self._context: zmq.Context[Any] = zmq.Context()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            auth.bind(self._context)
-            self._router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+            auth.bind(context)
+            self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         except BaseException:
             auth.close()
-            self._context.term()
+            context.term()
             raise
         self._readable = [(self._router, int(zmq.POLLIN))]
         self._send_frame: SendFrame = super(zmq.Socket, self._router).send
@@ -220,7 +219,7 @@ class RouterListener:
         router.setsockopt(zmq.ROUTER_HANDOVER, 0)
         router.setsockopt(zmq.SNDHWM, min(1000, self._config.max_calls_per_client + 64))  # beyond it: outbox
         router.setsockopt(zmq.RCVHWM, 1000)
-        router.setsockopt(zmq.MAXMSGSIZE, self._message_limit)
+        router.setsockopt(zmq.MAXMSGSIZE, self._unfinished.limit)
         router.setsockopt(zmq.BACKLOG, 512)
         router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         router.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -310,7 +309,7 @@ class RouterListener:
         many bytes. libzmq holds a message until it is whole; `Unfinished` sees to one that does not end.
         """
         parts: list[Frame] = []
-        size, limit = 0, self._message_limit
+        size, limit = 0, self._unfinished.limit
         while True:
             length = len(frame)
             size += length
@@ -414,4 +413,4 @@ class RouterListener:
             self._monitor.close(linger=0)
         self._router.close(linger=LINGER_MS)
         self._auth.close()
-        self._context.term()  # bounded by the linger
+        self._router.context.term()  # bounded by the linger

@@ -113,9 +113,9 @@ class UnixPeer(UnixStream):
                 message = self.read_message()
                 if message is not None:
                     self.is_dry = True
-                    self.size = len(message[0]) if len(message) == 1 else sum(map(len, message))
-                    self.count = len(message)
-                    self.received_bytes += self.size
+                    self.count = count = len(message)
+                    self.size = size = len(message[0]) if count == 1 else sum(map(len, message))
+                    self.received_bytes += size
                     return message
                 self.readable = not self.is_clean  # then there may be more
             self.is_dry = False
@@ -348,7 +348,7 @@ class UnixListener:
 
     def read(self, limit: int, now: float, end: float) -> None:
         """Hand over one message of each client that has some, in turn: ``limit`` in all, and none after ``end``."""
-        ready = self.ready
+        ready, receive = self.ready, self._receive
         while ready and limit:
             peer = ready[0]
             parts = peer.receive()
@@ -366,7 +366,7 @@ class UnixListener:
                 peer.lacks_memory = False
                 self._refuse(peer, parts)
                 continue
-            now = self._receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)
+            now = receive(peer, parts if peer.count <= MAX_FRAMES else None, peer.size, now)
             if now >= end:
                 return
 

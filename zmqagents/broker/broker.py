@@ -101,7 +101,7 @@ FEW = 8  # messages read while the fast lane has calls: a message that finds it 
 POLL_LIMIT_S = 1.0
 MAX_FAILURES, FAILURES_WINDOW_S = 10, 60.0  # of the router loop, before the host ends
 MEMBERS_END_S = 0.7  # how long processes of agents may take to end in order
-_STREAM = int(messages.Flag.STREAM)
+_RESENT, _STREAM = messages.Flag.RESENT, messages.Flag.STREAM
 TURN_S = 0.001  # how long messages, events and timers may wait for the fast lane
 
 
@@ -542,9 +542,9 @@ class Broker:
         session.last_seen = now
         if call.needed > session.replies.needed:
             session.replies.acknowledge(call.needed)
-        if call.flags & messages.Flag.RESENT and self._clients.came_before(session, call):
+        if call.flags & _RESENT and self._clients.came_before(session, call):
             return
-        if call.agent == "" and call.method not in RUN_AS_CALLS:
+        if not call.agent and call.method not in RUN_AS_CALLS:
             self._carry_out(self._management.answer(session.caller, call, session.role, caller))
         elif caller is not None:
             self._carry_out(self._members.on_call(session.caller, call, caller, now))

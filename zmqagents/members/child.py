@@ -192,7 +192,7 @@ class Child(Landlord):
     def start(self, ticket: Ticket) -> None:
         """Run ``ticket``, now or when its process and its agent are there."""
         record = ticket.agent
-        if ticket.op == Op.CREATE:
+        if ticket.op and ticket.op == Op.CREATE:
             crashes = self._yard.crashes.pop(record.agent_id, None)
             resident = Resident(record, request_of(ticket, self._yard.dispatcher), crashes)
             refusal = resident.keep_arguments(self._yard.dispatcher.shares)

@@ -55,6 +55,7 @@ NO_ARGUMENTS = pack([[], {}])
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
 _BESIDE = (SNAPSHOT, REMINDER, PROGRESS)
 _HOST_ERROR, _WATCHED, _UNTIL, _STREAM = int(Code.HOST_ERROR), Flag.WATCHED, Flag.UNTIL, Flag.STREAM
+_DONE = State.DONE
 Starve = Callable[[Ticket, Callable[[ZmqAgentsError], None], Callable[[], bool]], list[Effect]]
 PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
 
@@ -148,7 +149,7 @@ class Forwarder:
             if call is None and traces is None and _is_short(ticket):
                 short = ShortForwarded(self, ticket)
                 call_id = self._line.ask_at_once(short, short)
-                if ticket.state is not State.DONE:  # else it has failed already
+                if ticket.state is not _DONE:  # else it has failed already
                     self._begin(ticket)  # after the message: no answer is read before this thread reads on
             else:
                 self._begin(ticket)
@@ -164,7 +165,7 @@ class Forwarder:
             where = {"agent": ticket.agent.agent_id, "method": ticket.name, "call_id": ticket.task_id}
             self.done(ticket, error_reply(error, **where))
             return
-        if ticket.state is not State.DONE:
+        if ticket.state is not _DONE:
             self._sent[ticket] = call_id
 
     def _begin(self, ticket: Ticket) -> None:

@@ -70,6 +70,8 @@ class Observer:
 
 
 _DONE = Reply(Code.NONE, (pack(True),))
+# By name: see the dispatcher.
+_STREAM, _DETACHED, _RUNNING, _ENDED = Flag.STREAM, Flag.DETACHED, State.RUNNING, State.DONE
 _WELL_COUNTED = ("", Op.CREATE)  # ops whose good end is counted by its times alone, under the name of the call
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
 ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
@@ -324,12 +326,12 @@ class Calls:
         ticket.body = ()
         if ticket.queued_bytes:
             self._uncount_bytes(ticket)
-        if ticket.flags & Flag.STREAM:
+        if ticket.flags & _STREAM:
             self.feed(ticket)
         peer = ticket.peer
         peer.calls.pop(ticket.call_id, None)
         del self.tasks[ticket.task_id]
-        if ticket.flags & Flag.DETACHED:
+        if ticket.flags & _DETACHED:
             effects.append(Keep(ticket.task_id, reply))
         if not peer.gone:
             effects.append(Answer(peer, ticket.call_id, reply))
@@ -365,8 +367,8 @@ class Calls:
     def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
         state, record = ticket.state, ticket.agent
-        ticket.state = State.DONE
-        if state < State.RUNNING:
+        ticket.state = _ENDED
+        if state < _RUNNING:
             self._leave_queue(ticket, state)
         elif ticket.waits_for or ticket.outside is not None:
             wait_graph.drop_edges(ticket)
@@ -377,7 +379,7 @@ class Calls:
         if ticket.seat >= 0:
             had_turn = ticket.turn
             record.unseat(ticket)
-            if ticket.op == Op.CREATE and not record.made and not record.removed:
+            if ticket.op and ticket.op == Op.CREATE and not record.made and not record.removed:
                 self.forget_agent(record, effects, now, "could not be made")
             elif record.removed:
                 self._end_if_idle(record, effects, now)

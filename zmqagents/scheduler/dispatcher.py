@@ -344,7 +344,7 @@ class Dispatcher:
             return None
         ticket = self._new_ticket(peer, call, f"{peer.prefix}-{call.call_id}", record, method, now)
         if ticket is not None:
-            ticket.state = State.RUNNING  # as in `Calls.open`; it takes no thread, so no slot
+            ticket.state = _RUNNING  # as in `Calls.open`; it takes no thread, so no slot
             record.seat(ticket)
             self.calls.book(ticket)
         return ticket
@@ -377,7 +377,7 @@ class Dispatcher:
         """The code of ``ticket`` has returned; ``reply`` is what it ended in."""
         effects: list[Effect] = []
         calls = self.calls
-        if ticket.state is State.DONE:
+        if ticket.state is _DONE:
             return effects
         if ticket.settled:
             calls.lingering -= 1
@@ -385,7 +385,7 @@ class Dispatcher:
             if ticket.ended is not None and reply.code:  # in a child: its code was told to stop, for this reason
                 reply = error_of(ticket, ticket.ended)
             calls.settle(ticket, reply, effects, now)
-            if ticket.op == Op.CREATE and not reply.code:
+            if ticket.op and ticket.op == Op.CREATE and not reply.code:
                 calls.made(ticket.agent, now, effects)
             if calls.news:  # before the slot is freed: those that waited for this go on ahead of new calls
                 self.waiting.spread(effects, now)

@@ -57,6 +57,10 @@ def set_on_self(cls: ast.ClassDef) -> set[str]:
     return {node.attr for node in nodes if ast.unparse(node.value) == "self"}
 
 
+def has_slots(cls: ast.ClassDef) -> bool:
+    return any(isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__" for node in cls.body)
+
+
 def read(path: Path) -> Module:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     is_package = parts[-1] == "__init__" and len(parts) > 1

@@ -430,7 +430,7 @@ class Outgoing:
         return {CHAIN_HEADER: ",".join(self._call.host.chain_of(self._call, self.task_id))}
 
 
-# Set by the host. Public, so that the path of a call reads it without a function call in between.
+# Set by the host; `own_call` is what others ask. The path of a call reads it without a function call in between.
 running_call: contextvars.ContextVar[RunningCall | None] = contextvars.ContextVar("zmqagents_call", default=None)
 read_running_call = running_call.get  # bound once, as it is read with each call
 

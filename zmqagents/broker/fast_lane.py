@@ -112,7 +112,7 @@ class FastLane:
 
     def run_passed_on(self, session: Session, call: Call, now: float) -> float:
         """As `run_short`, for a call that the host of this child has passed on, or another member."""
-        if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps:
+        if call.options.keys() != (FORWARDED if self._is_child else PASSED_ON) or call.deps or not call.agent:
             return 0.0
         if not (self._is_child or session.caller.is_member) or sum(map(len, call.body)) > self._short_bytes:
             return 0.0
@@ -177,7 +177,7 @@ class FastLane:
             pace.disappoint()
             self._hand_in(ticket, reply)
             raise Relieved
-        clock = self._clock  # Python is slower to call what it must tell from a method first
+        clock = self._clock  # `self._clock()` would look for a method of that name first, at each call
         ended = clock()
         pace.note(ended - now)
         return reply, ended

@@ -150,8 +150,8 @@ class Connection(Link):
             channel = self.open_channel()
         if not channel.resting and channel.io_thread == threading.get_ident():
             self.check_may_block(f"{agent or 'the host'}.{method}()")
-        make = self._call
-        message = make(agent, method, body, flags, options, timeout, call)
+        kind = self._call  # `self._call(…)` would look for a method of that name first, at each call
+        message = kind(agent, method, body, flags, options, timeout, call)
         try:
             if call is None:
                 return channel.ask(message)

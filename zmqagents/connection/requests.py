@@ -102,7 +102,7 @@ class Call:
 
     @property
     def repeat(self) -> Repeat:
-        """See `Repeat`."""
+        """See `Repeat`; of use only when a connection breaks, so nothing that each call reckons."""
         return Repeat.SAFE if self.flags & (Flag.IDEMPOTENT | Flag.STREAM) == Flag.IDEMPOTENT else Repeat.ONCE
 
     def to_frames(

@@ -55,7 +55,7 @@ NO_ARGUMENTS = pack([[], {}])
 HOLD_S = 0.5  # how long the end of a call waits for a request that it had made
 _BESIDE = (SNAPSHOT, REMINDER, PROGRESS)
 _HOST_ERROR, _WATCHED, _UNTIL, _STREAM = int(Code.HOST_ERROR), Flag.WATCHED, Flag.UNTIL, Flag.STREAM
-_DONE = State.DONE
+_DONE = State.DONE  # an attribute of a class is looked up anew at each use
 Starve = Callable[[Ticket, Callable[[ZmqAgentsError], None], Callable[[], bool]], list[Effect]]
 PassOn = Callable[[Ticket, int, tuple[Frame, ...]], list[Effect]]
 

@@ -69,9 +69,9 @@ class Observer:
         """An agent that was made is deleted, and none of its calls runs."""
 
 
-_DONE = Reply(Code.NONE, (pack(True),))
-# By name: see the dispatcher.
-_STREAM, _DETACHED, _RUNNING, _ENDED = Flag.STREAM, Flag.DETACHED, State.RUNNING, State.DONE
+_TRUE = Reply(Code.NONE, (pack(True),))
+# For what a short call takes: an attribute of a class is looked up anew at each use.
+_STREAM, _DETACHED, _RUNNING, _DONE = Flag.STREAM, Flag.DETACHED, State.RUNNING, State.DONE
 _WELL_COUNTED = ("", Op.CREATE)  # ops whose good end is counted by its times alone, under the name of the call
 ENDS_S = 0.5  # how long agents may take to end beyond the limit of a drain, which cuts off all other calls
 ENDED_AT_ONCE = 64  # calls, of all those of a client that is gone or of an agent that was deleted
@@ -367,7 +367,7 @@ class Calls:
     def release(self, ticket: Ticket, effects: list[Effect], now: float) -> None:
         """The code of ``ticket`` will not go on: free its turn and its slot, and start the calls that get them."""
         state, record = ticket.state, ticket.agent
-        ticket.state = _ENDED
+        ticket.state = _DONE
         if state < _RUNNING:
             self._leave_queue(ticket, state)
         elif ticket.waits_for or ticket.outside is not None:
@@ -516,7 +516,7 @@ class Calls:
                 record.seat(end)
                 self.admit(end, now, effects)
                 return
-            self.drop(end, _DONE, effects, now)  # it was never made
+            self.drop(end, _TRUE, effects, now)  # it was never made
         if end is not None:
             self.ending -= 1
             record.account.agents -= 1

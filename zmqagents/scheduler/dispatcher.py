@@ -53,7 +53,8 @@ from .waiting import EndWaits, Waiting
 PASSED_ON = frozenset(("task", "user", "hop", "leg"))  # the options of a plain call that a member has passed on
 FORWARDED = frozenset(("task", "user"))  # the same that the host of a child has passed on
 _NOT_SHORT = Flag.ATTRIBUTE | Flag.STREAM | Flag.RESENT
-_DETACHED, _RUNNING, _DONE = Flag.DETACHED, State.RUNNING, State.DONE  # by name: a short call is to find them at once
+# For what a short call takes: an attribute of a class is looked up anew at each use.
+_DETACHED, _RUNNING, _DONE = Flag.DETACHED, State.RUNNING, State.DONE
 
 if TYPE_CHECKING:
     from ..tracing.hosts import HostTraces

@@ -49,7 +49,7 @@ class State(IntEnum):
     DONE = 5
 
 
-_PARKED = State.PARKED  # by name: see the dispatcher
+_PARKED = State.PARKED  # an attribute of a class is looked up anew at each use
 
 
 class Counters:

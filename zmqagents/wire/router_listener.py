@@ -309,7 +309,7 @@ class RouterListener:
         many bytes. libzmq holds a message until it is whole; `Unfinished` sees to one that does not end.
         """
         parts: list[Frame] = []
-        size, limit = 0, self._unfinished.limit
+        size, limit = 0, self._unfinished.limit  # of any message
         while True:
             length = len(frame)
             size += length

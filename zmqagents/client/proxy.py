@@ -355,7 +355,8 @@ class RemoteMethod:
         """Call the method without blocking: returns an `AsyncResult`, or a `Stream` if `returns` is "stream"."""
         if switch.active is not None:
             return self._call_traced(switch.active, args, kwargs, False)
-        return self._submit(*self._prepare(args, kwargs))
+        body, left = self._prepare(args, kwargs)
+        return self._submit(body, left)
 
     def _call_traced(self, tracing: Tracing, args: tuple[Any, ...], kwargs: dict[str, Any], waits: bool) -> Any:
         """Make the call in a span of its own; ``waits``: for the value."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import codec, errors
 from ..agents.context import Progress, own_call
-from ..codec import Encoded, TaskRef, pickling
+from ..codec import INLINE_LIMIT_BYTES, TAG, Encoded, TaskRef, decode_plain, lone_values, pickling
 from ..wire.link import Link, rebuild_error
 from ..wire.messages import Reply
 from .loop_inbox import Taskable, inbox_of, renew_lock
@@ -53,11 +53,11 @@ def decode_reply(link: Link, reply: Reply, bind: Bind, scope: codec.Scope) -> An
     if not body:
         raise errors.RemoteProtocolError(f"{link.address}: a result without a value")
     payload = body[0]
-    if len(payload) > codec.INLINE_LIMIT_BYTES:
+    if len(payload) > INLINE_LIMIT_BYTES:
         codec.check_structure(payload, link.max_structured_bytes, f"a result from {link.address}: ")
-    if len(body) == 1 and payload[:1] != codec.TAG:
-        return codec.decode_plain(payload)
-    if len(body) == 2 and type(payload) is bytes and (read := codec.lone_values.get(payload)) is not None:
+    if len(body) == 1 and payload[:1] != TAG:
+        return decode_plain(payload)
+    if len(body) == 2 and type(payload) is bytes and (read := lone_values.get(payload)) is not None:
         return read(body[1])
     buffers = body[1:]
     unpickler = unpickler_of(link)
@@ -373,10 +373,11 @@ class AsyncResult(concurrent.futures.Future[R], Taskable):
         if self._decoded:
             return self._result  # type: ignore[return-value]
         with self._decode_lock:
+            value: Any = self._result
             if not self._decoded:
-                self._result = decode_reply(self._link, cast(Reply, self._result), self._bind, self._scope)
+                self._result = value = decode_reply(self._link, value, self._bind, self._scope)
                 self._decoded = True
-            return self._result
+            return cast(R, value)
 
     def __await__(self) -> Generator[Any, None, R]:
         try:

@@ -172,7 +172,8 @@ class Connection(Link):
         channel = self._channel
         if channel is None or channel.closing:
             channel = self.open_channel()
-        message = self._call(agent, method, body, flags, options, timeout, own_call())
+        kind = self._call  # as in `call`
+        message = kind(agent, method, body, flags, options, timeout, own_call())
         call_id = channel.request(message, sink, timeout)
         return messages.task_id_of(channel.session.prefix, call_id)
 

@@ -489,8 +489,9 @@ class Session:
         self._last_heard = now
         try:
             head, body = messages.split_answer(parts)
-            if head.kind in _ANSWERS:
-                self._on_answer(head, body)
+            kind = head.kind
+            if kind in _ANSWERS:
+                self._on_answer(head, kind, body)
             else:
                 self._on_other(head, body, parts, now)
         except errors.RemoteProtocolError as exc:  # whatever it answers next is worth no wait
@@ -500,9 +501,9 @@ class Session:
         except BaseException:  # a done-callback may raise anything, SystemExit too
             log.exception("a callback on a result from %s failed", self.address)
 
-    def _on_answer(self, head: messages.Header, body: Sequence[Frame]) -> None:
+    def _on_answer(self, head: messages.Header, kind: int, body: Sequence[Frame]) -> None:
         call_id, code = head.call_id, 0
-        if head.kind != _RESULT:
+        if kind != _RESULT:
             code = head.code
             if code == Code.BUSY and self._try_later(head):
                 return

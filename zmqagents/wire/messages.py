@@ -323,11 +323,12 @@ _LENGTH = struct.Struct(">Q")
 
 def reply_to_bytes(reply: Reply) -> bytes:
     """``reply`` as one value for the store: code u8, count u32, that many lengths u64, then the frames."""
-    if len(reply.body) == 1:
-        frame = reply.body[0]
-        return b"".join((_SINGLE.pack(reply.code, 1, len(frame)), frame))
-    parts = [_COUNT.pack(reply.code, len(reply.body)), *(_LENGTH.pack(len(frame)) for frame in reply.body)]
-    return b"".join((*parts, *reply.body))
+    code, body = reply
+    if len(body) == 1:
+        frame = body[0]
+        return b"".join((_SINGLE.pack(code, 1, len(frame)), frame))
+    parts = [_COUNT.pack(code, len(body)), *(_LENGTH.pack(len(frame)) for frame in body)]
+    return b"".join((*parts, *body))
 
 
 def reply_from_bytes(data: bytes) -> Reply:

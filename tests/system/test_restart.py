@@ -277,6 +277,7 @@ server.launch()
 pid = server.pid
 with RpcClient(server.host, server.port) as client:
     client.create_agent(Worker).nap(1e6)
+    client.get_server_info()  # on the same connection: when it is answered, the host has the call
     ending = threading.Thread(target=server.shutdown, args=(30,))
     ending.start()
     while client.get_server_info()["state"] != "draining":

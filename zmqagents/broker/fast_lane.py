@@ -154,7 +154,7 @@ class FastLane:
         if (admits := record.admits) is not None:
             assert ticket.method is not None  # it has a pace
             if context.has_reminded or not admits(ticket.method):  # something is to be kept, or its home waits
-                self._dispatcher.enter(ticket)
+                dispatcher.enter(ticket)
                 self._hand_in(ticket, reply)
                 return now
         dispatcher.end_short(ticket, reply, now)

@@ -102,7 +102,8 @@ def unhurried(spec: ClassSpec) -> ClassSpec:
     known = _unhurried.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
         methods = {name: dataclasses.replace(method, pace=HeldPace()) for name, method in spec.methods.items()}
-        known = _unhurried[spec.name] = spec, dataclasses.replace(spec, methods=methods, pace=None)
+        pace = None if spec.pace is None else HeldPace()
+        known = _unhurried[spec.name] = spec, dataclasses.replace(spec, methods=methods, pace=pace)
     return known[1]
 
 

@@ -46,7 +46,10 @@ class Pace:
 
 
 class HeldPace(Pace):
-    """Of a method whose calls must be looked at before they begin: it is never ``quick``, but may be `is_short`."""
+    """Of a method whose calls must be looked at before they begin: it is never ``quick``, but may be `is_short`.
+
+    So is that of the constructors of such agents.
+    """
 
     __slots__ = ("_own",)
 

@@ -158,7 +158,7 @@ class Resident:
         """Let the code of a call begin, or hold it."""
         room = self._room
         if ticket.op in (Op.CREATE, END):
-            self._runner.start(ticket)
+            self._begin(ticket)
             return
         if not self.is_leaving and room.may_start(self.name):
             reply = self._known_outcome(ticket) if _is_whole(ticket) else None

@@ -18,14 +18,26 @@ MAX_NAME_CHARS = 200
 MAX_KNOWN = 4096  # references that need not be read again
 
 
-class AgentName(NamedTuple):
-    """The name of an agent: its class, and everything after the first slash."""
+class AgentName:
+    """The name of an agent: its class, and everything after the first slash. ``text``: both, as records have them."""
 
-    cls: str
-    key: str
+    __slots__ = ("cls", "key", "text")
+
+    def __init__(self, cls: str, key: str) -> None:
+        self.cls, self.key = cls, key
+        self.text = f"{cls}/{key}"
 
     def __str__(self) -> str:
-        return f"{self.cls}/{self.key}"
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"AgentName({self.cls!r}, {self.key!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, AgentName) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 class Reference(NamedTuple):

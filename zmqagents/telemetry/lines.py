@@ -34,9 +34,9 @@ def event_of(record: logging.LogRecord) -> dict[str, Any]:
     event: dict[str, Any] = {
         "ts": _time(record.created), "level": record.levelname, "logger": record.name, "msg": _message(record),
     }  # fmt: skip
+    attributes = vars(record)
     for name, attribute in _ATTRIBUTES.items():
-        value = getattr(record, attribute, None)
-        if value not in (None, ""):
+        if attribute in attributes and (value := attributes[attribute]) not in (None, ""):
             event[name] = value if isinstance(value, (int, float)) else str(value)
     trace = _traceback(record)
     if trace:

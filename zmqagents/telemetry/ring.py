@@ -29,10 +29,11 @@ class Ring:
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Keep an event, with long texts cut."""
-        kept = {
-            key: value[:TEXT_CHARS] if isinstance(value, str) and key != "exc" else value[-TEXT_CHARS:]
-            if isinstance(value, str) else value for key, value in event.items()
-        }  # fmt: skip
+        kept = dict(event)
+        if max(map(len, map(str, kept.values())), default=0) > TEXT_CHARS:
+            for key, value in event.items():
+                if isinstance(value, str):
+                    kept[key] = value[-TEXT_CHARS:] if key == "exc" else value[:TEXT_CHARS]
         self._lines.append((next(self._numbers), kept))
 
     def page(self, after: int = 0, agent: str | None = None, most: int = PAGE_LINES) -> dict[str, Any]:

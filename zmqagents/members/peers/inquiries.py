@@ -69,7 +69,7 @@ class Inquiries:
         name = self._room.name_in(agent_id)
 
         def look(records: ClusterRecords) -> object:
-            return *records.exchange([Locate(str(name))]), records.reminders(str(name))
+            return *records.exchange([Locate(name.text)]), records.reminders(name.text)
 
         def answer(found: Any) -> None:
             if isinstance(found, tuple) and isinstance(found[0], Located):

@@ -362,7 +362,7 @@ class Quarters(abc.ABC):
         if self.drains and not given:
             raise errors.CannotServe(f"{self._config.server_id} gives its agents away, and takes none")
         version = spec.hooks.state_version
-        self.do(self.member.carry(self.member.activations.activate(str(name), name.cls, version, made, unseen=unseen)))
+        self.do(self.member.carry(self.member.activations.activate(name.text, name.cls, version, made, unseen=unseen)))
 
     def described(self, record: AgentRecord) -> Reply:
         """What `create_agent` gives for an agent that is there."""

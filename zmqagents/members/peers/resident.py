@@ -57,7 +57,7 @@ class Resident:
     ) -> None:  # fmt: skip
         self.record = record
         self.labels = labels
-        self.name = str(name)
+        self.name = name.text
         self.leaving: Leaving | None = None
         self.following = ""  # who has it after this host
         self.used = room.clock()

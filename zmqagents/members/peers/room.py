@@ -201,12 +201,12 @@ class Room(Quarters):
 
     def is_leaving(self, name: AgentName) -> bool:
         """Whether the agent was here, and its record is not released."""
-        resident = self._residents.get(str(name))
-        return str(name) in self._leaving or (resident is not None and resident.is_leaving)
+        resident = self._residents.get(name.text)
+        return name.text in self._leaving or (resident is not None and resident.is_leaving)
 
     def resident(self, name: AgentName) -> Resident | None:
         """An agent that lives here."""
-        return self._residents.get(str(name))
+        return self._residents.get(name.text)
 
     @property
     def lodgers(self) -> list[Lodger]:
@@ -215,15 +215,15 @@ class Room(Quarters):
 
     def way(self, name: AgentName) -> Way:
         """The way to an agent, made now if there is none."""
-        way = self._ways.get(str(name))
+        way = self._ways.get(name.text)
         if way is None:
-            way = self._ways[str(name)] = Way(self, name, f"{self._prefix}{name}")
+            way = self._ways[name.text] = Way(self, name, f"{self._prefix}{name}")
         return way
 
     def forget(self, way: Way) -> None:
         """Drop a way that nothing depends on."""
-        if way.is_empty and self._ways.get(str(way.name)) is way:
-            del self._ways[str(way.name)]
+        if way.is_empty and self._ways.get(way.name.text) is way:
+            del self._ways[way.name.text]
 
     def has(self, lodger: Lodger) -> bool:
         """Whether it lives here, or its record is not released yet."""

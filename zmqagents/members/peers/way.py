@@ -322,7 +322,7 @@ class Way:
         if room.is_leaving(self.name):
             self._pause()
             return
-        home = room.member.homes.find(str(self.name))
+        home = room.member.homes.find(self.name.text)
         if any(passage.activate for passage in self._held):
             self._claim()
         elif home is not None and home.address != room.address and not any(passage.hop for passage in self._held):
@@ -362,7 +362,7 @@ class Way:
     def _tell_elsewhere(self, passage: Passage) -> None:
         """Another member takes the agent for one of this host's, which may be news."""
         self.room.count_elsewhere("told")
-        known = self.room.member.homes.find(str(self.name)) if self.state is not WayState.AWAY else None
+        known = self.room.member.homes.find(self.name.text) if self.state is not WayState.AWAY else None
         home = Home(self.agent_id, known.address if known is not None else "", known.epoch if known is not None else 0)
         self._turn_away(passage)
         self._finish(passage, elsewhere_reply(home))
@@ -376,7 +376,7 @@ class Way:
 
     def _look(self) -> None:
         self.state = WayState.LOOKING
-        self.room.member.locate(str(self.name))
+        self.room.member.locate(self.name.text)
 
     def found(self, found: Whereabouts) -> None:
         """Redis has said who has the agent."""
@@ -533,7 +533,7 @@ class Way:
     def answered(self, passage: Passage, neighbour: Neighbour, reply: Reply) -> None:
         """The host that a call was passed on to has answered."""
         self._sent.pop(passage, None)
-        room, name = self.room, str(self.name)
+        room, name = self.room, self.name.text
         if reply.code == Code.ELSEWHERE:
             room.count_elsewhere("met")
             room.member.homes.drop(name, neighbour.address)
@@ -594,7 +594,7 @@ class Way:
 
     def _gathered(self) -> None:
         if self.state is WayState.GATHERING and not self._sent:
-            known = self.room.member.homes.find(str(self.name))
+            known = self.room.member.homes.find(self.name.text)
             if not self._held:
                 self.state = WayState.OPEN
             elif known is not None and known.address not in (self._address, self.room.address):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from cluster_hosts import CHILDREN_TOO, hosts_on, result_of
+from cluster_hosts import CHILDREN_TOO, Hosts, hosts_on, result_of
 from hosts import eventually, freeze, seconds_of
 from redis_server import RedisServer, running_redis
 from scale import linux_only
@@ -147,3 +149,37 @@ def test_streams_and_cancels_go_through_another_host(redis: RedisServer) -> None
         assert eventually(lambda: hosts.callers[1].running() == 0, 10)
         with pytest.raises(Exception, match="cancelled"):
             result_of(waiter)
+
+
+def stopped_in_order(hosts: Hosts, index: int) -> bool:
+    """Whether a host that is told to stop ends by itself, in time, and leaves nothing behind."""
+    launcher = hosts.launchers[index]
+    left = Path(launcher.ipc or "").with_suffix(".start")
+    assert left.exists()
+    launcher.shutdown()
+    return not left.exists()
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_host_that_is_told_to_stop_while_redis_is_away_ends_in_order(
+    redis: RedisServer, count: int, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with hosts_on(redis, count, grace_s=1.0, pool_type="redis") as hosts:
+        for number in range(20):
+            hosts.callers[0].call(f"Account/{number}", "add", 1)
+            hosts.callers[0].call(f"Forgetful/{number}", "call")
+        with redis.frozen() if how == "frozen" else contextlib.nullcontext():
+            if how == "killed":
+                redis.kill()
+            assert stopped_in_order(hosts, 0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_host_that_has_many_agents_ends_in_order(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, grace_s=1.0) as hosts:
+        waiters = [hosts.callers[0].begin(f"Forgetful/{number}", "call", timeout=60) for number in range(10_000)]
+        assert {result_of(waiter, 60) for waiter in waiters} == {1}
+        assert stopped_in_order(hosts, 0)
+        hosts.start()
+        assert hosts.callers[1].call("Forgetful/9999", "call") == 1

@@ -58,7 +58,8 @@ MAX_EXCHANGE_BYTES = 8 * 1024 * 1024
 GATHER_S = 0.001  # so that a short call is begun and put at once, and more calls in one exchange
 BACK_OFF_S = (0.05, 1.0)  # of the listener: first, last
 LISTEN_S = 1.0
-CLOSE_S = 1.5
+CLOSE_S = 1.5  # a host ends within `config.END_WAIT_S`
+CLOSE_OF_MEMBER_S = 0.7  # its `cluster.steward` has ended before
 
 
 class Question:
@@ -105,6 +106,7 @@ class WriteBehind:
     def __init__(self, store: SharedStore, config: BrokerConfig, on_full: Callable[[str], None]) -> None:
         self._store = store
         self._config = config
+        self._close_s = CLOSE_OF_MEMBER_S if config.cluster else CLOSE_S
         self._on_full = on_full
         self._lock = threading.Lock()  # guards the next six; held for moments
         self._open: dict[str, None] = {}  # begun here and not finished
@@ -202,10 +204,10 @@ class WriteBehind:
         return f"<WriteBehind {self._config.server_id}: {begun} begun, {ended} ended, {asked} questions>"
 
     def close(self) -> None:
-        """Write what is left, as far as the store takes it within `CLOSE_S`; then close the store."""
+        """Write what is left, as far as the store takes it within a second or so; then close the store."""
         self._ending.set()
         self._wake()
-        end = time.monotonic() + CLOSE_S
+        end = time.monotonic() + self._close_s
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, end - time.monotonic()))
@@ -233,7 +235,7 @@ class WriteBehind:
                 log.exception("the store thread of %s met an error", self._config.server_id)
                 self._on_trouble("an error of the store thread", words)
             if end is None and self._ending.is_set():
-                end = time.monotonic() + CLOSE_S / 2
+                end = time.monotonic() + self._close_s / 2
         with contextlib.suppress(StoreUnavailable, StoreFull):
             if not self._trouble:
                 self._store.retire()

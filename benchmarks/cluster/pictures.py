@@ -2,7 +2,7 @@
 
 cluster-kill.svg     calls a host's death, until its agents answer again: started again at once, and by the lease
 cluster-return.svg   Redis and the calls of 200 clients whose host dies
-cluster-ledger.svg   counts that clients of tests/cluster/test_partitions.py were told, while hosts, cables and Redis fail
+cluster-ledger.svg   counts that clients of test_partitions.py were told, while hosts, cables and Redis fail
 
     python -m benchmarks.cluster.pictures LEDGER FILE    the last one, of the folder ``ledger`` that the test leaves
 """

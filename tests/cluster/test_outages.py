@@ -14,11 +14,29 @@ import pytest
 from cluster_hosts import CHILDREN_TOO, Hosts, hosts_on, result_of
 from hosts import eventually, freeze, seconds_of
 from redis_server import RedisServer, running_redis
+from relay import Relay
 from scale import linux_only
-from zmqagents import RpcClient
+from zmqagents import AgentBase, RpcClient
 from zmqagents.errors import CallLost, StoreUnavailable
 
 pytestmark = [pytest.mark.program, pytest.mark.timeout(180), linux_only("CLOCK_BOOTTIME")]
+
+
+class Tally(AgentBase, persist="idle"):
+    """Counts, and is saved when it leaves its host."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def save_state(self) -> int:
+        return self.number
+
+    def load_state(self, state: int) -> None:
+        self.number = state
+
+    def count(self) -> int:
+        self.number += 1
+        return self.number
 
 
 @pytest.fixture
@@ -183,3 +201,17 @@ def test_a_host_that_has_many_agents_ends_in_order(redis: RedisServer) -> None:
         assert stopped_in_order(hosts, 0)
         hosts.start()
         assert hosts.callers[1].call("Forgetful/9999", "call") == 1
+
+
+def test_the_last_host_writes_the_states_of_all_its_agents_to_a_slow_redis_within_its_grace(redis: RedisServer) -> None:
+    with Relay(redis.port) as relay:
+        with hosts_on(
+            redis, 1, grace_s=20.0, lease_s=10.0, classes=[Tally], redis_url=f"redis://127.0.0.1:{relay.port}"
+        ) as hosts:
+            for turn in (1, 2):
+                waiters = [hosts.callers[-1].begin(f"Tally/{number}", "count", timeout=60) for number in range(500)]
+                assert {result_of(waiter, 60) for waiter in waiters} == {turn}
+                relay.delay_s = 0.1  # there, and back; 64 saves take no longer than one
+                assert stopped_in_order(hosts, turn - 1)
+                relay.delay_s = 0.0
+                hosts.start()

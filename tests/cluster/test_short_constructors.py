@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -98,3 +99,32 @@ def test_one_that_fails_says_so_and_may_be_tried_again(host: Caller) -> None:
         if is_router(str(failed.value)):
             return
     raise AssertionError("the router thread made none of those that fail")
+
+
+class Slow(AgentBase, persist="call"):
+    """Is saved and loaded by coroutines."""
+
+    def __init__(self) -> None:
+        self.calls, self.loaded_by = 0, ""
+
+    async def save_state(self) -> int:
+        await asyncio.sleep(0)
+        return self.calls
+
+    async def load_state(self, state: int) -> None:
+        self.loaded_by = threading.current_thread().name
+        await asyncio.sleep(0)
+        self.calls = state
+
+    def call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def test_agents_whose_state_is_saved_and_loaded_by_coroutines_are_made_as_well(redis: RedisServer) -> None:
+    with hosts_on(redis, 1, classes=[Slow]) as hosts:
+        for turn in (1, 2, 3):
+            waiters = [hosts.callers[-1].begin(f"Slow/{number}", "call", timeout=60) for number in range(300)]
+            assert {result_of(waiter, 60) for waiter in waiters} == {turn}
+            hosts.launchers[-1].shutdown()
+            hosts.start()

@@ -173,10 +173,10 @@ class Member:
                 effects += self.activations.release(name)
         return self.carry(effects) + self._rejoin_when_done()
 
-    def close(self) -> None:
-        """The host is empty: tell that it ends, and end the threads."""
+    def close(self, left_s: float = 0.0) -> None:
+        """The host is empty: tell that it ends, and end the threads. ``left_s``: see `Steward.close`."""
         self._steward.obituary(self._identity.start)
-        self._steward.close()
+        self._steward.close(left_s)
 
     # ------------------------------------------------------------ questions
 

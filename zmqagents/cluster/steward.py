@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 MAX_COMMANDS = 64
 MAX_BYTES = 1 << 20
 RETRY_S = 0.2
-CLOSE_S = 0.6  # a host ends within `config.END_WAIT_S`, and has more to end than this
+CLOSE_S = 0.6  # beyond the grace of its host, which ends within `config.END_WAIT_S` then, and has more to end
 BARRED_S = 5.0
 
 
@@ -172,6 +173,7 @@ class Steward:
         self._beat_soon = threading.Event()
         self._may_rejoin = threading.Event()
         self._ending = threading.Event()
+        self._ends_at = self._tries_until = math.inf  # when the exchange thread gives up, once it is ending
         self._inbox: queue.SimpleQueue[Request | _Errand | None] = queue.SimpleQueue()
         self._backlog: deque[Request] = deque()  # the exchange thread's own, as the next three
         self._errands: deque[_Errand] = deque()
@@ -243,16 +245,22 @@ class Steward:
         self._may_rejoin.set()
         self._beat_soon.set()
 
-    def close(self) -> None:
-        """Send what is left, as far as Redis takes it within `CLOSE_S`; then end the threads."""
+    def close(self, left_s: float = 0.0) -> None:
+        """Send what is left, as far as Redis takes it within ``left_s`` or `CLOSE_S`; then end the threads.
+
+        Without a Redis it is `CLOSE_S`.
+        """
+        now = time.monotonic()
+        self._tries_until, self._ends_at = now + CLOSE_S, now + max(CLOSE_S, left_s)
         self._ending.set()
         self._beat_soon.set()
         self._may_rejoin.set()
         self._inbox.put(None)
-        end = time.monotonic() + CLOSE_S + 0.1
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, end - time.monotonic()))
+        beats, exchange = self._threads
+        while exchange.is_alive() and (rest_s := self._ends_at - time.monotonic()) > 0:  # it may turn out to be less
+            exchange.join(min(rest_s, 0.1))
+        if beats.is_alive():
+            beats.join(max(0.0, self._tries_until - time.monotonic()))
         for records in (self._beats, self._records):
             records.close()
         if self._backlog:
@@ -325,8 +333,7 @@ class Steward:
     # ------------------------------------------------------------ the exchange thread
 
     def _exchange_on(self) -> None:
-        end = None
-        while end is None or (self._has_work and time.monotonic() < end):
+        while not self._ending.is_set() or (self._has_work and time.monotonic() < self._ends_at):
             self._gather()
             begun_at = boot_time()
             try:
@@ -337,14 +344,13 @@ class Steward:
                 if not self._backlog:  # else some may wait for room in Redis
                     self._tell_end_of_trouble()
             except StoreUnavailable as exc:
+                self._ends_at = min(self._ends_at, self._tries_until)
                 self._tell_trouble(begun_at, str(exc))
                 self._refuse_inquiries(exc)
                 time.sleep(RETRY_S)
             except Exception:  # a bug of this package
                 log.exception("the exchange thread of %s met an error", self._incarnation)
                 time.sleep(RETRY_S)
-            if end is None and self._ending.is_set():
-                end = time.monotonic() + CLOSE_S
 
     @property
     def _has_work(self) -> bool:

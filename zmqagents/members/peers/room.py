@@ -149,7 +149,8 @@ class Room(Quarters):
         for name in itertools.islice(activations, MAX_RELEASED):
             if activations.phase(name) in (acts.Phase.STARTING, acts.Phase.ACTIVE):
                 self.member.carry(activations.release(name))
-        self.member.close()
+        drain = self.dispatcher.calls.drain
+        self.member.close(0.0 if drain is None else drain.deadline - self.clock())
         if self._start_file is not None:
             self._start_file.unlink(missing_ok=True)
 

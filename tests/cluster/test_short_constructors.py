@@ -101,8 +101,8 @@ def test_one_that_fails_says_so_and_may_be_tried_again(host: Caller) -> None:
     raise AssertionError("the router thread made none of those that fail")
 
 
-class Slow(AgentBase, persist="call"):
-    """Is saved and loaded by coroutines."""
+class Slow(AgentBase, persist="idle"):
+    """Is saved when it leaves, and loaded, by coroutines."""
 
     def __init__(self) -> None:
         self.calls, self.loaded_by = 0, ""

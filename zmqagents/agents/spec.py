@@ -98,7 +98,10 @@ _unhurried: dict[str, tuple[ClassSpec, ClassSpec]] = {}  # the same for agents w
 
 
 def unhurried(spec: ClassSpec) -> ClassSpec:
-    """``spec`` for agents whose calls need a look before each: the router thread runs none without, however short."""
+    """``spec`` for agents whose calls need a look before each: the router thread runs none without, however short.
+
+    Nor does it make an agent before the `Home` of that says so.
+    """
     known = _unhurried.get(spec.name)
     if known is None or (spec is not known[0] and spec is not known[1]):
         methods = {name: dataclasses.replace(method, pace=HeldPace()) for name, method in spec.methods.items()}

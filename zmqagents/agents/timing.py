@@ -48,7 +48,7 @@ class Pace:
 class HeldPace(Pace):
     """Of a method whose calls must be looked at before they begin: it is never ``quick``, but may be `is_short`.
 
-    So is that of the constructors of such agents.
+    The constructors of such agents have one, too.
     """
 
     __slots__ = ("_own",)

@@ -29,7 +29,7 @@ from ..execution.threads import Done, WorkerPool
 from ..scheduler.dispatcher import FORWARDED, PASSED_ON, Dispatcher
 from ..scheduler.effects import Answer, Effect, Keep
 from ..scheduler.records import Ticket
-from ..wire.messages import Call, Flag, Kind, Reply, answer_frames
+from ..wire.messages import Call, Flag, Kind, Op, Reply, answer_frames
 from .delivery import Delivery
 from .leader import Leader, Relieved
 from .session import Session
@@ -79,7 +79,7 @@ class FastLane:
         return self.is_open and not ticket.dep_replies and len(ticket.body[0]) <= self._short_bytes
 
     def start(self, ticket: Ticket) -> None:
-        """Let the code of a call begin whose `Home` has looked at it: soon here, if it is short, else in a thread."""
+        """Let the code of a call begin, or make an agent, whose `Home` wants it: here if short, or in a thread."""
         pace = ticket.pace
         if isinstance(pace, HeldPace) and pace.is_short and self.may_take(ticket):
             self.queue.append(ticket)
@@ -95,8 +95,8 @@ class FastLane:
             if not leader.can_watch():
                 self._pool.start(ticket)
                 continue
-            if ticket.settled:  # cancelled before it could begin
-                reply = NOTHING
+            if ticket.settled and (ticket.op != Op.CREATE or ticket.agent.home is None):  # cancelled before it began
+                reply = NOTHING  # but whether an agent of a cluster is made depends on no caller
             elif ticket.deadline is not None and ticket.deadline <= now:  # as in `WorkerPool`
                 reply = self._too_late(ticket)
             else:

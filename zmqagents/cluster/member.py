@@ -175,8 +175,7 @@ class Member:
 
     def close(self, left_s: float = 0.0) -> None:
         """The host is empty: tell that it ends, and end the threads. ``left_s``: see `Steward.close`."""
-        self._steward.obituary(self._identity.start)
-        self._steward.close(left_s)
+        self._steward.close(left_s, obituary=True)
 
     # ------------------------------------------------------------ questions
 

@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 MAX_COMMANDS = 64
 MAX_BYTES = 1 << 20
 RETRY_S = 0.2
-CLOSE_S = 0.6  # beyond the grace of its host, which ends within `config.END_WAIT_S` then, and has more to end
+CLOSE_S = 0.4  # beyond the grace of its host, which ends within `config.END_WAIT_S` then, and has more to end
+LAST_S = 0.3  # for the obituary
 BARRED_S = 5.0
 
 
@@ -179,6 +180,7 @@ class Steward:
         self._errands: deque[_Errand] = deque()
         self._trouble = ""
         self._troubled_since = 0.0
+        self._tells_end = False
         self._known = ""  # the server that the exchange thread has reached
         self.round_trip_s = 0.0  # of the latest exchange
         self.exchanges = 0
@@ -245,22 +247,24 @@ class Steward:
         self._may_rejoin.set()
         self._beat_soon.set()
 
-    def close(self, left_s: float = 0.0) -> None:
+    def close(self, left_s: float = 0.0, *, obituary: bool = False) -> None:
         """Send what is left, as far as Redis takes it within ``left_s`` or `CLOSE_S`; then end the threads.
 
-        Without a Redis it is `CLOSE_S`.
+        Without a Redis, or with a full one, it is `CLOSE_S`. ``obituary``: tell last that this process has ended; what
+        it has not saved by then is refused as soon as others have its agents.
         """
         now = time.monotonic()
+        self._tells_end = obituary
         self._tries_until, self._ends_at = now + CLOSE_S, now + max(CLOSE_S, left_s)
         self._ending.set()
         self._beat_soon.set()
         self._may_rejoin.set()
         self._inbox.put(None)
         beats, exchange = self._threads
-        while exchange.is_alive() and (rest_s := self._ends_at - time.monotonic()) > 0:  # it may turn out to be less
+        while exchange.is_alive() and (rest_s := self._ends_at + LAST_S - time.monotonic()) > 0:  # it may become less
             exchange.join(min(rest_s, 0.1))
         if beats.is_alive():
-            beats.join(max(0.0, self._tries_until - time.monotonic()))
+            beats.join(max(0.0, self._tries_until + LAST_S - time.monotonic()))
         for records in (self._beats, self._records):
             records.close()
         if self._backlog:
@@ -351,6 +355,9 @@ class Steward:
             except Exception:  # a bug of this package
                 log.exception("the exchange thread of %s met an error", self._incarnation)
                 time.sleep(RETRY_S)
+        if self._tells_end and not self._trouble:
+            with contextlib.suppress(StoreError):
+                self._records.obituary(self._who.start)
 
     @property
     def _has_work(self) -> bool:
@@ -411,6 +418,7 @@ class Steward:
         self._backlog.extendleft(reversed(full))
         self._tell([Answered(request, answer) for request, answer in pairs if not isinstance(answer, StoreFull)])
         if full:
+            self._ends_at = min(self._ends_at, self._tries_until)
             self._tell_trouble(
                 begun_at, str(next(answer for _, answer in pairs if isinstance(answer, StoreFull))), True
             )

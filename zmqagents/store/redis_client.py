@@ -360,9 +360,6 @@ def _text(name: bytes | str | None) -> str:
     return "" if text == "?" else text
 
 
-_CLOSED_MEANWHILE = (AttributeError, TypeError, ValueError)  # what redis-py meets if another thread has closed it
-
-
 class RedisListener:
     """Tells an owner which of the tasks that it waits for are settled. For one thread."""
 
@@ -381,7 +378,7 @@ class RedisListener:
                 self._pubsub = self._client().pubsub()
                 self._pubsub.subscribe(self._channel)
             message = self._pubsub.get_message(timeout=timeout_s)
-        except (*FAILURES, OSError, *_CLOSED_MEANWHILE) as exc:
+        except (*FAILURES, OSError) as exc:
             self.close()
             raise StoreUnavailable(f"the connection that listens is lost: {type(exc).__name__}") from None
         if message is None:

@@ -448,6 +448,9 @@ class WriteBehind:
             except StoreUnavailable:
                 self._ending.wait(pause)
                 pause = min(last, pause * 2)
+            except (AttributeError, TypeError, ValueError):
+                if not self._ending.is_set():  # else redis-py has met a connection that `close` has closed meanwhile
+                    raise
         listener.close()
 
 

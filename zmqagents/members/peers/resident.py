@@ -157,7 +157,10 @@ class Resident:
     def start(self, ticket: Ticket) -> None:
         """Let the code of a call begin, or hold it."""
         room = self._room
-        if ticket.op in (Op.CREATE, END):
+        if ticket.op == END or (ticket.op == Op.CREATE and self.record.options.persist == "call"):
+            self._runner.start(ticket)  # it saves a state, for which the router thread would have to be another one
+            return
+        if ticket.op == Op.CREATE:
             self._begin(ticket)
             return
         if not self.is_leaving and room.may_start(self.name):
@@ -444,7 +447,7 @@ class Resident:
                 self._finish(ticket, self._error(ticket, _deleted(ticket)))
 
     def _has_begun(self, ticket: Ticket) -> bool:
-        """Whether the code of a call that was started runs."""
+        """Whether the code of a call that was started runs, or will in a moment, whatever becomes of its caller."""
         return True
 
     def _unbegun(self) -> list[Ticket]:

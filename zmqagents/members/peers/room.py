@@ -61,7 +61,7 @@ __all__ = ["Room"]
 log = logging.getLogger(__name__)
 
 JOIN_S = 5.0  # for the first beat
-MAX_RELEASED = 2000  # when this host ends: 50 ms; the others are claimed from a member that is known to be dead
+RELEASES_S = 0.2  # beyond the grace; agents that are not released have to be claimed from a member that is dead
 LAST_WORDS_S = 0.5  # for the agents of a host that was declared dead to save what they have
 OF_MEMBERS = ("user", "hop", "leg", "activate")  # options of calls that are taken from other members alone
 
@@ -146,11 +146,13 @@ class Room(Quarters):
         for neighbour in list(self._neighbours.values()):
             neighbour.close(errors.HostStopping("the host has stopped"))
         activations = self.member.activations
-        for name in itertools.islice(activations, MAX_RELEASED):
+        drain = self.dispatcher.calls.drain
+        end = self.clock() if drain is None else drain.deadline
+        releases_until = max(end, self.clock() + RELEASES_S)
+        for name in itertools.takewhile(lambda _: self.clock() < releases_until, activations):
             if activations.phase(name) in (acts.Phase.STARTING, acts.Phase.ACTIVE):
                 self.member.carry(activations.release(name))
-        drain = self.dispatcher.calls.drain
-        self.member.close(0.0 if drain is None else drain.deadline - self.clock())
+        self.member.close(end - self.clock())
         if self._start_file is not None:
             self._start_file.unlink(missing_ok=True)
 

@@ -320,3 +320,23 @@ def test_a_connection_that_dies_without_a_word_is_noticed_and_made_again(
     relay.let_go()
     loop.until(lambda: second.is_over, 60)
     assert second.value == 2
+
+
+def test_what_a_host_has_said_before_it_ended_counts_also_if_its_end_is_heard_of_first(loop: Loop) -> None:
+    with host(Desk, grace_s=0.0) as server, client_of(server) as client:
+        proxy: Any = client.create_agent(Desk)
+        neighbour = Neighbour(f"127.0.0.1:{port_of(server)}", loop)
+        answered, unread, unanswered = Answers(), Answers(), Answers()
+        neighbour.ask(call(proxy, "echo", 1), answered)
+        loop.until(lambda: answered.is_over)
+        neighbour.ask(call(proxy, "echo", 2), unread)
+        loop.turn(0.0)  # it is sent
+        assert proxy.echo(3) == 3  # and answered, if not read: the agent has one turn
+        server.shutdown()
+        neighbour.ask(call(proxy, "echo", 4), unanswered)  # when nobody is there
+        neighbour.hear_out()
+        neighbour.close(CallLost("it is dead"))
+        loop.until(lambda: unread.is_over and unanswered.is_over)
+        assert unread.value == 2
+        (error,) = unanswered.errors
+        assert isinstance(error, HostStopping)

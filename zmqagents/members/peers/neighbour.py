@@ -216,6 +216,13 @@ class Neighbour:
                 del self._desk.beside[fd]
             wire.close(wait_s=0.0)
 
+    def hear_out(self) -> None:
+        """Take all that has come, before what is open is given up: a host that has ended has answered and said so."""
+        wire, session = self._wire, self._session
+        if wire is not None:
+            while session.linked and (parts := wire.receive()) is not None:
+                session.received(parts, time.monotonic())
+
     def close(self, error: Exception) -> None:
         """Close it; what is open fails with ``error``."""
         self.is_open = False

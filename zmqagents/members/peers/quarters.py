@@ -249,7 +249,9 @@ class Quarters(abc.ABC):
         """End the connections to members that are no more, and what waits for their answers."""
         now = {info.address for info in self.member.placement.members}
         for address in (self._addresses - now) & self._neighbours.keys():
-            self._neighbours.pop(address).close(errors.CallLost(f"the host at {address} was declared dead"))
+            neighbour = self._neighbours.pop(address)
+            neighbour.hear_out()  # its last words may come later than the news of its end
+            neighbour.close(errors.CallLost(f"the host at {address} was declared dead"))
         self._addresses = now
 
     @property

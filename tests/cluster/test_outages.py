@@ -214,7 +214,7 @@ def test_the_last_host_writes_the_states_of_all_its_agents_to_a_slow_redis_withi
         ) as hosts,
     ):
         for turn in (1, 2):
-            waiters = [hosts.callers[-1].begin(f"Tally/{number}", "count", timeout=60) for number in range(500)]
+            waiters = [hosts.callers[-1].begin(f"Tally/{number}", "count", timeout=60) for number in range(1_500)]
             assert {result_of(waiter, 60) for waiter in waiters} == {turn}
             relay.delay_s = 0.1  # there, and back; 64 saves take no longer than one
             assert stopped_in_order(hosts, turn - 1)

@@ -105,14 +105,13 @@ class Slow(AgentBase, persist="idle"):
     """Is saved when it leaves, and loaded, by coroutines."""
 
     def __init__(self) -> None:
-        self.calls, self.loaded_by = 0, ""
+        self.calls = 0
 
     async def save_state(self) -> int:
         await asyncio.sleep(0)
         return self.calls
 
     async def load_state(self, state: int) -> None:
-        self.loaded_by = threading.current_thread().name
         await asyncio.sleep(0)
         self.calls = state
 

@@ -157,11 +157,10 @@ class Resident:
     def start(self, ticket: Ticket) -> None:
         """Let the code of a call begin, or hold it."""
         room = self._room
-        if ticket.op == END or (ticket.op == Op.CREATE and self.record.options.persist == "call"):
-            self._runner.start(ticket)  # it saves a state, for which the router thread would have to be another one
-            return
-        if ticket.op == Op.CREATE:
-            self._begin(ticket)
+        if ticket.op in (Op.CREATE, END):
+            # To save a state makes the router thread another one, which costs more than a worker.
+            saves = ticket.op == END or self.record.options.persist == "call"
+            (self._runner.start if saves else self._begin)(ticket)
             return
         if not self.is_leaving and room.may_start(self.name):
             reply = self._known_outcome(ticket) if _is_whole(ticket) else None
